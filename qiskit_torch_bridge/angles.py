@@ -1,0 +1,305 @@
+r"""From the user's inputs and weights to the rotation angles of a circuit, in differentiable torch.
+
+Every rotation of a canonical circuit has a parameter of its own, an *angle*. The expressions that the user wrote at the
+gates (``theta``, ``2 * x[0] + 0.1``, ``x[1] * theta``, ``exp(c)``) say how the angles follow from the inputs and the
+weights. They are translated once, when a layer is made:
+
+* an expression that is affine in the parameters becomes a row of a small matrix, or, when it is a multiple of one
+  parameter, an entry of a gather;
+* any other expression becomes a torch function (through SymPy).
+
+Shared parameters, products and chain rules then cost no code of ours: torch differentiates the map.
+
+Angles are kept in *groups* by what they depend on (the inputs alone, one group of weights alone, inputs and weights
+...), each a tensor of its own. Autograd then knows for each group whether anyone needs its gradient, and frozen weights
+or plain data cost no gradient circuit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import sympy
+import torch
+from qiskit.circuit import CircuitError, Parameter, ParameterExpression
+
+__all__ = ["Affine", "AngleGroup", "AngleMap", "SourceColumn", "as_affine"]
+
+_TORCH_NAMESPACE: dict[str, Any] = {
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "tan": torch.tan,
+    "asin": torch.asin,
+    "acos": torch.acos,
+    "atan": torch.atan,
+    "exp": torch.exp,
+    "log": torch.log,
+    "sqrt": torch.sqrt,
+    "Abs": torch.abs,
+    "abs": torch.abs,
+    "sign": torch.sign,
+    "conjugate": torch.conj,
+    "pi": math.pi,
+}
+
+SourceColumn = tuple[int, int]
+"""Where a parameter's value comes from: (source, column). Source 0 is the inputs, source 1 + g is weight group g."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """``constant + sum of coefficient * parameter``, the terms sorted by source column."""
+
+    terms: tuple[tuple[SourceColumn, float], ...]
+    constant: float
+
+
+def as_affine(expression: ParameterExpression, columns: dict[Parameter, SourceColumn]) -> Affine | None:
+    """The expression as an affine form, or None if it is none."""
+    parameters = sorted(expression.parameters, key=lambda parameter: columns[parameter])
+    probes = np.random.default_rng(0).uniform(0.2, 0.9, (3, len(parameters)))
+    probes[0] = 0.0
+    try:
+        slopes = np.array([_number(expression.gradient(parameter)) for parameter in parameters])
+        bound = [expression.bind(dict(zip(parameters, probe, strict=True))) for probe in probes.tolist()]
+        values = np.array([_number(value) for value in bound])
+    except (CircuitError, ArithmeticError, ValueError, RuntimeError, TypeError):
+        return None
+    # Symbolic derivatives of sign and abs are piecewise constant: the form counts only if it also gives the values.
+    if not np.allclose(values[0] + probes @ slopes, values, rtol=1e-12, atol=1e-12):
+        return None
+    return Affine(tuple(zip((columns[p] for p in parameters), slopes.tolist(), strict=True)), float(values[0]))
+
+
+def _number(expression: ParameterExpression | float) -> float:
+    """The real number that the expression is.
+
+    Raises:
+        TypeError: If it still has parameters, or is complex.
+    """
+    if isinstance(expression, ParameterExpression):
+        if expression.parameters:
+            raise TypeError(f"{expression} has parameters.")
+        return float(expression.numeric())
+    return float(expression)
+
+
+class _Translated:
+    """Non-affine expressions as one torch function; compiled on first use, and again after unpickling."""
+
+    def __init__(self, expressions: Sequence[ParameterExpression], columns: dict[Parameter, SourceColumn]) -> None:
+        parameters = sorted(set().union(*(e.parameters for e in expressions)), key=lambda p: columns[p])
+        self.columns = tuple(columns[p] for p in parameters)
+        self._symbols = tuple(sympy.Symbol(p.name) for p in parameters)
+        # Numbers must be plain floats: torch.exp of a Python number fails, so exp(2) may not survive to the generated code.
+        self._expressions = tuple(sympy.sympify(e.sympify()).evalf(17) for e in expressions)
+        self._function: Callable[..., list[torch.Tensor]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_function": None}
+
+    def __call__(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        if self._function is None:
+            self._function = sympy.lambdify(
+                self._symbols, list(self._expressions), modules=[_TORCH_NAMESPACE], cse=True
+            )
+        return self._function(*values)
+
+
+@dataclass(frozen=True, eq=False)
+class AngleGroup:
+    """The angles that depend on the same sources.
+
+    Attributes:
+        sources: Indices of those sources (0: inputs, 1 + g: weight group g), ascending.
+        affine: The affine angles, which come first.
+        translated: The other angles, or None.
+        expressions: The angles as the user wrote them, for messages.
+    """
+
+    sources: tuple[int, ...]
+    affine: tuple[Affine, ...]
+    translated: _Translated | None
+    expressions: tuple[ParameterExpression, ...]
+    _constants: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = field(default_factory=dict, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_constants": {}}
+
+    @property
+    def width(self) -> int:
+        """How many angles there are in the group."""
+        return len(self.expressions)
+
+    @cached_property
+    def _gather(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """(columns, slopes) when there is one source and every affine angle is a multiple of one parameter plus a
+        constant."""
+        if len(self.sources) != 1 or any(len(form.terms) != 1 for form in self.affine):
+            return None
+        return (
+            np.array([form.terms[0][0][1] for form in self.affine], dtype=np.int64),
+            np.array([form.terms[0][1] for form in self.affine]),
+        )
+
+    @cached_property
+    def _offsets(self) -> np.ndarray:
+        return np.array([form.constant for form in self.affine])
+
+    def _matrix(self, source: int, width: int) -> np.ndarray:
+        matrix = np.zeros((width, len(self.affine)))
+        for row, form in enumerate(self.affine):
+            for (form_source, column), slope in form.terms:
+                if form_source == source:
+                    matrix[column, row] = slope
+        return matrix
+
+    def _constants_for(self, tensors: dict[int, torch.Tensor], like: torch.Tensor) -> list[torch.Tensor]:
+        """The offsets, then slopes and columns (gather) or one matrix a source, on the device and in the dtype of
+        ``like``."""
+        key = (like.device, like.dtype)
+        if key not in self._constants:
+            arrays = [self._offsets]
+            if self._gather is not None:
+                arrays += [self._gather[1]]
+            else:
+                arrays += [self._matrix(source, tensors[source].shape[-1]) for source in self.sources]
+            constants = [torch.as_tensor(array, dtype=like.dtype, device=like.device) for array in arrays]
+            if self._gather is not None:
+                constants.append(torch.as_tensor(self._gather[0], device=like.device))
+            self._constants[key] = constants
+        return self._constants[key]
+
+    def evaluate(self, tensors: dict[int, torch.Tensor]) -> torch.Tensor:
+        """The angles, of shape (N, width), or (1, width) if no source has a batch.
+
+        Args:
+            tensors: Each source's values by its index, of shape (N, columns) or (1, columns), of one dtype and device.
+        """
+        like = tensors[self.sources[0]]
+        parts = []
+        if self.affine:
+            offsets, *linear = self._constants_for(tensors, like)
+            if self._gather is not None:
+                slopes, columns = linear
+                part = like.index_select(1, columns)
+                part = part if bool(np.all(self._gather[1] == 1.0)) else part * slopes
+            else:
+                part = sum((tensors[s] @ matrix for s, matrix in zip(self.sources, linear, strict=True)), start=offsets)
+            needs_offset = self._gather is not None and bool(self._offsets.any())
+            parts.append(part + offsets if needs_offset else part)
+        if self.translated is not None:
+            values = [tensors[source][:, column] for source, column in self.translated.columns]
+            columns_of_angles = torch.broadcast_tensors(*self.translated(values), *values)[: -len(values)]
+            parts.append(torch.stack(columns_of_angles, dim=1))
+        if len(parts) == 1:
+            return parts[0]
+        rows = max(part.shape[0] for part in parts) if all(part.shape[0] for part in parts) else 0
+        return torch.cat([part.expand(rows, -1) for part in parts], dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class AngleMap:
+    """The map from inputs and weight groups to all angles.
+
+    Attributes:
+        groups: The first group always belongs to the inputs alone (it may be empty), so that it carries the batch size.
+        source_widths: Number of columns of the inputs and of each weight group.
+        order: For each entry of the list of expressions that the map was made from, its angle (its column).
+    """
+
+    groups: tuple[AngleGroup, ...]
+    source_widths: tuple[int, ...]
+    order: tuple[int, ...]
+
+    @classmethod
+    def from_expressions(
+        cls,
+        expressions: Sequence[ParameterExpression],
+        columns: dict[Parameter, SourceColumn],
+        source_widths: Sequence[int],
+    ) -> AngleMap:
+        """Builds the map; ``columns`` says of each parameter which source and column holds its value."""
+        sources_of = [tuple(sorted({columns[p][0] for p in e.parameters})) for e in expressions]
+        affine_of = [as_affine(e, columns) for e in expressions]
+        groups = []
+        ranking: list[int] = []
+        for sources in sorted({(0,), *sources_of}):
+            members = [i for i, s in enumerate(sources_of) if s == sources]
+            affine = [i for i in members if affine_of[i] is not None]
+            other = [i for i in members if affine_of[i] is None]
+            ranking += affine + other
+            groups.append(
+                AngleGroup(
+                    sources=sources,
+                    affine=tuple(form for i in affine if (form := affine_of[i]) is not None),
+                    translated=_Translated([expressions[i] for i in other], columns) if other else None,
+                    expressions=tuple(expressions[i] for i in affine + other),
+                )
+            )
+        order = [0] * len(expressions)
+        for angle, i in enumerate(ranking):
+            order[i] = angle
+        return cls(tuple(groups), tuple(source_widths), tuple(order))
+
+    @cached_property
+    def num_angles(self) -> int:
+        """The number A of angles."""
+        return sum(group.width for group in self.groups)
+
+    @cached_property
+    def slices(self) -> tuple[slice, ...]:
+        """The columns of each group among all angles."""
+        edges = np.cumsum([0, *(group.width for group in self.groups)]).tolist()
+        return tuple(slice(start, stop) for start, stop in pairwise(edges))
+
+    @cached_property
+    def expressions(self) -> tuple[ParameterExpression, ...]:
+        """The expression of each angle."""
+        return tuple(expression for group in self.groups for expression in group.expressions)
+
+    @cached_property
+    def ties(self) -> tuple[tuple[int, float], ...]:
+        """For each angle the class of angles that move together with it, and its speed within that class.
+
+        Two angles are tied when the derivative of one is a fixed multiple of the other's: ``theta``, ``-2 * theta +
+        1``. A rule that may shift several angles at once (finite differences, SPSA) needs one direction a class instead
+        of one an angle.
+        """
+        classes: dict[Any, int] = {}
+        ties = []
+        for group in self.groups:
+            for form in group.affine:
+                lead = next((slope for _, slope in form.terms if slope), 0.0)
+                key: Any = (
+                    tuple((c, slope / lead) for c, slope in form.terms if slope) if lead else ("constant", len(classes))
+                )
+                ties.append((classes.setdefault(key, len(classes)), lead or 1.0))
+            for expression in group.expressions[len(group.affine) :]:
+                ties.append((classes.setdefault(str(expression.sympify()), len(classes)), 1.0))
+        return tuple(ties)
+
+    def __call__(self, inputs: torch.Tensor | None, weights: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """All angles, a tensor a group.
+
+        Args:
+            inputs: Shape (N, I); None where the circuit has no inputs (then N = 1).
+            weights: One tensor of shape (W_g,) a weight group, of the same dtype and device.
+
+        Returns:
+            A tensor of shape (N, A_0) for the first group, and (N, A_g) or (1, A_g) for each other.
+        """
+        tensors = {1 + g: weight.unsqueeze(0) for g, weight in enumerate(weights)}
+        if inputs is not None:
+            tensors[0] = inputs
+        first = self.groups[0]
+        like = next(iter(tensors.values())) if inputs is None else inputs
+        rows = 1 if inputs is None else inputs.shape[0]
+        head = first.evaluate(tensors) if first.width else like.new_zeros((rows, 0))
+        return head, *(group.evaluate(tensors) for group in self.groups[1:])

@@ -1,0 +1,277 @@
+"""The bridge itself: a ``torch.autograd.Function`` whose forward runs a circuit and whose backward runs it at shifted
+angles.
+
+PyTorch cannot see into a circuit that runs in a simulator or on hardware, so this Function stands for it in the graph.
+Its design:
+
+* It knows angles only. The map from inputs and weights to angles is ordinary torch
+  (:mod:`~qiskit_torch_bridge.angles`), so chain rules for shared parameters and expressions are torch's business.
+* Backward calls the *same* Function at all shifted points of the batch in one go. So it is itself differentiable, to
+  any order, with shots too, and ``torch.func`` transforms pass through.
+* Angles come in groups by what they depend on, each a tensor of its own; ``ctx.needs_input_grad`` then says which
+  groups are worth circuits. (``Tensor.requires_grad`` would not do: it reads False inside
+  ``torch.func.grad(torch.vmap(...))``.)
+* ``vmap`` is written by hand: a mapped axis is folded into the batch, so that it costs one backend call, not one an
+  element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from .backends.base import Backend, Estimate
+from .gradients import GradientRule
+from .program import Program
+from .seeding import SeedStream
+from .stencil import Stencil, batch_size
+
+__all__ = ["Evaluation", "NonFiniteAnglesError", "QuantumFunction"]
+
+
+class NonFiniteAnglesError(ValueError):
+    """An angle is NaN or infinite; ``columns`` says which."""
+
+    def __init__(self, message: str, columns: tuple[int, ...]) -> None:
+        super().__init__(message)
+        self.columns = columns
+
+
+@dataclass(eq=False)
+class Evaluation:
+    """All that :class:`QuantumFunction` needs besides tensors.
+
+    Attributes:
+        program: The compiled circuit.
+        backend: Where it runs.
+        rule: How it is differentiated.
+        shots: Shots a circuit, of values and gradients alike; None for exact values.
+        seeds: Where the randomness of each backend call comes from.
+        observe: Called with the kind of call (``"values"`` or ``"gradient"``) and its estimate.
+    """
+
+    program: Program
+    backend: Backend
+    rule: GradientRule
+    shots: int | None
+    seeds: SeedStream
+    observe: Callable[[str, Estimate], None] | None = None
+    kind: str = "values"
+    _kept: tuple[np.ndarray, Any] | None = field(default=None, repr=False)
+
+    def run(self, groups: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Shape (N, M): the values at the angles; one backend call."""
+        angles = self._joined(groups)
+        if not len(angles):
+            return torch.zeros((0, self.program.num_outputs), dtype=torch.float64)
+        estimate = self.backend.evaluate(self.program, angles, shots=self.shots, seed=self.seeds.next())
+        if self.rule.exact_only and estimate.state is not None:
+            self._kept = (angles, estimate.state)
+        if self.observe is not None:
+            self.observe(self.kind, estimate)
+        return torch.from_numpy(estimate.values)
+
+    def pull_back(self, upstream: torch.Tensor, groups: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Shape (N, A): the backend's own vector-Jacobian product."""
+        angles = self._joined(groups)
+        if len(upstream) > len(angles):
+            angles = np.repeat(angles, len(upstream), axis=0)
+        if not len(angles):
+            return torch.zeros((0, self.program.num_angles), dtype=torch.float64)
+        state = self._kept[1] if self._kept is not None and np.array_equal(self._kept[0], angles) else None
+        rows = upstream.expand(len(angles), -1).numpy()
+        return torch.from_numpy(self.backend.pullback(self.program, angles, rows, state))
+
+    def _joined(self, groups: Sequence[torch.Tensor]) -> np.ndarray:
+        rows = batch_size(groups)
+        angles = torch.cat([group.detach().expand(rows, -1) for group in groups], dim=1).numpy()
+        finite = np.isfinite(angles)
+        if not finite.all():
+            columns = tuple(np.flatnonzero(~finite.all(axis=0)).tolist())
+            row = int(np.flatnonzero(~finite.all(axis=1))[0])
+            raise NonFiniteAnglesError(
+                f"Angle {self.program.describe_angle(columns[0])} is {angles[row, columns[0]]} in row {row}, expected a finite "
+                "number of radians; check the inputs and weights. No circuit was run.",
+                columns,
+            )
+        return angles
+
+
+class QuantumFunction(torch.autograd.Function):
+    """Values of a circuit as a differentiable function of its angles.
+
+    ``QuantumFunction.apply(evaluation, *groups)`` takes an :class:`Evaluation` and one float64 CPU tensor of shape (N,
+    A_g) or (1, A_g) for each group of ``evaluation.program.angle_map`` and gives the values, a float64 tensor of shape
+    (N, M). :func:`qiskit_torch_bridge.evaluate` wraps it for inputs and weights;
+    :class:`~qiskit_torch_bridge.QuantumLayer` for modules.
+    """
+
+    @staticmethod
+    def forward(evaluation: Evaluation, *groups: torch.Tensor) -> torch.Tensor:
+        return evaluation.run(groups)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        evaluation, *groups = inputs
+        ctx.evaluation = evaluation
+        ctx.save_for_backward(*groups)
+        ctx.save_for_forward(*groups)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[1:]
+        groups = ctx.saved_tensors
+        table = _GradientTable.of(ctx.evaluation, wanted, batch_size(groups))
+        if table is None:
+            return None, *(torch.zeros_like(group) for group in groups)
+        if ctx.evaluation.rule.exact_only:
+            flat = _Pullback.apply(ctx.evaluation, table.columns, upstream, *groups)
+        else:
+            flat = (table.jacobian(groups) @ upstream.unsqueeze(-1)).squeeze(-1)
+        return None, *table.split(flat, groups)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: torch.Tensor | None) -> torch.Tensor:
+        groups = ctx.saved_tensors
+        rows = batch_size(groups)
+        table = _GradientTable.of(ctx.evaluation, [tangent is not None for tangent in tangents], rows)
+        if table is None:
+            return groups[0].new_zeros((rows, ctx.evaluation.program.num_outputs))
+        moved = torch.cat(
+            [(torch.zeros_like(g) if t is None else t).expand(rows, -1) for g, t in zip(groups, tangents, strict=True)],
+            dim=1,
+        )
+        directions = moved[:, torch.as_tensor(table.columns)]
+        return (directions.unsqueeze(1) @ table.jacobian(groups)).squeeze(1)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], evaluation: Evaluation, *groups: torch.Tensor
+    ) -> tuple[torch.Tensor, int]:
+        folded = _fold(info.batch_size, in_dims[1:], groups)
+        values = QuantumFunction.apply(evaluation, *folded)
+        return values.reshape(info.batch_size, -1, evaluation.program.num_outputs), 0
+
+
+class _Pullback(torch.autograd.Function):
+    """The exact vector-Jacobian product of the wanted columns, shape (N, W), differentiable in turn.
+
+    With h = sum over w of G_w v_w, v the product and G its own upstream gradient: the derivative of h by the upstream
+    gradient g is the Jacobian times G, and its derivative by the angles is again a vector-Jacobian product, summed over
+    the shifted points of the table with the weights that the table gives them. So the second order costs 2 W sweeps
+    rather than (2 W)**2 circuits.
+    """
+
+    @staticmethod
+    def forward(
+        evaluation: Evaluation, columns: tuple[int, ...], upstream: torch.Tensor, *groups: torch.Tensor
+    ) -> torch.Tensor:
+        return evaluation.pull_back(upstream, groups)[:, columns]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.evaluation, ctx.columns, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        upstream, *groups = ctx.saved_tensors
+        rows = batch_size(groups)
+        table = _GradientTable.for_columns(ctx.evaluation, ctx.columns, rows)
+        by_upstream = None
+        if ctx.needs_input_grad[2]:
+            by_upstream = (grad.unsqueeze(1) @ table.jacobian(groups)).squeeze(1)
+        wanted = ctx.needs_input_grad[3:]
+        by_groups: Sequence[torch.Tensor | None] = [None] * len(groups)
+        inner = _GradientTable.of(ctx.evaluation, wanted, rows)
+        if inner is not None:
+            weights = grad.unsqueeze(1) @ torch.as_tensor(table.stencil.coefficients)
+            spread = (weights.squeeze(1).unsqueeze(-1) * upstream.unsqueeze(1)).reshape(-1, upstream.shape[-1])
+            flat = _Pullback.apply(replace(ctx.evaluation, _kept=None), inner.columns, spread, *table.points(groups))
+            by_groups = inner.split(flat.reshape(rows, table.stencil.num_points, -1).sum(dim=1), groups)
+        return None, None, by_upstream, *by_groups
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[Any, ...],
+        evaluation: Evaluation,
+        columns: tuple[int, ...],
+        upstream: torch.Tensor,
+        *groups: torch.Tensor,
+    ) -> tuple[torch.Tensor, int]:
+        upstream, *folded = _fold(info.batch_size, in_dims[2:], (upstream, *groups))
+        return _Pullback.apply(evaluation, columns, upstream, *folded).reshape(info.batch_size, -1, len(columns)), 0
+
+
+@dataclass(frozen=True, eq=False)
+class _GradientTable:
+    """The shift table of the wanted columns, tied to where its values come from."""
+
+    evaluation: Evaluation
+    columns: tuple[int, ...]
+    stencil: Stencil
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, wanted: Sequence[bool], rows: int) -> _GradientTable | None:
+        """The table for all angles of the wanted groups that the readout can see; None if there are none."""
+        program = evaluation.program
+        columns = tuple(
+            column
+            for columns, want in zip(program.angle_map.slices, wanted, strict=True)
+            if want
+            for column in range(columns.start, columns.stop)
+            if program.influential[column]
+        )
+        return cls.for_columns(evaluation, columns, rows) if columns else None
+
+    @classmethod
+    def for_columns(cls, evaluation: Evaluation, columns: tuple[int, ...], rows: int) -> _GradientTable:
+        stencil = evaluation.rule.stencil(
+            evaluation.program, columns, rows=rows, shots=evaluation.shots, seeds=evaluation.seeds
+        )
+        return cls(evaluation, columns, stencil)
+
+    def points(self, groups: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        return self.stencil.points(groups, self.evaluation.program.angle_map.slices)
+
+    def jacobian(self, groups: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Shape (N, W, M); one backend call."""
+        values = QuantumFunction.apply(replace(self.evaluation, kind="gradient", _kept=None), *self.points(groups))
+        return self.stencil.derivatives(values, batch_size(groups))
+
+    def split(self, flat: torch.Tensor, groups: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
+        """Gradients of shape (N, W) handed out to the groups; those that the rows share get the sum over the rows."""
+        parts: list[torch.Tensor | None] = []
+        position = 0
+        for group, columns in zip(groups, self.evaluation.program.angle_map.slices, strict=True):
+            mine = [c - columns.start for c in self.columns if columns.start <= c < columns.stop]
+            if not mine:
+                parts.append(torch.zeros_like(group))
+                continue
+            part = flat[:, position : position + len(mine)]
+            position += len(mine)
+            if group.shape[0] != flat.shape[0]:
+                part = part.sum(dim=0, keepdim=True)
+            if len(mine) < group.shape[1]:
+                part = torch.zeros_like(group).index_add(1, torch.as_tensor(mine), part)
+            parts.append(part)
+        return parts
+
+
+def _fold(size: int, in_dims: Sequence[int | None], tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Folds a mapped axis into the rows: (B, N, C) becomes (B * N, C); what is neither mapped nor batched stays (1,
+    C)."""
+    fronted = [t if d is None else t.movedim(d, 0) for t, d in zip(tensors, in_dims, strict=True)]
+    rows = max(t.shape[-2] for t in fronted) if all(t.shape[-2] for t in fronted) else 0
+    folded = []
+    for tensor, dim in zip(fronted, in_dims, strict=True):
+        if dim is None and tensor.shape[0] == 1:
+            folded.append(tensor)
+        else:
+            folded.append(tensor.expand(size, rows, -1).reshape(size * rows, tensor.shape[-1]))
+    return folded

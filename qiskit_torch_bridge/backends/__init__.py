@@ -1,0 +1,76 @@
+"""Where circuits run, and how what the user holds becomes a backend of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .base import Backend, Estimate, check_shots
+from .statevector import StatevectorBackend
+
+__all__ = ["Backend", "Estimate", "check_shots", "resolve_backend"]
+
+_WORDS = "'statevector', 'aer', 'fake:NAME'"
+
+
+def resolve_backend(backend: Any) -> Backend:
+    """The backend that the user means.
+
+    Args: backend: None, a word (``"statevector"``, ``"aer"``, ``"fake:NAME"``), an ``AerSimulator``, a fake device, any
+        V2 Sampler or
+            Estimator, any other ``BackendV2``, or one of ours.
+
+    Raises:
+        TypeError, ValueError: If it is none of these; ImportError if a package that it needs is missing.
+    """
+    if backend is None:
+        return StatevectorBackend()
+    if isinstance(backend, Backend):
+        return backend
+    if isinstance(backend, str):
+        return _from_word(backend)
+    return _from_object(backend)
+
+
+def _from_word(word: str) -> Backend:
+    kind, _, name = word.partition(":")
+    if word == "statevector":
+        return StatevectorBackend()
+    if word == "aer":
+        from .aer import AerBackend
+
+        return AerBackend()
+    if kind == "fake" and name:
+        from .aer import AerBackend
+        from .ibm import fake_device
+
+        return AerBackend(fake_device(name))
+    raise ValueError(f"backend: got {word!r}, expected one of {_WORDS}, or a backend object.")
+
+
+def _from_object(backend: Any) -> Backend:
+    from qiskit.primitives import BackendSamplerV2, BaseEstimatorV2, BaseSamplerV2
+    from qiskit.providers import BackendV2
+
+    from .primitives import EstimatorBackend, SamplerBackend
+
+    if isinstance(backend, BaseSamplerV2):
+        return SamplerBackend(backend)
+    if isinstance(backend, BaseEstimatorV2):
+        return EstimatorBackend(backend)
+    if isinstance(backend, BackendV2):
+        modules = {cls.__module__.split(".")[0] for cls in type(backend).__mro__}
+        names = {cls.__name__ for cls in type(backend).__mro__}
+        if "qiskit_aer" in modules or {"FakeBackendV2", "GenericBackendV2"} & names:
+            from .aer import AerBackend
+
+            return AerBackend(backend)
+        if "qiskit_ibm_runtime" in modules:
+            raise TypeError(
+                f"backend: got the IBM device {getattr(backend, 'name', backend)!r} itself; give a Sampler made for it, "
+                "for example qiskit_ibm_runtime.executor_sampler.Sampler(mode=device)."
+            )
+        return SamplerBackend(BackendSamplerV2(backend=backend))
+    raise TypeError(
+        f"backend: got {backend!r} ({type(backend).__name__}), expected one of {_WORDS}, an AerSimulator, a fake device, "
+        "a V2 Sampler or Estimator, or a backend of this package (V1 primitives are no longer part of Qiskit)."
+    )

@@ -1,0 +1,178 @@
+"""What every backend does: evaluate a compiled circuit at many angle vectors in one call."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from qiskit import ClassicalRegister, QuantumCircuit
+from qiskit.circuit.library import Barrier
+
+from ..program import Program
+from ..readout import MeasurementGroup, Samples
+
+__all__ = ["Backend", "Estimate", "check_shots", "estimate_from_moments", "estimate_from_samples", "measured_circuit"]
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """Values of a batch of circuits.
+
+    Attributes: values: Shape (N, M). variances: Shape (N, M): the squared standard errors of the values; zero for exact
+        ones, NaN where one shot says nothing. circuits: How many circuits were executed: bound angle vectors, times the
+        measurement groups. shots: How many shots were spent on all of them; 0 for exact values. state: What the backend
+        wants to be handed back when these values are differentiated, or None.
+    """
+
+    values: np.ndarray
+    variances: np.ndarray
+    circuits: int
+    shots: int
+    state: Any = None
+
+
+class Backend(ABC):
+    """Evaluates programs. Subclass it to add a backend; pass an instance as ``backend=``.
+
+    A backend is a resource, like a file: copies of a layer share it. It may cache what it derives from a program
+    (transpiled circuits), but it holds no random state: the seed comes with every call.
+    """
+
+    differentiates: ClassVar[bool] = False
+    """Whether :meth:`pullback` works (for the adjoint rule)."""
+
+    name: str
+
+    @abstractmethod
+    def resolve_shots(self, shots: int | None) -> int | None:
+        """The shots that a call would use: ``shots``, or the backend's default; None for exact values.
+
+        Raises:
+            ValueError: If the backend needs shots and there is no default, or cannot take any.
+        """
+
+    @abstractmethod
+    def prepare(self, program: Program) -> None:
+        """Checks that the program can run, and does once what need not be done at every call (transpiling).
+
+        Raises:
+            ValueError: If it cannot run.
+        """
+
+    @abstractmethod
+    def evaluate(
+        self, program: Program, angles: np.ndarray, *, shots: int | None, seed: np.random.SeedSequence
+    ) -> Estimate:
+        """Evaluates the program at each row of ``angles`` in one call.
+
+        Args:
+            program: The compiled circuit.
+            angles: Shape (N, A) with N > 0, finite, float64; radians.
+            shots: Shots a circuit, as :meth:`resolve_shots` gave them; None for exact values.
+            seed: The randomness of this call.
+        """
+
+    def circuits_per_row(self, program: Program) -> int:
+        """How many circuits one angle vector costs."""
+        return len(program.readout.groups)
+
+    def pullback(self, program: Program, angles: np.ndarray, upstream: np.ndarray, state: Any) -> np.ndarray:
+        """The vector-Jacobian product of exact values, shape (N, A), where the backend :attr:`differentiates`.
+
+        Args:
+            program: The compiled circuit.
+            angles: Shape (N, A); radians.
+            upstream: Shape (N, M): the gradient by the values.
+            state: :attr:`Estimate.state` of the evaluation at the same angles, or None.
+        """
+        raise NotImplementedError(f"Backend {self.name!r} does not differentiate itself.")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Backend:
+        return self
+
+
+class ProgramCache:
+    """What a backend derives from programs, forgotten with them; empty again after pickling."""
+
+    def __init__(self) -> None:
+        self._entries: WeakKeyDictionary[Program, dict[Any, Any]] = WeakKeyDictionary()
+
+    def of(self, program: Program) -> dict[Any, Any]:
+        """The dictionary that belongs to the program."""
+        return self._entries.setdefault(program, {})
+
+    def __reduce__(self) -> tuple[type[ProgramCache], tuple[()]]:
+        return ProgramCache, ()
+
+
+def check_shots(shots: Any) -> int | None:
+    """Shots as a positive integer or None.
+
+    Raises:
+        TypeError, ValueError: If they are something else.
+    """
+    if shots is None:
+        return None
+    if isinstance(shots, bool) or not isinstance(shots, (int, np.integer)):
+        raise TypeError(
+            f"shots: got {shots!r} ({type(shots).__name__}), expected a positive integer, or None for the default."
+        )
+    if shots < 1:
+        raise ValueError(f"shots: got {shots}, expected a positive integer, or None for the default.")
+    return int(shots)
+
+
+def measured_circuit(program: Program, group: MeasurementGroup, *, compact: bool) -> QuantumCircuit:
+    """The program's circuit, followed by the group's basis changes and measurements into the register ``outcome``.
+
+    Args:
+        program: The compiled circuit.
+        group: What to measure.
+        compact: Whether to leave out qubits that nothing touches, where qubit numbers mean nothing to the backend.
+    """
+    register = ClassicalRegister(len(group.qubits), "outcome")
+    if compact:
+        place = {qubit: i for i, qubit in enumerate(program.active_qubits)}
+        circuit = QuantumCircuit(len(place))
+        for instruction in program.circuit.data:
+            qubits = [place.get(program.circuit.find_bit(qubit).index) for qubit in instruction.qubits]
+            if kept := [qubit for qubit in qubits if qubit is not None]:
+                whole = len(kept) == len(qubits)
+                circuit.append(instruction.operation if whole else Barrier(len(kept)), kept, copy=False)
+    else:
+        place = {qubit: qubit for qubit in range(program.circuit.num_qubits)}
+        circuit = program.circuit.copy()
+    circuit.add_register(register)
+    for bit, (qubit, basis) in enumerate(zip(group.qubits, group.bases, strict=True)):
+        if basis == "Y":
+            circuit.sdg(place[qubit])
+        if basis != "Z":
+            circuit.h(place[qubit])
+        circuit.measure(place[qubit], register[bit])
+    return circuit
+
+
+def estimate_from_moments(
+    program: Program, moments: Sequence[tuple[np.ndarray, np.ndarray]], rows: int, shots: int | None, state: Any = None
+) -> Estimate:
+    """Values and variances from each group's first and second moments, of shape (N, M)."""
+    readout = program.readout
+    values = np.broadcast_to(readout.constants, (rows, readout.num_outputs)).copy()
+    variances = np.zeros_like(values)
+    for first, second in moments:
+        values += first
+        if shots is not None:
+            spread = np.maximum(second - first**2, 0.0)
+            variances += spread / (shots - 1) if shots > 1 else np.nan
+    circuits = rows * len(moments)
+    return Estimate(values, variances, circuits, circuits * (shots or 0), state)
+
+
+def estimate_from_samples(program: Program, samples: Sequence[Samples], rows: int, shots: int) -> Estimate:
+    """Values and variances from measured bit strings, one :class:`Samples` a group."""
+    pairs = zip(program.readout.groups, samples, strict=True)
+    return estimate_from_moments(program, [group.sample_moments(outcome) for group, outcome in pairs], rows, shots)

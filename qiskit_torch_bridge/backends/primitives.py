@@ -1,0 +1,238 @@
+"""Any V2 Sampler or Estimator: Qiskit's reference ones, Aer's, a backend's, or a vendor's."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2, StatevectorEstimator, StatevectorSampler
+from qiskit.primitives.containers import BindingsArray
+
+from ..program import Program
+from ..readout import Expectation, Samples
+from .base import Backend, Estimate, ProgramCache, check_shots, estimate_from_samples, measured_circuit
+from .transpiling import BoundCircuit, bind_by_column, transpiled
+
+__all__ = ["EstimatorBackend", "SamplerBackend"]
+
+
+def _device_of(primitive: Any) -> Any:
+    """The device behind a primitive, if it has one to transpile for."""
+    device = getattr(primitive, "backend", None)
+    device = device() if callable(device) else device
+    device = device if device is not None else getattr(primitive, "_backend", None)
+    return device if getattr(device, "target", None) is not None else None
+
+
+def _option(primitive: Any, *names: str) -> Any:
+    """The first of the primitive's attributes or options that is set, or None."""
+    for holder in (primitive, getattr(primitive, "options", None)):
+        for name in names:
+            value = holder.get(name) if isinstance(holder, dict) else getattr(holder, name, None)
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                return value
+    return None
+
+
+def _reseeded(primitive: Any, seed: np.random.SeedSequence) -> Any:
+    """The primitive with fresh randomness for one call, for those of Qiskit and Aer; others as they are.
+
+    Given an integer seed, Qiskit's reference primitives and Aer's repeat the same noise at every call; that is no shot
+    noise.
+    """
+    if isinstance(primitive, StatevectorSampler):
+        return StatevectorSampler(default_shots=primitive.default_shots, seed=np.random.default_rng(seed))
+    if isinstance(primitive, StatevectorEstimator):
+        return StatevectorEstimator(default_precision=primitive.default_precision, seed=np.random.default_rng(seed))
+    number = int(seed.generate_state(1, np.uint32)[0] >> 1)
+    module = type(primitive).__module__
+    if module.startswith(("qiskit.primitives", "qiskit_aer")):
+        fresh = copy.copy(primitive)
+        if module.startswith("qiskit_aer") and isinstance(primitive, BaseSamplerV2):
+            fresh._seed = number
+        elif module.startswith("qiskit_aer"):
+            fresh._options = copy.deepcopy(primitive.options)
+            fresh._options.run_options = {**(primitive.options.run_options or {}), "seed_simulator": number}
+        else:
+            fresh._options = copy.copy(primitive.options)
+            fresh._options.seed_simulator = number
+        return fresh
+    return primitive
+
+
+class _PrimitiveBackend(Backend):
+    """What Samplers and Estimators share.
+
+    Args:
+        primitive: The V2 primitive.
+        device: The device to transpile for. None: the one that the primitive has, if any.
+        optimization_level: The transpiler's, 0 to 3.
+        initial_layout: The device's qubits for the circuit's, in order; None: the transpiler's choice.
+        seed_transpiler: Makes the transpiler's choices repeatable.
+    """
+
+    def __init__(
+        self,
+        primitive: Any,
+        *,
+        device: Any = None,
+        optimization_level: int = 2,
+        initial_layout: Sequence[int] | None = None,
+        seed_transpiler: int | None = 0,
+    ) -> None:
+        if optimization_level not in (0, 1, 2, 3):
+            raise ValueError(f"optimization_level: got {optimization_level!r}, expected 0, 1, 2 or 3.")
+        self.primitive = primitive
+        self.device = device if device is not None else _device_of(primitive)
+        self.name = type(primitive).__name__
+        self.optimization_level = optimization_level
+        self.initial_layout = None if initial_layout is None else tuple(initial_layout)
+        self.seed_transpiler = seed_transpiler
+        self._cache = ProgramCache()
+
+    def _for_device(self, circuits: Sequence[Any], program: Program) -> list[Any]:
+        if self.device is None:
+            return list(circuits)
+        return transpiled(
+            circuits,
+            program,
+            self.device,
+            optimization_level=self.optimization_level,
+            initial_layout=self.initial_layout,
+            seed_transpiler=self.seed_transpiler,
+        )
+
+    def __repr__(self) -> str:
+        device = "" if self.device is None else f", device={self.device.name!r}"
+        return f"{type(self).__name__}({self.name}{device})"
+
+
+class SamplerBackend(_PrimitiveBackend):
+    """Measured bit strings from a V2 Sampler: one job, one PUB a measurement group, per forward or backward."""
+
+    def __init__(self, primitive: BaseSamplerV2, **options: Any) -> None:
+        if not isinstance(primitive, BaseSamplerV2):
+            raise TypeError(f"primitive: got {type(primitive).__name__}, expected a V2 Sampler.")
+        super().__init__(primitive, **options)
+
+    def resolve_shots(self, shots: int | None) -> int:
+        shots = check_shots(shots)
+        default = _option(self.primitive, "default_shots")
+        if shots is None and default is None:
+            raise ValueError(
+                f"shots: got None, but {self.name} has no default; give a number of shots, for example shots=1000."
+            )
+        return int(default if shots is None else shots)
+
+    def prepare(self, program: Program) -> None:
+        self._circuits(program)
+
+    def evaluate(
+        self, program: Program, angles: np.ndarray, *, shots: int | None, seed: np.random.SeedSequence
+    ) -> Estimate:
+        shots = self.resolve_shots(shots)
+        circuits = self._circuits(program)
+        pubs = [(bound.circuit, _bindings(bound, angles)) for bound in circuits]
+        results = _reseeded(self.primitive, seed).run(pubs, shots=shots).result() if pubs else []
+        samples = [
+            _samples(results[g].data["outcome"], len(angles), len(group.qubits))
+            for g, group in enumerate(program.readout.groups)
+        ]
+        return estimate_from_samples(program, samples, len(angles), shots)
+
+    def _circuits(self, program: Program) -> list[BoundCircuit]:
+        cached = self._cache.of(program)
+        if "circuits" not in cached:
+            compact = self.device is None
+            circuits = [measured_circuit(program, group, compact=compact) for group in program.readout.groups]
+            cached["circuits"] = [bind_by_column(circuit, program) for circuit in self._for_device(circuits, program)]
+        circuits_of_groups: list[BoundCircuit] = cached["circuits"]
+        return circuits_of_groups
+
+
+class EstimatorBackend(_PrimitiveBackend):
+    """Expectation values from a V2 Estimator: one job of one PUB per forward or backward.
+
+    Shots become the precision that an Estimator takes, ``1 / sqrt(shots)``. What it makes of it is its own: Qiskit's
+    and Aer's reference Estimators add Gaussian noise to exact values, which is not shot noise; use a Sampler to study
+    that.
+    """
+
+    def __init__(self, primitive: BaseEstimatorV2, **options: Any) -> None:
+        if not isinstance(primitive, BaseEstimatorV2):
+            raise TypeError(f"primitive: got {type(primitive).__name__}, expected a V2 Estimator.")
+        super().__init__(primitive, **options)
+
+    def resolve_shots(self, shots: int | None) -> int | None:
+        shots = check_shots(shots)
+        if shots is not None:
+            return shots
+        default_shots = _option(self.primitive, "default_shots")
+        precision = _option(self.primitive, "default_precision")
+        if default_shots is None and precision is None:
+            raise ValueError(
+                f"shots: got None, but {self.name} has no default; give a number of shots, for example shots=1000."
+            )
+        if default_shots is not None:
+            return int(default_shots)
+        return math.ceil(1 / precision**2) if precision else None
+
+    def prepare(self, program: Program) -> None:
+        if not isinstance(program.readout, Expectation):
+            raise ValueError(
+                f"backend: {self.name} is an Estimator, which gives expectation values only, but probabilities were asked for; "
+                "use a Sampler, or observables."
+            )
+        self._circuit(program)
+
+    def circuits_per_row(self, program: Program) -> int:
+        """The Estimator groups the terms itself; the groups here are what it needs at least."""
+        return len(program.readout.groups)
+
+    def evaluate(
+        self, program: Program, angles: np.ndarray, *, shots: int | None, seed: np.random.SeedSequence
+    ) -> Estimate:
+        readout = program.readout
+        values = np.broadcast_to(readout.constants, (len(angles), readout.num_outputs)).copy()
+        variances = np.zeros_like(values)
+        circuits = len(angles) * len(readout.groups)
+        if readout.groups:
+            bound, observables, outputs = self._circuit(program)
+            precision = 0.0 if shots is None else 1 / math.sqrt(shots)
+            pub = (bound.circuit, [[observable] for observable in observables], _bindings(bound, angles), precision)
+            data = _reseeded(self.primitive, seed).run([pub]).result()[0].data
+            values[:, outputs] += np.asarray(data["evs"]).T
+            variances[:, outputs] = np.asarray(data["stds"]).T ** 2
+        return Estimate(values, variances, circuits, circuits * (shots or 0))
+
+    def _circuit(self, program: Program) -> tuple[BoundCircuit, list[Any], list[int]]:
+        """The circuit for the device, the observables on its qubits, and the outputs that they give."""
+        assert isinstance(program.readout, Expectation)
+        cached = self._cache.of(program)
+        if "circuit" not in cached:
+            (circuit,) = self._for_device([program.circuit], program)
+            outputs = [m for m, observable in enumerate(program.readout.observables) if observable.coeffs.any()]
+            observables = [program.readout.observables[m] for m in outputs]
+            if circuit.layout is not None:
+                observables = [observable.apply_layout(circuit.layout) for observable in observables]
+            cached["circuit"] = bind_by_column(circuit, program), observables, outputs
+        circuit_and_observables: tuple[BoundCircuit, list[Any], list[int]] = cached["circuit"]
+        return circuit_and_observables
+
+
+def _bindings(bound: BoundCircuit, angles: np.ndarray) -> BindingsArray:
+    """N parameter sets; by object, so that no order of names matters."""
+    if not bound.parameters:
+        return BindingsArray({}, shape=(len(angles),))
+    return BindingsArray({bound.parameters: bound.values(angles)})
+
+
+def _samples(bit_array: Any, rows: int, num_bits: int) -> Samples:
+    """The measured bit strings of N parameter sets."""
+    packed = np.asarray(bit_array.array)
+    shots = packed.shape[-2]
+    bits = np.unpackbits(packed, axis=-1, bitorder="big")[..., ::-1][..., :num_bits].reshape(rows * shots, num_bits)
+    return Samples(np.repeat(np.arange(rows), shots), bits, np.ones(rows * shots, dtype=np.int64), rows)

@@ -1,0 +1,131 @@
+"""From a program's circuits to circuits that a device can run, and back to plain parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from qiskit import QuantumCircuit
+from qiskit.circuit import Parameter, ParameterExpression, ParameterVector
+from qiskit.transpiler import generate_preset_pass_manager
+from qiskit.transpiler.exceptions import TranspilerError
+
+from ..angles import Affine, as_affine
+from ..program import Program
+
+__all__ = ["BoundCircuit", "bind_by_column", "transpiled"]
+
+
+@dataclass(frozen=True, eq=False)
+class BoundCircuit:
+    """A circuit each parameter of which is an affine function of the program's angles: ``angles @ slopes + offsets``.
+
+    Attributes:
+        circuit: The circuit.
+        parameters: Its P parameters.
+        slopes: Shape (A, P).
+        offsets: Shape (P,); radians.
+    """
+
+    circuit: QuantumCircuit
+    parameters: tuple[Parameter, ...]
+    slopes: np.ndarray
+    offsets: np.ndarray
+
+    def values(self, angles: np.ndarray) -> np.ndarray:
+        """Shape (N, P): the parameters' values."""
+        return angles @ self.slopes + self.offsets
+
+
+def transpiled(
+    circuits: Sequence[QuantumCircuit],
+    program: Program,
+    device: Any,
+    *,
+    optimization_level: int,
+    initial_layout: Sequence[int] | None,
+    seed_transpiler: int | None,
+) -> list[QuantumCircuit]:
+    """The circuits for a device; a circuit that came with a layout keeps its place.
+
+    Raises:
+        ValueError: If they do not fit the device.
+    """
+    if program.placed and initial_layout is None and circuits and circuits[0].num_qubits == device.num_qubits:
+        initial_layout = list(range(device.num_qubits))
+    passes = generate_preset_pass_manager(
+        optimization_level,
+        backend=device,
+        initial_layout=None if initial_layout is None else list(initial_layout),
+        seed_transpiler=seed_transpiler,
+    )
+    try:
+        return [passes.run(circuit) for circuit in circuits]
+    except TranspilerError as error:
+        raise ValueError(
+            f"The circuit, on {circuits[0].num_qubits} qubits, cannot be transpiled for {device.name!r} "
+            f"({device.num_qubits} qubits): {error.message}"
+        ) from error
+
+
+def bind_by_column(circuit: QuantumCircuit, program: Program) -> BoundCircuit:
+    """Gives every parameterised gate argument of a transpiled circuit a parameter of its own.
+
+    Simulators evaluate expressions such as ``angle[3] + pi`` one by one in Python; a matrix product does them all.
+    Controlled gates with parameters are spelled out first, because Aer (0.18) does not bind them:
+    https://github.com/Qiskit/qiskit-aer/issues/2403.
+    """
+    circuit = _without_parameterised_controls(circuit)
+    columns = {angle: (0, column) for column, angle in enumerate(program.angles)}
+    forms: list[Affine] = []
+    places = {}
+    for place, instruction in enumerate(circuit.data):
+        for argument, value in enumerate(instruction.operation.params):
+            if isinstance(value, ParameterExpression) and value.parameters:
+                form = as_affine(value, columns)
+                if form is None:
+                    raise ValueError(
+                        f"Transpiling made the angle {value}, which is not affine; lower the optimisation level."
+                    )
+                places[place, argument] = len(forms)
+                forms.append(form)
+    parameters = tuple(ParameterVector("bound", len(forms)))
+    bound = circuit.copy_empty_like()
+    bound.global_phase = 0.0
+    for place, instruction in enumerate(circuit.data):
+        operation = instruction.operation
+        params = list(operation.params)
+        if any((place, argument) in places for argument in range(len(params))):
+            operation = operation.to_mutable()
+            operation.params = [
+                parameters[places[place, argument]] if (place, argument) in places else value
+                for argument, value in enumerate(params)
+            ]
+        bound.append(operation, instruction.qubits, instruction.clbits, copy=False)
+    slopes = np.zeros((program.num_angles, len(forms)))
+    for row, form in enumerate(forms):
+        for (_, column), slope in form.terms:
+            slopes[column, row] = slope
+    return BoundCircuit(bound, parameters, slopes, np.array([form.constant for form in forms]))
+
+
+def _without_parameterised_controls(circuit: QuantumCircuit) -> QuantumCircuit:
+    """The circuit with every parameterised ``cp`` as three ``p`` and two ``cx``; the other rotations have no
+    controls."""
+    if not any(instruction.operation.name == "cp" for instruction in circuit.data):
+        return circuit
+    plain = circuit.copy_empty_like()
+    for instruction in circuit.data:
+        angle = instruction.operation.params[0] if instruction.operation.name == "cp" else None
+        if isinstance(angle, ParameterExpression) and angle.parameters:
+            control, target = instruction.qubits
+            plain.p(angle / 2, control)
+            plain.cx(control, target)
+            plain.p(-angle / 2, target)
+            plain.cx(control, target)
+            plain.p(angle / 2, target)
+        else:
+            plain.append(instruction, copy=False)
+    return plain

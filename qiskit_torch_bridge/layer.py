@@ -1,0 +1,379 @@
+"""``QuantumLayer``: a parameterised Qiskit circuit as a torch module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from qiskit.circuit import Parameter, ParameterVector, QuantumCircuit, Qubit
+from torch import nn
+
+from .autograd import Evaluation, NonFiniteAnglesError, QuantumFunction
+from .backends import Backend, Estimate, check_shots, resolve_backend
+from .gradients import Adjoint, GradientRule, ParameterShift, resolve_gradient
+from .program import Program
+from .readout import ObservableLike
+from .seeding import SeedStream
+
+__all__ = ["QuantumLayer", "Quote", "Run", "evaluate"]
+
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+Initializer = str | torch.Tensor | Mapping[str, "str | torch.Tensor"]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a forward call executed.
+
+    Attributes:
+        values: Shape (N, M): the outputs, N the flattened batch.
+        standard_errors: Shape (N, M): their standard errors from the shots; zero for exact values.
+        circuits: How many circuits were executed.
+        shots: How many shots were spent on all of them.
+    """
+
+    values: np.ndarray
+    standard_errors: np.ndarray
+    circuits: int
+    shots: int
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What one training step costs.
+
+    Attributes:
+        calls: Backend calls: one forward and, where a gradient needs circuits, one backward.
+        circuits: Circuits executed, of the values and of the gradients together.
+        shots: Shots spent on all of them; 0 for exact values.
+    """
+
+    calls: int
+    circuits: int
+    shots: int
+
+
+def evaluate(
+    program: Program,
+    inputs: torch.Tensor | None,
+    weights: Sequence[torch.Tensor] = (),
+    *,
+    backend: Any = None,
+    shots: int | None = None,
+    gradient: str | GradientRule | None = None,
+    seed: int | SeedStream | None = None,
+    observe: Callable[[str, Estimate], None] | None = None,
+) -> torch.Tensor:
+    """Evaluates a compiled program as a differentiable function; what :class:`QuantumLayer` does, without the module.
+
+    Args:
+        program: From :meth:`~qiskit_torch_bridge.Program.compile`.
+        inputs: Shape (N, I), or None where the circuit has no inputs (then N = 1).
+        weights: One tensor of shape (W_g,) a weight group, on the inputs' device.
+        backend, shots, gradient: As in :class:`QuantumLayer`.
+        seed: An integer, a stream, or None.
+        observe: Called with ``"values"`` or ``"gradient"`` and the estimate, after each backend call.
+
+    Returns:
+        Shape (N, M), float64, on the CPU.
+
+    Raises:
+        ValueError: If an angle is NaN or infinite, or shots and gradient rule do not fit the backend.
+    """
+    backend = resolve_backend(backend)
+    shots = backend.resolve_shots(shots)
+    rule = choose_rule(resolve_gradient(gradient), backend, shots)
+    seeds = seed if isinstance(seed, SeedStream) else SeedStream(seed)
+    # Shifts must not drown in float32's rounding, and not every device has float64.
+    groups = [group.to("cpu", torch.float64) for group in program.evaluate_angles(inputs, weights)]
+    values: torch.Tensor = QuantumFunction.apply(Evaluation(program, backend, rule, shots, seeds, observe), *groups)
+    return values
+
+
+def choose_rule(rule: GradientRule | None, backend: Backend, shots: int | None) -> GradientRule:
+    """The rule asked for, or the best one for the backend: adjoint where it can, else parameter shift.
+
+    Raises:
+        ValueError: If the rule asked for needs exact simulation and this is not.
+    """
+    exact = backend.differentiates and shots is None
+    if rule is None:
+        return Adjoint() if exact else ParameterShift()
+    if rule.exact_only and not exact:
+        raise ValueError(
+            f"gradient={rule.name!r} needs exact simulation, but got backend {backend.name!r} with shots={shots}; "
+            "use backend='statevector' with shots=None, or gradient='parameter_shift'."
+        )
+    return rule
+
+
+class QuantumLayer(nn.Module):
+    """A parameterised Qiskit circuit as a torch module: features in, expectation values or probabilities out.
+
+    Qubits are numbered as in Qiskit (little-endian): the last character of a Pauli label acts on qubit 0, and of
+    ``probabilities=[a, b]`` qubit ``a`` is the least significant bit of the outcome. If the circuit has been
+    transpiled, the numbers are those of the circuit before transpiling.
+
+    Args: circuit: Any parameterised ``QuantumCircuit`` of gates. Final measurements are dropped, or read with
+        ``probabilities=True``. inputs: The parameters that the features set, in column order: Parameters,
+        ParameterVectors. weights: The trainable parameters, likewise; or a mapping of names to such lists, each of
+        which becomes a parameter of its
+            own (``layer.weights["name"]``) that can be frozen, trained and saved apart.
+        observables: What to measure: Pauli labels, ``Pauli`` or ``SparsePauliOp``; one output each. Default: Z on each
+        qubit.
+        probabilities: Instead, the qubits whose outcomes' probabilities are the outputs (2**k of them), or True for
+            those that the circuit measures, in the order of their classical bits.
+        interpret: With ``probabilities``: maps an outcome (int) to a class (int from 0); outputs are the classes'
+        probabilities.
+        backend: None or ``"statevector"`` (exact simulation), ``"aer"``, ``"fake:NAME"``, an ``AerSimulator``, an IBM
+            fake device, any V2 Sampler or Estimator, or one of this package's backends.
+        shots: Shots a circuit, for values and gradients alike; None: exact where the backend can, else the backend's
+        default.
+        gradient: ``"adjoint"``, ``"parameter_shift"``, ``"finite_difference"``, ``"spsa"``, or a rule object; None: the
+        best for the backend.
+        seed: Makes initial weights and shots repeatable to the last bit; each call still draws fresh shots. None: taken
+            from PyTorch's global generator, so that ``torch.manual_seed`` does the same.
+        init: Initial weights: ``"uniform"`` in [0, 2 pi), ``"zeros"``, ``"normal"`` (standard deviation 0.01), or a
+            tensor of shape (W,); or a mapping of these by group.
+
+    Attributes: weights: An ``nn.Parameter`` of shape (W,); an ``nn.ParameterDict`` of groups; None for a circuit
+        without weights. program: The compiled circuit. backend: Where it runs. last_run: Values, standard errors,
+        circuits and shots of the last forward call; None before it. total_circuits, total_shots: Executed so far,
+        gradients included.
+
+    Raises:
+        TypeError, ValueError: If anything does not fit, before anything runs; the message names it and the remedy.
+    """
+
+    def __init__(
+        self,
+        circuit: QuantumCircuit,
+        *,
+        inputs: Parameter | ParameterVector | Sequence[Parameter | ParameterVector] = (),
+        weights: Any = (),
+        observables: ObservableLike | Sequence[ObservableLike] | None = None,
+        probabilities: bool | Sequence[int | Qubit] | None = None,
+        interpret: Callable[[int], int] | None = None,
+        backend: Any = None,
+        shots: int | None = None,
+        gradient: str | GradientRule | None = None,
+        seed: int | None = None,
+        init: Initializer = "uniform",
+    ) -> None:
+        super().__init__()
+        self.program = Program.compile(
+            circuit,
+            inputs=inputs,
+            weights=weights,
+            observables=observables,
+            probabilities=probabilities,
+            interpret=interpret,
+        )
+        self.backend = resolve_backend(backend)
+        self._shots: int | None = None
+        self._rule = resolve_gradient(gradient)
+        self.shots = shots
+        self.backend.prepare(self.program)
+        self._circuit = circuit
+        self._seeds = SeedStream(seed)
+        self.last_run: Run | None = None
+        self.total_circuits = 0
+        self.total_shots = 0
+        self.weights: nn.Parameter | nn.ParameterDict | None
+        parameters = self._initial_weights(init)
+        if isinstance(weights, Mapping):
+            self.weights = nn.ParameterDict(parameters)
+        else:
+            self.register_parameter("weights", parameters["weights"] if self.program.num_weights[0] else None)
+
+    @property
+    def shots(self) -> int | None:
+        """Shots a circuit for values and gradients; None: exact where the backend can, else the backend's default. Can
+        be set."""
+        return self._shots
+
+    @shots.setter
+    def shots(self, shots: int | None) -> None:
+        resolved = self.backend.resolve_shots(check_shots(shots))
+        choose_rule(self._rule, self.backend, resolved)
+        self._shots = check_shots(shots)
+
+    @property
+    def gradient(self) -> GradientRule:
+        """The gradient rule in force for :attr:`shots`."""
+        return choose_rule(self._rule, self.backend, self.backend.resolve_shots(self._shots))
+
+    @property
+    def num_outputs(self) -> int:
+        """The number of outputs: the size of the last dimension of what the layer returns."""
+        return self.program.num_outputs
+
+    def forward(self, features: torch.Tensor | None = None, *, shots: int | None = None) -> torch.Tensor:
+        """Evaluates the circuit for each row of features: one backend call.
+
+        Args:
+            features: Shape (..., number of inputs), floating point; left out where the circuit has no inputs.
+            shots: Shots for this call and its gradient; None: the layer's.
+
+        Returns:
+            Shape (..., number of outputs); dtype and device follow the features (or the weights, where there are none).
+
+        Raises:
+            TypeError, ValueError: If the features do not fit or are not finite; nothing has run then.
+        """
+        self._check_features(features)
+        weights = self._weight_list()
+        like = features if features is not None else weights[0] if weights else torch.empty(0)
+        working = torch.promote_types(like.dtype, torch.float32)
+        for weight in weights:
+            working = torch.promote_types(working, weight.dtype)
+        rows = None if features is None else features.reshape(-1, self.program.num_inputs).to(working)
+        if features is not None and not self.program.num_inputs:
+            rows = features.new_zeros((features.shape[:-1].numel(), 0), dtype=working)
+        try:
+            values = evaluate(
+                self.program,
+                rows,
+                [weight.to(like.device, working) for weight in weights],
+                backend=self.backend,
+                shots=self._shots if shots is None else check_shots(shots),
+                gradient=self._rule,
+                seed=self._seeds,
+                observe=self._observe,
+            )
+        except NonFiniteAnglesError as error:
+            raise self._explained(error, features) from None
+        lead = () if features is None else features.shape[:-1]
+        return values.reshape(*lead, self.num_outputs).to(like.device, like.dtype)
+
+    def quote(self, batch_size: int, *, inputs_require_grad: bool = True) -> Quote:
+        """What a training step (forward and backward) on a batch costs, with the layer's present settings.
+
+        Args:
+            batch_size: Rows of features; leading dimensions multiplied.
+            inputs_require_grad: Whether the gradient by the features is needed (trainable layers before this one).
+        """
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 0:
+            raise ValueError(f"batch_size: got {batch_size!r}, expected an integer from 0.")
+        needed = {0: inputs_require_grad}
+        needed.update({1 + g: weight.requires_grad for g, weight in enumerate(self._weight_list())})
+        angle_map = self.program.angle_map
+        columns = tuple(
+            column
+            for group, span in zip(angle_map.groups, angle_map.slices, strict=True)
+            if any(needed[source] for source in group.sources)
+            for column in range(span.start, span.stop)
+            if self.program.influential[column]
+        )
+        points = self.gradient.num_points(self.program, columns) if columns else 0
+        per_row = self.backend.circuits_per_row(self.program)
+        circuits = batch_size * per_row * (1 + points)
+        calls = 0 if not circuits else 1 + bool(points)
+        return Quote(calls, circuits, circuits * (self.backend.resolve_shots(self._shots) or 0))
+
+    def get_rng_state(self) -> dict[str, int]:
+        """Where the layer's stream of shots stands; save it to continue a run to the last bit."""
+        return self._seeds.state()
+
+    def set_rng_state(self, state: dict[str, int]) -> None:
+        """Continues the stream of shots where :meth:`get_rng_state` found it."""
+        self._seeds.restore(state)
+
+    def draw(self, output: str = "text", **options: Any) -> Any:
+        """Draws the user's circuit; the arguments are those of ``QuantumCircuit.draw`` (``output="mpl"`` for a
+        figure)."""
+        return self._circuit.draw(output, **options)
+
+    def extra_repr(self) -> str:
+        program = self.program
+        groups = ", ".join(f"{n}={w}" for n, w in zip(program.group_names, program.num_weights, strict=True))
+        return (
+            f"inputs={program.num_inputs}, {groups}, outputs={program.num_outputs}, qubits={program.circuit.num_qubits}, "
+            f"backend={self.backend.name!r}, shots={self._shots}, gradient={self.gradient.name!r}"
+        )
+
+    def _weight_list(self) -> list[torch.Tensor]:
+        if isinstance(self.weights, nn.ParameterDict):
+            return [self.weights[name] for name in self.program.group_names]
+        return [torch.empty(0) if self.weights is None else self.weights]
+
+    def _initial_weights(self, init: Initializer) -> dict[str, nn.Parameter]:
+        names, sizes = self.program.group_names, self.program.num_weights
+        given = init if isinstance(init, Mapping) else dict.fromkeys(names, init)
+        if strange := set(given) - set(names):
+            raise ValueError(f"init: got groups {sorted(strange)}, expected some of {list(names)}.")
+        generator = torch.Generator().manual_seed(self._seeds.entropy % 2**63)
+        return {
+            name: nn.Parameter(_initial(given.get(name, "uniform"), name, size, generator))
+            for name, size in zip(names, sizes, strict=True)
+        }
+
+    def _check_features(self, features: torch.Tensor | None) -> None:
+        width = self.program.num_inputs
+        if features is None:
+            if width:
+                raise ValueError(f"features: got none, expected shape (..., {width}): the circuit has {width} inputs.")
+            return
+        if not isinstance(features, torch.Tensor):
+            raise TypeError(f"features: got {type(features).__name__}, expected a torch.Tensor; use torch.as_tensor.")
+        if features.dtype not in _FLOATS:
+            raise TypeError(
+                f"features: got dtype {features.dtype}, expected a floating point dtype; call features.float()."
+            )
+        if features.dim() == 0 or features.shape[-1] != width:
+            raise ValueError(
+                f"features: got shape {tuple(features.shape)}, expected (..., {width}): the last dimension holds the {width} inputs."
+            )
+
+    def _explained(self, error: NonFiniteAnglesError, features: torch.Tensor | None) -> ValueError:
+        """The error in terms of the user's columns, where they can be looked at (not under torch.func transforms)."""
+        try:
+            if features is not None:
+                bad = ~torch.isfinite(features.detach().reshape(-1, self.program.num_inputs))
+                if bool(bad.any()):
+                    row, column = bad.nonzero()[0].tolist()
+                    value = features.detach().reshape(-1, self.program.num_inputs)[row, column].item()
+                    return ValueError(
+                        f"features: column {column} is {value} in row {row} of the flattened batch, expected finite numbers "
+                        f"({int(bad.sum())} are not). No circuit was run."
+                    )
+            for name, weight in zip(self.program.group_names, self._weight_list(), strict=True):
+                bad = ~torch.isfinite(weight.detach())
+                if bool(bad.any()):
+                    index = int(bad.nonzero()[0])
+                    return ValueError(
+                        f"weights ({name}): entry {index} is {weight[index].item()}, expected finite numbers; training may have "
+                        "diverged (lower the learning rate). No circuit was run."
+                    )
+        except RuntimeError:
+            return error
+        return error
+
+    def _observe(self, kind: str, estimate: Estimate) -> None:
+        self.total_circuits += estimate.circuits
+        self.total_shots += estimate.shots
+        if kind == "values":
+            self.last_run = Run(estimate.values, np.sqrt(estimate.variances), estimate.circuits, estimate.shots)
+
+
+def _initial(how: str | torch.Tensor, name: str, size: int, generator: torch.Generator) -> torch.Tensor:
+    dtype = torch.get_default_dtype()
+    if isinstance(how, torch.Tensor):
+        if how.shape != (size,) or how.dtype not in _FLOATS or not bool(torch.isfinite(how).all()):
+            raise ValueError(
+                f"init ({name}): got a tensor of shape {tuple(how.shape)} and dtype {how.dtype}, expected finite floating point "
+                f"numbers of shape ({size},)."
+            )
+        return how.detach().clone()
+    if how == "uniform":
+        return torch.rand(size, generator=generator, dtype=dtype) * (2 * torch.pi)
+    if how == "zeros":
+        return torch.zeros(size, dtype=dtype)
+    if how == "normal":
+        return 0.01 * torch.randn(size, generator=generator, dtype=dtype)
+    raise ValueError(
+        f"init ({name}): got {how!r}, expected 'uniform', 'zeros', 'normal' or a tensor of shape ({size},)."
+    )

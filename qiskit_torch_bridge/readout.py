@@ -1,0 +1,313 @@
+r"""What is read from a circuit: expectation values of observables, or probabilities of outcomes.
+
+Both come down to the same thing, a list of *measurement groups*. A group names the qubits to measure, the Pauli basis
+of each, and a *score*: the contribution of one measured bit string to every output. The expectation value of a Pauli
+term is the mean of the parity of the measured bits; the probability of an outcome is the mean of an indicator. So every
+backend that can measure, or knows the probabilities of what it would measure, can give every readout, and the mean and
+the variance of the scores over the shots are the value and the squared standard error, covariances of terms that were
+measured in the same shots included.
+
+Qubit order is Qiskit's (little-endian): the last character of a label acts on qubit 0, and bit j of an outcome belongs
+to the j-th measured qubit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+from qiskit.quantum_info import Pauli, PauliList, SparseObservable, SparsePauliOp
+
+__all__ = ["Expectation", "MeasurementGroup", "ObservableLike", "Probabilities", "Readout", "Samples"]
+
+ObservableLike: TypeAlias = str | Pauli | SparsePauliOp | SparseObservable
+
+_MOST_PROBABILITY_QUBITS = 20
+_MOST_TABULATED_QUBITS = 12
+_MOST_CLASSES = 2**_MOST_PROBABILITY_QUBITS
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Measured bit strings of a batch of circuits, as a list of (row, bits, count).
+
+    Attributes:
+        rows: Shape (E,): the circuit of the batch that an entry belongs to.
+        bits: Shape (E, k), 0 or 1; column j belongs to the group's j-th qubit.
+        counts: Shape (E,): how often the circuit gave these bits.
+        num_rows: The number N of circuits.
+    """
+
+    rows: np.ndarray
+    bits: np.ndarray
+    counts: np.ndarray
+    num_rows: int
+
+    @cached_property
+    def shots(self) -> np.ndarray:
+        """Shape (N,): the shots of each circuit."""
+        return np.bincount(self.rows, weights=self.counts, minlength=self.num_rows)
+
+
+def _bits_of(outcomes: np.ndarray, num_bits: int) -> np.ndarray:
+    """Shape (..., k): bit j of each outcome."""
+    return ((outcomes[..., None] >> np.arange(num_bits)) & 1).astype(np.uint8)
+
+
+class MeasurementGroup(ABC):
+    """Qubits measured together, each in a Pauli basis, and what a measured bit string contributes to the outputs.
+
+    Attributes:
+        qubits: The measured qubits; bit j of an outcome is the j-th of them.
+        bases: One of ``X``, ``Y``, ``Z`` for each of them.
+    """
+
+    qubits: tuple[int, ...]
+    bases: str
+
+    @abstractmethod
+    def scores(self, bits: np.ndarray) -> np.ndarray:
+        """Shape (E, M): what each bit string of ``bits``, of shape (E, k), contributes to each output."""
+
+    @cached_property
+    def _table(self) -> np.ndarray:
+        return self.scores(_bits_of(np.arange(2 ** len(self.qubits)), len(self.qubits)))
+
+    def score_blocks(self) -> Iterable[tuple[slice, np.ndarray]]:
+        """The scores of all 2**k outcomes, in blocks that bound the memory: (outcomes, scores of shape (block, M))."""
+        k = len(self.qubits)
+        if k <= _MOST_TABULATED_QUBITS:
+            yield slice(0, 2**k), self._table
+            return
+        for start in range(0, 2**k, 2**_MOST_TABULATED_QUBITS):
+            block = slice(start, start + 2**_MOST_TABULATED_QUBITS)
+            yield block, self.scores(_bits_of(np.arange(block.start, block.stop), k))
+
+    def moments(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First and second moments of the scores.
+
+        Args:
+            weights: Shape (N, 2**k): the probability, or the relative frequency, of each outcome.
+
+        Returns:
+            Two arrays of shape (N, M).
+        """
+        first = second = np.zeros(())
+        for block, scores in self.score_blocks():
+            first = first + weights[:, block] @ scores
+            second = second + weights[:, block] @ scores**2
+        return first, second
+
+    def sample_moments(self, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+        """First and second moments of the scores over measured bit strings: two arrays of shape (N, M)."""
+        scores = self.scores(samples.bits)
+        shares = samples.counts / samples.shots[samples.rows]
+        order = np.argsort(samples.rows, kind="stable")
+        edges = np.searchsorted(samples.rows[order], np.arange(samples.num_rows))
+        weighted = (shares[:, None] * scores)[order]
+        return np.add.reduceat(weighted, edges, axis=0), np.add.reduceat(weighted * scores[order], edges, axis=0)
+
+
+@dataclass(frozen=True, eq=False)
+class _PauliGroup(MeasurementGroup):
+    """Qubit-wise commuting Pauli terms.
+
+    Attributes:
+        supports: Shape (T, k): 1 where a term acts on a measured qubit.
+        coefficients: Shape (T, M): each term's coefficient in each observable.
+    """
+
+    qubits: tuple[int, ...]
+    bases: str
+    supports: np.ndarray
+    coefficients: np.ndarray
+
+    def scores(self, bits: np.ndarray) -> np.ndarray:
+        parities = (bits.astype(np.float64) @ self.supports.T.astype(np.float64)) % 2
+        return (1.0 - 2.0 * parities) @ self.coefficients
+
+
+@dataclass(frozen=True, eq=False)
+class _OutcomeGroup(MeasurementGroup):
+    """Outcomes of qubits measured in the computational basis.
+
+    Attributes:
+        outputs: Shape (2**k,): the output that each outcome counts towards.
+        num_outputs: The number M of outputs.
+    """
+
+    qubits: tuple[int, ...]
+    outputs: np.ndarray
+    num_outputs: int
+
+    @property
+    def bases(self) -> str:  # type: ignore[override]
+        return "Z" * len(self.qubits)
+
+    def scores(self, bits: np.ndarray) -> np.ndarray:
+        outcomes = bits.astype(np.int64) @ (1 << np.arange(len(self.qubits), dtype=np.int64))
+        return (self.outputs[outcomes][:, None] == np.arange(self.num_outputs)).astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """What is read from a circuit.
+
+    Attributes:
+        num_outputs: The number M of outputs.
+        groups: The measurements that give them; empty when every output is a constant.
+        constants: Shape (M,): what is added to the groups' contributions (identity terms).
+    """
+
+    num_outputs: int
+    groups: tuple[MeasurementGroup, ...]
+    constants: np.ndarray
+
+    @cached_property
+    def qubits(self) -> tuple[int, ...]:
+        """All measured qubits, ascending."""
+        return tuple(sorted({qubit for group in self.groups for qubit in group.qubits}))
+
+
+@dataclass(frozen=True, eq=False)
+class Expectation(Readout):
+    """Expectation values of observables.
+
+    Attributes:
+        observables: One operator an output, on all the circuit's qubits, without identity and zero terms.
+    """
+
+    observables: tuple[SparsePauliOp, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        observables: Sequence[ObservableLike],
+        *,
+        num_qubits: int,
+        width: int,
+        positions: Sequence[int],
+    ) -> Expectation:
+        """Reads the user's observables.
+
+        Args:
+            observables: Hermitian operators: labels, ``Pauli``, ``SparsePauliOp`` or ``SparseObservable``.
+            num_qubits: The number of qubits that they speak of: the circuit's as the user wrote it.
+            width: The circuit's number of qubits, larger if it has been transpiled for a larger device.
+            positions: For each of the ``num_qubits`` its place among the ``width``.
+
+        Raises:
+            TypeError: If an entry is no observable.
+            ValueError: If one is not Hermitian or has a wrong number of qubits.
+        """
+        if not observables:
+            raise ValueError("observables: got an empty list, expected at least one observable.")
+        placed = [
+            _place(_as_sparse_pauli_op(observable, index), index, num_qubits, width, positions)
+            for index, observable in enumerate(observables)
+        ]
+        constants = np.zeros(len(placed))
+        kept = []
+        for output, operator in enumerate(placed):
+            trivial = ~(operator.paulis.x.any(axis=1) | operator.paulis.z.any(axis=1))
+            constants[output] = operator.coeffs[trivial].real.sum()
+            zero = operator.coeffs == 0
+            kept.append(operator[~trivial & ~zero] if bool((~trivial & ~zero).any()) else None)
+        terms = sorted({label for operator in kept if operator is not None for label in operator.paulis.to_labels()})
+        coefficients = {label: np.zeros(len(placed)) for label in terms}
+        for output, operator in enumerate(kept):
+            if operator is not None:
+                for label, coefficient in zip(operator.paulis.to_labels(), operator.coeffs.real, strict=True):
+                    coefficients[label][output] += coefficient
+        groups = tuple(
+            _pauli_group(members, np.array([coefficients[label] for label in members.to_labels()]))
+            for members in (PauliList(terms).group_commuting(qubit_wise=True) if terms else ())
+        )
+        zero = SparsePauliOp("I" * width, [0.0])
+        return cls(len(placed), groups, constants, tuple(zero if operator is None else operator for operator in kept))
+
+
+def _as_sparse_pauli_op(observable: ObservableLike, index: int) -> SparsePauliOp:
+    try:
+        if isinstance(observable, SparseObservable):
+            operator = SparsePauliOp.from_sparse_observable(observable)
+        elif isinstance(observable, (str, Pauli, SparsePauliOp)):
+            operator = SparsePauliOp(observable)
+        else:
+            raise TypeError(
+                f"observables[{index}]: got {type(observable).__name__}, expected a Pauli label such as 'ZZ', a Pauli, "
+                "a SparsePauliOp or a SparseObservable."
+            )
+    except TypeError:
+        raise
+    except Exception as error:
+        raise ValueError(f"observables[{index}]: {observable!r} is no Pauli label: {error}") from error
+    if operator.coeffs.dtype == object:
+        raise ValueError(
+            f"observables[{index}]: its coefficients have parameters, expected numbers; multiply the outputs by weights instead."
+        )
+    operator = operator.simplify(atol=0.0, rtol=0.0)
+    if np.abs(operator.coeffs.imag).max() > 1e-12 * max(1.0, float(np.abs(operator.coeffs).max())):
+        raise ValueError(
+            f"observables[{index}]: got complex coefficients {operator.coeffs}, expected a Hermitian operator."
+        )
+    return operator
+
+
+def _place(operator: SparsePauliOp, index: int, num_qubits: int, width: int, positions: Sequence[int]) -> SparsePauliOp:
+    """The operator on the circuit's qubits."""
+    if operator.num_qubits == num_qubits:
+        return operator.apply_layout(list(positions), num_qubits=width)
+    if operator.num_qubits == width:
+        return operator
+    transpiled = "" if width == num_qubits else f" (or on all {width} of the transpiled circuit)"
+    raise ValueError(
+        f"observables[{index}]: it acts on {operator.num_qubits} qubits, expected {num_qubits}{transpiled}; "
+        "give one Pauli letter a qubit, qubit 0 last."
+    )
+
+
+def _pauli_group(terms: PauliList, coefficients: np.ndarray) -> _PauliGroup:
+    x, z = terms.x.any(axis=0), terms.z.any(axis=0)
+    qubits = np.flatnonzero(x | z)
+    bases = "".join("Y" if x[q] and z[q] else "X" if x[q] else "Z" for q in qubits)
+    supports = (terms.x | terms.z)[:, qubits].astype(np.uint8)
+    return _PauliGroup(tuple(qubits.tolist()), bases, supports, coefficients)
+
+
+@dataclass(frozen=True, eq=False)
+class Probabilities(Readout):
+    """Probabilities of the outcomes of named qubits, or of the classes that ``interpret`` maps them to."""
+
+    @classmethod
+    def of(cls, qubits: Sequence[int], interpret: Callable[[int], int] | None = None) -> Probabilities:
+        """Reads the user's choice.
+
+        Args: qubits: The measured qubits, as positions in the circuit; bit j of an outcome belongs to the j-th.
+            interpret: Maps an outcome (an integer below 2**k) to a class (an integer from 0); outputs are then the
+            classes'
+                probabilities, and there are as many as the largest class says.
+
+        Raises:
+            ValueError: If there are too many qubits to list all outcomes, or ``interpret`` gives something else.
+        """
+        if not 0 < len(qubits) <= _MOST_PROBABILITY_QUBITS:
+            raise ValueError(
+                f"probabilities: got {len(qubits)} qubits, expected 1 to {_MOST_PROBABILITY_QUBITS} (there are 2**k outcomes); "
+                "name fewer qubits, or ask for observables."
+            )
+        outputs = np.arange(2 ** len(qubits))
+        if interpret is not None:
+            classes = [interpret(outcome) for outcome in range(len(outputs))]
+            for outcome, label in enumerate(classes):
+                if not isinstance(label, (bool, int, np.bool_, np.integer)) or not 0 <= label < _MOST_CLASSES:
+                    raise ValueError(
+                        f"interpret({outcome}): got {label!r}, expected the outcome's class, an integer from 0 to {_MOST_CLASSES - 1}."
+                    )
+            outputs = np.array(classes, dtype=np.int64)
+        num_outputs = int(outputs.max()) + 1
+        return cls(num_outputs, (_OutcomeGroup(tuple(qubits), outputs, num_outputs),), np.zeros(num_outputs))

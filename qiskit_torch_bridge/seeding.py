@@ -1,0 +1,52 @@
+"""Streams of random seeds: one number makes a run repeatable, and no two calls share their noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+__all__ = ["SeedStream"]
+
+
+class SeedStream:
+    """A repeatable sequence of independent :class:`numpy.random.SeedSequence` children.
+
+    A simulator given the same seed at every call repeats the same shot noise at every call, so that averages over calls
+    never improve. Each call to :meth:`next` therefore hands out a fresh child, and the pair ``(entropy, position)`` is
+    all that has to be saved to continue a run to the last bit.
+
+    Args:
+        seed: A non-negative integer; or None to draw the entropy from PyTorch's global generator, so that
+            ``torch.manual_seed`` makes the whole program repeatable.
+
+    Raises:
+        TypeError: If ``seed`` is neither None nor an integer.
+        ValueError: If ``seed`` is negative.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        if seed is None:
+            seed = int(torch.randint(2**62, (), dtype=torch.int64))
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+            raise TypeError(f"seed: got {seed!r} ({type(seed).__name__}), expected a non-negative integer or None.")
+        if seed < 0:
+            raise ValueError(f"seed: got {seed}, expected a non-negative integer or None.")
+        self.entropy = int(seed)
+        self.position = 0
+
+    def next(self) -> np.random.SeedSequence:
+        """The next child of the stream."""
+        child = np.random.SeedSequence(self.entropy, spawn_key=(self.position,))
+        self.position += 1
+        return child
+
+    def state(self) -> dict[str, int]:
+        """What :meth:`restore` needs to continue from here."""
+        return {"entropy": self.entropy, "position": self.position}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Continues where ``state`` (from :meth:`state`) was taken."""
+        self.entropy, self.position = int(state["entropy"]), int(state["position"])
+
+    def __repr__(self) -> str:
+        return f"SeedStream(entropy={self.entropy}, position={self.position})"
