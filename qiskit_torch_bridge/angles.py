@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import pairwise
 from typing import Any
 
@@ -29,7 +29,7 @@ import sympy
 import torch
 from qiskit.circuit import CircuitError, Parameter, ParameterExpression
 
-__all__ = ["Affine", "AngleGroup", "AngleMap", "SourceColumn", "as_affine"]
+__all__ = ["Affine", "AngleGroup", "AngleMap", "SourceColumn", "as_affine", "batch_size"]
 
 _TORCH_NAMESPACE: dict[str, Any] = {
     "sin": torch.sin,
@@ -97,7 +97,7 @@ class _Translated:
         parameters = sorted(set().union(*(e.parameters for e in expressions)), key=lambda p: columns[p])
         self.columns = tuple(columns[p] for p in parameters)
         self._symbols = tuple(sympy.Symbol(p.name) for p in parameters)
-        # Numbers must be plain floats: torch.exp of a Python number fails, so exp(2) may not survive to the generated code.
+        # torch.exp of a Python number fails, so no exp(2) may survive to the generated code.
         self._expressions = tuple(sympy.sympify(e.sympify()).evalf(17) for e in expressions)
         self._function: Callable[..., list[torch.Tensor]] | None = None
 
@@ -121,87 +121,88 @@ class AngleGroup:
         affine: The affine angles, which come first.
         translated: The other angles, or None.
         expressions: The angles as the user wrote them, for messages.
+        source_widths: The number of columns of every source.
     """
 
     sources: tuple[int, ...]
     affine: tuple[Affine, ...]
     translated: _Translated | None
     expressions: tuple[ParameterExpression, ...]
-    _constants: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = field(default_factory=dict, repr=False)
+    source_widths: tuple[int, ...]
+    _linear: dict[torch.dtype, _Linear] = field(init=False, repr=False)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_constants": {}}
+    def __post_init__(self) -> None:
+        # Made here once, not at the first call: a tensor that is made within a torch.func transform or in inference
+        # mode belongs to it and cannot be used outside.
+        with torch.inference_mode(False):
+            linear = {dtype: _Linear.of(self, dtype) for dtype in (torch.float32, torch.float64)}
+        object.__setattr__(self, "_linear", linear)
 
     @property
     def width(self) -> int:
         """How many angles there are in the group."""
         return len(self.expressions)
 
-    @cached_property
-    def _gather(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """(columns, slopes) when there is one source and every affine angle is a multiple of one parameter plus a
-        constant."""
-        if len(self.sources) != 1 or any(len(form.terms) != 1 for form in self.affine):
-            return None
-        return (
-            np.array([form.terms[0][0][1] for form in self.affine], dtype=np.int64),
-            np.array([form.terms[0][1] for form in self.affine]),
-        )
-
-    @cached_property
-    def _offsets(self) -> np.ndarray:
-        return np.array([form.constant for form in self.affine])
-
-    def _matrix(self, source: int, width: int) -> np.ndarray:
-        matrix = np.zeros((width, len(self.affine)))
-        for row, form in enumerate(self.affine):
-            for (form_source, column), slope in form.terms:
-                if form_source == source:
-                    matrix[column, row] = slope
-        return matrix
-
-    def _constants_for(self, tensors: dict[int, torch.Tensor], like: torch.Tensor) -> list[torch.Tensor]:
-        """The offsets, then slopes and columns (gather) or one matrix a source, on the device and in the dtype of
-        ``like``."""
-        key = (like.device, like.dtype)
-        if key not in self._constants:
-            arrays = [self._offsets]
-            if self._gather is not None:
-                arrays += [self._gather[1]]
-            else:
-                arrays += [self._matrix(source, tensors[source].shape[-1]) for source in self.sources]
-            constants = [torch.as_tensor(array, dtype=like.dtype, device=like.device) for array in arrays]
-            if self._gather is not None:
-                constants.append(torch.as_tensor(self._gather[0], device=like.device))
-            self._constants[key] = constants
-        return self._constants[key]
-
     def evaluate(self, tensors: dict[int, torch.Tensor]) -> torch.Tensor:
         """The angles, of shape (N, width), or (1, width) if no source has a batch.
 
         Args:
-            tensors: Each source's values by its index, of shape (N, columns) or (1, columns), of one dtype and device.
+            tensors: Each source's values by its index, of shape (N, columns) or (1, columns), all float32 or all float64,
+                on one device.
         """
-        like = tensors[self.sources[0]]
         parts = []
         if self.affine:
-            offsets, *linear = self._constants_for(tensors, like)
-            if self._gather is not None:
-                slopes, columns = linear
-                part = like.index_select(1, columns)
-                part = part if bool(np.all(self._gather[1] == 1.0)) else part * slopes
-            else:
-                part = sum((tensors[s] @ matrix for s, matrix in zip(self.sources, linear, strict=True)), start=offsets)
-            needs_offset = self._gather is not None and bool(self._offsets.any())
-            parts.append(part + offsets if needs_offset else part)
+            parts.append(self._linear[tensors[self.sources[0]].dtype](tensors))
         if self.translated is not None:
             values = [tensors[source][:, column] for source, column in self.translated.columns]
-            columns_of_angles = torch.broadcast_tensors(*self.translated(values), *values)[: -len(values)]
-            parts.append(torch.stack(columns_of_angles, dim=1))
+            columns = torch.broadcast_tensors(*self.translated(values), *values)[: -len(values)]
+            parts.append(torch.stack(columns, dim=1))
         if len(parts) == 1:
             return parts[0]
-        rows = max(part.shape[0] for part in parts) if all(part.shape[0] for part in parts) else 0
+        rows = batch_size(parts)
         return torch.cat([part.expand(rows, -1) for part in parts], dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Linear:
+    """The affine angles of a group, as a gather where each is a multiple of one parameter, else as matrix products."""
+
+    sources: tuple[int, ...]
+    columns: torch.Tensor | None
+    slopes: tuple[torch.Tensor, ...]
+    offsets: torch.Tensor | None
+
+    @classmethod
+    def of(cls, group: AngleGroup, dtype: torch.dtype) -> _Linear:
+        forms = group.affine
+        constants = torch.tensor([form.constant for form in forms], dtype=dtype)
+        offsets = constants if bool(constants.any()) else None
+        if len(group.sources) == 1 and all(len(form.terms) == 1 for form in forms):
+            columns = torch.tensor([form.terms[0][0][1] for form in forms], dtype=torch.long)
+            slopes = torch.tensor([form.terms[0][1] for form in forms], dtype=dtype)
+            return cls(group.sources, columns, () if bool((slopes == 1).all()) else (slopes,), offsets)
+        matrices = {s: torch.zeros((group.source_widths[s], len(forms)), dtype=dtype) for s in group.sources}
+        for angle, form in enumerate(forms):
+            for (source, column), slope in form.terms:
+                matrices[source][column, angle] = slope
+        return cls(group.sources, None, tuple(matrices.values()), offsets)
+
+    def __call__(self, tensors: dict[int, torch.Tensor]) -> torch.Tensor:
+        device = tensors[self.sources[0]].device
+        if self.columns is not None:
+            angles = tensors[self.sources[0]].index_select(1, self.columns.to(device))
+            for slopes in self.slopes:
+                angles = angles * slopes.to(device)
+        else:
+            products = [tensors[s] @ matrix.to(device) for s, matrix in zip(self.sources, self.slopes, strict=True)]
+            angles = reduce(torch.add, products)
+        return angles if self.offsets is None else angles + self.offsets.to(device)
+
+
+def batch_size(groups: Sequence[torch.Tensor]) -> int:
+    """The number of rows of tensors that have N rows or one."""
+    sizes = {group.shape[0] for group in groups}
+    return 0 if 0 in sizes else max(sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,6 +242,7 @@ class AngleMap:
                     affine=tuple(form for i in affine if (form := affine_of[i]) is not None),
                     translated=_Translated([expressions[i] for i in other], columns) if other else None,
                     expressions=tuple(expressions[i] for i in affine + other),
+                    source_widths=tuple(source_widths),
                 )
             )
         order = [0] * len(expressions)

@@ -1,5 +1,4 @@
-"""The bridge itself: a ``torch.autograd.Function`` whose forward runs a circuit and whose backward runs it at shifted
-angles.
+"""The bridge itself: a ``torch.autograd.Function`` that runs a circuit forward, and at shifted angles backward.
 
 PyTorch cannot see into a circuit that runs in a simulator or on hardware, so this Function stands for it in the graph.
 Its design:
@@ -19,16 +18,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
+from .angles import batch_size
 from .backends.base import Backend, Estimate
 from .gradients import GradientRule
 from .program import Program
 from .seeding import SeedStream
-from .stencil import Stencil, batch_size
+from .stencil import Stencil
 
 __all__ = ["Evaluation", "NonFiniteAnglesError", "QuantumFunction"]
 
@@ -94,8 +95,8 @@ class Evaluation:
             columns = tuple(np.flatnonzero(~finite.all(axis=0)).tolist())
             row = int(np.flatnonzero(~finite.all(axis=1))[0])
             raise NonFiniteAnglesError(
-                f"Angle {self.program.describe_angle(columns[0])} is {angles[row, columns[0]]} in row {row}, expected a finite "
-                "number of radians; check the inputs and weights. No circuit was run.",
+                f"Angle {self.program.describe_angle(columns[0])} is {angles[row, columns[0]]} in row {row}, expected a "
+                "finite number of radians; check the inputs and weights. No circuit was run.",
                 columns,
             )
         return angles
@@ -123,30 +124,23 @@ class QuantumFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        wanted = ctx.needs_input_grad[1:]
         groups = ctx.saved_tensors
-        table = _GradientTable.of(ctx.evaluation, wanted, batch_size(groups))
-        if table is None:
+        table = _Table.of_groups(ctx.evaluation, ctx.needs_input_grad[1:], batch_size(groups))
+        if not table.columns:
             return None, *(torch.zeros_like(group) for group in groups)
         if ctx.evaluation.rule.exact_only:
             flat = _Pullback.apply(ctx.evaluation, table.columns, upstream, *groups)
         else:
             flat = (table.jacobian(groups) @ upstream.unsqueeze(-1)).squeeze(-1)
-        return None, *table.split(flat, groups)
+        return None, *table.hand_out(flat, groups)
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: torch.Tensor | None) -> torch.Tensor:
         groups = ctx.saved_tensors
-        rows = batch_size(groups)
-        table = _GradientTable.of(ctx.evaluation, [tangent is not None for tangent in tangents], rows)
-        if table is None:
-            return groups[0].new_zeros((rows, ctx.evaluation.program.num_outputs))
-        moved = torch.cat(
-            [(torch.zeros_like(g) if t is None else t).expand(rows, -1) for g, t in zip(groups, tangents, strict=True)],
-            dim=1,
-        )
-        directions = moved[:, torch.as_tensor(table.columns)]
-        return (directions.unsqueeze(1) @ table.jacobian(groups)).squeeze(1)
+        table = _Table.of_groups(ctx.evaluation, [t is not None for t in tangents], batch_size(groups))
+        if not table.columns:
+            return groups[0].new_zeros((batch_size(groups), ctx.evaluation.program.num_outputs))
+        return (table.collect(tangents, groups).unsqueeze(1) @ table.jacobian(groups)).squeeze(1)
 
     @staticmethod
     def vmap(
@@ -158,12 +152,11 @@ class QuantumFunction(torch.autograd.Function):
 
 
 class _Pullback(torch.autograd.Function):
-    """The exact vector-Jacobian product of the wanted columns, shape (N, W), differentiable in turn.
+    """The exact vector-Jacobian product ``v`` of the wanted columns, shape (N, W), differentiable in turn.
 
-    With h = sum over w of G_w v_w, v the product and G its own upstream gradient: the derivative of h by the upstream
-    gradient g is the Jacobian times G, and its derivative by the angles is again a vector-Jacobian product, summed over
-    the shifted points of the table with the weights that the table gives them. So the second order costs 2 W sweeps
-    rather than (2 W)**2 circuits.
+    ``v`` is linear in the upstream gradient, and as a function of the angles it obeys the same shift rules as the
+    values do. So its derivatives are Jacobians, and sums of vector-Jacobian products at the shifted points: the second
+    order costs 2 W sweeps rather than (2 W)**2 circuits.
     """
 
     @staticmethod
@@ -176,24 +169,37 @@ class _Pullback(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
         ctx.evaluation, ctx.columns, *tensors = inputs
         ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         upstream, *groups = ctx.saved_tensors
         rows = batch_size(groups)
-        table = _GradientTable.for_columns(ctx.evaluation, ctx.columns, rows)
         by_upstream = None
+        mine = _Table(ctx.evaluation, ctx.columns, rows)
         if ctx.needs_input_grad[2]:
-            by_upstream = (grad.unsqueeze(1) @ table.jacobian(groups)).squeeze(1)
-        wanted = ctx.needs_input_grad[3:]
-        by_groups: Sequence[torch.Tensor | None] = [None] * len(groups)
-        inner = _GradientTable.of(ctx.evaluation, wanted, rows)
-        if inner is not None:
-            weights = grad.unsqueeze(1) @ torch.as_tensor(table.stencil.coefficients)
-            spread = (weights.squeeze(1).unsqueeze(-1) * upstream.unsqueeze(1)).reshape(-1, upstream.shape[-1])
-            flat = _Pullback.apply(replace(ctx.evaluation, _kept=None), inner.columns, spread, *table.points(groups))
-            by_groups = inner.split(flat.reshape(rows, table.stencil.num_points, -1).sum(dim=1), groups)
-        return None, None, by_upstream, *by_groups
+            by_upstream = (grad.unsqueeze(1) @ mine.jacobian(groups)).squeeze(1)
+        wanted = _Table.of_groups(ctx.evaluation, ctx.needs_input_grad[3:], rows)
+        if not wanted.columns:
+            return None, None, by_upstream, *(torch.zeros_like(group) for group in groups)
+        # Mixed derivatives commute: shift along grad, pull the upstream gradient back to the other columns.
+        flat = mine.pull_back_along(grad, wanted.columns, upstream, groups)
+        return None, None, by_upstream, *wanted.hand_out(flat, groups)
+
+    @staticmethod
+    def jvp(
+        ctx: Any, _: None, __: None, upstream_tangent: torch.Tensor | None, *tangents: torch.Tensor | None
+    ) -> torch.Tensor:
+        upstream, *groups = ctx.saved_tensors
+        rows = batch_size(groups)
+        moved = torch.zeros((rows, len(ctx.columns)), dtype=upstream.dtype)
+        if upstream_tangent is not None:
+            moved = moved + _Pullback.apply(ctx.evaluation, ctx.columns, upstream_tangent, *groups)
+        shifted = _Table.of_groups(ctx.evaluation, [t is not None for t in tangents], rows)
+        if shifted.columns:
+            along = shifted.collect(tangents, groups)
+            moved = moved + shifted.pull_back_along(along, ctx.columns, upstream, groups)
+        return moved
 
     @staticmethod
     def vmap(
@@ -209,32 +215,31 @@ class _Pullback(torch.autograd.Function):
 
 
 @dataclass(frozen=True, eq=False)
-class _GradientTable:
-    """The shift table of the wanted columns, tied to where its values come from."""
+class _Table:
+    """Wanted columns, with the shift table for them, which is drawn up when it is first needed."""
 
     evaluation: Evaluation
     columns: tuple[int, ...]
-    stencil: Stencil
+    rows: int
 
     @classmethod
-    def of(cls, evaluation: Evaluation, wanted: Sequence[bool], rows: int) -> _GradientTable | None:
-        """The table for all angles of the wanted groups that the readout can see; None if there are none."""
+    def of_groups(cls, evaluation: Evaluation, wanted: Sequence[bool], rows: int) -> _Table:
+        """For all angles of the wanted groups that the readout can see."""
         program = evaluation.program
-        columns = tuple(
+        columns = (
             column
             for columns, want in zip(program.angle_map.slices, wanted, strict=True)
             if want
             for column in range(columns.start, columns.stop)
-            if program.influential[column]
         )
-        return cls.for_columns(evaluation, columns, rows) if columns else None
+        return cls(evaluation, tuple(column for column in columns if program.influential[column]), rows)
 
-    @classmethod
-    def for_columns(cls, evaluation: Evaluation, columns: tuple[int, ...], rows: int) -> _GradientTable:
-        stencil = evaluation.rule.stencil(
-            evaluation.program, columns, rows=rows, shots=evaluation.shots, seeds=evaluation.seeds
+    @cached_property
+    def stencil(self) -> Stencil:
+        evaluation = self.evaluation
+        return evaluation.rule.stencil(
+            evaluation.program, self.columns, rows=self.rows, shots=evaluation.shots, seeds=evaluation.seeds
         )
-        return cls(evaluation, columns, stencil)
 
     def points(self, groups: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         return self.stencil.points(groups, self.evaluation.program.angle_map.slices)
@@ -242,30 +247,42 @@ class _GradientTable:
     def jacobian(self, groups: Sequence[torch.Tensor]) -> torch.Tensor:
         """Shape (N, W, M); one backend call."""
         values = QuantumFunction.apply(replace(self.evaluation, kind="gradient", _kept=None), *self.points(groups))
-        return self.stencil.derivatives(values, batch_size(groups))
+        return self.stencil.derivatives(values, self.rows)
 
-    def split(self, flat: torch.Tensor, groups: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
-        """Gradients of shape (N, W) handed out to the groups; those that the rows share get the sum over the rows."""
-        parts: list[torch.Tensor | None] = []
+    def pull_back_along(
+        self, direction: torch.Tensor, columns: tuple[int, ...], upstream: torch.Tensor, groups: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """The derivative of the vector-Jacobian product by ``columns`` along a direction of shape (N, W)."""
+        weights = (direction.unsqueeze(1) @ torch.as_tensor(self.stencil.coefficients)).squeeze(1)
+        spread = (weights.unsqueeze(-1) * upstream.unsqueeze(1)).reshape(-1, upstream.shape[-1])
+        evaluation = replace(self.evaluation, kind="gradient", _kept=None)
+        flat = _Pullback.apply(evaluation, columns, spread, *self.points(groups))
+        return flat.reshape(self.rows, self.stencil.num_points, len(columns)).sum(dim=1)
+
+    def collect(self, tangents: Sequence[torch.Tensor | None], groups: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The columns' tangents, shape (N, W)."""
+        pairs = zip(groups, tangents, strict=True)
+        moved = [(torch.zeros_like(g) if t is None else t).expand(self.rows, -1) for g, t in pairs]
+        return torch.cat(moved, dim=1)[:, torch.as_tensor(self.columns)]
+
+    def hand_out(self, flat: torch.Tensor, groups: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Gradients of shape (N, W) for each group; those that the rows share get the sum over the rows."""
+        parts = []
         position = 0
         for group, columns in zip(groups, self.evaluation.program.angle_map.slices, strict=True):
             mine = [c - columns.start for c in self.columns if columns.start <= c < columns.stop]
-            if not mine:
-                parts.append(torch.zeros_like(group))
-                continue
             part = flat[:, position : position + len(mine)]
             position += len(mine)
             if group.shape[0] != flat.shape[0]:
                 part = part.sum(dim=0, keepdim=True)
             if len(mine) < group.shape[1]:
-                part = torch.zeros_like(group).index_add(1, torch.as_tensor(mine), part)
+                part = torch.zeros_like(group).index_add(1, torch.as_tensor(mine, dtype=torch.long), part)
             parts.append(part)
         return parts
 
 
 def _fold(size: int, in_dims: Sequence[int | None], tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Folds a mapped axis into the rows: (B, N, C) becomes (B * N, C); what is neither mapped nor batched stays (1,
-    C)."""
+    """Folds a mapped axis into the rows: (B, N, C) becomes (B * N, C); (1, C) that is not mapped stays as it is."""
     fronted = [t if d is None else t.movedim(d, 0) for t, d in zip(tensors, in_dims, strict=True)]
     rows = max(t.shape[-2] for t in fronted) if all(t.shape[-2] for t in fronted) else 0
     folded = []

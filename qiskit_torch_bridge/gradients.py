@@ -3,17 +3,12 @@ r"""Gradient rules: how the derivatives of a circuit follow from values of the s
 Every rule but one is a table of shifts (:class:`~qiskit_torch_bridge.stencil.Stencil`). A rule is a frozen value; it
 never runs a circuit.
 
-===================== =============== ============================== ======================================================
-rule                  circuits a row  exact?                         source
-===================== =============== ============================== ======================================================
-:class:`ParameterShift`    2 W        yes                            Mitarai et al., Phys. Rev. A 98, 032309 (2018), eq.
-                                                                     (8); Schuld et al., Phys. Rev. A 99, 032331 (2019),
-                                                                     eq. (4)
-:class:`FiniteDifference`  2 D or D+1  up to the step                 any numerical analysis text
-:class:`SPSA`              2 samples  in the mean, up to the step    Spall, IEEE Trans. Autom. Control 37, 332 (1992),
-eq. (2.2)
-:class:`Adjoint`           none       yes; exact simulation only     Jones and Gacon, arXiv:2009.02823, algorithm 1
-===================== =============== ============================== ======================================================
+* :class:`ParameterShift`: 2 W circuits a row, exact (Mitarai et al., Phys. Rev. A 98, 032309 (2018), eq. 8; Schuld et
+  al., Phys. Rev. A 99, 032331 (2019)).
+* :class:`FiniteDifference`: 2 D circuits a row (central) or D + 1 (forward), biased by the step.
+* :class:`SPSA`: 2 circuits a row and sample, right in the mean up to the step (Spall, IEEE Trans. Autom. Control 37, 332
+  (1992)).
+* :class:`Adjoint`: no circuits, exact, on exact simulation only (Jones and Gacon, arXiv:2009.02823).
 
 W counts the angles whose gradient is wanted, D the sets of them that move together (angles of one parameter). Angles
 are in radians; what the weights and inputs get follows from the angles' gradients by the chain rule.
@@ -67,7 +62,7 @@ class GradientRule(ABC):
 
 @dataclass(frozen=True)
 class ParameterShift(GradientRule):
-    r"""The two-term parameter-shift rule, exact for every angle of a canonical circuit:
+    r"""The two-term parameter-shift rule, exact for every angle of a canonical circuit.
 
     .. math:: \frac{\partial f}{\partial\theta} = \frac{f(\theta + s) - f(\theta - s)}{2 \sin s} .
 
@@ -106,9 +101,10 @@ def _two_term(num_angles: int, columns: tuple[int, ...], shift: float) -> Stenci
 def _directions(program: Program, columns: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Directions that move tied angles together.
 
-    Returns: Directions of shape (D, A), their largest entry 1; and coefficients of shape (W, D) that hand the
-        derivative along each to one angle of its set. The chain rule only ever adds the angles of a set up, so the
-        others' share can stay zero.
+    Returns:
+        Directions of shape (D, A), their largest entry 1; and coefficients of shape (W, D) that hand the derivative
+        along each to one angle of its set. The chain rule only ever adds the angles of a set up, so the others' share
+        can stay zero.
     """
     ties = program.angle_map.ties
     members: dict[int, list[tuple[int, int]]] = {}
@@ -131,8 +127,7 @@ def _checked_step(step: float | None) -> None:
 
 @dataclass(frozen=True)
 class FiniteDifference(GradientRule):
-    r"""Finite differences: central, :math:`(f(\theta+h)-f(\theta-h))/2h`, or forward,
-    :math:`(f(\theta+h)-f(\theta))/h`.
+    r"""Finite differences: :math:`(f(\theta+h)-f(\theta-h))/2h` (central) or :math:`(f(\theta+h)-f(\theta))/h` (forward).
 
     Angles that belong to one parameter are moved together, so that a circuit that uses a parameter in many gates costs
     two circuits for it, not two for each gate; that is where the rule beats parameter shift.
@@ -191,9 +186,10 @@ class FiniteDifference(GradientRule):
 
 @dataclass(frozen=True)
 class SPSA(GradientRule):
-    r"""Simultaneous perturbation: all wanted angles move at once, along random signs :math:`\Delta_d = \pm 1`,
+    r"""Simultaneous perturbation: all wanted angles move at once, along random signs :math:`\Delta_d = \pm 1`.
 
-    .. math:: \frac{\partial f}{\partial\theta_d} \approx \frac{f(\theta + c\Delta) - f(\theta - c\Delta)}{2 c}\,\Delta_d ,
+    .. math:: \frac{\partial f}{\partial\theta_d} \approx
+        \frac{f(\theta + c\Delta) - f(\theta - c\Delta)}{2 c}\,\Delta_d ,
 
     averaged over ``samples`` draws. Two circuits a sample and row, whatever the number of weights; unbiased up to the
     step, but noisy: each component carries the others' derivatives as variance. Every row of a batch draws its own

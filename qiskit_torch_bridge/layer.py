@@ -73,7 +73,9 @@ def evaluate(
         program: From :meth:`~qiskit_torch_bridge.Program.compile`.
         inputs: Shape (N, I), or None where the circuit has no inputs (then N = 1).
         weights: One tensor of shape (W_g,) a weight group, on the inputs' device.
-        backend, shots, gradient: As in :class:`QuantumLayer`.
+        backend: As in :class:`QuantumLayer`.
+        shots: As in :class:`QuantumLayer`.
+        gradient: As in :class:`QuantumLayer`.
         seed: An integer, a stream, or None.
         observe: Called with ``"values"`` or ``"gradient"`` and the estimate, after each backend call.
 
@@ -117,35 +119,39 @@ class QuantumLayer(nn.Module):
     ``probabilities=[a, b]`` qubit ``a`` is the least significant bit of the outcome. If the circuit has been
     transpiled, the numbers are those of the circuit before transpiling.
 
-    Args: circuit: Any parameterised ``QuantumCircuit`` of gates. Final measurements are dropped, or read with
-        ``probabilities=True``. inputs: The parameters that the features set, in column order: Parameters,
-        ParameterVectors. weights: The trainable parameters, likewise; or a mapping of names to such lists, each of
-        which becomes a parameter of its
-            own (``layer.weights["name"]``) that can be frozen, trained and saved apart.
+    Args:
+        circuit: Any parameterised ``QuantumCircuit`` of gates. Final measurements are dropped, or read with
+            ``probabilities=True``.
+        inputs: The parameters that the features set, in column order: Parameters, ParameterVectors.
+        weights: The trainable parameters, likewise; or a mapping of names to such lists, each of which becomes a
+            parameter of its own (``layer.weights["name"]``) that can be frozen, trained and saved apart.
         observables: What to measure: Pauli labels, ``Pauli`` or ``SparsePauliOp``; one output each. Default: Z on each
-        qubit.
+            qubit.
         probabilities: Instead, the qubits whose outcomes' probabilities are the outputs (2**k of them), or True for
             those that the circuit measures, in the order of their classical bits.
-        interpret: With ``probabilities``: maps an outcome (int) to a class (int from 0); outputs are the classes'
-        probabilities.
+        interpret: With ``probabilities``: maps an outcome (int) to a class (int from 0); the outputs are then the
+            classes' probabilities.
         backend: None or ``"statevector"`` (exact simulation), ``"aer"``, ``"fake:NAME"``, an ``AerSimulator``, an IBM
             fake device, any V2 Sampler or Estimator, or one of this package's backends.
-        shots: Shots a circuit, for values and gradients alike; None: exact where the backend can, else the backend's
-        default.
+        shots: Shots a circuit, for values and gradients alike; None: exact where the backend can, else its default.
         gradient: ``"adjoint"``, ``"parameter_shift"``, ``"finite_difference"``, ``"spsa"``, or a rule object; None: the
-        best for the backend.
+            best for the backend.
         seed: Makes initial weights and shots repeatable to the last bit; each call still draws fresh shots. None: taken
             from PyTorch's global generator, so that ``torch.manual_seed`` does the same.
         init: Initial weights: ``"uniform"`` in [0, 2 pi), ``"zeros"``, ``"normal"`` (standard deviation 0.01), or a
             tensor of shape (W,); or a mapping of these by group.
 
-    Attributes: weights: An ``nn.Parameter`` of shape (W,); an ``nn.ParameterDict`` of groups; None for a circuit
-        without weights. program: The compiled circuit. backend: Where it runs. last_run: Values, standard errors,
-        circuits and shots of the last forward call; None before it. total_circuits, total_shots: Executed so far,
-        gradients included.
+    Attributes:
+        weights: An ``nn.Parameter`` of shape (W,); an ``nn.ParameterDict`` of groups; None for a circuit without any.
+        program: The compiled circuit.
+        backend: Where it runs.
+        last_run: What the last forward call executed (:class:`Run`); None before it.
+        total_circuits: Circuits executed so far, those of gradients included.
+        total_shots: Shots spent so far, likewise.
 
     Raises:
-        TypeError, ValueError: If anything does not fit, before anything runs; the message names it and the remedy.
+        TypeError: If an argument has a wrong type.
+        ValueError: If anything does not fit, before anything runs; the message names it and the remedy.
     """
 
     def __init__(
@@ -191,8 +197,7 @@ class QuantumLayer(nn.Module):
 
     @property
     def shots(self) -> int | None:
-        """Shots a circuit for values and gradients; None: exact where the backend can, else the backend's default. Can
-        be set."""
+        """Shots a circuit, for values and gradients; None: exact where the backend can, else its default. Can be set."""
         return self._shots
 
     @shots.setter
@@ -224,6 +229,13 @@ class QuantumLayer(nn.Module):
         Raises:
             TypeError, ValueError: If the features do not fit or are not finite; nothing has run then.
         """
+        if torch.compiler.is_compiling():
+            # A circuit cannot be traced: leave the compiled graph here, and take it up again behind the layer. (As a
+            # decorator this would import the compiler with every layer, a second that few programs need.)
+            return torch.compiler.disable(self._run)(features, shots)
+        return self._run(features, shots)
+
+    def _run(self, features: torch.Tensor | None, shots: int | None) -> torch.Tensor:
         self._check_features(features)
         weights = self._weight_list()
         like = features if features is not None else weights[0] if weights else torch.empty(0)
@@ -283,16 +295,17 @@ class QuantumLayer(nn.Module):
         self._seeds.restore(state)
 
     def draw(self, output: str = "text", **options: Any) -> Any:
-        """Draws the user's circuit; the arguments are those of ``QuantumCircuit.draw`` (``output="mpl"`` for a
-        figure)."""
+        """Draws the user's circuit; takes what ``QuantumCircuit.draw`` takes (``output="mpl"`` gives a figure)."""
         return self._circuit.draw(output, **options)
 
     def extra_repr(self) -> str:
+        """What ``print(layer)`` shows."""
         program = self.program
         groups = ", ".join(f"{n}={w}" for n, w in zip(program.group_names, program.num_weights, strict=True))
         return (
-            f"inputs={program.num_inputs}, {groups}, outputs={program.num_outputs}, qubits={program.circuit.num_qubits}, "
-            f"backend={self.backend.name!r}, shots={self._shots}, gradient={self.gradient.name!r}"
+            f"inputs={program.num_inputs}, {groups}, outputs={program.num_outputs}, "
+            f"qubits={program.circuit.num_qubits}, backend={self.backend.name!r}, shots={self._shots}, "
+            f"gradient={self.gradient.name!r}"
         )
 
     def _weight_list(self) -> list[torch.Tensor]:
@@ -325,7 +338,8 @@ class QuantumLayer(nn.Module):
             )
         if features.dim() == 0 or features.shape[-1] != width:
             raise ValueError(
-                f"features: got shape {tuple(features.shape)}, expected (..., {width}): the last dimension holds the {width} inputs."
+                f"features: got shape {tuple(features.shape)}, expected (..., {width}): the last dimension holds the "
+                f"{width} inputs."
             )
 
     def _explained(self, error: NonFiniteAnglesError, features: torch.Tensor | None) -> ValueError:
@@ -345,8 +359,8 @@ class QuantumLayer(nn.Module):
                 if bool(bad.any()):
                     index = int(bad.nonzero()[0])
                     return ValueError(
-                        f"weights ({name}): entry {index} is {weight[index].item()}, expected finite numbers; training may have "
-                        "diverged (lower the learning rate). No circuit was run."
+                        f"weights ({name}): entry {index} is {weight[index].item()}, expected finite numbers; training may "
+                        "have diverged (lower the learning rate). No circuit was run."
                     )
         except RuntimeError:
             return error
@@ -364,8 +378,8 @@ def _initial(how: str | torch.Tensor, name: str, size: int, generator: torch.Gen
     if isinstance(how, torch.Tensor):
         if how.shape != (size,) or how.dtype not in _FLOATS or not bool(torch.isfinite(how).all()):
             raise ValueError(
-                f"init ({name}): got a tensor of shape {tuple(how.shape)} and dtype {how.dtype}, expected finite floating point "
-                f"numbers of shape ({size},)."
+                f"init ({name}): got a tensor of shape {tuple(how.shape)} and dtype {how.dtype}, expected finite floating "
+                f"point numbers of shape ({size},)."
             )
         return how.detach().clone()
     if how == "uniform":

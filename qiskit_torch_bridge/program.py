@@ -97,10 +97,14 @@ class Program:
 
     Make one with :meth:`compile`. Programs are immutable and may be shared.
 
-    Attributes: circuit: The canonical circuit, without measurements; on all qubits that the user's circuit has. angles:
-        Its A free parameters, in column order. readout: What is read. angle_map: From inputs and weights to the angles.
-        group_names: The names of the weight groups, in the order of the sources 1, 2, ... placed: Whether the circuit
-        came with a layout (already transpiled for a device), so that its qubits are the device's.
+    Attributes:
+        circuit: The canonical circuit, without measurements; on all qubits that the user's circuit has.
+        angles: Its A free parameters, in column order.
+        readout: What is read.
+        angle_map: From inputs and weights to the angles.
+        group_names: The names of the weight groups, in the order of the sources 1, 2, ...
+        placed: Whether the circuit came with a layout (already transpiled for a device), so that its qubits are the
+            device's.
     """
 
     circuit: QuantumCircuit
@@ -201,8 +205,7 @@ class Program:
 
     @cached_property
     def influential(self) -> np.ndarray:
-        """Shape (A,), bool: False for angles outside the readout's past light cone, whose derivative is zero at no
-        cost."""
+        """Shape (A,), bool: False for angles outside the readout's past light cone: their derivative is zero."""
         cone = {self.circuit.qubits[qubit] for qubit in self.readout.qubits}
         inside = np.zeros(self.num_angles, dtype=bool)
         index = {parameter: column for column, parameter in enumerate(self.angles)}
@@ -268,8 +271,9 @@ def _columns(
         )
     if strange := [f"{p.name} (in {owners[p]})" for p in owners if p not in in_circuit]:
         raise ValueError(
-            f"Parameter(s) {', '.join(strange)} are not in the circuit, which has {[p.name for p in circuit.parameters]}; "
-            "leave them out. (Parameters are told apart by object: one of the same name made elsewhere is another.)"
+            f"Parameter(s) {', '.join(strange)} are not in the circuit, which has "
+            f"{[p.name for p in circuit.parameters]}; leave them out. (Parameters are told apart by "
+            "object: one of the same name made elsewhere is another.)"
         )
     return columns
 
@@ -331,9 +335,9 @@ def _opaque_message(circuit: QuantumCircuit, error: Exception) -> str:
     )
     depends = f" of the parameter(s) {', '.join(names)}" if names else ""
     return (
-        f"Instruction {operation.name!r} is no known function{depends} in terms of rotations, so it cannot be differentiated "
-        f"({error}). Give the gate a definition with parameterised gates, or encode the data in rotation angles "
-        "(amplitudes as parameters have no gradient rule)."
+        f"Instruction {operation.name!r} is no known function{depends} in terms of rotations, so it cannot be "
+        f"differentiated ({error}). Give the gate a definition with parameterised gates, or encode the data in "
+        "rotation angles (amplitudes as parameters have no gradient rule)."
     )
 
 
@@ -391,9 +395,9 @@ def _readout(
             observables = ["I" * (len(positions) - 1 - q) + "Z" + "I" * q for q in range(len(positions))]
         elif circuit.num_qubits == len(positions) and positions != sorted(positions):
             warnings.warn(
-                "The circuit has been transpiled, its qubits are permuted, and it is as wide as before: the observables are taken to "
-                "name the qubits of the circuit before transpiling. If you have applied the layout to them, give the circuit "
-                "as it was before transpiling instead (the layer transpiles it by itself).",
+                "The circuit has been transpiled, its qubits are permuted, and it is as wide as before: the observables are "
+                "taken to name the qubits of the circuit before transpiling. If you have applied the layout to them, give "
+                "the circuit as it was before transpiling instead (the layer transpiles it by itself).",
                 stacklevel=4,
             )
         listed = [observables] if isinstance(observables, ObservableLike) else list(observables)
@@ -405,7 +409,7 @@ def _readout(
     if probabilities is True:
         if not measured:
             raise ValueError(
-                "probabilities=True reads the circuit's final measurements, but it has none; measure it, or name the qubits."
+                "probabilities=True reads the circuit's final measurements, but it has none; measure it, or name qubits."
             )
         return Probabilities.of([measured[bit] for bit in sorted(measured)], interpret)
     if isinstance(probabilities, (str, bytes)) or not isinstance(probabilities, Iterable):

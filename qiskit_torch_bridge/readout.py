@@ -248,7 +248,8 @@ def _as_sparse_pauli_op(observable: ObservableLike, index: int) -> SparsePauliOp
         raise ValueError(f"observables[{index}]: {observable!r} is no Pauli label: {error}") from error
     if operator.coeffs.dtype == object:
         raise ValueError(
-            f"observables[{index}]: its coefficients have parameters, expected numbers; multiply the outputs by weights instead."
+            f"observables[{index}]: its coefficients have parameters, expected numbers; multiply the outputs by weights "
+            "instead."
         )
     operator = operator.simplify(atol=0.0, rtol=0.0)
     if np.abs(operator.coeffs.imag).max() > 1e-12 * max(1.0, float(np.abs(operator.coeffs).max())):
@@ -287,18 +288,18 @@ class Probabilities(Readout):
     def of(cls, qubits: Sequence[int], interpret: Callable[[int], int] | None = None) -> Probabilities:
         """Reads the user's choice.
 
-        Args: qubits: The measured qubits, as positions in the circuit; bit j of an outcome belongs to the j-th.
-            interpret: Maps an outcome (an integer below 2**k) to a class (an integer from 0); outputs are then the
-            classes'
-                probabilities, and there are as many as the largest class says.
+        Args:
+            qubits: The measured qubits, as positions in the circuit; bit j of an outcome belongs to the j-th.
+            interpret: Maps an outcome (an integer below 2**k) to a class (an integer from 0); the outputs are then the
+                classes' probabilities, and there are as many as the largest class says.
 
         Raises:
             ValueError: If there are too many qubits to list all outcomes, or ``interpret`` gives something else.
         """
         if not 0 < len(qubits) <= _MOST_PROBABILITY_QUBITS:
             raise ValueError(
-                f"probabilities: got {len(qubits)} qubits, expected 1 to {_MOST_PROBABILITY_QUBITS} (there are 2**k outcomes); "
-                "name fewer qubits, or ask for observables."
+                f"probabilities: got {len(qubits)} qubits, expected 1 to {_MOST_PROBABILITY_QUBITS} (there are 2**k "
+                "outcomes); name fewer qubits, or ask for observables."
             )
         outputs = np.arange(2 ** len(qubits))
         if interpret is not None:
@@ -306,7 +307,8 @@ class Probabilities(Readout):
             for outcome, label in enumerate(classes):
                 if not isinstance(label, (bool, int, np.bool_, np.integer)) or not 0 <= label < _MOST_CLASSES:
                     raise ValueError(
-                        f"interpret({outcome}): got {label!r}, expected the outcome's class, an integer from 0 to {_MOST_CLASSES - 1}."
+                        f"interpret({outcome}): got {label!r}, expected the outcome's class, an integer from 0 to "
+                        f"{_MOST_CLASSES - 1}."
                     )
             outputs = np.array(classes, dtype=np.int64)
         num_outputs = int(outputs.max()) + 1

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .angles import batch_size
+
 __all__ = ["Stencil"]
 
 
@@ -59,9 +61,3 @@ class Stencil:
         """Shape (N, W, M): the derivatives, from the values of shape (N * K, M) at the points."""
         coefficients = torch.as_tensor(self.coefficients, dtype=values.dtype, device=values.device)
         return coefficients @ values.reshape(rows, self.num_points, values.shape[-1])
-
-
-def batch_size(groups: Sequence[torch.Tensor]) -> int:
-    """The number of rows of angle groups of N rows or one."""
-    sizes = {group.shape[0] for group in groups}
-    return 0 if 0 in sizes else max(sizes)

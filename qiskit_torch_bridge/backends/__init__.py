@@ -15,12 +15,14 @@ _WORDS = "'statevector', 'aer', 'fake:NAME'"
 def resolve_backend(backend: Any) -> Backend:
     """The backend that the user means.
 
-    Args: backend: None, a word (``"statevector"``, ``"aer"``, ``"fake:NAME"``), an ``AerSimulator``, a fake device, any
-        V2 Sampler or
-            Estimator, any other ``BackendV2``, or one of ours.
+    Args:
+        backend: None, a word (``"statevector"``, ``"aer"``, ``"fake:NAME"``), an ``AerSimulator``, a fake device, any
+            V2 Sampler or Estimator, any other ``BackendV2``, or one of ours.
 
     Raises:
-        TypeError, ValueError: If it is none of these; ImportError if a package that it needs is missing.
+        TypeError: If it is none of these.
+        ValueError: If the word is unknown.
+        ImportError: If a package that it needs is not installed.
     """
     if backend is None:
         return StatevectorBackend()
@@ -66,11 +68,11 @@ def _from_object(backend: Any) -> Backend:
             return AerBackend(backend)
         if "qiskit_ibm_runtime" in modules:
             raise TypeError(
-                f"backend: got the IBM device {getattr(backend, 'name', backend)!r} itself; give a Sampler made for it, "
+                f"backend: got the IBM device {getattr(backend, 'name', backend)!r} itself, expected a Sampler made for it, "
                 "for example qiskit_ibm_runtime.executor_sampler.Sampler(mode=device)."
             )
         return SamplerBackend(BackendSamplerV2(backend=backend))
     raise TypeError(
-        f"backend: got {backend!r} ({type(backend).__name__}), expected one of {_WORDS}, an AerSimulator, a fake device, "
-        "a V2 Sampler or Estimator, or a backend of this package (V1 primitives are no longer part of Qiskit)."
+        f"backend: got {backend!r} ({type(backend).__name__}), expected one of {_WORDS}, an AerSimulator, a fake "
+        "device, a V2 Sampler or Estimator, or a backend of this package (V1 primitives are no longer part of Qiskit)."
     )

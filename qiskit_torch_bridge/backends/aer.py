@@ -36,9 +36,9 @@ class AerBackend(Backend):
     With ``shots=None`` the exact probabilities are read, by density matrix if there is a noise model. That leaves
     readout errors out, so that simulators (and fake devices) that have them need shots.
 
-    Args: device: An ``AerSimulator`` with any method, noise model or coupling map; or a fake device, which is simulated
-        with its noise,
-            coupling map and basis gates. None: a plain ``AerSimulator()``.
+    Args:
+        device: An ``AerSimulator`` with any method, noise model or coupling map; or a fake device, which is simulated
+            with its noise, coupling map and basis gates. None: a plain ``AerSimulator()``.
         optimization_level: The transpiler's, 0 to 3. None: 0 where every qubit is connected to every other (the user's
             gates stay as they are), else 2.
         initial_layout: The device's qubits for the circuit's, in order. None: the transpiler's choice; circuits that
@@ -71,13 +71,13 @@ class AerBackend(Backend):
         if shots is None and self._is_noisy:
             if any(error["type"] == "roerror" for error in self.simulator.options.noise_model.to_dict()["errors"]):
                 raise ValueError(
-                    f"shots: got None, but {self.name!r} has readout errors, which exact values would leave out; give a number of "
-                    "shots, for example shots=1000."
+                    f"shots: got None, but {self.name!r} has readout errors, which exact values would leave out; give a "
+                    "number of shots, for example shots=1000."
                 )
             if self.simulator.options.method not in ("automatic", "density_matrix"):
                 raise ValueError(
-                    f"shots: got None, but {self.name!r} has noise, and its method {self.simulator.options.method!r} is exact "
-                    "only in the mean; give a number of shots, or use method='density_matrix'."
+                    f"shots: got None, but {self.name!r} has noise, and its method {self.simulator.options.method!r} is "
+                    "exact only in the mean; give a number of shots, or use method='density_matrix'."
                 )
         return shots
 
@@ -156,8 +156,9 @@ class AerBackend(Backend):
                 and program.angles_of("cp")
             ):
                 raise ValueError(
-                    f"Gate 'cp' has a parameter here and noise in {self.name!r}, but Aer cannot bind parameters of controlled gates, "
-                    "so it would run as three p and two cx; decompose it in the circuit, and give those gates the noise."
+                    f"Gate 'cp' has a parameter here and noise in {self.name!r}, but Aer cannot bind parameters of "
+                    "controlled gates: it would run as three p and two cx. Decompose it in the circuit, and give those "
+                    "gates the noise."
                 )
             device = transpiled(
                 circuits,
@@ -201,8 +202,7 @@ def _probabilities(data: Sequence[Any], group: int, chunk: slice) -> np.ndarray:
 
 
 def _samples(data: Sequence[Any], num_bits: int) -> Samples:
-    """Counts as they come from Aer, hexadecimal outcomes by experiment; building ``Counts`` objects would cost more
-    than the run."""
+    """Counts as they come from Aer, by experiment: building ``Counts`` objects would cost more than the run."""
     counts = [entry.counts for entry in data]
     rows = np.repeat(np.arange(len(counts)), [len(count) for count in counts])
     keys = [int(key, 16) for count in counts for key in count]

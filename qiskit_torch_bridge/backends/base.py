@@ -22,10 +22,13 @@ __all__ = ["Backend", "Estimate", "check_shots", "estimate_from_moments", "estim
 class Estimate:
     """Values of a batch of circuits.
 
-    Attributes: values: Shape (N, M). variances: Shape (N, M): the squared standard errors of the values; zero for exact
-        ones, NaN where one shot says nothing. circuits: How many circuits were executed: bound angle vectors, times the
-        measurement groups. shots: How many shots were spent on all of them; 0 for exact values. state: What the backend
-        wants to be handed back when these values are differentiated, or None.
+    Attributes:
+        values: Shape (N, M).
+        variances: Shape (N, M): the squared standard errors of the values; zero for exact ones, NaN where a single shot
+            says nothing.
+        circuits: How many circuits were executed: angle vectors, times the measurement groups.
+        shots: How many shots were spent on all of them; 0 for exact values.
+        state: What the backend wants to be handed back when these values are differentiated, or None.
     """
 
     values: np.ndarray

@@ -8,8 +8,10 @@ __all__ = ["fake_device"]
 
 
 def fake_device(name: str) -> Any:
-    """The fake device of that name, a snapshot of a real one: ``"manila"``, ``"fake_manila"`` and ``"FakeManilaV2"``
-    are the same.
+    """The fake device of that name, a snapshot of a real one.
+
+    Args:
+        name: ``"manila"``, ``"fake_manila"`` and ``"FakeManilaV2"`` are the same.
 
     Raises:
         ImportError: If qiskit-ibm-runtime is not installed.

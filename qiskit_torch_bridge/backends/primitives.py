@@ -183,8 +183,8 @@ class EstimatorBackend(_PrimitiveBackend):
     def prepare(self, program: Program) -> None:
         if not isinstance(program.readout, Expectation):
             raise ValueError(
-                f"backend: {self.name} is an Estimator, which gives expectation values only, but probabilities were asked for; "
-                "use a Sampler, or observables."
+                f"backend: {self.name} is an Estimator, which gives expectation values only, but probabilities were asked "
+                "for; use a Sampler, or observables."
             )
         self._circuit(program)
 

@@ -112,8 +112,7 @@ def bind_by_column(circuit: QuantumCircuit, program: Program) -> BoundCircuit:
 
 
 def _without_parameterised_controls(circuit: QuantumCircuit) -> QuantumCircuit:
-    """The circuit with every parameterised ``cp`` as three ``p`` and two ``cx``; the other rotations have no
-    controls."""
+    """The circuit with every parameterised ``cp``, the one rotation with a control, as three ``p`` and two ``cx``."""
     if not any(instruction.operation.name == "cp" for instruction in circuit.data):
         return circuit
     plain = circuit.copy_empty_like()

@@ -1,0 +1,39 @@
+"""``python -m experiments NAME [options]``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+EXPERIMENTS = {
+    "mnist01": "hybrid CNN that tells handwritten 0 from 1, gradients by parameter shift (Qiskit textbook)",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the experiment that the first argument names, or lists what there is.
+
+    Returns:
+        The process's exit status: 0 done, 1 refused (one line says why), 2 no such experiment, 130 interrupted.
+    """
+    name, *options = [*(sys.argv[1:] if arguments is None else arguments), ""]
+    options = options[:-1]
+    if name not in EXPERIMENTS:
+        asked_for_help = name in ("", "-h", "--help", "list")
+        if not asked_for_help:
+            print(f"No experiment {name!r}.", file=sys.stderr)
+        print("Usage: python -m experiments NAME [options]; python -m experiments NAME --help\n")
+        width = max(map(len, EXPERIMENTS))
+        for known, summary in EXPERIMENTS.items():
+            print(f"  {known:<{width}}  {summary}")
+        return 0 if asked_for_help else 2
+    try:
+        return int(import_module(f"experiments.{name}").main(options))
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What the experiments share: data, options, run folders, training, figures."""

@@ -1,0 +1,142 @@
+"""Images of handwritten digits: scikit-learn's, which come with a dependency, or MNIST."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+__all__ = ["Digits", "data_root_from_environment", "load_digits_of"]
+
+_MNIST_FILES = {
+    "train-images-idx3-ubyte": 0x803,
+    "train-labels-idx1-ubyte": 0x801,
+    "t10k-images-idx3-ubyte": 0x803,
+    "t10k-labels-idx1-ubyte": 0x801,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Digits:
+    """A data set of digit images.
+
+    Attributes:
+        source: Where the images come from.
+        train_images, test_images: Shape (N, 1, 28, 28), float32 in [0, 1].
+        train_labels, test_labels: Shape (N,), int64: the position of the digit in the list that was asked for.
+    """
+
+    source: str
+    train_images: torch.Tensor
+    train_labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+
+
+def data_root_from_environment() -> Path | None:
+    """The folder that the environment variable ``QTB_DATA`` names, or None."""
+    value = os.environ.get("QTB_DATA")
+    return Path(value) if value else None
+
+
+def load_digits_of(
+    digits: Sequence[int],
+    *,
+    train_per_digit: int,
+    test_per_digit: int,
+    data_root: Path | None = None,
+    download: bool = False,
+) -> Digits:
+    """The first images of each digit, in the order of the files.
+
+    Args:
+        digits: The digits wanted; label i stands for ``digits[i]``.
+        train_per_digit: Training images of each.
+        test_per_digit: Test images of each.
+        data_root: A folder with ``MNIST/raw`` as torchvision keeps it. None: scikit-learn's embedded digits (about 180
+            of each, 8 x 8 pixels, enlarged to 28 x 28), the first of each for training and the next for testing.
+        download: Fetch MNIST with torchvision into ``data_root`` first if it is not there.
+
+    Raises:
+        FileNotFoundError: If MNIST is not in ``data_root``.
+        ValueError: If a file is damaged, or there are too few images.
+    """
+    if data_root is None:
+        return _embedded(digits, train_per_digit, test_per_digit)
+    return _mnist(digits, train_per_digit, test_per_digit, data_root, download)
+
+
+def _embedded(digits: Sequence[int], train_per_digit: int, test_per_digit: int) -> Digits:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    small = torch.tensor(images.reshape(-1, 1, 8, 8) / 16.0, dtype=torch.float32)
+    enlarged = F.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
+    both = _first_of_each(
+        enlarged, torch.tensor(labels), digits, train_per_digit + test_per_digit, "the embedded digits"
+    )
+    order = both[1].reshape(len(digits), -1)
+    rows = torch.arange(order.numel()).reshape(order.shape)
+    train, test = rows[:, :train_per_digit].flatten(), rows[:, train_per_digit:].flatten()
+    return Digits("scikit-learn digits", both[0][train], both[1][train], both[0][test], both[1][test])
+
+
+def _mnist(digits: Sequence[int], train_per_digit: int, test_per_digit: int, root: Path, download: bool) -> Digits:
+    from torchvision.datasets import MNIST
+
+    if download:
+        MNIST(root, download=True)
+    _check_mnist(root)
+    train, test = MNIST(root, train=True), MNIST(root, train=False)
+    train_images, train_labels = _first_of_each(
+        train.data[:, None].float() / 255, train.targets, digits, train_per_digit, "MNIST's training set"
+    )
+    test_images, test_labels = _first_of_each(
+        test.data[:, None].float() / 255, test.targets, digits, test_per_digit, "MNIST's test set"
+    )
+    return Digits("MNIST", train_images, train_labels, test_images, test_labels)
+
+
+def _check_mnist(root: Path) -> None:
+    """Compares every file with the size that its own header promises."""
+    for name, magic in _MNIST_FILES.items():
+        path = root / "MNIST" / "raw" / name
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"Got data root {str(root)!r}, expected it to hold MNIST/raw/{name}; name another with --data-root or "
+                "QTB_DATA, fetch MNIST with --download, or use the digits that scikit-learn ships with --dataset digits."
+            )
+        with path.open("rb") as file:
+            header = file.read(4)
+            found = struct.unpack(">I", header)[0] if len(header) == 4 else None
+            dimensions = magic & 0xFF
+            sizes = file.read(4 * dimensions)
+        expected = 4 + 4 * dimensions
+        if found == magic and len(sizes) == 4 * dimensions:
+            expected += int(np.prod(struct.unpack(f">{dimensions}I", sizes), dtype=np.int64))
+        if found != magic or path.stat().st_size != expected:
+            raise ValueError(
+                f"{path} is damaged: got {path.stat().st_size} bytes, expected {expected} by its header; delete it and "
+                "fetch it again with --download."
+            )
+
+
+def _first_of_each(
+    images: torch.Tensor, labels: torch.Tensor, digits: Sequence[int], count: int, where: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = []
+    for digit in digits:
+        found = (labels == digit).nonzero().flatten()
+        if len(found) < count:
+            raise ValueError(
+                f"Got {count} images of digit {digit} to take from {where}, expected at most {len(found)}."
+            )
+        rows.append(found[:count])
+    targets = torch.arange(len(digits)).repeat_interleave(count)
+    return images[torch.cat(rows)], targets

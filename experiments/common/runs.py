@@ -1,0 +1,122 @@
+"""Run folders: settings, metrics, results and checkpoints, each file written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+__all__ = ["RunFolder"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run.
+
+    Attributes:
+        path: The folder; made when the first file is written.
+    """
+
+    path: Path
+
+    @classmethod
+    def fresh(cls, path: Path | None, experiment: str) -> RunFolder:
+        """A folder for a new run: ``path``, or the first free one of ``runs/EXPERIMENT-1``, ``-2``, ...
+
+        Raises:
+            FileExistsError: If ``path`` holds files already.
+        """
+        if path is None:
+            candidates = (Path("runs") / f"{experiment}-{number}" for number in count(1))
+            return cls(next(candidate for candidate in candidates if not candidate.exists()))
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise FileExistsError(
+                f"--run-dir: got {str(path)!r}, which holds files already, expected a new folder; name another, or continue "
+                "the run in it with --resume."
+            )
+        return cls(path)
+
+    @classmethod
+    def existing(cls, path: Path | None) -> RunFolder:
+        """The folder of a run to continue.
+
+        Raises:
+            FileNotFoundError: If there is no checkpoint in it.
+        """
+        if path is None or not (path / "checkpoint.pt").is_file():
+            raise FileNotFoundError(
+                f"--resume: got run folder {str(path) if path else None!r}, expected one with a checkpoint.pt; name the "
+                "run's folder with --run-dir."
+            )
+        return cls(path)
+
+    def file(self, name: str) -> Path:
+        """The path of a file of the run."""
+        return self.path / name
+
+    def write(self, name: str, content: bytes) -> Path:
+        """Writes a file so that a crash leaves the old one or the new one, never half of it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        target = self.file(name)
+        partial = target.with_name(f".{name}.partial")
+        with partial.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(target)
+        return target
+
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        """``config.yaml``: give it back with ``--config``."""
+        self.write("config.yaml", yaml.safe_dump(dict(settings), sort_keys=False).encode())
+
+    def read_settings(self) -> dict[str, Any]:
+        """The settings that the run was started with."""
+        return dict(yaml.safe_load(self.file("config.yaml").read_text()))
+
+    def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """``metrics.csv``: one line a row, all of them."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self.write("metrics.csv", text.getvalue().encode())
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """``result.json``: what the run came to."""
+        self.write("result.json", (json.dumps(dict(result), indent=2) + "\n").encode())
+
+    def write_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """``checkpoint.pt``: all that is needed to continue."""
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        self.write("checkpoint.pt", buffer.getvalue())
+
+    def read_checkpoint(self) -> dict[str, Any]:
+        """The last checkpoint, its tensors on the CPU.
+
+        Raises:
+            ValueError: If the file is no checkpoint.
+        """
+        path = self.file("checkpoint.pt")
+        try:
+            return dict(torch.load(path, map_location="cpu", weights_only=True))
+        except Exception as error:
+            raise ValueError(
+                f"{path} is no checkpoint that can be read ({error}); start the run anew in another folder."
+            ) from error
+
+    def write_figure(self, name: str, figure: Any) -> None:
+        """A matplotlib figure as a PNG file."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
+        self.write(name, buffer.getvalue())
