@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse.typing import PositiveInt
 from torch import nn
 from torch.nn import functional as F
 
@@ -25,7 +26,7 @@ from qiskit_torch_bridge.circuits import textbook
 
 from .common.data import Digits, data_root_from_environment, load_digits_of
 from .common.options import experiment_parser, parse
-from .common.plots import learning_curves, predictions
+from .common.plots import circuit_diagram, learning_curves, predictions
 from .common.runs import RunFolder
 from .common.training import Interrupted, Trainer
 
@@ -99,8 +100,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--download", action="store_true", help="Fetch MNIST into --data-root (default: data/) if it is missing."
     )
-    parser.add_argument("--train-per-digit", type=int, default=100, help="Training images of each digit.")
-    parser.add_argument("--test-per-digit", type=int, default=50, help="Test images of each digit.")
+    parser.add_argument("--train-per-digit", type=PositiveInt, default=100, help="Training images of each digit.")
+    parser.add_argument("--test-per-digit", type=PositiveInt, default=50, help="Test images of each digit.")
     options, folder, settings = parse(parser, arguments, complete=_with_data)
 
     torch.manual_seed(settings["seed"])
@@ -185,7 +186,7 @@ def report(trainer: Trainer, data: Digits, folder: RunFolder) -> None:
         ),
     )
     for layer in trainer.layers:
-        folder.write_figure("circuit.png", layer.draw("mpl"))
+        folder.write_figure("circuit.png", circuit_diagram(layer))
     folder.write_result(
         {
             "experiment": "mnist01",

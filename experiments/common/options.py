@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -79,11 +78,11 @@ def parse(
     options = parser.parse_args(list(arguments))
     if not options.resume:
         folder = RunFolder.fresh(_path(options.run_dir), parser.prog.split()[-1])
-        return options, folder, complete(_settings(options, parser))
+        return options, folder, complete(_settings(options))
     folder = RunFolder.existing(_path(options.run_dir))
     saved = folder.read_settings()
     options = parser.parse_args(["--config", str(folder.file("config.yaml")), *arguments])
-    settings = _settings(options, parser)
+    settings = _settings(options)
     changed = {key for key in settings | saved if settings.get(key) != saved.get(key)} - {"epochs", "device"}
     if changed:
         differences = ", ".join(
@@ -99,6 +98,12 @@ def _path(value: str | None) -> Path | None:
     return None if value is None else Path(value)
 
 
-def _settings(options: Namespace, parser: Any) -> Settings:
-    plain = yaml.safe_load(parser.dump(options, skip_none=False))
-    return {key: value for key, value in plain.items() if key not in _NOT_SETTINGS}
+def _settings(options: Namespace) -> Settings:
+    return {key: _plain(value) for key, value in vars(options).items() if key not in _NOT_SETTINGS}
+
+
+def _plain(value: Any) -> Any:
+    """Without the parser's restricted number types, which YAML does not know."""
+    if isinstance(value, float):
+        return float(value)
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -8,7 +8,18 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-__all__ = ["learning_curves", "predictions"]
+from qiskit_torch_bridge import QuantumLayer
+
+__all__ = ["circuit_diagram", "learning_curves", "predictions"]
+
+
+def circuit_diagram(layer: QuantumLayer) -> Figure:
+    """The layer's circuit."""
+    from matplotlib import pyplot
+
+    figure: Figure = layer.draw("mpl")
+    pyplot.close(figure)  # Qiskit draws through pyplot, which keeps every figure until it is closed.
+    return figure
 
 
 def learning_curves(rows: Sequence[Mapping[str, Any]], *, title: str, loss_label: str) -> Figure:
@@ -62,7 +73,7 @@ def predictions(
     for axes in grid:
         axes.axis("off")
     for axes, row in zip(grid, spread.tolist(), strict=False):
-        axes.imshow(images[row, 0], cmap="gray_r", vmin=0, vmax=1)
+        axes.imshow(images[row, 0].numpy(), cmap="gray_r", vmin=0, vmax=1)
         guess = int(probabilities[row].argmax())
         axes.set_title(f"{names[guess]} ({probabilities[row, guess]:.2f})", fontsize=11)
         if wrong[row]:

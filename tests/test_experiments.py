@@ -1,0 +1,315 @@
+"""The experiments from the command line: what they write, what they refuse, and that they can be interrupted."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch.nn import functional
+
+from experiments.__main__ import EXPERIMENTS, main
+from experiments.common.data import load_digits_of
+from experiments.common.runs import RunFolder
+
+CHECKOUT = Path(__file__).parent.parent
+SMALL = ["--train-per-digit", "6", "--test-per-digit", "5", "--dataset", "digits", "--batch-size", "4", "--seed", "3"]
+QUICK = [*SMALL, "--backend", "statevector", "--shots", "50"]
+
+
+def run(*arguments: str) -> int:
+    return main(["mnist01", *arguments])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return RunFolder(folder).read_checkpoint()["model"]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert metrics(one) == metrics(other)
+    mine, theirs = weights(one), weights(other)
+    assert mine.keys() == theirs.keys()
+    for name in mine:
+        assert torch.equal(mine[name], theirs[name]), name
+
+
+def test_lists_experiments(capsys):
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in EXPERIMENTS)
+
+
+def test_unknown_experiment(capsys):
+    assert main(["mnist99"]) == 2
+    assert "mnist99" in capsys.readouterr().err
+
+
+def test_dry_run_prints_the_cost_and_writes_nothing(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run("--dry-run", "--run-dir", str(folder)) == 0
+    printed = capsys.readouterr().out
+    assert "A step of 1 image(s): 3 circuits, 300 shots, 2 backend calls." in printed
+    assert "The run of 20 epochs: 14,000 circuits, 1,400,000 shots, 8,020 backend calls." in printed
+    assert not folder.exists()
+
+
+def test_dry_run_says_what_a_run_then_costs(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(*QUICK, "--epochs", "1", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert run(*QUICK, "--epochs", "1", "--run-dir", str(folder)) == 0
+    result = json.loads((folder / "result.json").read_text())
+    assert f"The run of 1 epochs: {result['circuits']:,} circuits, {result['shots']:,} shots" in printed
+    assert result["circuits"] == 12 * 3 + 10
+
+
+@pytest.mark.parametrize("head", ["quantum", "classical"])
+def test_run_folder(tmp_path, head):
+    folder = tmp_path / "run"
+    assert run(*QUICK, "--epochs", "2", "--head", head, "--run-dir", str(folder)) == 0
+    expected = {"config.yaml", "metrics.csv", "result.json", "checkpoint.pt", "loss.png", "predictions.png"}
+    assert set(contents(folder)) == expected | ({"circuit.png"} if head == "quantum" else set())
+    assert len(metrics(folder)) == 2
+    result = json.loads((folder / "result.json").read_text())
+    assert {"test_accuracy", "seconds", "circuits", "shots"} <= result.keys()
+    assert result["test_accuracy"] == float(metrics(folder)[-1]["test_accuracy"])
+    assert (result["circuits"] > 0) == (head == "quantum")
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (settings["batch_size"], settings["seed"], settings["head"]) == (4, 3, head)
+
+
+@pytest.mark.parametrize(
+    "backend", [["--backend", "aer", "--shots", "20"], ["--backend", "statevector", "--shots", "null"]]
+)
+def test_backends_from_the_command_line(tmp_path, backend):
+    folder = tmp_path / "run"
+    assert run(*SMALL, *backend, "--epochs", "1", "--run-dir", str(folder)) == 0
+    assert (json.loads((folder / "result.json").read_text())["shots"] > 0) == (backend[1] == "aer")
+
+
+def test_config_file_and_overrides(tmp_path):
+    config = tmp_path / "settings.yaml"
+    config.write_text(
+        yaml.safe_dump({"epochs": 5, "lr": 0.01, "backend": "statevector", "shots": None, "dataset": "digits"})
+    )
+    folder = tmp_path / "run"
+    assert run("--config", str(config), "--epochs", "1", *SMALL, "--run-dir", str(folder)) == 0
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (settings["epochs"], settings["lr"], settings["shots"]) == (1, 0.01, None)
+    again = tmp_path / "again"
+    assert run("--config", str(folder / "config.yaml"), "--run-dir", str(again)) == 0
+    assert_same_run(folder, again)
+
+
+def test_same_seed_same_run_and_other_seed_another(tmp_path):
+    for name, seed in (("one", "3"), ("two", "3"), ("three", "4")):
+        assert run(*QUICK, "--seed", seed, "--epochs", "1", "--run-dir", str(tmp_path / name)) == 0
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    assert metrics(tmp_path / "one") != metrics(tmp_path / "three")
+
+
+def test_interrupted_run_resumes_to_the_last_bit(tmp_path, monkeypatch, capsys):
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    assert run(*QUICK, "--epochs", "3", "--run-dir", str(straight)) == 0
+
+    genuine, calls = functional.nll_loss, []
+
+    def pressing_ctrl_c(*arguments):
+        calls.append(None)
+        if len(calls) == 6:  # in the middle of the second epoch of three steps and a test
+            os.kill(os.getpid(), signal.SIGINT)
+        return genuine(*arguments)
+
+    monkeypatch.setattr("experiments.mnist01.F.nll_loss", pressing_ctrl_c)
+    assert run(*QUICK, "--epochs", "3", "--run-dir", str(broken)) == 130
+    monkeypatch.undo()
+    state = RunFolder(broken).read_checkpoint()
+    assert (state["epoch"], state["step"]) == (1, 2)
+    assert "--resume" in capsys.readouterr().out
+    assert run("--resume", "--run-dir", str(broken)) == 0
+    assert_same_run(straight, broken)
+
+
+def test_more_epochs_continue_a_finished_run(tmp_path):
+    straight, extended = tmp_path / "straight", tmp_path / "extended"
+    assert run(*QUICK, "--epochs", "3", "--run-dir", str(straight)) == 0
+    assert run(*QUICK, "--epochs", "2", "--run-dir", str(extended)) == 0
+    assert run("--resume", "--run-dir", str(extended), "--epochs", "3") == 0
+    assert_same_run(straight, extended)
+
+
+@pytest.mark.slow
+def test_killed_run_resumes_to_the_last_bit(tmp_path):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    options = [*QUICK, "--epochs", "40"]
+    assert run(*options, "--run-dir", str(straight)) == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments", "mnist01", *options, "--run-dir", str(killed)],
+        cwd=CHECKOUT,
+        stdout=subprocess.DEVNULL,
+    )
+    while not (killed / "checkpoint.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert RunFolder(killed).read_checkpoint()["epoch"] < 40
+    assert run("--resume", "--run-dir", str(killed)) == 0
+    assert_same_run(straight, killed)
+
+
+def refusal(capsys, *arguments: str) -> str:
+    """The one line that says why a run was refused."""
+    capsys.readouterr()
+    assert run(*arguments) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith("mnist01: ")
+    assert "Traceback" not in printed.err
+    return printed.err
+
+
+def test_used_run_folder_is_refused_and_left_alone(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(*QUICK, "--epochs", "1", "--run-dir", str(folder)) == 0
+    before = contents(folder)
+    assert "--resume" in refusal(capsys, *QUICK, "--epochs", "1", "--run-dir", str(folder))
+    assert contents(folder) == before
+
+
+def test_resume_with_other_settings_is_refused(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(*QUICK, "--epochs", "1", "--run-dir", str(folder)) == 0
+    before = contents(folder)
+    assert "lr: got 0.5, expected 0.001" in refusal(capsys, "--resume", "--run-dir", str(folder), "--lr", "0.5")
+    assert contents(folder) == before
+
+
+def test_resume_without_checkpoint_is_refused(tmp_path, capsys):
+    assert "checkpoint.pt" in refusal(capsys, "--resume", "--run-dir", str(tmp_path))
+    assert "--run-dir" in refusal(capsys, "--resume")
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(*QUICK, "--epochs", "1", "--run-dir", str(folder)) == 0
+    state = RunFolder(folder).read_checkpoint()
+    state["model"]["0.weight"] = torch.zeros(3, 1, 5, 5)
+    RunFolder(folder).write_checkpoint(state)
+    before = contents(folder)
+    assert "another model (it differs in 0.weight)" in refusal(
+        capsys, "--resume", "--run-dir", str(folder), "--epochs", "2"
+    )
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("keep", [0, 1000])
+def test_damaged_checkpoint_is_refused(tmp_path, capsys, keep):
+    folder = tmp_path / "run"
+    assert run(*QUICK, "--epochs", "1", "--run-dir", str(folder)) == 0
+    path = folder / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:keep])
+    before = contents(folder)
+    assert "no checkpoint that can be read" in refusal(capsys, "--resume", "--run-dir", str(folder), "--epochs", "2")
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--backend", "quantum"], "expected one of 'statevector', 'aer', 'fake:NAME'"),
+        (["--gradient", "guess"], "expected one of"),
+        (["--gradient", "adjoint"], "needs exact simulation"),
+        (["--backend", "fake:nosuch"], "expected one of"),
+        (["--data-root", "nowhere", "--dataset", "mnist"], "nowhere"),
+        (["--train-per-digit", "174"], "expected at most 178"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_written(tmp_path, capsys, arguments, said):
+    folder = tmp_path / "run"
+    assert said in refusal(capsys, *SMALL, *arguments, "--run-dir", str(folder))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--shots", "0"], ["--lr", "-1"], ["--batch-size", "0"], ["--train-per-digit", "0"]]
+)
+def test_bad_numbers_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as refused:
+        run(*arguments)
+    assert refused.value.code == 2
+    assert "error" in capsys.readouterr().err
+
+
+class TestData:
+    def test_embedded_digits(self):
+        data = load_digits_of((0, 1), train_per_digit=100, test_per_digit=50)
+        assert data.train_images.shape == (200, 1, 28, 28)
+        assert data.test_images.shape == (100, 1, 28, 28)
+        assert data.train_labels.bincount().tolist() == [100, 100]
+        assert data.test_labels.bincount().tolist() == [50, 50]
+        assert data.train_images.min() >= 0
+        assert data.train_images.max() <= 1
+        train = {image.numpy().tobytes() for image in data.train_images}
+        assert not any(image.numpy().tobytes() in train for image in data.test_images)
+
+    def test_zeros_are_hollow_and_ones_are_not(self):
+        """The labels belong to the images: the centre of a zero is empty."""
+        data = load_digits_of((0, 1), train_per_digit=100, test_per_digit=50)
+        centre = data.train_images[:, 0, 12:16, 12:16].mean(dim=(1, 2))
+        assert (centre[data.train_labels == 0] < 0.5).float().mean() > 0.95
+        assert (centre[data.train_labels == 1] > 0.5).float().mean() > 0.95
+
+    def test_mnist(self, data_root):
+        data = load_digits_of((0, 1), train_per_digit=100, test_per_digit=50, data_root=data_root)
+        assert data.train_images.shape == (200, 1, 28, 28)
+        centre = data.train_images[:, 0, 12:16, 12:16].mean(dim=(1, 2))
+        assert (centre[data.train_labels == 0] < 0.5).float().mean() > 0.95
+        assert (centre[data.train_labels == 1] > 0.5).float().mean() > 0.85
+
+    def test_missing_folder(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="train-images-idx3-ubyte"):
+            load_digits_of((0, 1), train_per_digit=1, test_per_digit=1, data_root=tmp_path)
+
+    @pytest.mark.parametrize("keep", [0, 3, 10, 5000])
+    def test_truncated_file(self, tmp_path, data_root, keep):
+        raw = tmp_path / "MNIST" / "raw"
+        raw.mkdir(parents=True)
+        for path in (data_root / "MNIST" / "raw").iterdir():
+            (raw / path.name).symlink_to(path)
+        damaged = raw / "t10k-labels-idx1-ubyte"
+        content = damaged.read_bytes()
+        damaged.unlink()
+        damaged.write_bytes(content[:keep])
+        with pytest.raises(ValueError, match=f"t10k-labels-idx1-ubyte is damaged: got {keep} bytes"):
+            load_digits_of((0, 1), train_per_digit=1, test_per_digit=1, data_root=tmp_path)
+        assert damaged.stat().st_size == keep
+
+    def test_environment_names_the_data_root(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setenv("QTB_DATA", str(tmp_path / "elsewhere"))
+        assert run("--run-dir", str(tmp_path / "run")) == 1
+        assert "elsewhere" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_mnist_reaches_the_published_accuracy(tmp_path, data_root):
+    """Published: 100 % of 100 test images, with 100 shots a circuit and 20 epochs."""
+    folder = tmp_path / "run"
+    assert run("--data-root", str(data_root), "--dataset", "mnist", "--run-dir", str(folder)) == 0
+    assert json.loads((folder / "result.json").read_text())["test_accuracy"] >= 0.99
