@@ -122,6 +122,7 @@ class AngleGroup:
         translated: The other angles, or None.
         expressions: The angles as the user wrote them, for messages.
         source_widths: The number of columns of every source.
+        fixed: Whether these are no angles but inputs of input blocks, which have no gradient.
     """
 
     sources: tuple[int, ...]
@@ -129,6 +130,7 @@ class AngleGroup:
     translated: _Translated | None
     expressions: tuple[ParameterExpression, ...]
     source_widths: tuple[int, ...]
+    fixed: bool = False
     _linear: dict[torch.dtype, _Linear] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -225,8 +227,16 @@ class AngleMap:
         expressions: Sequence[ParameterExpression],
         columns: dict[Parameter, SourceColumn],
         source_widths: Sequence[int],
+        fixed: Sequence[Parameter] = (),
     ) -> AngleMap:
-        """Builds the map; ``columns`` says of each parameter which source and column holds its value."""
+        """Builds the map.
+
+        Args:
+            expressions: One an angle.
+            columns: Which source and column holds each parameter's value.
+            source_widths: The number of columns of every source.
+            fixed: Inputs to be handed on as they are, as a last group.
+        """
         sources_of = [tuple(sorted({columns[p][0] for p in e.parameters})) for e in expressions]
         affine_of = [as_affine(e, columns) for e in expressions]
         groups = []
@@ -245,6 +255,9 @@ class AngleMap:
                     source_widths=tuple(source_widths),
                 )
             )
+        if fixed:
+            forms = tuple(Affine(((columns[parameter], 1.0),), 0.0) for parameter in fixed)
+            groups.append(AngleGroup((0,), forms, None, tuple(fixed), tuple(source_widths), fixed=True))
         order = [0] * len(expressions)
         for angle, i in enumerate(ranking):
             order[i] = angle
@@ -252,7 +265,7 @@ class AngleMap:
 
     @cached_property
     def num_angles(self) -> int:
-        """The number A of angles."""
+        """The number of columns: A angles, and what is handed on after them."""
         return sum(group.width for group in self.groups)
 
     @cached_property

@@ -31,7 +31,7 @@ from .program import Program
 from .seeding import SeedStream
 from .stencil import Stencil
 
-__all__ = ["Evaluation", "NonFiniteAnglesError", "QuantumFunction"]
+__all__ = ["Evaluation", "NonFiniteAnglesError", "QuantumFunction", "refuse_block_gradients"]
 
 
 class NonFiniteAnglesError(ValueError):
@@ -65,11 +65,16 @@ class Evaluation:
     _kept: tuple[np.ndarray, Any] | None = field(default=None, repr=False)
 
     def run(self, groups: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Shape (N, M): the values at the angles; one backend call."""
+        """Shape (N, M): the values at the angles; one backend call (one a distinct filling where there are blocks)."""
         angles = self._joined(groups)
+        width = len(self.program.angles)
         if not len(angles):
             return torch.zeros((0, self.program.num_outputs), dtype=torch.float64)
-        estimate = self.backend.evaluate(self.program, angles, shots=self.shots, seed=self.seeds.next())
+        parts = [
+            (rows, self.backend.evaluate(program, angles[rows, :width], shots=self.shots, seed=self.seeds.next()))
+            for program, rows in self.program.split(angles)
+        ]
+        estimate = parts[0][1] if len(parts) == 1 else _stitched(parts, len(angles))
         if self.rule.exact_only and estimate.state is not None:
             self._kept = (angles, estimate.state)
         if self.observe is not None:
@@ -79,13 +84,17 @@ class Evaluation:
     def pull_back(self, upstream: torch.Tensor, groups: Sequence[torch.Tensor]) -> torch.Tensor:
         """Shape (N, A): the backend's own vector-Jacobian product."""
         angles = self._joined(groups)
+        width = len(self.program.angles)
         if len(upstream) > len(angles):
             angles = np.repeat(angles, len(upstream), axis=0)
         if not len(angles):
-            return torch.zeros((0, self.program.num_angles), dtype=torch.float64)
+            return torch.zeros((0, self.program.num_columns), dtype=torch.float64)
         state = self._kept[1] if self._kept is not None and np.array_equal(self._kept[0], angles) else None
-        rows = upstream.expand(len(angles), -1).numpy()
-        return torch.from_numpy(self.backend.pullback(self.program, angles, rows, state))
+        upstream_rows = upstream.expand(len(angles), -1).numpy()
+        gradients = np.zeros_like(angles)
+        for program, rows in self.program.split(angles):
+            gradients[rows, :width] = self.backend.pullback(program, angles[rows, :width], upstream_rows[rows], state)
+        return torch.from_numpy(gradients)
 
     def _joined(self, groups: Sequence[torch.Tensor]) -> np.ndarray:
         rows = batch_size(groups)
@@ -100,6 +109,15 @@ class Evaluation:
                 columns,
             )
         return angles
+
+
+def _stitched(parts: Sequence[tuple[slice | np.ndarray, Estimate]], rows: int) -> Estimate:
+    """The estimates of several sets of rows as one."""
+    shape = (rows, parts[0][1].values.shape[1])
+    values, variances = np.empty(shape), np.empty(shape)
+    for where, part in parts:
+        values[where], variances[where] = part.values, part.variances
+    return Estimate(values, variances, sum(p.circuits for _, p in parts), sum(p.shots for _, p in parts))
 
 
 class QuantumFunction(torch.autograd.Function):
@@ -224,8 +242,15 @@ class _Table:
 
     @classmethod
     def of_groups(cls, evaluation: Evaluation, wanted: Sequence[bool], rows: int) -> _Table:
-        """For all angles of the wanted groups that the readout can see."""
+        """For all angles of the wanted groups that the readout can see.
+
+        Raises:
+            ValueError: If inputs of an input block are among them.
+        """
         program = evaluation.program
+        refuse_block_gradients(
+            program, any(w and g.fixed for w, g in zip(wanted, program.angle_map.groups, strict=True))
+        )
         columns = (
             column
             for columns, want in zip(program.angle_map.slices, wanted, strict=True)
@@ -279,6 +304,20 @@ class _Table:
                 part = torch.zeros_like(group).index_add(1, torch.as_tensor(mine, dtype=torch.long), part)
             parts.append(part)
         return parts
+
+
+def refuse_block_gradients(program: Program, wanted: bool) -> None:
+    """Refuses gradients by inputs of input blocks.
+
+    Raises:
+        ValueError: If they are wanted and there are any.
+    """
+    if wanted and program.blocks:
+        names = ", ".join(sorted({repr(block.operation.name) for block in program.blocks}))
+        raise ValueError(
+            f"The gradient by the inputs is wanted, but they enter instruction(s) {names} that are only defined for "
+            "numbers; detach the inputs (weights can still be trained), or encode them in rotation angles."
+        )
 
 
 def _fold(size: int, in_dims: Sequence[int | None], tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:

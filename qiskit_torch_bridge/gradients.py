@@ -83,13 +83,13 @@ class ParameterShift(GradientRule):
     def stencil(
         self, program: Program, columns: tuple[int, ...], *, rows: int, shots: int | None, seeds: SeedStream
     ) -> Stencil:
-        return _two_term(program.num_angles, columns, self.shift)
+        return _two_term(program.num_columns, columns, self.shift)
 
 
 @lru_cache(maxsize=64)
-def _two_term(num_angles: int, columns: tuple[int, ...], shift: float) -> Stencil:
+def _two_term(num_columns: int, columns: tuple[int, ...], shift: float) -> Stencil:
     wanted = np.arange(len(columns))
-    shifts = np.zeros((2 * len(columns), num_angles))
+    shifts = np.zeros((2 * len(columns), num_columns))
     shifts[2 * wanted, columns] = shift
     shifts[2 * wanted + 1, columns] = -shift
     coefficients = np.zeros((len(columns), 2 * len(columns)))
@@ -110,7 +110,7 @@ def _directions(program: Program, columns: tuple[int, ...]) -> tuple[np.ndarray,
     members: dict[int, list[tuple[int, int]]] = {}
     for row, column in enumerate(columns):
         members.setdefault(ties[column][0], []).append((row, column))
-    directions = np.zeros((len(members), program.num_angles))
+    directions = np.zeros((len(members), program.num_columns))
     shares = np.zeros((len(columns), len(members)))
     for d, group in enumerate(members.values()):
         fastest = max(group, key=lambda member: abs(ties[member[1]][1]))
@@ -177,7 +177,7 @@ class FiniteDifference(GradientRule):
             return Stencil(
                 np.concatenate([moved, -moved]), np.concatenate([shares / (2 * steps), -shares / (2 * steps)], axis=1)
             )
-        base = np.zeros((1, program.num_angles))
+        base = np.zeros((1, program.num_columns))
         return Stencil(
             np.concatenate([base, moved]),
             np.concatenate([-(shares / steps).sum(axis=1, keepdims=True), shares / steps], axis=1),

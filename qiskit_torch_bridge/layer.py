@@ -11,7 +11,7 @@ import torch
 from qiskit.circuit import Parameter, ParameterVector, QuantumCircuit, Qubit
 from torch import nn
 
-from .autograd import Evaluation, NonFiniteAnglesError, QuantumFunction
+from .autograd import Evaluation, NonFiniteAnglesError, QuantumFunction, refuse_block_gradients
 from .backends import Backend, Estimate, check_shots, resolve_backend
 from .gradients import Adjoint, GradientRule, ParameterShift, resolve_gradient
 from .program import Program
@@ -46,7 +46,8 @@ class Quote:
     """What one training step costs.
 
     Attributes:
-        calls: Backend calls: one forward and, where a gradient needs circuits, one backward.
+        calls: Backend calls: one forward and, where a gradient needs circuits, one backward; with an amplitude encoding,
+            as many for each distinct row of inputs.
         circuits: Circuits executed, of the values and of the gradients together.
         shots: Shots spent on all of them; 0 for exact values.
     """
@@ -85,6 +86,7 @@ def evaluate(
     Raises:
         ValueError: If an angle is NaN or infinite, or shots and gradient rule do not fit the backend.
     """
+    refuse_block_gradients(program, inputs is not None and inputs.requires_grad and torch.is_grad_enabled())
     backend = resolve_backend(backend)
     shots = backend.resolve_shots(shots)
     rule = choose_rule(resolve_gradient(gradient), backend, shots)
@@ -121,7 +123,8 @@ class QuantumLayer(nn.Module):
 
     Args:
         circuit: Any parameterised ``QuantumCircuit`` of gates. Final measurements are dropped, or read with
-            ``probabilities=True``.
+            ``probabilities=True``. An instruction that is only defined for numbers (an amplitude encoding) may take
+            inputs, which then have no gradient, and costs a backend call for each distinct row.
         inputs: The parameters that the features set, in column order: Parameters, ParameterVectors.
         weights: The trainable parameters, likewise; or a mapping of names to such lists, each of which becomes a
             parameter of its own (``layer.weights["name"]``) that can be frozen, trained and saved apart.
@@ -182,7 +185,7 @@ class QuantumLayer(nn.Module):
         self._shots: int | None = None
         self._rule = resolve_gradient(gradient)
         self.shots = shots
-        self.backend.prepare(self.program)
+        self.backend.prepare(self.program.example())
         self._circuit = circuit
         self._seeds = SeedStream(seed)
         self.last_run: Run | None = None
@@ -283,7 +286,8 @@ class QuantumLayer(nn.Module):
         points = self.gradient.num_points(self.program, columns) if columns else 0
         per_row = self.backend.circuits_per_row(self.program)
         circuits = batch_size * per_row * (1 + points)
-        calls = 0 if not circuits else 1 + bool(points)
+        fillings = batch_size if self.program.blocks else 1
+        calls = 0 if not circuits else fillings * (1 + bool(points))
         return Quote(calls, circuits, circuits * (self.backend.resolve_shots(self._shots) or 0))
 
     def get_rng_state(self) -> dict[str, int]:

@@ -13,52 +13,40 @@ the user's inputs and weights is the business of :mod:`~qiskit_torch_bridge.angl
 :mod:`~qiskit_torch_bridge.readout`.
 
 ``PauliEvolutionGate`` stands for the product formula that it defines (as on hardware), not for the exact exponential.
+
+An instruction that is only defined once its parameters are numbers (an amplitude encoding) has no gradient. If all its
+parameters are inputs it is an *input block*: a program with such blocks is filled, for each distinct row of their
+inputs, to a program without, and everything else about it can be differentiated.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from qiskit.circuit import (
-    ControlFlowOp,
-    Gate,
-    Operation,
-    Parameter,
-    ParameterExpression,
-    ParameterVector,
-    QuantumCircuit,
-    Qubit,
-)
-from qiskit.circuit.equivalence_library import SessionEquivalenceLibrary
-from qiskit.circuit.library import get_standard_gate_name_mapping
-from qiskit.transpiler import PassManager
-from qiskit.transpiler.exceptions import TranspilerError
-from qiskit.transpiler.passes import (
-    BasisTranslator,
-    HighLevelSynthesis,
-    RemoveResetInZeroState,
-    UnrollCustomDefinitions,
-)
+from qiskit.circuit import Parameter, ParameterExpression, ParameterVector, QuantumCircuit, Qubit
 
 from .angles import AngleMap, SourceColumn
+from .canonical import (
+    ROTATIONS,
+    InputBlock,
+    block_of,
+    fill_input_blocks,
+    is_parameterised,
+    set_input_blocks_aside,
+    to_rotations,
+    without_final_measurements,
+)
 from .readout import Expectation, ObservableLike, Probabilities, Readout
 
-__all__ = ["ROTATIONS", "Program", "flatten_parameters"]
+__all__ = ["Program", "flatten_parameters"]
 
-ROTATIONS = frozenset({"rx", "ry", "rz", "rxx", "ryy", "rzz", "rzx", "p", "cp", "u"})
-"""Gates each argument of which is an angle with the two-term shift rule."""
-
-_NOT_GATES = frozenset({"measure", "reset", "delay", "barrier", "global_phase"})
-_CONSTANT_GATES = frozenset(
-    name for name, gate in get_standard_gate_name_mapping().items() if not gate.params and name not in _NOT_GATES
-)
-_BASIS = sorted(ROTATIONS | _CONSTANT_GATES | _NOT_GATES | {"unitary"})
+_MOST_KEPT_FILLINGS = 1024
 
 
 def flatten_parameters(
@@ -105,6 +93,7 @@ class Program:
         group_names: The names of the weight groups, in the order of the sources 1, 2, ...
         placed: Whether the circuit came with a layout (already transpiled for a device), so that its qubits are the
             device's.
+        blocks: Input blocks; their inputs follow the angles as further columns.
     """
 
     circuit: QuantumCircuit
@@ -113,6 +102,7 @@ class Program:
     angle_map: AngleMap
     group_names: tuple[str, ...]
     placed: bool
+    blocks: tuple[InputBlock, ...] = ()
 
     @classmethod
     def compile(
@@ -141,7 +131,8 @@ class Program:
         }
         columns = _columns(circuit, input_list, weight_lists)
 
-        unitary, measured = _without_final_measurements(_to_basis(circuit))
+        rest, blocks = set_input_blocks_aside(circuit, input_list)
+        unitary, measured = without_final_measurements(to_rotations(rest))
         positions = _positions(circuit)
         readout = _readout(circuit, positions, measured, observables, probabilities, interpret)
 
@@ -149,12 +140,13 @@ class Program:
             (place, argument, expression)
             for place, instruction in enumerate(unitary.data)
             for argument, expression in enumerate(instruction.operation.params)
-            if isinstance(expression, ParameterExpression) and expression.parameters
+            if is_parameterised(expression)
         ]
         angle_map = AngleMap.from_expressions(
             [expression for _, _, expression in arguments],
             columns,
             [len(input_list), *(len(group) for group in weight_lists.values())],
+            fixed=[parameter for block in blocks for parameter in block.parameters],
         )
         angles = tuple(ParameterVector("angle", len(arguments)))
         owner = {(place, argument): angles[angle_map.order[i]] for i, (place, argument, _) in enumerate(arguments)}
@@ -170,12 +162,14 @@ class Program:
                 operation = operation.to_mutable()
                 operation.params = params
             canonical.append(operation, instruction.qubits, copy=False)
-        return cls(canonical, angles, readout, angle_map, tuple(weight_lists), circuit.layout is not None)
+        program = cls(canonical, angles, readout, angle_map, tuple(weight_lists), circuit.layout is not None, blocks)
+        program.example()
+        return program
 
     @property
-    def num_angles(self) -> int:
-        """The number A of angles."""
-        return len(self.angles)
+    def num_columns(self) -> int:
+        """The number A of angles, and the inputs of input blocks after them."""
+        return self.angle_map.num_angles
 
     @property
     def num_inputs(self) -> int:
@@ -207,10 +201,11 @@ class Program:
     def influential(self) -> np.ndarray:
         """Shape (A,), bool: False for angles outside the readout's past light cone: their derivative is zero."""
         cone = {self.circuit.qubits[qubit] for qubit in self.readout.qubits}
-        inside = np.zeros(self.num_angles, dtype=bool)
+        inside = np.zeros(self.num_columns, dtype=bool)
         index = {parameter: column for column, parameter in enumerate(self.angles)}
         for instruction in reversed(self.circuit.data):
-            if instruction.operation.name == "barrier" or cone.isdisjoint(instruction.qubits):
+            ordering_only = instruction.operation.name == "barrier" and block_of(instruction.operation) is None
+            if ordering_only or cone.isdisjoint(instruction.qubits):
                 continue
             cone.update(instruction.qubits)
             for value in instruction.operation.params:
@@ -231,11 +226,58 @@ class Program:
                 if isinstance(value, Parameter) and value == self.angles[column]:
                     qubits = [self.circuit.find_bit(qubit).index for qubit in instruction.qubits]
                     return f"{self.angle_map.expressions[column]} (in {instruction.operation.name} on qubits {qubits})"
-        raise IndexError(f"column: got {column}, expected 0 to {self.num_angles - 1}.")
+        return f"{self.angle_map.expressions[column]} (in an input block)"
+
+    def example(self) -> Program:
+        """A program without input blocks that stands for all fillings of this one: itself if it has none.
+
+        Raises:
+            ValueError: If the blocks cannot stand where they do.
+        """
+        values = [len(block.parameters) ** -0.5 for block in self.blocks for _ in block.parameters]
+        return self.filled(tuple(values)) if self.blocks else self
+
+    def filled(self, values: tuple[float, ...]) -> Program:
+        """The program with its input blocks filled; the last fillings are kept.
+
+        Args:
+            values: The blocks' inputs, block by block.
+
+        Raises:
+            ValueError: If a block does not take them.
+        """
+        if values not in self._fillings:
+            if len(self._fillings) >= _MOST_KEPT_FILLINGS:
+                self._fillings.pop(next(iter(self._fillings)))
+            parameters = [parameter for block in self.blocks for parameter in block.parameters]
+            circuit = fill_input_blocks(self.circuit, self.blocks, dict(zip(parameters, values, strict=True)))
+            self._fillings[values] = replace(self, circuit=circuit, blocks=())
+        return self._fillings[values]
+
+    def split(self, columns: np.ndarray) -> list[tuple[Program, slice | np.ndarray]]:
+        """Programs without input blocks, and the rows that each is for.
+
+        Args:
+            columns: Shape (N, :attr:`num_columns`).
+        """
+        if not self.blocks:
+            return [(self, slice(None))]
+        distinct, which = np.unique(columns[:, len(self.angles) :], axis=0, return_inverse=True)
+        return [
+            (self.filled(tuple(values.tolist())), np.flatnonzero(which.reshape(-1) == number))
+            for number, values in enumerate(distinct)
+        ]
+
+    @cached_property
+    def _fillings(self) -> dict[tuple[float, ...], Program]:
+        return {}
 
     def evaluate_angles(self, inputs: torch.Tensor | None, weights: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """All angles, a tensor a group (see :class:`~qiskit_torch_bridge.angles.AngleMap`)."""
         return self.angle_map(inputs, weights)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_fillings"}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         return self
@@ -276,99 +318,6 @@ def _columns(
             "object: one of the same name made elsewhere is another.)"
         )
     return columns
-
-
-def _walk(circuit: QuantumCircuit) -> Iterable[tuple[Operation, tuple[Qubit, ...]]]:
-    for instruction in circuit.data:
-        yield instruction.operation, tuple(instruction.qubits)
-
-
-def _to_basis(circuit: QuantumCircuit) -> QuantumCircuit:
-    """The circuit in rotations and standard gates without parameters, by Qiskit's passes."""
-    for operation, _ in _walk(circuit):
-        if isinstance(operation, ControlFlowOp) or getattr(operation, "condition", None) is not None:
-            raise ValueError(
-                f"Instruction {operation.name!r} is control flow, which has no gradient; use a circuit of gates "
-                "(defer the measurement, and replace classical conditions by controlled gates)."
-            )
-        if operation.name == "delay" and any(
-            isinstance(p, ParameterExpression) and p.parameters for p in operation.params
-        ):
-            raise ValueError(
-                "Instruction 'delay' has a parameter, and a duration has no gradient; bind it to a number."
-            )
-    passes = PassManager(
-        [
-            HighLevelSynthesis(basis_gates=_BASIS, equivalence_library=SessionEquivalenceLibrary),
-            UnrollCustomDefinitions(SessionEquivalenceLibrary, basis_gates=_BASIS),
-            BasisTranslator(SessionEquivalenceLibrary, _BASIS),
-            RemoveResetInZeroState(),
-        ]
-    )
-    try:
-        flat = passes.run(circuit)
-    except TranspilerError as error:
-        raise ValueError(_opaque_message(circuit, error)) from error
-    for operation, _ in _walk(flat):
-        if operation.name == "reset":
-            raise ValueError(
-                "Instruction 'reset' in mid-circuit is not unitary and has no gradient; use a fresh qubit instead."
-            )
-        if operation.name in ("measure", "barrier", "delay"):
-            continue
-        if not isinstance(operation, Gate):
-            raise ValueError(
-                f"Instruction {operation.name!r} is not a gate and has no gradient; remove it from the circuit."
-            )
-    return flat
-
-
-def _opaque_message(circuit: QuantumCircuit, error: Exception) -> str:
-    opaque = [
-        operation for operation, _ in _walk(circuit) if operation.name in str(error.args[0] if error.args else error)
-    ]
-    if not opaque:
-        return f"The circuit cannot be reduced to rotations and standard gates: {error}"
-    operation = opaque[0]
-    names = sorted(
-        {q.name for p in getattr(operation, "params", ()) if isinstance(p, ParameterExpression) for q in p.parameters}
-    )
-    depends = f" of the parameter(s) {', '.join(names)}" if names else ""
-    return (
-        f"Instruction {operation.name!r} is no known function{depends} in terms of rotations, so it cannot be "
-        f"differentiated ({error}). Give the gate a definition with parameterised gates, or encode the data in "
-        "rotation angles (amplitudes as parameters have no gradient rule)."
-    )
-
-
-def _without_final_measurements(circuit: QuantumCircuit) -> tuple[QuantumCircuit, dict[int, int]]:
-    """The circuit without its final measurements, and which qubit each classical bit measures."""
-    measured: dict[Qubit, int] = {}
-    bits: dict[int, int] = {}
-    stripped = circuit.copy_empty_like()
-    for instruction in circuit.data:
-        name = instruction.operation.name
-        touched = [circuit.find_bit(qubit).index for qubit in instruction.qubits if qubit in measured]
-        if name != "barrier" and touched:
-            raise ValueError(
-                f"Mid-circuit measurement: qubit(s) {touched} are measured before instruction {name!r} acts on them. "
-                "Measurements are only differentiable at the end; move them there or use a fresh qubit."
-            )
-        if name == "measure":
-            qubit = instruction.qubits[0]
-            clbit = circuit.find_bit(instruction.clbits[0]).index
-            if clbit in bits:
-                raise ValueError(
-                    f"Classical bit {clbit} is measured into twice; expected at most one measurement a bit."
-                )
-            measured[qubit] = clbit
-            bits[clbit] = circuit.find_bit(qubit).index
-        else:
-            stripped.append(instruction.operation, instruction.qubits, copy=False)
-    bare = QuantumCircuit(stripped.qubits, *stripped.qregs)
-    for instruction in stripped.data:
-        bare.append(instruction.operation, instruction.qubits, copy=False)
-    return bare, bits
 
 
 def _positions(circuit: QuantumCircuit) -> list[int]:

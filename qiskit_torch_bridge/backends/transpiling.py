@@ -104,7 +104,7 @@ def bind_by_column(circuit: QuantumCircuit, program: Program) -> BoundCircuit:
                 for argument, value in enumerate(params)
             ]
         bound.append(operation, instruction.qubits, instruction.clbits, copy=False)
-    slopes = np.zeros((program.num_angles, len(forms)))
+    slopes = np.zeros((len(program.angles), len(forms)))
     for row, form in enumerate(forms):
         for (_, column), slope in form.terms:
             slopes[column, row] = slope
