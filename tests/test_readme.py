@@ -1,0 +1,45 @@
+"""What the README shows runs, and gives what it says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parent.parent
+README = (CHECKOUT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_first_models_run():
+    first, second, *_ = BLOCKS
+    namespace: dict[str, object] = {}
+    exec(first, namespace)
+    exec(second, namespace)
+    promised = re.search(r"# (Quote\(.*?\))", second)
+    assert promised is not None
+    assert repr(namespace["layer"].quote(batch_size=8)) == promised[1]
+    assert namespace["layer"].last_run.shots == 8 * 50
+
+
+def test_first_model_has_ten_lines():
+    assert len([line for line in BLOCKS[0].splitlines() if line]) <= 10
+
+
+def test_hardware_lines_run_on_a_fake_device():
+    sampler = pytest.importorskip("qiskit_ibm_runtime.executor_sampler").Sampler
+    from qiskit_ibm_runtime.fake_provider import FakeManilaV2
+
+    namespace: dict[str, object] = {}
+    exec(BLOCKS[0], namespace)
+    lines = BLOCKS[2].splitlines()
+    code = "\n".join(line for line in lines if "QiskitRuntimeService" not in line)
+    code = code.replace("inputs=...", "inputs=encoding.parameters").replace("weights=...", "weights=ansatz.parameters")
+    exec(code, {**namespace, "device": FakeManilaV2(), "Sampler": sampler})
+
+
+def test_pictures_exist():
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
+    assert pictures
+    assert all((CHECKOUT / picture).is_file() for picture in pictures)
