@@ -213,11 +213,11 @@ class Program:
                     inside[index[value]] = True
         return inside
 
-    def angles_of(self, gate: str) -> tuple[int, ...]:
-        """The angles of all gates of that name."""
-        index = {parameter: column for column, parameter in enumerate(self.angles)}
-        named = [instruction.operation for instruction in self.circuit.data if instruction.operation.name == gate]
-        return tuple(index[value] for operation in named for value in operation.params if isinstance(value, Parameter))
+    def has_angles_in(self, gate: str) -> bool:
+        """Whether a gate of that name has an angle."""
+        return any(
+            i.operation.name == gate and any(map(is_parameterised, i.operation.params)) for i in self.circuit.data
+        )
 
     def describe_angle(self, column: int) -> str:
         """An angle as the user knows it: its expression, gate and qubits."""

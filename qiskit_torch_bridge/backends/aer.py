@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from qiskit import QuantumCircuit
-from qiskit.result import Result
 from qiskit_aer import AerSimulator
 from qiskit_aer.library import SaveProbabilities
 
@@ -28,6 +29,14 @@ __all__ = ["AerBackend"]
 
 _MOST_EXPERIMENTS_A_RUN = 8192
 _MOST_INTEGER_BITS = 62
+
+
+@dataclass(frozen=True, eq=False)
+class _Executable:
+    """A group's circuit, measured; and with its measurements replaced by one that saves exact probabilities."""
+
+    measured: BoundCircuit
+    saving: QuantumCircuit
 
 
 class AerBackend(Backend):
@@ -68,16 +77,17 @@ class AerBackend(Backend):
 
     def resolve_shots(self, shots: int | None) -> int | None:
         shots = check_shots(shots)
-        if shots is None and self._is_noisy:
-            if any(error["type"] == "roerror" for error in self.simulator.options.noise_model.to_dict()["errors"]):
+        if shots is None and self._noise is not None:
+            if "measure" in self._noise.noise_instructions:
                 raise ValueError(
                     f"shots: got None, but {self.name!r} has readout errors, which exact values would leave out; give a "
                     "number of shots, for example shots=1000."
                 )
-            if self.simulator.options.method not in ("automatic", "density_matrix"):
+            method = self.simulator.options.method
+            if method not in ("automatic", "density_matrix"):
                 raise ValueError(
-                    f"shots: got None, but {self.name!r} has noise, and its method {self.simulator.options.method!r} is "
-                    "exact only in the mean; give a number of shots, or use method='density_matrix'."
+                    f"shots: got None, but {self.name!r} has noise, and its method {method!r} is exact only in the mean; "
+                    "give a number of shots, or use method='density_matrix'."
                 )
         return shots
 
@@ -88,89 +98,84 @@ class AerBackend(Backend):
         self, program: Program, angles: np.ndarray, *, shots: int | None, seed: np.random.SeedSequence
     ) -> Estimate:
         circuits = self._circuits(program)
-        rows = len(angles)
-        if not circuits:
-            return estimate_from_moments(program, [], rows, shots)
-        size = max(1, _MOST_EXPERIMENTS_A_RUN // len(circuits))
-        chunks = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+        size = max(1, _MOST_EXPERIMENTS_A_RUN // max(1, len(circuits)))
+        starts = range(0, len(angles), size)
         # Aer gives experiment i the seed s + 2113 i; 63 random bits keep the ranges of different calls apart.
-        seeds = (seed.generate_state(len(chunks), np.uint64) >> np.uint64(1)).tolist()
-        parts = [self._run(circuits, angles[c], shots, s) for c, s in zip(chunks, seeds, strict=True)]
-        if shots is None:
-            moments = []
-            for g, group in enumerate(program.readout.groups):
-                moments.append(
-                    group.moments(
-                        np.concatenate([_probabilities(part, g, c) for part, c in zip(parts, chunks, strict=True)])
-                    )
-                )
-            return estimate_from_moments(program, moments, rows, None)
-        samples = [
-            _samples(
-                [
-                    part[g * (c.stop - c.start) + i]
-                    for part, c in zip(parts, chunks, strict=True)
-                    for i in range(c.stop - c.start)
-                ],
-                len(group.qubits),
-            )
-            for g, group in enumerate(program.readout.groups)
+        seeds = (seed.generate_state(len(starts), np.uint64) >> np.uint64(1)).tolist()
+        runs = [
+            self._run(circuits, angles[start : start + size], shots, seed)
+            for start, seed in zip(starts if circuits else (), seeds, strict=False)
         ]
-        return estimate_from_samples(program, samples, rows, shots)
+        # One list a group, of the data of every row.
+        data = [list(chain.from_iterable(run[g] for run in runs)) for g in range(len(circuits))]
+        groups = program.readout.groups
+        if shots is None:
+            probabilities = [np.array([entry.probabilities for entry in rows]) for rows in data]
+            moments = [group.moments(weights) for group, weights in zip(groups, probabilities, strict=True)]
+            return estimate_from_moments(program, moments, len(angles), None)
+        samples = [_samples(rows, len(group.qubits)) for group, rows in zip(groups, data, strict=True)]
+        return estimate_from_samples(program, samples, len(angles), shots)
 
-    def _run(self, circuits: Sequence[BoundCircuit], angles: np.ndarray, shots: int | None, seed: int) -> list[Any]:
-        """The data of each experiment, all rows of the first circuit first."""
+    def _run(
+        self, circuits: Sequence[_Executable], angles: np.ndarray, shots: int | None, seed: int
+    ) -> list[Sequence[Any]]:
+        """The data of each row of ``angles``, a list a circuit, in one ``run``."""
         jobs: list[QuantumCircuit] = []
         binds: list[dict[Any, list[float]]] = []
-        for bound in circuits:
-            circuit = bound.circuit if shots is not None else _saving_probabilities(bound.circuit)
+        for executable in circuits:
+            bound = executable.measured
+            circuit = executable.saving if shots is None else bound.circuit
             if bound.parameters:
-                columns = bound.values(angles).T.tolist()
                 jobs.append(circuit)
-                binds.append(dict(zip(bound.parameters, columns, strict=True)))
+                binds.append(dict(zip(bound.parameters, bound.values(angles).T.tolist(), strict=True)))
             else:
                 jobs += [circuit] * len(angles)
-                binds += [{} for _ in range(len(angles))]
+                binds += [{}] * len(angles)
         options: dict[str, Any] = {"seed_simulator": seed, "shots": shots or 1}
-        if shots is None and self._is_noisy:
+        if shots is None and self._noise is not None:
             options["method"] = "density_matrix"
         if any(binds):
             options.update(parameter_binds=binds, runtime_parameter_bind_enable=True)
         result = self.simulator.run(jobs, **options).result()
-        _require_success(result, self.name)
-        return [experiment.data for experiment in result.results]
+        if not result.success:
+            failures = {str(experiment.status) for experiment in result.results if not experiment.success}
+            raise RuntimeError(f"Aer ({self.name}) failed: {result.status}. {' '.join(sorted(failures))}")
+        data = [experiment.data for experiment in result.results]
+        return [data[start : start + len(angles)] for start in range(0, len(data), len(angles))]
 
     @property
-    def _is_noisy(self) -> bool:
+    def _noise(self) -> Any:
+        """The simulator's noise model at this moment, None if there is none to speak of."""
         noise = self.simulator.options.noise_model
-        return noise is not None and not noise.is_ideal()
+        return None if noise is None or noise.is_ideal() else noise
 
-    def _circuits(self, program: Program) -> list[BoundCircuit]:
+    def _circuits(self, program: Program) -> list[_Executable]:
         cached = self._cache.of(program)
-        if "circuits" not in cached:
-            compact = not self._placed and not self._is_noisy
-            circuits = [measured_circuit(program, group, compact=compact) for group in program.readout.groups]
-            if (
-                self._is_noisy
-                and "cp" in self.simulator.options.noise_model.noise_instructions
-                and program.angles_of("cp")
-            ):
-                raise ValueError(
-                    f"Gate 'cp' has a parameter here and noise in {self.name!r}, but Aer cannot bind parameters of "
-                    "controlled gates: it would run as three p and two cx. Decompose it in the circuit, and give those "
-                    "gates the noise."
-                )
-            device = transpiled(
-                circuits,
-                program,
-                self.simulator,
-                optimization_level=self.optimization_level,
-                initial_layout=self.initial_layout,
-                seed_transpiler=self.seed_transpiler,
+        noise = self._noise
+        if "circuits" not in cached or cached["noise"] is not noise:
+            cached["noise"], cached["circuits"] = noise, self._transpile(program, noise)
+        circuits: list[_Executable] = cached["circuits"]
+        return circuits
+
+    def _transpile(self, program: Program, noise: Any) -> list[_Executable]:
+        if noise is not None and "cp" in noise.noise_instructions and program.has_angles_in("cp"):
+            raise ValueError(
+                f"Gate 'cp' has a parameter here and noise in {self.name!r}, but Aer cannot bind parameters of "
+                "controlled gates: it would run as three p and two cx. Decompose it in the circuit, and give those "
+                "gates the noise."
             )
-            cached["circuits"] = [bind_by_column(circuit, program) for circuit in device]
-        circuits_of_groups: list[BoundCircuit] = cached["circuits"]
-        return circuits_of_groups
+        # Noise and connections go by qubit number; elsewhere idle qubits are only a burden.
+        compact = not self._placed and noise is None
+        circuits = transpiled(
+            [measured_circuit(program, group, compact=compact) for group in program.readout.groups],
+            program,
+            self.simulator,
+            optimization_level=self.optimization_level,
+            initial_layout=self.initial_layout,
+            seed_transpiler=self.seed_transpiler,
+        )
+        bound = [bind_by_column(circuit, program) for circuit in circuits]
+        return [_Executable(measured, _saving_probabilities(measured.circuit)) for measured in bound]
 
     def __repr__(self) -> str:
         return f"AerBackend({self.name!r}, optimization_level={self.optimization_level})"
@@ -187,18 +192,6 @@ def _saving_probabilities(circuit: QuantumCircuit) -> QuantumCircuit:
             saving.append(instruction, copy=False)
     saving.append(SaveProbabilities(len(qubits)), [qubits[bit] for bit in sorted(qubits)])
     return saving
-
-
-def _require_success(result: Result, name: str) -> None:
-    if not result.success:
-        failures = {experiment.status for experiment in result.results if not experiment.success}
-        raise RuntimeError(f"Aer ({name}) failed: {result.status}. {' '.join(sorted(map(str, failures)))}")
-
-
-def _probabilities(data: Sequence[Any], group: int, chunk: slice) -> np.ndarray:
-    """Shape (rows of the chunk, 2**k)."""
-    rows = chunk.stop - chunk.start
-    return np.array([entry.probabilities for entry in data[group * rows : (group + 1) * rows]])
 
 
 def _samples(data: Sequence[Any], num_bits: int) -> Samples:
