@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -245,9 +246,8 @@ class QuantumLayer(nn.Module):
         working = torch.promote_types(like.dtype, torch.float32)
         for weight in weights:
             working = torch.promote_types(working, weight.dtype)
-        rows = None if features is None else features.reshape(-1, self.program.num_inputs).to(working)
-        if features is not None and not self.program.num_inputs:
-            rows = features.new_zeros((features.shape[:-1].numel(), 0), dtype=working)
+        lead = () if features is None else features.shape[:-1]
+        rows = None if features is None else features.reshape(math.prod(lead), self.program.num_inputs).to(working)
         try:
             values = evaluate(
                 self.program,
@@ -261,7 +261,6 @@ class QuantumLayer(nn.Module):
             )
         except NonFiniteAnglesError as error:
             raise self._explained(error, features) from None
-        lead = () if features is None else features.shape[:-1]
         return values.reshape(*lead, self.num_outputs).to(like.device, like.dtype)
 
     def quote(self, batch_size: int, *, inputs_require_grad: bool = True) -> Quote:

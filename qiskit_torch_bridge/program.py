@@ -94,6 +94,7 @@ class Program:
         placed: Whether the circuit came with a layout (already transpiled for a device), so that its qubits are the
             device's.
         blocks: Input blocks; their inputs follow the angles as further columns.
+        gate_names: The names of the gates as the user wrote them.
     """
 
     circuit: QuantumCircuit
@@ -102,7 +103,8 @@ class Program:
     angle_map: AngleMap
     group_names: tuple[str, ...]
     placed: bool
-    blocks: tuple[InputBlock, ...] = ()
+    blocks: tuple[InputBlock, ...]
+    gate_names: frozenset[str]
 
     @classmethod
     def compile(
@@ -162,7 +164,16 @@ class Program:
                 operation = operation.to_mutable()
                 operation.params = params
             canonical.append(operation, instruction.qubits, copy=False)
-        program = cls(canonical, angles, readout, angle_map, tuple(weight_lists), circuit.layout is not None, blocks)
+        program = cls(
+            canonical,
+            angles,
+            readout,
+            angle_map,
+            group_names=tuple(weight_lists),
+            placed=circuit.layout is not None,
+            blocks=blocks,
+            gate_names=frozenset(instruction.operation.name for instruction in circuit.data),
+        )
         program.example()
         return program
 

@@ -22,7 +22,7 @@ from typing import TypeAlias
 import numpy as np
 from qiskit.quantum_info import Pauli, PauliList, SparseObservable, SparsePauliOp
 
-__all__ = ["Expectation", "MeasurementGroup", "ObservableLike", "Probabilities", "Readout", "Samples"]
+__all__ = ["Expectation", "MeasurementGroup", "ObservableLike", "PauliGroup", "Probabilities", "Readout", "Samples"]
 
 ObservableLike: TypeAlias = str | Pauli | SparsePauliOp | SparseObservable
 
@@ -113,7 +113,7 @@ class MeasurementGroup(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class _PauliGroup(MeasurementGroup):
+class PauliGroup(MeasurementGroup):
     """Qubit-wise commuting Pauli terms.
 
     Attributes:
@@ -126,7 +126,14 @@ class _PauliGroup(MeasurementGroup):
     supports: np.ndarray
     coefficients: np.ndarray
 
+    @cached_property
+    def operators(self) -> tuple[SparsePauliOp, ...]:
+        """What each output gets from this group, as an operator on the measured qubits after the basis changes."""
+        labels = ["".join("Z" if acts else "I" for acts in support[::-1]) for support in self.supports]
+        return tuple(SparsePauliOp(labels, column) for column in self.coefficients.T)
+
     def scores(self, bits: np.ndarray) -> np.ndarray:
+        """The parity of the bits that each term acts on, as +1 or -1, times its coefficients."""
         parities = (bits.astype(np.float64) @ self.supports.T.astype(np.float64)) % 2
         return (1.0 - 2.0 * parities) @ self.coefficients
 
@@ -272,12 +279,12 @@ def _place(operator: SparsePauliOp, index: int, num_qubits: int, width: int, pos
     )
 
 
-def _pauli_group(terms: PauliList, coefficients: np.ndarray) -> _PauliGroup:
+def _pauli_group(terms: PauliList, coefficients: np.ndarray) -> PauliGroup:
     x, z = terms.x.any(axis=0), terms.z.any(axis=0)
     qubits = np.flatnonzero(x | z)
     bases = "".join("Y" if x[q] and z[q] else "X" if x[q] else "Z" for q in qubits)
     supports = (terms.x | terms.z)[:, qubits].astype(np.uint8)
-    return _PauliGroup(tuple(qubits.tolist()), bases, supports, coefficients)
+    return PauliGroup(tuple(qubits.tolist()), bases, supports, coefficients)
 
 
 @dataclass(frozen=True, eq=False)

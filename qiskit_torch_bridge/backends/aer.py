@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from qiskit import QuantumCircuit
 from qiskit_aer import AerSimulator
-from qiskit_aer.library import SaveProbabilities
+from qiskit_aer.library import SaveExpectationValue, SaveProbabilities
 
 from ..program import Program
-from ..readout import Samples
+from ..readout import MeasurementGroup, PauliGroup, Samples
 from .base import (
     Backend,
     Estimate,
@@ -29,6 +29,7 @@ __all__ = ["AerBackend"]
 
 _MOST_EXPERIMENTS_A_RUN = 8192
 _MOST_INTEGER_BITS = 62
+_MOST_SAVED_OUTCOME_QUBITS = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +111,7 @@ class AerBackend(Backend):
         data = [list(chain.from_iterable(run[g] for run in runs)) for g in range(len(circuits))]
         groups = program.readout.groups
         if shots is None:
-            probabilities = [np.array([entry.probabilities for entry in rows]) for rows in data]
-            moments = [group.moments(weights) for group, weights in zip(groups, probabilities, strict=True)]
+            moments = [_exact_moments(rows, group) for group, rows in zip(groups, data, strict=True)]
             return estimate_from_moments(program, moments, len(angles), None)
         samples = [_samples(rows, len(group.qubits)) for group, rows in zip(groups, data, strict=True)]
         return estimate_from_samples(program, samples, len(angles), shots)
@@ -158,12 +158,6 @@ class AerBackend(Backend):
         return circuits
 
     def _transpile(self, program: Program, noise: Any) -> list[_Executable]:
-        if noise is not None and "cp" in noise.noise_instructions and program.has_angles_in("cp"):
-            raise ValueError(
-                f"Gate 'cp' has a parameter here and noise in {self.name!r}, but Aer cannot bind parameters of "
-                "controlled gates: it would run as three p and two cx. Decompose it in the circuit, and give those "
-                "gates the noise."
-            )
         # Noise and connections go by qubit number; elsewhere idle qubits are only a burden.
         compact = not self._placed and noise is None
         circuits = transpiled(
@@ -175,14 +169,36 @@ class AerBackend(Backend):
             seed_transpiler=self.seed_transpiler,
         )
         bound = [bind_by_column(circuit, program) for circuit in circuits]
-        return [_Executable(measured, _saving_probabilities(measured.circuit)) for measured in bound]
+        if noise is not None and self.optimization_level == 0:
+            _require_noisy_gates(program, noise, bound)
+        groups = program.readout.groups
+        return [_Executable(m, _saving(m.circuit, group)) for m, group in zip(bound, groups, strict=True)]
 
     def __repr__(self) -> str:
         return f"AerBackend({self.name!r}, optimization_level={self.optimization_level})"
 
 
-def _saving_probabilities(circuit: QuantumCircuit) -> QuantumCircuit:
-    """The circuit with its final measurements replaced by one instruction that saves the outcomes' probabilities."""
+def _require_noisy_gates(program: Program, noise: Any, circuits: Sequence[BoundCircuit]) -> None:
+    """Refuses circuits whose noisy gates have been spelled out, and would run without their noise.
+
+    (A transpiler that optimises may replace any gate; who asks for that expects it.)
+    """
+    kept = {instruction.operation.name for bound in circuits for instruction in bound.circuit.data}
+    if program.has_angles_in("cp"):
+        kept.discard("cp")
+    lost = sorted((program.gate_names & set(noise.noise_instructions)) - kept - {"measure", "reset"})
+    if circuits and lost:
+        raise ValueError(
+            f"Gate(s) {', '.join(lost)} of the circuit have noise in the simulator, but are decomposed to be differentiated "
+            "or bound, and would run without it. Decompose them in the circuit, and give noise to the gates that result."
+        )
+
+
+def _saving(circuit: QuantumCircuit, group: MeasurementGroup) -> QuantumCircuit:
+    """The circuit with exact results saved in place of its final measurements.
+
+    These are the probabilities of all outcomes or, where those would be too many, the group's expectation values.
+    """
     qubits = {}
     saving = circuit.copy_empty_like()
     for instruction in circuit.data:
@@ -190,8 +206,24 @@ def _saving_probabilities(circuit: QuantumCircuit) -> QuantumCircuit:
             qubits[circuit.find_bit(instruction.clbits[0]).index] = instruction.qubits[0]
         else:
             saving.append(instruction, copy=False)
-    saving.append(SaveProbabilities(len(qubits)), [qubits[bit] for bit in sorted(qubits)])
+    measured = [qubits[bit] for bit in sorted(qubits)]
+    if isinstance(group, PauliGroup) and len(measured) > _MOST_SAVED_OUTCOME_QUBITS:
+        for output, operator in enumerate(group.operators):
+            saving.append(SaveExpectationValue(operator, label=_label(output)), measured)
+    else:
+        saving.append(SaveProbabilities(len(measured)), measured)
     return saving
+
+
+def _label(output: int) -> str:
+    return f"output {output}"
+
+
+def _exact_moments(data: Sequence[Any], group: MeasurementGroup) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(group, PauliGroup) and len(group.qubits) > _MOST_SAVED_OUTCOME_QUBITS:
+        values = [[getattr(entry, _label(m)) for m in range(len(group.operators))] for entry in data]
+        return np.array(values), np.square(values)
+    return group.moments(np.array([entry.probabilities for entry in data]))
 
 
 def _samples(data: Sequence[Any], num_bits: int) -> Samples:

@@ -5,10 +5,19 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
-from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2, StatevectorEstimator, StatevectorSampler
+from qiskit.primitives import (
+    BackendEstimatorV2,
+    BackendSamplerV2,
+    BaseEstimatorV2,
+    BaseSamplerV2,
+    StatevectorEstimator,
+    StatevectorSampler,
+)
 from qiskit.primitives.containers import BindingsArray
 
 from ..program import Program
@@ -40,27 +49,24 @@ def _option(primitive: Any, *names: str) -> Any:
 def _reseeded(primitive: Any, seed: np.random.SeedSequence) -> Any:
     """The primitive with fresh randomness for one call, for those of Qiskit and Aer; others as they are.
 
-    Given an integer seed, Qiskit's reference primitives and Aer's repeat the same noise at every call; that is no shot
-    noise.
+    Given an integer seed, Qiskit's reference primitives and Aer's repeat the same noise at every call, or even for every
+    parameter set; that is no shot noise.
     """
-    if isinstance(primitive, StatevectorSampler):
-        return StatevectorSampler(default_shots=primitive.default_shots, seed=np.random.default_rng(seed))
-    if isinstance(primitive, StatevectorEstimator):
-        return StatevectorEstimator(default_precision=primitive.default_precision, seed=np.random.default_rng(seed))
     number = int(seed.generate_state(1, np.uint32)[0] >> 1)
-    module = type(primitive).__module__
-    if module.startswith(("qiskit.primitives", "qiskit_aer")):
-        fresh = copy.copy(primitive)
-        if module.startswith("qiskit_aer") and isinstance(primitive, BaseSamplerV2):
-            fresh._seed = number
-        elif module.startswith("qiskit_aer"):
-            fresh._options = copy.deepcopy(primitive.options)
-            fresh._options.run_options = {**(primitive.options.run_options or {}), "seed_simulator": number}
-        else:
-            fresh._options = copy.copy(primitive.options)
-            fresh._options.seed_simulator = number
-        return fresh
-    return primitive
+    origins = {cls.__module__.split(".")[0] for cls in type(primitive).__mro__}
+    fresh = copy.copy(primitive)
+    if isinstance(primitive, (StatevectorSampler, StatevectorEstimator)):
+        fresh._seed = np.random.default_rng(seed)
+    elif isinstance(primitive, (BackendSamplerV2, BackendEstimatorV2)):
+        fresh._options = replace(primitive.options, seed_simulator=number)
+    elif "qiskit_aer" in origins and isinstance(primitive, BaseSamplerV2):
+        fresh._seed = number
+    elif "qiskit_aer" in origins:
+        run_options = {**(primitive.options.run_options or {}), "seed_simulator": number}
+        fresh._options = replace(primitive.options, run_options=run_options)
+    else:
+        return primitive
+    return fresh
 
 
 class _PrimitiveBackend(Backend):
@@ -135,11 +141,13 @@ class SamplerBackend(_PrimitiveBackend):
     ) -> Estimate:
         shots = self.resolve_shots(shots)
         circuits = self._circuits(program)
-        pubs = [(bound.circuit, _bindings(bound, angles)) for bound in circuits]
-        results = _reseeded(self.primitive, seed).run(pubs, shots=shots).result() if pubs else []
+        # Without parameters there is nothing to broadcast over: such a circuit is a PUB for every row.
+        pubs = [[(b.circuit, _bindings(b, angles))] if b.parameters else [(b.circuit,)] * len(angles) for b in circuits]
+        flat = list(chain.from_iterable(pubs))
+        results = iter(_reseeded(self.primitive, seed).run(flat, shots=shots).result() if flat else ())
         samples = [
-            _samples(results[g].data["outcome"], len(angles), len(group.qubits))
-            for g, group in enumerate(program.readout.groups)
+            _samples([result.data["outcome"] for result in islice(results, len(mine))], len(angles), len(group.qubits))
+            for mine, group in zip(pubs, program.readout.groups, strict=True)
         ]
         return estimate_from_samples(program, samples, len(angles), shots)
 
@@ -202,10 +210,15 @@ class EstimatorBackend(_PrimitiveBackend):
         if readout.groups:
             bound, observables, outputs = self._circuit(program)
             precision = 0.0 if shots is None else 1 / math.sqrt(shots)
-            pub = (bound.circuit, [[observable] for observable in observables], _bindings(bound, angles), precision)
-            data = _reseeded(self.primitive, seed).run([pub]).result()[0].data
-            values[:, outputs] += np.asarray(data["evs"]).T
-            variances[:, outputs] = np.asarray(data["stds"]).T ** 2
+            if bound.parameters:
+                pubs: list[Any] = [(bound.circuit, [[o] for o in observables], _bindings(bound, angles), precision)]
+            else:
+                # Without parameters there is nothing to broadcast over: a PUB for every row.
+                pubs = [(bound.circuit, observables, None, precision)] * len(angles)
+            data = [result.data for result in _reseeded(self.primitive, seed).run(pubs).result()]
+            shape = (len(angles), len(outputs))
+            values[:, outputs] += np.array([entry["evs"].T for entry in data]).reshape(shape)
+            variances[:, outputs] = np.array([entry["stds"].T for entry in data]).reshape(shape) ** 2
         return Estimate(values, variances, circuits, circuits * (shots or 0))
 
     def _circuit(self, program: Program) -> tuple[BoundCircuit, list[Any], list[int]]:
@@ -225,14 +238,12 @@ class EstimatorBackend(_PrimitiveBackend):
 
 def _bindings(bound: BoundCircuit, angles: np.ndarray) -> BindingsArray:
     """N parameter sets; by object, so that no order of names matters."""
-    if not bound.parameters:
-        return BindingsArray({}, shape=(len(angles),))
     return BindingsArray({bound.parameters: bound.values(angles)})
 
 
-def _samples(bit_array: Any, rows: int, num_bits: int) -> Samples:
-    """The measured bit strings of N parameter sets."""
-    packed = np.asarray(bit_array.array)
-    shots = packed.shape[-2]
+def _samples(bit_arrays: Sequence[Any], rows: int, num_bits: int) -> Samples:
+    """The measured bit strings of N parameter sets: one array for all of them, or one each."""
+    packed = np.concatenate([array.array.reshape(-1, *array.array.shape[-2:]) for array in bit_arrays])
+    shots = packed.shape[1]
     bits = np.unpackbits(packed, axis=-1, bitorder="big")[..., ::-1][..., :num_bits].reshape(rows * shots, num_bits)
     return Samples(np.repeat(np.arange(rows), shots), bits, np.ones(rows * shots, dtype=np.int64), rows)

@@ -53,8 +53,11 @@ def transpiled(
     Raises:
         ValueError: If they do not fit the device.
     """
-    if program.placed and initial_layout is None and circuits and circuits[0].num_qubits == device.num_qubits:
-        initial_layout = list(range(device.num_qubits))
+    width = program.circuit.num_qubits
+    if initial_layout is not None:
+        _check_layout(initial_layout, program, device)
+    elif program.placed and width == device.num_qubits:
+        initial_layout = range(width)
     passes = generate_preset_pass_manager(
         optimization_level,
         backend=device,
@@ -65,9 +68,24 @@ def transpiled(
         return [passes.run(circuit) for circuit in circuits]
     except TranspilerError as error:
         raise ValueError(
-            f"The circuit, on {circuits[0].num_qubits} qubits, cannot be transpiled for {device.name!r} "
+            f"The circuit, on {width} qubits, cannot be transpiled for {device.name!r} "
             f"({device.num_qubits} qubits): {error.message}"
         ) from error
+
+
+def _check_layout(layout: Sequence[int], program: Program, device: Any) -> None:
+    if program.placed:
+        raise ValueError(
+            f"initial_layout: got {list(layout)} for a circuit that has been transpiled and keeps its place; leave the "
+            "layout out, or give the circuit as it was before transpiling."
+        )
+    width = program.circuit.num_qubits
+    integers = all(isinstance(qubit, (int, np.integer)) and 0 <= qubit < device.num_qubits for qubit in layout)
+    if not integers or len(set(layout)) != len(layout) or len(layout) != width:
+        raise ValueError(
+            f"initial_layout: got {list(layout)}, expected {width} different qubits of {device.name!r}, from 0 to "
+            f"{device.num_qubits - 1}: one for each qubit of the circuit."
+        )
 
 
 def bind_by_column(circuit: QuantumCircuit, program: Program) -> BoundCircuit:
