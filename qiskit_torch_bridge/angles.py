@@ -17,7 +17,6 @@ or plain data cost no gradient circuit.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
@@ -30,23 +29,6 @@ import torch
 from qiskit.circuit import CircuitError, Parameter, ParameterExpression
 
 __all__ = ["Affine", "AngleGroup", "AngleMap", "SourceColumn", "as_affine", "batch_size"]
-
-_TORCH_NAMESPACE: dict[str, Any] = {
-    "sin": torch.sin,
-    "cos": torch.cos,
-    "tan": torch.tan,
-    "asin": torch.asin,
-    "acos": torch.acos,
-    "atan": torch.atan,
-    "exp": torch.exp,
-    "log": torch.log,
-    "sqrt": torch.sqrt,
-    "Abs": torch.abs,
-    "abs": torch.abs,
-    "sign": torch.sign,
-    "conjugate": torch.conj,
-    "pi": math.pi,
-}
 
 SourceColumn = tuple[int, int]
 """Where a parameter's value comes from: (source, column). Source 0 is the inputs, source 1 + g is weight group g."""
@@ -62,8 +44,10 @@ class Affine:
 
 def as_affine(expression: ParameterExpression, columns: dict[Parameter, SourceColumn]) -> Affine | None:
     """The expression as an affine form, or None if it is none."""
+    if isinstance(expression, Parameter):
+        return Affine(((columns[expression], 1.0),), 0.0)
     parameters = sorted(expression.parameters, key=lambda parameter: columns[parameter])
-    probes = np.random.default_rng(0).uniform(0.2, 0.9, (3, len(parameters)))
+    probes = np.random.default_rng(0).uniform(-0.9, 0.9, (5, len(parameters)))
     probes[0] = 0.0
     try:
         slopes = np.array([_number(expression.gradient(parameter)) for parameter in parameters])
@@ -96,9 +80,12 @@ class _Translated:
     def __init__(self, expressions: Sequence[ParameterExpression], columns: dict[Parameter, SourceColumn]) -> None:
         parameters = sorted(set().union(*(e.parameters for e in expressions)), key=lambda p: columns[p])
         self.columns = tuple(columns[p] for p in parameters)
-        self._symbols = tuple(sympy.Symbol(p.name) for p in parameters)
-        # torch.exp of a Python number fails, so no exp(2) may survive to the generated code.
-        self._expressions = tuple(sympy.sympify(e.sympify()).evalf(17) for e in expressions)
+        # A user may call a parameter "sin", or anything else that means something to the translator.
+        plain = {parameter: Parameter(f"p{i}") for i, parameter in enumerate(parameters)}
+        self._symbols = tuple(sympy.Symbol(parameter.name) for parameter in plain.values())
+        self._expressions = tuple(
+            _as_sympy(e.subs({p: plain[p] for p in e.parameters}), self._symbols) for e in expressions
+        )
         self._function: Callable[..., list[torch.Tensor]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -106,10 +93,19 @@ class _Translated:
 
     def __call__(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         if self._function is None:
-            self._function = sympy.lambdify(
-                self._symbols, list(self._expressions), modules=[_TORCH_NAMESPACE], cse=True
-            )
+            self._function = sympy.lambdify(self._symbols, list(self._expressions), modules="torch", cse=True)
         return self._function(*values)
+
+
+def _as_sympy(expression: ParameterExpression, symbols: Sequence[sympy.Symbol]) -> sympy.Expr:
+    """The expression for SymPy, with floating point numbers only (torch takes no others in ``exp(2)``)."""
+    try:
+        translated = sympy.sympify(expression.sympify())
+    except (AttributeError, TypeError, sympy.SympifyError):
+        # Qiskit 2.6 has no SymPy form of a number to the power of a parameter.
+        names: dict[str, Any] = {symbol.name: symbol for symbol in symbols}
+        translated = sympy.parse_expr(str(expression), local_dict={**names, "conj": sympy.conjugate})
+    return translated.evalf(17)
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,7 +293,7 @@ class AngleMap:
                 )
                 ties.append((classes.setdefault(key, len(classes)), lead or 1.0))
             for expression in group.expressions[len(group.affine) :]:
-                ties.append((classes.setdefault(str(expression.sympify()), len(classes)), 1.0))
+                ties.append((classes.setdefault(str(expression), len(classes)), 1.0))
         return tuple(ties)
 
     def __call__(self, inputs: torch.Tensor | None, weights: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

@@ -22,7 +22,6 @@ from qiskit.transpiler import PassManager
 from qiskit.transpiler.passes import (
     BasisTranslator,
     HighLevelSynthesis,
-    RemoveResetInZeroState,
     UnrollCustomDefinitions,
 )
 
@@ -75,24 +74,39 @@ def to_rotations(circuit: QuantumCircuit) -> QuantumCircuit:
             HighLevelSynthesis(basis_gates=_BASIS, equivalence_library=SessionEquivalenceLibrary),
             UnrollCustomDefinitions(SessionEquivalenceLibrary, basis_gates=_BASIS),
             BasisTranslator(SessionEquivalenceLibrary, _BASIS),
-            RemoveResetInZeroState(),
         ]
     )
     try:
         flat = passes.run(circuit)
     except Exception as error:  # whatever a user's own gate raises when it is asked for its definition
         raise ValueError(_undefined(circuit, error)) from error
+    reduced = flat.copy_empty_like()
+    fresh = set(flat.qubits)
     for instruction in flat.data:
         operation = instruction.operation
+        if operation.name == "global_phase" or (operation.name == "reset" and instruction.qubits[0] in fresh):
+            continue
         if operation.name == "reset":
+            sources = sorted({repr(i.operation.name) for i in circuit.data if _resets(i.operation)})
             raise ValueError(
-                "Instruction 'reset' in mid-circuit is not unitary and has no gradient; use a fresh qubit instead."
+                f"Instruction(s) {', '.join(sources)} reset a qubit in mid-circuit, which is not unitary and has no "
+                "gradient; use a fresh qubit instead, or prepare_state in place of initialize."
             )
         if operation.name not in _NOT_GATES and not isinstance(operation, Gate):
             raise ValueError(
                 f"Instruction {operation.name!r} is not a gate and has no gradient; remove it from the circuit."
             )
-    return flat
+        if operation.name not in ("barrier", "delay"):
+            fresh.difference_update(instruction.qubits)
+        reduced.append(instruction, copy=False)
+    return reduced
+
+
+def _resets(operation: Operation) -> bool:
+    if operation.name == "reset" or not _is_defined(operation):
+        return operation.name == "reset"
+    definition = getattr(operation, "definition", None)
+    return definition is not None and any(_resets(instruction.operation) for instruction in definition.data)
 
 
 def _undefined(circuit: QuantumCircuit, error: Exception) -> str:
@@ -150,7 +164,8 @@ def _is_defined(operation: Operation) -> bool:
     if operation.name in _BASIS or not isinstance(operation, Instruction) or isinstance(operation, ControlFlowOp):
         return True
     try:
-        return operation.definition is not None
+        definition = operation.definition
+        return definition is not None and all(_is_defined(instruction.operation) for instruction in definition.data)
     except Exception:  # a user's own gate may fail in any way on parameters that are no numbers
         return False
 
@@ -194,11 +209,13 @@ def without_final_measurements(circuit: QuantumCircuit) -> tuple[QuantumCircuit,
     """The circuit without its final measurements, and which qubit each classical bit measures."""
     measured: dict[Qubit, int] = {}
     bits: dict[int, int] = {}
-    stripped = circuit.copy_empty_like()
+    bare = QuantumCircuit(circuit.qubits, *circuit.qregs)
     for instruction in circuit.data:
         name = instruction.operation.name
         touched = [circuit.find_bit(qubit).index for qubit in instruction.qubits if qubit in measured]
-        if name != "barrier" and touched:
+        if name in ("barrier", "delay") and touched:
+            continue
+        if touched:
             raise ValueError(
                 f"Mid-circuit measurement: qubit(s) {touched} are measured before instruction {name!r} acts on them. "
                 "Measurements are only differentiable at the end; move them there or use a fresh qubit."
@@ -213,8 +230,5 @@ def without_final_measurements(circuit: QuantumCircuit) -> tuple[QuantumCircuit,
             measured[qubit] = clbit
             bits[clbit] = circuit.find_bit(qubit).index
         else:
-            stripped.append(instruction.operation, instruction.qubits, copy=False)
-    bare = QuantumCircuit(stripped.qubits, *stripped.qregs)
-    for instruction in stripped.data:
-        bare.append(instruction.operation, instruction.qubits, copy=False)
+            bare.append(instruction.operation, instruction.qubits, copy=False)
     return bare, bits

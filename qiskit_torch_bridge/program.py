@@ -360,6 +360,11 @@ def _readout(
                 "the circuit as it was before transpiling instead (the layer transpiles it by itself).",
                 stacklevel=4,
             )
+        if not isinstance(observables, (ObservableLike, Iterable)):
+            raise TypeError(
+                f"observables: got {type(observables).__name__}, expected Pauli labels, Paulis or SparsePauliOps "
+                "(SparsePauliOp.from_operator makes one of a matrix)."
+            )
         listed = [observables] if isinstance(observables, ObservableLike) else list(observables)
         return Expectation.of(listed, num_qubits=len(positions), width=circuit.num_qubits, positions=positions)
     if observables is not None:

@@ -258,6 +258,8 @@ def _as_sparse_pauli_op(observable: ObservableLike, index: int) -> SparsePauliOp
             f"observables[{index}]: its coefficients have parameters, expected numbers; multiply the outputs by weights "
             "instead."
         )
+    if not np.isfinite(operator.coeffs).all():
+        raise ValueError(f"observables[{index}]: got coefficients {operator.coeffs}, expected finite numbers.")
     operator = operator.simplify(atol=0.0, rtol=0.0)
     if np.abs(operator.coeffs.imag).max() > 1e-12 * max(1.0, float(np.abs(operator.coeffs).max())):
         raise ValueError(
