@@ -194,8 +194,8 @@ class QuantumLayer(nn.Module):
         self.total_shots = 0
         self.weights: nn.Parameter | nn.ParameterDict | None
         parameters = self._initial_weights(init)
-        if isinstance(weights, Mapping):
-            self.weights = nn.ParameterDict(parameters)
+        if isinstance(weights, Mapping) and weights:
+            self.weights = nn.ParameterDict(list(parameters.items()))  # which would sort a mapping
         else:
             self.register_parameter("weights", parameters["weights"] if self.program.num_weights[0] else None)
 

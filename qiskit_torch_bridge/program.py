@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from qiskit.circuit import Parameter, ParameterExpression, ParameterVector, QuantumCircuit, Qubit
+from torch import nn
 
 from .angles import AngleMap, SourceColumn
 from .canonical import (
@@ -47,6 +48,7 @@ from .readout import Expectation, ObservableLike, Probabilities, Readout
 __all__ = ["Program", "flatten_parameters"]
 
 _MOST_KEPT_FILLINGS = 1024
+_SAME_NAME = " (Parameters are told apart by object: one of the same name that was made elsewhere is another.)"
 
 
 def flatten_parameters(
@@ -126,11 +128,12 @@ class Program:
         if not isinstance(circuit, QuantumCircuit):
             raise TypeError(f"circuit: got {type(circuit).__name__}, expected a QuantumCircuit.")
         input_list = flatten_parameters(inputs, "inputs")
-        groups = weights if isinstance(weights, Mapping) else {"weights": weights}
-        weight_lists = {
-            name: flatten_parameters(group, f"weights[{name!r}]" if isinstance(weights, Mapping) else "weights")
-            for name, group in groups.items()
-        }
+        if isinstance(weights, Mapping) and weights:
+            weight_lists = {
+                _group_name(n): flatten_parameters(group, f"weights[{n!r}]") for n, group in weights.items()
+            }
+        else:
+            weight_lists = {"weights": flatten_parameters(weights, "weights")}
         columns = _columns(circuit, input_list, weight_lists)
 
         rest, blocks = set_input_blocks_aside(circuit, input_list)
@@ -294,6 +297,17 @@ class Program:
         return self
 
 
+def _group_name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"weights: got the group name {name!r} ({type(name).__name__}), expected a string.")
+    if not name or "." in name or hasattr(nn.ParameterDict, name):
+        raise ValueError(
+            f"weights: got the group name {name!r}, expected a name for a parameter: not empty, without dots, and none that "
+            "nn.ParameterDict needs itself."
+        )
+    return name
+
+
 def _number(value: Any) -> Any:
     return float(value) if isinstance(value, ParameterExpression) else value
 
@@ -317,16 +331,16 @@ def _columns(
             owners[parameter] = name
             columns[parameter] = (source, column)
     in_circuit = set(circuit.parameters)
+    names = {parameter.name for parameter in owners}
     if forgotten := sorted(p.name for p in in_circuit - owners.keys()):
         raise ValueError(
-            f"Parameter(s) {', '.join(forgotten)} of the circuit are in neither inputs nor weights; "
-            "name each in one of them, or bind it with circuit.assign_parameters."
+            f"Parameter(s) {', '.join(forgotten)} of the circuit are in neither inputs nor weights; name each in one of "
+            f"them, or bind it with circuit.assign_parameters.{_SAME_NAME if names & set(forgotten) else ''}"
         )
     if strange := [f"{p.name} (in {owners[p]})" for p in owners if p not in in_circuit]:
         raise ValueError(
             f"Parameter(s) {', '.join(strange)} are not in the circuit, which has "
-            f"{[p.name for p in circuit.parameters]}; leave them out. (Parameters are told apart by "
-            "object: one of the same name made elsewhere is another.)"
+            f"{[p.name for p in circuit.parameters]}; leave them out."
         )
     return columns
 

@@ -1,0 +1,90 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qiskit_torch_bridge import Backend, Estimate, Program
+from qiskit_torch_bridge.backends import resolve_backend
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test draws the same numbers, in whatever order tests run."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of data sets that ``QTB_DATA`` names."""
+    if not os.environ.get("QTB_DATA"):
+        pytest.skip("QTB_DATA is not set: it names the folder of the data sets")
+    folder = Path(os.environ["QTB_DATA"])
+    if not folder.is_dir():
+        pytest.skip(f"QTB_DATA is {folder}, which is no folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reference(data_root: Path) -> Callable[[str], dict[str, Any]]:
+    """Reads ``NAME.json`` from the folder of reference numbers beside the data."""
+
+    def read(name: str) -> dict[str, Any]:
+        file = data_root.parent / "reference" / f"{name}.json"
+        if not file.is_file():
+            pytest.skip(f"{file} is missing")
+        contents: dict[str, Any] = json.loads(file.read_text())
+        return contents
+
+    return read
+
+
+class CountingBackend(Backend):
+    """Another backend, and a record of what is asked of it.
+
+    Attributes:
+        calls: (angle vectors, shots) of each call of ``evaluate``.
+    """
+
+    def __init__(self, backend: Any = None) -> None:
+        self.backend = resolve_backend(backend)
+        self.name = self.backend.name
+        self.differentiates = self.backend.differentiates
+        self.calls: list[tuple[int, int | None]] = []
+
+    def resolve_shots(self, shots: int | None) -> int | None:
+        return self.backend.resolve_shots(shots)
+
+    def prepare(self, program: Program) -> None:
+        self.backend.prepare(program)
+
+    def evaluate(
+        self, program: Program, angles: np.ndarray, *, shots: int | None, seed: np.random.SeedSequence
+    ) -> Estimate:
+        self.calls.append((len(angles), shots))
+        return self.backend.evaluate(program, angles, shots=shots, seed=seed)
+
+    def circuits_per_row(self, program: Program) -> int:
+        return self.backend.circuits_per_row(program)
+
+    def pullback(self, program: Program, angles: np.ndarray, upstream: np.ndarray, state: Any) -> np.ndarray:
+        return self.backend.pullback(program, angles, upstream, state)
+
+
+@pytest.fixture
+def counting() -> type[CountingBackend]:
+    """The class of backends that count their calls; ``counting("aer")`` makes one."""
+    return CountingBackend
