@@ -316,7 +316,8 @@ def test_9_an_empty_batch_is_an_empty_answer_and_runs_nothing(counting, backend,
     assert values.shape == (*shape[:-1], 3)
     values.sum().backward()
     assert inputs.grad.shape == shape
-    assert [weights.grad.tolist() for weights in layer.weights.values()] == [[0, 0], [0, 0, 0]]
+    for weights in layer.weights.values():
+        assert torch.equal(weights.grad, torch.zeros_like(weights))
     assert layer.backend.calls == []
     assert layer.quote(0).circuits == 0
 
