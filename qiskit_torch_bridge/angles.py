@@ -105,6 +105,8 @@ def _as_sympy(expression: ParameterExpression, symbols: Sequence[sympy.Symbol]) 
         # Qiskit 2.6 has no SymPy form of a number to the power of a parameter.
         names: dict[str, Any] = {symbol.name: symbol for symbol in symbols}
         translated = sympy.parse_expr(str(expression), local_dict={**names, "conj": sympy.conjugate})
+    if translated.has(sympy.I):
+        raise ValueError(f"Expression {expression} is complex, expected a real angle.")
     return translated.evalf(17)
 
 
@@ -305,12 +307,35 @@ class AngleMap:
 
         Returns:
             A tensor of shape (N, A_0) for the first group, and (N, A_g) or (1, A_g) for each other.
+
+        Raises:
+            TypeError: If the dtypes differ, or are neither float32 nor float64.
+            ValueError: If a shape does not fit.
         """
+        self._check(inputs, weights)
         tensors = {1 + g: weight.unsqueeze(0) for g, weight in enumerate(weights)}
         if inputs is not None:
             tensors[0] = inputs
         first = self.groups[0]
-        like = next(iter(tensors.values())) if inputs is None else inputs
+        # Empty columns of what no angle depends on keep it in torch's graph, so that its gradient is zero, not an error.
+        used = {source for group in self.groups if group.width for source in group.sources}
+        idle = [tensor[:, :0] for source, tensor in tensors.items() if source not in used]
         rows = 1 if inputs is None else inputs.shape[0]
-        head = first.evaluate(tensors) if first.width else like.new_zeros((rows, 0))
+        parts = [first.evaluate(tensors)] if first.width else []
+        if parts + idle:
+            head = torch.cat([part.expand(rows, -1) for part in parts + idle], dim=1) if idle else parts[0]
+        else:
+            head = torch.zeros((rows, 0), dtype=torch.float64)
         return head, *(group.evaluate(tensors) for group in self.groups[1:])
+
+    def _check(self, inputs: torch.Tensor | None, weights: Sequence[torch.Tensor]) -> None:
+        num_inputs, *num_weights = self.source_widths
+        if (inputs is None and num_inputs) or (inputs is not None and inputs.shape[1:] != (num_inputs,)):
+            got = None if inputs is None else tuple(inputs.shape)
+            raise ValueError(f"inputs: got shape {got}, expected (N, {num_inputs}).")
+        if [tuple(weight.shape) for weight in weights] != [(width,) for width in num_weights]:
+            shapes = [tuple(weight.shape) for weight in weights]
+            raise ValueError(f"weights: got shapes {shapes}, expected {[(width,) for width in num_weights]}.")
+        dtypes = {tensor.dtype for tensor in (inputs, *weights) if tensor is not None}
+        if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
+            raise TypeError(f"Got dtypes {sorted(map(str, dtypes))}, expected all float32 or all float64.")

@@ -53,6 +53,9 @@ class Evaluation:
         shots: Shots a circuit, of values and gradients alike; None for exact values.
         seeds: Where the randomness of each backend call comes from.
         observe: Called with the kind of call (``"values"`` or ``"gradient"``) and its estimate.
+        kind: Which kind of call this is.
+        points_together: How many rows in a run are shifted points of one row. A rule that draws its shifts must draw
+            the same for all of them: the second order is a difference between them.
     """
 
     program: Program
@@ -62,6 +65,7 @@ class Evaluation:
     seeds: SeedStream
     observe: Callable[[str, Estimate], None] | None = None
     kind: str = "values"
+    points_together: int = 1
     _kept: tuple[np.ndarray, Any] | None = field(default=None, repr=False)
 
     def run(self, groups: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -154,6 +158,7 @@ class QuantumFunction(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: torch.Tensor | None) -> torch.Tensor:
+        _refuse_nested_forward_mode()
         groups = ctx.saved_tensors
         table = _Table.of_groups(ctx.evaluation, [t is not None for t in tangents], batch_size(groups))
         if not table.columns:
@@ -165,8 +170,7 @@ class QuantumFunction(torch.autograd.Function):
         info: Any, in_dims: tuple[Any, ...], evaluation: Evaluation, *groups: torch.Tensor
     ) -> tuple[torch.Tensor, int]:
         folded = _fold(info.batch_size, in_dims[1:], groups)
-        values = QuantumFunction.apply(evaluation, *folded)
-        return values.reshape(info.batch_size, -1, evaluation.program.num_outputs), 0
+        return _unfold(QuantumFunction.apply(evaluation, *folded), info.batch_size), 0
 
 
 class _Pullback(torch.autograd.Function):
@@ -192,7 +196,7 @@ class _Pullback(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         upstream, *groups = ctx.saved_tensors
-        rows = batch_size(groups)
+        rows = batch_size(ctx.saved_tensors)
         by_upstream = None
         mine = _Table(ctx.evaluation, ctx.columns, rows)
         if ctx.needs_input_grad[2]:
@@ -208,8 +212,9 @@ class _Pullback(torch.autograd.Function):
     def jvp(
         ctx: Any, _: None, __: None, upstream_tangent: torch.Tensor | None, *tangents: torch.Tensor | None
     ) -> torch.Tensor:
+        _refuse_nested_forward_mode()
         upstream, *groups = ctx.saved_tensors
-        rows = batch_size(groups)
+        rows = batch_size(ctx.saved_tensors)
         moved = torch.zeros((rows, len(ctx.columns)), dtype=upstream.dtype)
         if upstream_tangent is not None:
             moved = moved + _Pullback.apply(ctx.evaluation, ctx.columns, upstream_tangent, *groups)
@@ -229,7 +234,7 @@ class _Pullback(torch.autograd.Function):
         *groups: torch.Tensor,
     ) -> tuple[torch.Tensor, int]:
         upstream, *folded = _fold(info.batch_size, in_dims[2:], (upstream, *groups))
-        return _Pullback.apply(evaluation, columns, upstream, *folded).reshape(info.batch_size, -1, len(columns)), 0
+        return _unfold(_Pullback.apply(evaluation, columns, upstream, *folded), info.batch_size), 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,17 +267,28 @@ class _Table:
     @cached_property
     def stencil(self) -> Stencil:
         evaluation = self.evaluation
-        return evaluation.rule.stencil(
-            evaluation.program, self.columns, rows=self.rows, shots=evaluation.shots, seeds=evaluation.seeds
+        together = evaluation.points_together
+        stencil = evaluation.rule.stencil(
+            evaluation.program,
+            self.columns,
+            rows=self.rows // together,
+            shots=evaluation.shots,
+            seeds=evaluation.seeds,
         )
+        return stencil.repeated(together)
 
     def points(self, groups: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        return self.stencil.points(groups, self.evaluation.program.angle_map.slices)
+        return self.stencil.points(groups, self.evaluation.program.angle_map.slices, self.rows)
 
     def jacobian(self, groups: Sequence[torch.Tensor]) -> torch.Tensor:
         """Shape (N, W, M); one backend call."""
-        values = QuantumFunction.apply(replace(self.evaluation, kind="gradient", _kept=None), *self.points(groups))
+        values = QuantumFunction.apply(self._at_points, *self.points(groups))
         return self.stencil.derivatives(values, self.rows)
+
+    @property
+    def _at_points(self) -> Evaluation:
+        together = self.evaluation.points_together * self.stencil.num_points
+        return replace(self.evaluation, kind="gradient", points_together=together, _kept=None)
 
     def pull_back_along(
         self, direction: torch.Tensor, columns: tuple[int, ...], upstream: torch.Tensor, groups: Sequence[torch.Tensor]
@@ -280,8 +296,7 @@ class _Table:
         """The derivative of the vector-Jacobian product by ``columns`` along a direction of shape (N, W)."""
         weights = (direction.unsqueeze(1) @ torch.as_tensor(self.stencil.coefficients)).squeeze(1)
         spread = (weights.unsqueeze(-1) * upstream.unsqueeze(1)).reshape(-1, upstream.shape[-1])
-        evaluation = replace(self.evaluation, kind="gradient", _kept=None)
-        flat = _Pullback.apply(evaluation, columns, spread, *self.points(groups))
+        flat = _Pullback.apply(self._at_points, columns, spread, *self.points(groups))
         return flat.reshape(self.rows, self.stencil.num_points, len(columns)).sum(dim=1)
 
     def collect(self, tangents: Sequence[torch.Tensor | None], groups: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -317,6 +332,24 @@ def refuse_block_gradients(program: Program, wanted: bool) -> None:
         raise ValueError(
             f"The gradient by the inputs is wanted, but they enter instruction(s) {names} that are only defined for "
             "numbers; detach the inputs (weights can still be trained), or encode them in rotation angles."
+        )
+
+
+def _unfold(rows: torch.Tensor, size: int) -> torch.Tensor:
+    """Takes the mapped axis out of the rows again: (B * N, C) becomes (B, N, C)."""
+    return rows.reshape(size, len(rows) // size if size else 1, rows.shape[1])
+
+
+def _refuse_nested_forward_mode() -> None:
+    """Refuses ``jacfwd(jacfwd(f))``: torch gives zeros for the forward mode of what a custom Function's jvp computes.
+
+    Raises:
+        NotImplementedError: If two forward-mode transforms are active.
+    """
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    if sum(interpreter.key() == torch._C._functorch.TransformType.Jvp for interpreter in stack) > 1:
+        raise NotImplementedError(
+            "Forward mode within forward mode gives zeros in PyTorch; use torch.func.hessian, or jacrev(jacfwd(f))."
         )
 
 

@@ -6,7 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from qiskit.circuit import (
+    AnnotatedOperation,
     ControlFlowOp,
+    ControlledGate,
     Gate,
     Instruction,
     Operation,
@@ -16,7 +18,7 @@ from qiskit.circuit import (
     Qubit,
 )
 from qiskit.circuit.equivalence_library import SessionEquivalenceLibrary
-from qiskit.circuit.library import Barrier, get_standard_gate_name_mapping
+from qiskit.circuit.library import Barrier, UnitaryGate, get_standard_gate_name_mapping
 from qiskit.exceptions import QiskitError
 from qiskit.transpiler import PassManager
 from qiskit.transpiler.passes import (
@@ -30,6 +32,7 @@ __all__ = [
     "InputBlock",
     "block_of",
     "fill_input_blocks",
+    "gate_names",
     "is_parameterised",
     "set_input_blocks_aside",
     "to_rotations",
@@ -43,6 +46,10 @@ _NOT_GATES = frozenset({"measure", "reset", "delay", "barrier", "global_phase"})
 _CONSTANT_GATES = frozenset(
     name for name, gate in get_standard_gate_name_mapping().items() if not gate.params and name not in _NOT_GATES
 )
+_STANDARD_CLASSES = {name: gate.base_class for name, gate in get_standard_gate_name_mapping().items()} | {
+    "barrier": Barrier,
+    "unitary": UnitaryGate,
+}
 _BASIS = sorted(ROTATIONS | _CONSTANT_GATES | _NOT_GATES | {"unitary"})
 _BLOCK_LABEL = "qiskit_torch_bridge input block "
 
@@ -58,17 +65,7 @@ def to_rotations(circuit: QuantumCircuit) -> QuantumCircuit:
     Raises:
         ValueError: If an instruction is no unitary gate, or has no definition.
     """
-    for instruction in circuit.data:
-        operation = instruction.operation
-        if isinstance(operation, ControlFlowOp) or getattr(operation, "condition", None) is not None:
-            raise ValueError(
-                f"Instruction {operation.name!r} is control flow, which has no gradient; use a circuit of gates "
-                "(defer the measurement, and replace classical conditions by controlled gates)."
-            )
-        if operation.name == "delay" and any(map(is_parameterised, operation.params)):
-            raise ValueError(
-                "Instruction 'delay' has a parameter, and a duration has no gradient; bind it to a number."
-            )
+    _refuse_control_flow(circuit)
     passes = PassManager(
         [
             HighLevelSynthesis(basis_gates=_BASIS, equivalence_library=SessionEquivalenceLibrary),
@@ -76,8 +73,9 @@ def to_rotations(circuit: QuantumCircuit) -> QuantumCircuit:
             BasisTranslator(SessionEquivalenceLibrary, _BASIS),
         ]
     )
+    named = _with_own_names(circuit)
     try:
-        flat = passes.run(circuit)
+        flat = passes.run(named)
     except Exception as error:  # whatever a user's own gate raises when it is asked for its definition
         raise ValueError(_undefined(circuit, error)) from error
     reduced = flat.copy_empty_like()
@@ -100,6 +98,63 @@ def to_rotations(circuit: QuantumCircuit) -> QuantumCircuit:
             fresh.difference_update(instruction.qubits)
         reduced.append(instruction, copy=False)
     return reduced
+
+
+def _refuse_control_flow(circuit: QuantumCircuit) -> None:
+    for instruction in circuit.data:
+        operation = instruction.operation
+        if isinstance(operation, ControlFlowOp) or getattr(operation, "condition", None) is not None:
+            raise ValueError(
+                f"Instruction {operation.name!r} is control flow, which has no gradient; use a circuit of gates "
+                "(defer the measurement, and replace classical conditions by controlled gates)."
+            )
+        if operation.name == "delay" and any(map(is_parameterised, operation.params)):
+            raise ValueError(
+                "Instruction 'delay' has a parameter, and a duration has no gradient; bind it to a number."
+            )
+
+
+def gate_names(circuit: QuantumCircuit) -> frozenset[str]:
+    """The names of the gates in the circuit and within the user's own gates."""
+    names = set()
+    for instruction in circuit.data:
+        operation = instruction.operation
+        while isinstance(operation, AnnotatedOperation):
+            operation = operation.base_op
+        names.add(operation.name)
+        if _is_users_own(operation) and _is_defined(operation):
+            names |= gate_names(operation.definition)
+    return frozenset(names)
+
+
+def _is_users_own(operation: Operation) -> bool:
+    """Whether it is a composite gate or of a class that Qiskit does not have."""
+    if not isinstance(operation, Instruction) or isinstance(operation, ControlFlowOp):
+        return False
+    kind = operation.base_class
+    return kind in (Gate, Instruction, ControlledGate) or not kind.__module__.startswith("qiskit.")
+
+
+def _with_own_names(circuit: QuantumCircuit) -> QuantumCircuit:
+    """The circuit with another name for every gate of the user's that bears a standard gate's; passes go by name."""
+    renamed = circuit.copy_empty_like()
+    for instruction in circuit.data:
+        renamed.append(instruction.replace(operation=_with_own_name(instruction.operation)), copy=False)
+    return renamed
+
+
+def _with_own_name(operation: Operation) -> Operation:
+    if isinstance(operation, AnnotatedOperation):
+        return AnnotatedOperation(_with_own_name(operation.base_op), operation.modifiers)
+    if not _is_users_own(operation):
+        return operation
+    standard = _STANDARD_CLASSES.get(operation.name)
+    own = operation.to_mutable()
+    if _is_defined(operation) and not isinstance(operation, ControlledGate):
+        own.definition = _with_own_names(operation.definition)
+    if standard is not None and operation.base_class is not standard:
+        own.name = f"{operation.name} (user's)"
+    return own
 
 
 def _resets(operation: Operation) -> bool:
@@ -161,7 +216,9 @@ def set_input_blocks_aside(
 
 
 def _is_defined(operation: Operation) -> bool:
-    if operation.name in _BASIS or not isinstance(operation, Instruction) or isinstance(operation, ControlFlowOp):
+    if not isinstance(operation, Instruction) or isinstance(operation, ControlFlowOp):
+        return True
+    if operation.name in _BASIS and operation.base_class is _STANDARD_CLASSES[operation.name]:
         return True
     try:
         definition = operation.definition

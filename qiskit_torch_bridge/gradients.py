@@ -75,9 +75,9 @@ class ParameterShift(GradientRule):
     name: ClassVar[str] = "parameter_shift"
 
     def __post_init__(self) -> None:
-        if not abs(math.sin(self.shift)) > 1e-6:
+        if not isinstance(self.shift, (int, float)) or not abs(math.sin(self.shift)) > 1e-6:
             raise ValueError(
-                f"shift: got {self.shift}, expected radians that are no multiple of pi (the rule divides by sin)."
+                f"shift: got {self.shift}, expected radians, no multiple of pi (the rule divides by the sine)."
             )
 
     def stencil(
@@ -86,7 +86,7 @@ class ParameterShift(GradientRule):
         return _two_term(program.num_columns, columns, self.shift)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _two_term(num_columns: int, columns: tuple[int, ...], shift: float) -> Stencil:
     wanted = np.arange(len(columns))
     shifts = np.zeros((2 * len(columns), num_columns))
@@ -121,7 +121,7 @@ def _directions(program: Program, columns: tuple[int, ...]) -> tuple[np.ndarray,
 
 
 def _checked_step(step: float | None) -> None:
-    if step is not None and not (math.isfinite(step) and step > 0):
+    if step is not None and not (isinstance(step, (int, float)) and math.isfinite(step) and step > 0):
         raise ValueError(f"step: got {step}, expected a positive number of radians, or None for the default.")
 
 

@@ -66,7 +66,7 @@ def evaluate(
     backend: Any = None,
     shots: int | None = None,
     gradient: str | GradientRule | None = None,
-    seed: int | SeedStream | None = None,
+    seed: int | Sequence[int] | SeedStream | None = None,
     observe: Callable[[str, Estimate], None] | None = None,
 ) -> torch.Tensor:
     """Evaluates a compiled program as a differentiable function; what :class:`QuantumLayer` does, without the module.
@@ -92,8 +92,10 @@ def evaluate(
     shots = backend.resolve_shots(shots)
     rule = choose_rule(resolve_gradient(gradient), backend, shots)
     seeds = seed if isinstance(seed, SeedStream) else SeedStream(seed)
-    # Shifts must not drown in float32's rounding, and not every device has float64.
-    groups = [group.to("cpu", torch.float64) for group in program.evaluate_angles(inputs, weights)]
+    like = next((tensor for tensor in (inputs, *weights) if tensor is not None), torch.empty(0))
+    # Autocast would round matrix products; shifts must not drown in float32's rounding; not every device has float64.
+    with torch.autocast(like.device.type, enabled=False):
+        groups = [group.to("cpu", torch.float64) for group in program.evaluate_angles(inputs, weights)]
     values: torch.Tensor = QuantumFunction.apply(Evaluation(program, backend, rule, shots, seeds, observe), *groups)
     return values
 
@@ -141,7 +143,8 @@ class QuantumLayer(nn.Module):
         gradient: ``"adjoint"``, ``"parameter_shift"``, ``"finite_difference"``, ``"spsa"``, or a rule object; None: the
             best for the backend.
         seed: Makes initial weights and shots repeatable to the last bit; each call still draws fresh shots. None: taken
-            from PyTorch's global generator, so that ``torch.manual_seed`` does the same.
+            from PyTorch's global generator, so that ``torch.manual_seed`` does the same. Processes and copies that share a
+            seed share their noise: in distributed training give ``(seed, rank)``.
         init: Initial weights: ``"uniform"`` in [0, 2 pi), ``"zeros"``, ``"normal"`` (standard deviation 0.01), or a
             tensor of shape (W,); or a mapping of these by group.
 
@@ -170,7 +173,7 @@ class QuantumLayer(nn.Module):
         backend: Any = None,
         shots: int | None = None,
         gradient: str | GradientRule | None = None,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         init: Initializer = "uniform",
     ) -> None:
         super().__init__()
@@ -187,7 +190,7 @@ class QuantumLayer(nn.Module):
         self._rule = resolve_gradient(gradient)
         self.shots = shots
         self.backend.prepare(self.program.example())
-        self._circuit = circuit
+        self._circuit = circuit.copy()
         self._seeds = SeedStream(seed)
         self.last_run: Run | None = None
         self.total_circuits = 0
@@ -289,11 +292,11 @@ class QuantumLayer(nn.Module):
         calls = 0 if not circuits else fillings * (1 + bool(points))
         return Quote(calls, circuits, circuits * (self.backend.resolve_shots(self._shots) or 0))
 
-    def get_rng_state(self) -> dict[str, int]:
+    def get_rng_state(self) -> dict[str, Any]:
         """Where the layer's stream of shots stands; save it to continue a run to the last bit."""
         return self._seeds.state()
 
-    def set_rng_state(self, state: dict[str, int]) -> None:
+    def set_rng_state(self, state: dict[str, Any]) -> None:
         """Continues the stream of shots where :meth:`get_rng_state` found it."""
         self._seeds.restore(state)
 
@@ -321,7 +324,8 @@ class QuantumLayer(nn.Module):
         given = init if isinstance(init, Mapping) else dict.fromkeys(names, init)
         if strange := set(given) - set(names):
             raise ValueError(f"init: got groups {sorted(strange)}, expected some of {list(names)}.")
-        generator = torch.Generator().manual_seed(self._seeds.entropy % 2**63)
+        words = np.random.SeedSequence(self._seeds.entropy).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
         return {
             name: nn.Parameter(_initial(given.get(name, "uniform"), name, size, generator))
             for name, size in zip(names, sizes, strict=True)
@@ -376,6 +380,11 @@ class QuantumLayer(nn.Module):
             self.last_run = Run(estimate.values, np.sqrt(estimate.variances), estimate.circuits, estimate.shots)
 
 
+def _on_default_device(values: torch.Tensor) -> torch.Tensor:
+    """Drawn on the CPU, so that a seed gives the same weights everywhere."""
+    return values.to(torch.empty(0).device)
+
+
 def _initial(how: str | torch.Tensor, name: str, size: int, generator: torch.Generator) -> torch.Tensor:
     dtype = torch.get_default_dtype()
     if isinstance(how, torch.Tensor):
@@ -386,11 +395,11 @@ def _initial(how: str | torch.Tensor, name: str, size: int, generator: torch.Gen
             )
         return how.detach().clone()
     if how == "uniform":
-        return torch.rand(size, generator=generator, dtype=dtype) * (2 * torch.pi)
+        return _on_default_device(torch.rand(size, generator=generator, dtype=dtype, device="cpu") * (2 * torch.pi))
     if how == "zeros":
         return torch.zeros(size, dtype=dtype)
     if how == "normal":
-        return 0.01 * torch.randn(size, generator=generator, dtype=dtype)
+        return _on_default_device(0.01 * torch.randn(size, generator=generator, dtype=dtype, device="cpu"))
     raise ValueError(
         f"init ({name}): got {how!r}, expected 'uniform', 'zeros', 'normal' or a tensor of shape ({size},)."
     )

@@ -38,6 +38,7 @@ from .canonical import (
     InputBlock,
     block_of,
     fill_input_blocks,
+    gate_names,
     is_parameterised,
     set_input_blocks_aside,
     to_rotations,
@@ -62,8 +63,8 @@ def flatten_parameters(
     """
     if isinstance(parameters, (Parameter, ParameterVector)):
         parameters = [parameters]
-    if isinstance(parameters, (str, bytes)) or not isinstance(parameters, Iterable):
-        raise TypeError(f"{name}: got {parameters!r}, expected Parameters or a ParameterVector.")
+    if isinstance(parameters, (str, bytes, set, frozenset)) or not isinstance(parameters, Iterable):
+        raise TypeError(f"{name}: got {parameters!r}, expected a sequence of Parameters, or a ParameterVector.")
     flat: list[Parameter] = []
     for entry in parameters:
         if isinstance(entry, ParameterVector):
@@ -96,7 +97,7 @@ class Program:
         placed: Whether the circuit came with a layout (already transpiled for a device), so that its qubits are the
             device's.
         blocks: Input blocks; their inputs follow the angles as further columns.
-        gate_names: The names of the gates as the user wrote them.
+        gate_names: The names of the gates as the user wrote them, those within composite gates included.
     """
 
     circuit: QuantumCircuit
@@ -175,7 +176,7 @@ class Program:
             group_names=tuple(weight_lists),
             placed=circuit.layout is not None,
             blocks=blocks,
-            gate_names=frozenset(instruction.operation.name for instruction in circuit.data),
+            gate_names=gate_names(circuit),
         )
         program.example()
         return program

@@ -102,6 +102,10 @@ class MeasurementGroup(ABC):
             second = second + weights[:, block] @ scores**2
         return first, second
 
+    def eigenvalues(self, upstream: np.ndarray) -> np.ndarray:
+        """What ``sum_m upstream[:, m] * output m`` gets from each outcome: shape (N, 2**k), from upstream of (N, M)."""
+        return np.concatenate([upstream @ scores.T for _, scores in self.score_blocks()], axis=1)
+
     def sample_moments(self, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
         """First and second moments of the scores over measured bit strings: two arrays of shape (N, M)."""
         scores = self.scores(samples.bits)
@@ -156,8 +160,38 @@ class _OutcomeGroup(MeasurementGroup):
         return "Z" * len(self.qubits)
 
     def scores(self, bits: np.ndarray) -> np.ndarray:
-        outcomes = bits.astype(np.int64) @ (1 << np.arange(len(self.qubits), dtype=np.int64))
-        return (self.outputs[outcomes][:, None] == np.arange(self.num_outputs)).astype(np.float64)
+        """1 for the output that each outcome counts towards."""
+        return (self._outputs_of(bits)[:, None] == np.arange(self.num_outputs)).astype(np.float64)
+
+    # An indicator is its own square, and of the one-hot scores only the ones need be touched.
+
+    def moments(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As the base class says."""
+        rows = np.arange(len(weights))[:, None]
+        first = self._summed(
+            np.broadcast_to(rows, weights.shape), np.broadcast_to(self.outputs, weights.shape), weights
+        )
+        return first, first
+
+    def sample_moments(self, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+        """As the base class says."""
+        shares = samples.counts / samples.shots[samples.rows]
+        first = self._summed(samples.rows, self._outputs_of(samples.bits), shares, samples.num_rows)
+        return first, first
+
+    def eigenvalues(self, upstream: np.ndarray) -> np.ndarray:
+        """As the base class says."""
+        return upstream[:, self.outputs]
+
+    def _outputs_of(self, bits: np.ndarray) -> np.ndarray:
+        return self.outputs[bits.astype(np.int64) @ (1 << np.arange(len(self.qubits), dtype=np.int64))]
+
+    def _summed(
+        self, rows: np.ndarray, outputs: np.ndarray, shares: np.ndarray, num_rows: int | None = None
+    ) -> np.ndarray:
+        num_rows = len(shares) if num_rows is None else num_rows
+        flat = np.bincount((rows * self.num_outputs + outputs).ravel(), shares.ravel(), num_rows * self.num_outputs)
+        return flat.reshape(num_rows, self.num_outputs)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -16,22 +19,26 @@ class SeedStream:
     all that has to be saved to continue a run to the last bit.
 
     Args:
-        seed: A non-negative integer; or None to draw the entropy from PyTorch's global generator, so that
-            ``torch.manual_seed`` makes the whole program repeatable.
+        seed: A non-negative integer, or a sequence of them; or None to draw the entropy from PyTorch's global generator,
+            so that ``torch.manual_seed`` makes the whole program repeatable. Processes that share a seed share their
+            noise: give each its own, such as ``(seed, rank)``.
 
     Raises:
-        TypeError: If ``seed`` is neither None nor an integer.
-        ValueError: If ``seed`` is negative.
+        TypeError: If ``seed`` is none of these.
+        ValueError: If it is negative, or empty.
     """
 
-    def __init__(self, seed: int | None = None) -> None:
+    def __init__(self, seed: int | Sequence[int] | None = None) -> None:
         if seed is None:
-            seed = int(torch.randint(2**62, (), dtype=torch.int64))
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+            seed = int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
+        parts = (seed,) if isinstance(seed, (int, np.integer)) else seed
+        if isinstance(parts, (str, bytes)) or not isinstance(parts, Sequence):
             raise TypeError(f"seed: got {seed!r} ({type(seed).__name__}), expected a non-negative integer or None.")
-        if seed < 0:
+        if not all(isinstance(part, (int, np.integer)) and not isinstance(part, bool) for part in parts):
+            raise TypeError(f"seed: got {seed!r}, expected a non-negative integer or None.")
+        if not parts or min(parts) < 0:
             raise ValueError(f"seed: got {seed}, expected a non-negative integer or None.")
-        self.entropy = int(seed)
+        self.entropy = tuple(int(part) for part in parts)
         self.position = 0
 
     def next(self) -> np.random.SeedSequence:
@@ -40,13 +47,13 @@ class SeedStream:
         self.position += 1
         return child
 
-    def state(self) -> dict[str, int]:
+    def state(self) -> dict[str, Any]:
         """What :meth:`restore` needs to continue from here."""
-        return {"entropy": self.entropy, "position": self.position}
+        return {"entropy": list(self.entropy), "position": self.position}
 
-    def restore(self, state: dict[str, int]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Continues where ``state`` (from :meth:`state`) was taken."""
-        self.entropy, self.position = int(state["entropy"]), int(state["position"])
+        self.entropy, self.position = tuple(state["entropy"]), int(state["position"])
 
     def __repr__(self) -> str:
         return f"SeedStream(entropy={self.entropy}, position={self.position})"

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .angles import batch_size
-
 __all__ = ["Stencil"]
 
 
@@ -39,17 +37,23 @@ class Stencil:
         """The number K of circuits that one row of the batch costs."""
         return self.shifts.shape[-2]
 
-    def points(self, groups: Sequence[torch.Tensor], slices: Sequence[slice]) -> tuple[torch.Tensor, ...]:
+    def repeated(self, times: int) -> Stencil:
+        """The stencil for rows that follow each other in runs of ``times``, each run with the same shifts."""
+        if times == 1 or self.shifts.ndim == 2:
+            return self
+        return Stencil(np.repeat(self.shifts, times, axis=0), np.repeat(self.coefficients, times, axis=0))
+
+    def points(self, groups: Sequence[torch.Tensor], slices: Sequence[slice], rows: int) -> tuple[torch.Tensor, ...]:
         """The shifted angles, row by row.
 
         Args:
             groups: The angles, a tensor of shape (N, A_g) or (1, A_g) a group.
             slices: Each group's columns among all angles.
+            rows: The number N of rows.
 
         Returns:
             A tensor of shape (N * K, A_g) a group; point k of row n is row ``n * K + k``.
         """
-        rows = batch_size(groups)
         shifted = []
         for group, columns in zip(groups, slices, strict=True):
             shifts = torch.as_tensor(self.shifts[..., columns], dtype=group.dtype, device=group.device)
@@ -60,4 +64,8 @@ class Stencil:
     def derivatives(self, values: torch.Tensor, rows: int) -> torch.Tensor:
         """Shape (N, W, M): the derivatives, from the values of shape (N * K, M) at the points."""
         coefficients = torch.as_tensor(self.coefficients, dtype=values.dtype, device=values.device)
-        return coefficients @ values.reshape(rows, self.num_points, values.shape[-1])
+        points = values.reshape(rows, self.num_points, values.shape[-1])
+        if coefficients.dim() == 3:
+            return coefficients @ points
+        # One product for all rows: many small ones cost more in threads than in numbers.
+        return torch.tensordot(coefficients, points, dims=([1], [1])).movedim(0, 1)

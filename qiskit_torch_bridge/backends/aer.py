@@ -43,6 +43,9 @@ class _Executable:
 class AerBackend(Backend):
     """Runs on an ``AerSimulator``: one ``run`` with runtime parameter binding per forward or backward.
 
+    Shots are given to the layer; the simulator's own ``shots`` option is not used. Basis changes before a measurement are
+    gates (``sdg``, ``h``), with whatever noise the simulator gives those.
+
     With ``shots=None`` the exact probabilities are read, by density matrix if there is a noise model. That leaves
     readout errors out, so that simulators (and fake devices) that have them need shots.
 
@@ -114,7 +117,7 @@ class AerBackend(Backend):
             moments = [_exact_moments(rows, group) for group, rows in zip(groups, data, strict=True)]
             return estimate_from_moments(program, moments, len(angles), None)
         samples = [_samples(rows, len(group.qubits)) for group, rows in zip(groups, data, strict=True)]
-        return estimate_from_samples(program, samples, len(angles), shots)
+        return estimate_from_samples(program, samples, len(angles))
 
     def _run(
         self, circuits: Sequence[_Executable], angles: np.ndarray, shots: int | None, seed: int
@@ -159,7 +162,7 @@ class AerBackend(Backend):
 
     def _transpile(self, program: Program, noise: Any) -> list[_Executable]:
         # Noise and connections go by qubit number; elsewhere idle qubits are only a burden.
-        compact = not self._placed and noise is None
+        compact = not self._placed and noise is None and self.initial_layout is None
         circuits = transpiled(
             [measured_circuit(program, group, compact=compact) for group in program.readout.groups],
             program,

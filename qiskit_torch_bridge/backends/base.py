@@ -124,8 +124,8 @@ def check_shots(shots: Any) -> int | None:
         raise TypeError(
             f"shots: got {shots!r} ({type(shots).__name__}), expected a positive integer, or None for the default."
         )
-    if shots < 1:
-        raise ValueError(f"shots: got {shots}, expected a positive integer, or None for the default.")
+    if not 1 <= shots < 2**31:
+        raise ValueError(f"shots: got {shots}, expected 1 to {2**31 - 1}, or None for the default.")
     return int(shots)
 
 
@@ -169,13 +169,25 @@ def estimate_from_moments(
     for first, second in moments:
         values += first
         if shots is not None:
-            spread = np.maximum(second - first**2, 0.0)
-            variances += spread / (shots - 1) if shots > 1 else np.nan
+            variances += _variance_of_mean(first, second, shots)
     circuits = rows * len(moments)
     return Estimate(values, variances, circuits, circuits * (shots or 0), state)
 
 
-def estimate_from_samples(program: Program, samples: Sequence[Samples], rows: int, shots: int) -> Estimate:
-    """Values and variances from measured bit strings, one :class:`Samples` a group."""
-    pairs = zip(program.readout.groups, samples, strict=True)
-    return estimate_from_moments(program, [group.sample_moments(outcome) for group, outcome in pairs], rows, shots)
+def estimate_from_samples(program: Program, samples: Sequence[Samples], rows: int) -> Estimate:
+    """Values and variances from measured bit strings, one :class:`Samples` a group, by the shots that were taken."""
+    readout = program.readout
+    values = np.broadcast_to(readout.constants, (rows, readout.num_outputs)).copy()
+    variances = np.zeros_like(values)
+    for group, outcomes in zip(readout.groups, samples, strict=True):
+        first, second = group.sample_moments(outcomes)
+        values += first
+        variances += _variance_of_mean(first, second, outcomes.shots[:, None])
+    shots = sum(int(outcomes.shots.sum()) for outcomes in samples)
+    return Estimate(values, variances, rows * len(samples), shots)
+
+
+def _variance_of_mean(first: np.ndarray, second: np.ndarray, shots: int | np.ndarray) -> np.ndarray:
+    """Unbiased: the sample variance over the shots; NaN where there is one shot."""
+    degrees = np.where(np.asarray(shots) > 1, np.asarray(shots) - 1.0, np.nan)
+    return np.maximum(second - first**2, 0.0) / degrees

@@ -23,7 +23,7 @@ from qiskit.primitives.containers import BindingsArray
 from ..program import Program
 from ..readout import Expectation, Samples
 from .base import Backend, Estimate, ProgramCache, check_shots, estimate_from_samples, measured_circuit
-from .transpiling import BoundCircuit, bind_by_column, transpiled
+from .transpiling import BoundCircuit, bind_by_column, is_ideal_simulator, transpiled
 
 __all__ = ["EstimatorBackend", "SamplerBackend"]
 
@@ -149,12 +149,12 @@ class SamplerBackend(_PrimitiveBackend):
             _samples([result.data["outcome"] for result in islice(results, len(mine))], len(angles), len(group.qubits))
             for mine, group in zip(pubs, program.readout.groups, strict=True)
         ]
-        return estimate_from_samples(program, samples, len(angles), shots)
+        return estimate_from_samples(program, samples, len(angles))
 
     def _circuits(self, program: Program) -> list[BoundCircuit]:
         cached = self._cache.of(program)
         if "circuits" not in cached:
-            compact = self.device is None
+            compact = self.device is None or (self.initial_layout is None and is_ideal_simulator(self.device))
             circuits = [measured_circuit(program, group, compact=compact) for group in program.readout.groups]
             cached["circuits"] = [bind_by_column(circuit, program) for circuit in self._for_device(circuits, program)]
         circuits_of_groups: list[BoundCircuit] = cached["circuits"]
@@ -186,7 +186,8 @@ class EstimatorBackend(_PrimitiveBackend):
             )
         if default_shots is not None:
             return int(default_shots)
-        return math.ceil(1 / precision**2) if precision else None
+        # A precision of 1 / sqrt(shots) must give these shots back, whatever its last digit.
+        return math.ceil(1 / precision**2 * (1 - 1e-9)) if precision else None
 
     def prepare(self, program: Program) -> None:
         if not isinstance(program.readout, Expectation):

@@ -119,7 +119,7 @@ class _Measurement:
 
     def observed(self, states: np.ndarray, upstream: np.ndarray) -> np.ndarray:
         """The effective observable ``sum_m upstream[:, m] O_m`` applied to the states."""
-        eigenvalues = np.concatenate([upstream @ scores.T for _, scores in self.group.score_blocks()], axis=1)
+        eigenvalues = self.group.eigenvalues(upstream)
         return self.rotated(eigenvalues[:, self.outcome] * self.rotated(states), inverse=True)
 
 

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter, ParameterExpression, ParameterVector
+from qiskit.circuit.library import get_standard_gate_name_mapping
 from qiskit.transpiler import generate_preset_pass_manager
 from qiskit.transpiler.exceptions import TranspilerError
 
 from ..angles import Affine, as_affine
 from ..program import Program
 
-__all__ = ["BoundCircuit", "bind_by_column", "transpiled"]
+_STANDARD = frozenset(get_standard_gate_name_mapping())
+
+__all__ = ["BoundCircuit", "bind_by_column", "is_ideal_simulator", "transpiled"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +61,13 @@ def transpiled(
         _check_layout(initial_layout, program, device)
     elif program.placed and width == device.num_qubits:
         initial_layout = range(width)
+    # A simulator's number of qubits is a guess at what memory holds for the worst of circuits, and no limit.
+    connected = getattr(device, "coupling_map", None) is not None
+    unlimited = not connected and width > device.num_qubits
     passes = generate_preset_pass_manager(
         optimization_level,
-        backend=device,
+        backend=None if unlimited else device,
+        basis_gates=sorted(_STANDARD & set(device.operation_names)) if unlimited else None,
         initial_layout=None if initial_layout is None else list(initial_layout),
         seed_transpiler=seed_transpiler,
     )
@@ -71,6 +78,12 @@ def transpiled(
             f"The circuit, on {width} qubits, cannot be transpiled for {device.name!r} "
             f"({device.num_qubits} qubits): {error.message}"
         ) from error
+
+
+def is_ideal_simulator(device: Any) -> bool:
+    """Whether qubit numbers mean nothing to the device: every qubit reaches every other, and none has noise."""
+    noise = getattr(getattr(device, "options", None), "noise_model", None)
+    return getattr(device, "coupling_map", None) is None and (noise is None or noise.is_ideal())
 
 
 def _check_layout(layout: Sequence[int], program: Program, device: Any) -> None:
