@@ -25,7 +25,7 @@ from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import textbook
 
 from .common.data import Digits, data_root_from_environment, load_digits_of
-from .common.options import experiment_parser, parse
+from .common.options import experiment_parser, open_folder, parse
 from .common.plots import circuit_diagram, learning_curves, predictions
 from .common.runs import RunFolder
 from .common.training import Interrupted, Trainer
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--train-per-digit", type=PositiveInt, default=100, help="Training images of each digit.")
     parser.add_argument("--test-per-digit", type=PositiveInt, default=50, help="Test images of each digit.")
-    options, folder, settings = parse(parser, arguments, complete=_with_data)
+    options, settings = parse(parser, arguments, complete=_with_data)
 
     torch.manual_seed(settings["seed"])
     head = quantum_head(settings) if settings["head"] == "quantum" else ClassicalHead()
@@ -117,6 +117,7 @@ def main(arguments: Sequence[str]) -> int:
         data_root=Path(settings["data_root"]) if settings["dataset"] == "mnist" else None,
         download=settings["download"],
     )
+    folder = open_folder(options, "mnist01")
     trainer = Trainer(network(head), F.nll_loss, settings, folder)
     if options.resume:
         trainer.restore(folder.read_checkpoint())

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,28 @@ def test_resume_with_other_settings_is_refused(tmp_path, capsys):
     assert contents(folder) == before
 
 
+def test_resume_with_fewer_epochs_is_refused(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(*QUICK, "--epochs", "2", "--run-dir", str(folder)) == 0
+    before = contents(folder)
+    assert "expected at least 2" in refusal(capsys, "--resume", "--run-dir", str(folder), "--epochs", "1")
+    assert contents(folder) == before
+
+
+def test_resume_without_settings_is_refused(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(*QUICK, "--epochs", "1", "--run-dir", str(folder)) == 0
+    (folder / "config.yaml").write_text("")
+    assert "config.yaml holds no settings" in refusal(capsys, "--resume", "--run-dir", str(folder))
+
+
+def test_runs_that_start_together_take_different_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: RunFolder.fresh(None, "mnist01").path, range(20)))
+    assert len(set(folders)) == 20
+
+
 def test_resume_without_checkpoint_is_refused(tmp_path, capsys):
     assert "checkpoint.pt" in refusal(capsys, "--resume", "--run-dir", str(tmp_path))
     assert "--run-dir" in refusal(capsys, "--resume")
@@ -239,6 +262,7 @@ def test_damaged_checkpoint_is_refused(tmp_path, capsys, keep):
         (["--backend", "fake:nosuch"], "expected one of"),
         (["--data-root", "nowhere", "--dataset", "mnist"], "nowhere"),
         (["--train-per-digit", "174"], "expected at most 178"),
+        (["--device", "nosuch"], "--device: got 'nosuch'"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_written(tmp_path, capsys, arguments, said):

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
 from .runs import RunFolder
 
-__all__ = ["experiment_parser", "parse"]
+__all__ = ["experiment_parser", "open_folder", "parse"]
 
 _NOT_SETTINGS = ("config", "run_dir", "resume", "dry_run")
 
@@ -61,7 +62,7 @@ Settings = dict[str, Any]
 
 def parse(
     parser: Any, arguments: Sequence[str], *, complete: Callable[[Settings], Settings]
-) -> tuple[Namespace, RunFolder, Settings]:
+) -> tuple[Namespace, Settings]:
     """Parses the command line; for a run to be continued, on top of that run's own settings.
 
     Args:
@@ -70,15 +71,16 @@ def parse(
         complete: Settles what a new run's settings leave open (where its data come from).
 
     Returns:
-        The options, the run's folder and the settings that define the run.
+        The options, and the settings that define the run.
 
     Raises:
         ValueError: If options contradict the run that is to be continued (only more epochs and another device may).
     """
     options = parser.parse_args(list(arguments))
     if not options.resume:
-        folder = RunFolder.fresh(_path(options.run_dir), parser.prog.split()[-1])
-        return options, folder, complete(_settings(options))
+        settings = complete(_settings(options))
+        _check_device(settings["device"])
+        return options, settings
     folder = RunFolder.existing(_path(options.run_dir))
     saved = folder.read_settings()
     options = parser.parse_args(["--config", str(folder.file("config.yaml")), *arguments])
@@ -91,7 +93,30 @@ def parse(
         raise ValueError(
             f"--resume: the run in {folder.path} has other settings ({differences}); leave them out or start anew."
         )
-    return options, folder, settings
+    if settings["epochs"] < saved["epochs"]:
+        raise ValueError(
+            f"--epochs: got {settings['epochs']}, expected at least {saved['epochs']}: the run goes that far."
+        )
+    _check_device(settings["device"])
+    return options, settings
+
+
+def open_folder(options: Namespace, experiment: str) -> RunFolder:
+    """The run's folder: made, for a new run; with a checkpoint in it, for one to be continued.
+
+    Raises:
+        OSError: If a new run's folder is in use, or there is nothing to continue.
+    """
+    path = _path(options.run_dir)
+    return RunFolder.existing(path) if options.resume else RunFolder.fresh(path, experiment)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first_line = str(error).splitlines()[0]
+        raise ValueError(f"--device: got {device!r}, which torch cannot use here ({first_line}); try cpu.") from error
 
 
 def _path(value: str | None) -> Path | None:

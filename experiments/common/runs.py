@@ -7,6 +7,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -23,26 +24,26 @@ class RunFolder:
     """The folder of one run.
 
     Attributes:
-        path: The folder; made when the first file is written.
+        path: The folder.
     """
 
     path: Path
 
     @classmethod
     def fresh(cls, path: Path | None, experiment: str) -> RunFolder:
-        """A folder for a new run: ``path``, or the first free one of ``runs/EXPERIMENT-1``, ``-2``, ...
+        """Makes the folder of a new run: ``path``, or the first free one of ``runs/EXPERIMENT-1``, ``-2``, ...
 
         Raises:
             FileExistsError: If ``path`` holds files already.
         """
         if path is None:
-            candidates = (Path("runs") / f"{experiment}-{number}" for number in count(1))
-            return cls(next(candidate for candidate in candidates if not candidate.exists()))
+            return cls(_first_free(Path("runs"), experiment))
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise FileExistsError(
                 f"--run-dir: got {str(path)!r}, which holds files already, expected a new folder; name another, or continue "
                 "the run in it with --resume."
             )
+        path.mkdir(parents=True, exist_ok=True)
         return cls(path)
 
     @classmethod
@@ -65,9 +66,8 @@ class RunFolder:
 
     def write(self, name: str, content: bytes) -> Path:
         """Writes a file so that a crash leaves the old one or the new one, never half of it."""
-        self.path.mkdir(parents=True, exist_ok=True)
         target = self.file(name)
-        partial = target.with_name(f".{name}.partial")
+        partial = target.with_name(f".{name}.{os.getpid()}.partial")
         with partial.open("wb") as stream:
             stream.write(content)
             stream.flush()
@@ -80,8 +80,19 @@ class RunFolder:
         self.write("config.yaml", yaml.safe_dump(dict(settings), sort_keys=False).encode())
 
     def read_settings(self) -> dict[str, Any]:
-        """The settings that the run was started with."""
-        return dict(yaml.safe_load(self.file("config.yaml").read_text()))
+        """The settings that the run was started with.
+
+        Raises:
+            ValueError: If the file does not hold any.
+        """
+        path = self.file("config.yaml")
+        try:
+            settings = yaml.safe_load(path.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise ValueError(f"{path} cannot be read ({error}); start the run anew in another folder.") from error
+        if not isinstance(settings, dict):
+            raise ValueError(f"{path} holds no settings, expected those of the run; start it anew in another folder.")
+        return settings
 
     def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """``metrics.csv``: one line a row, all of them."""
@@ -120,3 +131,12 @@ class RunFolder:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
         self.write(name, buffer.getvalue())
+
+
+def _first_free(parent: Path, experiment: str) -> Path:
+    for number in count(1):
+        path = parent / f"{experiment}-{number}"
+        with suppress(FileExistsError):  # another run may have taken the number in this moment
+            path.mkdir(parents=True)
+            break
+    return path

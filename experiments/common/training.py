@@ -142,24 +142,7 @@ class Trainer:
 
     def save(self) -> None:
         """Writes the checkpoint and the metrics so far."""
-        self.folder.write_checkpoint(
-            {
-                "settings": self.settings,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "epoch": self.epoch,
-                "step": self.step,
-                "sums": self._sums,
-                "rows": self.rows,
-                "test_scores": self.test_scores,
-                "torch_rng": torch.get_rng_state(),
-                "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-                "quantum_rng": [layer.get_rng_state() for layer in self.layers],
-                "circuits": [layer.total_circuits for layer in self.layers],
-                "shots": [layer.total_shots for layer in self.layers],
-                "seconds": self.seconds,
-            }
-        )
+        self.folder.write_checkpoint(self._state())
         self.folder.write_metrics(self.rows)
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -168,29 +151,46 @@ class Trainer:
         Raises:
             ValueError: If the checkpoint is of another model or another kind of run; nothing has changed then.
         """
-        try:
-            differing = _differing_weights(self.model.state_dict(), state["model"])
-            if differing or len(state["quantum_rng"]) != len(self.layers):
-                raise ValueError(f"it differs in {', '.join(differing) or 'its quantum layers'}")
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.model.load_state_dict(state["model"])
-            for layer, rng, circuits, shots in zip(
-                self.layers, state["quantum_rng"], state["circuits"], state["shots"], strict=True
-            ):
-                layer.set_rng_state(rng)
-                layer.total_circuits, layer.total_shots = circuits, shots
-            self.rows = [dict(row) for row in state["rows"]]
-            self.test_scores = state["test_scores"]
-            self.epoch, self.step, self._sums = state["epoch"], state["step"], dict(state["sums"])
-            self._seconds_before, self._started = state["seconds"], time.perf_counter()
-            torch.set_rng_state(state["torch_rng"])
-            if torch.cuda.is_available() and state["cuda_rng"]:
-                torch.cuda.set_rng_state_all(state["cuda_rng"])
-        except (KeyError, ValueError) as error:
+        differing = sorted(self._state().keys() - state.keys()) or _differing_weights(
+            self.model.state_dict(), state["model"]
+        )
+        if not differing and len(state["quantum_rng"]) != len(self.layers):
+            differing = ["its quantum layers"]
+        if differing:
             raise ValueError(
-                f"{self.folder.file('checkpoint.pt')} is a checkpoint of another model ({error}); continue with "
-                "the settings that it was made with, or start anew in another folder."
-            ) from error
+                f"{self.folder.file('checkpoint.pt')} is a checkpoint of another model (it differs in "
+                f"{', '.join(differing)}); continue with the settings that it was made with, or start anew in another folder."
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        recorded = zip(self.layers, state["quantum_rng"], state["circuits"], state["shots"], strict=True)
+        for layer, rng, circuits, shots in recorded:
+            layer.set_rng_state(rng)
+            layer.total_circuits, layer.total_shots = circuits, shots
+        self.rows, self.test_scores = [dict(row) for row in state["rows"]], state["test_scores"]
+        self.epoch, self.step, self._sums = state["epoch"], state["step"], dict(state["sums"])
+        self._seconds_before, self._started = state["seconds"], time.perf_counter()
+        torch.set_rng_state(state["torch_rng"])
+        if torch.cuda.is_available() and state["cuda_rng"]:
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "settings": self.settings,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "sums": self._sums,
+            "rows": self.rows,
+            "test_scores": self.test_scores,
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "quantum_rng": [layer.get_rng_state() for layer in self.layers],
+            "circuits": [layer.total_circuits for layer in self.layers],
+            "shots": [layer.total_shots for layer in self.layers],
+            "seconds": self.seconds,
+        }
 
     def _order_generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.settings["seed"] * 1_000_003 + self.epoch)
