@@ -30,6 +30,8 @@ from qiskit.circuit import CircuitError, Parameter, ParameterExpression
 
 __all__ = ["Affine", "AngleGroup", "AngleMap", "SourceColumn", "as_affine", "batch_size"]
 
+_EXACT: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+
 SourceColumn = tuple[int, int]
 """Where a parameter's value comes from: (source, column). Source 0 is the inputs, source 1 + g is weight group g."""
 
@@ -129,14 +131,19 @@ class AngleGroup:
     expressions: tuple[ParameterExpression, ...]
     source_widths: tuple[int, ...]
     fixed: bool = False
-    _linear: dict[torch.dtype, _Linear] = field(init=False, repr=False)
+    _linear: _Linear = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         # Made here once, not at the first call: a tensor that is made within a torch.func transform or in inference
         # mode belongs to it and cannot be used outside.
         with torch.inference_mode(False):
-            linear = {dtype: _Linear.of(self, dtype) for dtype in (torch.float32, torch.float64)}
-        object.__setattr__(self, "_linear", linear)
+            object.__setattr__(self, "_linear", _Linear.of(self))
+
+    @property
+    def source_columns(self) -> set[SourceColumn]:
+        """The columns of the sources that the angles depend on."""
+        affine = {column for form in self.affine for column, _ in form.terms}
+        return affine | set(self.translated.columns if self.translated is not None else ())
 
     @property
     def width(self) -> int:
@@ -147,12 +154,11 @@ class AngleGroup:
         """The angles, of shape (N, width), or (1, width) if no source has a batch.
 
         Args:
-            tensors: Each source's values by its index, of shape (N, columns) or (1, columns), all float32 or all float64,
-                on one device.
+            tensors: Each source's values by its index, of shape (N, columns) or (1, columns), float64, on the CPU.
         """
         parts = []
         if self.affine:
-            parts.append(self._linear[tensors[self.sources[0]].dtype](tensors))
+            parts.append(self._linear(tensors))
         if self.translated is not None:
             values = [tensors[source][:, column] for source, column in self.translated.columns]
             columns = torch.broadcast_tensors(*self.translated(values), *values)[: -len(values)]
@@ -173,30 +179,29 @@ class _Linear:
     offsets: torch.Tensor | None
 
     @classmethod
-    def of(cls, group: AngleGroup, dtype: torch.dtype) -> _Linear:
+    def of(cls, group: AngleGroup) -> _Linear:
         forms = group.affine
-        constants = torch.tensor([form.constant for form in forms], dtype=dtype)
+        constants = torch.tensor([form.constant for form in forms], **_EXACT)
         offsets = constants if bool(constants.any()) else None
         if len(group.sources) == 1 and all(len(form.terms) == 1 for form in forms):
-            columns = torch.tensor([form.terms[0][0][1] for form in forms], dtype=torch.long)
-            slopes = torch.tensor([form.terms[0][1] for form in forms], dtype=dtype)
+            columns = torch.tensor([form.terms[0][0][1] for form in forms], dtype=torch.long, device="cpu")
+            slopes = torch.tensor([form.terms[0][1] for form in forms], **_EXACT)
             return cls(group.sources, columns, () if bool((slopes == 1).all()) else (slopes,), offsets)
-        matrices = {s: torch.zeros((group.source_widths[s], len(forms)), dtype=dtype) for s in group.sources}
+        matrices = {s: torch.zeros((group.source_widths[s], len(forms)), **_EXACT) for s in group.sources}
         for angle, form in enumerate(forms):
             for (source, column), slope in form.terms:
                 matrices[source][column, angle] = slope
         return cls(group.sources, None, tuple(matrices.values()), offsets)
 
     def __call__(self, tensors: dict[int, torch.Tensor]) -> torch.Tensor:
-        device = tensors[self.sources[0]].device
         if self.columns is not None:
-            angles = tensors[self.sources[0]].index_select(1, self.columns.to(device))
+            angles = tensors[self.sources[0]].index_select(1, self.columns)
             for slopes in self.slopes:
-                angles = angles * slopes.to(device)
+                angles = angles * slopes
         else:
-            products = [tensors[s] @ matrix.to(device) for s, matrix in zip(self.sources, self.slopes, strict=True)]
+            products = [tensors[s] @ matrix for s, matrix in zip(self.sources, self.slopes, strict=True)]
             angles = reduce(torch.add, products)
-        return angles if self.offsets is None else angles + self.offsets.to(device)
+        return angles if self.offsets is None else angles + self.offsets
 
 
 def batch_size(groups: Sequence[torch.Tensor]) -> int:
@@ -278,6 +283,12 @@ class AngleMap:
         return tuple(expression for group in self.groups for expression in group.expressions)
 
     @cached_property
+    def has_idle_inputs(self) -> bool:
+        """Whether there are inputs that no angle depends on (they are in the global phase, say)."""
+        used = {column for group in self.groups for source, column in group.source_columns if source == 0}
+        return len(used) < self.source_widths[0]
+
+    @cached_property
     def ties(self) -> tuple[tuple[int, float], ...]:
         """For each angle the class of angles that move together with it, and its speed within that class.
 
@@ -302,14 +313,14 @@ class AngleMap:
         """All angles, a tensor a group.
 
         Args:
-            inputs: Shape (N, I); None where the circuit has no inputs (then N = 1).
-            weights: One tensor of shape (W_g,) a weight group, of the same dtype and device.
+            inputs: Shape (N, I), float64, on the CPU; None where the circuit has no inputs (then N = 1).
+            weights: One tensor of shape (W_g,) a weight group, likewise.
 
         Returns:
             A tensor of shape (N, A_0) for the first group, and (N, A_g) or (1, A_g) for each other.
 
         Raises:
-            TypeError: If the dtypes differ, or are neither float32 nor float64.
+            TypeError: If a tensor is not float64 on the CPU.
             ValueError: If a shape does not fit.
         """
         self._check(inputs, weights)
@@ -336,6 +347,6 @@ class AngleMap:
         if [tuple(weight.shape) for weight in weights] != [(width,) for width in num_weights]:
             shapes = [tuple(weight.shape) for weight in weights]
             raise ValueError(f"weights: got shapes {shapes}, expected {[(width,) for width in num_weights]}.")
-        dtypes = {tensor.dtype for tensor in (inputs, *weights) if tensor is not None}
-        if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
-            raise TypeError(f"Got dtypes {sorted(map(str, dtypes))}, expected all float32 or all float64.")
+        kinds = {(tensor.dtype, tensor.device.type) for tensor in (inputs, *weights) if tensor is not None}
+        if kinds - {(torch.float64, "cpu")}:
+            raise TypeError(f"Got tensors of {sorted(map(str, kinds))}, expected float64 on the CPU.")

@@ -150,7 +150,8 @@ class QuantumFunction(torch.autograd.Function):
         table = _Table.of_groups(ctx.evaluation, ctx.needs_input_grad[1:], batch_size(groups))
         if not table.columns:
             return None, *(torch.zeros_like(group) for group in groups)
-        if ctx.evaluation.rule.exact_only:
+        # The vmap of ``is_grads_batched`` knows no custom Functions, but it does know sums.
+        if ctx.evaluation.rule.exact_only and not torch._C._functorch.is_legacy_batchedtensor(upstream):
             flat = _Pullback.apply(ctx.evaluation, table.columns, upstream, *groups)
         else:
             flat = (table.jacobian(groups) @ upstream.unsqueeze(-1)).squeeze(-1)

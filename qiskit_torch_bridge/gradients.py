@@ -75,7 +75,8 @@ class ParameterShift(GradientRule):
     name: ClassVar[str] = "parameter_shift"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.shift, (int, float)) or not abs(math.sin(self.shift)) > 1e-6:
+        finite = isinstance(self.shift, (int, float)) and math.isfinite(self.shift)
+        if not finite or not abs(math.sin(self.shift)) > 1e-6:
             raise ValueError(
                 f"shift: got {self.shift}, expected radians, no multiple of pi (the rule divides by the sine)."
             )

@@ -73,8 +73,8 @@ def evaluate(
 
     Args:
         program: From :meth:`~qiskit_torch_bridge.Program.compile`.
-        inputs: Shape (N, I), or None where the circuit has no inputs (then N = 1).
-        weights: One tensor of shape (W_g,) a weight group, on the inputs' device.
+        inputs: Shape (N, I), of any floating point dtype; None where the circuit has no inputs (then N = 1).
+        weights: One tensor of shape (W_g,) a weight group.
         backend: As in :class:`QuantumLayer`.
         shots: As in :class:`QuantumLayer`.
         gradient: As in :class:`QuantumLayer`.
@@ -92,10 +92,9 @@ def evaluate(
     shots = backend.resolve_shots(shots)
     rule = choose_rule(resolve_gradient(gradient), backend, shots)
     seeds = seed if isinstance(seed, SeedStream) else SeedStream(seed)
-    like = next((tensor for tensor in (inputs, *weights) if tensor is not None), torch.empty(0))
-    # Autocast would round matrix products; shifts must not drown in float32's rounding; not every device has float64.
-    with torch.autocast(like.device.type, enabled=False):
-        groups = [group.to("cpu", torch.float64) for group in program.evaluate_angles(inputs, weights)]
+    # In double precision from here on: shifts must not drown in rounding, and autocast leaves it alone.
+    exact = None if inputs is None else inputs.to("cpu", torch.float64)
+    groups = program.evaluate_angles(exact, [weight.to("cpu", torch.float64) for weight in weights])
     values: torch.Tensor = QuantumFunction.apply(Evaluation(program, backend, rule, shots, seeds, observe), *groups)
     return values
 
@@ -246,16 +245,15 @@ class QuantumLayer(nn.Module):
         self._check_features(features)
         weights = self._weight_list()
         like = features if features is not None else weights[0] if weights else torch.empty(0)
-        working = torch.promote_types(like.dtype, torch.float32)
-        for weight in weights:
-            working = torch.promote_types(working, weight.dtype)
         lead = () if features is None else features.shape[:-1]
-        rows = None if features is None else features.reshape(math.prod(lead), self.program.num_inputs).to(working)
+        rows = None if features is None else features.reshape(math.prod(lead), self.program.num_inputs)
+        if features is not None and self.program.angle_map.has_idle_inputs:
+            self._require_finite_features(features)
         try:
             values = evaluate(
                 self.program,
                 rows,
-                [weight.to(like.device, working) for weight in weights],
+                weights,
                 backend=self.backend,
                 shots=self._shots if shots is None else check_shots(shots),
                 gradient=self._rule,
@@ -263,8 +261,14 @@ class QuantumLayer(nn.Module):
                 observe=self._observe,
             )
         except NonFiniteAnglesError as error:
-            raise self._explained(error, features) from None
-        return values.reshape(*lead, self.num_outputs).to(like.device, like.dtype)
+            cause = error
+        else:
+            return values.reshape(*lead, self.num_outputs).to(like.device, like.dtype)
+        # Outside the except block: one error, in terms of the columns that the user knows, where they can be seen.
+        if features is not None:
+            self._require_finite_features(features)
+        self._require_finite_weights()
+        raise cause
 
     def quote(self, batch_size: int, *, inputs_require_grad: bool = True) -> Quote:
         """What a training step (forward and backward) on a batch costs, with the layer's present settings.
@@ -349,29 +353,33 @@ class QuantumLayer(nn.Module):
                 f"{width} inputs."
             )
 
-    def _explained(self, error: NonFiniteAnglesError, features: torch.Tensor | None) -> ValueError:
-        """The error in terms of the user's columns, where they can be looked at (not under torch.func transforms)."""
+    def _require_finite_features(self, features: torch.Tensor) -> None:
         try:
-            if features is not None:
-                bad = ~torch.isfinite(features.detach().reshape(-1, self.program.num_inputs))
-                if bool(bad.any()):
-                    row, column = bad.nonzero()[0].tolist()
-                    value = features.detach().reshape(-1, self.program.num_inputs)[row, column].item()
-                    return ValueError(
-                        f"features: column {column} is {value} in row {row} of the flattened batch, expected finite numbers "
-                        f"({int(bad.sum())} are not). No circuit was run."
-                    )
-            for name, weight in zip(self.program.group_names, self._weight_list(), strict=True):
-                bad = ~torch.isfinite(weight.detach())
-                if bool(bad.any()):
-                    index = int(bad.nonzero()[0])
-                    return ValueError(
-                        f"weights ({name}): entry {index} is {weight[index].item()}, expected finite numbers; training may "
-                        "have diverged (lower the learning rate). No circuit was run."
-                    )
+            bad = ~torch.isfinite(features.detach().reshape(-1, self.program.num_inputs))
+            if not bool(bad.any()):
+                return
         except RuntimeError:
-            return error
-        return error
+            return  # under torch.func.vmap no value can be looked at
+        row, column = bad.nonzero()[0].tolist()
+        value = features.detach().reshape(-1, self.program.num_inputs)[row, column].item()
+        raise ValueError(
+            f"features: column {column} is {value} in row {row} of the flattened batch, expected finite numbers "
+            f"({int(bad.sum())} are not). No circuit was run."
+        )
+
+    def _require_finite_weights(self) -> None:
+        for name, weight in zip(self.program.group_names, self._weight_list(), strict=True):
+            try:
+                bad = ~torch.isfinite(weight.detach())
+                if not bool(bad.any()):
+                    continue
+            except RuntimeError:
+                continue  # under torch.func.vmap no value can be looked at
+            index = int(bad.nonzero()[0])
+            raise ValueError(
+                f"weights ({name}): entry {index} is {weight[index].item()}, expected finite numbers; training may have "
+                "diverged (lower the learning rate). No circuit was run."
+            )
 
     def _observe(self, kind: str, estimate: Estimate) -> None:
         self.total_circuits += estimate.circuits
@@ -394,6 +402,10 @@ def _initial(how: str | torch.Tensor, name: str, size: int, generator: torch.Gen
                 f"point numbers of shape ({size},)."
             )
         return how.detach().clone()
+    if not isinstance(how, str):
+        raise TypeError(
+            f"init ({name}): got {how!r}, expected 'uniform', 'zeros', 'normal' or a tensor of shape ({size},)."
+        )
     if how == "uniform":
         return _on_default_device(torch.rand(size, generator=generator, dtype=dtype, device="cpu") * (2 * torch.pi))
     if how == "zeros":

@@ -159,7 +159,7 @@ class Trainer:
         if differing:
             raise ValueError(
                 f"{self.folder.file('checkpoint.pt')} is a checkpoint of another model (it differs in "
-                f"{', '.join(differing)}); continue with the settings that it was made with, or start anew in another folder."
+                f"{', '.join(differing)}); continue with the settings it was made with, or start anew in another folder."
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

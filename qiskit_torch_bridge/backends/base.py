@@ -125,7 +125,7 @@ def check_shots(shots: Any) -> int | None:
             f"shots: got {shots!r} ({type(shots).__name__}), expected a positive integer, or None for the default."
         )
     if not 1 <= shots < 2**31:
-        raise ValueError(f"shots: got {shots}, expected 1 to {2**31 - 1}, or None for the default.")
+        raise ValueError(f"shots: got {shots}, expected a positive integer below 2**31, or None for the default.")
     return int(shots)
 
 
