@@ -314,7 +314,7 @@ class AngleMap:
 
         Args:
             inputs: Shape (N, I), float64, on the CPU; None where the circuit has no inputs (then N = 1).
-            weights: One tensor of shape (W_g,) a weight group, likewise.
+            weights: One tensor of shape (W_g,) a weight group, likewise; none where there are no weights.
 
         Returns:
             A tensor of shape (N, A_0) for the first group, and (N, A_g) or (1, A_g) for each other.
@@ -323,6 +323,8 @@ class AngleMap:
             TypeError: If a tensor is not float64 on the CPU.
             ValueError: If a shape does not fit.
         """
+        if not weights and not any(self.source_widths[1:]):
+            weights = [torch.zeros(0, **_EXACT) for _ in self.source_widths[1:]]
         self._check(inputs, weights)
         tensors = {1 + g: weight.unsqueeze(0) for g, weight in enumerate(weights)}
         if inputs is not None:

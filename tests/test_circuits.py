@@ -12,7 +12,7 @@ from qiskit.circuit import library as lib
 from qiskit.circuit.exceptions import CircuitError
 from qiskit.quantum_info import Operator, Pauli, SparseObservable, SparsePauliOp, Statevector
 
-from qiskit_torch_bridge import Program, QuantumLayer
+from qiskit_torch_bridge import Program, QuantumLayer, evaluate
 
 TOLERANCE = 1e-7
 T, X = Parameter("t"), Parameter("x")
@@ -501,3 +501,83 @@ def test_resets_of_fresh_qubits_are_taken(instruction, barrier):
     fresh = Problem(circuit, (SparsePauliOp("ZX"),), weights=(T,))
     expected = oracle_at(fresh, *point(fresh))
     assert values_of(fresh.layer(expected.weights)) == pytest.approx(expected.values[0], abs=TOLERANCE)
+
+
+# --- gates of the user's own ------------------------------------------------------------------------------------------
+
+
+def _named_like_a_standard_gate(name: str, nested: bool) -> QuantumCircuit:
+    inner = QuantumCircuit(2 if name == "cp" else 1, name=name)
+    inner.ry(T, 0)
+    inner.x(inner.num_qubits - 1)
+    inner.rz(2 * T, 0)
+    outer = QuantumCircuit(2)
+    outer.h([0, 1])
+    if nested:
+        wrapper = QuantumCircuit(2, name="wrapper")
+        wrapper.append(inner.to_gate(), range(inner.num_qubits))
+        outer.append(wrapper.to_gate(), [0, 1])
+    else:
+        outer.append(inner.to_gate(), range(inner.num_qubits))
+    mix(outer, 3)
+    return outer
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["", "nested"])
+@pytest.mark.parametrize("name", ["rx", "p", "cp", "u", "h", "x", "unitary", "barrier", "measure"])
+def test_a_users_gate_may_bear_a_standard_gates_name(name, nested):
+    """The transpiler's passes go by name, and would take it for the standard gate."""
+    circuit = _named_like_a_standard_gate(name, nested)
+    impostor = Problem(circuit, generic_observables(2), weights=(T,))
+    spelt_out = Problem(circuit.decompose(reps=2), generic_observables(2), weights=(T,))
+    expected = oracle_at(spelt_out, *point(spelt_out))
+    np.testing.assert_allclose(values_of(impostor.layer(expected.weights)), expected.values[0], rtol=0, atol=TOLERANCE)
+
+
+def test_a_complex_angle_is_refused():
+    circuit = QuantumCircuit(1)
+    circuit.rx(1j * T, 0)
+    with pytest.raises(ValueError, match=r"complex, expected a real angle"):
+        QuantumLayer(circuit, weights=[T])
+
+
+def test_a_set_of_parameters_has_no_order_and_is_refused():
+    with pytest.raises(TypeError, match="sequence of Parameters"):
+        QuantumLayer(rotated(), weights={T, X})
+
+
+def test_drawing_shows_the_circuit_that_runs():
+    circuit = rotated()
+    layer = QuantumLayer(circuit, weights=[T])
+    before = str(layer.draw())
+    circuit.x(0)
+    assert str(layer.draw()) == before
+
+
+@pytest.mark.parametrize(
+    ("inputs", "weights", "message"),
+    [
+        (torch.zeros(3, 2), [torch.zeros(1)], r"inputs: got shape \(3, 2\), expected \(N, 1\)"),
+        (None, [torch.zeros(1)], r"inputs: got shape None, expected \(N, 1\)"),
+        (torch.zeros(3, 1), [torch.zeros(5)], r"weights: got shapes \[\(5,\)\], expected \[\(1,\)\]"),
+        (torch.zeros(3, 1), [], r"weights: got shapes \[\], expected \[\(1,\)\]"),
+    ],
+)
+def test_tensors_of_a_wrong_width_are_refused(inputs, weights, message):
+    circuit = rotated()
+    circuit.rx(X, 0)
+    program = Program.compile(circuit, inputs=[X], weights=[T])
+    with pytest.raises(ValueError, match=message):
+        evaluate(program, inputs, weights)
+
+
+def test_probabilities_of_many_qubits_agree_with_qiskit():
+    """Sixteen qubits: nothing of size 4**16 may be made on the way."""
+    circuit = QuantumCircuit(16)
+    for qubit in range(16):
+        circuit.ry(T * (qubit + 1), qubit)
+    layer = QuantumLayer(circuit, weights=[T], probabilities=range(16), init=torch.tensor([0.1], dtype=torch.float64))
+    expected = Statevector(circuit.assign_parameters([0.1])).probabilities()
+    np.testing.assert_allclose(values_of(layer), expected, rtol=0, atol=1e-12)
+    layer().square().sum().backward()
+    assert layer(shots=100).sum().item() == pytest.approx(1.0)

@@ -492,3 +492,22 @@ def test_samples_that_are_no_number_are_refused(bad):
 def test_an_unknown_scheme_is_refused():
     with pytest.raises(ValueError, match="scheme: got 'backward'"):
         FiniteDifference(scheme="backward")
+
+
+@pytest.mark.parametrize("shots", [None, 10_000])
+def test_second_order_by_spsa_is_right_in_the_mean(shots):
+    """All shifted points of a row must move along the same signs, or their differences are noise of size 1 / step."""
+    chosen = problem("only_weights")
+    expected = oracle("only_weights")
+    exact = chosen.layer(expected.weights, gradient="adjoint")
+    noisy = chosen.layer(expected.weights, gradient=SPSA(samples=4, step=0.3), shots=shots, seed=5)
+
+    def hessian(layer: QuantumLayer) -> np.ndarray:
+        first = torch.autograd.grad(layer().sum(), layer.weights, create_graph=True)[0]
+        return np.stack([torch.autograd.grad(g, layer.weights, retain_graph=True)[0].numpy() for g in first])
+
+    draws = np.stack([hessian(noisy) for _ in range(200)])
+    errors = draws.std(axis=0, ddof=1) / math.sqrt(len(draws))
+    bias = 0.3**2  # the step's, of second order, times derivatives of order one
+    assert np.all(np.abs(draws.mean(axis=0) - hessian(exact)) < 5 * errors + 4 * bias)
+    assert draws.std(axis=0).max() < 10

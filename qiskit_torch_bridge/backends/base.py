@@ -15,7 +15,15 @@ from qiskit.circuit.library import Barrier
 from ..program import Program
 from ..readout import MeasurementGroup, Samples
 
-__all__ = ["Backend", "Estimate", "check_shots", "estimate_from_moments", "estimate_from_samples", "measured_circuit"]
+__all__ = [
+    "Backend",
+    "Estimate",
+    "check_shots",
+    "circuit_on",
+    "estimate_from_moments",
+    "estimate_from_samples",
+    "measured_circuit",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,26 +137,29 @@ def check_shots(shots: Any) -> int | None:
     return int(shots)
 
 
-def measured_circuit(program: Program, group: MeasurementGroup, *, compact: bool) -> QuantumCircuit:
-    """The program's circuit, followed by the group's basis changes and measurements into the register ``outcome``.
+def circuit_on(program: Program, *, compact: bool) -> tuple[QuantumCircuit, dict[int, int]]:
+    """A copy of the program's circuit, and where each of its qubits is in the copy.
 
     Args:
         program: The compiled circuit.
-        group: What to measure.
         compact: Whether to leave out qubits that nothing touches, where qubit numbers mean nothing to the backend.
     """
+    if not compact:
+        return program.circuit.copy(), {qubit: qubit for qubit in range(program.circuit.num_qubits)}
+    place = {qubit: i for i, qubit in enumerate(program.active_qubits)}
+    circuit = QuantumCircuit(len(place))
+    for instruction in program.circuit.data:
+        qubits = [place.get(program.circuit.find_bit(qubit).index) for qubit in instruction.qubits]
+        if kept := [qubit for qubit in qubits if qubit is not None]:
+            whole = len(kept) == len(qubits)
+            circuit.append(instruction.operation if whole else Barrier(len(kept)), kept, copy=False)
+    return circuit, place
+
+
+def measured_circuit(program: Program, group: MeasurementGroup, *, compact: bool) -> QuantumCircuit:
+    """:func:`circuit_on`, then the group's basis changes and measurements into the register ``outcome``."""
+    circuit, place = circuit_on(program, compact=compact)
     register = ClassicalRegister(len(group.qubits), "outcome")
-    if compact:
-        place = {qubit: i for i, qubit in enumerate(program.active_qubits)}
-        circuit = QuantumCircuit(len(place))
-        for instruction in program.circuit.data:
-            qubits = [place.get(program.circuit.find_bit(qubit).index) for qubit in instruction.qubits]
-            if kept := [qubit for qubit in qubits if qubit is not None]:
-                whole = len(kept) == len(qubits)
-                circuit.append(instruction.operation if whole else Barrier(len(kept)), kept, copy=False)
-    else:
-        place = {qubit: qubit for qubit in range(program.circuit.num_qubits)}
-        circuit = program.circuit.copy()
     circuit.add_register(register)
     for bit, (qubit, basis) in enumerate(zip(group.qubits, group.bases, strict=True)):
         if basis == "Y":

@@ -19,10 +19,11 @@ from qiskit.primitives import (
     StatevectorSampler,
 )
 from qiskit.primitives.containers import BindingsArray
+from qiskit.quantum_info import PauliList, SparsePauliOp
 
 from ..program import Program
 from ..readout import Expectation, Samples
-from .base import Backend, Estimate, ProgramCache, check_shots, estimate_from_samples, measured_circuit
+from .base import Backend, Estimate, ProgramCache, check_shots, circuit_on, estimate_from_samples, measured_circuit
 from .transpiling import BoundCircuit, bind_by_column, is_ideal_simulator, transpiled
 
 __all__ = ["EstimatorBackend", "SamplerBackend"]
@@ -99,6 +100,10 @@ class _PrimitiveBackend(Backend):
         self.seed_transpiler = seed_transpiler
         self._cache = ProgramCache()
 
+    @property
+    def _is_compact(self) -> bool:
+        return self.device is None or (self.initial_layout is None and is_ideal_simulator(self.device))
+
     def _for_device(self, circuits: Sequence[Any], program: Program) -> list[Any]:
         if self.device is None:
             return list(circuits)
@@ -154,7 +159,7 @@ class SamplerBackend(_PrimitiveBackend):
     def _circuits(self, program: Program) -> list[BoundCircuit]:
         cached = self._cache.of(program)
         if "circuits" not in cached:
-            compact = self.device is None or (self.initial_layout is None and is_ideal_simulator(self.device))
+            compact = self._is_compact
             circuits = [measured_circuit(program, group, compact=compact) for group in program.readout.groups]
             cached["circuits"] = [bind_by_column(circuit, program) for circuit in self._for_device(circuits, program)]
         circuits_of_groups: list[BoundCircuit] = cached["circuits"]
@@ -227,14 +232,21 @@ class EstimatorBackend(_PrimitiveBackend):
         assert isinstance(program.readout, Expectation)
         cached = self._cache.of(program)
         if "circuit" not in cached:
-            (circuit,) = self._for_device([program.circuit], program)
+            logical, place = circuit_on(program, compact=self._is_compact)
+            (circuit,) = self._for_device([logical], program)
             outputs = [m for m, observable in enumerate(program.readout.observables) if observable.coeffs.any()]
-            observables = [program.readout.observables[m] for m in outputs]
+            observables = [_restricted(program.readout.observables[m], list(place)) for m in outputs]
             if circuit.layout is not None:
                 observables = [observable.apply_layout(circuit.layout) for observable in observables]
             cached["circuit"] = bind_by_column(circuit, program), observables, outputs
         circuit_and_observables: tuple[BoundCircuit, list[Any], list[int]] = cached["circuit"]
         return circuit_and_observables
+
+
+def _restricted(observable: SparsePauliOp, qubits: list[int]) -> SparsePauliOp:
+    """The observable on these qubits, the others left out (it acts on none of them)."""
+    paulis = PauliList.from_symplectic(observable.paulis.z[:, qubits], observable.paulis.x[:, qubits])
+    return SparsePauliOp(paulis, observable.coeffs)
 
 
 def _bindings(bound: BoundCircuit, angles: np.ndarray) -> BindingsArray:
