@@ -352,7 +352,7 @@ def test_wrong_rules(make, message):
             r"interpret\(0\): got 0.5",
         ),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_wrong_readout(options, error, message):
     with pytest.raises(error, match=message):
