@@ -194,12 +194,13 @@ class SPSA(GradientRule):
 
     averaged over ``samples`` draws. Two circuits a sample and row, whatever the number of weights; unbiased up to the
     step, but noisy: each component carries the others' derivatives as variance. Every row of a batch draws its own
-    signs, so that a batch averages the noise away as well. Angles of one parameter move together, as in
-    :class:`FiniteDifference`.
+    signs, so that a batch averages the noise away as well (elements of ``torch.func.vmap`` share theirs). Angles of one
+    parameter move together, as in :class:`FiniteDifference`.
 
-    The default step is that of the central difference, for a function of D such directions at once, whose third
-    derivative along :math:`\Delta` has a typical size of :math:`D^{3/2}`: :math:`c = (9/S)^{1/6}/\sqrt{D}`, 10 times
-    the cube root of the double precision over :math:`\sqrt{D}` for exact values.
+    The default step is that of the central difference, for a function of D such directions at once whose third
+    derivative along :math:`\Delta` has a size of :math:`D^{3/2}`: :math:`c = (9/S)^{1/6}/\sqrt{D}`, 10 times the cube
+    root of the double precision over :math:`\sqrt{D}` for exact values. That is the careful choice, for values to which
+    all angles contribute alike; where each output depends on few of them, a larger step has less noise.
 
     Args:
         step: The step c in radians; None for the default.

@@ -183,6 +183,7 @@ SAMPLERS: dict[str, Callable[[], Any]] = {
 SHOT_ESTIMATORS: dict[str, Callable[[], Any]] = {
     **EXACT_ESTIMATORS,
     "BackendEstimatorV2 of manila": lambda: BackendEstimatorV2(backend=manila()),
+    "IBM Estimator of aer": lambda: ExecutorEstimator(mode=aer()),
     "IBM Estimator of manila": lambda: ExecutorEstimator(mode=manila()),
 }
 WITH_SHOTS = {

@@ -114,7 +114,15 @@ class _PrimitiveBackend(Backend):
             optimization_level=self.optimization_level,
             initial_layout=self.initial_layout,
             seed_transpiler=self.seed_transpiler,
+            basis_gates=self._basis_gates,
         )
+
+    @property
+    def _basis_gates(self) -> list[str] | None:
+        """IBM's Estimator takes circuits of its devices' gates only, also on a simulator that knows more."""
+        ibm = any(cls.__module__.startswith("qiskit_ibm_runtime") for cls in type(self.primitive).__mro__)
+        unconnected = getattr(self.device, "coupling_map", None) is None
+        return ["cz", "rz", "sx", "x"] if ibm and unconnected and isinstance(self.primitive, BaseEstimatorV2) else None
 
     def __repr__(self) -> str:
         device = "" if self.device is None else f", device={self.device.name!r}"

@@ -50,8 +50,11 @@ def transpiled(
     optimization_level: int,
     initial_layout: Sequence[int] | None,
     seed_transpiler: int | None,
+    basis_gates: Sequence[str] | None = None,
 ) -> list[QuantumCircuit]:
     """The circuits for a device; a circuit that came with a layout keeps its place.
+
+    ``basis_gates`` narrows down the gates of a device without connections; None: all that it knows.
 
     Raises:
         ValueError: If they do not fit the device.
@@ -63,11 +66,12 @@ def transpiled(
         initial_layout = range(width)
     # A simulator's number of qubits is a guess at what memory holds for the worst of circuits, and no limit.
     connected = getattr(device, "coupling_map", None) is not None
-    unlimited = not connected and width > device.num_qubits
+    if basis_gates is None and not connected and width > device.num_qubits:
+        basis_gates = sorted(_STANDARD & set(device.operation_names))
     passes = generate_preset_pass_manager(
         optimization_level,
-        backend=None if unlimited else device,
-        basis_gates=sorted(_STANDARD & set(device.operation_names)) if unlimited else None,
+        backend=device if basis_gates is None else None,
+        basis_gates=None if basis_gates is None else list(basis_gates),
         initial_layout=None if initial_layout is None else list(initial_layout),
         seed_transpiler=seed_transpiler,
     )
