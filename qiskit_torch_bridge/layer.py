@@ -137,7 +137,7 @@ class QuantumLayer(nn.Module):
         interpret: With ``probabilities``: maps an outcome (int) to a class (int from 0); the outputs are then the
             classes' probabilities.
         backend: None or ``"statevector"`` (exact simulation), ``"aer"``, ``"fake:NAME"``, an ``AerSimulator``, an IBM
-            fake device, any V2 Sampler or Estimator, or one of this package's backends.
+            device (fake or real), any V2 Sampler or Estimator, or one of this package's backends.
         shots: Shots a circuit, for values and gradients alike; None: exact where the backend can, else its default.
         gradient: ``"adjoint"``, ``"parameter_shift"``, ``"finite_difference"``, ``"spsa"``, or a rule object; None: the
             best for the backend.

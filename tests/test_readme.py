@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 CHECKOUT = Path(__file__).parent.parent
 README = (CHECKOUT / "README.md").read_text()
@@ -28,15 +29,20 @@ def test_first_model_has_ten_lines():
 
 
 def test_hardware_lines_run_on_a_fake_device():
-    sampler = pytest.importorskip("qiskit_ibm_runtime.executor_sampler").Sampler
+    """In IBM's local mode: the same Sampler, with a fake device in place of the service's."""
+    pytest.importorskip("qiskit_ibm_runtime")
     from qiskit_ibm_runtime.fake_provider import FakeManilaV2
 
-    namespace: dict[str, object] = {}
+    from qiskit_torch_bridge.backends.ibm import sampler_for
+
+    namespace: dict[str, object] = {"device": sampler_for(FakeManilaV2())}
     exec(BLOCKS[0], namespace)
-    lines = BLOCKS[2].splitlines()
-    code = "\n".join(line for line in lines if "QiskitRuntimeService" not in line)
+    code = "\n".join(line for line in BLOCKS[2].splitlines() if "QiskitRuntimeService" not in line)
     code = code.replace("inputs=...", "inputs=encoding.parameters").replace("weights=...", "weights=ansatz.parameters")
-    exec(code, {**namespace, "device": FakeManilaV2(), "Sampler": sampler})
+    exec(code, namespace)
+    layer = namespace["layer"]
+    assert layer.backend.device.name == "fake_manila"
+    assert layer(torch.rand(1, 2)).shape == (1, 2)
 
 
 def test_pictures_exist():

@@ -17,7 +17,7 @@ def resolve_backend(backend: Any) -> Backend:
 
     Args:
         backend: None, a word (``"statevector"``, ``"aer"``, ``"fake:NAME"``), an ``AerSimulator``, a fake device, any
-            V2 Sampler or Estimator, any other ``BackendV2``, or one of ours.
+            V2 Sampler or Estimator, an IBM device (through a Sampler in job mode), any other ``BackendV2``, or one of ours.
 
     Raises:
         TypeError: If it is none of these.
@@ -67,10 +67,9 @@ def _from_object(backend: Any) -> Backend:
 
             return AerBackend(backend)
         if "qiskit_ibm_runtime" in modules:
-            raise TypeError(
-                f"backend: got the IBM device {getattr(backend, 'name', backend)!r} itself, expected a Sampler made for it, "
-                "for example qiskit_ibm_runtime.executor_sampler.Sampler(mode=device)."
-            )
+            from .ibm import sampler_for
+
+            return SamplerBackend(sampler_for(backend))
         return SamplerBackend(BackendSamplerV2(backend=backend))
     raise TypeError(
         f"backend: got {backend!r} ({type(backend).__name__}), expected one of {_WORDS}, an AerSimulator, a fake "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["fake_device"]
+__all__ = ["fake_device", "sampler_for"]
 
 
 def fake_device(name: str) -> Any:
@@ -33,3 +33,10 @@ def fake_device(name: str) -> Any:
     if wanted not in devices:
         raise ValueError(f"backend: got 'fake:{name}', expected one of {', '.join(sorted(devices))} after the colon.")
     return devices[wanted]()
+
+
+def sampler_for(device: Any) -> Any:
+    """A Sampler that runs on the device in job mode: every call queues for itself."""
+    from qiskit_ibm_runtime.executor_sampler import Sampler
+
+    return Sampler(mode=device)
