@@ -160,7 +160,7 @@ def cost(head: nn.Module, settings: Mapping[str, Any]) -> str:
     calls = full * step.calls + last.calls + test.calls
     epochs = settings["epochs"]
     return (
-        f"{head}\n"
+        f"Data: {settings['dataset']}. {head}\n"
         f"A step of {size} image(s): {step.circuits:,} circuits, {step.shots:,} shots, {step.calls} backend calls.\n"
         f"An epoch with its test: {circuits:,} circuits, {shots:,} shots, {calls:,} backend calls.\n"
         f"The run of {epochs} epochs: {epochs * circuits:,} circuits, {epochs * shots:,} shots, "
@@ -200,6 +200,12 @@ def report(trainer: Trainer, data: Digits, folder: RunFolder) -> None:
             "shots": last["shots"],
         }
     )
+    if last["test_accuracy"] < last["train_accuracy"] - 0.2:
+        print(
+            "The test images fare much worse than the training images did. That is not overfitting: training runs with "
+            "dropout and testing without, and the head is periodic, so the angles of the two modes can end up in different "
+            "branches of the sine. Try another --seed."
+        )
     print(
         f"Test accuracy {last['test_accuracy']:.3f} after {last['epoch']} epochs, {last['seconds']:.1f} s, "
         f"{last['circuits']:,} circuits and {last['shots']:,} shots; figures in {folder.path}"

@@ -30,8 +30,8 @@ class Run:
     """What a forward call executed.
 
     Attributes:
-        values: Shape (N, M): the outputs, N the flattened batch.
-        standard_errors: Shape (N, M): their standard errors from the shots; zero for exact values.
+        values: Shape (N, M), a NumPy array: the outputs, N the flattened batch.
+        standard_errors: Shape (N, M), a NumPy array: their standard errors from the shots; zero for exact values.
         circuits: How many circuits were executed.
         shots: How many shots were spent on all of them.
     """
@@ -134,8 +134,8 @@ class QuantumLayer(nn.Module):
             qubit.
         probabilities: Instead, the qubits whose outcomes' probabilities are the outputs (2**k of them), or True for
             those that the circuit measures, in the order of their classical bits.
-        interpret: With ``probabilities``: maps an outcome (int) to a class (int from 0); the outputs are then the
-            classes' probabilities.
+        interpret: With ``probabilities``: maps an outcome (int) to a class (int from 0), such as
+            ``lambda outcome: outcome.bit_count() % 2``; the outputs are then the classes' probabilities.
         backend: None or ``"statevector"`` (exact simulation), ``"aer"``, ``"fake:NAME"``, an ``AerSimulator``, an IBM
             device (fake or real), any V2 Sampler or Estimator, or one of this package's backends.
         shots: Shots a circuit, for values and gradients alike; None: exact where the backend can, else its default.
@@ -275,7 +275,8 @@ class QuantumLayer(nn.Module):
 
         Args:
             batch_size: Rows of features; leading dimensions multiplied.
-            inputs_require_grad: Whether the gradient by the features is needed (trainable layers before this one).
+            inputs_require_grad: Whether the gradient by the features is needed, as it is behind trainable layers; False
+                for plain data.
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 0:
             raise ValueError(f"batch_size: got {batch_size!r}, expected an integer from 0.")
@@ -325,6 +326,10 @@ class QuantumLayer(nn.Module):
 
     def _initial_weights(self, init: Initializer) -> dict[str, nn.Parameter]:
         names, sizes = self.program.group_names, self.program.num_weights
+        if isinstance(init, torch.Tensor) and len(names) > 1:
+            raise ValueError(
+                f"init: got a tensor for the groups {list(names)}, expected a mapping of group names to tensors."
+            )
         given = init if isinstance(init, Mapping) else dict.fromkeys(names, init)
         if strange := set(given) - set(names):
             raise ValueError(f"init: got groups {sorted(strange)}, expected some of {list(names)}.")
@@ -350,7 +355,7 @@ class QuantumLayer(nn.Module):
         if features.dim() == 0 or features.shape[-1] != width:
             raise ValueError(
                 f"features: got shape {tuple(features.shape)}, expected (..., {width}): the last dimension holds the "
-                f"{width} inputs."
+                f"inputs{'; call features.unsqueeze(-1)' if width == 1 else ''}."
             )
 
     def _require_finite_features(self, features: torch.Tensor) -> None:

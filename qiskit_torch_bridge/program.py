@@ -64,7 +64,9 @@ def flatten_parameters(
     if isinstance(parameters, (Parameter, ParameterVector)):
         parameters = [parameters]
     if isinstance(parameters, (str, bytes, set, frozenset)) or not isinstance(parameters, Iterable):
-        raise TypeError(f"{name}: got {parameters!r}, expected a sequence of Parameters, or a ParameterVector.")
+        raise TypeError(
+            f"{name}: got {parameters!r}, expected a Parameter, a sequence of Parameters, or a ParameterVector."
+        )
     flat: list[Parameter] = []
     for entry in parameters:
         if isinstance(entry, ParameterVector):
@@ -333,7 +335,7 @@ def _columns(
             columns[parameter] = (source, column)
     in_circuit = set(circuit.parameters)
     names = {parameter.name for parameter in owners}
-    if forgotten := sorted(p.name for p in in_circuit - owners.keys()):
+    if forgotten := [p.name for p in circuit.parameters if p not in owners]:
         raise ValueError(
             f"Parameter(s) {', '.join(forgotten)} of the circuit are in neither inputs nor weights; name each in one of "
             f"them, or bind it with circuit.assign_parameters.{_SAME_NAME if names & set(forgotten) else ''}"

@@ -346,7 +346,7 @@ class Probabilities(Readout):
             )
         outputs = np.arange(2 ** len(qubits))
         if interpret is not None:
-            classes = [interpret(outcome) for outcome in range(len(outputs))]
+            classes = _classes(interpret, len(outputs))
             for outcome, label in enumerate(classes):
                 if not isinstance(label, (bool, int, np.bool_, np.integer)) or not 0 <= label < _MOST_CLASSES:
                     raise ValueError(
@@ -356,3 +356,17 @@ class Probabilities(Readout):
             outputs = np.array(classes, dtype=np.int64)
         num_outputs = int(outputs.max()) + 1
         return cls(num_outputs, (_OutcomeGroup(tuple(qubits), outputs, num_outputs),), np.zeros(num_outputs))
+
+
+def _classes(interpret: Callable[[int], int], num_outcomes: int) -> list[int]:
+    if not callable(interpret):
+        raise TypeError(
+            f"interpret: got {interpret!r}, expected a function of an outcome; of a table, give its __getitem__ method."
+        )
+    try:
+        return [interpret(outcome) for outcome in range(num_outcomes)]
+    except Exception as error:
+        raise ValueError(
+            f"interpret: failed with {error!r}; it gets an outcome as an integer (not as a string of bits), for example "
+            "lambda outcome: outcome.bit_count() % 2."
+        ) from error

@@ -24,7 +24,7 @@ def circuit_diagram(layer: QuantumLayer) -> Figure:
 
 def learning_curves(rows: Sequence[Mapping[str, Any]], *, title: str, loss_label: str) -> Figure:
     """Loss and accuracy against the epoch, for training and test images."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
     epochs = [row["epoch"] for row in rows]
     for axes, quantity, label in zip(
         figure.subplots(1, 2), ("loss", "accuracy"), (loss_label, "accuracy"), strict=True
@@ -35,7 +35,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], *, title: str, loss_label
             "o-",
             color="0.6",
             markersize=4,
-            label="training (with dropout)",
+            label="training (mean over the epoch, with dropout)",
         )
         axes.plot(
             epochs, [row[f"test_{quantity}"] for row in rows], "s--", color="tab:blue", markersize=4, label="test"
@@ -43,8 +43,9 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], *, title: str, loss_label
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlim(left=0.5)
         axes.grid(alpha=0.3)
-        axes.legend()
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.suptitle(title)
     return figure
 
@@ -52,7 +53,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], *, title: str, loss_label
 def predictions(
     images: torch.Tensor, labels: torch.Tensor, probabilities: torch.Tensor, names: Sequence[str], *, title: str
 ) -> Figure:
-    """Test images with what the model makes of them; errors come first and are framed.
+    """Test images with what the model makes of them, a line a class; errors come first and are framed.
 
     Args:
         images: Shape (N, 1, height, width), in [0, 1].
@@ -62,30 +63,30 @@ def predictions(
         title: The figure's title.
     """
     wrong = probabilities.argmax(dim=1) != labels
-    order = torch.cat([wrong.nonzero().flatten(), (~wrong).nonzero().flatten()])
-    spread = (
-        order
-        if len(order) <= 12
-        else torch.cat([order[wrong[order]], order[~wrong[order]][:: max(1, len(order) // 12)]])[:12]
-    )
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    grid = figure.subplots(2, 6, squeeze=False).flatten()
-    for axes in grid:
-        axes.axis("off")
-    for axes, row in zip(grid, spread.tolist(), strict=False):
-        axes.imshow(images[row, 0].numpy(), cmap="gray_r", vmin=0, vmax=1)
-        guess = int(probabilities[row].argmax())
-        axes.set_title(f"{names[guess]} ({probabilities[row, guess]:.2f})", fontsize=11)
-        if wrong[row]:
+    columns = 6
+    figure = Figure(figsize=(1.5 * columns, 2.0 * len(names)), layout="constrained")
+    for label, line in enumerate(figure.subplots(len(names), columns, squeeze=False)):
+        for axes, row in zip(line, _shown((labels == label), wrong, columns), strict=False):
+            axes.imshow(images[row, 0].numpy(), cmap="gray_r", vmin=0, vmax=1)
+            guess = int(probabilities[row].argmax())
             axes.set_title(
-                f"{names[guess]} ({probabilities[row, guess]:.2f}), is {names[int(labels[row])]}",
-                fontsize=11,
-                color="tab:red",
+                f"{names[guess]} ({probabilities[row, guess]:.2f})", color="tab:red" if wrong[row] else "black"
             )
-            axes.axis("on")
-            axes.set_xticks([])
-            axes.set_yticks([])
             for spine in axes.spines.values():
-                spine.set(color="tab:red", linewidth=2)
-    figure.suptitle(f"{title}: {int(wrong.sum())} of {len(labels)} wrong")
+                spine.set(color="tab:red", linewidth=2, visible=bool(wrong[row]))
+        for axes in line:
+            axes.set(xticks=[], yticks=[])
+            if not axes.images:
+                axes.axis("off")
+        line[0].set_ylabel(f"images of {names[label]}")
+    figure.suptitle(f"{title}: predicted digit (its probability); {int(wrong.sum())} of {len(labels)} wrong")
     return figure
+
+
+def _shown(mine: torch.Tensor, wrong: torch.Tensor, count: int) -> list[int]:
+    """Some rows of a class: the wrong ones first, then right ones spread over the rest."""
+    errors = (mine & wrong).nonzero().flatten()[:count]
+    right = (mine & ~wrong).nonzero().flatten()
+    wanted = min(count - len(errors), len(right))
+    spread = right[torch.linspace(0, len(right) - 1, wanted).long()] if wanted else right[:0]
+    return [*errors.tolist(), *spread.tolist()]

@@ -53,11 +53,12 @@ class RunFolder:
         Raises:
             FileNotFoundError: If there is no checkpoint in it.
         """
-        if path is None or not (path / "checkpoint.pt").is_file():
+        if path is None:
             raise FileNotFoundError(
-                f"--resume: got run folder {str(path) if path else None!r}, expected one with a checkpoint.pt; name the "
-                "run's folder with --run-dir."
+                "--resume: got no run folder; name it with --run-dir, for example --run-dir runs/NAME-1."
             )
+        if not (path / "checkpoint.pt").is_file():
+            raise FileNotFoundError(f"--resume: {path} has no checkpoint.pt; name the folder of a run with --run-dir.")
         return cls(path)
 
     def file(self, name: str) -> Path:

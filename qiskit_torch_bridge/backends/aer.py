@@ -67,10 +67,9 @@ class AerBackend(Backend):
         initial_layout: Sequence[int] | None = None,
         seed_transpiler: int | None = 0,
     ) -> None:
-        if device is None:
-            device = AerSimulator()
-        self.simulator = device if isinstance(device, AerSimulator) else AerSimulator.from_backend(device)
-        self.name = self.simulator.name
+        simulator = AerSimulator() if device is None else device
+        self.simulator = simulator if isinstance(simulator, AerSimulator) else AerSimulator.from_backend(simulator)
+        self.name = "aer" if device is None else self.simulator.name
         self._placed = self.simulator.coupling_map is not None
         if optimization_level not in (None, 0, 1, 2, 3):
             raise ValueError(f"optimization_level: got {optimization_level!r}, expected 0, 1, 2, 3 or None.")
