@@ -351,6 +351,12 @@ def test_wrong_rules(make, message):
             ValueError,
             r"interpret\(0\): got 0.5",
         ),
+        (
+            {"observables": None, "probabilities": [0], "interpret": lambda o: o.count("1")},
+            ValueError,
+            "interpret: failed with AttributeError.*an outcome as an integer",
+        ),
+        ({"observables": None, "probabilities": [0], "interpret": [0, 1]}, TypeError, "__getitem__"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
