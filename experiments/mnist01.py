@@ -202,7 +202,7 @@ def report(trainer: Trainer, data: Digits, folder: RunFolder) -> None:
     )
     if trainer.layers and last["test_accuracy"] < 0.8:
         print(
-            "This run has not learnt. The circuit is periodic in its angle, and nothing bounds the angle: with some seeds it "
+            "This run has not learnt. The circuit is periodic in its angle and nothing bounds that: with some seeds it "
             "runs away over many turns in the first steps. Try another --seed, or a lower --lr."
         )
     print(
