@@ -854,9 +854,15 @@ def test_what_is_no_backend(backend, error, message):
         one_qubit_layer(backend=backend)
 
 
-def test_an_ibm_device_itself_says_what_to_do():
-    with pytest.raises(TypeError, match=r"some_device.*Sampler\(mode=device\)"):
-        resolve_backend(IBMBackend())
+def test_an_ibm_device_itself_runs_through_a_sampler():
+    """A stand-in that is no fake device by its class: what a service hands out takes the same way."""
+    device = IBMBackend()
+    layer = make_layer(model(), backend=device, shots=SHOTS, **EXPECTATION)
+    assert isinstance(layer.backend, SamplerBackend)
+    assert isinstance(layer.backend.primitive, ExecutorSampler)
+    assert layer.backend.device is device
+    # IBM's local mode makes a noise model of the device's error rates, so only near the noiseless values.
+    assert torch.allclose(layer(FEATURES).detach(), REFERENCES["expectation"][0], atol=0.4)
 
 
 def test_fake_words_without_the_package(monkeypatch):
