@@ -35,11 +35,7 @@ __all__ = ["Evaluation", "NonFiniteAnglesError", "QuantumFunction", "refuse_bloc
 
 
 class NonFiniteAnglesError(ValueError):
-    """An angle is NaN or infinite; ``columns`` says which."""
-
-    def __init__(self, message: str, columns: tuple[int, ...]) -> None:
-        super().__init__(message)
-        self.columns = columns
+    """An angle is NaN or infinite."""
 
 
 @dataclass(eq=False)
@@ -105,12 +101,10 @@ class Evaluation:
         angles = torch.cat([group.detach().expand(rows, -1) for group in groups], dim=1).numpy()
         finite = np.isfinite(angles)
         if not finite.all():
-            columns = tuple(np.flatnonzero(~finite.all(axis=0)).tolist())
-            row = int(np.flatnonzero(~finite.all(axis=1))[0])
+            row, column = np.argwhere(~finite)[0].tolist()
             raise NonFiniteAnglesError(
-                f"Angle {self.program.describe_angle(columns[0])} is {angles[row, columns[0]]} in row {row}, expected a "
-                "finite number of radians; check the inputs and weights. No circuit was run.",
-                columns,
+                f"Angle {self.program.describe_angle(column)} is {angles[row, column]} in row {row}, expected a finite "
+                "number of radians; check the inputs and weights. No circuit was run."
             )
         return angles
 
