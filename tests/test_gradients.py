@@ -494,13 +494,13 @@ def test_an_unknown_scheme_is_refused():
         FiniteDifference(scheme="backward")
 
 
-@pytest.mark.parametrize("shots", [None, 10_000])
-def test_second_order_by_spsa_is_right_in_the_mean(shots):
+@pytest.mark.parametrize(("shots", "step"), [(None, 1e-3), (10_000, 0.3)])
+def test_second_order_by_spsa_is_right_in_the_mean(shots, step):
     """All shifted points of a row must move along the same signs, or their differences are noise of size 1 / step."""
     chosen = problem("only_weights")
     expected = oracle("only_weights")
     exact = chosen.layer(expected.weights, gradient="adjoint")
-    noisy = chosen.layer(expected.weights, gradient=SPSA(samples=4, step=0.3), shots=shots, seed=5)
+    noisy = chosen.layer(expected.weights, gradient=SPSA(samples=4, step=step), shots=shots, seed=5)
 
     def hessian(layer: QuantumLayer) -> np.ndarray:
         first = torch.autograd.grad(layer().sum(), layer.weights, create_graph=True)[0]
@@ -508,6 +508,6 @@ def test_second_order_by_spsa_is_right_in_the_mean(shots):
 
     draws = np.stack([hessian(noisy) for _ in range(200)])
     errors = draws.std(axis=0, ddof=1) / math.sqrt(len(draws))
-    bias = 0.3**2  # the step's, of second order, times derivatives of order one
+    bias = step**2  # the step's, of second order, times derivatives of order one
     assert np.all(np.abs(draws.mean(axis=0) - hessian(exact)) < 5 * errors + 4 * bias)
     assert draws.std(axis=0).max() < 10
