@@ -171,9 +171,13 @@ class AngleGroup:
 
 @dataclass(frozen=True, eq=False)
 class _Linear:
-    """The affine angles of a group, as a gather where each is a multiple of one parameter, else as matrix products."""
+    """The affine angles of a group, as a gather where each is a multiple of one parameter, else as matrix products.
+
+    ``columns`` is None also where the gather takes all columns in their order, as it does for most circuits.
+    """
 
     sources: tuple[int, ...]
+    gathers: bool
     columns: torch.Tensor | None
     slopes: tuple[torch.Tensor, ...]
     offsets: torch.Tensor | None
@@ -184,18 +188,22 @@ class _Linear:
         constants = torch.tensor([form.constant for form in forms], **_EXACT)
         offsets = constants if bool(constants.any()) else None
         if len(group.sources) == 1 and all(len(form.terms) == 1 for form in forms):
-            columns = torch.tensor([form.terms[0][0][1] for form in forms], dtype=torch.long, device="cpu")
+            chosen = [form.terms[0][0][1] for form in forms]
+            whole = chosen == list(range(group.source_widths[group.sources[0]]))
+            columns = None if whole else torch.tensor(chosen, dtype=torch.long, device="cpu")
             slopes = torch.tensor([form.terms[0][1] for form in forms], **_EXACT)
-            return cls(group.sources, columns, () if bool((slopes == 1).all()) else (slopes,), offsets)
+            return cls(group.sources, True, columns, () if bool((slopes == 1).all()) else (slopes,), offsets)
         matrices = {s: torch.zeros((group.source_widths[s], len(forms)), **_EXACT) for s in group.sources}
         for angle, form in enumerate(forms):
             for (source, column), slope in form.terms:
                 matrices[source][column, angle] = slope
-        return cls(group.sources, None, tuple(matrices.values()), offsets)
+        return cls(group.sources, False, None, tuple(matrices.values()), offsets)
 
     def __call__(self, tensors: dict[int, torch.Tensor]) -> torch.Tensor:
-        if self.columns is not None:
-            angles = tensors[self.sources[0]].index_select(1, self.columns)
+        if self.gathers:
+            angles = tensors[self.sources[0]]
+            if self.columns is not None:
+                angles = angles.index_select(1, self.columns)
             for slopes in self.slopes:
                 angles = angles * slopes
         else:

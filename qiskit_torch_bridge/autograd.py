@@ -16,6 +16,8 @@ Its design:
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -27,7 +29,7 @@ import torch
 from .angles import batch_size
 from .backends.base import Backend, Estimate
 from .gradients import GradientRule
-from .program import Program
+from .program import Program, Selection
 from .seeding import SeedStream
 from .stencil import Stencil
 
@@ -50,6 +52,7 @@ class Evaluation:
         seeds: Where the randomness of each backend call comes from.
         observe: Called with the kind of call (``"values"`` or ``"gradient"``) and its estimate.
         kind: Which kind of call this is.
+        keep: Whether a gradient may follow, for which the backend should keep what it can use again.
         points_together: How many rows in a run are shifted points of one row. A rule that draws its shifts must draw
             the same for all of them: the second order is a difference between them.
     """
@@ -61,52 +64,94 @@ class Evaluation:
     seeds: SeedStream
     observe: Callable[[str, Estimate], None] | None = None
     kind: str = "values"
+    keep: bool = True
     points_together: int = 1
-    _kept: tuple[np.ndarray, Any] | None = field(default=None, repr=False)
+    _kept: _Kept | None = field(default=None, repr=False)
 
     def run(self, groups: Sequence[torch.Tensor]) -> torch.Tensor:
         """Shape (N, M): the values at the angles; one backend call (one a distinct filling where there are blocks)."""
         angles = self._joined(groups)
-        width = len(self.program.angles)
         if not len(angles):
             return torch.zeros((0, self.program.num_outputs), dtype=torch.float64)
-        parts = [
-            (rows, self.backend.evaluate(program, angles[rows, :width], shots=self.shots, seed=self.seeds.next()))
-            for program, rows in self.program.split(angles)
-        ]
-        estimate = parts[0][1] if len(parts) == 1 else _stitched(parts, len(angles))
-        if self.rule.exact_only and estimate.state is not None:
-            self._kept = (angles, estimate.state)
+        if self.program.blocks:
+            width = len(self.program.angles)
+            fillings = self.program.split(angles)
+            parts = [(rows, self._evaluate(program, angles[rows, :width])) for program, rows in fillings]
+            estimate = _stitched(parts, len(angles))
+        else:
+            estimate = self._evaluate(self.program, angles)
+        if estimate.state is not None:
+            self._kept = _Kept(angles, estimate.state, *_memory(groups))
         if self.observe is not None:
             self.observe(self.kind, estimate)
         return torch.from_numpy(estimate.values)
 
-    def pull_back(self, upstream: torch.Tensor, groups: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Shape (N, A): the backend's own vector-Jacobian product."""
-        angles = self._joined(groups)
-        width = len(self.program.angles)
+    def _evaluate(self, program: Program, angles: np.ndarray) -> Estimate:
+        if self.rule.exact_only and self.keep:
+            return self.backend.evaluate_for_pullback(program, angles)
+        return self.backend.evaluate(program, angles, shots=self.shots, seed=self.seeds.next())
+
+    def pull_back(self, upstream: torch.Tensor, groups: Sequence[torch.Tensor], selection: Selection) -> torch.Tensor:
+        """Shape (N, W): the backend's own vector-Jacobian product, for the wanted columns."""
+        kept = self._kept
+        again = kept is not None and kept.memory is not None and kept.memory == _memory(groups)[1]
+        angles = kept.angles if again and kept is not None else self._joined(groups)
         if len(upstream) > len(angles):
             angles = np.repeat(angles, len(upstream), axis=0)
         if not len(angles):
-            return torch.zeros((0, self.program.num_columns), dtype=torch.float64)
-        state = self._kept[1] if self._kept is not None and np.array_equal(self._kept[0], angles) else None
-        upstream_rows = upstream.expand(len(angles), -1).numpy()
-        gradients = np.zeros_like(angles)
-        for program, rows in self.program.split(angles):
-            gradients[rows, :width] = self.backend.pullback(program, angles[rows, :width], upstream_rows[rows], state)
+            return torch.zeros((0, len(selection.columns)), dtype=torch.float64)
+        rows_upstream = upstream.expand(len(angles), -1).numpy()
+        if self.program.blocks:
+            width = len(self.program.angles)
+            gradients = np.zeros_like(angles)
+            for program, rows in self.program.split(angles):
+                gradients[rows, :width] = self.backend.pullback(
+                    program, angles[rows, :width], rows_upstream[rows], None, selection.mask[:width]
+                )
+        else:
+            state = kept.state if kept is not None and (again or np.array_equal(kept.angles, angles)) else None
+            gradients = self.backend.pullback(self.program, angles, rows_upstream, state, selection.mask)
+        if len(selection.columns) < gradients.shape[1]:
+            gradients = gradients[:, selection.mask]
         return torch.from_numpy(gradients)
 
     def _joined(self, groups: Sequence[torch.Tensor]) -> np.ndarray:
         rows = batch_size(groups)
-        angles = torch.cat([group.detach().expand(rows, -1) for group in groups], dim=1).numpy()
-        finite = np.isfinite(angles)
-        if not finite.all():
-            row, column = np.argwhere(~finite)[0].tolist()
+        full = [group.detach() if len(group) == rows else group.detach().expand(rows, -1) for group in groups]
+        angles = (full[0] if len(full) == 1 else torch.cat(full, dim=1)).numpy()
+        # One sum tells that all is finite, in nearly all cases; it may overflow where every angle is.
+        if not math.isfinite(angles.sum()) and not np.isfinite(angles).all():
+            row, column = np.argwhere(~np.isfinite(angles))[0].tolist()
             raise NonFiniteAnglesError(
                 f"Angle {self.program.describe_angle(column)} is {angles[row, column]} in row {row}, expected a finite "
                 "number of radians; check the inputs and weights. No circuit was run."
             )
         return angles
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """What a forward call leaves for its gradient.
+
+    Attributes:
+        angles: Shape (N, A).
+        state: The backend's.
+        groups: The tensors that the angles came from, held so that their memory cannot become another tensor's.
+        memory: Where each of them is and in which version; a call with the same has the same angles.
+    """
+
+    angles: np.ndarray
+    state: Any
+    groups: Sequence[torch.Tensor]
+    memory: tuple[tuple[int, int], ...] | None
+
+
+def _memory(groups: Sequence[torch.Tensor]) -> tuple[Sequence[torch.Tensor], tuple[tuple[int, int], ...] | None]:
+    """The tensors, and where and in which version they are; None where torch cannot say."""
+    try:
+        return groups, tuple([(group.data_ptr(), group._version) for group in groups])
+    except RuntimeError:  # inference tensors have no version, and those of transforms no memory of their own
+        return groups, None
 
 
 def _stitched(parts: Sequence[tuple[slice | np.ndarray, Estimate]], rows: int) -> Estimate:
@@ -141,12 +186,16 @@ class QuantumFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         groups = ctx.saved_tensors
-        table = _Table.of_groups(ctx.evaluation, ctx.needs_input_grad[1:], batch_size(groups))
+        evaluation: Evaluation = ctx.evaluation
+        table = _Table.of_groups(evaluation, ctx.needs_input_grad[1:], batch_size(groups))
         if not table.columns:
             return None, *(torch.zeros_like(group) for group in groups)
         # The vmap of ``is_grads_batched`` knows no custom Functions, but it does know sums.
-        if ctx.evaluation.rule.exact_only and not torch._C._functorch.is_legacy_batchedtensor(upstream):
-            flat = _Pullback.apply(ctx.evaluation, table.columns, upstream, *groups)
+        if evaluation.rule.exact_only and not torch._C._functorch.is_legacy_batchedtensor(upstream):
+            if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+                flat = _Pullback.apply(evaluation, table.selection, upstream, *groups)
+            else:  # nothing will differentiate the gradient, and a Function costs as much as a small circuit
+                flat = evaluation.pull_back(upstream, groups, table.selection)
         else:
             flat = (table.jacobian(groups) @ upstream.unsqueeze(-1)).squeeze(-1)
         return None, *table.hand_out(flat, groups)
@@ -178,13 +227,13 @@ class _Pullback(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        evaluation: Evaluation, columns: tuple[int, ...], upstream: torch.Tensor, *groups: torch.Tensor
+        evaluation: Evaluation, selection: Selection, upstream: torch.Tensor, *groups: torch.Tensor
     ) -> torch.Tensor:
-        return evaluation.pull_back(upstream, groups)[:, columns]
+        return evaluation.pull_back(upstream, groups, selection)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        ctx.evaluation, ctx.columns, *tensors = inputs
+        ctx.evaluation, ctx.selection, *tensors = inputs
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
@@ -193,14 +242,14 @@ class _Pullback(torch.autograd.Function):
         upstream, *groups = ctx.saved_tensors
         rows = batch_size(ctx.saved_tensors)
         by_upstream = None
-        mine = _Table(ctx.evaluation, ctx.columns, rows)
+        mine = _Table(ctx.evaluation, ctx.selection, rows)
         if ctx.needs_input_grad[2]:
             by_upstream = (grad.unsqueeze(1) @ mine.jacobian(groups)).squeeze(1)
         wanted = _Table.of_groups(ctx.evaluation, ctx.needs_input_grad[3:], rows)
         if not wanted.columns:
             return None, None, by_upstream, *(torch.zeros_like(group) for group in groups)
         # Mixed derivatives commute: shift along grad, pull the upstream gradient back to the other columns.
-        flat = mine.pull_back_along(grad, wanted.columns, upstream, groups)
+        flat = mine.pull_back_along(grad, wanted.selection, upstream, groups)
         return None, None, by_upstream, *wanted.hand_out(flat, groups)
 
     @staticmethod
@@ -210,13 +259,13 @@ class _Pullback(torch.autograd.Function):
         _refuse_nested_forward_mode()
         upstream, *groups = ctx.saved_tensors
         rows = batch_size(ctx.saved_tensors)
-        moved = torch.zeros((rows, len(ctx.columns)), dtype=upstream.dtype)
+        moved = torch.zeros((rows, len(ctx.selection.columns)), dtype=upstream.dtype)
         if upstream_tangent is not None:
-            moved = moved + _Pullback.apply(ctx.evaluation, ctx.columns, upstream_tangent, *groups)
+            moved = moved + _Pullback.apply(ctx.evaluation, ctx.selection, upstream_tangent, *groups)
         shifted = _Table.of_groups(ctx.evaluation, [t is not None for t in tangents], rows)
         if shifted.columns:
             along = shifted.collect(tangents, groups)
-            moved = moved + shifted.pull_back_along(along, ctx.columns, upstream, groups)
+            moved = moved + shifted.pull_back_along(along, ctx.selection, upstream, groups)
         return moved
 
     @staticmethod
@@ -224,12 +273,17 @@ class _Pullback(torch.autograd.Function):
         info: Any,
         in_dims: tuple[Any, ...],
         evaluation: Evaluation,
-        columns: tuple[int, ...],
+        selection: Selection,
         upstream: torch.Tensor,
         *groups: torch.Tensor,
     ) -> tuple[torch.Tensor, int]:
         upstream, *folded = _fold(info.batch_size, in_dims[2:], (upstream, *groups))
-        return _unfold(_Pullback.apply(evaluation, columns, upstream, *folded), info.batch_size), 0
+        return _unfold(_Pullback.apply(evaluation, selection, upstream, *folded), info.batch_size), 0
+
+
+# torch binds a Function's arguments by its signature, and would work that out anew at every call.
+for _forward in (QuantumFunction.forward, _Pullback.forward):
+    setattr(_forward, "__signature__", inspect.signature(_forward))  # noqa: B010
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,8 +291,12 @@ class _Table:
     """Wanted columns, with the shift table for them, which is drawn up when it is first needed."""
 
     evaluation: Evaluation
-    columns: tuple[int, ...]
+    selection: Selection
     rows: int
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        return self.selection.columns
 
     @classmethod
     def of_groups(cls, evaluation: Evaluation, wanted: Sequence[bool], rows: int) -> _Table:
@@ -247,17 +305,9 @@ class _Table:
         Raises:
             ValueError: If inputs of an input block are among them.
         """
-        program = evaluation.program
-        refuse_block_gradients(
-            program, any(w and g.fixed for w, g in zip(wanted, program.angle_map.groups, strict=True))
-        )
-        columns = (
-            column
-            for columns, want in zip(program.angle_map.slices, wanted, strict=True)
-            if want
-            for column in range(columns.start, columns.stop)
-        )
-        return cls(evaluation, tuple(column for column in columns if program.influential[column]), rows)
+        selection = evaluation.program.select(wanted)
+        refuse_block_gradients(evaluation.program, selection.fixed)
+        return cls(evaluation, selection, rows)
 
     @cached_property
     def stencil(self) -> Stencil:
@@ -286,13 +336,13 @@ class _Table:
         return replace(self.evaluation, kind="gradient", points_together=together, _kept=None)
 
     def pull_back_along(
-        self, direction: torch.Tensor, columns: tuple[int, ...], upstream: torch.Tensor, groups: Sequence[torch.Tensor]
+        self, direction: torch.Tensor, selection: Selection, upstream: torch.Tensor, groups: Sequence[torch.Tensor]
     ) -> torch.Tensor:
-        """The derivative of the vector-Jacobian product by ``columns`` along a direction of shape (N, W)."""
+        """The derivative of the selection's vector-Jacobian product along a direction of shape (N, W)."""
         weights = (direction.unsqueeze(1) @ torch.as_tensor(self.stencil.coefficients)).squeeze(1)
         spread = (weights.unsqueeze(-1) * upstream.unsqueeze(1)).reshape(-1, upstream.shape[-1])
-        flat = _Pullback.apply(self._at_points, columns, spread, *self.points(groups))
-        return flat.reshape(self.rows, self.stencil.num_points, len(columns)).sum(dim=1)
+        flat = _Pullback.apply(self._at_points, selection, spread, *self.points(groups))
+        return flat.reshape(self.rows, self.stencil.num_points, len(selection.columns)).sum(dim=1)
 
     def collect(self, tangents: Sequence[torch.Tensor | None], groups: Sequence[torch.Tensor]) -> torch.Tensor:
         """The columns' tangents, shape (N, W)."""
@@ -300,19 +350,17 @@ class _Table:
         moved = [(torch.zeros_like(g) if t is None else t).expand(self.rows, -1) for g, t in pairs]
         return torch.cat(moved, dim=1)[:, torch.as_tensor(self.columns)]
 
-    def hand_out(self, flat: torch.Tensor, groups: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Gradients of shape (N, W) for each group; those that the rows share get the sum over the rows."""
-        parts = []
-        position = 0
-        for group, columns in zip(groups, self.evaluation.program.angle_map.slices, strict=True):
-            mine = [c - columns.start for c in self.columns if columns.start <= c < columns.stop]
-            part = flat[:, position : position + len(mine)]
-            position += len(mine)
+    def hand_out(self, flat: torch.Tensor, groups: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
+        """Gradients of shape (N, W) for each wanted group; those that the rows share get the sum over the rows."""
+        parts: list[torch.Tensor | None] = []
+        for group, (span, places, wanted) in zip(groups, self.selection.groups, strict=True):
+            if not wanted:
+                parts.append(None)
+                continue
+            part = flat[:, span]
             if group.shape[0] != flat.shape[0]:
                 part = part.sum(dim=0, keepdim=True)
-            if len(mine) < group.shape[1]:
-                part = torch.zeros_like(group).index_add(1, torch.as_tensor(mine, dtype=torch.long), part)
-            parts.append(part)
+            parts.append(part if places is None else torch.zeros_like(group).index_add(1, places, part))
         return parts
 
 

@@ -58,6 +58,22 @@ class Quote:
     shots: int
 
 
+@dataclass(eq=False)
+class _Spent:
+    """What a layer has executed so far; kept apart, because assigning to an ``nn.Module`` is slow."""
+
+    last_run: Run | None = None
+    circuits: int = 0
+    shots: int = 0
+
+    def observe(self, kind: str, estimate: Estimate) -> None:
+        self.circuits += estimate.circuits
+        self.shots += estimate.shots
+        if kind == "values":
+            errors = np.sqrt(estimate.variances) if estimate.shots else estimate.variances
+            self.last_run = Run(estimate.values, errors, estimate.circuits, estimate.shots)
+
+
 def evaluate(
     program: Program,
     inputs: torch.Tensor | None,
@@ -95,7 +111,8 @@ def evaluate(
     # In double precision from here on: shifts must not drown in rounding, and autocast leaves it alone.
     exact = None if inputs is None else inputs.to("cpu", torch.float64)
     groups = program.evaluate_angles(exact, [weight.to("cpu", torch.float64) for weight in weights])
-    values: torch.Tensor = QuantumFunction.apply(Evaluation(program, backend, rule, shots, seeds, observe), *groups)
+    evaluation = Evaluation(program, backend, rule, shots, seeds, observe, keep=torch.is_grad_enabled())
+    values: torch.Tensor = QuantumFunction.apply(evaluation, *groups)
     return values
 
 
@@ -151,9 +168,6 @@ class QuantumLayer(nn.Module):
         weights: An ``nn.Parameter`` of shape (W,); an ``nn.ParameterDict`` of groups; None for a circuit without any.
         program: The compiled circuit.
         backend: Where it runs.
-        last_run: What the last forward call executed (:class:`Run`); None before it.
-        total_circuits: Circuits executed so far, those of gradients included.
-        total_shots: Shots spent so far, likewise.
 
     Raises:
         TypeError: If an argument has a wrong type.
@@ -191,9 +205,7 @@ class QuantumLayer(nn.Module):
         self.backend.prepare(self.program.example())
         self._circuit = circuit.copy()
         self._seeds = SeedStream(seed)
-        self.last_run: Run | None = None
-        self.total_circuits = 0
-        self.total_shots = 0
+        self._spent = _Spent()
         self.weights: nn.Parameter | nn.ParameterDict | None
         parameters = self._initial_weights(init)
         if isinstance(weights, Mapping) and weights:
@@ -246,7 +258,10 @@ class QuantumLayer(nn.Module):
         weights = self._weight_list()
         like = features if features is not None else weights[0] if weights else torch.empty(0)
         lead = () if features is None else features.shape[:-1]
-        rows = None if features is None else features.reshape(math.prod(lead), self.program.num_inputs)
+        # Of the shape that is needed already, as most are, they are left alone: every view costs time, backward too.
+        rows = features
+        if features is not None and features.dim() != 2:
+            rows = features.reshape(math.prod(lead), self.program.num_inputs)
         if features is not None and self.program.angle_map.has_idle_inputs:
             self._require_finite_features(features)
         try:
@@ -258,12 +273,14 @@ class QuantumLayer(nn.Module):
                 shots=self._shots if shots is None else check_shots(shots),
                 gradient=self._rule,
                 seed=self._seeds,
-                observe=self._observe,
+                observe=self._spent.observe,
             )
         except NonFiniteAnglesError as error:
             cause = error
         else:
-            return values.reshape(*lead, self.num_outputs).to(like.device, like.dtype)
+            if len(lead) != 1:
+                values = values.reshape(*lead, self.num_outputs)
+            return values.to(like.device, like.dtype)
         # Outside the except block: one error, in terms of the columns that the user knows, where they can be seen.
         if features is not None:
             self._require_finite_features(features)
@@ -386,11 +403,28 @@ class QuantumLayer(nn.Module):
                 "diverged (lower the learning rate). No circuit was run."
             )
 
-    def _observe(self, kind: str, estimate: Estimate) -> None:
-        self.total_circuits += estimate.circuits
-        self.total_shots += estimate.shots
-        if kind == "values":
-            self.last_run = Run(estimate.values, np.sqrt(estimate.variances), estimate.circuits, estimate.shots)
+    @property
+    def last_run(self) -> Run | None:
+        """What the last forward call executed; None before it."""
+        return self._spent.last_run
+
+    @property
+    def total_circuits(self) -> int:
+        """Circuits executed so far, those of gradients included. Can be set, to go on counting from an earlier run."""
+        return self._spent.circuits
+
+    @total_circuits.setter
+    def total_circuits(self, circuits: int) -> None:
+        self._spent.circuits = circuits
+
+    @property
+    def total_shots(self) -> int:
+        """Shots spent so far, likewise."""
+        return self._spent.shots
+
+    @total_shots.setter
+    def total_shots(self, shots: int) -> None:
+        self._spent.shots = shots
 
 
 def _on_default_device(values: torch.Tensor) -> torch.Tensor:

@@ -46,7 +46,7 @@ from .canonical import (
 )
 from .readout import Expectation, ObservableLike, Probabilities, Readout
 
-__all__ = ["Program", "flatten_parameters"]
+__all__ = ["Program", "Selection", "flatten_parameters"]
 
 _MOST_KEPT_FILLINGS = 1024
 _SAME_NAME = " (Parameters are told apart by object: one of the same name that was made elsewhere is another.)"
@@ -82,6 +82,40 @@ def flatten_parameters(
     if repeated:
         raise ValueError(f"{name}: {', '.join(sorted(repeated))} named more than once, expected each parameter once.")
     return flat
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Angles that a gradient is wanted for.
+
+    Attributes:
+        columns: The W columns, ascending.
+        mask: Shape (number of columns,), bool: the same.
+        groups: For each group of angles its part of the W columns; its own columns there, or None for all of them; and
+            whether its gradient is wanted.
+        fixed: Whether inputs of input blocks, which have no gradient, are wanted.
+    """
+
+    columns: tuple[int, ...]
+    mask: np.ndarray
+    groups: tuple[tuple[slice, torch.Tensor | None, bool], ...]
+    fixed: bool
+
+    @classmethod
+    def of(cls, angle_map: AngleMap, influential: np.ndarray, wanted: Sequence[bool]) -> Selection:
+        """All angles of the wanted groups that the readout can see."""
+        mask = np.zeros(angle_map.num_angles, dtype=bool)
+        groups = []
+        start = 0
+        for span, want in zip(angle_map.slices, wanted, strict=True):
+            mask[span] = influential[span] & want
+            mine = np.flatnonzero(mask[span])
+            with torch.inference_mode(False):
+                places = None if len(mine) == span.stop - span.start else torch.as_tensor(mine)
+            groups.append((slice(start, start + len(mine)), places, bool(want)))
+            start += len(mine)
+        fixed = any(want and group.fixed for want, group in zip(wanted, angle_map.groups, strict=True))
+        return cls(tuple(np.flatnonzero(mask).tolist()), mask, tuple(groups), fixed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,6 +264,21 @@ class Program:
                     inside[index[value]] = True
         return inside
 
+    def select(self, wanted: Sequence[bool]) -> Selection:
+        """The angles whose gradient is wanted.
+
+        Args:
+            wanted: Whether each group's is (see :class:`~qiskit_torch_bridge.angles.AngleMap`).
+        """
+        key = tuple(wanted)
+        if key not in self._selections:
+            self._selections[key] = Selection.of(self.angle_map, self.influential, key)
+        return self._selections[key]
+
+    @cached_property
+    def _selections(self) -> dict[tuple[bool, ...], Selection]:
+        return {}
+
     def has_angles_in(self, gate: str) -> bool:
         """Whether a gate of that name has an angle."""
         return any(
@@ -294,7 +343,7 @@ class Program:
         return self.angle_map(inputs, weights)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_fillings"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_fillings", "_selections")}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         return self

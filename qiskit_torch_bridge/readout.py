@@ -22,7 +22,16 @@ from typing import TypeAlias
 import numpy as np
 from qiskit.quantum_info import Pauli, PauliList, SparseObservable, SparsePauliOp
 
-__all__ = ["Expectation", "MeasurementGroup", "ObservableLike", "PauliGroup", "Probabilities", "Readout", "Samples"]
+__all__ = [
+    "Expectation",
+    "MeasurementGroup",
+    "ObservableLike",
+    "PauliGroup",
+    "Probabilities",
+    "Readout",
+    "Samples",
+    "bits_of",
+]
 
 ObservableLike: TypeAlias = str | Pauli | SparsePauliOp | SparseObservable
 
@@ -53,8 +62,8 @@ class Samples:
         return np.bincount(self.rows, weights=self.counts, minlength=self.num_rows)
 
 
-def _bits_of(outcomes: np.ndarray, num_bits: int) -> np.ndarray:
-    """Shape (..., k): bit j of each outcome."""
+def bits_of(outcomes: np.ndarray, num_bits: int) -> np.ndarray:
+    """The bits of outcomes, shape (..., k): bit j in column j."""
     return ((outcomes[..., None] >> np.arange(num_bits)) & 1).astype(np.uint8)
 
 
@@ -75,7 +84,7 @@ class MeasurementGroup(ABC):
 
     @cached_property
     def _table(self) -> np.ndarray:
-        return self.scores(_bits_of(np.arange(2 ** len(self.qubits)), len(self.qubits)))
+        return self.scores(bits_of(np.arange(2 ** len(self.qubits)), len(self.qubits)))
 
     def score_blocks(self) -> Iterable[tuple[slice, np.ndarray]]:
         """The scores of all 2**k outcomes, in blocks that bound the memory: (outcomes, scores of shape (block, M))."""
@@ -85,7 +94,7 @@ class MeasurementGroup(ABC):
             return
         for start in range(0, 2**k, 2**_MOST_TABULATED_QUBITS):
             block = slice(start, start + 2**_MOST_TABULATED_QUBITS)
-            yield block, self.scores(_bits_of(np.arange(block.start, block.stop), k))
+            yield block, self.scores(bits_of(np.arange(block.start, block.stop), k))
 
     def moments(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """First and second moments of the scores.
@@ -143,7 +152,7 @@ class PauliGroup(MeasurementGroup):
 
 
 @dataclass(frozen=True, eq=False)
-class _OutcomeGroup(MeasurementGroup):
+class OutcomeGroup(MeasurementGroup):
     """Outcomes of qubits measured in the computational basis.
 
     Attributes:
@@ -355,7 +364,7 @@ class Probabilities(Readout):
                     )
             outputs = np.array(classes, dtype=np.int64)
         num_outputs = int(outputs.max()) + 1
-        return cls(num_outputs, (_OutcomeGroup(tuple(qubits), outputs, num_outputs),), np.zeros(num_outputs))
+        return cls(num_outputs, (OutcomeGroup(tuple(qubits), outputs, num_outputs),), np.zeros(num_outputs))
 
 
 def _classes(interpret: Callable[[int], int], num_outcomes: int) -> list[int]:

@@ -56,7 +56,7 @@ class CountingBackend(Backend):
     """Another backend, and a record of what is asked of it.
 
     Attributes:
-        calls: (angle vectors, shots) of each call of ``evaluate``.
+        calls: (angle vectors, shots) of each call of ``evaluate`` or ``evaluate_for_pullback``.
     """
 
     def __init__(self, backend: Any = None) -> None:
@@ -77,11 +77,17 @@ class CountingBackend(Backend):
         self.calls.append((len(angles), shots))
         return self.backend.evaluate(program, angles, shots=shots, seed=seed)
 
+    def evaluate_for_pullback(self, program: Program, angles: np.ndarray) -> Estimate:
+        self.calls.append((len(angles), None))
+        return self.backend.evaluate_for_pullback(program, angles)
+
     def circuits_per_row(self, program: Program) -> int:
         return self.backend.circuits_per_row(program)
 
-    def pullback(self, program: Program, angles: np.ndarray, upstream: np.ndarray, state: Any) -> np.ndarray:
-        return self.backend.pullback(program, angles, upstream, state)
+    def pullback(
+        self, program: Program, angles: np.ndarray, upstream: np.ndarray, state: Any, wanted: np.ndarray
+    ) -> np.ndarray:
+        return self.backend.pullback(program, angles, upstream, state, wanted)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from qiskit_aer.primitives import SamplerV2 as AerSampler
 from qiskit_torch_bridge import AerBackend, EstimatorBackend, QuantumLayer, SamplerBackend, StatevectorBackend
 from qiskit_torch_bridge.backends import aer as aer_module
 from qiskit_torch_bridge.backends import resolve_backend
-from qiskit_torch_bridge.backends import statevector as statevector_module
+from qiskit_torch_bridge.simulator import engine as engine_module
 
 fake_provider = pytest.importorskip("qiskit_ibm_runtime.fake_provider", reason="fake devices need qiskit-ibm-runtime")
 from qiskit_ibm_runtime.executor_estimator import Estimator as ExecutorEstimator  # noqa: E402
@@ -709,7 +709,7 @@ def test_aer_chunks_have_seeds_of_their_own(monkeypatch):
 def test_statevector_in_chunks_gives_the_same_answers(monkeypatch, shots, rows):
     """With shots too: the draws do not depend on how the batch is cut."""
     whole = step(make_layer(model(), shots=shots, **EXPECTATION))
-    monkeypatch.setattr(statevector_module, "_MOST_BYTES_OF_STATES", rows * 16 * 2**3)
+    monkeypatch.setattr(engine_module, "_BYTES_OF_A_SMALL_PART", rows * 16 * 2**3)
     for part, all_at_once in zip(step(make_layer(model(), shots=shots, **EXPECTATION)), whole, strict=True):
         torch.testing.assert_close(part, all_at_once, rtol=0, atol=1e-14)
 
@@ -775,7 +775,7 @@ def test_forty_qubits_as_a_matrix_product_state(shots, observables):
 
 def test_forty_qubits_exactly_say_what_to_do():
     qc, theta = row_of_qubits(40)
-    with pytest.raises(ValueError, match=r"40 qubits.*limit is 30.*matrix_product_state"):
+    with pytest.raises(MemoryError, match=r"40 qubits needs 8,192.0 GiB.*matrix_product_state"):
         QuantumLayer(qc, inputs=theta)
 
 

@@ -54,7 +54,7 @@ class Backend(ABC):
     """
 
     differentiates: ClassVar[bool] = False
-    """Whether :meth:`pullback` works (for the adjoint rule)."""
+    """Whether :meth:`evaluate_for_pullback` and :meth:`pullback` work (for the adjoint rule)."""
 
     name: str
 
@@ -91,14 +91,21 @@ class Backend(ABC):
         """How many circuits one angle vector costs."""
         return len(program.readout.groups)
 
-    def pullback(self, program: Program, angles: np.ndarray, upstream: np.ndarray, state: Any) -> np.ndarray:
+    def evaluate_for_pullback(self, program: Program, angles: np.ndarray) -> Estimate:
+        """Exact values as by :meth:`evaluate`, with what :meth:`pullback` can use again in :attr:`Estimate.state`."""
+        raise NotImplementedError(f"Backend {self.name!r} does not differentiate itself.")
+
+    def pullback(
+        self, program: Program, angles: np.ndarray, upstream: np.ndarray, state: Any, wanted: np.ndarray
+    ) -> np.ndarray:
         """The vector-Jacobian product of exact values, shape (N, A), where the backend :attr:`differentiates`.
 
         Args:
             program: The compiled circuit.
             angles: Shape (N, A); radians.
             upstream: Shape (N, M): the gradient by the values.
-            state: :attr:`Estimate.state` of the evaluation at the same angles, or None.
+            state: :attr:`Estimate.state` of the evaluation at the same angles, or None. It stays as it is.
+            wanted: Shape (A,), bool: the angles whose gradient is wanted; the others' may be anything finite.
         """
         raise NotImplementedError(f"Backend {self.name!r} does not differentiate itself.")
 
@@ -171,7 +178,7 @@ def measured_circuit(program: Program, group: MeasurementGroup, *, compact: bool
 
 
 def estimate_from_moments(
-    program: Program, moments: Sequence[tuple[np.ndarray, np.ndarray]], rows: int, shots: int | None, state: Any = None
+    program: Program, moments: Sequence[tuple[np.ndarray, np.ndarray]], rows: int, shots: int | None
 ) -> Estimate:
     """Values and variances from each group's first and second moments, of shape (N, M)."""
     readout = program.readout
@@ -182,7 +189,7 @@ def estimate_from_moments(
         if shots is not None:
             variances += _variance_of_mean(first, second, shots)
     circuits = rows * len(moments)
-    return Estimate(values, variances, circuits, circuits * (shots or 0), state)
+    return Estimate(values, variances, circuits, circuits * (shots or 0))
 
 
 def estimate_from_samples(program: Program, samples: Sequence[Samples], rows: int) -> Estimate:

@@ -1,0 +1,301 @@
+"""Runs plans: batches in parts, parts in threads, and states kept where a gradient will want them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+
+from ..program import Program
+from ..readout import MeasurementGroup, OutcomeGroup, Samples, bits_of
+from . import kernels, readout_kernels, sampling
+from .plan import Pass, Plan, basis_change_passes, plan_of
+from .threads import in_parallel
+from .vectors import WIDTH
+
+__all__ = ["Simulator", "States"]
+
+_MOST_ELEMENTS_SIDE_BY_SIDE = 2**13
+_BYTES_OF_A_SMALL_PART = 2**20  # stays in the cache between simulating and reading
+_BYTES_OF_A_LARGE_PART = 2**28
+_MOST_TABULATED_QUBITS = 12
+_SECONDS_PER_ELEMENT = 1.5e-10  # and operation; a rough guess that only decides about threads
+_SECONDS_PER_DRAW = 5e-8
+
+_Runner = Callable[[Callable[[int, int], None], int, float], None]
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """The final states of a batch.
+
+    Attributes:
+        planes: Shape (units, planes, lanes * 2**n): element ``b * lanes + l`` is amplitude b of row ``unit * lanes + l``.
+        lanes: Rows side by side in a unit; the last unit may have room for more than there are.
+    """
+
+    planes: np.ndarray
+    lanes: int
+
+
+def _alone(work: Callable[[int, int], None], units: int, seconds: float) -> None:
+    work(0, units)
+
+
+class Simulator:
+    """Simulates one program.
+
+    Args:
+        program: Without input blocks.
+        dtype: Of the real and imaginary parts: float64 or float32.
+
+    Raises:
+        MemoryError: If one state is larger than this machine's memory.
+    """
+
+    def __init__(self, program: Program, dtype: Any = np.float64) -> None:
+        self.dtype = np.dtype(dtype)
+        self.plan: Plan = plan_of(program, self.dtype)
+        self._require_memory(self._bytes_of_unit(1), psutil.virtual_memory().total, "altogether")
+        self._groups = program.readout.groups
+        self._num_outputs = program.num_outputs
+        place = {qubit: i for i, qubit in enumerate(program.active_qubits)}
+        self._measured = [np.array([place[qubit] for qubit in group.qubits], np.int64) for group in self._groups]
+        self._changes = [
+            basis_change_passes(qubits.tolist(), group.bases, self.plan.num_qubits, self.dtype)
+            for qubits, group in zip(self._measured, self._groups, strict=True)
+        ]
+
+    def values(self, angles: np.ndarray, *, keep: bool = False) -> tuple[np.ndarray, States | None]:
+        """Exact values, without the readout's constants.
+
+        Args:
+            angles: Shape (N, A), float64, contiguous; N > 0; radians.
+            keep: Whether the states will be wanted again; they come back if they take no more memory than one part.
+
+        Returns:
+            Values of shape (N, M), and the states or None.
+
+        Raises:
+            MemoryError: If a state does not fit into what memory is free.
+        """
+        rows = len(angles)
+        lanes = self._lanes(rows)
+        units = -(-rows // lanes)
+        kept = None
+        if keep and units * self._bytes_of_unit(lanes) <= _BYTES_OF_A_LARGE_PART:
+            kept = States(self._room(units, lanes, copies=3), lanes)
+        values = np.empty((rows, self._num_outputs))
+
+        def work(part: slice, run: _Runner) -> None:
+            states = self._simulate(
+                angles[part], lanes, run, None if kept is None else kept.planes[_units(part, lanes)]
+            )
+            values[part] = self._read(states, lanes, part.stop - part.start, run)
+
+        self._in_parts(rows, lanes, work, sweeps=1)
+        return values, kept
+
+    def pullback(
+        self, angles: np.ndarray, upstream: np.ndarray, states: States | None, wanted: np.ndarray
+    ) -> np.ndarray:
+        """The vector-Jacobian product, shape (N, A); zero for angles that are not wanted.
+
+        Args:
+            angles: As in :meth:`values`.
+            upstream: Shape (N, M), float64, contiguous: the gradient by the values.
+            states: What :meth:`values` kept for the same angles, or None. They stay as they are.
+            wanted: Shape (A,), bool.
+        """
+        rows = len(angles)
+        lanes = self._lanes(rows)
+        gradients = np.zeros((rows, angles.shape[1]))
+        passes = list(self.plan.passes)
+        while passes and not any(wanted[column] for column in passes[0].columns):
+            passes.pop(0)
+
+        def work(part: slice, run: _Runner) -> None:
+            mine = np.ascontiguousarray(angles[part])
+            if states is None:
+                planes = self._simulate(mine, lanes, run, None)
+            else:
+                planes = states.planes[_units(part, lanes)]
+                planes = planes.copy() if len(passes) > 1 else planes
+            duals = self._observe(planes, lanes, upstream[part], run)
+            for number, one in reversed(list(enumerate(passes))):
+                by_block = np.zeros((len(mine), 1 << len(one.outer_bits), angles.shape[1]))
+                fixed = (
+                    *one.tables, one.runs, one.outer_bits, one.num_qubits, lanes, number == 0,
+                    wanted, mine, planes, duals, by_block,
+                )  # fmt: skip
+                run(_bound(kernels.sweep, fixed), self._units_of(one, planes), 4 * _seconds(one, planes))
+                gradients[part] += by_block[:, 0] if self.plan.whole else by_block.sum(axis=1)
+
+        if passes:
+            self._in_parts(rows, lanes, work, sweeps=5)
+        return gradients
+
+    def sampled_moments(
+        self, angles: np.ndarray, shots: int, seed: np.random.SeedSequence
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """First and second moments of the scores over ``shots`` shots of each measurement: a pair of (N, M) a group."""
+        rows = len(angles)
+        lanes = self._lanes(rows)
+        key = seed.generate_state(2, np.uint32).astype(np.uint64)
+        moments = [(np.empty((rows, self._num_outputs)), np.empty((rows, self._num_outputs))) for _ in self._groups]
+
+        def work(part: slice, run: _Runner) -> None:
+            states = self._simulate(angles[part], lanes, run, None)
+            for number, group in enumerate(self._groups):
+                changed = self._changed(states, number, angles[part], lanes, run)
+                probabilities = self._probabilities(changed, lanes, number, part.stop - part.start, run)
+                counts = np.empty(probabilities.shape, np.int64)
+                fixed = (probabilities, shots, key, number, part.start, counts)
+                run(_bound(sampling.draw_counts, fixed), len(counts), counts.size * _SECONDS_PER_DRAW)
+                for moment, mine in zip(moments[number], _moments(group, counts, shots), strict=True):
+                    moment[part] = mine
+
+        draws = sum(2 ** len(group.qubits) for group in self._groups)
+        self._in_parts(rows, lanes, work, sweeps=1, more=draws * rows * _SECONDS_PER_DRAW)
+        return moments
+
+    # Sharing the work out
+
+    def _lanes(self, rows: int) -> int:
+        """How many rows stand side by side: a matter of the sizes alone, so that results depend on nothing else."""
+        n = self.plan.num_qubits
+        if not self.plan.whole:
+            return 1
+        lanes = WIDTH
+        while lanes > 1 and lanes // 2 >= rows and lanes << n > WIDTH:
+            lanes //= 2
+        while lanes > 1 and lanes << n > _MOST_ELEMENTS_SIDE_BY_SIDE:
+            lanes //= 2
+        while lanes > 1 and lanes << n > 2**11 and rows < 4 * lanes:
+            lanes //= 2  # work for several threads is worth more than full vectors for one
+        return lanes
+
+    def _bytes_of_unit(self, lanes: int) -> int:
+        return self.plan.planes * self.dtype.itemsize * lanes << self.plan.num_qubits
+
+    def _in_parts(
+        self, rows: int, lanes: int, work: Callable[[slice, _Runner], None], *, sweeps: int, more: float = 0.0
+    ) -> None:
+        """Calls ``work`` for parts of the batch: small states' in threads, large ones' in turn, each with all threads."""
+        if not self.plan.whole:
+            size = max(1, _BYTES_OF_A_LARGE_PART // self._bytes_of_unit(1))
+            for start in range(0, rows, size):
+                work(slice(start, min(start + size, rows)), in_parallel)
+            return
+        units = -(-rows // lanes)
+        size = max(1, _BYTES_OF_A_SMALL_PART // self._bytes_of_unit(lanes))
+
+        def of_thread(start: int, stop: int) -> None:
+            for unit in range(start, stop, size):
+                work(slice(unit * lanes, min(min(unit + size, stop) * lanes, rows)), _alone)
+
+        elements = units * self.plan.planes * lanes << self.plan.num_qubits
+        operations = sum(len(one.tables[0]) for one in self.plan.passes) + 2
+        in_parallel(of_thread, units, sweeps * elements * operations * _SECONDS_PER_ELEMENT + more)
+
+    def _units_of(self, one: Pass, planes: np.ndarray) -> int:
+        return len(planes) << len(one.outer_bits)
+
+    def _room(self, units: int, lanes: int, *, copies: int) -> np.ndarray:
+        """Memory for states; zeros for large ones, whose first pass touches only what is not zero."""
+        size = units * self._bytes_of_unit(lanes)
+        if size >= _BYTES_OF_A_LARGE_PART // 2:
+            self._require_memory(copies * size, psutil.virtual_memory().available, "free")
+        make = np.empty if self.plan.whole else np.zeros
+        return make((units, self.plan.planes, lanes << self.plan.num_qubits), self.dtype)
+
+    def _require_memory(self, needed: int, there: int, what: str) -> None:
+        if needed > there:
+            raise MemoryError(
+                f"Exact simulation of {self.plan.num_qubits} qubits needs {needed / 2**30:,.1f} GiB of memory, and this "
+                f"machine has {there / 2**30:,.1f} GiB {what}; use fewer qubits, StatevectorBackend(precision='single') "
+                "for half of it, or AerSimulator(method='matrix_product_state')."
+            )
+
+    # Steps
+
+    def _simulate(self, angles: np.ndarray, lanes: int, run: _Runner, into: np.ndarray | None) -> np.ndarray:
+        planes = self._room(-(-len(angles) // lanes), lanes, copies=1) if into is None else into
+        for number, one in enumerate(self.plan.passes):
+            self._forward(one, angles, planes, lanes, run, fresh=number == 0)
+        return planes
+
+    def _forward(
+        self, one: Pass, angles: np.ndarray, planes: np.ndarray, lanes: int, run: _Runner, *, fresh: bool
+    ) -> None:
+        fixed = (*one.tables, one.runs, one.outer_bits, one.num_qubits, lanes, fresh, angles, planes)
+        run(_bound(kernels.forward, fixed), self._units_of(one, planes), _seconds(one, planes))
+
+    def _read(self, planes: np.ndarray, lanes: int, rows: int, run: _Runner) -> np.ndarray:
+        observables = self.plan.observables
+        if observables is None:
+            return self._groups[0].moments(self._probabilities(planes, lanes, 0, rows, run))[0]
+        blocks = 1 << (self.plan.num_qubits - observables.num_qubits)
+        values = np.zeros((rows, blocks, self._num_outputs))
+        fixed = (*observables.tables, observables.num_qubits, blocks, lanes, planes, values)
+        run(_bound(readout_kernels.expectations, fixed), len(planes) * blocks, self._reading_seconds(planes))
+        return values[:, 0] if blocks == 1 else values.sum(axis=1)
+
+    def _observe(self, planes: np.ndarray, lanes: int, upstream: np.ndarray, run: _Runner) -> np.ndarray:
+        """The effective observable applied to the states."""
+        duals = self._room(len(planes), lanes, copies=1)
+        observables = self.plan.observables
+        if observables is None:
+            (group,) = self._groups
+            assert isinstance(group, OutcomeGroup)
+            fixed: tuple[Any, ...] = (self._measured[0], group.outputs, lanes, planes, upstream, duals)
+            run(_bound(readout_kernels.observe_outcomes, fixed), len(planes), self._reading_seconds(planes))
+        else:
+            blocks = 1 << (self.plan.num_qubits - observables.num_qubits)
+            fixed = (*observables.tables, observables.num_qubits, blocks, lanes, planes, upstream, duals)
+            run(_bound(readout_kernels.observe, fixed), len(planes) * blocks, self._reading_seconds(planes))
+        return duals
+
+    def _reading_seconds(self, planes: np.ndarray) -> float:
+        families = 1 if self.plan.observables is None else len(self.plan.observables.tables[0])
+        return 4 * families * planes.size * _SECONDS_PER_ELEMENT
+
+    def _changed(self, planes: np.ndarray, number: int, angles: np.ndarray, lanes: int, run: _Runner) -> np.ndarray:
+        """The states with a group's bases turned to Z."""
+        if not self._changes[number]:
+            return planes
+        changed = self._room(len(planes), lanes, copies=1)
+        changed[:] = planes
+        for one in self._changes[number]:
+            self._forward(one, angles, changed, lanes, run, fresh=False)
+        return changed
+
+    def _probabilities(self, planes: np.ndarray, lanes: int, number: int, rows: int, run: _Runner) -> np.ndarray:
+        probabilities = np.zeros((rows, 2 ** len(self._measured[number])))
+        fixed = (self._measured[number], lanes, planes, probabilities)
+        run(_bound(readout_kernels.outcome_probabilities, fixed), len(planes), 4 * planes.size * _SECONDS_PER_ELEMENT)
+        return probabilities
+
+
+def _bound(kernel: Any, fixed: tuple[Any, ...]) -> Callable[[int, int], None]:
+    return lambda start, stop: kernel(*fixed, start, stop)
+
+
+def _units(part: slice, lanes: int) -> slice:
+    return slice(part.start // lanes, -(-part.stop // lanes))
+
+
+def _seconds(one: Pass, planes: np.ndarray) -> float:
+    return one.num_operations * planes.size * _SECONDS_PER_ELEMENT
+
+
+def _moments(group: MeasurementGroup, counts: np.ndarray, shots: int) -> tuple[np.ndarray, np.ndarray]:
+    if len(group.qubits) <= _MOST_TABULATED_QUBITS:
+        return group.moments(counts / shots)
+    rows, outcomes = np.nonzero(counts)
+    return group.sample_moments(
+        Samples(rows, bits_of(outcomes, len(group.qubits)), counts[rows, outcomes], len(counts))
+    )

@@ -1,0 +1,400 @@
+"""How a program is run: passes over blocks of amplitudes, and in each pass few operations.
+
+* **Passes.** A state that is larger than a block (:data:`BLOCK_QUBITS`) is worked on in blocks that fit the
+  processor's cache. A pass takes as many gates as act on the qubits of one block, in any order that the gates' own
+  dependencies allow; gates that need other qubits wait for the next pass. So a layer of gates on twenty qubits reads
+  the state two or three times, not twenty.
+* **Fusion.** Within a pass, one-qubit gates that follow each other on a qubit become one operation, whatever number of
+  angles they have; signed permutations (CNOT, CZ, SWAP ...) that follow each other become one table; so do diagonal
+  gates on the same two qubits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, reduce
+
+import numpy as np
+from qiskit.quantum_info import SparsePauliOp
+
+from ..program import Program
+from ..readout import Expectation
+from . import kernels
+from . import readout_kernels as readout
+from .lowering import DenseGate, DiagonalGate, Factor, LoweredGate, MonomialGate, OneQubitGate, basis_change, lowered
+
+__all__ = ["BLOCK_QUBITS", "Pass", "PauliTables", "Plan", "basis_change_passes", "plan_of"]
+
+BLOCK_QUBITS = 13
+_RUN_QUBITS = 4  # a block's amplitudes lie in runs of at least 2**4, whole cache lines of memory
+_FACTORS = tuple[Factor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """Operations on the qubits of a block, as the tables that :func:`~.kernels.forward` takes.
+
+    Attributes:
+        tables: Its first seven arguments.
+        runs: Where a block's runs of amplitudes are; empty where the block is the whole state.
+        outer_bits: The qubits that number the blocks.
+        num_qubits: The number of qubits of a block.
+        columns: The angles' columns that the operations use.
+    """
+
+    tables: tuple[np.ndarray, ...]
+    runs: np.ndarray
+    outer_bits: np.ndarray
+    num_qubits: int
+    columns: frozenset[int]
+
+    @property
+    def num_operations(self) -> int:
+        """The number of operations."""
+        return len(self.tables[0])
+
+
+@dataclass(frozen=True, eq=False)
+class PauliTables:
+    """Observables as the tables that :func:`~.readout_kernels.expectations` takes.
+
+    Attributes:
+        tables: Its first seven arguments.
+        num_qubits: The number of qubits of a block.
+        complex: Whether a value depends on phases between amplitudes that a real state has not.
+    """
+
+    tables: tuple[np.ndarray, ...]
+    num_qubits: int
+    complex: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A program as the simulator runs it.
+
+    Attributes:
+        num_qubits: The number n of qubits of a state.
+        planes: 1 where all amplitudes are real, else 2.
+        passes: What takes all qubits in 0 to the final state.
+        observables: What is read from it; None for probabilities.
+    """
+
+    num_qubits: int
+    planes: int
+    passes: tuple[Pass, ...]
+    observables: PauliTables | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether a state fits into a block."""
+        return self.num_qubits <= BLOCK_QUBITS
+
+
+def plan_of(program: Program, dtype: np.dtype) -> Plan:
+    """Plans a program; ``dtype`` is that of a plane of the state."""
+    n = len(program.active_qubits)
+    observables = _pauli_tables(program) if isinstance(program.readout, Expectation) else None
+    gates = lowered(program)
+    passes = [_compiled(qubits, part, n, dtype) for qubits, part in _schedule(gates, n)]
+    if not passes:
+        passes = [_compiled(_block(n), [], n, dtype)]
+    is_complex = any(_is_complex(one) for one in passes) or (observables is not None and observables.complex)
+    return Plan(n, 2 if is_complex else 1, tuple(passes), observables)
+
+
+def basis_change_passes(qubits: Sequence[int], bases: str, n: int, dtype: np.dtype) -> tuple[Pass, ...]:
+    """What turns measurements in the given bases into ones in Z."""
+    gates = [
+        gate for qubit, basis in zip(qubits, bases, strict=True) if basis != "Z" for gate in basis_change(qubit, basis)
+    ]
+    return tuple(_compiled(block, part, n, dtype) for block, part in _schedule(gates, n))
+
+
+def _block(n: int) -> list[int]:
+    return list(range(min(n, BLOCK_QUBITS)))
+
+
+def _schedule(gates: Iterable[LoweredGate], n: int) -> list[tuple[list[int], list[LoweredGate]]]:
+    """Gates in the passes that they run in, with the qubits of each pass's blocks, ascending."""
+    waiting = list(gates)
+    if n <= BLOCK_QUBITS:
+        return [(_block(n), waiting)] if waiting else []
+    passes = []
+    while waiting:
+        inside, blocked = set(range(_RUN_QUBITS)), set[int]()
+        now: list[LoweredGate] = []
+        later: list[LoweredGate] = []
+        for gate in waiting:
+            fits = not now or len(inside.union(gate.qubits)) <= BLOCK_QUBITS
+            if fits and blocked.isdisjoint(gate.qubits):
+                inside.update(gate.qubits)
+                now.append(gate)
+            else:
+                blocked.update(gate.qubits)
+                later.append(gate)
+        spare = (qubit for qubit in range(n) if qubit not in inside)
+        while len(inside) < BLOCK_QUBITS:
+            inside.add(next(spare))
+        passes.append((sorted(inside), now))
+        waiting = later
+    return passes
+
+
+# Fusion
+
+
+@dataclass
+class _Fused:
+    """An operation in the making.
+
+    ``depth`` orders operations: each is deeper than those before it on its qubits.
+    """
+
+    depth: int
+    gates: list[LoweredGate] = field(default_factory=list)
+    qubits: set[int] = field(default_factory=set)
+
+    def add(self, gate: LoweredGate) -> None:
+        self.gates.append(gate)
+        self.qubits.update(gate.qubits)
+
+
+def _fuse(gates: Sequence[LoweredGate]) -> list[_Fused]:
+    last: dict[int, _Fused] = {}
+    operations: list[_Fused] = []
+    for gate in gates:
+        before = {id(last[qubit]): last[qubit] for qubit in gate.qubits if qubit in last}
+        depth = max((operation.depth for operation in before.values()), default=0)
+        target = _to_join(gate, [o for o in before.values() if o.depth == depth], depth, operations)
+        if target is None:
+            target = _Fused(depth + 1)
+            operations.append(target)
+        target.add(gate)
+        for qubit in gate.qubits:
+            last[qubit] = target
+    return sorted(operations, key=lambda operation: operation.depth)
+
+
+def _to_join(gate: LoweredGate, last: list[_Fused], depth: int, operations: list[_Fused]) -> _Fused | None:
+    """The operation that the gate can become a part of. ``last``: those right before it, all of the given depth."""
+    alone = last[0] if len(last) == 1 else None
+    if isinstance(gate, MonomialGate):
+        if alone is not None and isinstance(alone.gates[0], MonomialGate):
+            return alone
+        return next((o for o in operations if o.depth > depth and isinstance(o.gates[0], MonomialGate)), None)
+    if alone is None or type(alone.gates[0]) is not type(gate) or isinstance(gate, DenseGate):
+        return None
+    return alone if alone.qubits == set(gate.qubits) else None
+
+
+# Tables
+
+
+def _compiled(block: list[int], gates: Sequence[LoweredGate], n: int, dtype: np.dtype) -> Pass:
+    place = {qubit: i for i, qubit in enumerate(block)}
+    tables = _Tables(len(block), dtype)
+    for operation in _fuse(gates):
+        tables.add(operation.gates, place)
+    outer = [qubit for qubit in range(n) if qubit not in place]
+    runs = np.zeros(0, np.int64)
+    if outer:
+        length = next(i for i, qubit in enumerate([*block, -1]) if i != qubit)
+        runs = _deposited(np.arange(2 ** (len(block) - length)), block[length:])
+    arrays = tables.arrays()
+    return Pass(
+        arrays, runs, np.array(outer, dtype=np.int64), len(block), frozenset(c for c in arrays[1].tolist() if c >= 0)
+    )
+
+
+def _deposited(numbers: np.ndarray, bits: Sequence[int]) -> np.ndarray:
+    """Numbers with bit i moved to ``bits[i]``."""
+    return sum((((numbers >> i) & 1) << bit for i, bit in enumerate(bits)), start=np.zeros_like(numbers))
+
+
+class _Tables:
+    """The tables of a pass, as operations are added to it."""
+
+    def __init__(self, num_qubits: int, dtype: np.dtype) -> None:
+        self.num_qubits = num_qubits
+        self.dtype = dtype
+        self.rows: list[dict[int, int]] = []
+        self.factors: list[Factor] = []
+        self.monomials: dict[bytes, int] = {}
+        self.permutations: list[np.ndarray] = []
+        self.signs: list[np.ndarray] = []
+        self.dense_qubits: list[int] = []
+        self.dense: list[np.ndarray] = []
+
+    def add(self, gates: Sequence[LoweredGate], place: dict[int, int]) -> None:
+        row: dict[int, int] = {}
+        first = gates[0]
+        qubits = [place[qubit] for qubit in first.qubits]
+        if isinstance(first, OneQubitGate | DiagonalGate):
+            factors = tuple(
+                gate.factor if gate.qubits == first.qubits else _exchanged(gate.factor)
+                for gate in gates
+                if isinstance(gate, OneQubitGate | DiagonalGate)
+            )
+            row[kernels.FACTORS] = len(self.factors)
+            self.factors += factors
+            row[kernels.FACTORS_END] = len(self.factors)
+            row[kernels.FIRST] = qubits[0]
+            row[kernels.ANGLED] = int(any(factor.column >= 0 for factor in factors))
+            if isinstance(first, DiagonalGate):
+                row |= {kernels.KIND: kernels.DIAGONAL, kernels.SECOND: qubits[1]}
+            else:
+                flips = _real_type(factors)
+                row[kernels.KIND] = kernels.COMPLEX if flips is None else kernels.REAL
+                row[kernels.FLAGS] = kernels.ODD if flips else 0
+        elif isinstance(first, MonomialGate):
+            row |= {kernels.KIND: kernels.MONOMIAL} | self._monomial(gates, place)
+        else:
+            row[kernels.KIND] = kernels.DENSE
+            row[kernels.FIRST], row[kernels.WIDTH_OF_DENSE] = len(self.dense_qubits), len(qubits)
+            row[kernels.TABLE] = sum(map(len, self.dense))
+            self.dense_qubits += qubits
+            self.dense.append(np.stack([first.matrix.real, first.matrix.imag]).ravel())
+        self.rows.append(row)
+
+    def _monomial(self, gates: Sequence[LoweredGate], place: dict[int, int]) -> dict[int, int]:
+        basis = np.arange(2**self.num_qubits)
+        permutation, signs = basis, np.ones(len(basis))
+        for gate in gates:
+            assert isinstance(gate, MonomialGate)
+            qubits = [place[qubit] for qubit in gate.qubits]
+            outcome = sum((((basis >> qubit) & 1) << bit for bit, qubit in enumerate(qubits)), start=0 * basis)
+            mask = sum(1 << qubit for qubit in qubits)
+            source = (basis & ~mask) | _deposited(gate.permutation[outcome], qubits)
+            permutation, signs = permutation[source], signs[source] * gate.signs[outcome]
+        permuted, signed = bool((permutation != basis).any()), bool((signs != 1).any())
+        key = permutation.tobytes() + signs.tobytes()
+        if key not in self.monomials:
+            self.monomials[key] = sum(map(len, self.permutations))
+            self.permutations.append(permutation)
+            self.signs.append(signs)
+        flags = kernels.HAS_PERMUTATION * permuted | kernels.HAS_SIGNS * signed
+        return {kernels.TABLE: self.monomials[key], kernels.FLAGS: flags}
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        operations = np.zeros((len(self.rows), kernels.NUM_FIELDS), np.int64)
+        for k, row in enumerate(self.rows):
+            for name, value in row.items():
+                operations[k, name] = value
+        return (
+            operations,
+            np.array([factor.column for factor in self.factors], np.int64),
+            np.array([factor.numbers for factor in self.factors], np.float64).reshape(-1, 4),
+            np.concatenate([np.zeros(0, np.int64), *self.permutations]).astype(np.uint32),
+            np.concatenate([np.zeros(0), *self.signs]).astype(self.dtype),
+            np.array(self.dense_qubits, np.int64),
+            np.concatenate([np.zeros(0), *self.dense]),
+        )
+
+
+def _exchanged(factor: Factor) -> Factor:
+    """A diagonal's factor with its two qubits exchanged."""
+    a, b, c, d = factor.numbers
+    return Factor(factor.column, (a, c, b, d))
+
+
+def _real_type(factors: _FACTORS) -> bool | None:
+    """None unless the product is real up to a phase; then whether that phase is an i."""
+    odd = False
+    for factor in factors:
+        w, x, y, z = factor.numbers
+        if x == 0 and z == 0:  # rotations about y, and their constants
+            continue
+        if factor.column < 0 and w == 0 and y == 0:  # half turns about an axis in the plane of x and z
+            odd = not odd
+        else:
+            return None
+    return odd
+
+
+def _is_complex(one: Pass) -> bool:
+    operations, *_, dense = one.tables
+    kinds = set(operations[:, kernels.KIND].tolist())
+    if kinds & {kernels.COMPLEX, kernels.DIAGONAL}:
+        return True
+    at = 0
+    for width in operations[operations[:, kernels.KIND] == kernels.DENSE, kernels.WIDTH_OF_DENSE].tolist():
+        size = 4**width
+        if dense[at + size : at + 2 * size].any():
+            return True
+        at += 2 * size
+    return False
+
+
+# Observables
+
+
+def _pauli_tables(program: Program) -> PauliTables:
+    assert isinstance(program.readout, Expectation)
+    families = _families(program.readout.observables, program.active_qubits)
+    n = len(program.active_qubits)
+    m = min(n, BLOCK_QUBITS)
+    local = 2**m - 1
+    rows: list[list[int]] = []
+    outcomes: list[np.ndarray] = []
+    local_masks: list[int] = []
+    block_masks: list[int] = []
+    entries = [0]
+    outputs: list[int] = []
+    coefficients: list[float] = []
+    for (flip, odd), terms in families.items():
+        seen = reduce(int.__or__, terms, 0) & local
+        bits = [bit for bit in range(m) if (seen >> bit) & 1]
+        row = {
+            readout.FLIP: flip,
+            readout.ODD: int(odd),
+            readout.BITS: len(bits),
+            readout.OUTCOMES: len(outcomes) << m,
+            readout.TERMS: len(local_masks),
+            readout.TERMS_END: len(local_masks) + len(terms),
+        }
+        rows.append([row[name] for name in range(readout.FAMILY_FIELDS)])
+        outcomes.append(_outcomes(m, tuple(bits)))
+        for z, shares in terms.items():
+            local_masks.append(sum(((z >> bit) & 1) << i for i, bit in enumerate(bits)))
+            block_masks.append(z >> m)
+            outputs += shares.keys()
+            coefficients += shares.values()
+            entries.append(len(outputs))
+    tables = (
+        np.array(rows, np.int64).reshape(-1, readout.FAMILY_FIELDS),
+        np.concatenate([np.zeros(0, np.int32), *outcomes]),
+        np.array(local_masks, np.int64),
+        np.array(block_masks, np.int64),
+        np.array(entries, np.int64),
+        np.array(outputs, np.int64),
+        np.array(coefficients, np.float64),
+    )
+    return PauliTables(tables, m, any(odd for _, odd in families))
+
+
+@lru_cache(maxsize=64)
+def _outcomes(m: int, bits: tuple[int, ...]) -> np.ndarray:
+    basis = np.arange(2**m, dtype=np.int32)
+    return sum((((basis >> bit) & 1) << i for i, bit in enumerate(bits)), start=np.zeros_like(basis))
+
+
+def _families(
+    observables: Sequence[SparsePauliOp], active: Sequence[int]
+) -> dict[tuple[int, bool], dict[int, dict[int, float]]]:
+    """By (flip mask, whether the number of Y's is odd): by z mask: each output's coefficient, signs of Y included."""
+    families: dict[tuple[int, bool], dict[int, dict[int, float]]] = {}
+    qubits = list(active)
+    for output, operator in enumerate(observables):
+        for x, z, coefficient in zip(
+            operator.paulis.x[:, qubits], operator.paulis.z[:, qubits], operator.coeffs.real.tolist(), strict=True
+        ):
+            if coefficient == 0:
+                continue
+            flip, phase = (sum(1 << i for i in np.flatnonzero(bits).tolist()) for bits in (x, z))
+            num_y = int((x & z).sum())
+            terms = families.setdefault((flip, bool(num_y % 2)), {})
+            shares = terms.setdefault(phase, {})
+            shares[output] = shares.get(output, 0.0) + coefficient * (-1) ** (num_y // 2)
+    return families

@@ -1,0 +1,269 @@
+r"""Compiled readout: expectation values of Pauli sums, the effective observable, and probabilities of outcomes.
+
+A Pauli string is :math:`i^{y} X^{x} Z^{z}` with bit masks x and z and the number y of its Y's. Strings with the same x
+(and the same parity of y) form a *family*: their expectation values are, up to a sign, the Walsh-Hadamard transform of
+one real array over the amplitudes, :math:`\mathrm{Re}\,\psi^*_{b \oplus x}\psi_b` (or minus the imaginary part), taken at
+their z. Backwards, the transform of a family's coefficients is the diagonal that it multiplies amplitudes with. So a
+sum of many strings costs about as much as one.
+
+The array is first added up over the bits that no z of the family has (``outcomes`` says which entry an amplitude falls
+into). Large states are read in blocks of consecutive amplitudes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .compiling import entry, inner
+from .kernels import aligned
+from .vectors import WIDTH, load, store, swapped
+
+__all__ = ["FAMILY_FIELDS", "expectations", "observe", "observe_outcomes", "outcome_probabilities"]
+
+FLIP, ODD, BITS, OUTCOMES, TERMS, TERMS_END, FAMILY_FIELDS = range(7)
+
+
+@inner
+def _parity(mask):
+    for shift in (32, 16, 8, 4, 2, 1):
+        mask ^= mask >> shift
+    return mask & 1
+
+
+@inner
+def _walsh_hadamard(bins, bits, lanes):
+    """In place, on 2**bits entries of each lane; at least a vector is there."""
+    size = max(WIDTH, lanes << bits)
+    for q in range(bits):
+        stride = lanes << q
+        if stride >= WIDTH:
+            for start in range(0, size, 2 * stride):
+                for i in range(start, start + stride, WIDTH):
+                    x0, x1 = load(bins, i), load(bins, i + stride)
+                    store(bins, i, x0 + x1)
+                    store(bins, i + stride, x0 - x1)
+        else:
+            signs = np.empty(WIDTH, bins.dtype)
+            for e in range(WIDTH):
+                signs[e] = -1.0 if e & stride else 1.0
+            sign = load(signs, 0)
+            for i in range(0, size, WIDTH):
+                x = load(bins, i)
+                store(bins, i, sign * x + swapped(x, stride))
+
+
+@inner
+def _collect(state, flip, odd, here, there, amplitudes, lanes, outcomes, bins):
+    """Adds up ``conj(psi[b ^ flip]) psi[b]`` (real part, or minus the imaginary part) into the outcomes' bins."""
+    planes = state.shape[0]
+    re, im = state[0], state[planes - 1]
+    for b in range(amplitudes):
+        i = (here + b) * lanes
+        j = (there + (b ^ flip)) * lanes
+        bin_of = np.int64(outcomes[b]) * lanes
+        if lanes == WIDTH:
+            if odd:
+                value = load(im, j) * load(re, i) - load(re, j) * load(im, i)
+            else:
+                value = load(re, j) * load(re, i)
+                if planes == 2:
+                    value = value + load(im, j) * load(im, i)
+            store(bins, bin_of, load(bins, bin_of) + value)
+        else:
+            for lane in range(lanes):
+                if odd:
+                    bins[bin_of + lane] += im[j + lane] * re[i + lane] - re[j + lane] * im[i + lane]
+                else:
+                    bins[bin_of + lane] += re[j + lane] * re[i + lane]
+                    if planes == 2:
+                        bins[bin_of + lane] += im[j + lane] * im[i + lane]
+
+
+@inner
+def _collect_all(state, here, size, bins):
+    """What :func:`_collect` does where nothing is flipped and every amplitude has a bin of its own."""
+    for i in range(0, size, WIDTH):
+        x = load(state[0], here + i)
+        value = x * x
+        if state.shape[0] == 2:
+            y = load(state[1], here + i)
+            value = value + y * y
+        store(bins, i, value)
+
+
+@entry
+def expectations(
+    families, outcomes, local_masks, block_masks, entries, outputs, coefficients,
+    m, num_blocks, lanes, states, values, unit_start, unit_stop,
+):  # fmt: skip
+    """Adds the families' expectation values to the outputs.
+
+    Args:
+        families: Shape (families, FAMILY_FIELDS).
+        outcomes: The families' tables of 2**m outcomes, behind each other.
+        local_masks: Shape (T,): where each term is in the transform within a block.
+        block_masks: Shape (T,): its z on the qubits that number the blocks.
+        entries: Shape (T + 1,): where each term's part of the next two begins.
+        outputs: The outputs that terms contribute to.
+        coefficients: With which factors.
+        m: The number of qubits of a block.
+        num_blocks: How many blocks a state has.
+        lanes: Rows side by side (1 where there are several blocks).
+        states: Shape (units, planes, lanes * 2**m), or (N, planes, 2**n) with several blocks.
+        values: Shape (N, num_blocks, M), to be added to.
+        unit_start: The first unit; a unit is a group of rows, or a block of a row.
+        unit_stop: The unit after the last.
+    """
+    amplitudes = 1 << m
+    bins = aligned(1, max(WIDTH, lanes << m), states)[0]
+    for unit in range(unit_start, unit_stop):
+        slab, block = unit // num_blocks, unit % num_blocks
+        for family in range(len(families)):
+            flip, odd, bits = families[family, FLIP], families[family, ODD], families[family, BITS]
+            first, stop = families[family, TERMS], families[family, TERMS_END]
+            here, there = block << m, (block ^ (flip >> m)) << m
+            local_flip = flip & (amplitudes - 1)
+            if flip == 0 and bits == m and (lanes << m) >= WIDTH:
+                _collect_all(states[slab], here * lanes, lanes << m, bins)
+            else:
+                bins[: max(WIDTH, lanes << bits)] = 0.0
+                table = outcomes[families[family, OUTCOMES] : families[family, OUTCOMES] + amplitudes]
+                _collect(states[slab], local_flip, odd, here, there, amplitudes, lanes, table, bins)
+            _walsh_hadamard(bins, bits, lanes)
+            for term in range(first, stop):
+                sign = 1.0 - 2.0 * _parity(block_masks[term] & block)
+                for lane in range(lanes):
+                    row = slab * lanes + lane
+                    if row < values.shape[0]:
+                        value = sign * bins[local_masks[term] * lanes + lane]
+                        for e in range(entries[term], entries[term + 1]):
+                            values[row, block, outputs[e]] += coefficients[e] * value
+
+
+@entry
+def observe(
+    families, outcomes, local_masks, block_masks, entries, outputs, coefficients,
+    m, num_blocks, lanes, states, upstream, duals, unit_start, unit_stop,
+):  # fmt: skip
+    """Writes ``sum_m upstream[:, m] O_m |psi>``, the effective observable applied to the states, into ``duals``.
+
+    Args:
+        upstream: Shape (N, M).
+        duals: Shaped like ``states``.
+        families: This and the others: as in :func:`expectations`.
+    """
+    amplitudes = 1 << m
+    size = lanes << m
+    planes = states.shape[1]
+    bins = aligned(1, max(WIDTH, size), states)[0]
+    last = len(upstream) - 1
+    for unit in range(unit_start, unit_stop):
+        slab, block = unit // num_blocks, unit % num_blocks
+        state, dual = states[slab], duals[slab]
+        here = block << m
+        dual[:, here * lanes : here * lanes + size] = 0.0
+        for family in range(len(families)):
+            flip, odd, bits = families[family, FLIP], families[family, ODD], families[family, BITS]
+            bins[: max(WIDTH, lanes << bits)] = 0.0
+            from_block = block ^ (flip >> m)
+            there = from_block << m
+            local_flip = flip & (amplitudes - 1)
+            for term in range(families[family, TERMS], families[family, TERMS_END]):
+                sign = 1.0 - 2.0 * _parity(block_masks[term] & from_block)
+                for lane in range(lanes):
+                    row = min(slab * lanes + lane, last)
+                    weight = 0.0
+                    for e in range(entries[term], entries[term + 1]):
+                        weight += coefficients[e] * upstream[row, outputs[e]]
+                    bins[local_masks[term] * lanes + lane] += sign * weight
+            _walsh_hadamard(bins, bits, lanes)
+            at = families[family, OUTCOMES]
+            for b in range(amplitudes):
+                i = (here + b) * lanes
+                j = (there + (b ^ local_flip)) * lanes
+                bin_of = np.int64(outcomes[at + (b ^ local_flip)]) * lanes
+                if lanes == WIDTH:
+                    weights = load(bins, bin_of)
+                    if odd:
+                        store(dual[0], i, load(dual[0], i) - weights * load(state[1], j))
+                        store(dual[1], i, load(dual[1], i) + weights * load(state[0], j))
+                    else:
+                        for p in range(planes):
+                            store(dual[p], i, load(dual[p], i) + weights * load(state[p], j))
+                else:
+                    for lane in range(lanes):
+                        weight = bins[bin_of + lane]
+                        if odd:
+                            dual[0, i + lane] -= weight * state[1, j + lane]
+                            dual[1, i + lane] += weight * state[0, j + lane]
+                        else:
+                            for p in range(planes):
+                                dual[p, i + lane] += weight * state[p, j + lane]
+
+
+@inner
+def _outcome(amplitude, qubits):
+    outcome = 0
+    for bit in range(len(qubits)):
+        outcome |= ((amplitude >> qubits[bit]) & 1) << bit
+    return outcome
+
+
+@entry
+def outcome_probabilities(qubits, lanes, states, probabilities, unit_start, unit_stop):
+    """The probabilities of the outcomes of measuring some qubits.
+
+    Args:
+        qubits: Shape (k,): bit j of an outcome is the j-th.
+        lanes: Rows side by side.
+        states: Shape (units, planes, lanes * 2**n).
+        probabilities: Shape (N, 2**k), 0, to be filled.
+        unit_start: The first unit.
+        unit_stop: The unit after the last.
+    """
+    planes = states.shape[1]
+    amplitudes = states.shape[2] // lanes
+    low = min(amplitudes, 4096)
+    table = np.empty(low, np.int64)
+    for b in range(low):
+        table[b] = _outcome(b, qubits)
+    for unit in range(unit_start, unit_stop):
+        for start in range(0, amplitudes, low):
+            above = _outcome(start, qubits)
+            for b in range(low):
+                for lane in range(lanes):
+                    row = unit * lanes + lane
+                    if row < len(probabilities):
+                        i = (start + b) * lanes + lane
+                        weight = np.float64(states[unit, 0, i]) ** 2
+                        if planes == 2:
+                            weight += np.float64(states[unit, 1, i]) ** 2
+                        probabilities[row, above | table[b]] += weight
+
+
+@entry
+def observe_outcomes(qubits, output_of, lanes, states, upstream, duals, unit_start, unit_stop):
+    """What :func:`observe` does for probabilities: every amplitude times the upstream gradient of its output.
+
+    Args:
+        qubits: The measured qubits, as in :func:`outcome_probabilities`.
+        output_of: Shape (2**k,): the output that each outcome counts towards.
+        lanes: This and the rest: as in :func:`observe`.
+    """
+    planes = states.shape[1]
+    amplitudes = states.shape[2] // lanes
+    last = len(upstream) - 1
+    low = min(amplitudes, 4096)
+    table = np.empty(low, np.int64)
+    for b in range(low):
+        table[b] = _outcome(b, qubits)
+    for unit in range(unit_start, unit_stop):
+        for start in range(0, amplitudes, low):
+            above = _outcome(start, qubits)
+            for b in range(low):
+                output = output_of[above | table[b]]
+                for lane in range(lanes):
+                    weight = upstream[min(unit * lanes + lane, last), output]
+                    i = (start + b) * lanes + lane
+                    for p in range(planes):
+                        duals[unit, p, i] = weight * states[unit, p, i]

@@ -1,0 +1,57 @@
+"""Sharing compiled work among Python threads, which works wherever users call from.
+
+numba's own parallel loops abort the process when two Python threads enter them at once (its ``workqueue`` layer) or in
+a forked child (``omp``); a DataLoader does both. The kernels release the interpreter's lock, so ordinary threads do.
+As many work as PyTorch would use: ``torch.get_num_threads()``, which is 1 in DataLoader workers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import torch
+
+__all__ = ["in_parallel"]
+
+_LEAST_SECONDS = 1e-4  # below this, waking a thread costs more than it saves
+_pool: ThreadPoolExecutor | None = None
+
+
+def _forget_pool() -> None:
+    """In a forked child there is the pool's object, but none of its threads."""
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def in_parallel(work: Callable[[int, int], None], units: int, seconds: float) -> None:
+    """Calls ``work(start, stop)`` for parts that together make up ``range(units)``.
+
+    Args:
+        work: Releases the interpreter's lock while it computes; writes nowhere where another part does.
+        units: How many units there are.
+        seconds: Roughly how long all of them take in one thread.
+    """
+    global _pool
+    parts = min(torch.get_num_threads(), units, int(seconds / _LEAST_SECONDS))
+    if parts <= 1:
+        work(0, units)
+        return
+    if _pool is None:
+        _pool = ThreadPoolExecutor(max_workers=64, thread_name_prefix="qiskit_torch_bridge")
+    edges = [units * part // parts for part in range(parts + 1)]
+    futures = [_pool.submit(work, start, stop) for start, stop in pairwise(edges[1:])]
+    try:
+        work(0, edges[1])
+    finally:
+        # Also when this part fails: the arrays that the others write into must outlive them.
+        for future in futures:
+            future.exception()
+    for future in futures:
+        future.result()
