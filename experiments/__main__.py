@@ -9,6 +9,7 @@ from importlib import import_module
 
 EXPERIMENTS = {
     "mnist01": "hybrid CNN that tells handwritten 0 from 1, gradients by parameter shift (Qiskit textbook)",
+    "benchmark": "time for a training step against other libraries, whose answers must agree first",
 }
 
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(import_module(f"experiments.{name}").main(options))
     except BrokenPipeError:
         raise
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
 

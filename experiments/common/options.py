@@ -12,7 +12,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
 from .runs import RunFolder
 
-__all__ = ["experiment_parser", "open_folder", "parse"]
+__all__ = ["experiment_parser", "open_folder", "parse", "settings_of"]
 
 _NOT_SETTINGS = ("config", "run_dir", "resume", "dry_run")
 
@@ -78,13 +78,13 @@ def parse(
     """
     options = parser.parse_args(list(arguments))
     if not options.resume:
-        settings = complete(_settings(options))
+        settings = complete(settings_of(options))
         _check_device(settings["device"])
         return options, settings
     folder = RunFolder.existing(_path(options.run_dir))
     saved = folder.read_settings()
     options = parser.parse_args(["--config", str(folder.file("config.yaml")), *arguments])
-    settings = _settings(options)
+    settings = settings_of(options)
     changed = {key for key in settings | saved if settings.get(key) != saved.get(key)} - {"epochs", "device"}
     if changed:
         differences = ", ".join(
@@ -123,7 +123,8 @@ def _path(value: str | None) -> Path | None:
     return None if value is None else Path(value)
 
 
-def _settings(options: Namespace) -> Settings:
+def settings_of(options: Namespace) -> Settings:
+    """The options that define the run, as YAML knows them."""
     return {key: _plain(value) for key, value in vars(options).items() if key not in _NOT_SETTINGS}
 
 

@@ -97,11 +97,15 @@ class RunFolder:
 
     def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """``metrics.csv``: one line a row, all of them."""
+        self.write_rows("metrics.csv", rows)
+
+    def write_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A CSV file: one line a row, all with the columns of the first."""
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        self.write("metrics.csv", text.getvalue().encode())
+        self.write(name, text.getvalue().encode())
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """``result.json``: what the run came to."""

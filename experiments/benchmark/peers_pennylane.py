@@ -1,0 +1,65 @@
+"""Adapters of PennyLane: ``default.qubit``, ``lightning.qubit``, and Aer through PennyLane-Qiskit."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pennylane as qml
+import torch
+
+from .circuits import Problem, play
+from .step import Step, torch_step
+
+__all__ = ["build_default", "build_lightning", "build_on_aer"]
+
+_GATES = {
+    "h": qml.Hadamard,
+    "cx": lambda control, target: qml.CNOT([control, target]),
+    "cz": lambda one, other: qml.CZ([one, other]),
+    "rx": qml.RX,
+    "ry": qml.RY,
+    "rz": qml.RZ,
+}
+
+
+def _build(problem: Problem, shots: int | None, device: Any, exact_rule: str) -> Step:
+    def circuit(inputs: torch.Tensor, weights: torch.Tensor) -> list[Any]:
+        for _ in play(problem, _GATES, lambda column: inputs[..., column], weights.__getitem__):
+            pass
+        return [qml.expval(qml.Z(qubit)) for qubit in problem.measured]
+
+    rule = exact_rule if shots is None else "parameter-shift"
+    node = qml.QNode(circuit, device, interface="torch", diff_method=rule)
+    if shots is not None:
+        node = qml.set_shots(node, shots)
+    weights = torch.tensor(problem.weights, requires_grad=bool(len(problem.weights)))
+
+    def broadcast(inputs: torch.Tensor) -> torch.Tensor:
+        return torch.stack(node(inputs, weights), dim=-1)
+
+    def row_by_row(inputs: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.stack(node(row, weights)) for row in inputs])
+
+    # With shots, a broadcast batch whose inputs need gradients raises NotImplementedError (PennyLane issue 4462). A
+    # batch of one is faster without broadcasting.
+    one_by_one = problem.batch == 1 or (shots is not None and problem.wants_input_gradients)
+    return torch_step(row_by_row if one_by_one else broadcast, problem, weights if len(problem.weights) else None)
+
+
+def build_default(problem: Problem, shots: int | None, seed: int) -> Step:
+    """``default.qubit``: backpropagation through the simulator, its fastest exact rule with torch."""
+    return _build(problem, shots, qml.device("default.qubit", wires=problem.num_qubits, seed=seed), "backprop")
+
+
+def build_lightning(problem: Problem, shots: int | None, seed: int) -> Step:
+    """``lightning.qubit``: its compiled adjoint rule; with a batch, PennyLane expands it into a list of circuits."""
+    return _build(problem, shots, qml.device("lightning.qubit", wires=problem.num_qubits, seed=seed), "adjoint")
+
+
+def build_on_aer(problem: Problem, shots: int | None, seed: int) -> Step:
+    """``qiskit.aer`` of PennyLane-Qiskit, which has no exact gradients of its own: parameter shift."""
+    # PennyLane finds the plug-in by its entry point, and hides why it does not import.
+    importlib.import_module("pennylane_qiskit")
+    device = qml.device("qiskit.aer", wires=problem.num_qubits, seed_simulator=seed)
+    return _build(problem, shots, device, "parameter-shift")

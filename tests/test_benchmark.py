@@ -1,0 +1,573 @@
+"""The benchmark: that it asks all systems the same, reports no time of a wrong answer, and survives every peer."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from qiskit.quantum_info import Pauli, Statevector
+
+from experiments.__main__ import main
+from experiments.benchmark import circuits, ours
+from experiments.benchmark.cases import PARTS, Case, Series, Target, parts_of, plan
+from experiments.benchmark.circuits import Problem
+from experiments.benchmark.command import run
+from experiments.benchmark.comparison import compare
+from experiments.benchmark.measuring import CaseResult, SystemResult, fewer_repetitions
+from experiments.benchmark.processes import Process, WorkerError
+from experiments.benchmark.qiskit_circuits import quantum_circuit, z_labels
+from experiments.benchmark.reference import Answer, exact_answer
+from experiments.benchmark.report import markdown
+from experiments.benchmark.stopwatch import Stopwatch, with_stopwatch
+from experiments.benchmark.summary import comparisons, growth, timing_rows
+from experiments.benchmark.systems import SYSTEMS, System
+from qiskit_torch_bridge import StatevectorBackend
+
+PROBLEMS = {
+    "textbook": partial(circuits.textbook, batch=3),
+    "dressed": partial(circuits.dressed, depth=2, batch=3),
+    "layerwise": partial(circuits.layerwise, num_qubits=4, layers=3, batch=2),
+    "entangling": partial(circuits.entangling, num_qubits=3, layers=2, batch=2),
+}
+
+ADAPTERS = """
+import os, sys, time
+from experiments.benchmark.reference import exact_answer
+from experiments.benchmark.step import Step
+
+def right(problem, shots, seed):
+    answer = exact_answer(problem)
+    return Step(lambda: (answer.values, answer.input_gradients, answer.weight_gradients))
+
+def wrong(problem, shots, seed):
+    answer = exact_answer(problem)
+    return Step(lambda: (answer.values, 2 * answer.input_gradients, answer.weight_gradients))
+
+def chatty(problem, shots, seed):
+    print("Welcome to this library!")
+    os.system("echo and to its subprocess")
+    return right(problem, shots, seed)
+
+def absent(problem, shots, seed):
+    import no_such_library
+
+def refusing(problem, shots, seed):
+    raise NotImplementedError("not for batches")
+
+def crashing(problem, shots, seed):
+    print("Segmentation fault, say", file=sys.stderr, flush=True)
+    os._exit(3)
+
+def crashing_later(problem, shots, seed):
+    step, calls = right(problem, shots, seed), []
+    def run():
+        calls.append(None)
+        if len(calls) > 1:
+            os._exit(4)
+        return step.run()
+    return Step(run)
+
+def hanging(problem, shots, seed):
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def _adapters(tmp_path, monkeypatch):
+    """A module of adapters that the workers can import, as :func:`system` names them."""
+    folder = tmp_path / "importable"
+    folder.mkdir()
+    (folder / "benchmark_adapters.py").write_text(ADAPTERS)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+def system(behaviour: str, *, is_ours: bool = False) -> System:
+    return System(f"the {behaviour} one", f"benchmark_adapters:{behaviour}", ours=is_ours)
+
+
+def with_ours(*behaviours: str) -> dict[str, System]:
+    """Stand-ins under the names that the cases know."""
+    peers = [name for name in SYSTEMS if not SYSTEMS[name].ours]
+    stand_ins = dict(zip(peers, map(system, behaviours), strict=False))
+    return {"ours": system("right", is_ours=True), **stand_ins}
+
+
+def values_by_qiskit(problem: Problem, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    circuit, x, w = quantum_circuit(problem)
+    rows = []
+    for row in inputs:
+        state = Statevector(circuit.assign_parameters({**dict(zip(x, row)), **dict(zip(w, weights))}))  # noqa: B905
+        rows.append([state.expectation_value(Pauli(label)).real for label in z_labels(problem)])
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+class TestReference:
+    def test_values_are_those_of_qiskit(self, name):
+        problem = PROBLEMS[name](seed=1)
+        expected = values_by_qiskit(problem, problem.inputs, problem.weights)
+        np.testing.assert_allclose(exact_answer(problem).values, expected, atol=1e-12)
+
+    def test_gradients_are_differences_of_qiskits_values(self, name):
+        problem = replace(PROBLEMS[name](seed=1), wants_input_gradients=True)
+        answer = exact_answer(problem)
+
+        def shifted(array: str, index: int) -> np.ndarray:
+            """Every angle is a parameter of its own, so a shift by pi/2 is exact."""
+            points = []
+            for sign in (1, -1):
+                moved = {"inputs": problem.inputs.copy(), "weights": problem.weights.copy()}
+                moved[array][..., index] += sign * np.pi / 2
+                points.append(values_by_qiskit(problem, **moved))
+            return ((points[0] - points[1]) / 2 * problem.upstream).sum(axis=1)
+
+        for column in range(problem.inputs.shape[1]):
+            np.testing.assert_allclose(answer.input_gradients[:, column], shifted("inputs", column), atol=1e-12)
+        for index in range(len(problem.weights)):
+            np.testing.assert_allclose(answer.weight_gradients[index], shifted("weights", index).sum(), atol=1e-12)
+
+    def test_layer_gives_them(self, name):
+        problem = PROBLEMS[name](seed=1)
+        answer = Answer.from_parts(*ours.build(problem, None, 0).run())
+        assert compare(answer, exact_answer(problem), problem, shots=None, tolerance=1e-10).problem is None
+
+    @pytest.mark.parametrize("build", [ours.build, ours.build_on_aer])
+    def test_layer_gives_them_from_shots(self, name, build):
+        problem = PROBLEMS[name](seed=1)
+        answer = Answer.from_parts(*build(problem, 400, 5).run())
+        verdict = compare(answer, exact_answer(problem), problem, shots=400, tolerance=0)
+        assert verdict.problem is None
+        assert verdict.deviation > 0.01
+
+    def test_survives_the_way_to_the_worker(self, name):
+        problem = PROBLEMS[name](seed=1)
+        there = Problem.from_message(json.loads(json.dumps(problem.to_message())))
+        assert there.gates == problem.gates
+        for key in ("inputs", "weights", "upstream"):
+            assert np.array_equal(getattr(there, key), getattr(problem, key))
+        answer = exact_answer(there)
+        back = Answer.from_message(json.loads(json.dumps(answer.to_message())))
+        assert all(np.array_equal(part, back.parts()[key]) for key, part in answer.parts().items())
+
+    def test_seed_draws_the_numbers(self, name):
+        one, same, other = (PROBLEMS[name](seed=seed) for seed in (1, 1, 2))
+        assert np.array_equal(one.inputs, same.inputs)
+        assert not np.array_equal(one.inputs, other.inputs)
+
+
+@pytest.mark.parametrize(("name", "make"), [("dressed", circuits.dressed), ("layerwise", None)])
+def test_published_circuits(reference, name, make):
+    """The gate lists of the reference numbers, run by the reference simulator; the dressed one is built here too."""
+    there = reference(name)
+    gates = tuple(
+        circuits.Gate(
+            gate,
+            tuple(part for part in rest if not isinstance(part, list)),
+            next(
+                (circuits.Angle({"x": "input", "w": "weight"}[p[0]], p[1]) for p in rest if isinstance(p, list)), None
+            ),
+        )
+        for gate, *rest in there["operations"]
+    )
+    problem = Problem(
+        there["n_qubits"],
+        gates,
+        tuple(there["observables_z_on"]),
+        np.array(there["inputs"]),
+        np.array(there["weights"]),
+        np.array(there["upstream"]).reshape(len(there["inputs"]), -1),
+        wants_input_gradients=True,
+    )
+    answer = exact_answer(problem)
+    np.testing.assert_allclose(answer.values, np.array(there["outputs"]).reshape(answer.values.shape), atol=1e-9)
+    np.testing.assert_allclose(answer.input_gradients, there["grad_inputs"], atol=1e-9)
+    np.testing.assert_allclose(answer.weight_gradients, there["grad_weights"], atol=1e-9)
+    if make is not None:
+        assert make(depth=6, batch=1, seed=0).gates == gates
+
+
+class TestComparison:
+    @pytest.fixture
+    def problem(self) -> Problem:
+        return circuits.dressed(depth=6, batch=4, seed=0)
+
+    @pytest.mark.parametrize("part", ["values", "input_gradients", "weight_gradients"])
+    def test_any_wrong_number_is_seen(self, problem, part):
+        expected = exact_answer(problem)
+        spoilt = getattr(expected, part).copy()
+        spoilt.flat[-1] += 1e-4
+        verdict = compare(replace(expected, **{part: spoilt}), expected, problem, shots=None, tolerance=1e-6)
+        assert part.replace("_", " ") in verdict.problem
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"input_gradients": None}, "gives no input gradients"),
+            ({"values": np.zeros((4, 3))}, "shape"),
+            ({"weight_gradients": np.full(24, np.nan)}, "not finite"),
+        ],
+    )
+    @pytest.mark.parametrize("shots", [None, 100])
+    def test_missing_parts_and_strange_numbers(self, problem, change, said, shots):
+        expected = exact_answer(problem)
+        verdict = compare(replace(expected, **change), expected, problem, shots=shots, tolerance=1.0)
+        assert said in verdict.problem
+
+    @pytest.mark.parametrize("factor", [0.0, -1.0, 2.0])
+    @pytest.mark.parametrize("part", ["input_gradients", "weight_gradients"])
+    def test_gradients_from_shots_that_are_systematically_wrong(self, problem, part, factor):
+        """2: the parameter-shift rule without its 1/2."""
+        answer = Answer.from_parts(*ours.build(problem, 1000, 3).run())
+        expected = exact_answer(problem)
+        assert compare(answer, expected, problem, shots=1000, tolerance=0).problem is None
+        spoilt = replace(answer, **{part: factor * getattr(answer, part)})
+        assert part.replace("_", " ") in compare(spoilt, expected, problem, shots=1000, tolerance=0).problem
+
+    def test_standard_errors_are_never_underestimated(self, problem, rng):
+        """The root mean square of the scores is at most 1: of values around 0 by binomial draws it is 1."""
+        expected = replace(exact_answer(problem), values=np.zeros((4, 4)))
+        draws = rng.binomial(50, 0.5, (4, 4)) / 25 - 1
+        scores = [
+            compare(replace(expected, values=np.full((4, 4), x)), expected, problem, shots=50, tolerance=0).deviation
+            for x in draws.ravel()
+        ]
+        assert 0.5 < np.sqrt(np.mean(np.square(scores))) < 1.5
+
+
+@pytest.mark.usefixtures("_adapters")
+class TestProcess:
+    def prepared(self, process: Process, behaviour: str) -> dict:
+        problem = circuits.textbook(batch=1, seed=0).to_message()
+        adapter = system(behaviour).adapter
+        return process.ask("prepare", adapter=adapter, problem=problem, shots=None, seed=0, threads=None)
+
+    def failure(self, behaviour: str, timeout: float = 60) -> WorkerError:
+        with Process(timeout=timeout) as process, pytest.raises(WorkerError) as caught:
+            self.prepared(process, behaviour)
+        return caught.value
+
+    def test_prints_of_a_library_are_no_replies(self):
+        with Process(timeout=60) as process:
+            said = self.prepared(process, "chatty")
+            assert said["first_step_seconds"] > 0
+            assert said["import_seconds"] > 0
+            assert said["versions"]["numpy"] == np.__version__
+            assert process.ask("answer")["weight_gradients"] is None
+            assert 0 < process.ask("measure", steps=3)["seconds"] < 60
+
+    @pytest.mark.parametrize(
+        ("behaviour", "kind", "said"),
+        [
+            ("absent", "absent", "no_such_library"),
+            ("refusing", "failed", "NotImplementedError: not for batches"),
+            ("crashing", "failed", "status 3 at 'prepare'; its last words: Segmentation fault, say"),
+        ],
+    )
+    def test_failures_say_why(self, behaviour, kind, said):
+        failure = self.failure(behaviour)
+        assert failure.kind == kind
+        assert said in str(failure)
+
+    def test_hanging(self):
+        failure = self.failure("hanging", timeout=0.5)
+        assert failure.kind == "timeout"
+        assert "within 0.5 s" in str(failure)
+
+    def test_refusal_leaves_the_process_usable(self):
+        with Process(timeout=60) as process:
+            with pytest.raises(WorkerError):
+                self.prepared(process, "refusing")
+            assert self.prepared(process, "right")
+
+    def test_no_such_interpreter(self):
+        with pytest.raises(WorkerError, match="nowhere/python does not start"):
+            Process(python="nowhere/python", timeout=1)
+
+    def test_threads_are_handed_on(self):
+        with Process(threads=1, timeout=60) as process:
+            assert self.prepared(process, "right")["threads"]["OMP_NUM_THREADS"] == "1"
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "timings.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.usefixtures("_adapters")
+class TestRun:
+    def test_run_folder(self, tmp_path, capsys):
+        folder = tmp_path / "run"
+        options = ["--cases", "dressed-4", "batch", "fresh", "--small", "--repetitions", "2", "--run-dir", str(folder)]
+        assert run(options, "", with_ours("right", "right")) == 0
+        assert {path.name for path in folder.iterdir()} == {
+            *("config.yaml", "result.json", "scaling.png", "table.md", "timings.csv")
+        }
+        rows = [row for row in rows_of(folder) if row["case"] == "dressed-4"]
+        assert [(row["system"], row["repetition"]) for row in rows] == [
+            (name, str(repetition))
+            for name in ("ours", "pennylane-default", "pennylane-lightning")
+            for repetition in range(2)
+        ]
+        assert all(float(row["seconds_per_step"]) > 0 for row in rows)
+        assert rows[0]["batch"] == "4"
+        assert rows[0]["weights"] == "24"
+        result = json.loads((folder / "result.json").read_text())
+        row = result["cases"]["dressed-4"]["comparisons"][0]
+        medians = {name: found["median_seconds"] for name, found in result["cases"]["dressed-4"]["systems"].items()}
+        assert row["peer"] == min(set(medians) - {"ours"}, key=medians.__getitem__)
+        assert row["ratio"] == pytest.approx(medians[row["peer"]] / medians["ours"])
+        assert row["target"] == 40
+        assert "batch_exponent" in result["growth"]["ours"]
+        assert {"cpu", "cores", "memory_gib", "python"} <= result["machine"].keys()
+        assert result["environments"]["ours"]["versions"]["numpy"] == np.__version__
+        assert [item["cache"] for item in result["fresh"]] == ["empty", "filled", "filled", "filled"]
+        assert all(item["first_step_seconds"] > 0 for item in result["fresh"])
+        text = (folder / "table.md").read_text()
+        assert text in capsys.readouterr().out
+        assert "| dressed, 4 qubits, depth 6, batch 4 | the right one |" in text
+        assert yaml.safe_load((folder / "config.yaml").read_text())["repetitions"] == 2
+
+    def test_config_repeats_a_run(self, tmp_path):
+        first, second = tmp_path / "first", tmp_path / "second"
+        options = ["--cases", "textbook", "--systems", "ours", "--repetitions", "1"]
+        assert run([*options, "--run-dir", str(first)], "", with_ours("right")) == 0
+        config = str(first / "config.yaml")
+        assert run(["--config", config, "--run-dir", str(second)], "", with_ours("right")) == 0
+        keys = ("case", "system", "repetition")
+        assert [[row[key] for key in keys] for row in rows_of(second)] == [["textbook", "ours", "0"]]
+
+    def test_time_of_a_wrong_answer_is_not_reported(self, tmp_path):
+        folder = tmp_path / "run"
+        options = ["--cases", "dressed-4", "--repetitions", "1", "--run-dir", str(folder)]
+        assert run(options, "", with_ours("wrong", "right")) == 0
+        found = json.loads((folder / "result.json").read_text())["cases"]["dressed-4"]["systems"]
+        wrong, right = found["pennylane-default"], found["pennylane-lightning"]
+        assert right["median_seconds"] > 0
+        assert wrong["status"] == "wrong"
+        assert wrong["median_seconds"] is None
+        assert "input gradients are off" in wrong["reason"]
+        assert [row["seconds_per_step"] for row in rows_of(folder) if row["system"] == "pennylane-default"] == [""]
+        assert "the wrong one, wrong: its input gradients are off" in (folder / "table.md").read_text()
+
+    @pytest.mark.parametrize(
+        ("behaviour", "status"),
+        [("absent", "absent"), ("crashing", "failed"), ("crashing_later", "failed"), ("refusing", "failed")],
+    )
+    def test_failing_peer_is_named_and_stops_nobody(self, tmp_path, behaviour, status, capsys):
+        folder = tmp_path / "run"
+        options = ["--cases", "textbook", "dressed-4", "--repetitions", "1", "--run-dir", str(folder)]
+        assert run(options, "", with_ours(behaviour, "right")) == 0
+        for case in json.loads((folder / "result.json").read_text())["cases"].values():
+            found = {name: result["status"] for name, result in case["systems"].items()}
+            assert found == {"ours": "timed", "pennylane-default": status, "pennylane-lightning": "timed"}
+        assert f"the {behaviour} one, {status}: " in capsys.readouterr().out
+
+    @pytest.mark.slow
+    def test_hanging_peer_is_stopped(self, tmp_path):
+        folder = tmp_path / "run"
+        options = ["--cases", "textbook", "--repetitions", "1", "--timeout", "8", "--run-dir", str(folder)]
+        assert run(options, "", with_ours("hanging")) == 0
+        found = json.loads((folder / "result.json").read_text())["cases"]["textbook"]["systems"]
+        assert found["pennylane-default"]["status"] == "timeout"
+        assert found["ours"]["status"] == "timed"
+
+    @pytest.mark.parametrize("behaviour", ["wrong", "crashing", "absent"])
+    def test_our_own_failure_is_the_exit_status(self, tmp_path, behaviour):
+        options = ["--cases", "textbook", "--repetitions", "1", "--run-dir", str(tmp_path / "run")]
+        assert run(options, "", {"ours": system(behaviour, is_ours=True)}) == 1
+
+    def test_failing_peer_is_dropped_from_the_rest_of_a_series(self, tmp_path):
+        folder = tmp_path / "run"
+        options = ["--cases", "batch", "--small", "--repetitions", "1", "--run-dir", str(folder)]
+        assert run(options, "", with_ours("refusing")) == 0
+        cases = json.loads((folder / "result.json").read_text())["cases"]
+        found = [case["systems"]["pennylane-default"] for case in cases.values()]
+        assert [result["status"] for result in found] == ["failed", *["dropped"] * 3]
+        assert found[1]["reason"].startswith("dropped after batch 1: NotImplementedError")
+
+
+@pytest.mark.slow
+def test_our_own_systems(tmp_path):
+    """The real adapters, in real workers, from the command line."""
+    folder = tmp_path / "run"
+    options = ["--cases", "textbook", "overhead", "--small", "--repetitions", "1", "--run-dir", str(folder)]
+    assert main(["benchmark", *options, "--systems", "ours", "ours-stopwatch"]) == 0
+    for row in rows_of(folder):
+        assert float(row["seconds_per_step"]) > float(row["kernel_seconds_per_step"] or 0) >= 0
+        assert (row["kernel_seconds_per_step"] != "") == (row["system"] == "ours-stopwatch")
+
+
+def test_dry_run_lists_everything_and_writes_nothing(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(["benchmark", "--dry-run", "--run-dir", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    for name in ("entangling-20", "qubits-20", "batch-4096", "weights-192", "PennyLane qiskit.aer"):
+        assert name in printed
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--cases", "nosuch"], "--cases: got nosuch, expected some of textbook"),
+        (["--cases", "overhead", "--systems", "pennylane-default"], "nothing to measure"),
+        (["--peer-python", "python3"], "--peer-python: got 'python3', expected SYSTEM=PYTHON"),
+        (["--peer-python", "nosuch=python3"], "expected SYSTEM=PYTHON"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_written(tmp_path, capsys, arguments, said):
+    folder = tmp_path / "run"
+    assert main(["benchmark", *arguments, "--run-dir", str(folder)]) == 1
+    assert said in capsys.readouterr().err
+    assert not folder.exists()
+
+
+class TestPlan:
+    def test_small_is_part_of_all(self):
+        everything, fresh = plan(PARTS, small=False, largest_qubits=20)
+        some, _ = plan(PARTS, small=True, largest_qubits=20)
+        assert len(some) < len(everything)
+        assert [case.series.x for case in everything if case.series and case.series.axis == "qubits"] == [
+            *range(4, 21, 2)
+        ]
+        assert fresh
+        assert {name for case in everything for name in case.systems} == set(SYSTEMS)
+
+    def test_targets_name_systems_of_their_case(self):
+        for case in plan(PARTS, small=False, largest_qubits=20)[0]:
+            assert {target.ours for target in case.targets} <= set(case.systems)
+            assert {target.peer for target in case.targets} - {None} <= set(case.systems)
+
+    def test_names_are_unique(self):
+        names = [case.name for case in plan(PARTS, small=False, largest_qubits=24)[0]]
+        assert len(set(names)) == len(names)
+
+    def test_selection_keeps_the_order(self):
+        assert parts_of(["overhead", "textbook"]) == ("textbook", "overhead")
+        assert parts_of(None) == PARTS
+
+
+def result(case: Case, **seconds: list[float] | str) -> CaseResult:
+    """A case's result: the systems' seconds, or the status of those that have none."""
+    found = {
+        name.replace("_", "-"): SystemResult(status=times, reason="why")
+        if isinstance(times, str)
+        else SystemResult(deviation=0.0, steps=1, seconds=times)
+        for name, times in seconds.items()
+    }
+    problem = case.make(seed=0)
+    size = {"qubits": problem.num_qubits, "batch": problem.batch, "weights": len(problem.weights)}
+    return CaseResult(case, {**size, "gates": len(problem.gates)}, found)
+
+
+class TestSummary:
+    case = Case(
+        "tiny",
+        "a tiny case",
+        partial(circuits.dressed, depth=1, batch=2),
+        ("ours", "pennylane-default", "qiskit-machine-learning"),
+        targets=(Target(3), Target(100, peer="qiskit-machine-learning")),
+    )
+
+    def test_medians_and_ratios(self):
+        measured = result(
+            self.case,
+            ours=[1.0, 9.0, 2.0],
+            pennylane_default=[5.0, 6.0, 60.0],
+            qiskit_machine_learning=[100.0, 110.0, 120.0],
+        )
+        best, named = comparisons(measured, SYSTEMS)
+        assert (best.peer, best.ratio, best.target) == ("pennylane-default", 3.0, 3)
+        assert best.least_ratio == 5.0
+        assert (named.peer, named.ratio, named.target) == ("qiskit-machine-learning", 55.0, 100)
+        text = markdown([measured], [], SYSTEMS, MACHINE)
+        assert "| a tiny case | ours | 2000 | PennyLane default.qubit (fastest), 6000 | 3 | 5 | 3 |" in text
+
+    def test_without_peers_there_is_no_ratio(self):
+        measured = result(self.case, ours=[1.0], pennylane_default="absent", qiskit_machine_learning="wrong")
+        best, named = comparisons(measured, SYSTEMS)
+        assert best.peer is None
+        assert math.isnan(best.ratio)
+        assert math.isnan(named.ratio)
+        text = markdown([measured], [], SYSTEMS, MACHINE)
+        assert "| a tiny case | ours | 1000 | none timed | - | - | 3 |" in text
+        assert "- PennyLane default.qubit, absent: why (tiny)" in text
+
+    def test_times_of_wrong_answers_are_in_no_row(self):
+        measured = result(self.case, ours=[1.0, 2.0], pennylane_default="wrong")
+        measured.systems["pennylane-default"].seconds.append(0.1)
+        assert [(row["system"], row["seconds_per_step"]) for row in timing_rows([measured])] == [
+            ("ours", 1.0),
+            ("ours", 2.0),
+            ("pennylane-default", ""),
+        ]
+        assert comparisons(measured, SYSTEMS)[0].peer is None
+
+    def test_growth(self):
+        def series(axis: str, x: int, seconds: float, **sizes: int) -> CaseResult:
+            make = partial(circuits.dressed, **{"depth": 1, "batch": 1, **sizes})
+            return result(Case(f"{axis}-{x}", "", make, ("ours",), series=Series(axis, x)), ours=[seconds])
+
+        def qubits(x: int, factor: float) -> CaseResult:
+            make = partial(circuits.entangling, num_qubits=x, layers=1, batch=1)
+            seconds = factor * len(make(seed=0).gates) * 2.0**x
+            return result(Case(f"qubits-{x}", "", make, ("ours",), series=Series("qubits", x)), ours=[seconds])
+
+        measured = [
+            *(series("batch", x, 5.0 + x**2) for x in (1, 4, 16)),
+            *(series("batch", x, 1e-3 * x) for x in (256, 1024, 4096)),
+            *(series("weights", x, float(x**2)) for x in (4, 96, 192)),
+            *(qubits(x, 1.5 if x == 20 else 1.0) for x in (4, 12, 20)),
+        ]
+        found = growth(measured, "ours")
+        assert found["batch_exponent"] == pytest.approx(1)
+        assert found["weights_exponent"] == pytest.approx(2)
+        assert found["qubits_constant_ratio"] == pytest.approx(1.5)
+        assert growth(measured[:2], "ours") == {}
+
+    @pytest.mark.parametrize(("step", "repetitions"), [(1e-5, 7), (4.0, 7), (9.0, 3), (16.0, 1), (500.0, 1)])
+    def test_long_steps_are_repeated_less(self, step, repetitions):
+        assert fewer_repetitions(step, 7, in_series=False) == repetitions
+        assert fewer_repetitions(step, 7, in_series=True) <= repetitions
+
+
+MACHINE = {
+    **{"cpu": "a processor", "cores": 2, "cores_available": 2, "memory_gib": 8.0, "system": "an OS", "python": "3.11"},
+    "load_at_start": None,
+}
+
+
+class TestStopwatch:
+    class Backend(StatevectorBackend):
+        """With a method that the benchmark has never heard of."""
+
+        def a_later_addition(self, x: int) -> int:
+            return self.resolve_shots(x) + 1
+
+    def test_counts_every_method_and_changes_nothing(self):
+        problem = circuits.dressed(depth=2, batch=3, seed=0)
+        watch = Stopwatch()
+        backend = with_stopwatch(self.Backend(), watch)
+        assert isinstance(backend, self.Backend)
+        assert backend.name == StatevectorBackend().name
+        assert backend.a_later_addition(4) == 5
+        step = ours.build(problem, None, 0, backend=backend)
+        before = watch.seconds
+        answer = Answer.from_parts(*step.run())
+        forward_and_backward = watch.seconds - before
+        assert compare(answer, exact_answer(problem), problem, shots=None, tolerance=1e-10).problem is None
+        assert forward_and_backward > 0
+
+    def test_adapter_counts_kernel_seconds(self):
+        step = ours.build_with_stopwatch(circuits.textbook(batch=1, seed=0), None, 0)
+        assert step.kernel_seconds is not None
+        before = step.kernel_seconds()
+        step.run()
+        assert step.kernel_seconds() > before
