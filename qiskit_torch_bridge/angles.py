@@ -297,6 +297,12 @@ class AngleMap:
         return len(used) < self.source_widths[0]
 
     @cached_property
+    def _idle_sources(self) -> tuple[int, ...]:
+        """Sources with columns that no angle depends on."""
+        used = {source for group in self.groups if group.width for source in group.sources}
+        return tuple(source for source, width in enumerate(self.source_widths) if width and source not in used)
+
+    @cached_property
     def ties(self) -> tuple[tuple[int, float], ...]:
         """For each angle the class of angles that move together with it, and its speed within that class.
 
@@ -339,8 +345,7 @@ class AngleMap:
             tensors[0] = inputs
         first = self.groups[0]
         # Empty columns of what no angle depends on keep it in torch's graph, so that its gradient is zero, not an error.
-        used = {source for group in self.groups if group.width for source in group.sources}
-        idle = [tensor[:, :0] for source, tensor in tensors.items() if source not in used]
+        idle = [tensors[source][:, :0] for source in self._idle_sources if source in tensors]
         rows = 1 if inputs is None else inputs.shape[0]
         parts = [first.evaluate(tensors)] if first.width else []
         if parts + idle:
@@ -354,9 +359,9 @@ class AngleMap:
         if (inputs is None and num_inputs) or (inputs is not None and inputs.shape[1:] != (num_inputs,)):
             got = None if inputs is None else tuple(inputs.shape)
             raise ValueError(f"inputs: got shape {got}, expected (N, {num_inputs}).")
-        if [tuple(weight.shape) for weight in weights] != [(width,) for width in num_weights]:
+        if [weight.shape for weight in weights] != [(width,) for width in num_weights]:
             shapes = [tuple(weight.shape) for weight in weights]
             raise ValueError(f"weights: got shapes {shapes}, expected {[(width,) for width in num_weights]}.")
-        kinds = {(tensor.dtype, tensor.device.type) for tensor in (inputs, *weights) if tensor is not None}
-        if kinds - {(torch.float64, "cpu")}:
-            raise TypeError(f"Got tensors of {sorted(map(str, kinds))}, expected float64 on the CPU.")
+        for tensor in weights if inputs is None else (inputs, *weights):
+            if tensor.dtype != torch.float64 or tensor.device.type != "cpu":
+                raise TypeError(f"Got a tensor of {tensor.dtype} on {tensor.device}, expected float64 on the CPU.")

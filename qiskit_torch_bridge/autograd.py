@@ -91,7 +91,7 @@ class Evaluation:
             return self.backend.evaluate_for_pullback(program, angles)
         return self.backend.evaluate(program, angles, shots=self.shots, seed=self.seeds.next())
 
-    def pull_back(self, upstream: torch.Tensor, groups: Sequence[torch.Tensor], selection: Selection) -> torch.Tensor:
+    def pull_back(self, upstream: torch.Tensor, groups: Sequence[torch.Tensor], selection: Selection) -> np.ndarray:
         """Shape (N, W): the backend's own vector-Jacobian product, for the wanted columns."""
         kept = self._kept
         again = kept is not None and kept.memory is not None and kept.memory == _memory(groups)[1]
@@ -99,7 +99,7 @@ class Evaluation:
         if len(upstream) > len(angles):
             angles = np.repeat(angles, len(upstream), axis=0)
         if not len(angles):
-            return torch.zeros((0, len(selection.columns)), dtype=torch.float64)
+            return np.zeros((0, len(selection.columns)))
         rows_upstream = upstream.expand(len(angles), -1).numpy()
         if self.program.blocks:
             width = len(self.program.angles)
@@ -113,12 +113,13 @@ class Evaluation:
             gradients = self.backend.pullback(self.program, angles, rows_upstream, state, selection.mask)
         if len(selection.columns) < gradients.shape[1]:
             gradients = gradients[:, selection.mask]
-        return torch.from_numpy(gradients)
+        return gradients
 
     def _joined(self, groups: Sequence[torch.Tensor]) -> np.ndarray:
-        rows = batch_size(groups)
-        full = [group.detach() if len(group) == rows else group.detach().expand(rows, -1) for group in groups]
-        angles = (full[0] if len(full) == 1 else torch.cat(full, dim=1)).numpy()
+        angle_map = self.program.angle_map
+        angles = np.empty((batch_size(groups), angle_map.num_angles))
+        for group, columns in zip(groups, angle_map.slices, strict=True):
+            angles[:, columns] = group.detach().numpy()
         # One sum tells that all is finite, in nearly all cases; it may overflow where every angle is.
         if not math.isfinite(angles.sum()) and not np.isfinite(angles).all():
             row, column = np.argwhere(~np.isfinite(angles))[0].tolist()
@@ -195,7 +196,7 @@ class QuantumFunction(torch.autograd.Function):
             if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
                 flat = _Pullback.apply(evaluation, table.selection, upstream, *groups)
             else:  # nothing will differentiate the gradient, and a Function costs as much as a small circuit
-                flat = evaluation.pull_back(upstream, groups, table.selection)
+                return None, *table.hand_out_numbers(evaluation.pull_back(upstream, groups, table.selection), groups)
         else:
             flat = (table.jacobian(groups) @ upstream.unsqueeze(-1)).squeeze(-1)
         return None, *table.hand_out(flat, groups)
@@ -229,7 +230,7 @@ class _Pullback(torch.autograd.Function):
     def forward(
         evaluation: Evaluation, selection: Selection, upstream: torch.Tensor, *groups: torch.Tensor
     ) -> torch.Tensor:
-        return evaluation.pull_back(upstream, groups, selection)
+        return torch.from_numpy(evaluation.pull_back(upstream, groups, selection))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -361,6 +362,23 @@ class _Table:
             if group.shape[0] != flat.shape[0]:
                 part = part.sum(dim=0, keepdim=True)
             parts.append(part if places is None else torch.zeros_like(group).index_add(1, places, part))
+        return parts
+
+    def hand_out_numbers(self, flat: np.ndarray, groups: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
+        """What :meth:`hand_out` does, in a third of the time, for gradients that nothing differentiates."""
+        parts: list[torch.Tensor | None] = []
+        for group, (span, places, wanted) in zip(groups, self.selection.groups, strict=True):
+            part = flat[:, span]
+            if not wanted:
+                parts.append(None)
+                continue
+            if group.shape[0] != len(flat):
+                part = np.add.reduce(part, axis=0, keepdims=True)
+            if places is not None:
+                whole = np.zeros((len(part), group.shape[1]))
+                whole[:, places.numpy()] = part
+                part = whole
+            parts.append(torch.from_numpy(part))
         return parts
 
 

@@ -22,6 +22,7 @@ _MOST_ELEMENTS_SIDE_BY_SIDE = 2**13
 _BYTES_OF_A_SMALL_PART = 2**20  # stays in the cache between simulating and reading
 _BYTES_OF_A_LARGE_PART = 2**28
 _MOST_TABULATED_QUBITS = 12
+_MOST_QUBITS_OF_A_MASK = 62
 _SECONDS_PER_ELEMENT = 1.5e-10  # and operation; a rough guess that only decides about threads
 _SECONDS_PER_DRAW = 5e-8
 
@@ -35,10 +36,12 @@ class States:
     Attributes:
         planes: Shape (units, planes, lanes * 2**n): element ``b * lanes + l`` is amplitude b of row ``unit * lanes + l``.
         lanes: Rows side by side in a unit; the last unit may have room for more than there are.
+        rows: How many there are.
     """
 
     planes: np.ndarray
     lanes: int
+    rows: int
 
 
 def _alone(work: Callable[[int, int], None], units: int, seconds: float) -> None:
@@ -58,8 +61,12 @@ class Simulator:
 
     def __init__(self, program: Program, dtype: Any = np.float64) -> None:
         self.dtype = np.dtype(dtype)
+        self._num_qubits = len(program.active_qubits)
+        memory = psutil.virtual_memory().total
+        if self._num_qubits > _MOST_QUBITS_OF_A_MASK:
+            self._require_memory(self.dtype.itemsize << self._num_qubits, memory, "altogether")
         self.plan: Plan = plan_of(program, self.dtype)
-        self._require_memory(self._bytes_of_unit(1), psutil.virtual_memory().total, "altogether")
+        self._require_memory(self._bytes_of_unit(1), memory, "altogether")
         self._groups = program.readout.groups
         self._num_outputs = program.num_outputs
         place = {qubit: i for i, qubit in enumerate(program.active_qubits)}
@@ -87,7 +94,7 @@ class Simulator:
         units = -(-rows // lanes)
         kept = None
         if keep and units * self._bytes_of_unit(lanes) <= _BYTES_OF_A_LARGE_PART:
-            kept = States(self._room(units, lanes, copies=3), lanes)
+            kept = States(self._room(units, lanes, copies=3), lanes, rows)
         values = np.empty((rows, self._num_outputs))
 
         def work(part: slice, run: _Runner) -> None:
@@ -107,11 +114,14 @@ class Simulator:
         Args:
             angles: As in :meth:`values`.
             upstream: Shape (N, M), float64, contiguous: the gradient by the values.
-            states: What :meth:`values` kept for the same angles, or None. They stay as they are.
+            states: What :meth:`values` kept for the same angles, or None. They stay as they are; states of another
+                number of rows (of one row that has since been repeated) are not used.
             wanted: Shape (A,), bool.
         """
         rows = len(angles)
         lanes = self._lanes(rows)
+        if states is not None and states.rows != rows:
+            states = None
         gradients = np.zeros((rows, angles.shape[1]))
         passes = list(self.plan.passes)
         while passes and not any(wanted[column] for column in passes[0].columns):
@@ -191,14 +201,15 @@ class Simulator:
                 work(slice(start, min(start + size, rows)), in_parallel)
             return
         units = -(-rows // lanes)
-        size = max(1, _BYTES_OF_A_SMALL_PART // self._bytes_of_unit(lanes))
+        size_of_unit = self._bytes_of_unit(lanes)
+        size = max(1, _BYTES_OF_A_SMALL_PART // size_of_unit)
 
         def of_thread(start: int, stop: int) -> None:
             for unit in range(start, stop, size):
                 work(slice(unit * lanes, min(min(unit + size, stop) * lanes, rows)), _alone)
 
-        elements = units * self.plan.planes * lanes << self.plan.num_qubits
-        operations = sum(len(one.tables[0]) for one in self.plan.passes) + 2
+        elements = units * size_of_unit // self.dtype.itemsize
+        operations = self.plan.passes[0].num_operations + 2
         in_parallel(of_thread, units, sweeps * elements * operations * _SECONDS_PER_ELEMENT + more)
 
     def _units_of(self, one: Pass, planes: np.ndarray) -> int:
@@ -215,7 +226,7 @@ class Simulator:
     def _require_memory(self, needed: int, there: int, what: str) -> None:
         if needed > there:
             raise MemoryError(
-                f"Exact simulation of {self.plan.num_qubits} qubits needs {needed / 2**30:,.1f} GiB of memory, and this "
+                f"Exact simulation of {self._num_qubits} qubits needs {needed / 2**30:,.1f} GiB of memory, and this "
                 f"machine has {there / 2**30:,.1f} GiB {what}; use fewer qubits, StatevectorBackend(precision='single') "
                 "for half of it, or AerSimulator(method='matrix_product_state')."
             )
