@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 from qiskit import QuantumCircuit
 from qiskit_aer import AerSimulator
 from qiskit_aer.library import SaveExpectationValue, SaveProbabilities
+from qiskit_aer.noise import NoiseModel
 
 from ..program import Program
 from ..readout import MeasurementGroup, PauliGroup, Samples
@@ -20,7 +22,6 @@ from .base import (
     ProgramCache,
     check_shots,
     estimate_from_moments,
-    estimate_from_samples,
     measured_circuit,
 )
 from .transpiling import BoundCircuit, bind_by_column, transpiled
@@ -28,23 +29,62 @@ from .transpiling import BoundCircuit, bind_by_column, transpiled
 __all__ = ["AerBackend"]
 
 _MOST_EXPERIMENTS_A_RUN = 8192
+_MOST_ENTRIES_A_RUN = 2**20
+_MOST_AMPLITUDES_A_RUN = 2**24
+_MOST_BOUND_INSTRUCTIONS_A_RUN = 2**18
+_MOST_TABULATED_BITS = 8
 _MOST_INTEGER_BITS = 62
+_MOST_DENSE_QUBITS = 30
 _MOST_SAVED_OUTCOME_QUBITS = 12
+
+_THREAD_OPTIONS = ("max_parallel_threads", "max_parallel_experiments", "max_parallel_shots")
+_QUBITS_OF_ONE_THREAD = 14
+_SHOTS_OF_ONE_THREAD = 2**15
+
+_Moments: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
 class _Executable:
     """A group's circuit, measured; and with its measurements replaced by one that saves exact probabilities."""
 
+    group: MeasurementGroup
     measured: BoundCircuit
     saving: QuantumCircuit
+    touched: frozenset[int]
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A program's executables, and the noise that they were made for."""
+
+    executables: list[_Executable]
+    source: NoiseModel | None
+    noise: _WrittenNoise | None
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether gates have errors, which readout errors are not."""
+        return self.noise is not None and self.noise.has_gate_errors
+
+    def fits(self, source: NoiseModel | None) -> bool:
+        """Whether the simulator's noise is still the one that the executables were made for."""
+        return self.source is source and (self.noise is None or self.noise.is_current())
 
 
 class AerBackend(Backend):
-    """Runs on an ``AerSimulator``: one ``run`` with runtime parameter binding per forward or backward.
+    """Runs on an ``AerSimulator``: one ``run`` per forward or backward, or a few where one would not fit into memory.
 
     Shots are given to the layer; the simulator's own ``shots`` option is not used. Basis changes before a measurement are
     gates (``sdg``, ``h``), with whatever noise the simulator gives those.
+
+    Aer's threads share the rows of a batch, noisy trajectories, or the amplitudes of large states. In other cases they
+    would share the shots of one small circuit after the other, and wait for each other every time, which takes many times
+    longer as soon as another process wants a core: with density matrices (of up to 7 qubits), and where there is one row,
+    or no parameter (up to 14 qubits). There each circuit gets one thread instead, by the options ``max_parallel_threads``
+    and ``max_parallel_experiments``, and its parameters before the run rather than in it. Your own settings go first: as
+    soon as the simulator has a ``max_parallel_threads``, ``max_parallel_experiments`` or ``max_parallel_shots``, or a
+    ``device`` other than the CPU, all is left as you set it.
 
     With ``shots=None`` the exact probabilities are read, by density matrix if there is a noise model. That leaves
     readout errors out, so that simulators (and fake devices) that have them need shots.
@@ -95,36 +135,45 @@ class AerBackend(Backend):
         return shots
 
     def prepare(self, program: Program) -> None:
-        self._circuits(program)
+        self._prepared(program)
 
     def evaluate(
         self, program: Program, angles: np.ndarray, *, shots: int | None, seed: np.random.SeedSequence
     ) -> Estimate:
-        circuits = self._circuits(program)
-        size = max(1, _MOST_EXPERIMENTS_A_RUN // max(1, len(circuits)))
-        starts = range(0, len(angles), size)
+        prepared = self._prepared(program)
+        apart = self._chooses_threads() and self._are_small(prepared, len(angles), shots)
+        size = self._rows_a_run(prepared, shots, apart)
+        starts = range(0, len(angles), size) if prepared.executables else ()
         # Aer gives experiment i the seed s + 2113 i; 63 random bits keep the ranges of different calls apart.
-        seeds = (seed.generate_state(len(starts), np.uint64) >> np.uint64(1)).tolist()
+        seeds = (seed.generate_state(max(1, len(starts)), np.uint64) >> np.uint64(1)).tolist()
+        # Each run is read before the next begins: Aer's results take far more memory than what is read from them.
         runs = [
-            self._run(circuits, angles[start : start + size], shots, seed)
-            for start, seed in zip(starts if circuits else (), seeds, strict=False)
+            self._moments(prepared, angles[start : start + size], shots, seed, apart)
+            for start, seed in zip(starts, seeds, strict=False)
         ]
-        # One list a group, of the data of every row.
-        data = [list(chain.from_iterable(run[g] for run in runs)) for g in range(len(circuits))]
-        groups = program.readout.groups
-        if shots is None:
-            moments = [_exact_moments(rows, group) for group, rows in zip(groups, data, strict=True)]
-            return estimate_from_moments(program, moments, len(angles), None)
-        samples = [_samples(rows, len(group.qubits)) for group, rows in zip(groups, data, strict=True)]
-        return estimate_from_samples(program, samples, len(angles))
+        moments = [_joined(parts) for parts in zip(*runs, strict=True)]
+        return estimate_from_moments(program, moments, len(angles), shots)
 
-    def _run(
-        self, circuits: Sequence[_Executable], angles: np.ndarray, shots: int | None, seed: int
-    ) -> list[Sequence[Any]]:
-        """The data of each row of ``angles``, a list a circuit, in one ``run``."""
+    def _moments(
+        self, prepared: _Prepared, angles: np.ndarray, shots: int | None, seed: int, apart: bool
+    ) -> list[_Moments]:
+        """Each group's first and second moments at each row of ``angles``, in one ``run``."""
+        data = self._run(prepared, angles, shots, seed, apart)
+        moments = []
+        for position, executable in enumerate(prepared.executables):
+            rows = data[position * len(angles) : (position + 1) * len(angles)]
+            group = executable.group
+            moments.append(_exact_moments(rows, group) if shots is None else _sampled_moments(rows, group, shots))
+        return moments
+
+    def _run(self, prepared: _Prepared, angles: np.ndarray, shots: int | None, seed: int, apart: bool) -> list[Any]:
+        """The data of each row of ``angles``, for one executable after the other.
+
+        Where they are to run ``apart``, each row is an experiment of its own, with one thread.
+        """
         jobs: list[QuantumCircuit] = []
         binds: list[dict[Any, list[float]]] = []
-        for executable in circuits:
+        for executable in prepared.executables:
             bound = executable.measured
             circuit = executable.saving if shots is None else bound.circuit
             if bound.parameters:
@@ -134,32 +183,88 @@ class AerBackend(Backend):
                 jobs += [circuit] * len(angles)
                 binds += [{}] * len(angles)
         options: dict[str, Any] = {"seed_simulator": seed, "shots": shots or 1}
-        if shots is None and self._noise is not None:
-            options["method"] = "density_matrix"
+        if prepared.noise is not None:
+            options["noise_model"] = prepared.noise
+            if shots is None:
+                options["method"] = "density_matrix"
+        if apart:
+            experiments = len(angles) * len(prepared.executables)
+            options.update(max_parallel_threads=experiments, max_parallel_experiments=experiments)
         if any(binds):
-            options.update(parameter_binds=binds, runtime_parameter_bind_enable=True)
+            # What is bound at runtime is a single experiment to Aer, which it would then give to a single thread.
+            options.update(parameter_binds=binds, runtime_parameter_bind_enable=not apart)
         result = self.simulator.run(jobs, **options).result()
         if not result.success:
             failures = {str(experiment.status) for experiment in result.results if not experiment.success}
             raise RuntimeError(f"Aer ({self.name}) failed: {result.status}. {' '.join(sorted(failures))}")
-        data = [experiment.data for experiment in result.results]
-        return [data[start : start + len(angles)] for start in range(0, len(data), len(angles))]
+        return [experiment.data for experiment in result.results]
+
+    def _chooses_threads(self) -> bool:
+        """Whether the user has left the threads to us."""
+        options = self.simulator.options
+        return options.device == "CPU" and all(getattr(options, name, None) is None for name in _THREAD_OPTIONS)
+
+    def _are_small(self, prepared: _Prepared, rows: int, shots: int | None) -> bool:
+        """Whether Aer would share one circuit's shots among its threads at a time, and there is too little to share."""
+        if shots is None or shots > _SHOTS_OF_ONE_THREAD:
+            return False
+        for executable in prepared.executables:
+            qubits = len(executable.touched)
+            is_mixed = self._is_density_matrix(qubits, shots, prepared.is_noisy)
+            # Trajectories, and the rows of other parameterised circuits, Aer shares among its threads as wholes.
+            are_shared = not is_mixed and (prepared.is_noisy or (rows > 1 and bool(executable.measured.parameters)))
+            if are_shared or (2 * qubits if is_mixed else qubits) > _QUBITS_OF_ONE_THREAD:
+                return False
+        return True
+
+    def _rows_a_run(self, prepared: _Prepared, shots: int | None, apart: bool) -> int:
+        """How many rows one ``run`` takes, such that what Aer makes and returns of them fits into memory."""
+        executables = prepared.executables
+        costs = [
+            (_MOST_EXPERIMENTS_A_RUN, len(executables)),
+            (_MOST_ENTRIES_A_RUN, sum(_entries_a_row(executable.group, shots) for executable in executables)),
+        ]
+        if apart:
+            # Bound before the run, every row is a circuit of its own, and has its noise written into it.
+            instructions = sum(executable.measured.circuit.size() for executable in executables)
+            costs.append((_MOST_BOUND_INSTRUCTIONS_A_RUN, instructions))
+        else:
+            # Bound at runtime, the states of all rows are there at once, of one circuit after the other.
+            amplitudes = [self._amplitudes(len(e.touched), shots, prepared.is_noisy) for e in executables]
+            costs.append((_MOST_AMPLITUDES_A_RUN, max(amplitudes, default=0)))
+        return max(1, min(most // max(1, cost) for most, cost in costs))
+
+    def _amplitudes(self, qubits: int, shots: int | None, is_noisy: bool) -> int:
+        """The amplitudes of a state, 0 where it is not written out."""
+        if self._is_density_matrix(qubits, shots, is_noisy):
+            return 4**qubits
+        is_written_out = self.simulator.options.method in ("automatic", "statevector") and qubits <= _MOST_DENSE_QUBITS
+        return 2**qubits if is_written_out else 0
+
+    def _is_density_matrix(self, qubits: int, shots: int | None, is_noisy: bool) -> bool:
+        """Whether the state would be a density matrix, by Aer's own rule where the method is left to it."""
+        method = self.simulator.options.method
+        if method == "automatic":
+            return is_noisy and (shots is None or shots > 2**qubits)
+        return method == "density_matrix"
 
     @property
-    def _noise(self) -> Any:
+    def _noise(self) -> NoiseModel | None:
         """The simulator's noise model at this moment, None if there is none to speak of."""
         noise = self.simulator.options.noise_model
         return None if noise is None or noise.is_ideal() else noise
 
-    def _circuits(self, program: Program) -> list[_Executable]:
+    def _prepared(self, program: Program) -> _Prepared:
         cached = self._cache.of(program)
-        noise = self._noise
-        if "circuits" not in cached or cached["noise"] is not noise:
-            cached["noise"], cached["circuits"] = noise, self._transpile(program, noise)
-        circuits: list[_Executable] = cached["circuits"]
-        return circuits
+        prepared: _Prepared | None = cached.get("prepared")
+        source = self._noise
+        if prepared is None or not prepared.fits(source):
+            executables = self._transpile(program, source)
+            noise = None if source is None else _WrittenNoise(source, [e.measured.circuit for e in executables])
+            prepared = cached["prepared"] = _Prepared(executables, source, noise)
+        return prepared
 
-    def _transpile(self, program: Program, noise: Any) -> list[_Executable]:
+    def _transpile(self, program: Program, noise: NoiseModel | None) -> list[_Executable]:
         # Noise and connections go by qubit number; elsewhere idle qubits are only a burden.
         compact = not self._placed and noise is None and self.initial_layout is None
         circuits = transpiled(
@@ -174,13 +279,83 @@ class AerBackend(Backend):
         if noise is not None and self.optimization_level == 0:
             _require_noisy_gates(program, noise, bound)
         groups = program.readout.groups
-        return [_Executable(m, _saving(m.circuit, group)) for m, group in zip(bound, groups, strict=True)]
+        return [
+            _Executable(group, m, _saving(m.circuit, group), _touched([m.circuit]))
+            for m, group in zip(bound, groups, strict=True)
+        ]
 
     def __repr__(self) -> str:
         return f"AerBackend({self.name!r}, optimization_level={self.optimization_level})"
 
 
-def _require_noisy_gates(program: Program, noise: Any, circuits: Sequence[BoundCircuit]) -> None:
+class _WrittenNoise(NoiseModel):
+    """A noise model, written out once, and no more of it than concerns some circuits.
+
+    Aer writes a noise model out and reads all of it back at every run. For a device of 127 qubits that takes longer than
+    a simulation of the few that a circuit uses.
+    """
+
+    def __init__(self, source: NoiseModel, circuits: Sequence[QuantumCircuit]) -> None:
+        super().__init__()
+        self.__dict__.update(vars(source))
+        self._source = source
+        self._seen = _snapshot(vars(source))
+        self._written = _concerning(circuits, source.to_dict(serializable=True))
+
+    def is_current(self) -> bool:
+        """Whether nothing has been added to the noise model since."""
+        # Quick, because containers compare their elements by identity first.
+        return vars(self._source) == self._seen
+
+    @property
+    def has_gate_errors(self) -> bool:
+        """Whether there are others than readout errors."""
+        return any(error["type"] != "roerror" for error in self._written["errors"])
+
+    def to_dict(self, serializable: bool = False) -> dict[str, Any]:
+        """What Aer reads at a run."""
+        return self._written if serializable else super().to_dict()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoiseModel:
+        # Aer adds errors to a copy where a circuit brings its own, or has delays; those have to be written out too.
+        return deepcopy(self._source, memo)
+
+
+def _snapshot(value: Any) -> Any:
+    """A copy of nested containers that shares their elements."""
+    if isinstance(value, dict):
+        return {key: _snapshot(element) for key, element in value.items()}
+    return type(value)(value) if isinstance(value, (list, set)) else value
+
+
+def _concerning(circuits: Sequence[QuantumCircuit], noise: dict[str, Any]) -> dict[str, Any]:
+    """The noise without the errors of instructions and qubits that none of the circuits has.
+
+    Errors go by an instruction's label where it has one, else by its name.
+    """
+    operations = [instruction.operation for circuit in circuits for instruction in circuit.data]
+    names = {operation.name for operation in operations} | {operation.label for operation in operations}
+    qubits = _touched(circuits)
+
+    def concerns(error: dict[str, Any]) -> bool:
+        is_of_names = "operations" not in error or not names.isdisjoint(error["operations"])
+        return is_of_names and ("gate_qubits" not in error or any(qubits.issuperset(q) for q in error["gate_qubits"]))
+
+    return {**noise, "errors": [error for error in noise["errors"] if concerns(error)]}
+
+
+def _touched(circuits: Iterable[QuantumCircuit]) -> frozenset[int]:
+    """The qubits that an instruction acts on."""
+    return frozenset(
+        circuit.find_bit(qubit).index
+        for circuit in circuits
+        for instruction in circuit.data
+        if instruction.operation.name != "barrier"
+        for qubit in instruction.qubits
+    )
+
+
+def _require_noisy_gates(program: Program, noise: NoiseModel, circuits: Sequence[BoundCircuit]) -> None:
     """Refuses circuits whose noisy gates have been spelled out, and would run without their noise.
 
     (A transpiler that optimises may replace any gate; who asks for that expects it.)
@@ -209,7 +384,7 @@ def _saving(circuit: QuantumCircuit, group: MeasurementGroup) -> QuantumCircuit:
         else:
             saving.append(instruction, copy=False)
     measured = [qubits[bit] for bit in sorted(qubits)]
-    if isinstance(group, PauliGroup) and len(measured) > _MOST_SAVED_OUTCOME_QUBITS:
+    if _saves_values(group):
         for output, operator in enumerate(group.operators):
             saving.append(SaveExpectationValue(operator, label=_label(output)), measured)
     else:
@@ -221,20 +396,65 @@ def _label(output: int) -> str:
     return f"output {output}"
 
 
-def _exact_moments(data: Sequence[Any], group: MeasurementGroup) -> tuple[np.ndarray, np.ndarray]:
-    if isinstance(group, PauliGroup) and len(group.qubits) > _MOST_SAVED_OUTCOME_QUBITS:
+def _entries_a_row(group: MeasurementGroup, shots: int | None) -> int:
+    """The numbers that Aer returns of one circuit, at most."""
+    if shots is None and _saves_values(group):
+        return len(group.operators)
+    return min(2 ** len(group.qubits), shots or 2 ** len(group.qubits))
+
+
+def _saves_values(group: MeasurementGroup) -> TypeGuard[PauliGroup]:
+    return isinstance(group, PauliGroup) and len(group.qubits) > _MOST_SAVED_OUTCOME_QUBITS
+
+
+def _joined(parts: Sequence[_Moments]) -> _Moments:
+    """The moments of all rows from those of one run after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    first, second = zip(*parts, strict=True)
+    return np.concatenate(first), np.concatenate(second)
+
+
+def _exact_moments(data: Sequence[Any], group: MeasurementGroup) -> _Moments:
+    if _saves_values(group):
         values = [[getattr(entry, _label(m)) for m in range(len(group.operators))] for entry in data]
         return np.array(values), np.square(values)
     return group.moments(np.array([entry.probabilities for entry in data]))
 
 
-def _samples(data: Sequence[Any], num_bits: int) -> Samples:
-    """Counts as they come from Aer, by experiment: building ``Counts`` objects would cost more than the run."""
-    counts = [entry.counts for entry in data]
-    rows = np.repeat(np.arange(len(counts)), [len(count) for count in counts])
-    keys = [int(key, 16) for count in counts for key in count]
+class _Outcomes(dict[str, int]):
+    """The outcomes that Aer's hexadecimal keys stand for; each key is read once."""
+
+    def __missing__(self, key: str) -> int:
+        self[key] = outcome = int(key, 16)
+        return outcome
+
+
+def _sampled_moments(data: Sequence[Any], group: MeasurementGroup, shots: int) -> _Moments:
+    """Moments of the counts as they come from Aer: building ``Counts`` objects would cost more than the run."""
+    tallies = [entry.counts for entry in data]
+    num_rows, num_bits = len(tallies), len(group.qubits)
+    rows = np.repeat(np.arange(num_rows), [len(tally) for tally in tallies])
+    counts = np.fromiter(chain.from_iterable(tally.values() for tally in tallies), np.int64, len(rows))
+    outcomes = list(map(_Outcomes().__getitem__, chain.from_iterable(tallies)))
+    _require_all_shots(np.bincount(rows, counts, num_rows), shots)
+    if num_bits <= _MOST_TABULATED_BITS:
+        cells = (rows << num_bits) + np.array(outcomes)
+        table = np.bincount(cells, counts, num_rows << num_bits).reshape(num_rows, -1)
+        return group.moments(table / shots)
+    return group.sample_moments(Samples(rows, _bits(outcomes, num_bits), counts, num_rows))
+
+
+def _require_all_shots(taken: np.ndarray, shots: int) -> None:
+    if (taken != shots).any():
+        raise RuntimeError(
+            f"Aer returned counts of {int(taken[taken != shots][0])} shots of a circuit, expected {shots}; use the "
+            "simulator's options for shots and jobs as they are by default."
+        )
+
+
+def _bits(outcomes: Sequence[int], num_bits: int) -> np.ndarray:
+    """Shape (E, k): bit j of each outcome."""
     if num_bits <= _MOST_INTEGER_BITS:
-        bits = (np.array(keys, dtype=np.int64)[:, None] >> np.arange(num_bits)) & 1
-    else:
-        bits = np.array([[(key >> bit) & 1 for bit in range(num_bits)] for key in keys])
-    return Samples(rows, bits.astype(np.uint8), np.array([n for count in counts for n in count.values()]), len(counts))
+        return ((np.array(outcomes, dtype=np.int64)[:, None] >> np.arange(num_bits)) & 1).astype(np.uint8)
+    return np.array([[(outcome >> bit) & 1 for bit in range(num_bits)] for outcome in outcomes], dtype=np.uint8)
