@@ -337,9 +337,9 @@ class AngleMap:
             TypeError: If a tensor is not float64 on the CPU.
             ValueError: If a shape does not fit.
         """
-        if not weights and not any(self.source_widths[1:]):
-            weights = [torch.zeros(0, **_EXACT) for _ in self.source_widths[1:]]
-        self._check(inputs, weights)
+        self._check_inputs(inputs)
+        if weights or self._has_weights:
+            self._check_weights(weights)
         tensors = {1 + g: weight.unsqueeze(0) for g, weight in enumerate(weights)}
         if inputs is not None:
             tensors[0] = inputs
@@ -354,14 +354,26 @@ class AngleMap:
             head = torch.zeros((rows, 0), dtype=torch.float64)
         return head, *(group.evaluate(tensors) for group in self.groups[1:])
 
-    def _check(self, inputs: torch.Tensor | None, weights: Sequence[torch.Tensor]) -> None:
-        num_inputs, *num_weights = self.source_widths
-        if (inputs is None and num_inputs) or (inputs is not None and inputs.shape[1:] != (num_inputs,)):
+    @cached_property
+    def _has_weights(self) -> bool:
+        return any(self.source_widths[1:])
+
+    def _check_inputs(self, inputs: torch.Tensor | None) -> None:
+        width = self.source_widths[0]
+        if (inputs is None and width) or (inputs is not None and inputs.shape[1:] != (width,)):
             got = None if inputs is None else tuple(inputs.shape)
-            raise ValueError(f"inputs: got shape {got}, expected (N, {num_inputs}).")
-        if [weight.shape for weight in weights] != [(width,) for width in num_weights]:
-            shapes = [tuple(weight.shape) for weight in weights]
-            raise ValueError(f"weights: got shapes {shapes}, expected {[(width,) for width in num_weights]}.")
-        for tensor in weights if inputs is None else (inputs, *weights):
-            if tensor.dtype != torch.float64 or tensor.device.type != "cpu":
-                raise TypeError(f"Got a tensor of {tensor.dtype} on {tensor.device}, expected float64 on the CPU.")
+            raise ValueError(f"inputs: got shape {got}, expected (N, {width}).")
+        if inputs is not None:
+            _require_exact(inputs, "inputs")
+
+    def _check_weights(self, weights: Sequence[torch.Tensor]) -> None:
+        expected = [(width,) for width in self.source_widths[1:]]
+        if [weight.shape for weight in weights] != expected:
+            raise ValueError(f"weights: got shapes {[tuple(w.shape) for w in weights]}, expected {expected}.")
+        for weight in weights:
+            _require_exact(weight, "weights")
+
+
+def _require_exact(tensor: torch.Tensor, name: str) -> None:
+    if tensor.dtype != torch.float64 or tensor.device.type != "cpu":
+        raise TypeError(f"{name}: got a tensor of {tensor.dtype} on {tensor.device}, expected float64 on the CPU.")

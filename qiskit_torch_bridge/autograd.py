@@ -121,7 +121,7 @@ class Evaluation:
         for group, columns in zip(groups, angle_map.slices, strict=True):
             angles[:, columns] = group.detach().numpy()
         # One sum tells that all is finite, in nearly all cases; it may overflow where every angle is.
-        if not math.isfinite(angles.sum()) and not np.isfinite(angles).all():
+        if not math.isfinite(np.add.reduce(angles, axis=None)) and not np.isfinite(angles).all():
             row, column = np.argwhere(~np.isfinite(angles))[0].tolist()
             raise NonFiniteAnglesError(
                 f"Angle {self.program.describe_angle(column)} is {angles[row, column]} in row {row}, expected a finite "

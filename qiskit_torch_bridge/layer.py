@@ -255,7 +255,7 @@ class QuantumLayer(nn.Module):
 
     def _run(self, features: torch.Tensor | None, shots: int | None) -> torch.Tensor:
         self._check_features(features)
-        weights = self._weight_list()
+        weights = [] if self.weights is None else self._weight_list()
         like = features if features is not None else weights[0] if weights else torch.empty(0)
         lead = () if features is None else features.shape[:-1]
         # Of the shape that is needed already, as most are, they are left alone: every view costs time, backward too.

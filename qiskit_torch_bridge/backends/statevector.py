@@ -66,9 +66,7 @@ class StatevectorBackend(Backend):
 
     def _exact(self, program: Program, angles: np.ndarray, *, keep: bool) -> Estimate:
         values, states = self._simulator(program).values(_contiguous(angles), keep=keep)
-        values += program.readout.constants
-        circuits = len(angles) * len(program.readout.groups)
-        return Estimate(values, np.zeros_like(values), circuits, 0, states)
+        return Estimate(values, np.zeros(values.shape), len(angles) * len(program.readout.groups), 0, states)
 
     def _simulator(self, program: Program) -> Simulator:
         cached = self._cache.of(program)

@@ -14,7 +14,7 @@ __all__ = ["entry", "inner"]
 _log = logging.getLogger(__name__)
 _entries: set[str] = set()
 
-inner = njit(nogil=True, error_model="numpy", forceinline=True)
+inner = njit(nogil=True, error_model="numpy")
 """Compiles a function that only compiled functions call."""
 
 

@@ -18,7 +18,10 @@ from .vectors import WIDTH
 
 __all__ = ["Simulator", "States"]
 
-_MOST_ELEMENTS_SIDE_BY_SIDE = 2**13
+# Eight rows side by side fill vectors evenly; but a few rows fill fewer lanes, and larger states keep threads busier
+# one by one. (Measured: two cores, AVX-512.)
+_MOST_QUBITS_SIDE_BY_SIDE, _LEAST_ROWS_SIDE_BY_SIDE = 7, 4
+_MOST_QUBITS_OF_LONG_BATCHES, _ROWS_OF_LONG_BATCHES = 11, 32
 _BYTES_OF_A_SMALL_PART = 2**20  # stays in the cache between simulating and reading
 _BYTES_OF_A_LARGE_PART = 2**28
 _MOST_TABULATED_QUBITS = 12
@@ -69,6 +72,7 @@ class Simulator:
         self._require_memory(self._bytes_of_unit(1), memory, "altogether")
         self._groups = program.readout.groups
         self._num_outputs = program.num_outputs
+        self._constants = program.readout.constants if program.readout.constants.any() else None
         place = {qubit: i for i, qubit in enumerate(program.active_qubits)}
         self._measured = [np.array([place[qubit] for qubit in group.qubits], np.int64) for group in self._groups]
         self._changes = [
@@ -77,7 +81,7 @@ class Simulator:
         ]
 
     def values(self, angles: np.ndarray, *, keep: bool = False) -> tuple[np.ndarray, States | None]:
-        """Exact values, without the readout's constants.
+        """Exact values.
 
         Args:
             angles: Shape (N, A), float64, contiguous; N > 0; radians.
@@ -95,13 +99,13 @@ class Simulator:
         kept = None
         if keep and units * self._bytes_of_unit(lanes) <= _BYTES_OF_A_LARGE_PART:
             kept = States(self._room(units, lanes, copies=3), lanes, rows)
-        values = np.empty((rows, self._num_outputs))
+        values = np.zeros((rows, self._num_outputs))
+        if self._constants is not None:
+            values += self._constants
 
         def work(part: slice, run: _Runner) -> None:
-            states = self._simulate(
-                angles[part], lanes, run, None if kept is None else kept.planes[_units(part, lanes)]
-            )
-            values[part] = self._read(states, lanes, part.stop - part.start, run)
+            into = None if kept is None else kept.planes[_units(part, lanes)]
+            self._read(self._simulate(angles[part], lanes, run, into), lanes, values[part], run)
 
         self._in_parts(rows, lanes, work, sweeps=1)
         return values, kept
@@ -124,7 +128,7 @@ class Simulator:
             states = None
         gradients = np.zeros((rows, angles.shape[1]))
         passes = list(self.plan.passes)
-        while passes and not any(wanted[column] for column in passes[0].columns):
+        while passes and not wanted[passes[0].columns].any():
             passes.pop(0)
 
         def work(part: slice, run: _Runner) -> None:
@@ -136,13 +140,15 @@ class Simulator:
                 planes = planes.copy() if len(passes) > 1 else planes
             duals = self._observe(planes, lanes, upstream[part], run)
             for number, one in reversed(list(enumerate(passes))):
-                by_block = np.zeros((len(mine), 1 << len(one.outer_bits), angles.shape[1]))
+                blocks = 1 << len(one.outer_bits)
+                by_block = gradients[part, None] if blocks == 1 else np.zeros((len(mine), blocks, angles.shape[1]))
                 fixed = (
                     *one.tables, one.runs, one.outer_bits, one.num_qubits, lanes, number == 0,
                     wanted, mine, planes, duals, by_block,
                 )  # fmt: skip
                 run(_bound(kernels.sweep, fixed), self._units_of(one, planes), 4 * _seconds(one, planes))
-                gradients[part] += by_block[:, 0] if self.plan.whole else by_block.sum(axis=1)
+                if blocks > 1:
+                    gradients[part] += by_block.sum(axis=1)
 
         if passes:
             self._in_parts(rows, lanes, work, sweeps=5)
@@ -177,16 +183,9 @@ class Simulator:
     def _lanes(self, rows: int) -> int:
         """How many rows stand side by side: a matter of the sizes alone, so that results depend on nothing else."""
         n = self.plan.num_qubits
-        if not self.plan.whole:
-            return 1
-        lanes = WIDTH
-        while lanes > 1 and lanes // 2 >= rows and lanes << n > WIDTH:
-            lanes //= 2
-        while lanes > 1 and lanes << n > _MOST_ELEMENTS_SIDE_BY_SIDE:
-            lanes //= 2
-        while lanes > 1 and lanes << n > 2**11 and rows < 4 * lanes:
-            lanes //= 2  # work for several threads is worth more than full vectors for one
-        return lanes
+        if 1 << n < WIDTH or (n <= _MOST_QUBITS_SIDE_BY_SIDE and rows >= _LEAST_ROWS_SIDE_BY_SIDE):
+            return WIDTH
+        return WIDTH if n <= _MOST_QUBITS_OF_LONG_BATCHES and rows >= _ROWS_OF_LONG_BATCHES else 1
 
     def _bytes_of_unit(self, lanes: int) -> int:
         return self.plan.planes * self.dtype.itemsize * lanes << self.plan.num_qubits
@@ -203,14 +202,14 @@ class Simulator:
         units = -(-rows // lanes)
         size_of_unit = self._bytes_of_unit(lanes)
         size = max(1, _BYTES_OF_A_SMALL_PART // size_of_unit)
+        elements = units * size_of_unit // self.dtype.itemsize
+        seconds = sweeps * elements * (self.plan.passes[0].num_operations + 2) * _SECONDS_PER_ELEMENT + more
 
         def of_thread(start: int, stop: int) -> None:
             for unit in range(start, stop, size):
                 work(slice(unit * lanes, min(min(unit + size, stop) * lanes, rows)), _alone)
 
-        elements = units * size_of_unit // self.dtype.itemsize
-        operations = self.plan.passes[0].num_operations + 2
-        in_parallel(of_thread, units, sweeps * elements * operations * _SECONDS_PER_ELEMENT + more)
+        in_parallel(of_thread, units, seconds)
 
     def _units_of(self, one: Pass, planes: np.ndarray) -> int:
         return len(planes) << len(one.outer_bits)
@@ -245,15 +244,19 @@ class Simulator:
         fixed = (*one.tables, one.runs, one.outer_bits, one.num_qubits, lanes, fresh, angles, planes)
         run(_bound(kernels.forward, fixed), self._units_of(one, planes), _seconds(one, planes))
 
-    def _read(self, planes: np.ndarray, lanes: int, rows: int, run: _Runner) -> np.ndarray:
+    def _read(self, planes: np.ndarray, lanes: int, values: np.ndarray, run: _Runner) -> None:
+        """Adds what is read from the states to the rows' values."""
         observables = self.plan.observables
         if observables is None:
-            return self._groups[0].moments(self._probabilities(planes, lanes, 0, rows, run))[0]
+            (group,) = self._groups
+            values += group.moments(self._probabilities(planes, lanes, 0, len(values), run))[0]
+            return
         blocks = 1 << (self.plan.num_qubits - observables.num_qubits)
-        values = np.zeros((rows, blocks, self._num_outputs))
-        fixed = (*observables.tables, observables.num_qubits, blocks, lanes, planes, values)
+        by_block = values[:, None] if blocks == 1 else np.zeros((len(values), blocks, self._num_outputs))
+        fixed = (*observables.tables, observables.num_qubits, blocks, lanes, planes, by_block)
         run(_bound(readout_kernels.expectations, fixed), len(planes) * blocks, self._reading_seconds(planes))
-        return values[:, 0] if blocks == 1 else values.sum(axis=1)
+        if blocks > 1:
+            values += by_block.sum(axis=1)
 
     def _observe(self, planes: np.ndarray, lanes: int, upstream: np.ndarray, run: _Runner) -> np.ndarray:
         """The effective observable applied to the states."""

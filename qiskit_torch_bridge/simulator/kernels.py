@@ -1,11 +1,10 @@
 r"""The simulator's inner loops, compiled by numba: gates on a block of amplitudes, forward and in the adjoint sweep.
 
-**A block.** All work happens on blocks of :math:`2^m` amplitudes of ``lanes`` batch rows at once, small enough for the
-processor's cache. Amplitude ``b`` of lane ``l`` is element ``b * lanes + l``; real and imaginary parts are planes of
-their own, and circuits whose amplitudes are all real have one plane. ``lanes`` is 1, 2, 4 or 8, so that a vector of
-eight elements holds whole amplitudes of every lane: then a gate is the same few vector instructions whatever qubit it
-acts on. A gate on qubit q pairs elements whose indices differ by ``stride = lanes << q``: two vectors where the stride
-is 8 or more, and elements of one vector below.
+**A block.** All work happens on blocks of :math:`2^m` amplitudes, small enough for the processor's cache; of one batch
+row, or of eight rows side by side (``lanes``). Amplitude ``b`` of lane ``l`` is element ``b * lanes + l``; real and
+imaginary parts are planes of their own, and circuits whose amplitudes are all real have one plane. A gate on qubit q
+pairs elements whose indices differ by ``stride = lanes << q``: elements of two vectors of eight where the stride is 8 or
+more, and elements of one vector below. So a gate is a few vector instructions, whatever qubit it acts on.
 
 **Operations.** A run of one-qubit gates is one rotation of the Bloch sphere, a unit quaternion ``(w, x, y, z)`` for
 :math:`w - i (x X + y Y + z Z)`; global phases are dropped, because no expectation value sees them. Its matrix is
@@ -256,13 +255,9 @@ def _apply_signs(work, x, amplitudes, lanes, signs, at):
     if lanes == WIDTH:
         for b in range(amplitudes):
             store(work, x + b * WIDTH, splat(get(signs, at + b)) * load(work, x + b * WIDTH))
-    elif lanes == 1:
+    else:
         for b in range(0, amplitudes, WIDTH):
             store(work, x + b, load(signs, at + b) * load(work, x + b))
-    else:
-        for b in range(amplitudes):
-            for i in range(x + b * lanes, x + (b + 1) * lanes):
-                put(work, i, get(work, i) * get(signs, at + b))
 
 
 @inner
@@ -275,20 +270,13 @@ def _permuted(work, source, target, amplitudes, lanes, permutation, signs, at, i
                 store(work, target + there, splat(get(signs, at + b)) * load(work, source + here))
             else:
                 store(work, target + here, splat(get(signs, at + b)) * load(work, source + there))
-    elif lanes == 1 and inverse:
+    elif inverse:
         for b in range(amplitudes):
             put(work, target + np.int64(get(permutation, at + b)), get(signs, at + b) * get(work, source + b))
-    elif lanes == 1:
+    else:
         for b in range(amplitudes):
             value = get(work, source + np.int64(get(permutation, at + b)))
             put(work, target + b, get(signs, at + b) * value)
-    else:
-        for b in range(amplitudes):
-            here, there = b * lanes, np.int64(get(permutation, at + b)) * lanes
-            if inverse:
-                here, there = there, here
-            for lane in range(lanes):
-                put(work, target + here + lane, get(signs, at + b) * get(work, source + there + lane))
 
 
 @inner
@@ -446,11 +434,13 @@ def forward(
     kept_at, change = -1, 0
     whole = len(runs) == 0
     num_outer = 1 << len(outer_bits)
+    unseen = True
     for unit in range(unit_start, unit_stop):
         row0, outer = (unit * lanes, 0) if whole else (unit // num_outer, unit % num_outer)
         if fresh and outer > 0:
             continue  # these amplitudes are still 0
-        _refresh(num_ops, p_ops, p_columns, p_constants, angles, row0, lanes, seen, coefs, axes, unit == unit_start)
+        _refresh(num_ops, p_ops, p_columns, p_constants, angles, row0, lanes, seen, coefs, axes, unseen)
+        unseen = False
         # Rows that follow each other may share their beginning (shifted circuits do): it is kept for the next.
         ahead = -1
         if whole and fresh and unit + 1 < unit_stop:
@@ -704,7 +694,12 @@ def sweep(
                 _one_qubit_gradients(
                     k, p_ops, p_columns, wanted, axes, sums, kind == COMPLEX, first, lanes, row0, gradients, outer
                 )
-        if not whole and not last_pass:
+        if last_pass:
+            continue
+        if whole:
+            _copy(work, psi, flat_states, unit * both, both)
+            _copy(work, lam, flat_duals, unit * both, both)
+        else:
             _scatter(work, psi, planes, size, flat_states, at, stride, start, runs)
             _scatter(work, lam, planes, size, flat_duals, at, stride, start, runs)
     return seen_values[0] + scratch[0]  # which keeps them alive until here: numba does not see through pointers

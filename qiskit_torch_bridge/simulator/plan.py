@@ -40,14 +40,14 @@ class Pass:
         runs: Where a block's runs of amplitudes are; empty where the block is the whole state.
         outer_bits: The qubits that number the blocks.
         num_qubits: The number of qubits of a block.
-        columns: The angles' columns that the operations use.
+        columns: The angles' columns that the operations use, ascending.
     """
 
     tables: tuple[np.ndarray, ...]
     runs: np.ndarray
     outer_bits: np.ndarray
     num_qubits: int
-    columns: frozenset[int]
+    columns: np.ndarray
 
     @property
     def num_operations(self) -> int:
@@ -203,9 +203,8 @@ def _compiled(block: list[int], gates: Sequence[LoweredGate], n: int, dtype: np.
         length = next(i for i, qubit in enumerate([*block, -1]) if i != qubit)
         runs = _deposited(np.arange(2 ** (len(block) - length)), block[length:])
     arrays = tables.arrays()
-    return Pass(
-        arrays, runs, np.array(outer, dtype=np.int64), len(block), frozenset(c for c in arrays[1].tolist() if c >= 0)
-    )
+    columns = np.unique(arrays[1][arrays[1] >= 0])
+    return Pass(arrays, runs, np.array(outer, dtype=np.int64), len(block), columns)
 
 
 def _deposited(numbers: np.ndarray, bits: Sequence[int]) -> np.ndarray:

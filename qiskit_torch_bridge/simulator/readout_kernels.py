@@ -69,14 +69,12 @@ def _collect(state, flip, odd, here, there, amplitudes, lanes, outcomes, bins):
                 if planes == 2:
                     value = value + load(im, j) * load(im, i)
             store(bins, bin_of, load(bins, bin_of) + value)
+        elif odd:
+            bins[bin_of] += im[j] * re[i] - re[j] * im[i]
         else:
-            for lane in range(lanes):
-                if odd:
-                    bins[bin_of + lane] += im[j + lane] * re[i + lane] - re[j + lane] * im[i + lane]
-                else:
-                    bins[bin_of + lane] += re[j + lane] * re[i + lane]
-                    if planes == 2:
-                        bins[bin_of + lane] += im[j + lane] * im[i + lane]
+            bins[bin_of] += re[j] * re[i]
+            if planes == 2:
+                bins[bin_of] += im[j] * im[i]
 
 
 @inner
@@ -190,15 +188,12 @@ def observe(
                     else:
                         for p in range(planes):
                             store(dual[p], i, load(dual[p], i) + weights * load(state[p], j))
+                elif odd:
+                    dual[0, i] -= bins[bin_of] * state[1, j]
+                    dual[1, i] += bins[bin_of] * state[0, j]
                 else:
-                    for lane in range(lanes):
-                        weight = bins[bin_of + lane]
-                        if odd:
-                            dual[0, i + lane] -= weight * state[1, j + lane]
-                            dual[1, i + lane] += weight * state[0, j + lane]
-                        else:
-                            for p in range(planes):
-                                dual[p, i + lane] += weight * state[p, j + lane]
+                    for p in range(planes):
+                        dual[p, i] += bins[bin_of] * state[p, j]
 
 
 @inner
