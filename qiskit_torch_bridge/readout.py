@@ -67,6 +67,12 @@ def bits_of(outcomes: np.ndarray, num_bits: int) -> np.ndarray:
     return ((outcomes[..., None] >> np.arange(num_bits)) & 1).astype(np.uint8)
 
 
+def _row_by_row(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Their product, to the same bits for a row whatever others there are (BLAS adds in another order for more)."""
+    product: np.ndarray = (left[:, None] @ right)[:, 0]
+    return product
+
+
 class MeasurementGroup(ABC):
     """Qubits measured together, each in a Pauli basis, and what a measured bit string contributes to the outputs.
 
@@ -107,8 +113,8 @@ class MeasurementGroup(ABC):
         """
         first = second = np.zeros(())
         for block, scores in self.score_blocks():
-            first = first + weights[:, block] @ scores
-            second = second + weights[:, block] @ scores**2
+            first = first + _row_by_row(weights[:, block], scores)
+            second = second + _row_by_row(weights[:, block], scores**2)
         return first, second
 
     def eigenvalues(self, upstream: np.ndarray) -> np.ndarray:
@@ -148,7 +154,7 @@ class PauliGroup(MeasurementGroup):
     def scores(self, bits: np.ndarray) -> np.ndarray:
         """The parity of the bits that each term acts on, as +1 or -1, times its coefficients."""
         parities = (bits.astype(np.float64) @ self.supports.T.astype(np.float64)) % 2
-        return (1.0 - 2.0 * parities) @ self.coefficients
+        return _row_by_row(1.0 - 2.0 * parities, self.coefficients)
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,6 @@ from .compiling import entry, inner
 from .vectors import WIDTH, get, load, pointer, put, splat, store, swapped
 
 __all__ = [
-    "ANGLED",
     "COMPLEX",
     "DENSE",
     "DIAGONAL",
@@ -45,7 +44,7 @@ __all__ = [
 
 # Kinds of operations, and the fields of a row of the table of operations.
 REAL, COMPLEX, DIAGONAL, MONOMIAL, DENSE = range(5)
-KIND, FIRST, SECOND, FACTORS, FACTORS_END, TABLE, FLAGS, ANGLED, WIDTH_OF_DENSE, NUM_FIELDS = range(10)
+KIND, FIRST, SECOND, FACTORS, FACTORS_END, TABLE, FLAGS, WIDTH_OF_DENSE, NUM_FIELDS = range(9)
 ODD = 1  # a real one-qubit run that is -i times a real matrix
 HAS_PERMUTATION, HAS_SIGNS = 1, 2
 

@@ -240,7 +240,6 @@ class _Tables:
             self.factors += factors
             row[kernels.FACTORS_END] = len(self.factors)
             row[kernels.FIRST] = qubits[0]
-            row[kernels.ANGLED] = int(any(factor.column >= 0 for factor in factors))
             if isinstance(first, DiagonalGate):
                 row |= {kernels.KIND: kernels.DIAGONAL, kernels.SECOND: qubits[1]}
             else:

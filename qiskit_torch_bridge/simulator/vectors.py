@@ -53,11 +53,6 @@ for _operation, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"),
     _register(_operation, _instruction)
 
 
-def _element(kind: Any) -> Any:
-    """The type of what an array or a pointer holds."""
-    return kind.dtype
-
-
 def _address(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> Any:
     if isinstance(kind, types.Array):
         memory = context.make_array(kind)(context, builder, memory).data
@@ -85,7 +80,7 @@ def get(typing_context: Any, memory: Any, index: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.load(_address(context, builder, sig.args[0], *args))
 
-    return _element(memory)(memory, types.intp), codegen
+    return memory.dtype(memory, types.intp), codegen
 
 
 @intrinsic
@@ -96,13 +91,13 @@ def put(typing_context: Any, memory: Any, index: Any, value: Any) -> Any:
         builder.store(args[2], _address(context, builder, sig.args[0], args[0], args[1]))
         return context.get_dummy_value()
 
-    return types.void(memory, types.intp, _element(memory)), codegen
+    return types.void(memory, types.intp, memory.dtype), codegen
 
 
 @intrinsic
 def load(typing_context: Any, memory: Any, index: Any) -> Any:
     """The eight elements from ``index`` on, of a contiguous array or behind a pointer."""
-    element = _element(memory)
+    element = memory.dtype
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         vector = context.get_value_type(sig.return_type)
@@ -115,7 +110,7 @@ def load(typing_context: Any, memory: Any, index: Any) -> Any:
 @intrinsic
 def store(typing_context: Any, memory: Any, index: Any, vector: Any) -> Any:
     """Writes eight elements from ``index`` on."""
-    element = _element(memory)
+    element = memory.dtype
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         address = _address(context, builder, sig.args[0], args[0], args[1])
