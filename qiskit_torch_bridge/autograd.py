@@ -17,7 +17,6 @@ Its design:
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -100,7 +99,7 @@ class Evaluation:
             angles = np.repeat(angles, len(upstream), axis=0)
         if not len(angles):
             return np.zeros((0, len(selection.columns)))
-        rows_upstream = upstream.expand(len(angles), -1).numpy()
+        rows_upstream = upstream.expand(len(angles), -1).resolve_neg().numpy()
         if self.program.blocks:
             width = len(self.program.angles)
             gradients = np.zeros_like(angles)
@@ -115,13 +114,16 @@ class Evaluation:
             gradients = gradients[:, selection.mask]
         return gradients
 
+    def forget(self) -> None:
+        """Lets go of what was kept for a gradient; it would be computed anew."""
+        self._kept = None
+
     def _joined(self, groups: Sequence[torch.Tensor]) -> np.ndarray:
         angle_map = self.program.angle_map
         angles = np.empty((batch_size(groups), angle_map.num_angles))
         for group, columns in zip(groups, angle_map.slices, strict=True):
-            angles[:, columns] = group.detach().numpy()
-        # One sum tells that all is finite, in nearly all cases; it may overflow where every angle is.
-        if not math.isfinite(np.add.reduce(angles, axis=None)) and not np.isfinite(angles).all():
+            angles[:, columns] = group.detach().resolve_neg().numpy()
+        if not np.isfinite(angles).all():
             row, column = np.argwhere(~np.isfinite(angles))[0].tolist()
             raise NonFiniteAnglesError(
                 f"Angle {self.program.describe_angle(column)} is {angles[row, column]} in row {row}, expected a finite "
@@ -138,19 +140,19 @@ class _Kept:
         angles: Shape (N, A).
         state: The backend's.
         groups: The tensors that the angles came from, held so that their memory cannot become another tensor's.
-        memory: Where each of them is and in which version; a call with the same has the same angles.
+        memory: Where each of them is, in which version and of which shape; a call with the same has the same angles.
     """
 
     angles: np.ndarray
     state: Any
     groups: Sequence[torch.Tensor]
-    memory: tuple[tuple[int, int], ...] | None
+    memory: tuple[Any, ...] | None
 
 
-def _memory(groups: Sequence[torch.Tensor]) -> tuple[Sequence[torch.Tensor], tuple[tuple[int, int], ...] | None]:
+def _memory(groups: Sequence[torch.Tensor]) -> tuple[Sequence[torch.Tensor], tuple[Any, ...] | None]:
     """The tensors, and where and in which version they are; None where torch cannot say."""
     try:
-        return groups, tuple([(group.data_ptr(), group._version) for group in groups])
+        return groups, tuple([(group.data_ptr(), group._version, group.shape, group.stride()) for group in groups])
     except RuntimeError:  # inference tensors have no version, and those of transforms no memory of their own
         return groups, None
 
@@ -193,10 +195,13 @@ class QuantumFunction(torch.autograd.Function):
             return None, *(torch.zeros_like(group) for group in groups)
         # The vmap of ``is_grads_batched`` knows no custom Functions, but it does know sums.
         if evaluation.rule.exact_only and not torch._C._functorch.is_legacy_batchedtensor(upstream):
-            if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            if _may_be_differentiated():
                 flat = _Pullback.apply(evaluation, table.selection, upstream, *groups)
             else:  # nothing will differentiate the gradient, and a Function costs as much as a small circuit
-                return None, *table.hand_out_numbers(evaluation.pull_back(upstream, groups, table.selection), groups)
+                numbers = evaluation.pull_back(upstream, groups, table.selection)
+                if not torch._C._autograd._get_current_graph_task_keep_graph():
+                    evaluation.forget()  # as torch forgets saved tensors, even if an output lives on
+                return None, *table.hand_out_numbers(numbers, groups)
         else:
             flat = (table.jacobian(groups) @ upstream.unsqueeze(-1)).squeeze(-1)
         return None, *table.hand_out(flat, groups)
@@ -399,6 +404,15 @@ def refuse_block_gradients(program: Program, wanted: bool) -> None:
 def _unfold(rows: torch.Tensor, size: int) -> torch.Tensor:
     """Takes the mapped axis out of the rows again: (B * N, C) becomes (B, N, C)."""
     return rows.reshape(size, len(rows) // size if size else 1, rows.shape[1])
+
+
+def _may_be_differentiated() -> bool:
+    """Whether what backward computes now may itself be differentiated, in either mode."""
+    return (
+        torch.is_grad_enabled()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
 
 
 def _refuse_nested_forward_mode() -> None:

@@ -71,7 +71,8 @@ class _Spent:
         self.shots += estimate.shots
         if kind == "values":
             errors = np.sqrt(estimate.variances) if estimate.shots else estimate.variances
-            self.last_run = Run(estimate.values, errors, estimate.circuits, estimate.shots)
+            # Copied, because the output may share the values' memory, and is the user's to change.
+            self.last_run = Run(estimate.values.copy(), errors, estimate.circuits, estimate.shots)
 
 
 def evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -40,12 +41,14 @@ class SeedStream:
             raise ValueError(f"seed: got {seed}, expected a non-negative integer or None.")
         self.entropy = tuple(int(part) for part in parts)
         self.position = 0
+        self._lock = Lock()
 
     def next(self) -> np.random.SeedSequence:
         """The next child of the stream."""
-        child = np.random.SeedSequence(self.entropy, spawn_key=(self.position,))
-        self.position += 1
-        return child
+        with self._lock:
+            position = self.position
+            self.position += 1
+        return np.random.SeedSequence(self.entropy, spawn_key=(position,))
 
     def state(self) -> dict[str, Any]:
         """What :meth:`restore` needs to continue from here."""
@@ -54,6 +57,12 @@ class SeedStream:
     def restore(self, state: dict[str, Any]) -> None:
         """Continues where ``state`` (from :meth:`state`) was taken."""
         self.entropy, self.position = tuple(state["entropy"]), int(state["position"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=Lock())
 
     def __repr__(self) -> str:
         return f"SeedStream(entropy={self.entropy}, position={self.position})"

@@ -1711,3 +1711,84 @@ def test_a_hundred_thousand_rows():
         alone = slice(row, row + 1)
         np.testing.assert_allclose(case.values(points[alone]), values[alone], atol=1e-14)
         np.testing.assert_allclose(case.pullback(points[alone], upstream[alone]), gradients[alone], atol=1e-13)
+
+
+# ------------------------------------------------------------------------------------------------- shots of real circuits
+
+
+@pytest.mark.parametrize("n", [2, 5, 13, 14])
+@pytest.mark.parametrize("letters", ["XX", "YY", "ZZ", "XY", "YZ", "ZYY"])
+def test_shots_of_real_circuits_in_every_basis(n, letters):
+    """A real circuit has one plane, and a measurement of Y needs a second."""
+    if len(letters) > n:
+        pytest.skip("more letters than qubits")
+    circuit = QuantumCircuit(n)
+    for qubit in range(n):
+        circuit.ry(0.7 + 0.4 * qubit, qubit)
+    for qubit in range(n - 1):
+        circuit.cx(qubit, qubit + 1)
+    label = "I" * (n - len(letters)) + letters
+    shots = 20_000
+    layer = QuantumLayer(circuit, observables=label, shots=shots, seed=3)
+    expected = float(np.real(Statevector(circuit).expectation_value(SparsePauliOp(label))))
+    for _ in range(2):
+        assert abs(float(layer()) - expected) < 5 * np.sqrt(max(1 - expected**2, 1 / shots) / shots)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_probabilities_that_are_not_finite_end_the_draws(bad):
+    counts = np.zeros((2, 4), np.int64)
+    probabilities = np.full((2, 4), 0.25)
+    probabilities[1, 2] = bad
+    sampling.draw_counts(probabilities, 100, np.array([1, 2], np.uint64), 0, 0, counts, 0, 2)
+    assert counts[0].sum() == 100
+    assert (counts[1] == -1).all()
+
+
+# ------------------------------------------------------------------------------------------------- interruptions
+
+
+def test_an_interruption_stops_all_parts_soon(num_threads, monkeypatch):
+    num_threads(2)
+    monkeypatch.setattr(threads, "_SECONDS_BETWEEN_STOPS", 0.01)
+    begun = threading.Event()
+    calls: list[int] = []
+
+    def work(start: int, stop: int) -> None:
+        calls.append(start)
+        if threading.current_thread() is threading.main_thread():
+            begun.wait(10)
+            raise KeyboardInterrupt
+        begun.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        threads.in_parallel(work, 1000, 10.0)
+    assert len(calls) < 1000
+
+
+def test_a_thread_that_outlives_the_main_thread_still_computes():
+    code = """
+import threading, time
+import torch
+from qiskit import QuantumCircuit
+from qiskit.circuit import ParameterVector
+from qiskit_torch_bridge import QuantumLayer
+from qiskit_torch_bridge.simulator import threads
+
+torch.set_num_threads(2)
+threads._LEAST_SECONDS = 1e-12
+x = ParameterVector("x", 2)
+circuit = QuantumCircuit(2)
+circuit.ry(x[0], 0)
+circuit.ry(x[1], 1)
+layer = QuantumLayer(circuit, inputs=x)
+
+def train():
+    threading.main_thread().join()
+    time.sleep(0.2)
+    print(layer(torch.zeros(64, 2)).sum().item(), flush=True)
+
+threading.Thread(target=train).start()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.strip() == "128.0", done.stderr

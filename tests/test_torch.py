@@ -26,6 +26,7 @@ from qiskit_aer import AerSimulator
 from qiskit_aer.primitives import EstimatorV2 as AerEstimator
 from qiskit_aer.primitives import SamplerV2 as AerSampler
 from torch import nn
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
 from torch.utils.data import DataLoader, Dataset
 
@@ -930,3 +931,89 @@ def test_torch_compile(shots):
         for got, want in zip(model.parameters(), twin.parameters(), strict=True):
             assert_close(got.grad, want.grad, 1e-4)
     assert model[2].total_circuits == twin[2].total_circuits
+
+
+# ------------------------------------------------------------------------------------------------- what is kept
+
+
+def _two_qubit_layer(**options):
+    theta, x = ParameterVector("t", 2), ParameterVector("x", 2)
+    qc = QuantumCircuit(2)
+    for qubit in range(2):
+        qc.ry(x[qubit] + theta[qubit], qubit)
+    qc.cx(0, 1)
+    qc.rx(theta[0], 1)
+    return QuantumLayer(qc, inputs=x, weights=theta, seed=1, **options).double()
+
+
+@forward_mode
+def test_forward_mode_over_backward_gives_the_hessian_vector_product():
+    layer = _two_qubit_layer()
+    point, tangent = torch.rand(3, 2, dtype=torch.float64), torch.rand(3, 2, dtype=torch.float64)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(point.clone().requires_grad_(), tangent)
+        (gradient,) = torch.autograd.grad(layer(dual).sum(), dual)
+        product = forward_ad.unpack_dual(gradient).tangent
+    _, expected = torch.func.jvp(torch.func.grad(lambda x: layer(x).sum()), (point,), (tangent,))
+    torch.testing.assert_close(product, expected)
+
+
+@forward_mode
+@pytest.mark.parametrize("batch", [1, 3])
+def test_jacobian_by_weights_behind_features_without_columns(batch):
+    theta = ParameterVector("t", 3)
+    qc = QuantumCircuit(2)
+    qc.ry(theta[0], 0)
+    qc.rx(theta[1], 1)
+    qc.cx(0, 1)
+    qc.ry(theta[2], 1)
+    layer = QuantumLayer(qc, weights=theta, observables=["ZI", "IZ"], seed=1).double()
+    features = torch.zeros(batch, 0, dtype=torch.float64)
+
+    def outputs(weights):
+        return torch.func.functional_call(layer, {"weights": weights}, (features,))
+
+    weights = layer.weights.detach()
+    expected = torch.func.jacfwd(outputs)(weights)
+    torch.testing.assert_close(torch.func.jacrev(outputs)(weights), expected)
+    assert expected.abs().max() > 0.01
+
+
+def test_features_and_upstream_gradients_with_a_pending_sign():
+    """``conj().imag`` is a view whose numbers are only negated when they are read."""
+    layer = _two_qubit_layer()
+    numbers = torch.randn(3, 2, dtype=torch.complex128, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(layer(numbers.conj().imag), layer(-numbers.imag))
+    (got,) = torch.autograd.grad(layer(numbers.real), layer.weights, numbers.conj().imag)
+    (expected,) = torch.autograd.grad(layer(numbers.real), layer.weights, -numbers.imag)
+    torch.testing.assert_close(got, expected)
+
+
+def test_a_backward_lets_go_of_the_states():
+    layer = _two_qubit_layer()
+    features = torch.rand(4, 2, dtype=torch.float64)
+    output = layer(features)
+    evaluation = output.grad_fn.evaluation
+    assert evaluation._kept is not None
+    output.sum().backward(retain_graph=True)
+    assert evaluation._kept is not None
+    output.sum().backward()
+    assert evaluation._kept is None
+
+
+def test_the_record_of_a_run_is_not_the_output_itself():
+    layer = _two_qubit_layer()
+    output = layer(torch.rand(4, 2, dtype=torch.float64))
+    before = layer.last_run.values.copy()
+    output.detach().zero_()
+    np.testing.assert_array_equal(layer.last_run.values, before)
+
+
+def test_infinite_features_of_both_signs_are_named():
+    with pytest.raises(ValueError, match="column 0 is inf"):
+        _two_qubit_layer()(torch.tensor([[float("inf"), float("-inf")]], dtype=torch.float64))
+
+
+def test_angles_near_the_largest_number_are_angles():
+    layer = _two_qubit_layer()
+    assert bool(torch.isfinite(layer(torch.full((4, 2), 1.7e308, dtype=torch.float64))).all())

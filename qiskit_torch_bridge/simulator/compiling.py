@@ -46,7 +46,10 @@ class _Note(event.Listener):
         function = happened.data["dispatcher"].py_func
         if not self.said and function.__module__.startswith(__package__) and function.__qualname__ in _entries:
             self.said = True
-            _log.warning("Compiling the simulator; this takes some seconds, once on this machine.")
+            _log.warning(
+                "Compiling the simulator for its first use: some seconds each for values, gradients and shots. The code is "
+                "kept on disk for later processes."
+            )
 
     def on_end(self, happened: Any) -> None:
         pass

@@ -73,6 +73,10 @@ class Simulator:
         self._groups = program.readout.groups
         self._num_outputs = program.num_outputs
         self._constants = program.readout.constants if program.readout.constants.any() else None
+        # Copied, because unpickled arrays may be read-only, and kernels are compiled anew for those.
+        self._output_of = next(
+            (group.outputs.copy() for group in self._groups if isinstance(group, OutcomeGroup)), None
+        )
         place = {qubit: i for i, qubit in enumerate(program.active_qubits)}
         self._measured = [np.array([place[qubit] for qubit in group.qubits], np.int64) for group in self._groups]
         self._changes = [
@@ -171,6 +175,10 @@ class Simulator:
                 counts = np.empty(probabilities.shape, np.int64)
                 fixed = (probabilities, shots, key, number, part.start, counts)
                 run(_bound(sampling.draw_counts, fixed), len(counts), counts.size * _SECONDS_PER_DRAW)
+                if counts.min() < 0:
+                    raise FloatingPointError(
+                        "The probabilities of a circuit's outcomes are not finite; please report this."
+                    )
                 for moment, mine in zip(moments[number], _moments(group, counts, shots), strict=True):
                     moment[part] = mine
 
@@ -227,7 +235,7 @@ class Simulator:
             raise MemoryError(
                 f"Exact simulation of {self._num_qubits} qubits needs {needed / 2**30:,.1f} GiB of memory, and this "
                 f"machine has {there / 2**30:,.1f} GiB {what}; use fewer qubits, StatevectorBackend(precision='single') "
-                "for half of it, or AerSimulator(method='matrix_product_state')."
+                "(half of what double precision takes), or AerSimulator(method='matrix_product_state')."
             )
 
     # Steps
@@ -263,9 +271,7 @@ class Simulator:
         duals = self._room(len(planes), lanes, copies=1)
         observables = self.plan.observables
         if observables is None:
-            (group,) = self._groups
-            assert isinstance(group, OutcomeGroup)
-            fixed: tuple[Any, ...] = (self._measured[0], group.outputs, lanes, planes, upstream, duals)
+            fixed: tuple[Any, ...] = (self._measured[0], self._output_of, lanes, planes, upstream, duals)
             run(_bound(readout_kernels.observe_outcomes, fixed), len(planes), self._reading_seconds(planes))
         else:
             blocks = 1 << (self.plan.num_qubits - observables.num_qubits)
@@ -281,8 +287,9 @@ class Simulator:
         """The states with a group's bases turned to Z."""
         if not self._changes[number]:
             return planes
-        changed = self._room(len(planes), lanes, copies=1)
-        changed[:] = planes
+        changed = planes.copy()
+        if self.plan.planes == 1 and any(one.is_complex for one in self._changes[number]):
+            changed = np.stack([planes[:, 0], np.zeros_like(planes[:, 0])], axis=1)
         for one in self._changes[number]:
             self._forward(one, angles, changed, lanes, run, fresh=False)
         return changed

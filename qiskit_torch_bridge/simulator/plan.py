@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, reduce
+from functools import cached_property, lru_cache, reduce
 
 import numpy as np
 from qiskit.quantum_info import SparsePauliOp
@@ -48,6 +48,11 @@ class Pass:
     outer_bits: np.ndarray
     num_qubits: int
     columns: np.ndarray
+
+    @cached_property
+    def is_complex(self) -> bool:
+        """Whether real amplitudes may become complex ones."""
+        return _is_complex(self)
 
     @property
     def num_operations(self) -> int:
@@ -100,7 +105,7 @@ def plan_of(program: Program, dtype: np.dtype) -> Plan:
     passes = [_compiled(qubits, part, n, dtype) for qubits, part in _schedule(gates, n)]
     if not passes:
         passes = [_compiled(_block(n), [], n, dtype)]
-    is_complex = any(_is_complex(one) for one in passes) or (observables is not None and observables.complex)
+    is_complex = any(one.is_complex for one in passes) or (observables is not None and observables.complex)
     return Plan(n, 2 if is_complex else 1, tuple(passes), observables)
 
 

@@ -48,7 +48,7 @@ def random_words(counter, key):
 
 @inner
 def _uniforms(stream):
-    """Two numbers from the open interval (0, 1), of 53 random bits each; moves the stream on.
+    """Two numbers from the open interval (0, 1), of 52 random bits each; moves the stream on.
 
     ``stream`` is the key's two words, then the counter's four, of which the first counts the draws.
     """
@@ -56,9 +56,9 @@ def _uniforms(stream):
     stream[2] = (stream[2] + np.uint64(1)) & _LOW
     if stream[2] == 0:
         stream[3] = (stream[3] + np.uint64(1)) & _LOW
-    first = ((a << _HALF) | b) >> np.uint64(11)
-    second = ((c << _HALF) | d) >> np.uint64(11)
-    return (np.float64(first) + 0.5) * 2.0**-53, (np.float64(second) + 0.5) * 2.0**-53
+    first = ((a << _HALF) | b) >> np.uint64(12)
+    second = ((c << _HALF) | d) >> np.uint64(12)
+    return (np.float64(first) + 0.5) * 2.0**-52, (np.float64(second) + 0.5) * 2.0**-52
 
 
 @inner
@@ -156,7 +156,7 @@ def draw_counts(probabilities, shots, key, group, first_row, counts, row_start, 
         key: Shape (2,), uint64 below 2**32: the call's seed.
         group: The measurement's number below 2**15, for streams of its own.
         first_row: The number of row 0 in the whole batch, likewise.
-        counts: Shape (N, 2**k), to be filled.
+        counts: Shape (N, 2**k), to be filled; with -1 where the probabilities are not finite.
         row_start: The first row.
         row_stop: The row after the last.
     """
@@ -171,6 +171,9 @@ def draw_counts(probabilities, shots, key, group, first_row, counts, row_start, 
             masses[outcomes + outcome] = probabilities[row, outcome]
         for node in range(outcomes - 1, 0, -1):
             masses[node] = masses[2 * node] + masses[2 * node + 1]
+        if not 0.0 < masses[1] < math.inf:
+            counts[row] = -1  # comparisons with NaN would never end the draws
+            continue
         shots_at[1] = shots
         for node in range(1, outcomes):
             left, right = 2 * node, 2 * node + 1

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
+from threading import Event
 
 import torch
 
 __all__ = ["in_parallel"]
 
 _LEAST_SECONDS = 1e-4  # below this, waking a thread costs more than it saves
+_SECONDS_BETWEEN_STOPS = 0.1  # compiled code cannot be interrupted
 _pool: ThreadPoolExecutor | None = None
 
 
@@ -38,20 +40,48 @@ def in_parallel(work: Callable[[int, int], None], units: int, seconds: float) ->
         units: How many units there are.
         seconds: Roughly how long all of them take in one thread.
     """
-    global _pool
-    parts = min(torch.get_num_threads(), units, int(seconds / _LEAST_SECONDS))
-    if parts <= 1:
+    parts = max(1, min(torch.get_num_threads(), units, int(seconds / _LEAST_SECONDS)))
+    if parts == 1 and seconds < _SECONDS_BETWEEN_STOPS:
         work(0, units)
         return
-    if _pool is None:
-        _pool = ThreadPoolExecutor(max_workers=64, thread_name_prefix="qiskit_torch_bridge")
+    step = max(1, int(units * _SECONDS_BETWEEN_STOPS / seconds))
+    stopped = Event()
+
+    def share(start: int, stop: int) -> None:
+        for first in range(start, stop, step):
+            if stopped.is_set():
+                return
+            work(first, min(first + step, stop))
+
     edges = [units * part // parts for part in range(parts + 1)]
-    futures = [_pool.submit(work, start, stop) for start, stop in pairwise(edges[1:])]
+    futures: list[Future[None]] = []
+    alone = edges[1]
     try:
-        work(0, edges[1])
+        for start, stop in pairwise(edges[1:]):
+            if (future := _submitted(share, start, stop)) is None:
+                break
+            futures.append(future)
+            alone = stop
+        share(0, edges[1])
+        # What no thread could be had for.
+        share(alone, units)
+    except BaseException:
+        stopped.set()
+        raise
     finally:
-        # Also when this part fails: the arrays that the others write into must outlive them.
+        # The arrays that the others write into must outlive them.
         for future in futures:
             future.exception()
     for future in futures:
         future.result()
+
+
+def _submitted(share: Callable[[int, int], None], start: int, stop: int) -> Future[None] | None:
+    """The part on its way in another thread; None where there cannot be one (the interpreter is ending)."""
+    global _pool
+    if _pool is None:
+        _pool = ThreadPoolExecutor(max_workers=64, thread_name_prefix="qiskit_torch_bridge")
+    try:
+        return _pool.submit(share, start, stop)
+    except RuntimeError:
+        return None
