@@ -214,8 +214,13 @@ class _Linear:
 
 def batch_size(groups: Sequence[torch.Tensor]) -> int:
     """The number of rows of tensors that have N rows or one."""
-    sizes = {group.shape[0] for group in groups}
-    return 0 if 0 in sizes else max(sizes)
+    rows = 1
+    for group in groups:
+        size = group.shape[0]
+        if size == 0:
+            return 0
+        rows = max(rows, size)
+    return rows
 
 
 @dataclass(frozen=True, eq=False)

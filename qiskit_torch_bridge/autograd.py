@@ -20,7 +20,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -123,7 +123,7 @@ class Evaluation:
         angles = np.empty((batch_size(groups), angle_map.num_angles))
         for group, columns in zip(groups, angle_map.slices, strict=True):
             angles[:, columns] = group.detach().resolve_neg().numpy()
-        if not np.isfinite(angles).all():
+        if not np.logical_and.reduce(np.isfinite(angles), axis=None):
             row, column = np.argwhere(~np.isfinite(angles))[0].tolist()
             raise NonFiniteAnglesError(
                 f"Angle {self.program.describe_angle(column)} is {angles[row, column]} in row {row}, expected a finite "
@@ -132,8 +132,7 @@ class Evaluation:
         return angles
 
 
-@dataclass(frozen=True, eq=False)
-class _Kept:
+class _Kept(NamedTuple):
     """What a forward call leaves for its gradient.
 
     Attributes:

@@ -614,6 +614,19 @@ def test_a_real_circuit_needs_two_planes_for_one_y():
     np.testing.assert_allclose(odd.values(odd.points(3))[:, :3], 0, atol=VALUES)
 
 
+@pytest.mark.parametrize("name", ["rx", "rz", "s", "sx", "rxx", "rzz", "cp", "cs", "iswap", "csx", "cy", "rccx"])
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_one_complex_gate_in_a_real_circuit(name, place):
+    gate = GATES[name].base_class(*[Parameter("z")] * len(GATES[name].params))
+    circuit = real_circuit(4, 2, 20)
+    circuit.append(gate, [2, 0, 1][: gate.num_qubits])
+    for qubit in range(4) if place == "first" else ():
+        circuit.ry(Parameter(f"y{qubit}"), qubit)
+    case = Case(circuit, ["XIIX", "YYII", "ZIXZ", "IYYI", "IIIZ"])
+    assert case.simulator.plan.planes == 2
+    case.check(2)
+
+
 def test_half_turns_between_rotations_stay_real():
     circuit = QuantumCircuit(2)
     for number, name in enumerate(["ry", "h", "ry", "x", "ry", "z", "h", "ry", "y", "ry", "h"]):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -13,7 +13,7 @@ from ..program import Program
 from ..readout import MeasurementGroup, OutcomeGroup, Samples, bits_of
 from . import kernels, readout_kernels, sampling
 from .plan import Pass, Plan, basis_change_passes, plan_of
-from .threads import in_parallel
+from .threads import in_parallel, worth_sharing
 from .vectors import WIDTH
 
 __all__ = ["Simulator", "States"]
@@ -32,8 +32,7 @@ _SECONDS_PER_DRAW = 5e-8
 _Runner = Callable[[Callable[[int, int], None], int, float], None]
 
 
-@dataclass(frozen=True, eq=False)
-class States:
+class States(NamedTuple):
     """The final states of a batch.
 
     Attributes:
@@ -150,7 +149,7 @@ class Simulator:
                     *one.tables, one.runs, one.outer_bits, one.num_qubits, lanes, number == 0,
                     wanted, mine, planes, duals, by_block,
                 )  # fmt: skip
-                run(_bound(kernels.sweep, fixed), self._units_of(one, planes), 4 * _seconds(one, planes))
+                _share(run, kernels.sweep, fixed, len(planes) << len(one.outer_bits), 4 * one.num_operations, planes)
                 if blocks > 1:
                     gradients[part] += by_block.sum(axis=1)
 
@@ -173,8 +172,8 @@ class Simulator:
                 changed = self._changed(states, number, angles[part], lanes, run)
                 probabilities = self._probabilities(changed, lanes, number, part.stop - part.start, run)
                 counts = np.empty(probabilities.shape, np.int64)
-                fixed = (probabilities, shots, key, number, part.start, counts)
-                run(_bound(sampling.draw_counts, fixed), len(counts), counts.size * _SECONDS_PER_DRAW)
+                draw = partial(sampling.draw_counts, probabilities, shots, key, number, part.start, counts)
+                run(draw, len(counts), counts.size * _SECONDS_PER_DRAW)
                 if counts.min() < 0:
                     raise FloatingPointError(
                         "The probabilities of a circuit's outcomes are not finite; please report this."
@@ -212,15 +211,15 @@ class Simulator:
         size = max(1, _BYTES_OF_A_SMALL_PART // size_of_unit)
         elements = units * size_of_unit // self.dtype.itemsize
         seconds = sweeps * elements * (self.plan.passes[0].num_operations + 2) * _SECONDS_PER_ELEMENT + more
+        if units <= size and not worth_sharing(seconds):
+            work(slice(0, rows), _alone)
+            return
 
         def of_thread(start: int, stop: int) -> None:
             for unit in range(start, stop, size):
                 work(slice(unit * lanes, min(min(unit + size, stop) * lanes, rows)), _alone)
 
         in_parallel(of_thread, units, seconds)
-
-    def _units_of(self, one: Pass, planes: np.ndarray) -> int:
-        return len(planes) << len(one.outer_bits)
 
     def _room(self, units: int, lanes: int, *, copies: int) -> np.ndarray:
         """Memory for states; zeros for large ones, whose first pass touches only what is not zero."""
@@ -250,7 +249,7 @@ class Simulator:
         self, one: Pass, angles: np.ndarray, planes: np.ndarray, lanes: int, run: _Runner, *, fresh: bool
     ) -> None:
         fixed = (*one.tables, one.runs, one.outer_bits, one.num_qubits, lanes, fresh, angles, planes)
-        run(_bound(kernels.forward, fixed), self._units_of(one, planes), _seconds(one, planes))
+        _share(run, kernels.forward, fixed, len(planes) << len(one.outer_bits), one.num_operations, planes)
 
     def _read(self, planes: np.ndarray, lanes: int, values: np.ndarray, run: _Runner) -> None:
         """Adds what is read from the states to the rows' values."""
@@ -262,7 +261,7 @@ class Simulator:
         blocks = 1 << (self.plan.num_qubits - observables.num_qubits)
         by_block = values[:, None] if blocks == 1 else np.zeros((len(values), blocks, self._num_outputs))
         fixed = (*observables.tables, observables.num_qubits, blocks, lanes, planes, by_block)
-        run(_bound(readout_kernels.expectations, fixed), len(planes) * blocks, self._reading_seconds(planes))
+        _share(run, readout_kernels.expectations, fixed, len(planes) * blocks, 4 * observables.num_families, planes)
         if blocks > 1:
             values += by_block.sum(axis=1)
 
@@ -272,24 +271,21 @@ class Simulator:
         observables = self.plan.observables
         if observables is None:
             fixed: tuple[Any, ...] = (self._measured[0], self._output_of, lanes, planes, upstream, duals)
-            run(_bound(readout_kernels.observe_outcomes, fixed), len(planes), self._reading_seconds(planes))
+            _share(run, readout_kernels.observe_outcomes, fixed, len(planes), 4, planes)
         else:
             blocks = 1 << (self.plan.num_qubits - observables.num_qubits)
             fixed = (*observables.tables, observables.num_qubits, blocks, lanes, planes, upstream, duals)
-            run(_bound(readout_kernels.observe, fixed), len(planes) * blocks, self._reading_seconds(planes))
+            _share(run, readout_kernels.observe, fixed, len(planes) * blocks, 4 * observables.num_families, planes)
         return duals
-
-    def _reading_seconds(self, planes: np.ndarray) -> float:
-        families = 1 if self.plan.observables is None else len(self.plan.observables.tables[0])
-        return 4 * families * planes.size * _SECONDS_PER_ELEMENT
 
     def _changed(self, planes: np.ndarray, number: int, angles: np.ndarray, lanes: int, run: _Runner) -> np.ndarray:
         """The states with a group's bases turned to Z."""
         if not self._changes[number]:
             return planes
-        changed = planes.copy()
         if self.plan.planes == 1 and any(one.is_complex for one in self._changes[number]):
             changed = np.stack([planes[:, 0], np.zeros_like(planes[:, 0])], axis=1)
+        else:
+            changed = planes.copy()
         for one in self._changes[number]:
             self._forward(one, angles, changed, lanes, run, fresh=False)
         return changed
@@ -297,20 +293,20 @@ class Simulator:
     def _probabilities(self, planes: np.ndarray, lanes: int, number: int, rows: int, run: _Runner) -> np.ndarray:
         probabilities = np.zeros((rows, 2 ** len(self._measured[number])))
         fixed = (self._measured[number], lanes, planes, probabilities)
-        run(_bound(readout_kernels.outcome_probabilities, fixed), len(planes), 4 * planes.size * _SECONDS_PER_ELEMENT)
+        _share(run, readout_kernels.outcome_probabilities, fixed, len(planes), 4, planes)
         return probabilities
 
 
-def _bound(kernel: Any, fixed: tuple[Any, ...]) -> Callable[[int, int], None]:
-    return lambda start, stop: kernel(*fixed, start, stop)
+def _share(run: _Runner, kernel: Any, fixed: tuple[Any, ...], units: int, operations: int, planes: np.ndarray) -> None:
+    """Runs a kernel, whose last two arguments are a range of units, over all units."""
+    if run is _alone:
+        kernel(*fixed, 0, units)
+    else:
+        run(partial(kernel, *fixed), units, operations * planes.size * _SECONDS_PER_ELEMENT)
 
 
 def _units(part: slice, lanes: int) -> slice:
     return slice(part.start // lanes, -(-part.stop // lanes))
-
-
-def _seconds(one: Pass, planes: np.ndarray) -> float:
-    return one.num_operations * planes.size * _SECONDS_PER_ELEMENT
 
 
 def _moments(group: MeasurementGroup, counts: np.ndarray, shots: int) -> tuple[np.ndarray, np.ndarray]:

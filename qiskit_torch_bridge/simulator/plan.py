@@ -54,7 +54,7 @@ class Pass:
         """Whether real amplitudes may become complex ones."""
         return _is_complex(self)
 
-    @property
+    @cached_property
     def num_operations(self) -> int:
         """The number of operations."""
         return len(self.tables[0])
@@ -73,6 +73,11 @@ class PauliTables:
     tables: tuple[np.ndarray, ...]
     num_qubits: int
     complex: bool
+
+    @cached_property
+    def num_families(self) -> int:
+        """The number of families."""
+        return len(self.tables[0])
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from threading import Event
 
 import torch
 
-__all__ = ["in_parallel"]
+__all__ = ["in_parallel", "worth_sharing"]
 
 _LEAST_SECONDS = 1e-4  # below this, waking a thread costs more than it saves
 _SECONDS_BETWEEN_STOPS = 0.1  # compiled code cannot be interrupted
@@ -30,6 +30,11 @@ def _forget_pool() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
+
+
+def worth_sharing(seconds: float) -> bool:
+    """Whether work of that length is worth another thread."""
+    return seconds >= 2 * _LEAST_SECONDS
 
 
 def in_parallel(work: Callable[[int, int], None], units: int, seconds: float) -> None:
