@@ -29,8 +29,8 @@ class StatevectorBackend(Backend):
     noise.
 
     Args:
-        precision: ``"double"``; or ``"single"`` for half the memory and up to twice the speed on large states, with
-            errors of about 1e-6 in the values and 1e-5 in gradients.
+        precision: ``"double"``; or ``"single"`` for half the memory, with errors of about 1e-6 in values and gradients of
+            order 1.
     """
 
     differentiates = True
