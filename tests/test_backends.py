@@ -708,10 +708,23 @@ def test_aer_chunks_have_seeds_of_their_own(monkeypatch):
 @pytest.mark.parametrize("rows", [1, 2])
 def test_statevector_in_chunks_gives_the_same_answers(monkeypatch, shots, rows):
     """With shots too: the draws do not depend on how the batch is cut."""
+    sizes: list[int] = []
+    simulate = engine_module.Simulator._simulate
+
+    def counting(self: Any, angles: np.ndarray, *others: Any) -> np.ndarray:
+        sizes.append(len(angles))
+        return simulate(self, angles, *others)
+
+    monkeypatch.setattr(engine_module.Simulator, "_simulate", counting)
+    for name in ("_LEAST_ROWS_SIDE_BY_SIDE", "_ROWS_OF_LONG_BATCHES"):
+        monkeypatch.setattr(engine_module, name, 10**6)  # so that a row is a unit, which is never cut
     whole = step(make_layer(model(), shots=shots, **EXPECTATION))
+    assert max(sizes) > rows
+    sizes.clear()
     monkeypatch.setattr(engine_module, "_BYTES_OF_A_SMALL_PART", rows * 16 * 2**3)
     for part, all_at_once in zip(step(make_layer(model(), shots=shots, **EXPECTATION)), whole, strict=True):
         torch.testing.assert_close(part, all_at_once, rtol=0, atol=1e-14)
+    assert max(sizes) == rows
 
 
 # ------------------------------------------------------------------------------------------------- known traps of others
