@@ -108,7 +108,8 @@ class Evaluation:
                     program, angles[rows, :width], rows_upstream[rows], None, selection.mask[:width]
                 )
         else:
-            state = kept.state if kept is not None and (again or np.array_equal(kept.angles, angles)) else None
+            same = kept is not None and (angles is kept.angles or np.array_equal(angles, kept.angles))
+            state = kept.state if kept is not None and same else None
             gradients = self.backend.pullback(self.program, angles, rows_upstream, state, selection.mask)
         if len(selection.columns) < gradients.shape[1]:
             gradients = gradients[:, selection.mask]

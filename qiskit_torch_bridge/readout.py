@@ -23,6 +23,7 @@ import numpy as np
 from qiskit.quantum_info import Pauli, PauliList, SparseObservable, SparsePauliOp
 
 __all__ = [
+    "MOST_TABULATED_QUBITS",
     "Expectation",
     "MeasurementGroup",
     "ObservableLike",
@@ -36,7 +37,8 @@ __all__ = [
 ObservableLike: TypeAlias = str | Pauli | SparsePauliOp | SparseObservable
 
 _MOST_PROBABILITY_QUBITS = 20
-_MOST_TABULATED_QUBITS = 12
+MOST_TABULATED_QUBITS = 12
+"""Up to so many measured qubits, the scores of all outcomes are kept as one table."""
 _MOST_CLASSES = 2**_MOST_PROBABILITY_QUBITS
 
 
@@ -95,11 +97,11 @@ class MeasurementGroup(ABC):
     def score_blocks(self) -> Iterable[tuple[slice, np.ndarray]]:
         """The scores of all 2**k outcomes, in blocks that bound the memory: (outcomes, scores of shape (block, M))."""
         k = len(self.qubits)
-        if k <= _MOST_TABULATED_QUBITS:
+        if k <= MOST_TABULATED_QUBITS:
             yield slice(0, 2**k), self._table
             return
-        for start in range(0, 2**k, 2**_MOST_TABULATED_QUBITS):
-            block = slice(start, start + 2**_MOST_TABULATED_QUBITS)
+        for start in range(0, 2**k, 2**MOST_TABULATED_QUBITS):
+            block = slice(start, start + 2**MOST_TABULATED_QUBITS)
             yield block, self.scores(bits_of(np.arange(block.start, block.stop), k))
 
     def moments(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -116,10 +118,6 @@ class MeasurementGroup(ABC):
             first = first + _row_by_row(weights[:, block], scores)
             second = second + _row_by_row(weights[:, block], scores**2)
         return first, second
-
-    def eigenvalues(self, upstream: np.ndarray) -> np.ndarray:
-        """What ``sum_m upstream[:, m] * output m`` gets from each outcome: shape (N, 2**k), from upstream of (N, M)."""
-        return np.concatenate([upstream @ scores.T for _, scores in self.score_blocks()], axis=1)
 
     def sample_moments(self, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
         """First and second moments of the scores over measured bit strings: two arrays of shape (N, M)."""
@@ -193,10 +191,6 @@ class OutcomeGroup(MeasurementGroup):
         shares = samples.counts / samples.shots[samples.rows]
         first = self._summed(samples.rows, self._outputs_of(samples.bits), shares, samples.num_rows)
         return first, first
-
-    def eigenvalues(self, upstream: np.ndarray) -> np.ndarray:
-        """As the base class says."""
-        return upstream[:, self.outputs]
 
     def _outputs_of(self, bits: np.ndarray) -> np.ndarray:
         return self.outputs[bits.astype(np.int64) @ (1 << np.arange(len(self.qubits), dtype=np.int64))]

@@ -15,7 +15,7 @@ from qiskit_aer.library import SaveExpectationValue, SaveProbabilities
 from qiskit_aer.noise import NoiseModel
 
 from ..program import Program
-from ..readout import MeasurementGroup, PauliGroup, Samples
+from ..readout import MeasurementGroup, PauliGroup, Samples, bits_of
 from .base import (
     Backend,
     Estimate,
@@ -456,5 +456,5 @@ def _require_all_shots(taken: np.ndarray, shots: int) -> None:
 def _bits(outcomes: Sequence[int], num_bits: int) -> np.ndarray:
     """Shape (E, k): bit j of each outcome."""
     if num_bits <= _MOST_INTEGER_BITS:
-        return ((np.array(outcomes, dtype=np.int64)[:, None] >> np.arange(num_bits)) & 1).astype(np.uint8)
+        return bits_of(np.array(outcomes, dtype=np.int64), num_bits)
     return np.array([[(outcome >> bit) & 1 for bit in range(num_bits)] for outcome in outcomes], dtype=np.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 
 from ..program import Program
-from ..readout import MeasurementGroup, OutcomeGroup, Samples, bits_of
+from ..readout import MOST_TABULATED_QUBITS, MeasurementGroup, OutcomeGroup, Samples, bits_of
 from . import kernels, readout_kernels, sampling
 from .plan import Pass, Plan, basis_change_passes, plan_of
 from .threads import in_parallel, worth_sharing
@@ -24,7 +24,6 @@ _MOST_QUBITS_SIDE_BY_SIDE, _LEAST_ROWS_SIDE_BY_SIDE = 7, 4
 _MOST_QUBITS_OF_LONG_BATCHES, _ROWS_OF_LONG_BATCHES = 11, 32
 _BYTES_OF_A_SMALL_PART = 2**20  # stays in the cache between simulating and reading
 _BYTES_OF_A_LARGE_PART = 2**28
-_MOST_TABULATED_QUBITS = 12
 _MOST_QUBITS_OF_A_MASK = 62
 _SECONDS_PER_ELEMENT = 1.5e-10  # and operation; a rough guess that only decides about threads
 _SECONDS_PER_DRAW = 5e-8
@@ -37,12 +36,10 @@ class States(NamedTuple):
 
     Attributes:
         planes: Shape (units, planes, lanes * 2**n): element ``b * lanes + l`` is amplitude b of row ``unit * lanes + l``.
-        lanes: Rows side by side in a unit; the last unit may have room for more than there are.
-        rows: How many there are.
+        rows: How many there are; the last unit may have room for more.
     """
 
     planes: np.ndarray
-    lanes: int
     rows: int
 
 
@@ -101,7 +98,7 @@ class Simulator:
         units = -(-rows // lanes)
         kept = None
         if keep and units * self._bytes_of_unit(lanes) <= _BYTES_OF_A_LARGE_PART:
-            kept = States(self._room(units, lanes, copies=3), lanes, rows)
+            kept = States(self._room(units, lanes, copies=3), rows)
         values = np.zeros((rows, self._num_outputs))
         if self._constants is not None:
             values += self._constants
@@ -310,7 +307,7 @@ def _units(part: slice, lanes: int) -> slice:
 
 
 def _moments(group: MeasurementGroup, counts: np.ndarray, shots: int) -> tuple[np.ndarray, np.ndarray]:
-    if len(group.qubits) <= _MOST_TABULATED_QUBITS:
+    if len(group.qubits) <= MOST_TABULATED_QUBITS:
         return group.moments(counts / shots)
     rows, outcomes = np.nonzero(counts)
     return group.sample_moments(

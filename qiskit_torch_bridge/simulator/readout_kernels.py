@@ -204,6 +204,15 @@ def _outcome(amplitude, qubits):
     return outcome
 
 
+@inner
+def _first_outcomes(amplitudes, qubits):
+    """The outcomes of the first amplitudes; those of later ones differ from them in higher bits alone."""
+    table = np.empty(min(amplitudes, 4096), np.int64)
+    for b in range(len(table)):
+        table[b] = _outcome(b, qubits)
+    return table
+
+
 @entry
 def outcome_probabilities(qubits, lanes, states, probabilities, unit_start, unit_stop):
     """The probabilities of the outcomes of measuring some qubits.
@@ -218,10 +227,8 @@ def outcome_probabilities(qubits, lanes, states, probabilities, unit_start, unit
     """
     planes = states.shape[1]
     amplitudes = states.shape[2] // lanes
-    low = min(amplitudes, 4096)
-    table = np.empty(low, np.int64)
-    for b in range(low):
-        table[b] = _outcome(b, qubits)
+    table = _first_outcomes(amplitudes, qubits)
+    low = len(table)
     for unit in range(unit_start, unit_stop):
         for start in range(0, amplitudes, low):
             above = _outcome(start, qubits)
@@ -248,10 +255,8 @@ def observe_outcomes(qubits, output_of, lanes, states, upstream, duals, unit_sta
     planes = states.shape[1]
     amplitudes = states.shape[2] // lanes
     last = len(upstream) - 1
-    low = min(amplitudes, 4096)
-    table = np.empty(low, np.int64)
-    for b in range(low):
-        table[b] = _outcome(b, qubits)
+    table = _first_outcomes(amplitudes, qubits)
+    low = len(table)
     for unit in range(unit_start, unit_stop):
         for start in range(0, amplitudes, low):
             above = _outcome(start, qubits)
