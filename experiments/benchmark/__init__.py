@@ -5,7 +5,7 @@ values and gradients must agree with an independent reference before any of thei
 then take turns, so that whatever else the machine does hits all of them. Times are medians; speed is a ratio within one
 run.
 
-The peers are optional (``pip install -e '.[experiments,peers]'``); those that are absent are named as absent.
+The peers are optional (``pip install -r requirements.txt -e '.[peers]'``); those that are absent are named as absent.
 
 Nothing is imported here: the workers pass through this package, and how long our import takes is one of the results.
 """
