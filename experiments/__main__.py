@@ -7,9 +7,20 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from .common.command import run_command
+
 EXPERIMENTS = {
     "mnist01": "hybrid CNN that tells handwritten 0 from 1, gradients by parameter shift (Qiskit textbook)",
+    "mnist36": "layerwise learning: a quantum circuit that tells 3 from 6 grows while it is trained (Skolik et al.)",
+    "transfer": "quantum transfer learning: a frozen ResNet18 with a dressed quantum circuit on top (Mari et al.)",
+    "pretrain": "trains a network for transfer, on classes that are not the target's",
+    "spirals": "a dressed quantum circuit beside its classical twin on two interleaved spirals (Mari et al.)",
+    "recipes": "where to put a quantum layer, quick starts, data re-uploading, dropout: questions answered with numbers",
     "benchmark": "time for a training step against other libraries, whose answers must agree first",
+}
+TOOLS = {
+    "plot": "draws a run's figures anew from its files: python -m experiments plot RUN ...",
+    "compare": "puts runs side by side, a table and a figure: python -m experiments compare RUN RUN ...",
 }
 
 
@@ -21,17 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     name, *options = [*(sys.argv[1:] if arguments is None else arguments), ""]
     options = options[:-1]
-    if name not in EXPERIMENTS:
+    if name not in EXPERIMENTS | TOOLS:
         asked_for_help = name in ("", "-h", "--help", "list")
         if not asked_for_help:
             print(f"No experiment {name!r}.", file=sys.stderr)
         print("Usage: python -m experiments NAME [options]; python -m experiments NAME --help\n")
-        width = max(map(len, EXPERIMENTS))
-        for known, summary in EXPERIMENTS.items():
+        width = max(map(len, EXPERIMENTS | TOOLS))
+        for known, summary in (EXPERIMENTS | TOOLS).items():
             print(f"  {known:<{width}}  {summary}")
         return 0 if asked_for_help else 2
     try:
-        return int(import_module(f"experiments.{name}").main(options))
+        module = import_module(f"experiments.{name}")
+        return int(module.main(options) if hasattr(module, "main") else run_command(module.EXPERIMENT, options))
     except BrokenPipeError:
         raise
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:

@@ -12,8 +12,7 @@ unbiased at any number of shots, where a logarithm would be infinite as soon as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,11 +23,16 @@ from torch.nn import functional as F
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import textbook
 
-from .common.data import Digits, data_root_from_environment, load_digits_of
-from .common.options import experiment_parser, open_folder, parse
-from .common.plots import circuit_diagram, learning_curves, predictions
+from .common.command import Experiment
+from .common.costs import cost_of_training
+from .common.data import load_digits_of
+from .common.digits import add_digit_options, data_folder, with_digits
+from .common.options import Settings, experiment_parser
+from .common.plots import circuit_diagram, draw_predictions, learning_curves, save_predictions
+from .common.rows import Rows
 from .common.runs import RunFolder
-from .common.training import Interrupted, Trainer
+from .common.training import Trainer
+from .common.workplace import Workplace, layer_seed
 
 DIGITS = (0, 1)
 
@@ -63,7 +67,7 @@ def quantum_head(settings: Mapping[str, Any]) -> QuantumLayer:
         backend=settings["backend"],
         shots=settings["shots"],
         gradient=settings["gradient"],
-        seed=settings["seed"],
+        seed=layer_seed(settings["seed"]),
     )
 
 
@@ -76,8 +80,8 @@ class ClassicalHead(nn.Module):
         return torch.cat([p, 1 - p], dim=-1)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs the experiment; returns the exit status."""
+def parser() -> Any:
+    """The experiment's options, with the published settings as defaults."""
     parser = experiment_parser(
         "mnist01",
         __doc__ or "",
@@ -89,123 +93,89 @@ def main(arguments: Sequence[str]) -> int:
         gradient="parameter_shift",
     )
     parser.add_argument(
-        "--head", choices=["quantum", "classical"], default="quantum", help="The circuit, or a sigmoid."
+        "--head",
+        choices=["quantum", "classical", "both"],
+        default="quantum",
+        help="The circuit, or a sigmoid in its place, or the two side by side.",
     )
-    parser.add_argument(
-        "--dataset",
-        choices=["auto", "digits", "mnist"],
-        default="auto",
-        help="digits: scikit-learn's; mnist: from --data-root; auto: mnist where there is a data root, else digits.",
-    )
-    parser.add_argument(
-        "--download", action="store_true", help="Fetch MNIST into --data-root (default: data/) if it is missing."
-    )
+    add_digit_options(parser)
     parser.add_argument("--train-per-digit", type=PositiveInt, default=100, help="Training images of each digit.")
     parser.add_argument("--test-per-digit", type=PositiveInt, default=50, help="Test images of each digit.")
-    options, settings = parse(parser, arguments, complete=_with_data)
+    return parser
 
+
+def variants(settings: Settings) -> Mapping[str, Settings]:
+    """The head that is asked for, or both."""
+    heads = ["quantum", "classical"] if settings["head"] == "both" else [settings["head"]]
+    return {head: {**settings, "head": head} for head in heads}
+
+
+def train(settings: Settings, work: Workplace) -> dict[str, Any]:
+    """Trains the network; returns what it came to."""
     torch.manual_seed(settings["seed"])
     head = quantum_head(settings) if settings["head"] == "quantum" else ClassicalHead()
-    if options.dry_run:
-        print(cost(head, settings))
-        return 0
-
     data = load_digits_of(
         DIGITS,
         train_per_digit=settings["train_per_digit"],
         test_per_digit=settings["test_per_digit"],
-        data_root=Path(settings["data_root"]) if settings["dataset"] == "mnist" else None,
+        data_root=data_folder(settings),
         download=settings["download"],
     )
-    folder = open_folder(options, "mnist01")
-    trainer = Trainer(network(head), F.nll_loss, settings, folder)
-    if options.resume:
-        trainer.restore(folder.read_checkpoint())
-    folder.write_settings(settings)
-    print(
-        f"{data.source}: {len(data.train_labels)} training and {len(data.test_labels)} test images; run folder {folder.path}"
-    )
-    try:
-        trainer.fit((data.train_images, data.train_labels), (data.test_images, data.test_labels))
-    except Interrupted:
-        print(f"\nInterrupted; continue with: python -m experiments mnist01 --resume --run-dir {folder.path}")
-        return 130
-    report(trainer, data, folder)
-    return 0
-
-
-def _with_data(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settles where a new run's data come from, so that its settings say so."""
-    root = settings["data_root"] or data_root_from_environment()
-    if root is None and settings["download"]:
-        root = Path("data")
-    dataset = settings["dataset"]
-    if dataset == "auto":
-        dataset = "digits" if root is None else "mnist"
-    if dataset == "mnist" and root is None:
-        raise ValueError("--dataset mnist: got no data root, expected --data-root, QTB_DATA or --download.")
-    return {**settings, "dataset": dataset, "data_root": None if dataset == "digits" else str(root)}
-
-
-def cost(head: nn.Module, settings: Mapping[str, Any]) -> str:
-    """What a step, an epoch and the whole run cost."""
-    if not isinstance(head, QuantumLayer):
-        return "No circuits: the head is classical."
-    images, size = len(DIGITS) * settings["train_per_digit"], settings["batch_size"]
-    step, last = head.quote(size), head.quote(images % size)
-    test = head.quote(len(DIGITS) * settings["test_per_digit"], inputs_require_grad=False)
-    full = images // size
-    circuits = full * step.circuits + last.circuits + test.circuits
-    shots = full * step.shots + last.shots + test.shots
-    calls = full * step.calls + last.calls + test.calls
-    epochs = settings["epochs"]
-    return (
-        f"Data: {settings['dataset']}. {head}\n"
-        f"A step of {size} image(s): {step.circuits:,} circuits, {step.shots:,} shots, {step.calls} backend calls.\n"
-        f"An epoch with its test: {circuits:,} circuits, {shots:,} shots, {calls:,} backend calls.\n"
-        f"The run of {epochs} epochs: {epochs * circuits:,} circuits, {epochs * shots:,} shots, "
-        f"{epochs * calls:,} backend calls."
-    )
-
-
-def report(trainer: Trainer, data: Digits, folder: RunFolder) -> None:
-    """Figures and ``result.json``."""
+    trainer = Trainer(network(head), loss, settings, work)
+    trainer.fit(Rows(data.train_images, data.train_labels), Rows(data.test_images, data.test_labels))
     last = trainer.rows[-1]
-    head = trainer.settings["head"]
-    folder.write_figure(
-        "loss.png",
-        learning_curves(trainer.rows, title=f"{data.source} 0/1, {head} head", loss_label="mean of $-p$(right class)"),
+    if work.fabric.is_global_zero:
+        save_predictions(work.folder, lambda rows: data.test_images[rows], data.test_labels, trainer.test_scores)
+        if isinstance(head, QuantumLayer) and last["test_accuracy"] < 0.8:
+            print(
+                "This run has not learnt. The circuit is periodic in its angle and nothing bounds that: with some seeds "
+                "it runs away over many turns in the first steps. Try another --seed, or a lower --lr."
+            )
+    return {"dataset": data.source, "head": settings["head"], **trainer.result()}
+
+
+def loss(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Minus the probability of the right class, for each row."""
+    return F.nll_loss(probabilities, labels, reduction="none")
+
+
+def cost(settings: Settings) -> str:
+    """What a step, an epoch and the whole run cost."""
+    if settings["head"] == "classical":
+        return "No circuits: the head is classical."
+    head = quantum_head(settings)
+    return f"Data: {settings['dataset']}. {head}\n" + cost_of_training(
+        head,
+        settings["epochs"],
+        train=len(DIGITS) * settings["train_per_digit"],
+        test=len(DIGITS) * settings["test_per_digit"],
+        batch_size=settings["batch_size"],
     )
-    folder.write_figure(
-        "predictions.png",
-        predictions(
-            data.test_images,
-            data.test_labels,
-            trainer.test_scores,
-            [str(d) for d in DIGITS],
-            title=f"{head} head, test images",
-        ),
+
+
+def draw(folder: RunFolder) -> None:
+    """The figures of a run."""
+    settings, rows = folder.read_settings(), folder.read_rows()
+    title = f"{settings['dataset']} 0/1, {settings['head']} head"
+    folder.write_figure("loss.png", learning_curves(rows, title=title, loss_label="mean of $-p$(right class)"))
+    draw_predictions(
+        folder,
+        [str(d) for d in DIGITS],
+        lambda scores: scores.max(axis=1),
+        title=f"{settings['head']} head, test images",
     )
-    for layer in trainer.layers:
+    if settings["head"] == "quantum":
+        layer = quantum_head({**settings, "backend": None, "shots": None, "gradient": None})
         folder.write_figure("circuit.png", circuit_diagram(layer))
-    folder.write_result(
-        {
-            "experiment": "mnist01",
-            "dataset": data.source,
-            "test_accuracy": last["test_accuracy"],
-            "train_accuracy": last["train_accuracy"],
-            "epochs": last["epoch"],
-            "seconds": last["seconds"],
-            "circuits": last["circuits"],
-            "shots": last["shots"],
-        }
-    )
-    if trainer.layers and last["test_accuracy"] < 0.8:
-        print(
-            "This run has not learnt. The circuit is periodic in its angle and nothing bounds that: with some seeds it "
-            "runs away over many turns in the first steps. Try another --seed, or a lower --lr."
-        )
-    print(
-        f"Test accuracy {last['test_accuracy']:.3f} after {last['epoch']} epochs, {last['seconds']:.1f} s, "
-        f"{last['circuits']:,} circuits and {last['shots']:,} shots; figures in {folder.path}"
-    )
+
+
+EXPERIMENT = Experiment(
+    name="mnist01",
+    parser=parser,
+    train=train,
+    draw=draw,
+    cost=cost,
+    complete=with_digits,
+    variants=variants,
+    published=lambda settings: 1.0 if settings["head"] == "quantum" else None,
+)

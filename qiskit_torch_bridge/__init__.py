@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .autograd import Evaluation, QuantumFunction
 from .backends.base import Backend, Estimate
 from .backends.statevector import StatevectorBackend
+from .dressed import DressedQuantumNet
 from .gradients import SPSA, Adjoint, FiniteDifference, GradientRule, ParameterShift
 from .layer import QuantumLayer, Quote, Run, evaluate
 from .program import Program
@@ -28,6 +29,7 @@ __all__ = [
     "Adjoint",
     "AerBackend",
     "Backend",
+    "DressedQuantumNet",
     "Estimate",
     "EstimatorBackend",
     "Evaluation",

@@ -291,6 +291,8 @@ class QuantumLayer(nn.Module):
     def quote(self, batch_size: int, *, inputs_require_grad: bool = True) -> Quote:
         """What a training step (forward and backward) on a batch costs, with the layer's present settings.
 
+        Under ``torch.no_grad()``: what an evaluation (forward alone) costs.
+
         Args:
             batch_size: Rows of features; leading dimensions multiplied.
             inputs_require_grad: Whether the gradient by the features is needed, as it is behind trainable layers; False
@@ -298,8 +300,9 @@ class QuantumLayer(nn.Module):
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 0:
             raise ValueError(f"batch_size: got {batch_size!r}, expected an integer from 0.")
-        needed = {0: inputs_require_grad}
-        needed.update({1 + g: weight.requires_grad for g, weight in enumerate(self._weight_list())})
+        training = torch.is_grad_enabled()
+        needed = {0: training and inputs_require_grad}
+        needed.update({1 + g: training and weight.requires_grad for g, weight in enumerate(self._weight_list())})
         angle_map = self.program.angle_map
         columns = tuple(
             column

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from argparse import SUPPRESS
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
 from .runs import RunFolder
 
-__all__ = ["experiment_parser", "open_folder", "parse", "settings_of"]
+__all__ = ["Settings", "experiment_parser", "parse", "settings_of"]
+
+Settings = dict[str, Any]
 
 _NOT_SETTINGS = ("config", "run_dir", "resume", "dry_run")
 
@@ -30,6 +32,7 @@ def experiment_parser(
 ) -> Any:
     """A parser with the shared options; the keyword arguments are the experiment's defaults."""
     parser = ArgumentParser(prog=f"python -m experiments {name}", description=description)
+    parser.add_argument("--experiment", choices=[name], default=name, help=SUPPRESS)  # so that config.yaml says it
     parser.add_argument(
         "--config", action="config", help="YAML file with options, by their names below; options after it win."
     )
@@ -53,15 +56,19 @@ def experiment_parser(
     parser.add_argument("--batch-size", type=PositiveInt, default=batch_size, help="Images a step.")
     parser.add_argument("--lr", type=PositiveFloat, default=lr, help="Learning rate.")
     parser.add_argument("--seed", type=NonNegativeInt, default=0, help="Makes the run repeatable to the last bit.")
+    parser.add_argument(
+        "--seeds", type=PositiveInt, default=1, help="Runs of as many seeds, from --seed on, and their distribution."
+    )
     parser.add_argument("--device", type=str, default="cpu", help="Where torch computes: cpu, cuda, ...")
     return parser
 
 
-Settings = dict[str, Any]
-
-
 def parse(
-    parser: Any, arguments: Sequence[str], *, complete: Callable[[Settings], Settings]
+    parser: Any,
+    arguments: Sequence[str],
+    *,
+    complete: Callable[[Settings], Settings],
+    extendable: Collection[str] = ("epochs",),
 ) -> tuple[Namespace, Settings]:
     """Parses the command line; for a run to be continued, on top of that run's own settings.
 
@@ -69,58 +76,37 @@ def parse(
         parser: From :func:`experiment_parser`.
         arguments: The command line.
         complete: Settles what a new run's settings leave open (where its data come from).
+        extendable: The settings that may grow when a run is continued.
 
     Returns:
         The options, and the settings that define the run.
 
     Raises:
-        ValueError: If options contradict the run that is to be continued (only more epochs and another device may).
+        ValueError: If options contradict the run that is to be continued.
     """
     options = parser.parse_args(list(arguments))
     if not options.resume:
-        settings = complete(settings_of(options))
-        _check_device(settings["device"])
-        return options, settings
-    folder = RunFolder.existing(_path(options.run_dir))
+        return options, complete(settings_of(options))
+    folder = RunFolder.existing(folder_path(options))
     saved = folder.read_settings()
     options = parser.parse_args(["--config", str(folder.file("config.yaml")), *arguments])
     settings = settings_of(options)
-    changed = {key for key in settings | saved if settings.get(key) != saved.get(key)} - {"epochs", "device"}
+    differing = {key for key in settings | saved if settings.get(key) != saved.get(key)} - {"device"}
+    changed = sorted(differing - set(extendable))
     if changed:
-        differences = ", ".join(
-            f"{key}: got {settings.get(key)!r}, expected {saved.get(key)!r}" for key in sorted(changed)
-        )
+        differences = ", ".join(f"{key}: got {settings.get(key)!r}, expected {saved.get(key)!r}" for key in changed)
         raise ValueError(
             f"--resume: the run in {folder.path} has other settings ({differences}); leave them out or start anew."
         )
-    if settings["epochs"] < saved["epochs"]:
-        raise ValueError(
-            f"--epochs: got {settings['epochs']}, expected at least {saved['epochs']}: the run goes that far."
-        )
-    _check_device(settings["device"])
+    for key in sorted(differing):
+        if settings[key] < saved[key]:
+            raise ValueError(f"--{key}: got {settings[key]}, expected at least {saved[key]}: the run goes that far.")
     return options, settings
 
 
-def open_folder(options: Namespace, experiment: str) -> RunFolder:
-    """The run's folder: made, for a new run; with a checkpoint in it, for one to be continued.
-
-    Raises:
-        OSError: If a new run's folder is in use, or there is nothing to continue.
-    """
-    path = _path(options.run_dir)
-    return RunFolder.existing(path) if options.resume else RunFolder.fresh(path, experiment)
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first_line = str(error).splitlines()[0]
-        raise ValueError(f"--device: got {device!r}, which torch cannot use here ({first_line}); try cpu.") from error
-
-
-def _path(value: str | None) -> Path | None:
-    return None if value is None else Path(value)
+def folder_path(options: Namespace) -> Path | None:
+    """The folder that ``--run-dir`` names."""
+    return None if options.run_dir is None else Path(options.run_dir)
 
 
 def settings_of(options: Namespace) -> Settings:

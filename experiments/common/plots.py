@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 from qiskit_torch_bridge import QuantumLayer
 
-__all__ = ["circuit_diagram", "learning_curves", "predictions"]
+from .runs import RunFolder
+from .training import decisions
+
+__all__ = ["circuit_diagram", "confusion_matrix", "draw_predictions", "learning_curves", "save_predictions"]
+
+_COLUMNS = 6  # of predictions.png
 
 
 def circuit_diagram(layer: QuantumLayer) -> Figure:
@@ -22,10 +29,11 @@ def circuit_diagram(layer: QuantumLayer) -> Figure:
     return figure
 
 
-def learning_curves(rows: Sequence[Mapping[str, Any]], *, title: str, loss_label: str) -> Figure:
-    """Loss and accuracy against the epoch, for training and test images."""
+def learning_curves(rows: Sequence[Mapping[str, Any]], *, title: str, loss_label: str = "loss") -> Figure:
+    """Loss and accuracy against the epoch, for training and test examples; dotted lines between stages."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     epochs = [row["epoch"] for row in rows]
+    boundaries = [row["epoch"] + 0.5 for row, after in pairwise(rows) if row["stage"] != after["stage"]]
     for axes, quantity, label in zip(
         figure.subplots(1, 2), ("loss", "accuracy"), (loss_label, "accuracy"), strict=True
     ):
@@ -35,11 +43,13 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], *, title: str, loss_label
             "o-",
             color="0.6",
             markersize=4,
-            label="training (mean over the epoch, with dropout)",
+            label="training (mean over the epoch)",
         )
         axes.plot(
             epochs, [row[f"test_{quantity}"] for row in rows], "s--", color="tab:blue", markersize=4, label="test"
         )
+        for boundary in boundaries:
+            axes.axvline(boundary, color="k", linewidth=0.8, linestyle=":")
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -50,37 +60,95 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], *, title: str, loss_label
     return figure
 
 
-def predictions(
-    images: torch.Tensor, labels: torch.Tensor, probabilities: torch.Tensor, names: Sequence[str], *, title: str
-) -> Figure:
-    """Test images with what the model makes of them, a line a class; errors come first and are framed.
+def confusion_matrix(labels: np.ndarray, guesses: np.ndarray, names: Sequence[str], *, title: str) -> Figure:
+    """How many examples of each class (rows) were taken for each class (columns).
 
     Args:
-        images: Shape (N, 1, height, width), in [0, 1].
-        labels: Shape (N,).
-        probabilities: Shape (N, classes).
+        labels: Shape (N,), the classes.
+        guesses: Shape (N,), what they were taken for.
         names: The classes' names.
         title: The figure's title.
     """
-    wrong = probabilities.argmax(dim=1) != labels
-    columns = 6
-    figure = Figure(figsize=(1.5 * columns, 2.0 * len(names)), layout="constrained")
-    for label, line in enumerate(figure.subplots(len(names), columns, squeeze=False)):
-        for axes, row in zip(line, _shown((labels == label), wrong, columns), strict=False):
-            axes.imshow(images[row, 0].numpy(), cmap="gray_r", vmin=0, vmax=1)
-            guess = int(probabilities[row].argmax())
-            axes.set_title(
-                f"{names[guess]} ({probabilities[row, guess]:.2f})", color="tab:red" if wrong[row] else "black"
+    counts = np.zeros((len(names), len(names)), dtype=int)
+    np.add.at(counts, (labels, guesses), 1)
+    figure = Figure(figsize=(1.6 + 0.9 * len(names), 1.4 + 0.8 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(counts, cmap="Greys", vmin=0)
+    for row, column in np.ndindex(*counts.shape):
+        dark = counts[row, column] > counts.max() / 2
+        axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color="w" if dark else "k")
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="predicted class", ylabel="class", title=title)
+    return figure
+
+
+def save_predictions(
+    folder: RunFolder, images: Callable[[torch.Tensor], torch.Tensor], labels: torch.Tensor, scores: torch.Tensor
+) -> None:
+    """Writes what :func:`draw_predictions` draws: ``predictions.csv``, all rows, and ``shown.npz``, the images shown.
+
+    Args:
+        folder: The run's.
+        images: From row numbers (n,) to these test images, shape (n, channels, height, width), in [0, 1].
+        labels: Shape (N,): the classes of all test images.
+        scores: Shape (N, classes): the model's scores; or (N, 1), logits of class 1.
+    """
+    guesses = decisions(scores)
+    folder.write_rows(
+        "predictions.csv",
+        [
+            {"row": row, "label": label, "predicted": guess}
+            | {f"score_{number}": value for number, value in enumerate(values)}
+            for row, (label, guess, values) in enumerate(
+                zip(labels.tolist(), guesses.tolist(), scores.tolist(), strict=True)
             )
+        ],
+    )
+    shown = [row for label in labels.unique() for row in _shown(labels == label, guesses != labels, _COLUMNS)]
+    pixels = (images(torch.tensor(shown)).clamp(0, 1) * 255).round().to(torch.uint8)
+    folder.write_arrays("shown.npz", rows=np.array(shown), images=pixels.numpy())
+
+
+def draw_predictions(
+    folder: RunFolder, names: Sequence[str], confidence: Callable[[np.ndarray], np.ndarray], *, title: str
+) -> None:
+    """Draws what :func:`save_predictions` wrote.
+
+    ``predictions.png`` shows test images with what the model makes of them, errors first and framed; ``confusion.png``
+    counts them all.
+
+    Args:
+        folder: The run's.
+        names: The classes' names.
+        confidence: From scores (N, classes) to the probability of the predicted class, (N,).
+        title: Goes before what the figures say of themselves.
+    """
+    rows, shown = folder.read_rows("predictions.csv"), folder.read_arrays("shown.npz")
+    labels, guesses = (np.array([row[key] for row in rows]) for key in ("label", "predicted"))
+    scores = np.array([[value for key, value in row.items() if key.startswith("score_")] for row in rows])
+    sure = confidence(scores)
+    figure = Figure(figsize=(1.5 * _COLUMNS, 2.0 * len(names)), layout="constrained")
+    for label, line in enumerate(figure.subplots(len(names), _COLUMNS, squeeze=False)):
+        mine = [place for place, row in enumerate(shown["rows"]) if labels[row] == label]
+        for axes, place in zip(line, mine, strict=False):
+            row, image = shown["rows"][place], shown["images"][place]
+            wrong = bool(guesses[row] != label)
+            axes.imshow(
+                image.transpose(1, 2, 0).squeeze(), cmap="gray_r" if len(image) == 1 else None, vmin=0, vmax=255
+            )
+            axes.set_title(f"{names[guesses[row]]} ({sure[row]:.2f})", color="tab:red" if wrong else "black")
             for spine in axes.spines.values():
-                spine.set(color="tab:red", linewidth=2, visible=bool(wrong[row]))
+                spine.set(color="tab:red", linewidth=2, visible=wrong)
         for axes in line:
             axes.set(xticks=[], yticks=[])
             if not axes.images:
                 axes.axis("off")
         line[0].set_ylabel(f"images of {names[label]}")
-    figure.suptitle(f"{title}: predicted digit (its probability); {int(wrong.sum())} of {len(labels)} wrong")
-    return figure
+    errors = int((guesses != labels).sum())
+    figure.suptitle(f"{title}: predicted class (its probability); {errors} of {len(labels)} wrong")
+    folder.write_figure("predictions.png", figure)
+    folder.write_figure("confusion.png", confusion_matrix(labels, guesses, names, title=title))
 
 
 def _shown(mine: torch.Tensor, wrong: torch.Tensor, count: int) -> list[int]:

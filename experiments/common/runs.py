@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
@@ -51,29 +52,60 @@ class RunFolder:
         """The folder of a run to continue.
 
         Raises:
-            FileNotFoundError: If there is no checkpoint in it.
+            FileNotFoundError: If there is no run in it.
         """
         if path is None:
             raise FileNotFoundError(
                 "--resume: got no run folder; name it with --run-dir, for example --run-dir runs/NAME-1."
             )
-        if not (path / "checkpoint.pt").is_file():
-            raise FileNotFoundError(f"--resume: {path} has no checkpoint.pt; name the folder of a run with --run-dir.")
+        if not (path / "config.yaml").is_file():
+            raise FileNotFoundError(f"{path} has no config.yaml; name the folder of a run.")
         return cls(path)
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether a checkpoint has been written; a run that was killed before starts from its beginning."""
+        return self.file("checkpoint.pt").is_file()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has come to its result."""
+        return self.file("result.json").is_file()
+
+    def within(self, name: str) -> RunFolder:
+        """A folder within this one, for a part of the run; made when something is written."""
+        return RunFolder(self.path / name)
+
+    def discard_if_unused(self) -> None:
+        """Removes the folder of a run that has come to nothing: it holds its settings at most."""
+        held = list(self.path.iterdir()) if self.path.is_dir() else []
+        if {path.name for path in held} <= {"config.yaml"}:
+            for path in held:
+                path.unlink()
+            self.path.rmdir()
 
     def file(self, name: str) -> Path:
         """The path of a file of the run."""
         return self.path / name
 
     def write(self, name: str, content: bytes) -> Path:
-        """Writes a file so that a crash leaves the old one or the new one, never half of it."""
+        """Writes a file so that a crash or a full disk leaves the old one or the new one, never half of it."""
         target = self.file(name)
+        self.path.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{name}.{os.getpid()}.partial")
-        with partial.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(target)
+        try:
+            with partial.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(target)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise OSError(
+                error.errno,
+                f"{error.strerror} while {len(content)} bytes of {target} were written; what was there before is as it was. "
+                "Free some space and continue with --resume.",
+            ) from error
         return target
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
@@ -107,6 +139,46 @@ class RunFolder:
         writer.writerows(rows)
         self.write(name, text.getvalue().encode())
 
+    def read_rows(self, name: str = "metrics.csv") -> list[dict[str, Any]]:
+        """What :meth:`write_rows` wrote; numbers are numbers again.
+
+        Raises:
+            ValueError: If the file is not there or holds nothing.
+        """
+        path = self.file(name)
+        try:
+            with path.open(newline="") as file:
+                rows = [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read ({error.strerror}): the run has not come so far.") from error
+        if not rows:
+            raise ValueError(f"{path} holds no rows yet: the run has not finished an epoch.")
+        return rows
+
+    def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
+        """An ``.npz`` file."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        self.write(name, buffer.getvalue())
+
+    def read_arrays(self, name: str) -> dict[str, np.ndarray]:
+        """What :meth:`write_arrays` wrote."""
+        with np.load(self.file(name), allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def read_result(self) -> dict[str, Any]:
+        """What the run came to.
+
+        Raises:
+            ValueError: If it has not come to an end, or the file is damaged.
+        """
+        try:
+            return dict(json.loads(self.file("result.json").read_text()))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{self.path} has no result that can be read ({error}); finish it with --resume."
+            ) from error
+
     def write_result(self, result: Mapping[str, Any]) -> None:
         """``result.json``: what the run came to."""
         self.write("result.json", (json.dumps(dict(result), indent=2) + "\n").encode())
@@ -136,6 +208,13 @@ class RunFolder:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
         self.write(name, buffer.getvalue())
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _first_free(parent: Path, experiment: str) -> Path:

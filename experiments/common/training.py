@@ -2,43 +2,72 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from qiskit_torch_bridge import QuantumLayer
 
-from .runs import RunFolder
+from .rows import Examples
+from .workplace import Workplace, gathered, total
 
-__all__ = ["Interrupted", "Trainer"]
+__all__ = ["Interrupted", "Stage", "Trainer", "decisions", "quantum_layers"]
 
-LabelledImages = tuple[torch.Tensor, torch.Tensor]
+SECONDS_BETWEEN_CHECKPOINTS = 60.0  # within an epoch; one is also written at the end of each
+
+_PARTS = {"model", "optimizer", "scheduler", "stage", "epoch", "step", "rows", "test_scores", "processes", "seconds"}
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Interrupted(Exception):  # noqa: N818 - an event, as KeyboardInterrupt
     """Ctrl-C was pressed; a checkpoint of the last finished step has been written."""
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Within it, torch computes in one thread.
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training with an optimiser of its own.
 
-    On small images threads mostly wait for each other: beside one busy core, two of them trained the classical twin of
-    ``mnist01`` a hundred times slower than one. And the numbers do not depend on how many cores there are.
+    Attributes:
+        name: Its name in the metrics.
+        epochs: How long it takes.
+        prepare: Makes the model ready for it (grows it, freezes parts of it). It must not matter whether the model has been
+            through the stages before, because a run that is continued has not.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+
+    name: str
+    epochs: int
+    prepare: Callable[[nn.Module], None] = lambda model: None
+
+
+def decisions(scores: torch.Tensor) -> torch.Tensor:
+    """The class of each row: the largest of several scores; of a single one (a logit), whether it is positive."""
+    return (scores[:, 0] > 0).long() if scores.shape[1] == 1 else scores.argmax(dim=1)
+
+
+def quantum_layers(model: nn.Module) -> list[QuantumLayer]:
+    """The quantum layers of a model, in the order of its modules."""
+    return [module for module in model.modules() if isinstance(module, QuantumLayer)]
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Within it, torch computes in so many threads; None leaves it as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -62,42 +91,59 @@ def _deferred_interrupt() -> Iterator[threading.Event]:
 
 
 class Trainer:
-    """Trains a model, an epoch a line of metrics, a checkpoint after each.
+    """Trains a classifier: an epoch a line of metrics and a checkpoint.
 
-    Everything random comes from streams whose positions are in the checkpoint: torch's own generators (dropout), the
-    quantum layers' shots, and the order of the images, which follows from the seed and the epoch alone.
+    Under torchrun each process takes every n-th row of a batch, and the gradients are those of the whole batch: the loss is
+    summed over the rows here and divided by the rows of all processes.
+
+    Everything random comes from streams whose positions are in the checkpoint: torch's own generators (dropout,
+    augmentation), the quantum layers' shots, and the order of the examples, which follows from the seed and the epoch alone.
 
     Args:
-        model: The classifier; gives a row of class scores for each image.
-        loss: From scores of shape (N, classes) and labels of shape (N,) to a number, their mean.
-        settings: What defines the run; ``seed``, ``epochs``, ``batch_size``, ``lr`` and ``device`` are read here.
-        folder: Where checkpoints and metrics go.
+        model: Gives a row of scores for each example: one a class, or a single logit of class 1.
+        loss: From scores of shape (N, scores) and labels of shape (N,) to the loss of each row, shape (N,).
+        settings: What defines the run; ``seed``, ``epochs``, ``batch_size`` and ``lr`` are read here.
+        work: Where checkpoints and metrics go, and where torch computes.
+        stages: The parts of the training; default: one, of ``settings["epochs"]``.
+        optimizer: From parameters and learning rate to an optimiser; default: Adam.
+        scheduler: From an optimiser, the steps of an epoch and the epochs of the stage to a schedule, moved on at each step.
+        threads: In how many threads torch computes; None: as many as it likes. On small models threads mostly wait for
+            each other (beside one busy core, two of them trained the classical twin of ``mnist01`` a hundred times slower
+            than one), and the numbers of one do not depend on how many cores there are.
 
     Attributes:
         rows: The metrics of each finished epoch.
-        test_scores: The scores of the test images after the last of them.
+        test_scores: The scores of the test examples after the last of them.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        loss: Loss,
         settings: Mapping[str, Any],
-        folder: RunFolder,
+        work: Workplace,
+        *,
+        stages: Sequence[Stage] | None = None,
+        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+        scheduler: Callable[[torch.optim.Optimizer, int, int], LRScheduler] | None = None,
+        threads: int | None = 1,
     ) -> None:
-        self.model = model.to(settings["device"])
-        self.loss = loss
-        self.settings = dict(settings)
-        self.folder = folder
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings["lr"])
-        self.layers = [module for module in model.modules() if isinstance(module, QuantumLayer)]
+        self.model, self.loss, self.settings = model, loss, dict(settings)
+        self.folder, self.fabric, self._resume = work.folder, work.fabric, work.resume
+        self.stages = tuple(stages) if stages is not None else (Stage("training", settings["epochs"]),)
+        self._make_optimizer, self._make_scheduler, self._threads = optimizer, scheduler, threads
         self.rows: list[dict[str, Any]] = []
         self.test_scores = torch.empty(0)
+        self.wrapped: Any = None
         self.epoch = 0
         self.step = 0
-        self._sums = {"loss": 0.0, "correct": 0, "seen": 0}
-        self._seconds_before = 0.0
-        self._started = time.perf_counter()
+        self._stage = 0
+        self._sums = _no_sums()
+        self._earlier = {"circuits": 0, "shots": 0}
+        self._seconds_before, self._started = 0.0, time.perf_counter()
+        self._saved = time.perf_counter()
+        if self.fabric.global_rank:  # dropout of its own; the weights are those of the first process
+            torch.manual_seed(settings["seed"] * 1_000_003 + self.fabric.global_rank)
 
     @property
     def seconds(self) -> float:
@@ -106,139 +152,241 @@ class Trainer:
 
     @property
     def circuits(self) -> int:
-        """Circuits executed so far."""
-        return sum(layer.total_circuits for layer in self.layers)
+        """Circuits executed so far by this process."""
+        return self._earlier["circuits"] + sum(layer.total_circuits for layer in quantum_layers(self.model))
 
     @property
     def shots(self) -> int:
-        """Shots spent so far."""
-        return sum(layer.total_shots for layer in self.layers)
+        """Shots spent so far by this process."""
+        return self._earlier["shots"] + sum(layer.total_shots for layer in quantum_layers(self.model))
 
-    def fit(self, train: LabelledImages, test: LabelledImages) -> None:
-        """Trains up to ``settings["epochs"]``.
+    def fit(self, train: Examples, test: Examples) -> None:
+        """Trains through all stages, from the checkpoint where the run is to be continued and has one.
 
         Raises:
             Interrupted: After Ctrl-C, with a checkpoint written.
+            ValueError: If the checkpoint is of another model or another kind of run; nothing has changed then.
         """
-        device = self.settings["device"]
-        images, labels = (part.to(device) for part in train)
-        size = self.settings["batch_size"]
-        steps = -(-len(images) // size)
-        with _one_thread(), _deferred_interrupt() as interrupted:
-            while self.epoch < self.settings["epochs"]:
-                order = torch.randperm(len(images), generator=self._order_generator()).to(device)
-                self.model.train()
-                progress = tqdm(
-                    range(self.step, steps),
-                    desc=f"epoch {self.epoch + 1}/{self.settings['epochs']}",
-                    initial=self.step,
-                    total=steps,
-                    leave=False,
-                    disable=None,
-                )
-                for step in progress:
-                    rows = order[step * size : (step + 1) * size]
-                    self._learn(images[rows], labels[rows])
-                    self.step = step + 1
-                    progress.set_postfix(loss=f"{self._sums['loss'] / self._sums['seen']:.4f}", refresh=False)
-                    if interrupted.is_set():
-                        self.save()
-                        raise Interrupted
-                self._finish_epoch(test)
+        steps = -(-len(train) // self.settings["batch_size"])
+        with _threads(self._threads), _deferred_interrupt() as interrupted:
+            state = self._checkpoint()
+            resumed_in = 0 if state is None else state["stage"]
+            last_epoch = sum(stage.epochs for stage in self.stages[:resumed_in])
+            for number, stage in enumerate(self.stages[resumed_in:], start=resumed_in):
+                self._stage = number
+                last_epoch += stage.epochs
+                self._enter(stage, steps)
+                if state is not None:
+                    self._restore(state)
+                    state = None
+                if self.fabric.is_global_zero:
+                    self.folder.write_settings(self.settings)
+                with self._logging():
+                    while self.epoch < last_epoch:
+                        self._train_epoch(stage, train, steps, interrupted)
+                        self._finish_epoch(stage, test)
 
-    def evaluate(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float, torch.Tensor]:
-        """Mean loss, accuracy, and scores of shape (N, classes), without dropout and in one backend call."""
+    def evaluate(self, examples: Examples) -> tuple[float, float, torch.Tensor]:
+        """Mean loss, accuracy, and scores of shape (N, scores), without dropout and in one backend call a process."""
         self.model.eval()
+        rank, world = self.fabric.global_rank, self.fabric.world_size
         with torch.no_grad():
-            scores = self.model(images.to(self.settings["device"]))
-            labels = labels.to(scores.device)
-            accuracy = (scores.argmax(dim=1) == labels).double().mean().item()
-            return self.loss(scores, labels).item(), accuracy, scores.cpu()
+            inputs, labels = examples.batch(torch.arange(rank, len(examples), world), training=False)
+            mine = self.model(inputs.to(self.fabric.device))
+            scores = mine.new_zeros(len(examples), mine.shape[1])
+            scores[rank::world] = mine
+            all_labels = labels.new_zeros(len(examples), device=scores.device)
+            all_labels[rank::world] = labels.to(scores.device)
+            if world > 1:
+                scores, all_labels = (total(self.fabric, part) for part in (scores, all_labels))
+            accuracy = (decisions(scores) == all_labels).double().mean().item()
+            return self.loss(scores, all_labels).mean().item(), accuracy, scores.cpu()
+
+    def result(self) -> dict[str, Any]:
+        """What the training has come to: the last epoch's metrics that a result wants."""
+        wanted = ("test_accuracy", "train_accuracy", "test_loss", "seconds", "circuits", "shots")
+        return {"epochs": self.epoch} | {name: self.rows[-1][name] for name in wanted}
 
     def save(self) -> None:
         """Writes the checkpoint and the metrics so far."""
-        self.folder.write_checkpoint(self._state())
-        self.folder.write_metrics(self.rows)
+        state = self._state()
+        if self.fabric.is_global_zero:
+            self.folder.write_checkpoint(state)
+            self.folder.write_metrics(self.rows)
+        self._saved = time.perf_counter()
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continues from what :meth:`save` wrote.
+    @contextmanager
+    def _logging(self) -> Iterator[None]:
+        """Within it, metrics go to TensorBoard too; what a killed run logged after its checkpoint is dropped."""
+        if not self.fabric.is_global_zero:
+            yield
+            return
+        from torch.utils.tensorboard import SummaryWriter  # takes half a second to import
 
-        Raises:
-            ValueError: If the checkpoint is of another model or another kind of run; nothing has changed then.
-        """
-        differing = sorted(self._state().keys() - state.keys()) or _differing_weights(
-            self.model.state_dict(), state["model"]
+        with SummaryWriter(str(self.folder.file("tensorboard")), purge_step=self.epoch + 1) as self._board:
+            yield
+
+    def _enter(self, stage: Stage, steps: int) -> None:
+        self.wrapped = None
+        gc.collect()  # what wrapped the model before must be gone: it would average the gradients a second time
+        self._earlier = {"circuits": self.circuits, "shots": self.shots}
+        stage.prepare(self.model)
+        for layer in quantum_layers(self.model):
+            layer.total_circuits = layer.total_shots = 0
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        optimizer = self._make_optimizer(trained, lr=self.settings["lr"])
+        self.wrapped, self.optimizer = self.fabric.setup(self.model, optimizer)
+        self.scheduler = None
+        if self._make_scheduler is not None:
+            self.scheduler = self._make_scheduler(optimizer, steps, stage.epochs)
+        self._trained = trained
+
+    def _train_epoch(self, stage: Stage, train: Examples, steps: int, interrupted: threading.Event) -> None:
+        size, epochs = self.settings["batch_size"], sum(stage.epochs for stage in self.stages)
+        order = torch.randperm(len(train), generator=self._order_generator())
+        progress = tqdm(
+            range(self.step, steps),
+            desc=f"{stage.name}, epoch {self.epoch + 1}/{epochs}",
+            initial=self.step,
+            total=steps,
+            leave=False,
+            disable=None if self.fabric.is_global_zero else True,
         )
-        if not differing and len(state["quantum_rng"]) != len(self.layers):
-            differing = ["its quantum layers"]
-        if differing:
-            raise ValueError(
-                f"{self.folder.file('checkpoint.pt')} is a checkpoint of another model (it differs in "
-                f"{', '.join(differing)}); continue with the settings it was made with, or start anew in another folder."
+        self.model.train()
+        for step in progress:
+            rows = order[step * size : (step + 1) * size]
+            inputs, labels = train.batch(rows[self.fabric.global_rank :: self.fabric.world_size], training=True)
+            self._learn(inputs.to(self.fabric.device), labels.to(self.fabric.device), len(rows))
+            self.step = step + 1
+            if self._sums["seen"]:
+                progress.set_postfix(loss=f"{self._sums['loss'] / self._sums['seen']:.4f}", refresh=False)
+            self._save_if_due(interrupted)
+
+    def _learn(self, inputs: torch.Tensor, labels: torch.Tensor, rows_of_all: int) -> None:
+        self.optimizer.zero_grad()
+        scores = self.wrapped(inputs)
+        losses = self.loss(scores, labels)
+        # Fabric averages gradients over processes.
+        self.fabric.backward(losses.sum() * (self.fabric.world_size / rows_of_all))
+        self._sums["squares"] += sum(p.grad.square().sum().item() for p in self._trained if p.grad is not None)
+        self._sums["steps"] += 1
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        self._sums["loss"] += losses.sum().item()
+        self._sums["correct"] += int((decisions(scores) == labels).sum())
+        self._sums["seen"] += len(labels)
+
+    def _save_if_due(self, interrupted: threading.Event) -> None:
+        stop = interrupted.is_set()
+        overdue = time.perf_counter() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
+        if self.fabric.world_size > 1:  # all together, because gathering the state takes all
+            stop, overdue = (total(self.fabric, torch.tensor([stop, overdue]).int()) > 0).tolist()
+        if stop or overdue:
+            self.save()
+        if stop:
+            raise Interrupted
+
+    def _finish_epoch(self, stage: Stage, test: Examples) -> None:
+        test_loss, test_accuracy, self.test_scores = self.evaluate(test)
+        parts = gathered(self.fabric, {**self._sums, "circuits": self.circuits, "shots": self.shots})
+        sums = {name: sum(part[name] for part in parts) for name in parts[0]}
+        numbers = sum(parameter.numel() for parameter in self._trained)
+        row = {
+            "epoch": self.epoch + 1,
+            "stage": stage.name,
+            "train_loss": sums["loss"] / sums["seen"],
+            "train_accuracy": sums["correct"] / sums["seen"],
+            "test_loss": test_loss,
+            "test_accuracy": test_accuracy,
+            "gradient_rms": (self._sums["squares"] / (self._sums["steps"] * max(numbers, 1))) ** 0.5,
+            "trained_parameters": numbers,
+            "circuits": sums["circuits"],
+            "shots": sums["shots"],
+            "seconds": round(self.seconds, 3),
+        }
+        self.rows.append(row)
+        if self.fabric.is_global_zero:
+            for name, value in row.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(name, value, row["epoch"])
+            tqdm.write(
+                f"{stage.name}, epoch {row['epoch']:>3}: train loss {row['train_loss']:.4f}, "
+                f"accuracy {row['train_accuracy']:.3f}; test loss {test_loss:.4f}, accuracy {test_accuracy:.3f}"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        recorded = zip(self.layers, state["quantum_rng"], state["circuits"], state["shots"], strict=True)
-        for layer, rng, circuits, shots in recorded:
-            layer.set_rng_state(rng)
-            layer.total_circuits, layer.total_shots = circuits, shots
-        self.rows, self.test_scores = [dict(row) for row in state["rows"]], state["test_scores"]
-        self.epoch, self.step, self._sums = state["epoch"], state["step"], dict(state["sums"])
-        self._seconds_before, self._started = state["seconds"], time.perf_counter()
-        torch.set_rng_state(state["torch_rng"])
-        if torch.cuda.is_available() and state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        self.epoch, self.step, self._sums = self.epoch + 1, 0, _no_sums()
+        self.save()
 
     def _state(self) -> dict[str, Any]:
+        mine = {
+            "sums": self._sums,
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "quantum_rng": [layer.get_rng_state() for layer in quantum_layers(self.model)],
+            "circuits": self.circuits,
+            "shots": self.shots,
+        }
         return {
             "settings": self.settings,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "stage": self._stage,
             "epoch": self.epoch,
             "step": self.step,
-            "sums": self._sums,
             "rows": self.rows,
             "test_scores": self.test_scores,
-            "torch_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "quantum_rng": [layer.get_rng_state() for layer in self.layers],
-            "circuits": [layer.total_circuits for layer in self.layers],
-            "shots": [layer.total_shots for layer in self.layers],
+            "processes": gathered(self.fabric, mine),
             "seconds": self.seconds,
         }
+
+    def _checkpoint(self) -> dict[str, Any] | None:
+        if not (self._resume and self.folder.has_checkpoint):
+            return None
+        state = self.folder.read_checkpoint()
+        missing = sorted(_PARTS - state.keys())
+        if missing or state["stage"] >= len(self.stages):
+            raise ValueError(self._foreign(missing or ["its stages"]))
+        if len(state["processes"]) != self.fabric.world_size:
+            raise ValueError(
+                f"--resume: got {self.fabric.world_size} process(es), expected the {len(state['processes'])} that the run "
+                "was started with: each continues its own random numbers."
+            )
+        return state
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        differing = _differing_weights(self.model.state_dict(), state["model"])
+        mine, layers = state["processes"][self.fabric.global_rank], quantum_layers(self.model)
+        if not differing and len(mine["quantum_rng"]) != len(layers):
+            differing = ["its quantum layers"]
+        if differing:
+            raise ValueError(self._foreign(differing))
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        for layer, rng in zip(layers, mine["quantum_rng"], strict=True):
+            layer.set_rng_state(rng)
+        self._earlier = {"circuits": mine["circuits"], "shots": mine["shots"]}
+        self.rows, self.test_scores = [dict(row) for row in state["rows"]], state["test_scores"]
+        self.epoch, self.step, self._sums = state["epoch"], state["step"], dict(mine["sums"])
+        self._seconds_before, self._started = state["seconds"], time.perf_counter()
+        torch.set_rng_state(mine["torch_rng"])
+        if torch.cuda.is_available() and mine["cuda_rng"]:
+            torch.cuda.set_rng_state_all(mine["cuda_rng"])
+
+    def _foreign(self, differing: Sequence[str]) -> str:
+        return (
+            f"{self.folder.file('checkpoint.pt')} is a checkpoint of another model (it differs in "
+            f"{', '.join(differing)}); continue with the settings it was made with, or start anew in another folder."
+        )
 
     def _order_generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.settings["seed"] * 1_000_003 + self.epoch)
 
-    def _learn(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        self.optimizer.zero_grad()
-        scores = self.model(images)
-        loss = self.loss(scores, labels)
-        loss.backward()
-        self.optimizer.step()
-        self._sums["loss"] += loss.item() * len(labels)
-        self._sums["correct"] += int((scores.argmax(dim=1) == labels).sum())
-        self._sums["seen"] += len(labels)
 
-    def _finish_epoch(self, test: LabelledImages) -> None:
-        test_loss, test_accuracy, self.test_scores = self.evaluate(*test)
-        row = {
-            "epoch": self.epoch + 1,
-            "train_loss": self._sums["loss"] / self._sums["seen"],
-            "train_accuracy": self._sums["correct"] / self._sums["seen"],
-            "test_loss": test_loss,
-            "test_accuracy": test_accuracy,
-            "circuits": self.circuits,
-            "shots": self.shots,
-            "seconds": round(self.seconds, 3),
-        }
-        self.rows.append(row)
-        tqdm.write(
-            f"epoch {row['epoch']:>3}: train loss {row['train_loss']:.4f}, accuracy {row['train_accuracy']:.3f}; "
-            f"test loss {row['test_loss']:.4f}, accuracy {row['test_accuracy']:.3f}"
-        )
-        self.epoch, self.step, self._sums = self.epoch + 1, 0, {"loss": 0.0, "correct": 0, "seen": 0}
-        self.save()
+def _no_sums() -> dict[str, Any]:
+    return {"loss": 0.0, "correct": 0, "seen": 0, "squares": 0.0, "steps": 0}
 
 
 def _differing_weights(mine: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> list[str]:

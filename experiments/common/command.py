@@ -1,0 +1,242 @@
+"""The command of an experiment: options, run folders, seeds and variants, results, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from .comparison import Curve, comparison_figure, seeds_figure, summarize, table
+from .options import Settings, folder_path, parse
+from .runs import RunFolder
+from .training import Interrupted
+from .workplace import Workplace, open_fabric
+
+__all__ = ["Experiment", "draw", "experiment_named", "run_command", "trainings_of"]
+
+
+class Training(NamedTuple):
+    """One training of a run: the name of its folder within the run's (empty if it is the only one), variant, settings."""
+
+    name: str
+    variant: str
+    settings: Settings
+
+
+def _as_it_is(settings: Settings) -> Mapping[str, Settings]:
+    return {"": settings}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What an experiment is made of; :func:`run_command` does the rest.
+
+    A run is one training, or one for each variant (a circuit and its classical twin) and each seed; those have folders of
+    their own within the run's, each of which is a run that can be continued, drawn and compared.
+
+    Attributes:
+        name: As on the command line.
+        parser: Makes the parser of its options.
+        train: Trains what the settings say, in a workplace; returns what goes to ``result.json``, with at least
+            ``test_accuracy``, ``seconds``, ``circuits`` and ``shots``.
+        draw: Draws the figures of such a run from the files in its folder.
+        cost: What a run would cost, in words, for ``--dry-run``.
+        complete: Settles what a new run's settings leave open, and refuses what cannot be.
+        variants: From settings to the settings of each training by name.
+        draw_all: Draws further figures of a run with several trainings, from their folders by name.
+        extendable: The settings that may grow when a finished run is continued.
+        published: The published test accuracy for given settings, where there is one, for figures.
+    """
+
+    name: str
+    parser: Callable[[], Any]
+    train: Callable[[Settings, Workplace], Mapping[str, Any]]
+    draw: Callable[[RunFolder], None]
+    cost: Callable[[Settings], str]
+    complete: Callable[[Settings], Settings] = lambda settings: settings
+    variants: Callable[[Settings], Mapping[str, Settings]] = _as_it_is
+    draw_all: Callable[[RunFolder, Mapping[str, RunFolder]], None] = lambda folder, parts: None
+    extendable: Collection[str] = field(default=("epochs",))
+    published: Callable[[Settings], float | None] = lambda settings: None
+
+
+def run_command(experiment: Experiment, arguments: Sequence[str]) -> int:
+    """Runs an experiment; returns the exit status."""
+    options, settings = parse(
+        experiment.parser(), arguments, complete=experiment.complete, extendable=experiment.extendable
+    )
+    trainings = _trainings(experiment, settings)
+    if options.dry_run:
+        for name, _, its_settings in trainings:
+            if its_settings["seed"] == settings["seed"]:
+                print("\n".join([f"{name}:"] * bool(name) + [experiment.cost(its_settings)]))
+        if settings["seeds"] > 1:
+            print(f"That for each of {settings['seeds']} seeds.")
+        return 0
+    fabric = open_fabric(settings["device"])
+    folder = _open_folder(options, experiment.name, fabric)
+    work = Workplace(folder, fabric, options.resume)
+    try:
+        if len(trainings) == 1:
+            _train(experiment, trainings[0].settings, work)
+        else:
+            if fabric.is_global_zero:
+                folder.write_settings(settings)
+            for training in trainings:
+                _train_part(experiment, training, work)
+            if fabric.is_global_zero:
+                _summarize(experiment, settings, folder)
+    except Exception as error:
+        if not isinstance(error, Interrupted):
+            if fabric.is_global_zero and not options.resume:
+                folder.discard_if_unused()
+            raise
+        if fabric.is_global_zero:
+            print(
+                f"\nInterrupted; continue with: python -m experiments {experiment.name} --resume --run-dir {folder.path}"
+            )
+        return 130
+    if fabric.is_global_zero:
+        print(f"Results and figures are in {folder.path}")
+    return 0
+
+
+def draw(folder: RunFolder) -> None:
+    """Draws a run's figures anew from its files.
+
+    Raises:
+        ValueError: If the folder is not that of a run, or it has not finished an epoch.
+    """
+    experiment, settings = experiment_named(folder.read_settings().get("experiment")), folder.read_settings()
+    finished = _finished(experiment, settings, folder)
+    if not finished:
+        experiment.draw(folder)
+        return
+    for _, part in finished:
+        experiment.draw(part)
+    _draw_all(experiment, settings, folder, finished)
+
+
+def trainings_of(folder: RunFolder) -> list[tuple[str, RunFolder]]:
+    """The finished trainings of a run, each with the name of its variant (empty where the run is a single training).
+
+    Raises:
+        ValueError: If there are none.
+    """
+    settings = folder.read_settings()
+    finished = _finished(experiment_named(settings.get("experiment")), settings, folder)
+    if finished:
+        return [(training.variant, part) for training, part in finished]
+    folder.read_result()
+    return [("", folder)]
+
+
+def experiment_named(name: Any) -> Experiment:
+    """The experiment of that name.
+
+    Raises:
+        ValueError: If there is none with runs.
+    """
+    try:
+        found = import_module(f"experiments.{name}").EXPERIMENT
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"experiment: got {name!r}, expected one that trains; give the folder of a run.") from error
+    assert isinstance(found, Experiment)
+    return found
+
+
+def _trainings(experiment: Experiment, settings: Settings) -> list[Training]:
+    variants = experiment.variants(settings)
+    if len(variants) == settings["seeds"] == 1:
+        return [Training("", variant, its_settings) for variant, its_settings in variants.items()]
+    seeds = range(settings["seed"], settings["seed"] + settings["seeds"])
+    return [
+        Training(
+            "-".join(filter(None, [variant, f"seed{seed}" if len(seeds) > 1 else ""])),
+            variant or experiment.name,
+            {**its_settings, "seed": seed, "seeds": 1},
+        )
+        for seed in seeds
+        for variant, its_settings in variants.items()
+    ]
+
+
+def _open_folder(options: Any, name: str, fabric: Any) -> RunFolder:
+    """The run's folder, made by the first process."""
+    path = folder_path(options)
+    if options.resume:
+        return RunFolder.existing(path)
+    made: RunFolder | OSError | None = None
+    if fabric.is_global_zero:
+        try:
+            made = RunFolder.fresh(path, name)
+        except OSError as error:  # for all processes to see, or the others would wait for ever
+            made = error
+    made = fabric.broadcast(made)
+    if isinstance(made, OSError):
+        raise made
+    assert made is not None
+    return made
+
+
+def _train_part(experiment: Experiment, training: Training, work: Workplace) -> None:
+    part = work.within(training.name)
+    if part.resume and part.folder.is_finished:
+        before = part.folder.read_settings()
+        if {**before, "device": ""} == {**training.settings, "device": ""}:
+            return
+    if part.fabric.is_global_zero:
+        print(f"-- {training.name}")
+    _train(experiment, training.settings, part)
+
+
+def _train(experiment: Experiment, settings: Settings, work: Workplace) -> None:
+    result = experiment.train(settings, work)
+    if work.fabric.is_global_zero:
+        work.folder.write_result({"experiment": experiment.name, **result})
+        experiment.draw(work.folder)
+
+
+def _finished(experiment: Experiment, settings: Settings, folder: RunFolder) -> list[tuple[Training, RunFolder]]:
+    """A run's trainings that have come to a result; none if the run is itself a training."""
+    trainings = [(training, folder.within(training.name)) for training in _trainings(experiment, settings)]
+    return [(training, part) for training, part in trainings if training.name and part.is_finished]
+
+
+def _summarize(experiment: Experiment, settings: Settings, folder: RunFolder) -> None:
+    finished = _finished(experiment, settings, folder)
+    rows = [{"run": training.name, **part.read_result()} for training, part in finished]
+    columns = list(dict.fromkeys(key for row in rows for key in row if not isinstance(row[key], (list, dict))))
+    folder.write_rows("summary.csv", [{key: row.get(key, "") for key in columns} for row in rows])
+    variants: dict[str, list[float]] = {}
+    for (training, _), row in zip(finished, rows, strict=True):
+        variants.setdefault(training.variant, []).append(row["test_accuracy"])
+    summary = {variant: summarize(accuracies) for variant, accuracies in variants.items()}
+    folder.write_result(
+        {
+            "experiment": experiment.name,
+            "test_accuracy": next(iter(summary.values()))["median"],
+            "seconds": round(sum(row["seconds"] for row in rows), 3),
+            "circuits": sum(row["circuits"] for row in rows),
+            "shots": sum(row["shots"] for row in rows),
+            "variants": summary,
+        }
+    )
+    print(table([{"test accuracy of": variant, **numbers} for variant, numbers in summary.items()]))
+    _draw_all(experiment, settings, folder, finished)
+
+
+def _draw_all(
+    experiment: Experiment, settings: Settings, folder: RunFolder, finished: Sequence[tuple[Training, RunFolder]]
+) -> None:
+    curves: dict[str, list[Curve]] = {}
+    published = {}
+    for training, part in finished:
+        curve = Curve(part.read_rows(), part.read_result()["test_accuracy"])
+        curves.setdefault(training.variant, []).append(curve)
+        published[training.variant] = experiment.published(training.settings)
+    folder.write_figure("comparison.png", comparison_figure(curves))
+    if settings["seeds"] > 1:
+        folder.write_figure("seeds.png", seeds_figure(curves, published))
+    experiment.draw_all(folder, {training.name: part for training, part in finished})

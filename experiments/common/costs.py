@@ -1,0 +1,66 @@
+"""What a training costs on a backend, in words, before anything runs."""
+
+from __future__ import annotations
+
+import torch
+
+from qiskit_torch_bridge import QuantumLayer, Quote
+
+__all__ = ["cost_of_training", "quote_of_epoch", "times", "words"]
+
+
+def cost_of_training(
+    layer: QuantumLayer,
+    epochs: int,
+    *,
+    train: int,
+    test: int,
+    batch_size: int,
+    inputs_require_grad: bool = True,
+) -> str:
+    """The cost of a step, of an epoch with its test, and of all epochs.
+
+    Args:
+        layer: The quantum layer, with the weights frozen that will be.
+        epochs: How many.
+        train: Training examples.
+        test: Test examples.
+        batch_size: Training examples a step.
+        inputs_require_grad: Whether there is something to train before the layer.
+    """
+    step = layer.quote(batch_size, inputs_require_grad=inputs_require_grad)
+    epoch = quote_of_epoch(
+        layer, train=train, test=test, batch_size=batch_size, inputs_require_grad=inputs_require_grad
+    )
+    return (
+        f"A step of {batch_size} example(s): {words(step)}\n"
+        f"An epoch with its test: {words(epoch)}\n"
+        f"The run of {epochs} epochs: {words(times(epoch, epochs))}"
+    )
+
+
+def words(quote: Quote) -> str:
+    """A quote as text."""
+    return f"{quote.circuits:,} circuits, {quote.shots:,} shots, {quote.calls:,} backend calls."
+
+
+def times(quote: Quote, count: int) -> Quote:
+    """The cost of the same, several times."""
+    return Quote(count * quote.calls, count * quote.circuits, count * quote.shots)
+
+
+def quote_of_epoch(
+    layer: QuantumLayer, *, train: int, test: int, batch_size: int, inputs_require_grad: bool = True
+) -> Quote:
+    """An epoch with its test; the arguments are those of :func:`cost_of_training`."""
+    full, rest = divmod(train, batch_size)
+    with torch.no_grad():
+        testing = layer.quote(test)
+    parts = [
+        (full, layer.quote(batch_size, inputs_require_grad=inputs_require_grad)),
+        (1, layer.quote(rest, inputs_require_grad=inputs_require_grad)),
+        (1, testing),
+    ]
+    return Quote(
+        *(sum(times * getattr(part, name) for times, part in parts) for name in ("calls", "circuits", "shots"))
+    )

@@ -1,0 +1,79 @@
+"""Where a run computes and writes: one process, or all those that ``torchrun`` started, and a folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from .runs import RunFolder
+
+__all__ = ["Workplace", "gathered", "layer_seed", "open_fabric", "total"]
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a training computes and writes.
+
+    Attributes:
+        folder: Its run folder; only the first process writes there.
+        fabric: Device and processes.
+        resume: Whether to go on from the folder's checkpoint, where there is one.
+    """
+
+    folder: RunFolder
+    fabric: Fabric
+    resume: bool
+
+    def within(self, name: str) -> Workplace:
+        """The same, in a folder within the folder."""
+        return Workplace(self.folder.within(name), self.fabric, self.resume)
+
+
+def open_fabric(device: str) -> Fabric:
+    """Lightning Fabric on a device (``cpu``, ``cuda``, ``cuda:1``, ...); data-parallel where torchrun started us.
+
+    Raises:
+        ValueError: If torch cannot compute there.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first_line = str(error).splitlines()[0]
+        raise ValueError(f"--device: got {device!r}, which torch cannot use here ({first_line}); try cpu.") from error
+    accelerator, _, index = device.partition(":")
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes == 1:
+        fabric = Fabric(accelerator=accelerator, devices=[int(index)] if index else 1)
+    else:
+        on_this_node = int(os.environ["LOCAL_WORLD_SIZE"])
+        fabric = Fabric(
+            accelerator=accelerator, devices=on_this_node, num_nodes=processes // on_this_node, strategy="ddp"
+        )
+    fabric.launch()
+    return fabric
+
+
+def layer_seed(seed: int) -> int | tuple[int, int]:
+    """The seed of a quantum layer: processes that train together must not share their shot noise."""
+    rank = int(os.environ.get("RANK", "0"))
+    return seed if rank == 0 else (seed, rank)
+
+
+def gathered(fabric: Fabric, value: Any) -> list[Any]:
+    """What each process holds, by rank; on all of them."""
+    if fabric.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def total(fabric: Fabric, tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor over all processes; on all of them."""
+    summed = fabric.all_reduce(tensor, reduce_op="sum")
+    assert isinstance(summed, torch.Tensor)
+    return summed
