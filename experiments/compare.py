@@ -35,12 +35,11 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(list(arguments))
 
     groups: dict[str, list[tuple[dict[str, Any], Curve, dict[str, Any]]]] = {}
-    for run in options.runs:
-        folder = RunFolder.existing(Path(run))
-        for variant, part in trainings_of(folder):
+    for path, run in _names([Path(run).resolve() for run in options.runs]).items():
+        for variant, part in trainings_of(RunFolder.existing(path)):
             result = part.read_result()
             curve = Curve(part.read_rows(), result["test_accuracy"])
-            name = _name(run, variant)
+            name = f"{run} {variant}".rstrip()
             groups.setdefault(name, []).append((part.read_settings(), curve, result))
     rows = [_row(name, group, options.error_below) for name, group in groups.items()]
     rows = [{key: value for key, value in row.items() if _differs(key, rows)} for row in rows]
@@ -56,9 +55,23 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _name(run: str, variant: str) -> str:
-    name = Path(run).resolve().name
-    return f"{name} {variant}" if variant else name
+def _names(paths: Sequence[Path]) -> dict[Path, str]:
+    """The folders' names, with as many folders above them as it takes to tell them apart.
+
+    Raises:
+        ValueError: If a folder comes twice.
+    """
+    for number, path in enumerate(paths):
+        if path in paths[:number]:
+            raise ValueError(f"Got {path} twice, expected different runs.")
+    return {path: _name(path, [other for other in paths if other != path]) for path in paths}
+
+
+def _name(path: Path, others: Sequence[Path]) -> str:
+    depth = 1
+    while any(other.parts[-depth:] == path.parts[-depth:] for other in others):
+        depth += 1
+    return str(Path(*path.parts[-depth:]))
 
 
 def _row(name: str, group: Sequence[tuple[dict[str, Any], Curve, dict[str, Any]]], threshold: float | None) -> Any:
@@ -70,10 +83,16 @@ def _row(name: str, group: Sequence[tuple[dict[str, Any], Curve, dict[str, Any]]
     if len(group) > 1:
         row |= {key: numbers[key] for key in ("lower_quartile", "upper_quartile", "min", "max")}
     if threshold is not None:
-        row[f"error below {threshold:g}"] = sum(1 - accuracy < threshold for accuracy in accuracies) / len(accuracies)
+        low = sum(_error(accuracy) < threshold for accuracy in accuracies)
+        row[f"error below {threshold:g}"] = low / len(accuracies)
     for key in ("seconds", "circuits", "shots"):
         row[key] = sum(result[key] for _, _, result in group)
     return row
+
+
+def _error(accuracy: float) -> float:
+    """The share of errors; ``1 - 0.9`` is a little less than 0.1, which is no error below 0.1."""
+    return round(1 - accuracy, 12)
 
 
 def _differs(key: str, rows: Sequence[dict[str, Any]]) -> bool:

@@ -114,13 +114,14 @@ def train(settings: Settings, work: Workplace) -> dict[str, Any]:
     """Trains the network; returns what it came to."""
     torch.manual_seed(settings["seed"])
     head = quantum_head(settings) if settings["head"] == "quantum" else ClassicalHead()
-    data = load_digits_of(
-        DIGITS,
-        train_per_digit=settings["train_per_digit"],
-        test_per_digit=settings["test_per_digit"],
-        data_root=data_folder(settings),
-        download=settings["download"],
-    )
+    with work.fabric.rank_zero_first():  # only one process downloads
+        data = load_digits_of(
+            DIGITS,
+            train_per_digit=settings["train_per_digit"],
+            test_per_digit=settings["test_per_digit"],
+            data_root=data_folder(settings),
+            download=settings["download"],
+        )
     trainer = Trainer(network(head), loss, settings, work)
     trainer.fit(Rows(data.train_images, data.train_labels), Rows(data.test_images, data.test_labels))
     last = trainer.rows[-1]

@@ -14,6 +14,7 @@ from .backends.statevector import StatevectorBackend
 from .dressed import DressedQuantumNet
 from .gradients import SPSA, Adjoint, FiniteDifference, GradientRule, ParameterShift
 from .layer import QuantumLayer, Quote, Run, evaluate
+from .layerwise import LayerwiseQuantumLayer, Phase, complete_depth_schedule, layerwise_schedule
 from .program import Program
 from .seeding import SeedStream
 from .stencil import Stencil
@@ -35,7 +36,9 @@ __all__ = [
     "Evaluation",
     "FiniteDifference",
     "GradientRule",
+    "LayerwiseQuantumLayer",
     "ParameterShift",
+    "Phase",
     "Program",
     "QuantumFunction",
     "QuantumLayer",
@@ -45,7 +48,9 @@ __all__ = [
     "SeedStream",
     "StatevectorBackend",
     "Stencil",
+    "complete_depth_schedule",
     "evaluate",
+    "layerwise_schedule",
 ]
 
 _LAZY = {

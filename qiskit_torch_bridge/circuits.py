@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from qiskit.circuit import ParameterVector, QuantumCircuit
 
-__all__ = ["ParameterizedCircuit", "dressed", "textbook"]
+__all__ = [
+    "LayeredCircuit",
+    "ParameterizedCircuit",
+    "dressed",
+    "random_rotations",
+    "reuploading",
+    "ring_layers",
+    "rotation_layers",
+    "strongly_entangling",
+    "textbook",
+]
+
+_ROTATIONS = ("rx", "ry", "rz")
 
 
 class ParameterizedCircuit(NamedTuple):
@@ -46,8 +60,7 @@ def dressed(num_qubits: int = 4, depth: int = 6) -> ParameterizedCircuit:
     Raises:
         ValueError: If there are no qubits or no layers.
     """
-    if num_qubits < 1 or depth < 1:
-        raise ValueError(f"got num_qubits={num_qubits}, depth={depth}, expected at least 1 of each.")
+    _require_sizes(num_qubits, depth)
     inputs, weights = ParameterVector("x", num_qubits), ParameterVector("w", num_qubits * depth)
     circuit = QuantumCircuit(num_qubits)
     circuit.h(range(num_qubits))
@@ -60,3 +73,147 @@ def dressed(num_qubits: int = 4, depth: int = 6) -> ParameterizedCircuit:
         for qubit in range(num_qubits):
             circuit.ry(weights[layer * num_qubits + qubit], qubit)
     return ParameterizedCircuit(circuit, inputs, weights)
+
+
+class LayeredCircuit(NamedTuple):
+    """A circuit of layers; :class:`~qiskit_torch_bridge.QuantumLayer` makes the weights of each a group of their own."""
+
+    circuit: QuantumCircuit
+    inputs: ParameterVector
+    weights: Mapping[str, ParameterVector]
+
+
+def rotation_layers(rotations: Sequence[Sequence[str]]) -> LayeredCircuit:
+    """RX by an input on each qubit, then layers of one rotation on each qubit and CZ gates 0-1, 1-2, 2-3, ...
+
+    Inputs and weights in radians; the weights of layer k are the group ``"layer{k}"``, from 0, a weight a qubit.
+
+    Args:
+        rotations: For each layer the rotation of each qubit: ``"rx"``, ``"ry"`` or ``"rz"``.
+
+    Raises:
+        ValueError: If there is no layer or no qubit, the layers differ in length, or a rotation is none of the three.
+    """
+    lengths = {len(layer) for layer in rotations}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(
+            f"rotations: got layers of {sorted(lengths)} qubits, expected at least one layer, all of one length."
+        )
+    if strange := sorted({name for layer in rotations for name in layer} - set(_ROTATIONS)):
+        raise ValueError(f"rotations: got {strange}, expected some of {list(_ROTATIONS)}.")
+    num_qubits = lengths.pop()
+    inputs = ParameterVector("x", num_qubits)
+    circuit = QuantumCircuit(num_qubits)
+    for qubit in range(num_qubits):
+        circuit.rx(inputs[qubit], qubit)
+    weights = {}
+    for number, layer in enumerate(rotations):
+        vector = weights[f"layer{number}"] = ParameterVector(f"layer{number}", num_qubits)
+        for qubit, name in enumerate(layer):
+            getattr(circuit, name)(vector[qubit], qubit)
+        for qubit in range(num_qubits - 1):
+            circuit.cz(qubit, qubit + 1)
+    return LayeredCircuit(circuit, inputs, weights)
+
+
+def random_rotations(num_qubits: int, depth: int, *, seed: int) -> LayeredCircuit:
+    """The circuit of layerwise learning: :func:`rotation_layers` with rotations drawn at random from RX, RY and RZ.
+
+    From Skolik et al., arXiv 2006.14904, section 3. A layer follows from the seed and its number alone, so that circuits
+    of one seed begin alike whatever their depth.
+
+    Args:
+        num_qubits: Qubits, and inputs.
+        depth: Layers.
+        seed: A non-negative integer.
+
+    Raises:
+        ValueError: If there are no qubits or no layers, or the seed is negative.
+    """
+    _require_sizes(num_qubits, depth)
+    if seed < 0:
+        raise ValueError(f"seed: got {seed}, expected a non-negative integer.")
+    draws = [np.random.default_rng((seed, layer)).integers(len(_ROTATIONS), size=num_qubits) for layer in range(depth)]
+    return rotation_layers([[_ROTATIONS[draw] for draw in layer] for layer in draws])
+
+
+def ring_layers(num_qubits: int, depth: int) -> LayeredCircuit:
+    """RY by pi times an input on each qubit, then layers of RZ and RX on each qubit and CZ gates around a ring.
+
+    For inputs in [0, 1], which turn a qubit from 0 to 1. The weights of layer k are the group ``"layer{k}"``, from 0: the
+    angles of RZ on all qubits, then those of RX, in radians. At zero a layer leaves every ``<Z>`` as it is, because CZ
+    commutes with Z; and a layer behind others then has a gradient, which a layer at zero behind the encoding has not.
+
+    Raises:
+        ValueError: If there are no qubits or no layers.
+    """
+    _require_sizes(num_qubits, depth)
+    inputs = ParameterVector("x", num_qubits)
+    circuit = QuantumCircuit(num_qubits)
+    for qubit in range(num_qubits):
+        circuit.ry(np.pi * inputs[qubit], qubit)
+    pairs = [(qubit, (qubit + 1) % num_qubits) for qubit in range(num_qubits if num_qubits > 2 else num_qubits - 1)]
+    weights = {}
+    for number in range(depth):
+        vector = weights[f"layer{number}"] = ParameterVector(f"layer{number}", 2 * num_qubits)
+        for qubit in range(num_qubits):
+            circuit.rz(vector[qubit], qubit)
+            circuit.rx(vector[num_qubits + qubit], qubit)
+        for pair in pairs:
+            circuit.cz(*pair)
+    return LayeredCircuit(circuit, inputs, weights)
+
+
+def strongly_entangling(num_qubits: int, depth: int) -> ParameterizedCircuit:
+    """Angle embedding, RX by an input on each qubit, then strongly entangling layers.
+
+    A layer turns each qubit by RZ, RY and RZ with three weights, then entangles each qubit with the one ``r`` places on,
+    around the ring, with a CNOT gate; ``r`` is 1 in the first layer, 2 in the next, up to ``num_qubits - 1``, and again 1.
+    Inputs and weights in radians; weights layer by layer, then qubit by qubit, then in the order of the gates: the order of
+    PennyLane's ``StronglyEntanglingLayers``. From Schuld et al., arXiv 1804.00633.
+
+    Raises:
+        ValueError: If there are no qubits or no layers.
+    """
+    return reuploading(num_qubits, uploads=1, depth=depth)
+
+
+def reuploading(num_qubits: int, uploads: int, *, depth: int = 1) -> ParameterizedCircuit:
+    """Data re-uploading in one circuit: the inputs are embedded several times, with layers of weights in between.
+
+    :func:`strongly_entangling` over and over, with the same inputs and other weights; its layers are counted through, so
+    that ``r`` goes on from one to the next. With ``uploads`` embeddings an output is a trigonometric polynomial of that
+    degree in each input. From Pérez-Salinas et al., arXiv 1907.02085, and Schuld et al., arXiv 2008.08605.
+
+    Args:
+        num_qubits: Qubits, and inputs.
+        uploads: How often the inputs are embedded.
+        depth: Strongly entangling layers after each embedding.
+
+    Raises:
+        ValueError: If there are no qubits, no embeddings or no layers.
+    """
+    _require_sizes(num_qubits, depth)
+    if uploads < 1:
+        raise ValueError(f"uploads: got {uploads}, expected at least 1.")
+    inputs, weights = ParameterVector("x", num_qubits), ParameterVector("w", 3 * num_qubits * uploads * depth)
+    circuit = QuantumCircuit(num_qubits)
+    for layer in range(uploads * depth):
+        if layer % depth == 0:
+            for qubit in range(num_qubits):
+                circuit.rx(inputs[qubit], qubit)
+        for qubit in range(num_qubits):
+            first, second, third = weights[3 * (layer * num_qubits + qubit) :][:3]
+            circuit.rz(first, qubit)
+            circuit.ry(second, qubit)
+            circuit.rz(third, qubit)
+        if num_qubits > 1:
+            places = 1 + layer % (num_qubits - 1)
+            for qubit in range(num_qubits):
+                circuit.cx(qubit, (qubit + places) % num_qubits)
+    return ParameterizedCircuit(circuit, inputs, weights)
+
+
+def _require_sizes(num_qubits: int, depth: int) -> None:
+    if num_qubits < 1 or depth < 1:
+        raise ValueError(f"got num_qubits={num_qubits}, depth={depth}, expected at least 1 of each.")

@@ -60,15 +60,23 @@ class DressedQuantumNet(nn.Module):
         for name, size in (("num_features", num_features), ("num_outputs", num_outputs)):
             if size < 1:
                 raise ValueError(f"{name}: got {size}, expected at least 1.")
+        if not 0 <= weight_spread < math.inf:
+            raise ValueError(f"weight_spread: got {weight_spread}, expected a number from 0, in radians.")
         circuit, inputs, weights = dressed(num_qubits, depth)
         self.pre = nn.Linear(num_features, num_qubits)
         self.quantum = QuantumLayer(
-            circuit, inputs=inputs, weights=weights, backend=backend, shots=shots, gradient=gradient, seed=seed, init="normal"
+            circuit,
+            inputs=inputs,
+            weights=weights,
+            backend=backend,
+            shots=shots,
+            gradient=gradient,
+            seed=seed,
+            init="normal",
         )
         self.post = nn.Linear(num_qubits, num_outputs)
-        if isinstance(self.quantum.weights, nn.Parameter):
-            with torch.no_grad():
-                self.quantum.weights.mul_(weight_spread / 0.01)  # "normal" has a standard deviation of 0.01
+        with torch.no_grad():
+            self.quantum.get_parameter("weights").mul_(weight_spread / 0.01)  # "normal": a standard deviation of 0.01
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """From features of shape (..., num_features) to outputs of shape (..., num_outputs)."""
@@ -85,29 +93,38 @@ class DressedQuantumNet(nn.Module):
 
         Args:
             weights: Arrays or tensors by their names there: ``pre_net.weight``, ``pre_net.bias``, ``post_net.weight``,
-                ``post_net.bias`` (with underscores or dots, and with or without a prefix such as ``fc.``), and
-                ``q_params``: 15 rows of a weight a qubit, flattened or not, of which the first is not used and the next
-                ``depth`` are the circuit's.
+                ``post_net.bias`` (with underscores or dots, and with or without a prefix such as ``fc.``: the whole
+                network's state will do), and ``q_params``: 15 rows of a weight a qubit, flattened or not, of which the
+                first is not used and the next ``depth`` are the circuit's.
 
         Raises:
             ValueError: If an array is missing or has another shape; nothing has changed then.
         """
-        found = {name.rpartition("fc.")[2].replace("net_", "net."): torch.as_tensor(value) for name, value in weights.items()}
-        state = self.state_dict()
-        names = {f"{part}.{kind}": f"{part}_net.{kind}" for part in ("pre", "post") for kind in ("weight", "bias")}
-        missing = sorted({*names.values(), "q_params"} - found.keys())
+        wanted = {f"{part}.{kind}": f"{part}_net.{kind}" for part in ("pre", "post") for kind in ("weight", "bias")}
+        wanted["quantum.weights"] = "q_params"
+        found = {mine: _named(theirs, weights) for mine, theirs in wanted.items()}
+        missing = sorted(wanted[mine] for mine, array in found.items() if array is None)
         if missing:
             raise ValueError(
-                f"weights: got {', '.join(sorted(weights)) or 'none'}; expected {', '.join(missing)} among them: the head of "
-                "the authors' network."
+                f"weights: got {', '.join(map(str, weights)) or 'none'}; expected {', '.join(missing)} among them: the head "
+                "of the authors' network."
             )
-        loaded = {mine: found[theirs] for mine, theirs in names.items()}
-        used = self.pre.out_features * (1 + state["quantum.weights"].numel() // self.pre.out_features)
-        loaded["quantum.weights"] = found["q_params"].flatten()[self.pre.out_features : used]
-        for name, tensor in loaded.items():
-            if tensor.shape != state[name].shape:
+        state = self.state_dict()
+        loaded = {mine: torch.as_tensor(array) for mine, array in found.items()}
+        num_qubits, num_weights = self.pre.out_features, state["quantum.weights"].numel()
+        loaded["quantum.weights"] = loaded["quantum.weights"].flatten()[num_qubits : num_qubits + num_weights]
+        for mine, tensor in loaded.items():
+            if tensor.shape != state[mine].shape:
                 raise ValueError(
-                    f"{names.get(name, 'q_params')}: got shape {tuple(tensor.shape)}, expected {tuple(state[name].shape)}; "
-                    "make the network with the features, outputs, qubits and depth of the published one."
+                    f"{wanted[mine]}: got shape {tuple(tensor.shape)}, expected {tuple(state[mine].shape)}; make the "
+                    "network with the features, outputs, qubits and depth of the published one."
                 )
         self.load_state_dict(loaded, strict=False)
+
+
+def _named(name: str, weights: Mapping[str, Any]) -> Any:
+    """The array of that name, dots or underscores in it, with or without a prefix; None if there is none."""
+    for given, array in weights.items():
+        if f".{given}".replace("_net_", "_net.").endswith(f".{name}"):
+            return array
+    return None

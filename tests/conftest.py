@@ -40,13 +40,16 @@ def data_root() -> Path:
 
 @pytest.fixture(scope="session")
 def reference(data_root: Path) -> Callable[[str], dict[str, Any]]:
-    """Reads ``NAME.json`` from the folder of reference numbers beside the data."""
+    """Reads ``NAME.json`` or ``NAME.npz`` from the folder of reference numbers beside the data."""
 
     def read(name: str) -> dict[str, Any]:
-        file = data_root.parent / "reference" / f"{name}.json"
-        if not file.is_file():
-            pytest.skip(f"{file} is missing")
-        contents: dict[str, Any] = json.loads(file.read_text())
+        folder = data_root.parent / "reference"
+        if (folder / f"{name}.npz").is_file():
+            with np.load(folder / f"{name}.npz") as arrays:
+                return dict(arrays)
+        if not (folder / f"{name}.json").is_file():
+            pytest.skip(f"{folder} has no {name}")
+        contents: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
         return contents
 
     return read

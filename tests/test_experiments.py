@@ -31,7 +31,7 @@ def run(*arguments: str) -> int:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:
@@ -66,7 +66,7 @@ def test_dry_run_prints_the_cost_and_writes_nothing(tmp_path, capsys):
     folder = tmp_path / "run"
     assert run("--dry-run", "--run-dir", str(folder)) == 0
     printed = capsys.readouterr().out
-    assert "A step of 1 image(s): 3 circuits, 300 shots, 2 backend calls." in printed
+    assert "A step of 1 example(s): 3 circuits, 300 shots, 2 backend calls." in printed
     assert "The run of 20 epochs: 14,000 circuits, 1,400,000 shots, 8,020 backend calls." in printed
     assert not folder.exists()
 
@@ -85,8 +85,13 @@ def test_dry_run_says_what_a_run_then_costs(tmp_path, capsys):
 def test_run_folder(tmp_path, head):
     folder = tmp_path / "run"
     assert run(*QUICK, "--epochs", "2", "--head", head, "--run-dir", str(folder)) == 0
-    expected = {"config.yaml", "metrics.csv", "result.json", "checkpoint.pt", "loss.png", "predictions.png"}
-    assert set(contents(folder)) == expected | ({"circuit.png"} if head == "quantum" else set())
+    numbers = {"config.yaml", "metrics.csv", "result.json", "checkpoint.pt", "predictions.csv", "shown.npz"}
+    expected = numbers | {"loss.png", "predictions.png", "confusion.png"}
+    if head == "quantum":
+        expected.add("circuit.png")
+    found = set(contents(folder))
+    (events,) = (name for name in found if name.startswith("tensorboard/events.out.tfevents."))
+    assert found - {events} == expected
     assert len(metrics(folder)) == 2
     result = json.loads((folder / "result.json").read_text())
     assert {"test_accuracy", "seconds", "circuits", "shots"} <= result.keys()
@@ -132,11 +137,11 @@ def test_interrupted_run_resumes_to_the_last_bit(tmp_path, monkeypatch, capsys):
 
     genuine, calls = functional.nll_loss, []
 
-    def pressing_ctrl_c(*arguments):
+    def pressing_ctrl_c(*arguments, **options):
         calls.append(None)
         if len(calls) == 6:  # in the middle of the second epoch of three steps and a test
             os.kill(os.getpid(), signal.SIGINT)
-        return genuine(*arguments)
+        return genuine(*arguments, **options)
 
     monkeypatch.setattr("experiments.mnist01.F.nll_loss", pressing_ctrl_c)
     assert run(*QUICK, "--epochs", "3", "--run-dir", str(broken)) == 130
@@ -146,6 +151,39 @@ def test_interrupted_run_resumes_to_the_last_bit(tmp_path, monkeypatch, capsys):
     assert "--resume" in capsys.readouterr().out
     assert run("--resume", "--run-dir", str(broken)) == 0
     assert_same_run(straight, broken)
+
+
+def test_ctrl_c_during_the_last_test_stops_too(tmp_path, monkeypatch, capsys):
+    """Or a run of several trainings would go on with the next."""
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    assert run(*QUICK, "--epochs", "1", "--head", "classical", "--run-dir", str(straight)) == 0
+    genuine, calls = functional.nll_loss, []
+
+    def pressing_ctrl_c(*arguments, **options):
+        calls.append(None)
+        if len(calls) == 4:  # three steps and a test
+            os.kill(os.getpid(), signal.SIGINT)
+        return genuine(*arguments, **options)
+
+    monkeypatch.setattr("experiments.mnist01.F.nll_loss", pressing_ctrl_c)
+    assert run(*QUICK, "--epochs", "1", "--head", "classical", "--run-dir", str(broken)) == 130
+    assert len(calls) == 4
+    monkeypatch.undo()
+    assert not (broken / "result.json").exists()
+    assert run("--resume", "--run-dir", str(broken)) == 0
+    assert_same_run(straight, broken)
+    assert (broken / "loss.png").exists()
+
+
+@pytest.mark.parametrize("trainings", [[], ["--seeds", "2"]])
+def test_ctrl_c_before_the_training_leaves_nothing(tmp_path, monkeypatch, capsys, trainings):
+    def pressing_ctrl_c(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.mnist01.load_digits_of", pressing_ctrl_c)
+    assert run(*QUICK, *trainings, "--run-dir", str(tmp_path / "run")) == 130
+    assert "nothing was written" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
 
 
 def test_more_epochs_continue_a_finished_run(tmp_path):
@@ -224,9 +262,19 @@ def test_runs_that_start_together_take_different_folders(tmp_path, monkeypatch):
     assert len(set(folders)) == 20
 
 
-def test_resume_without_checkpoint_is_refused(tmp_path, capsys):
-    assert "checkpoint.pt" in refusal(capsys, "--resume", "--run-dir", str(tmp_path))
+def test_resume_of_a_folder_without_a_run_is_refused(tmp_path, capsys):
+    assert "no config.yaml" in refusal(capsys, "--resume", "--run-dir", str(tmp_path))
+    assert not list(tmp_path.iterdir())
     assert "--run-dir" in refusal(capsys, "--resume")
+
+
+def test_run_killed_before_its_first_checkpoint_starts_from_the_beginning(tmp_path):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    assert run(*QUICK, "--epochs", "2", "--run-dir", str(straight)) == 0
+    killed.mkdir()
+    (killed / "config.yaml").write_bytes((straight / "config.yaml").read_bytes())
+    assert run("--resume", "--run-dir", str(killed)) == 0
+    assert_same_run(straight, killed)
 
 
 def test_checkpoint_of_another_model_is_refused(tmp_path, capsys):
@@ -265,9 +313,10 @@ def test_damaged_checkpoint_is_refused(tmp_path, capsys, keep):
         (["--device", "nosuch"], "--device: got 'nosuch'"),
     ],
 )
-def test_bad_options_are_refused_before_anything_is_written(tmp_path, capsys, arguments, said):
+@pytest.mark.parametrize("trainings", [[], ["--seeds", "2"], ["--head", "both"], ["--seeds", "2", "--head", "both"]])
+def test_bad_options_are_refused_before_anything_is_written(tmp_path, capsys, arguments, said, trainings):
     folder = tmp_path / "run"
-    assert said in refusal(capsys, *SMALL, *arguments, "--run-dir", str(folder))
+    assert said in refusal(capsys, *SMALL, *arguments, *trainings, "--run-dir", str(folder))
     assert not folder.exists()
 
 
@@ -329,6 +378,48 @@ class TestData:
         monkeypatch.setenv("QTB_DATA", str(tmp_path / "elsewhere"))
         assert run("--run-dir", str(tmp_path / "run")) == 1
         assert "elsewhere" in capsys.readouterr().err
+
+
+class TestConfigurations:
+    """The YAML files that come with the experiments."""
+
+    FOLDER = CHECKOUT / "experiments" / "configs"
+
+    @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+    @pytest.mark.usefixtures("data_root")
+    def test_parses_and_says_what_it_costs(self, path, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        name = yaml.safe_load(path.read_text()).get("experiment", path.stem.split("-")[0])
+        assert main([name, "--config", str(path), "--dry-run"]) == 0
+        assert capsys.readouterr().out.strip()
+        assert not list(tmp_path.iterdir())
+
+    def test_mnist01_published(self, tmp_path, capsys):
+        """The published settings are the experiment's defaults."""
+        for arguments in ([], ["--config", str(self.FOLDER / "mnist01-published.yaml")]):
+            assert run(*arguments, "--dataset", "digits", "--dry-run") == 0
+        first, second = (capsys.readouterr().out.split("Data:"))[1:]
+        assert first == second
+        assert "The run of 20 epochs: 14,000 circuits, 1,400,000 shots" in first
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            ("experiment: spirals\n", "'spirals' not among choices ['mnist01']"),
+            ("epochz: 3\n", "'epochz' is not accepted"),
+            ("epochs: many\n", "epochs"),
+            ("epochs: [1\n", "Problems parsing config"),
+            ("- 1\n", "error: "),
+        ],
+    )
+    def test_bad_file_is_refused(self, tmp_path, capsys, content, said):
+        path = tmp_path / "bad.yaml"
+        path.write_text(content)
+        with pytest.raises(SystemExit) as refused:
+            run("--config", str(path), "--run-dir", str(tmp_path / "run"))
+        assert refused.value.code == 2
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from .comparison import Curve, comparison_figure, seeds_figure, summarize, table
-from .options import Settings, folder_path, parse
+from .options import Settings, folder_path, parse, saved_settings
 from .runs import RunFolder
 from .training import Interrupted
 from .workplace import Workplace, open_fabric
@@ -87,49 +87,58 @@ def run_command(experiment: Experiment, arguments: Sequence[str]) -> int:
                 _train_part(experiment, training, work)
             if fabric.is_global_zero:
                 _summarize(experiment, settings, folder)
-    except Exception as error:
-        if not isinstance(error, Interrupted):
-            if fabric.is_global_zero and not options.resume:
-                folder.discard_if_unused()
-            raise
+    except (Interrupted, KeyboardInterrupt):  # the latter before, between and after trainings
         if fabric.is_global_zero:
-            print(
-                f"\nInterrupted; continue with: python -m experiments {experiment.name} --resume --run-dir {folder.path}"
-            )
+            if not options.resume:
+                folder.discard_if_unused()
+            command = f"python -m experiments {experiment.name} --resume --run-dir {folder.path}"
+            print(f"\nInterrupted; {f'continue with: {command}' if folder.path.exists() else 'nothing was written.'}")
         return 130
+    except Exception:
+        if fabric.is_global_zero and not options.resume:
+            folder.discard_if_unused()
+        raise
     if fabric.is_global_zero:
         print(f"Results and figures are in {folder.path}")
     return 0
 
 
 def draw(folder: RunFolder) -> None:
-    """Draws a run's figures anew from its files.
+    """Draws a run's figures anew from its files; of a run with several trainings, those of the finished ones.
 
     Raises:
-        ValueError: If the folder is not that of a run, or it has not finished an epoch.
+        ValueError: If the folder is not that of a run, or holds nothing to draw yet.
     """
-    experiment, settings = experiment_named(folder.read_settings().get("experiment")), folder.read_settings()
-    finished = _finished(experiment, settings, folder)
-    if not finished:
+    experiment, settings = _read(folder)
+    parts = _parts(experiment, settings, folder)
+    if not parts:
         experiment.draw(folder)
         return
-    for _, part in finished:
-        experiment.draw(part)
-    _draw_all(experiment, settings, folder, finished)
+    missing = _unfinished(parts)
+    for training, part in parts:
+        if training.name not in missing:
+            experiment.draw(part)
+    if missing:
+        raise ValueError(
+            f"{folder.path} has not finished ({', '.join(missing)} to come), so the figures of all its trainings were not "
+            "drawn; finish it with --resume."
+        )
+    _draw_all(experiment, settings, folder, parts)
 
 
 def trainings_of(folder: RunFolder) -> list[tuple[str, RunFolder]]:
-    """The finished trainings of a run, each with the name of its variant (empty where the run is a single training).
+    """The trainings of a run, each with the name of its variant (empty where the run is a single training).
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If one of them has not finished.
     """
-    settings = folder.read_settings()
-    finished = _finished(experiment_named(settings.get("experiment")), settings, folder)
-    if finished:
-        return [(training.variant, part) for training, part in finished]
-    folder.read_result()
-    return [("", folder)]
+    parts = _parts(*_read(folder), folder)
+    missing = _unfinished(parts)
+    if missing:
+        raise ValueError(f"{folder.path} has not finished ({', '.join(missing)} to come); finish it with --resume.")
+    if not parts:
+        folder.read_result()
+    return [(training.variant, part) for training, part in parts] or [("", folder)]
 
 
 def experiment_named(name: Any) -> Experiment:
@@ -138,9 +147,12 @@ def experiment_named(name: Any) -> Experiment:
     Raises:
         ValueError: If there is none with runs.
     """
+    module = f"experiments.{name}"
     try:
-        found = import_module(f"experiments.{name}").EXPERIMENT
+        found = import_module(module).EXPERIMENT
     except (ImportError, AttributeError) as error:
+        if isinstance(error, ImportError) and error.name != module:
+            raise  # of a package that the experiment needs
         raise ValueError(f"experiment: got {name!r}, expected one that trains; give the folder of a run.") from error
     assert isinstance(found, Experiment)
     return found
@@ -180,6 +192,15 @@ def _open_folder(options: Any, name: str, fabric: Any) -> RunFolder:
     return made
 
 
+def _read(folder: RunFolder) -> tuple[Experiment, Settings]:
+    """The experiment that a run is of, and the run's settings."""
+    try:
+        experiment = experiment_named(folder.read_settings().get("experiment"))
+    except ValueError as error:
+        raise ValueError(f"{folder.file('config.yaml')}: {error}") from error
+    return experiment, saved_settings(experiment.parser(), folder)
+
+
 def _train_part(experiment: Experiment, training: Training, work: Workplace) -> None:
     part = work.within(training.name)
     if part.resume and part.folder.is_finished:
@@ -187,6 +208,7 @@ def _train_part(experiment: Experiment, training: Training, work: Workplace) -> 
         if {**before, "device": ""} == {**training.settings, "device": ""}:
             return
     if part.fabric.is_global_zero:
+        work.folder.reopen()
         print(f"-- {training.name}")
     _train(experiment, training.settings, part)
 
@@ -198,14 +220,18 @@ def _train(experiment: Experiment, settings: Settings, work: Workplace) -> None:
         experiment.draw(work.folder)
 
 
-def _finished(experiment: Experiment, settings: Settings, folder: RunFolder) -> list[tuple[Training, RunFolder]]:
-    """A run's trainings that have come to a result; none if the run is itself a training."""
-    trainings = [(training, folder.within(training.name)) for training in _trainings(experiment, settings)]
-    return [(training, part) for training, part in trainings if training.name and part.is_finished]
+def _parts(experiment: Experiment, settings: Settings, folder: RunFolder) -> list[tuple[Training, RunFolder]]:
+    """A run's trainings with their folders; none if the run is itself a training."""
+    trainings = _trainings(experiment, settings)
+    return [(training, folder.within(training.name)) for training in trainings if training.name]
+
+
+def _unfinished(parts: Sequence[tuple[Training, RunFolder]]) -> list[str]:
+    return [training.name for training, part in parts if not part.is_finished]
 
 
 def _summarize(experiment: Experiment, settings: Settings, folder: RunFolder) -> None:
-    finished = _finished(experiment, settings, folder)
+    finished = _parts(experiment, settings, folder)
     rows = [{"run": training.name, **part.read_result()} for training, part in finished]
     columns = list(dict.fromkeys(key for row in rows for key in row if not isinstance(row[key], (list, dict))))
     folder.write_rows("summary.csv", [{key: row.get(key, "") for key in columns} for row in rows])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-__all__ = ["Digits", "data_root_from_environment", "load_digits_of"]
+__all__ = ["Digits", "data_root_from_environment", "load_digits_of", "load_first_of"]
 
 _MNIST_FILES = {
     "train-images-idx3-ubyte": 0x803,
@@ -20,6 +20,9 @@ _MNIST_FILES = {
     "t10k-images-idx3-ubyte": 0x803,
     "t10k-labels-idx1-ubyte": 0x801,
 }
+
+
+_EMBEDDED, _MNIST = "scikit-learn digits", "MNIST"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,35 +75,81 @@ def load_digits_of(
     return _mnist(digits, train_per_digit, test_per_digit, data_root, download)
 
 
+def load_first_of(
+    digits: Sequence[int],
+    *,
+    train: int,
+    test: int | None = None,
+    data_root: Path | None = None,
+    download: bool = False,
+) -> Digits:
+    """The first images of several digits together, in the order of the files, however many there are of each.
+
+    Args:
+        digits: The digits wanted; label i stands for ``digits[i]``.
+        train: Training images.
+        test: Test images; None: all.
+        data_root: As in :func:`load_digits_of`; of the embedded digits the first are for training, those that follow for
+            testing.
+        download: As there.
+
+    Raises:
+        FileNotFoundError: If MNIST is not in ``data_root``.
+        ValueError: If a file is damaged, or there are too few images.
+    """
+    if data_root is None:
+        images, labels = _first_of_all(*_embedded_images(), digits, None, "the embedded digits")
+        found = len(labels)
+        wanted = train + (1 if test is None else test)
+        if wanted > found:
+            raise ValueError(
+                f"Got {train} training images and at least {wanted - train} to test on to take from the embedded digits, "
+                f"expected at most {found} together."
+            )
+        end = found if test is None else wanted
+        return Digits(_EMBEDDED, images[:train], labels[:train], images[train:end], labels[train:end])
+    training, testing = _mnist_images(data_root, download)
+    return Digits(
+        _MNIST,
+        *_first_of_all(*training, digits, train, "MNIST's training set"),
+        *_first_of_all(*testing, digits, test, "MNIST's test set"),
+    )
+
+
 def _embedded(digits: Sequence[int], train_per_digit: int, test_per_digit: int) -> Digits:
+    both = _first_of_each(*_embedded_images(), digits, train_per_digit + test_per_digit, "the embedded digits")
+    order = both[1].reshape(len(digits), -1)
+    rows = torch.arange(order.numel()).reshape(order.shape)
+    train, test = rows[:, :train_per_digit].flatten(), rows[:, train_per_digit:].flatten()
+    return Digits(_EMBEDDED, both[0][train], both[1][train], both[0][test], both[1][test])
+
+
+def _embedded_images() -> tuple[torch.Tensor, torch.Tensor]:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
     small = torch.tensor(images.reshape(-1, 1, 8, 8) / 16.0, dtype=torch.float32)
-    enlarged = F.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
-    both = _first_of_each(
-        enlarged, torch.tensor(labels), digits, train_per_digit + test_per_digit, "the embedded digits"
-    )
-    order = both[1].reshape(len(digits), -1)
-    rows = torch.arange(order.numel()).reshape(order.shape)
-    train, test = rows[:, :train_per_digit].flatten(), rows[:, train_per_digit:].flatten()
-    return Digits("scikit-learn digits", both[0][train], both[1][train], both[0][test], both[1][test])
+    return F.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False), torch.tensor(labels)
 
 
 def _mnist(digits: Sequence[int], train_per_digit: int, test_per_digit: int, root: Path, download: bool) -> Digits:
+    training, testing = _mnist_images(root, download)
+    return Digits(
+        _MNIST,
+        *_first_of_each(*training, digits, train_per_digit, "MNIST's training set"),
+        *_first_of_each(*testing, digits, test_per_digit, "MNIST's test set"),
+    )
+
+
+def _mnist_images(root: Path, download: bool) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+    """Images (N, 1, 28, 28), bytes, and labels, of the training set and of the test set."""
     from torchvision.datasets import MNIST
 
     if download:
         MNIST(root, download=True)
     _check_mnist(root)
-    train, test = MNIST(root, train=True), MNIST(root, train=False)
-    train_images, train_labels = _first_of_each(
-        train.data[:, None].float() / 255, train.targets, digits, train_per_digit, "MNIST's training set"
-    )
-    test_images, test_labels = _first_of_each(
-        test.data[:, None].float() / 255, test.targets, digits, test_per_digit, "MNIST's test set"
-    )
-    return Digits("MNIST", train_images, train_labels, test_images, test_labels)
+    sets = (MNIST(root, train=True), MNIST(root, train=False))
+    return tuple((part.data[:, None], part.targets) for part in sets)
 
 
 def _check_mnist(root: Path) -> None:
@@ -139,4 +188,22 @@ def _first_of_each(
             )
         rows.append(found[:count])
     targets = torch.arange(len(digits)).repeat_interleave(count)
-    return images[torch.cat(rows)], targets
+    return _in_unit_interval(images[torch.cat(rows)]), targets
+
+
+def _first_of_all(
+    images: torch.Tensor, labels: torch.Tensor, digits: Sequence[int], count: int | None, where: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    wanted = torch.tensor(list(digits))
+    found = torch.isin(labels, wanted).nonzero().flatten()
+    if count is not None and len(found) < count:
+        raise ValueError(
+            f"Got {count} images of the digits {list(digits)} to take from {where}, expected at most {len(found)}."
+        )
+    rows = found[:count]
+    return _in_unit_interval(images[rows]), (labels[rows, None] == wanted).int().argmax(dim=1)
+
+
+def _in_unit_interval(images: torch.Tensor) -> torch.Tensor:
+    """Bytes as fractions of 255; only of the images that are wanted, because all of MNIST would take its time."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import SUPPRESS
+from argparse import SUPPRESS, ArgumentError
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
-from .runs import RunFolder
+from .runs import RunFolder, brief
 
-__all__ = ["Settings", "experiment_parser", "parse", "settings_of"]
+__all__ = ["Settings", "experiment_parser", "folder_path", "parse", "saved_settings", "settings_of"]
 
 Settings = dict[str, Any]
 
@@ -88,11 +88,12 @@ def parse(
     if not options.resume:
         return options, complete(settings_of(options))
     folder = RunFolder.existing(folder_path(options))
+    saved_settings(parser, folder)
     saved = folder.read_settings()
     options = parser.parse_args(["--config", str(folder.file("config.yaml")), *arguments])
     settings = settings_of(options)
     differing = {key for key in settings | saved if settings.get(key) != saved.get(key)} - {"device"}
-    changed = sorted(differing - set(extendable))
+    changed = sorted(differing - (set(extendable) & saved.keys()))
     if changed:
         differences = ", ".join(f"{key}: got {settings.get(key)!r}, expected {saved.get(key)!r}" for key in changed)
         raise ValueError(
@@ -102,6 +103,25 @@ def parse(
         if settings[key] < saved[key]:
             raise ValueError(f"--{key}: got {settings[key]}, expected at least {saved[key]}: the run goes that far.")
     return options, settings
+
+
+def saved_settings(parser: Any, folder: RunFolder) -> Settings:
+    """The settings of a run; what its ``config.yaml`` does not name is as the parser's defaults say.
+
+    Raises:
+        ValueError: If the file cannot be read, or the parser does not accept what it says.
+    """
+    settings, before = folder.read_settings(), parser.exit_on_error
+    parser.exit_on_error = False
+    try:
+        return settings_of(parser.parse_object(settings))
+    except ArgumentError as error:
+        raise ValueError(
+            f"{folder.file('config.yaml')} does not hold the settings of a run ({brief(error)}); put them right, or start "
+            "the run anew in another folder."
+        ) from error
+    finally:
+        parser.exit_on_error = before
 
 
 def folder_path(options: Namespace) -> Path | None:

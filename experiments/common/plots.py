@@ -15,7 +15,14 @@ from qiskit_torch_bridge import QuantumLayer
 from .runs import RunFolder
 from .training import decisions
 
-__all__ = ["circuit_diagram", "confusion_matrix", "draw_predictions", "learning_curves", "save_predictions"]
+__all__ = [
+    "circuit_diagram",
+    "confusion_matrix",
+    "draw_predictions",
+    "learning_curves",
+    "save_predictions",
+    "softmax_of_largest",
+]
 
 _COLUMNS = 6  # of predictions.png
 
@@ -149,6 +156,13 @@ def draw_predictions(
     figure.suptitle(f"{title}: predicted class (its probability); {errors} of {len(labels)} wrong")
     folder.write_figure("predictions.png", figure)
     folder.write_figure("confusion.png", confusion_matrix(labels, guesses, names, title=title))
+
+
+def softmax_of_largest(scores: np.ndarray) -> np.ndarray:
+    """The softmax probability of the largest score of each row; from shape (N, classes) to (N,)."""
+    largest = scores.max(axis=1, keepdims=True)
+    probabilities: np.ndarray = 1 / np.exp(scores - largest).sum(axis=1)
+    return probabilities
 
 
 def _shown(mine: torch.Tensor, wrong: torch.Tensor, count: int) -> list[int]:

@@ -6,18 +6,31 @@ import csv
 import io
 import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 import yaml
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "brief"]
+
+_NUMBERS_OF_A_RESULT = ("test_accuracy", "seconds", "circuits", "shots")
+_NUMBERS_OF_AN_EPOCH = (
+    *("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy"),
+    *("seconds", "circuits", "shots"),
+)
+
+
+def brief(error: BaseException) -> str:
+    """What an error says, on one line and without an end."""
+    return " ".join(str(error).split()).rstrip(".")
 
 
 @dataclass(frozen=True)
@@ -78,11 +91,18 @@ class RunFolder:
 
     def discard_if_unused(self) -> None:
         """Removes the folder of a run that has come to nothing: it holds its settings at most."""
-        held = list(self.path.iterdir()) if self.path.is_dir() else []
-        if {path.name for path in held} <= {"config.yaml"}:
-            for path in held:
-                path.unlink()
-            self.path.rmdir()
+        with suppress(OSError):  # why the run came to nothing matters more than that its folder is still there
+            held = list(self.path.iterdir())
+            if {path.name for path in held} <= {"config.yaml"}:
+                for path in held:
+                    path.unlink()
+                self.path.rmdir()
+
+    def reopen(self) -> None:
+        """Makes a run unfinished again, because it is trained further; drops what a killed process left half written."""
+        self.file("result.json").unlink(missing_ok=True)
+        for partial in self.path.glob(".*.partial"):
+            partial.unlink()
 
     def file(self, name: str) -> Path:
         """The path of a file of the run."""
@@ -91,16 +111,17 @@ class RunFolder:
     def write(self, name: str, content: bytes) -> Path:
         """Writes a file so that a crash or a full disk leaves the old one or the new one, never half of it."""
         target = self.file(name)
-        self.path.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{name}.{os.getpid()}.partial")
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as stream:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
             partial.replace(target)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
             raise OSError(
                 error.errno,
                 f"{error.strerror} while {len(content)} bytes of {target} were written; what was there before is as it was. "
@@ -121,8 +142,10 @@ class RunFolder:
         path = self.file("config.yaml")
         try:
             settings = yaml.safe_load(path.read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise ValueError(f"{path} cannot be read ({error}); start the run anew in another folder.") from error
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(
+                f"{path} cannot be read ({brief(error)}); start the run anew in another folder."
+            ) from error
         if not isinstance(settings, dict):
             raise ValueError(f"{path} holds no settings, expected those of the run; start it anew in another folder.")
         return settings
@@ -143,16 +166,24 @@ class RunFolder:
         """What :meth:`write_rows` wrote; numbers are numbers again.
 
         Raises:
-            ValueError: If the file is not there or holds nothing.
+            ValueError: If the file is not there, holds nothing or is damaged.
         """
         path = self.file(name)
         try:
             with path.open(newline="") as file:
-                rows = [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+                header, *lines = [*csv.reader(file)] or [[]]
         except OSError as error:
             raise ValueError(f"{path} cannot be read ({error.strerror}): the run has not come so far.") from error
-        if not rows:
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(_damaged(path, brief(error))) from error
+        if not lines:
             raise ValueError(f"{path} holds no rows yet: the run has not finished an epoch.")
+        for number, line in enumerate(lines, start=2):
+            if len(line) != len(header):
+                raise ValueError(_damaged(path, f"line {number} has {len(line)} fields, expected {len(header)}"))
+        rows = [dict(zip(header, map(_number, line), strict=True)) for line in lines]
+        if name == "metrics.csv":
+            _check_numbers(path, rows, _NUMBERS_OF_AN_EPOCH)
         return rows
 
     def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
@@ -162,9 +193,19 @@ class RunFolder:
         self.write(name, buffer.getvalue())
 
     def read_arrays(self, name: str) -> dict[str, np.ndarray]:
-        """What :meth:`write_arrays` wrote."""
-        with np.load(self.file(name), allow_pickle=False) as arrays:
-            return dict(arrays)
+        """What :meth:`write_arrays` wrote.
+
+        Raises:
+            ValueError: If the file is not there or is damaged.
+        """
+        path = self.file(name)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read ({brief(error)}): the run has not come so far.") from error
+        except (ValueError, EOFError, zlib.error, BadZipFile) as error:
+            raise ValueError(_damaged(path, brief(error))) from error
 
     def read_result(self) -> dict[str, Any]:
         """What the run came to.
@@ -172,12 +213,17 @@ class RunFolder:
         Raises:
             ValueError: If it has not come to an end, or the file is damaged.
         """
+        path = self.file("result.json")
         try:
-            return dict(json.loads(self.file("result.json").read_text()))
+            result = json.loads(path.read_text())
+        except FileNotFoundError as error:
+            raise ValueError(f"{self.path} has not finished; finish it with --resume.") from error
         except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{self.path} has no result that can be read ({error}); finish it with --resume."
-            ) from error
+            raise ValueError(_damaged(path, brief(error))) from error
+        if not isinstance(result, dict):
+            raise ValueError(_damaged(path, f"it holds {result!r}, expected the result's numbers by name"))
+        _check_numbers(path, [result], _NUMBERS_OF_A_RESULT)
+        return result
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """``result.json``: what the run came to."""
@@ -200,7 +246,7 @@ class RunFolder:
             return dict(torch.load(path, map_location="cpu", weights_only=True))
         except Exception as error:
             raise ValueError(
-                f"{path} is no checkpoint that can be read ({error}); start the run anew in another folder."
+                f"{path} is no checkpoint that can be read ({brief(error)}); start the run anew in another folder."
             ) from error
 
     def write_figure(self, name: str, figure: Any) -> None:
@@ -208,6 +254,19 @@ class RunFolder:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
         self.write(name, buffer.getvalue())
+
+
+def _damaged(path: Path, why: str) -> str:
+    return f"{path} is damaged ({why}); write it anew by continuing the run with --resume."
+
+
+def _check_numbers(path: Path, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    for name in names:
+        for row in rows:
+            if name not in row:
+                raise ValueError(_damaged(path, f"it has no {name}"))
+            if not isinstance(row[name], (int, float)):
+                raise ValueError(_damaged(path, f"{name} is {row[name]!r}, expected a number"))
 
 
 def _number(text: str) -> Any:

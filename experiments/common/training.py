@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from qiskit_torch_bridge import QuantumLayer
 
+from .board import Board
 from .rows import Examples
 from .workplace import Workplace, gathered, total
 
@@ -25,7 +26,10 @@ __all__ = ["Interrupted", "Stage", "Trainer", "decisions", "quantum_layers"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0  # within an epoch; one is also written at the end of each
 
-_PARTS = {"model", "optimizer", "scheduler", "stage", "epoch", "step", "rows", "test_scores", "processes", "seconds"}
+_PARTS = {
+    *("model", "optimizer", "scheduler", "stages", "stage", "epoch", "step"),
+    *("rows", "test_scores", "processes", "seconds"),
+}
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -168,7 +172,7 @@ class Trainer:
             ValueError: If the checkpoint is of another model or another kind of run; nothing has changed then.
         """
         steps = -(-len(train) // self.settings["batch_size"])
-        with _threads(self._threads), _deferred_interrupt() as interrupted:
+        with _threads(self._threads), _deferred_interrupt() as interrupted, ExitStack() as boards:
             state = self._checkpoint()
             resumed_in = 0 if state is None else state["stage"]
             last_epoch = sum(stage.epochs for stage in self.stages[:resumed_in])
@@ -179,12 +183,13 @@ class Trainer:
                 if state is not None:
                     self._restore(state)
                     state = None
-                if self.fabric.is_global_zero:
-                    self.folder.write_settings(self.settings)
-                with self._logging():
-                    while self.epoch < last_epoch:
-                        self._train_epoch(stage, train, steps, interrupted)
-                        self._finish_epoch(stage, test)
+                if number == resumed_in:
+                    boards.enter_context(self._begin())
+                while self.epoch < last_epoch:
+                    self._train_epoch(stage, train, steps, interrupted)
+                    self._finish_epoch(stage, test)
+                    if any(self._anywhere(interrupted.is_set())):
+                        raise Interrupted
 
     def evaluate(self, examples: Examples) -> tuple[float, float, torch.Tensor]:
         """Mean loss, accuracy, and scores of shape (N, scores), without dropout and in one backend call a process."""
@@ -216,19 +221,25 @@ class Trainer:
         self._saved = time.perf_counter()
 
     @contextmanager
-    def _logging(self) -> Iterator[None]:
-        """Within it, metrics go to TensorBoard too; what a killed run logged after its checkpoint is dropped."""
+    def _begin(self) -> Iterator[None]:
+        """Writes what is known before the first step; within it, metrics go to TensorBoard too."""
         if not self.fabric.is_global_zero:
             yield
             return
-        from torch.utils.tensorboard import SummaryWriter  # takes half a second to import
-
-        with SummaryWriter(str(self.folder.file("tensorboard")), purge_step=self.epoch + 1) as self._board:
+        if self.epoch < sum(stage.epochs for stage in self.stages):
+            self.folder.reopen()
+        self.folder.write_settings(self.settings)
+        if self.rows:  # a run that was killed between its checkpoint and its metrics has the checkpoint's only
+            self.folder.write_metrics(self.rows)
+        with Board(self.folder.file("tensorboard")) as self._board:
+            for row in self.rows:
+                self._board.add(row)
             yield
 
     def _enter(self, stage: Stage, steps: int) -> None:
         self.wrapped = None
-        gc.collect()  # what wrapped the model before must be gone: it would average the gradients a second time
+        if self.fabric.world_size > 1:
+            gc.collect()  # what wrapped the model before must be gone: it would average the gradients a second time
         self._earlier = {"circuits": self.circuits, "shots": self.shots}
         stage.prepare(self.model)
         for layer in quantum_layers(self.model):
@@ -278,14 +289,19 @@ class Trainer:
         self._sums["seen"] += len(labels)
 
     def _save_if_due(self, interrupted: threading.Event) -> None:
-        stop = interrupted.is_set()
         overdue = time.perf_counter() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
-        if self.fabric.world_size > 1:  # all together, because gathering the state takes all
-            stop, overdue = (total(self.fabric, torch.tensor([stop, overdue]).int()) > 0).tolist()
+        stop, overdue = self._anywhere(interrupted.is_set(), overdue)
         if stop or overdue:
             self.save()
         if stop:
             raise Interrupted
+
+    def _anywhere(self, *wanted: bool) -> tuple[bool, ...]:
+        """Whether any process wants it: all save and stop together, because gathering the state takes all of them."""
+        if self.fabric.world_size == 1:
+            return wanted
+        counts = total(self.fabric, torch.tensor(wanted, device=self.fabric.device).int())
+        return tuple((counts > 0).tolist())
 
     def _finish_epoch(self, stage: Stage, test: Examples) -> None:
         test_loss, test_accuracy, self.test_scores = self.evaluate(test)
@@ -306,16 +322,14 @@ class Trainer:
             "seconds": round(self.seconds, 3),
         }
         self.rows.append(row)
+        self.epoch, self.step, self._sums = self.epoch + 1, 0, _no_sums()
+        self.save()
         if self.fabric.is_global_zero:
-            for name, value in row.items():
-                if isinstance(value, float):
-                    self._board.add_scalar(name, value, row["epoch"])
+            self._board.add(row)
             tqdm.write(
                 f"{stage.name}, epoch {row['epoch']:>3}: train loss {row['train_loss']:.4f}, "
                 f"accuracy {row['train_accuracy']:.3f}; test loss {test_loss:.4f}, accuracy {test_accuracy:.3f}"
             )
-        self.epoch, self.step, self._sums = self.epoch + 1, 0, _no_sums()
-        self.save()
 
     def _state(self) -> dict[str, Any]:
         mine = {
@@ -331,6 +345,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "stages": [[stage.name, stage.epochs] for stage in self.stages],
             "stage": self._stage,
             "epoch": self.epoch,
             "step": self.step,
@@ -345,7 +360,7 @@ class Trainer:
             return None
         state = self.folder.read_checkpoint()
         missing = sorted(_PARTS - state.keys())
-        if missing or state["stage"] >= len(self.stages):
+        if missing or not self._continues(state):
             raise ValueError(self._foreign(missing or ["its stages"]))
         if len(state["processes"]) != self.fabric.world_size:
             raise ValueError(
@@ -353,6 +368,17 @@ class Trainer:
                 "was started with: each continues its own random numbers."
             )
         return state
+
+    def _continues(self, state: Mapping[str, Any]) -> bool:
+        """Whether the stages that a checkpoint has behind it are ours, and the one that it is in lasts as long at least."""
+        number, theirs = state["stage"], [Stage(*stage) for stage in state["stages"][: state["stage"] + 1]]
+        mine = [Stage(stage.name, stage.epochs) for stage in self.stages[: number + 1]]
+        return (
+            len(mine) == len(theirs)
+            and mine[:-1] == theirs[:-1]
+            and mine[-1].name == theirs[-1].name
+            and mine[-1].epochs >= theirs[-1].epochs
+        )
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         differing = _differing_weights(self.model.state_dict(), state["model"])

@@ -47,7 +47,7 @@ def open_fabric(device: str) -> Fabric:
     accelerator, _, index = device.partition(":")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes == 1:
-        fabric = Fabric(accelerator=accelerator, devices=[int(index)] if index else 1)
+        fabric = Fabric(accelerator=accelerator, devices=[int(index)] if index and accelerator != "cpu" else 1)
     else:
         on_this_node = int(os.environ["LOCAL_WORLD_SIZE"])
         fabric = Fabric(

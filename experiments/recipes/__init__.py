@@ -1,0 +1,5 @@
+"""Questions about hybrid networks, answered with numbers."""
+
+from .experiment import EXPERIMENT
+
+__all__ = ["EXPERIMENT"]

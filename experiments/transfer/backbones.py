@@ -1,0 +1,275 @@
+"""Frozen feature extractors: a truncated ResNet18, or a truncated dressed quantum net."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+from torchvision.models import ResNet18_Weights, resnet18
+from torchvision.transforms import v2
+
+from qiskit_torch_bridge import DressedQuantumNet
+
+from ..common.runs import brief
+from ..common.training import quantum_layers
+
+__all__ = [
+    "NETWORKS",
+    "Backbone",
+    "QuantumNetwork",
+    "View",
+    "imagenet_backbone",
+    "load_backbone",
+    "new_network",
+    "save_backbone",
+]
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision's weights want them
+NETWORKS = ("resnet18", "quantum")
+_EXPECTED = "expected torchvision's ResNet18, or the backbone.pt that 'python -m experiments pretrain' writes."
+
+
+@dataclass(frozen=True)
+class View:
+    """How an image is brought to the size that a network was trained with.
+
+    Attributes:
+        resize: Pixels of the shorter side.
+        crop: Pixels of the square cut from the centre.
+    """
+
+    resize: int
+    crop: int
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Shape (3, crop, crop), float32 in [0, 1]."""
+        steps = [v2.Resize(self.resize, antialias=True), v2.CenterCrop(self.crop)]
+        return _tensor(v2.Compose(steps)(image))
+
+    def augmented(self, image: Image.Image) -> torch.Tensor:
+        """The same with a random part of the image and a random flip, as in PyTorch's tutorial on transfer learning."""
+        steps = [v2.RandomResizedCrop(self.crop, antialias=True), v2.RandomHorizontalFlip()]
+        return _tensor(v2.Compose(steps)(image))
+
+
+def _tensor(image: Image.Image) -> torch.Tensor:
+    tensor: torch.Tensor = v2.functional.to_dtype(v2.functional.to_image(image), torch.float32, scale=True)
+    return tensor
+
+
+class Normalized(nn.Module):
+    """A network behind ImageNet's normalisation; takes images in [0, 1]."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(_STD)[:, None, None], persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """From shape (N, 3, height, width) to what the network gives."""
+        outputs: torch.Tensor = self.network((images - self.mean) / self.std)
+        return outputs
+
+
+class QuantumNetwork(nn.Module):
+    """A dressed quantum circuit that looks at the image through 8 x 8 grey pixels."""
+
+    def __init__(self, num_outputs: int, *, num_qubits: int = 8, depth: int = 4, **options: Any) -> None:
+        super().__init__()
+        self.net = DressedQuantumNet(64, num_outputs, num_qubits=num_qubits, depth=depth, weight_spread=0.1, **options)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """From shape (N, 3, height, width) to scores (N, num_outputs)."""
+        outputs: torch.Tensor = self.net(self.pixels(images))
+        return outputs
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """``<Z>`` on each qubit, shape (N, num_qubits)."""
+        return self.net.quantum_features(self.pixels(images))
+
+    @staticmethod
+    def pixels(images: torch.Tensor) -> torch.Tensor:
+        """Shape (N, 64), in [-1, 1]."""
+        return (2 * F.adaptive_avg_pool2d(images.mean(dim=1), 8) - 1).flatten(1)
+
+
+def new_network(network: str, num_outputs: int, **options: Any) -> nn.Module:
+    """A network to be trained on images in [0, 1]: ``resnet18`` or ``quantum`` (which takes a layer's options)."""
+    if network == "quantum":
+        return QuantumNetwork(num_outputs, **options)
+    return Normalized(resnet18(weights=None, num_classes=num_outputs))
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A network without its last layer, frozen.
+
+    Attributes:
+        name: For people.
+        network: ``resnet18`` or ``quantum``.
+        view: How images are brought to it.
+        num_features: Features of an image.
+        model: From images (N, 3, height, width) in [0, 1] to features (N, num_features).
+        digest: Changes with any change of the weights.
+        trained_on: The classes that it was trained on.
+    """
+
+    name: str
+    network: str
+    view: View
+    num_features: int
+    model: nn.Module
+    digest: str
+    trained_on: tuple[str, ...]
+
+    @torch.no_grad()
+    def features(self, images: torch.Tensor, device: torch.device, *, seed: Sequence[int]) -> torch.Tensor:
+        """Features (N, num_features) on the CPU, of images (N, 3, height, width).
+
+        Args:
+            images: In [0, 1].
+            device: Where they are computed.
+            seed: Of the shots of a quantum network; the same images and seed give the same features.
+        """
+        self.model.eval()
+        for layer in quantum_layers(self.model):
+            layer.set_rng_state({"entropy": list(seed), "position": 0})
+        found: torch.Tensor = self.model.to(device)(images.to(device)).cpu()
+        return found
+
+
+class _Truncated(nn.Module):
+    def __init__(self, network: QuantumNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network.features(images)
+
+
+def imagenet_backbone() -> Backbone:
+    """ResNet18 with torchvision's ImageNet weights, which it downloads once.
+
+    Raises:
+        OSError: If they cannot be had.
+    """
+    try:
+        state = ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise OSError(
+            f"--weights imagenet: torchvision could not download them ({brief(error)}); give the file with --weights PATH, "
+            "or train a network with 'python -m experiments pretrain' and give its backbone.pt."
+        ) from error
+    return _from_torchvision("ResNet18 (ImageNet)", state, "torchvision's IMAGENET1K_V1")
+
+
+def save_backbone(model: nn.Module, network: str, view: View, trained_on: tuple[str, ...], source: str) -> bytes:
+    """A trained network from :func:`new_network` as the content of a file for :func:`load_backbone`."""
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "network": network,
+            "view": asdict(view),
+            "trained_on": list(trained_on),
+            "source": source,
+            "model": model.state_dict(),
+        },
+        buffer,
+    )
+    return buffer.getvalue()
+
+
+def load_backbone(path: Path, **options: Any) -> Backbone:
+    """Reads a file of :func:`save_backbone`, or torchvision's own weights of a ResNet18.
+
+    Args:
+        path: The file.
+        options: Options of the quantum layer, where the network has one.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"--weights: got {str(path)!r}, expected a file of weights, 'imagenet' or 'pretrain'.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"--weights: {path} is no file of weights that can be read ({brief(error)}); {_EXPECTED}"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"--weights: {path} holds a {type(content).__name__}; {_EXPECTED}")
+    if "network" not in content:
+        return _from_torchvision(path.name, content, str(path))
+    try:
+        network, view, source = content["network"], View(**content["view"]), content["source"]
+        trained_on, state = tuple(content["trained_on"]), dict(content["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"--weights: {path} lacks what belongs to the weights ({brief(error)}); {_EXPECTED}"
+        ) from error
+    if network not in NETWORKS:
+        raise ValueError(f"--weights: {path} holds a network {network!r}, expected one of {', '.join(NETWORKS)}.")
+    model = new_network(network, len(trained_on), **(options if network == "quantum" else {}))
+    _load(model, state, str(path))
+    return _backbone(f"{network} trained on {source} ({', '.join(trained_on)})", network, view, model, trained_on)
+
+
+def _from_torchvision(name: str, state: Mapping[str, Any], where: str) -> Backbone:
+    bias = state.get("fc.bias")
+    classes = bias.numel() if isinstance(bias, torch.Tensor) else 1000
+    model = Normalized(resnet18(weights=None, num_classes=classes))
+    _load(model.network, state, where)
+    trained_on = tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"]) if classes == 1000 else ()
+    return _backbone(name, "resnet18", View(resize=256, crop=224), model, trained_on)
+
+
+def _load(model: nn.Module, state: Mapping[str, Any], where: str) -> None:
+    mine = model.state_dict()
+    # How many batches were seen matters to training only, and files from before PyTorch 0.4.1 do not say it.
+    counters = {name: tensor for name, tensor in mine.items() if name.endswith(".num_batches_tracked")}
+    state = {**counters, **state}
+    differing = [
+        name
+        for name in mine.keys() | state.keys()
+        if name not in mine or not isinstance(state.get(name), torch.Tensor) or state[name].shape != mine[name].shape
+    ]
+    if differing:
+        raise ValueError(
+            f"--weights: {where} holds other weights ({len(differing)} names or shapes differ, such as "
+            f"{', '.join(sorted(map(str, differing))[:3])}); {_EXPECTED}"
+        )
+    if strange := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"--weights: {where} holds numbers that are not finite, such as in {strange[0]}; {_EXPECTED}")
+    model.load_state_dict(state)
+
+
+def _backbone(name: str, network: str, view: View, model: nn.Module, trained_on: tuple[str, ...]) -> Backbone:
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(key.encode() + tensor.contiguous().numpy().tobytes())
+    truncated: nn.Module
+    if isinstance(model, QuantumNetwork):
+        num_features, truncated = model.net.pre.out_features, _Truncated(model)
+    else:
+        assert isinstance(model, Normalized)
+        last = model.network.fc
+        assert isinstance(last, nn.Linear)
+        num_features = last.in_features
+        model.network.fc = nn.Identity()
+        truncated = model
+    truncated.requires_grad_(False)
+    return Backbone(name, network, view, num_features, truncated, digest.hexdigest(), trained_on)

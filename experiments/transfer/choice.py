@@ -1,0 +1,47 @@
+"""Which images: the options that ``transfer`` and ``pretrain`` share, and what they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..common.data import data_root_from_environment
+from ..common.options import Settings
+from .images import Images, load_images
+
+__all__ = ["add_image_options", "images_of", "names_in", "with_data_root"]
+
+
+def add_image_options(parser: Any, *, classes: str) -> None:
+    """``--dataset``, ``--classes`` (whose help is given) and ``--download``."""
+    parser.add_argument(
+        "--dataset",
+        type=str,
+        default="digits",
+        help="digits (scikit-learn's), ants-bees, cifar10, or a folder with train/CLASS and test/CLASS or val/CLASS.",
+    )
+    parser.add_argument("--classes", type=str | None, default=None, help=classes)
+    parser.add_argument(
+        "--download", action="store_true", help="Fetch CIFAR-10 into --data-root (default: data/) if it is missing."
+    )
+
+
+def with_data_root(settings: Settings) -> Settings:
+    """Settles where a new run's data come from, so that its settings say so."""
+    root = settings["data_root"] or data_root_from_environment() or (Path("data") if settings["download"] else None)
+    return {**settings, "data_root": None if root is None or settings["dataset"] == "digits" else str(root)}
+
+
+def images_of(settings: Settings) -> tuple[Images, Images]:
+    """Training and test images."""
+    return load_images(
+        settings["dataset"],
+        data_root=None if settings["data_root"] is None else Path(settings["data_root"]),
+        classes=names_in(settings["classes"]) or None,
+        download=settings["download"],
+    )
+
+
+def names_in(classes: str | None) -> list[str]:
+    """The names in such a list as ``cat,dog``."""
+    return [] if classes is None else [name.strip() for name in classes.split(",")]

@@ -1,0 +1,277 @@
+"""The experiment ``transfer``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LRScheduler, StepLR
+
+from qiskit_torch_bridge import DressedQuantumNet
+
+from .. import transfer
+from ..common.command import Experiment
+from ..common.costs import cost_of_training
+from ..common.options import Settings, experiment_parser
+from ..common.plots import circuit_diagram, draw_predictions, learning_curves, save_predictions, softmax_of_largest
+from ..common.rows import Examples, Rows
+from ..common.runs import RunFolder
+from ..common.training import Trainer, quantum_layers
+from ..common.workplace import Workplace
+from .backbones import Backbone, imagenet_backbone, load_backbone, new_network
+from .choice import add_image_options, images_of, names_in, with_data_root
+from .features import AugmentedFeatures, cached_features
+from .heads import new_head
+from .images import Images
+from .pretraining import pretrained_file, pretrained_folder, settings_for
+
+SCHEMES = ("CC", "CQ", "QC", "QQ")
+_DEFAULT_CLASSES = {"digits": "8,9", "cifar10": "cat,dog"}
+_PUBLISHED = {
+    ("ants-bees", "ants,bees"): 0.967,
+    ("cifar10", "cat,dog"): 0.827,
+    ("cifar10", "airplane,automobile"): 0.9605,
+}
+
+
+def parser() -> Any:
+    """The experiment's options, with the settings published for ants and bees as defaults."""
+    parser = experiment_parser(
+        "transfer",
+        transfer.__doc__ or "",
+        epochs=30,
+        batch_size=4,
+        lr=0.0004,
+        shots=None,
+        backend="statevector",
+        gradient=None,
+    )
+    add_image_options(
+        parser, classes="The classes to tell apart (default: 8,9 of digits, cat,dog of cifar10, else all)."
+    )
+    parser.add_argument(
+        "--scheme",
+        type=str,
+        default="CQ,CC",
+        help="CC, CQ, QC, QQ, or several of them: classical or quantum pre-trained network, then head.",
+    )
+    parser.add_argument(
+        "--weights",
+        type=str,
+        default="auto",
+        help="Of the ResNet18: imagenet (torchvision downloads it), pretrain (trained here on the data set's other "
+        "classes and kept in --cache), or a file: torchvision's ResNet18 or the backbone.pt of a run of pretrain. "
+        "auto: pretrain for digits, else imagenet.",
+    )
+    parser.add_argument(
+        "--quantum-weights",
+        type=str,
+        default="pretrain",
+        help="Of the pre-trained quantum network (schemes QC, QQ): pretrain, or a file of such a run of pretrain.",
+    )
+    parser.add_argument("--augment", action="store_true", help="Random crops and flips; features are computed anew.")
+    parser.add_argument("--num-qubits", type=PositiveInt, default=4, help="Qubits of the head's circuit.")
+    parser.add_argument("--depth", type=PositiveInt, default=6, help="Variational layers of the head's circuit.")
+    parser.add_argument(
+        "--weight-spread", type=NonNegativeFloat, default=0.01, help="Spread of the circuit's initial weights, radians."
+    )
+    parser.add_argument("--lr-gamma", type=PositiveFloat, default=0.1, help="Factor on the learning rate ...")
+    parser.add_argument("--lr-step", type=PositiveInt, default=10, help="... every so many epochs.")
+    parser.add_argument(
+        "--cache", type=str, default="runs", help="Folder for features and for networks that are pre-trained here."
+    )
+    return parser
+
+
+def complete(settings: Settings) -> Settings:
+    """Settles where data and weights come from; refuses what cannot be trained, before a network is pre-trained for it."""
+    schemes = names_in(settings["scheme"])
+    if not set(schemes) <= set(SCHEMES) or len(set(schemes)) != len(schemes):
+        raise ValueError(
+            f"--scheme: got {settings['scheme']!r}, expected one or more of {', '.join(SCHEMES)}, such as CQ,CC."
+        )
+    dataset, weights = settings["dataset"], settings["weights"]
+    settings = with_data_root({**settings, "classes": settings["classes"] or _DEFAULT_CLASSES.get(dataset)})
+    settings["scheme"] = ",".join(schemes)
+    settings["classes"] = ",".join(images_of(settings)[0].classes)
+    if weights == "auto":
+        settings["weights"] = "pretrain" if dataset == "digits" else "imagenet"
+    for its_settings in variants(settings).values():
+        _check(its_settings)
+    return settings
+
+
+def variants(settings: Settings) -> Mapping[str, Settings]:
+    """A training for each scheme."""
+    return {scheme: {**settings, "scheme": scheme} for scheme in names_in(settings["scheme"])}
+
+
+def train(settings: Settings, work: Workplace) -> dict[str, Any]:
+    """Trains the head of one scheme on the features; returns what it came to."""
+    train_images, test_images = images_of(settings)
+    if settings["augment"]:  # else they are all read before the training, or have been
+        train_images.check()
+    backbone = backbone_of(settings, work)
+    known = sorted(set(backbone.trained_on) & set(train_images.classes))
+    if known and work.fabric.is_global_zero:
+        print(f"Mind that the pre-trained network has seen {', '.join(known)} before: it was trained on them.")
+    torch.manual_seed(settings["seed"])
+    head = new_head(settings["scheme"][1] == "Q", backbone.num_features, len(train_images.classes), settings)
+    with work.fabric.rank_zero_first():
+        test = _features(test_images, backbone, settings, work)
+        train: Examples = (
+            AugmentedFeatures(train_images, backbone, work.fabric.device)
+            if settings["augment"]
+            else _features(train_images, backbone, settings, work)
+        )
+
+    def schedule(optimizer: torch.optim.Optimizer, steps: int, epochs: int) -> LRScheduler:
+        return StepLR(optimizer, step_size=settings["lr_step"] * steps, gamma=settings["lr_gamma"])
+
+    trainer = Trainer(head, loss, settings, work, scheduler=schedule)
+    trainer.fit(train, test)
+    if work.fabric.is_global_zero:
+        save_predictions(
+            work.folder,
+            lambda rows: torch.stack([backbone.view(test_images.decode(row)) for row in rows.tolist()]),
+            test_images.labels,
+            trainer.test_scores,
+        )
+    return {
+        "dataset": train_images.source,
+        "classes": list(train_images.classes),
+        "scheme": settings["scheme"],
+        "pretrained": backbone.name,
+        "head_parameters": sum(parameter.numel() for parameter in head.parameters()),
+        "feature_circuits": sum(layer.total_circuits for layer in quantum_layers(backbone.model)),
+        "feature_shots": sum(layer.total_shots for layer in quantum_layers(backbone.model)),
+        "best_test_accuracy": max(row["test_accuracy"] for row in trainer.rows),
+        **trainer.result(),
+    }
+
+
+def loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of each row."""
+    return F.cross_entropy(scores, labels, reduction="none")
+
+
+def backbone_of(settings: Settings, work: Workplace) -> Backbone:
+    """The pre-trained network of a scheme; it is trained first where that is asked for and has not been done."""
+    network, weights = _pretrained(settings)
+    if weights == "imagenet":
+        with work.fabric.rank_zero_first():
+            return imagenet_backbone()
+    return _from_file(pretrained_file(settings, network, work) if weights == "pretrain" else Path(weights), settings)
+
+
+def cost(settings: Settings) -> str:
+    """What the training of the head costs, and what comes before it."""
+    train_images, test_images = images_of(settings)
+    train, test = len(train_images), len(test_images)
+    lines = [
+        f"Data: {train_images.source}: {', '.join(train_images.classes)}; {train} images to train on, {test} to test."
+    ]
+    network, weights = _pretrained(settings)
+    if weights != "pretrain":
+        lines.append(f"Pre-trained {network}: {weights}.")
+    else:
+        folder = pretrained_folder(settings, network)
+        state = "kept in" if folder.file("backbone.pt").is_file() else "still to be trained, then kept in"
+        lines.append(f"Pre-trained {network}: on {settings_for(settings, network)['classes']}; {state} {folder.path}.")
+    if network == "quantum":
+        again = settings["epochs"] if settings["augment"] else 1
+        (layer,) = quantum_layers(_quantum_network(settings))
+        with torch.no_grad():
+            quote = layer.quote(again * train + test)
+        kept = "" if settings["augment"] else "; none if they are in the cache"
+        lines.append(f"Features: {quote.circuits:,} circuits, {quote.shots:,} shots{kept}.")
+    if settings["scheme"][1] == "C":
+        return "\n".join([*lines, "No circuits in the head: it is classical."])
+    layer = _quantum_head(settings).quantum
+    total = cost_of_training(layer, settings["epochs"], train=train, test=test, batch_size=settings["batch_size"])
+    return "\n".join([*lines, str(layer), total])
+
+
+def draw(folder: RunFolder) -> None:
+    """The figures of a run."""
+    settings, result = folder.read_settings(), folder.read_result()
+    title = f"{result['dataset']}, {settings['scheme']}"
+    folder.write_figure("loss.png", learning_curves(folder.read_rows(), title=title, loss_label="cross entropy"))
+    draw_predictions(folder, result["classes"], softmax_of_largest, title=title)
+    if settings["scheme"][1] == "Q":
+        head = _quantum_head({**settings, "backend": None, "shots": None, "gradient": None})
+        folder.write_figure("circuit.png", circuit_diagram(head.quantum))
+
+
+def _check(settings: Settings) -> None:
+    """Refuses what one of the schemes cannot be."""
+    network, weights = _pretrained(settings)
+    if weights == "pretrain":
+        settings_for(settings, network)
+    elif weights != "imagenet":
+        _from_file(Path(weights), settings)
+    if network == "quantum":
+        _quantum_network(settings)
+    if settings["scheme"][1] == "Q":
+        _quantum_head(settings)
+
+
+def _pretrained(settings: Settings) -> tuple[str, str]:
+    """Which network a scheme begins with, and where its weights come from: ``imagenet``, ``pretrain``, or a file."""
+    if settings["scheme"][0] == "C":
+        return "resnet18", settings["weights"]
+    if settings["quantum_weights"] == "imagenet":
+        raise ValueError("--quantum-weights: got 'imagenet', expected pretrain, or a file of a quantum network.")
+    return "quantum", settings["quantum_weights"]
+
+
+def _from_file(path: Path, settings: Settings) -> Backbone:
+    expected = _pretrained(settings)[0]
+    backbone = load_backbone(path, backend=settings["backend"], shots=settings["shots"])
+    if backbone.network != expected:
+        raise ValueError(
+            f"--{'quantum-' if expected == 'quantum' else ''}weights: {path} holds a network {backbone.network}, expected "
+            f"{expected} for scheme {settings['scheme']}."
+        )
+    return backbone
+
+
+def _quantum_head(settings: Settings) -> DressedQuantumNet:
+    """The circuit does not depend on how many features and classes there are."""
+    head = new_head(True, 1, 2, settings)
+    assert isinstance(head, DressedQuantumNet)
+    return head
+
+
+def _quantum_network(settings: Settings) -> nn.Module:
+    return new_network("quantum", 2, backend=settings["backend"], shots=settings["shots"])
+
+
+def _features(images: Images, backbone: Backbone, settings: Settings, work: Workplace) -> Rows:
+    cache = RunFolder(Path(settings["cache"]) / "features")
+    circuit = {name: settings[name] for name in ("backend", "shots", "seed")}
+    features = cached_features(images, backbone, cache, work.fabric.device, circuit=circuit)
+    return Rows(features, images.labels)
+
+
+def _published(settings: Settings) -> float | None:
+    if settings["scheme"] != "CQ" or settings["weights"] == "pretrain":
+        return None
+    return _PUBLISHED.get((settings["dataset"], settings["classes"]))
+
+
+EXPERIMENT = Experiment(
+    name="transfer",
+    parser=parser,
+    train=train,
+    draw=draw,
+    cost=cost,
+    complete=complete,
+    variants=variants,
+    published=_published,
+)

@@ -1,0 +1,262 @@
+"""Labelled photographs and digits: folders of images, CIFAR-10, and scikit-learn's digits, which need no download."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from tqdm import tqdm
+
+__all__ = ["Images", "load_images"]
+
+_CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_DIGITS_FOR_TRAINING = 0.7
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Labelled images, decoded when they are asked for.
+
+    Attributes:
+        source: Where they come from, for people.
+        classes: The classes' names; label i stands for ``classes[i]``.
+        labels: Shape (N,), int64.
+        decode: From a row's number to its image, RGB, as it is stored: like torchvision's ImageFolder it does not turn
+            photographs as their EXIF data say.
+        fingerprint: Reads the images; what it returns changes with any change of them or of their order.
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    labels: torch.Tensor
+    decode: Callable[[int], Image.Image]
+    fingerprint: Callable[[], str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def check(self) -> None:
+        """Decodes every image.
+
+        Raises:
+            ValueError: If one is damaged.
+        """
+        for row in tqdm(range(len(self)), desc=f"checking {self.source}", leave=False, disable=None):
+            self.decode(row)
+
+
+def load_images(
+    dataset: str,
+    *,
+    data_root: Path | None,
+    classes: Sequence[str] | None = None,
+    download: bool = False,
+) -> tuple[Images, Images]:
+    """The training and the test images of a data set.
+
+    In folders, an image is what torchvision's ImageFolder takes for one by its name; hidden files and folders are none.
+
+    Args:
+        dataset: ``digits`` (scikit-learn's), ``ants-bees`` (``hymenoptera_data`` in the data root), ``cifar10`` (in the data
+            root: ``cifar10_images.zip`` or a folder ``cifar10_images``, with ``train/CLASS`` and ``test/CLASS``; or as
+            torchvision keeps it), or the path of a folder with ``train/CLASS`` and ``test/CLASS`` or ``val/CLASS``.
+        data_root: The folder of data sets.
+        classes: The classes wanted, in the order of their labels; None: all, in alphabetical order.
+        download: Fetch CIFAR-10 with torchvision if it is not in the data root.
+
+    Raises:
+        FileNotFoundError: If the data are not where they should be.
+        ValueError: If a class is unknown, has no images, or is not in both parts.
+        OSError: If they cannot be fetched.
+    """
+    train, test = (_part(dataset, training, data_root, classes, download) for training in (True, False))
+    if train.classes != test.classes:
+        raise ValueError(
+            f"--dataset {dataset}: got images of {', '.join(train.classes)} to train on, of {', '.join(test.classes)} to "
+            "test on, expected the same classes; choose those that are in both with --classes."
+        )
+    return train, test
+
+
+def _part(
+    dataset: str, training: bool, data_root: Path | None, classes: Sequence[str] | None, download: bool
+) -> Images:
+    if dataset == "digits":
+        return _digits(training, classes)
+    if dataset not in ("ants-bees", "cifar10"):
+        return _folder(Path(dataset), training, classes)
+    if data_root is None:
+        raise FileNotFoundError(
+            f"--dataset {dataset}: got no data root; name the folder with --data-root or QTB_DATA, or use --dataset digits."
+        )
+    if dataset == "ants-bees":
+        return _folder(data_root / "hymenoptera_data", training, classes)
+    if (data_root / "cifar10_images.zip").is_file():
+        return _zip(data_root / "cifar10_images.zip", training, classes)
+    if (data_root / "cifar10_images").is_dir():
+        return _folder(data_root / "cifar10_images", training, classes)
+    return _torchvision_cifar(data_root, training, classes, download)
+
+
+def _folder(root: Path, training: bool, classes: Sequence[str] | None) -> Images:
+    splits = ["train"] if training else ["test", "val"]
+    found = [root / split for split in splits if (root / split).is_dir()]
+    if not found:
+        raise FileNotFoundError(
+            f"--dataset: got {str(root)!r}, expected digits, ants-bees, cifar10, or a folder with "
+            f"{' or '.join(f'{split}/CLASS' for split in splits)} in it, each class with its images."
+        )
+    folder = found[0]
+    there = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    names = _chosen(classes, there, str(folder))
+    files = [
+        (path, label)
+        for label, name in enumerate(names)
+        for path in sorted((folder / name).rglob("*"))
+        if _looks_like_an_image(path.name) and path.is_file()
+    ]
+    labels = torch.tensor([label for _, label in files], dtype=torch.int64)
+    _refuse_empty_classes(labels, names, str(folder))
+
+    def decode(row: int) -> Image.Image:
+        path = files[row][0]
+        return _rgb(path.read_bytes, str(path))
+
+    def fingerprint() -> str:
+        contents = (hashlib.sha256(path.read_bytes()).hexdigest() for path, _ in files)
+        places = (str(path.relative_to(folder)) for path, _ in files)
+        return _digest(zip(places, labels.tolist(), contents, strict=True))
+
+    return Images(root.resolve().name, names, labels, decode, fingerprint)
+
+
+def _zip(path: Path, training: bool, classes: Sequence[str] | None) -> Images:
+    prefix = f"{path.stem}/{'train' if training else 'test'}/"
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is no zip file that can be read ({error}); fetch it again.") from error
+    members = sorted(
+        (
+            info
+            for info in archive.infolist()
+            if info.filename.startswith(prefix) and _looks_like_an_image(info.filename)
+        ),
+        key=lambda info: info.filename,
+    )
+    if not members:
+        raise FileNotFoundError(f"Got {path}, expected it to hold {prefix}CLASS, each class with its images.")
+    class_of = {info.filename: info.filename.removeprefix(prefix).partition("/")[0] for info in members}
+    names = _chosen(classes, sorted(set(class_of.values())), str(path))
+    members = [info for name in names for info in members if class_of[info.filename] == name]
+    labels = torch.tensor([names.index(class_of[info.filename]) for info in members], dtype=torch.int64)
+
+    def decode(row: int) -> Image.Image:
+        return _rgb(lambda: archive.read(members[row]), f"{path}: {members[row].filename}")
+
+    def fingerprint() -> str:
+        facts = [(info.filename, info.file_size, info.CRC) for info in members]
+        return _digest(zip(labels.tolist(), facts, strict=True))
+
+    return Images(path.stem, names, labels, decode, fingerprint)
+
+
+def _torchvision_cifar(root: Path, training: bool, classes: Sequence[str] | None, download: bool) -> Images:
+    from torchvision.datasets import CIFAR10
+
+    if download and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ValueError("--download: got several processes, which would all write; fetch CIFAR-10 with one first.")
+    try:
+        data = CIFAR10(str(root), train=training, download=download)
+    except OSError as error:
+        raise OSError(f"--download: CIFAR-10 could not be fetched into {root} ({error}).") from error
+    except RuntimeError as error:
+        raise FileNotFoundError(
+            f"Got data root {str(root)!r}, expected it to hold cifar10_images.zip, a folder cifar10_images with "
+            "train/CLASS and test/CLASS, or CIFAR-10 as torchvision keeps it (fetch that with --download)."
+        ) from error
+    names = _chosen(classes, _CIFAR_CLASSES, "CIFAR-10")
+    return _in_memory("CIFAR-10", data.data, np.array(data.targets), _CIFAR_CLASSES, names)
+
+
+def _digits(training: bool, classes: Sequence[str] | None) -> Images:
+    from sklearn.datasets import load_digits
+
+    pixels, digits = load_digits(return_X_y=True)
+    rows = []
+    for digit in range(
+        10
+    ):  # the same division whatever classes are wanted: nothing tested here was trained on elsewhere
+        mine = np.flatnonzero(digits == digit)
+        division = int(_DIGITS_FOR_TRAINING * len(mine))
+        rows.append(mine[:division] if training else mine[division:])
+    chosen = np.concatenate(rows)
+    grey = (pixels[chosen].reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
+    names = tuple(str(digit) for digit in range(10))
+    wanted = _chosen(classes, names, "the embedded digits")
+    return _in_memory("scikit-learn digits", np.repeat(grey[..., None], 3, axis=-1), digits[chosen], names, wanted)
+
+
+def _in_memory(
+    source: str, pixels: np.ndarray, targets: np.ndarray, all_names: Sequence[str], names: tuple[str, ...]
+) -> Images:
+    """From pixels of shape (N, height, width, 3), uint8."""
+    rows = np.concatenate([np.flatnonzero(targets == all_names.index(name)) for name in names])
+    labels = torch.tensor([names.index(all_names[target]) for target in targets[rows]], dtype=torch.int64)
+    mine = np.ascontiguousarray(pixels[rows])
+
+    def fingerprint() -> str:
+        return hashlib.sha256(mine.tobytes() + labels.numpy().tobytes()).hexdigest()
+
+    return Images(source, names, labels, lambda row: Image.fromarray(mine[row]), fingerprint)
+
+
+def _chosen(wanted: Sequence[str] | None, there: Sequence[str], where: str) -> tuple[str, ...]:
+    names = tuple(there if wanted is None else wanted)
+    if len(there) < 2:
+        raise ValueError(f"{where}: got {' and '.join(there) or 'no'} class, expected at least two to tell apart.")
+    unknown = sorted(set(names) - set(there))
+    if unknown or len(set(names)) != len(names) or len(names) < 2:
+        raise ValueError(
+            f"--classes: got {', '.join(names) or 'none'}; expected at least two different ones of those in {where}: "
+            f"{', '.join(there)}."
+        )
+    return names
+
+
+def _refuse_empty_classes(labels: torch.Tensor, names: Sequence[str], where: str) -> None:
+    counts = torch.bincount(labels, minlength=len(names)).tolist()
+    empty = [name for name, count in zip(names, counts, strict=True) if not count]
+    if empty:
+        raise ValueError(
+            f"{where}: no images in {', '.join(empty)}, expected some in each class; put them there, or leave the class out "
+            "with --classes."
+        )
+
+
+def _looks_like_an_image(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith(".")
+
+
+def _rgb(read: Callable[[], bytes], where: str) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(read())) as image:
+            # Otherwise Pillow warns of palettes with transparency, and of nothing else.
+            return (image.convert("RGBA") if image.mode in ("P", "PA") else image).convert("RGB")
+    except Exception as error:  # the decoders of damaged files raise whatever comes to their minds
+        reason = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise ValueError(f"{where} cannot be read as an image ({reason}); replace or delete it.") from error
+
+
+def _digest(facts: Iterable[object]) -> str:
+    return hashlib.sha256(repr(list(facts)).encode()).hexdigest()

@@ -1,0 +1,268 @@
+"""Figures from saved files, and runs side by side."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from jsonargparse import ArgumentParser
+
+from experiments.__main__ import main
+from experiments.common.command import Experiment
+from experiments.common.options import Settings, experiment_parser
+from experiments.common.plots import learning_curves
+from experiments.common.runs import RunFolder
+from experiments.common.workplace import Workplace
+
+QUICK = [
+    *("--train-per-digit", "6", "--test-per-digit", "5", "--dataset", "digits", "--batch-size", "4"),
+    *("--backend", "statevector", "--shots", "50", "--epochs", "2"),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of one training, ``single``, and one of two seeds and two variants, ``study``; leave them as they are."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert main(["mnist01", *QUICK, "--run-dir", str(folder / "single")]) == 0
+    assert main(["mnist01", *QUICK, "--seeds", "2", "--head", "both", "--run-dir", str(folder / "study")]) == 0
+    return {name: folder / name for name in ("single", "study")}
+
+
+@pytest.fixture
+def copy(finished: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
+    """Copies one of those runs to where it may be changed."""
+
+    def copied(name: str, to: str | None = None) -> Path:
+        return Path(shutil.copytree(finished[name], tmp_path / (to or name)))
+
+    return copied
+
+
+def one_line(capsys: Any, *arguments: str) -> str:
+    """The one line that says why the command failed."""
+    capsys.readouterr()
+    assert main(arguments) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"{arguments[0]}: ")
+    return line
+
+
+def figures(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
+
+
+def accuracies(folder: Path) -> list[float]:
+    return [RunFolder(path.parent).read_result()["test_accuracy"] for path in sorted(folder.glob("*/result.json"))]
+
+
+class TestPlot:
+    @pytest.mark.parametrize("name", ["single", "study"])
+    def test_draws_the_same_figures_from_the_files(self, copy, monkeypatch, name):
+        """Without data, and without training anything."""
+        folder = copy(name)
+        before = figures(folder)
+        assert {"single": "predictions.png", "study": "seeds.png"}[name] in before
+        for figure in before:
+            (folder / figure).unlink()
+        others = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+        def gone(*arguments: Any, **options: Any) -> None:
+            raise AssertionError("the data are gone")
+
+        monkeypatch.setattr("experiments.mnist01.load_digits_of", gone)
+        monkeypatch.setattr("experiments.mnist01.Trainer", gone)
+        assert main(["plot", str(folder)]) == 0
+        assert figures(folder) == before
+        assert {path: path.stat().st_mtime_ns for path in others} == others
+
+    def test_draws_what_has_finished_and_names_the_rest(self, copy, capsys):
+        folder = copy("study")
+        shutil.rmtree(folder / "classical-seed1")
+        for figure in figures(folder):
+            (folder / figure).unlink()
+        assert "has not finished (classical-seed1 to come)" in one_line(capsys, "plot", str(folder))
+        assert (folder / "quantum-seed0" / "loss.png").exists()
+        assert not (folder / "comparison.png").exists()
+
+    def test_run_without_an_epoch(self, copy, capsys):
+        folder = copy("single")
+        (folder / "metrics.csv").unlink()
+        assert "the run has not come so far" in one_line(capsys, "plot", str(folder))
+
+    def test_folder_that_is_no_run(self, tmp_path, capsys):
+        assert "has no config.yaml" in one_line(capsys, "plot", str(tmp_path))
+        assert "has no config.yaml" in one_line(capsys, "plot", str(tmp_path / "nowhere"))
+
+    def test_stages_are_told_apart(self):
+        rows = [
+            {"epoch": epoch, "stage": stage, "train_loss": 1, "train_accuracy": 1, "test_loss": 1, "test_accuracy": 1}
+            for epoch, stage in enumerate(["a", "a", "b", "c"], start=1)
+        ]
+        for axes in learning_curves(rows, title="t").axes:
+            dotted = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"]
+            assert dotted == [2.5, 3.5]
+
+
+DAMAGES = {
+    "metrics.csv": [
+        b"",
+        b"epoch,stage\n",
+        b"epoch,stage\n1,a\n",
+        b"epoch,stage\n1\n",
+        b"\xff\xfe\x00\x81",
+        b"a,b\n1,\x00\n",
+    ],
+    "result.json": [b"", b"{", b"[1, 2]", b"{}", b'{"test_accuracy": "high"}', b"\xff\xfe\x81"],
+    "config.yaml": [
+        *(
+            b"",
+            b"a: [1\nb: 2\n",
+            b"- 1\n",
+            b"lr: 0.1\n",
+            b"experiment: nosuch\n",
+            b"experiment: plot\n",
+            b"\xff\xfe\x81",
+        ),
+        *(b"experiment: mnist01\nepochs: many\n", b"experiment: mnist01\nepochz: 1\n"),
+    ],
+    "shown.npz": [b"", b"PK", b"no archive at all"],
+    "predictions.csv": [b"", b"row,label\n1,2,3\n"],
+}
+
+
+@pytest.mark.parametrize(("name", "content"), [(name, content) for name in DAMAGES for content in DAMAGES[name]])
+class TestDamagedFiles:
+    """One line that names the file."""
+
+    def test_plot(self, copy, capsys, name, content):
+        folder = copy("single")
+        (folder / name).write_bytes(content)
+        if name == "result.json":  # nothing that is drawn
+            assert main(["plot", str(folder)]) == 0
+        else:
+            assert name in one_line(capsys, "plot", str(folder))
+
+    def test_compare(self, copy, capsys, tmp_path, name, content):
+        folder, out = copy("single"), tmp_path / "out"
+        (folder / name).write_bytes(content)
+        if name in ("shown.npz", "predictions.csv"):
+            assert main(["compare", str(folder), "--out", str(out)]) == 0
+        else:
+            said = one_line(capsys, "compare", str(folder), "--out", str(out))
+            assert name in said
+            assert not out.exists()
+
+    def test_resume(self, copy, capsys, name, content):
+        """What follows from the checkpoint is written anew."""
+        folder = copy("single")
+        (folder / name).write_bytes(content)
+        if name == "config.yaml":
+            assert str(folder) in one_line(capsys, "mnist01", "--resume", "--run-dir", str(folder))
+        else:
+            assert main(["mnist01", "--resume", "--run-dir", str(folder)]) == 0
+            assert len(RunFolder(folder).read_rows()) == 2
+            assert RunFolder(folder).read_result()["epochs"] == 2
+
+
+class TestCompare:
+    def test_single_runs_and_studies(self, finished, tmp_path, capsys):
+        study = accuracies(finished["study"])  # classical-seed0, classical-seed1, quantum-seed0, quantum-seed1
+        assert main(["compare", *map(str, finished.values()), "--out", str(tmp_path)]) == 0
+        printed = capsys.readouterr().out
+        rows = RunFolder(tmp_path).read_rows("comparison.csv")
+        assert [row["run"] for row in rows] == ["single", "study quantum", "study classical"]
+        assert all(row["run"] in printed for row in rows)
+        assert [row["seeds"] for row in rows] == [1, 2, 2]
+        assert [row["head"] for row in rows] == ["quantum", "quantum", "classical"]
+        assert rows[1]["test accuracy"] == pytest.approx(sum(study[2:]) / 2)
+        assert (rows[2]["min"], rows[2]["max"]) == (min(study[:2]), max(study[:2]))
+        single = RunFolder(finished["single"]).read_result()
+        assert rows[0]["test accuracy"] == single["test_accuracy"]
+        assert rows[1]["shots"] == 2 * single["shots"]
+        assert "lr" not in rows[0]  # the same in all of them
+        assert {"comparison.png", "seeds.png"} <= figures(tmp_path).keys()
+
+    def test_same_name_in_different_places(self, copy, tmp_path):
+        one, other = copy("single", "here/run"), copy("study", "there/run")
+        assert main(["compare", str(one), str(other), "--out", str(tmp_path / "out")]) == 0
+        rows = RunFolder(tmp_path / "out").read_rows("comparison.csv")
+        assert [row["run"] for row in rows] == ["here/run", "there/run quantum", "there/run classical"]
+
+    def test_same_run_twice_is_refused(self, finished, tmp_path, capsys):
+        run = finished["single"]
+        again = run / ".." / run.name
+        assert "twice" in one_line(capsys, "compare", str(run), str(again), "--out", str(tmp_path / "out"))
+
+    def test_unfinished_runs_are_named(self, finished, copy, tmp_path, capsys):
+        out = ["--out", str(tmp_path / "out")]
+        single, study = copy("single"), copy("study")
+        (single / "result.json").unlink()
+        said = one_line(capsys, "compare", str(finished["study"]), str(single), *out)
+        assert f"{single} has not finished" in said
+        (study / "quantum-seed1" / "result.json").unlink()
+        shutil.rmtree(study / "classical-seed0")
+        said = one_line(capsys, "compare", str(finished["single"]), str(study), *out)
+        assert f"{study} has not finished (classical-seed0, quantum-seed1 to come)" in said
+        assert not (tmp_path / "out").exists()
+
+    def test_error_below(self, copy, tmp_path):
+        """Of seeds with 0.9 and 1.0, both have an error below 0.11 and one has an error below 0.1."""
+        study = copy("study")
+        for seed, accuracy in ((0, 0.9), (1, 1.0)):
+            part = RunFolder(study / f"quantum-seed{seed}")
+            part.write_result({**part.read_result(), "test_accuracy": accuracy})
+        for threshold, share in (("0.1", 0.5), ("0.11", 1.0), ("0.0", 0.0)):
+            assert main(["compare", str(study), "--error-below", threshold, "--out", str(tmp_path)]) == 0
+            row = RunFolder(tmp_path).read_rows("comparison.csv")[0]
+            assert row[f"error below {float(threshold):g}"] == share
+
+    @pytest.mark.parametrize("against", ["epoch", "seconds", "circuits", "shots"])
+    def test_against(self, finished, tmp_path, monkeypatch, against):
+        drawn = {}
+        monkeypatch.setattr(RunFolder, "write_figure", lambda folder, name, figure: drawn.update({name: figure}))
+        assert main(["compare", str(finished["single"]), "--against", against, "--out", str(tmp_path)]) == 0
+        rows = RunFolder(finished["single"]).read_rows()
+        for axes, quantity in zip(drawn["comparison.png"].axes, ("test_loss", "test_accuracy"), strict=True):
+            assert axes.get_xlabel() == against
+            (line,) = axes.lines
+            assert list(line.get_xdata()) == [row[against] for row in rows]
+            assert list(line.get_ydata()) == [row[quantity] for row in rows]
+
+    def test_different_experiments(self, finished, tmp_path, toy):
+        assert main(["compare", str(finished["single"]), str(toy), "--out", str(tmp_path)]) == 0
+        one, other = RunFolder(tmp_path).read_rows("comparison.csv")
+        assert (one["experiment"], other["experiment"]) == ("mnist01", "toy")
+        assert (one["head"], other["head"]) == ("quantum", "")
+        assert (one["colour"], other["colour"]) == ("", "green")
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The run of an experiment with an option of its own, and no training worth the name."""
+
+    def parser() -> ArgumentParser:
+        shared = experiment_parser(
+            "toy", "", epochs=1, batch_size=1, lr=1.0, shots=None, backend="statevector", gradient=None
+        )
+        shared.add_argument("--colour", default="green")
+        return shared
+
+    def train(settings: Settings, work: Workplace) -> dict[str, Any]:
+        work.folder.write_settings(settings)
+        numbers = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "circuits", "shots")
+        row = {"epoch": 1, "stage": "one"} | dict.fromkeys(numbers, 0.5)
+        work.folder.write_metrics([row])
+        return row
+
+    module = ModuleType("experiments.toy")
+    module.EXPERIMENT = Experiment("toy", parser, train, draw=lambda folder: None, cost=lambda settings: "nothing")
+    monkeypatch.setitem(sys.modules, "experiments.toy", module)
+    monkeypatch.setattr("experiments.__main__.EXPERIMENTS", {"toy": ""})
+    assert main(["toy", "--run-dir", str(tmp_path / "toy-1")]) == 0
+    return tmp_path / "toy-1"

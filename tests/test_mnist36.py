@@ -1,0 +1,275 @@
+"""The layerwise learning experiment from the command line: what it costs, writes, refuses, and that it continues."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from experiments.__main__ import main
+from experiments.common.data import load_first_of
+from experiments.common.runs import RunFolder
+from experiments.mnist36 import EXPERIMENT, logistic_regression, nine_numbers
+
+CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
+SMALL = ["--dataset", "digits", "--train-images", "12", "--batch-size", "6", "--seed", "3", "--init", "uniform"]
+SHORT = [*SMALL, "--epochs", "1", "--partition-epochs", "1", "--steps", "2", "--layers-per-step", "1", "--sweeps", "1"]
+PHASES = ["step 1", "step 2", "sweep 1 part 1", "sweep 1 part 2"]
+
+
+def run(*arguments: str) -> int:
+    return main(["mnist36", *arguments])
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def result(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "result.json").read_text()))
+
+
+def dry_run(capsys, *arguments: str) -> str:
+    capsys.readouterr()
+    assert run(*arguments, "--dry-run") == 0
+    return str(capsys.readouterr().out)
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert metrics(one) == metrics(other)
+    mine, theirs = (RunFolder(folder).read_checkpoint()["model"] for folder in (one, other))
+    assert mine.keys() == theirs.keys()
+    for name in mine:
+        assert torch.equal(mine[name], theirs[name]), name
+
+
+def parsed(*arguments: str) -> dict[str, Any]:
+    from experiments.common.options import parse
+
+    return parse(EXPERIMENT.parser(), arguments, complete=EXPERIMENT.complete)[1]
+
+
+class TestCost:
+    def test_phases_of_the_published_protocol(self, tmp_path, capsys):
+        printed = dry_run(capsys, "--dataset", "digits", "--train-images", "200", "--run-dir", str(tmp_path / "run"))
+        lines = [line.split() for line in printed.splitlines() if line.startswith(("step", "sweep"))]
+        columns = [tuple(map(int, line[-6:-2])) for line in lines]  # layers, epochs, parameters, trained ones
+        assert columns == [(2, 5, 18, 18), (4, 5, 36, 18), (6, 5, 54, 18)] + 4 * [(6, 5, 54, 27)]
+        assert not (tmp_path / "run").exists()
+
+    def test_without_freezing_all_are_trained(self, capsys):
+        printed = dry_run(
+            capsys, "--dataset", "digits", "--train-images", "200", "--freeze-after", "null", "--sweeps", "0"
+        )
+        trained = [line.split()[-3] for line in printed.splitlines() if line.startswith("step")]
+        assert trained == ["18", "36", "54"]
+
+    def test_is_what_a_run_then_costs(self, tmp_path, capsys):
+        options = [*SHORT, "--shots", "10", "--gradient", "parameter_shift"]
+        printed = dry_run(capsys, *options)
+        assert run(*options, "--run-dir", str(tmp_path / "run")) == 0
+        found = result(tmp_path / "run")
+        assert f"a test after each epoch: {found['circuits']:,} circuits, {found['shots']:,} shots" in printed
+        tests = 4 * (364 - 12)
+        assert found["circuits"] == tests + 12 * 4 * (1 + 2 * 9)
+
+    def test_layerwise_and_complete_depth_spend_the_same_shots(self, capsys):
+        def shots(name: str) -> int:
+            printed = dry_run(capsys, "--config", str(CONFIGS / f"mnist36-shots-{name}.yaml"), "--dataset", "digits")
+            found = re.search(r"Training: [\d,]+ circuits, ([\d,]+) shots", printed)
+            assert found is not None
+            return int(found[1].replace(",", ""))
+
+        assert shots("layerwise") == 29_280_000
+        assert shots("complete") == pytest.approx(shots("layerwise"), rel=0.01)
+
+    @pytest.mark.parametrize("path", sorted(CONFIGS.glob("mnist36-*.yaml")), ids=lambda path: path.stem)
+    def test_configurations(self, path, capsys):
+        printed = dry_run(capsys, "--config", str(path), "--dataset", "digits", "--train-images", "100")
+        assert "100 training and 264 test images" in printed
+
+    def test_published_settings_are_the_defaults(self):
+        chosen = ["--dataset", "mnist", "--data-root", "anywhere"]
+        by_default = parsed(*chosen)
+        assert parsed("--config", str(CONFIGS / "mnist36-published.yaml"), *chosen) == by_default
+        assert EXPERIMENT.published(by_default) == 0.767
+        for changed in (["--lr", "0.02"], ["--steps", "4"], ["--training", "complete"], ["--shots", "100"]):
+            assert EXPERIMENT.published(parsed(*chosen, *changed)) is None
+        assert EXPERIMENT.published(parsed("--dataset", "digits")) is None
+
+
+class TestRun:
+    def test_run_folder(self, tmp_path):
+        folder = tmp_path / "run"
+        assert run(*SHORT, "--run-dir", str(folder)) == 0
+        expected = {"config.yaml", "metrics.csv", "result.json", "checkpoint.pt", "predictions.csv", "shown.npz"}
+        figures = {f"{name}.png" for name in ("loss", "phases", "predictions", "confusion", "circuit")}
+        assert expected | figures <= {path.name for path in folder.iterdir()}
+        rows = metrics(folder)
+        assert [row["stage"] for row in rows] == PHASES
+        assert [row["trained_parameters"] for row in rows] == ["9"] * 4
+        found = result(folder)
+        assert [phase["name"] for phase in found["phases"]] == PHASES
+        assert [phase["parameters"] for phase in found["phases"]] == [9, 18, 18, 18]
+        assert found["test_accuracy"] == float(rows[-1]["test_accuracy"])
+        assert 0.5 < found["logistic_regression"] < 1  # from twelve images
+
+    def test_frozen_layers_stay(self, tmp_path):
+        """What step 1 has trained is left alone by step 2, unless nothing is frozen."""
+        options = {"one": ["--steps", "1"], "two": [], "unfrozen": ["--freeze-after", "null"]}
+        first = {}
+        for name, its_options in options.items():
+            assert run(*SHORT, "--sweeps", "0", *its_options, "--run-dir", str(tmp_path / name)) == 0
+            first[name] = RunFolder(tmp_path / name).read_checkpoint()["model"]["quantum.quantum.weights.layer0"]
+        assert torch.equal(first["two"], first["one"])
+        assert not torch.equal(first["unfrozen"], first["one"])
+
+    @pytest.mark.parametrize(
+        "options", [["--training", "complete"], ["--circuit", "ring", "--readout", "sum", "--scale-and-bias", "true"]]
+    )
+    def test_other_models(self, tmp_path, options):
+        folder = tmp_path / "run"
+        assert run(*SHORT, *options, "--run-dir", str(folder)) == 0
+        model = RunFolder(folder).read_checkpoint()["model"]
+        if "complete" in options:
+            assert [row["stage"] for row in metrics(folder)] == ["complete depth"]
+            assert result(folder)["phases"][0]["trained_parameters"] == 18
+        else:
+            assert [phase["trained_parameters"] for phase in result(folder)["phases"]] == [20] * 4
+            assert (model["scale"].item(), model["bias"].item()) != (1.0, 0.0)
+
+    def test_resumes_within_a_phase_to_the_last_bit(self, tmp_path, monkeypatch):
+        options = [*SHORT, "--shots", "20", "--gradient", "parameter_shift", "--scale-and-bias", "true"]
+        straight, broken = tmp_path / "straight", tmp_path / "broken"
+        assert run(*options, "--run-dir", str(straight)) == 0
+        genuine, calls = functional.binary_cross_entropy_with_logits, []
+
+        def pressing_ctrl_c(*arguments, **keywords):
+            calls.append(None)
+            if len(calls) == 7:  # an epoch is two steps and a test: in the first step of the third phase
+                os.kill(os.getpid(), signal.SIGINT)
+            return genuine(*arguments, **keywords)
+
+        monkeypatch.setattr("experiments.mnist36.F.binary_cross_entropy_with_logits", pressing_ctrl_c)
+        assert run(*options, "--run-dir", str(broken)) == 130
+        monkeypatch.undo()
+        state = RunFolder(broken).read_checkpoint()
+        assert (state["stage"], state["epoch"], state["step"]) == (2, 2, 1)
+        assert run("--resume", "--run-dir", str(broken)) == 0
+        assert_same_run(straight, broken)
+        assert result(straight)["shots"] == result(broken)["shots"]
+
+    def test_seeds(self, tmp_path):
+        folder = tmp_path / "run"
+        assert run(*SHORT, "--sweeps", "0", "--seeds", "2", "--run-dir", str(folder)) == 0
+        assert {"seed3", "seed4", "seeds.png", "phases.png", "summary.csv"} <= {path.name for path in folder.iterdir()}
+        gates = [RunFolder(folder / name).read_checkpoint()["model"] for name in ("seed3", "seed4")]
+        assert not torch.equal(gates[0]["quantum.quantum.weights.layer0"], gates[1]["quantum.quantum.weights.layer0"])
+
+    @pytest.mark.slow
+    def test_improved_classifier_on_the_embedded_digits(self, tmp_path):
+        folder = tmp_path / "run"
+        config = ["--config", str(CONFIGS / "mnist36-improved.yaml"), "--dataset", "digits", "--train-images", "240"]
+        assert run(*config, "--run-dir", str(folder)) == 0
+        assert result(folder)["test_accuracy"] >= 0.97
+
+    @pytest.mark.slow
+    def test_improved_classifier_beats_logistic_regression(self, tmp_path, data_root):
+        folder = tmp_path / "run"
+        config = str(CONFIGS / "mnist36-improved.yaml")
+        assert run("--config", config, "--data-root", str(data_root), "--run-dir", str(folder)) == 0
+        assert result(folder)["test_accuracy"] > result(folder)["logistic_regression"] > 0.98
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["--partitions", "3"], "partitions: got 3, expected at most the 2 layers"),
+            (["--train-images", "364"], "expected at most 364 together"),
+            (["--backend", "quantum"], "expected one of 'statevector'"),
+            (["--gradient", "adjoint", "--shots", "10"], "needs exact simulation"),
+            (["--dataset", "mnist", "--data-root", "nowhere"], "nowhere"),
+        ],
+    )
+    def test_before_anything_is_written(self, tmp_path, capsys, arguments, said):
+        folder = tmp_path / "run"
+        assert run(*SHORT, *arguments, "--run-dir", str(folder)) == 1
+        assert said in capsys.readouterr().err
+        assert not folder.exists()
+
+    @pytest.mark.parametrize(
+        "arguments", [["--steps", "0"], ["--sweeps", "-1"], ["--circuit", "other"], ["--freeze-after", "0"]]
+    )
+    def test_bad_values(self, arguments, capsys):
+        with pytest.raises(SystemExit) as refused:
+            run(*arguments)
+        assert refused.value.code == 2
+        assert "error" in capsys.readouterr().err
+
+    def test_a_schedule_cannot_be_stretched(self, tmp_path, capsys):
+        """More epochs of each phase would be another training, not the same one continued."""
+        folder = tmp_path / "run"
+        assert run(*SHORT, "--training", "complete", "--run-dir", str(folder)) == 0
+        assert run("--resume", "--run-dir", str(folder), "--epochs", "2") == 1
+        assert "epochs: got 2, expected 1" in capsys.readouterr().err
+
+
+class TestData:
+    def test_first_of_mnist(self, data_root):
+        data = load_first_of((3, 6), train=1000, data_root=data_root)
+        assert data.train_images.shape == (1000, 1, 28, 28)
+        assert data.test_labels.bincount().tolist() == [1010, 958]  # MNIST's test set
+        assert data.train_labels[:6].tolist() == [0, 0, 0, 1, 1, 0]  # 3 3 3 6 6 3: the order of the file
+
+    def test_first_of_the_embedded_digits(self):
+        data = load_first_of((3, 6), train=240)
+        assert (len(data.train_labels), len(data.test_labels)) == (240, 124)
+        train = {image.numpy().tobytes() for image in data.train_images}
+        assert not any(image.numpy().tobytes() in train for image in data.test_images)
+        assert load_first_of((3, 6), train=240, test=10).test_labels.tolist() == data.test_labels[:10].tolist()
+
+    def test_order_of_the_digits_is_that_of_the_labels(self):
+        one, other = load_first_of((3, 6), train=50), load_first_of((6, 3), train=50)
+        assert torch.equal(one.train_labels, 1 - other.train_labels)
+        assert torch.equal(one.train_images, other.train_images)
+
+    @pytest.mark.parametrize(("train", "test"), [(364, None), (360, 5)])
+    def test_too_few_embedded_digits(self, train, test):
+        with pytest.raises(ValueError, match="expected at most 364 together"):
+            load_first_of((3, 6), train=train, test=test)
+
+    def test_too_few_of_mnist(self, data_root):
+        with pytest.raises(ValueError, match="Got 20000 images of the digits"):
+            load_first_of((3, 6), train=20000, data_root=data_root)
+
+    def test_nine_numbers(self):
+        images = torch.zeros(2, 1, 28, 28)
+        images[0, 0, 5:23, 5:23] = 1  # the middle 18 x 18 pixels
+        images[1, 0, 5:11, 5:11] = 1  # a ninth of them, the first
+        numbers = nine_numbers(images, "MNIST")
+        np.testing.assert_allclose(numbers[0], np.ones(9), atol=1e-6)
+        assert numbers[1].argmax() == 0
+        assert numbers[1, 0] > 0.7
+        assert numbers[1, [2, 5, 6, 7, 8]].abs().max() < 1e-6
+        border = torch.ones(1, 1, 28, 28)
+        border[0, 0, 5:23, 5:23] = 0
+        assert nine_numbers(border, "MNIST").max() == 0
+        assert nine_numbers(border, "scikit-learn digits").max() > 0.3
+
+    def test_logistic_regression_on_the_nine_numbers(self, data_root):
+        """Known: 0.984. With another crop or another order of the labels it would differ."""
+        data = load_first_of((3, 6), train=1000, data_root=data_root)
+        train, test = (nine_numbers(images, data.source) for images in (data.train_images, data.test_images))
+        assert logistic_regression(train, data.train_labels, test, data.test_labels) == pytest.approx(0.984, abs=1e-3)
+        assert logistic_regression(train, data.train_labels, test, 1 - data.test_labels) < 0.1
