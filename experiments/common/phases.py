@@ -36,7 +36,7 @@ def phase_curves(runs: Sequence[Sequence[Mapping[str, Any]]], *, title: str) -> 
         middle = _drawn(np.median(values, axis=0), column)
         axes.plot(epochs, middle, style, color=colour, markersize=4, linewidth=1.8, label=label)
     above.set_ylabel("loss")
-    above.legend()
+    above.legend(loc="upper right")  # "best" searches among all lines
     below.set(xlabel="epoch", ylabel="root mean square of\nthe trained weights' gradient")
     zero = _column(runs, "gradient_rms") <= _LOWEST
     if not zero.all():

@@ -6,18 +6,27 @@ Every block takes numbers between -1 and 1 and gives such numbers, so that each 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from qiskit_torch_bridge import QuantumLayer
-from qiskit_torch_bridge.circuits import reuploading
+from qiskit_torch_bridge.circuits import ParameterizedCircuit, dressed, reuploading
 
 from ..common.workplace import layer_seed
 
-__all__ = ["WIDTH", "QuickStart", "Scale", "dense", "quantum", "quantum_layers_with_gradients", "scores"]
+__all__ = [
+    "WIDTH",
+    "QuickStart",
+    "Scale",
+    "dense",
+    "quantum",
+    "quantum_from_zero",
+    "quantum_layers_with_gradients",
+    "scores",
+]
 
 WIDTH = 8  # numbers in and out, qubits, and classes; three layers of 3 weights a qubit are as many as a dense block has
 
@@ -61,16 +70,28 @@ def quantum(settings: Mapping[str, Any], *, uploads: int = 1, depth: int = 3, pl
         depth: Layers after each embedding.
         place: Which of the network's circuits this is: each has shot noise of its own.
     """
-    circuit, inputs, weights = reuploading(WIDTH, uploads, depth=depth)
+    return _block(reuploading(WIDTH, uploads, depth=depth), settings, place=place, init="uniform")
+
+
+def quantum_from_zero(settings: Mapping[str, Any]) -> nn.Sequential:
+    """The dressed circuit, with as many weights, which start near zero: it hands on the sines of its inputs at first.
+
+    The circuit of :func:`quantum` starts anywhere, and its cosines do not tell a number from its negative.
+    """
+    return _block(dressed(WIDTH, 9), settings, place=0, init="normal")
+
+
+def _block(made: ParameterizedCircuit, settings: Mapping[str, Any], *, place: int, init: str) -> nn.Sequential:
     seed = layer_seed(settings["seed"])
     layer = QuantumLayer(
-        circuit,
-        inputs=inputs,
-        weights=weights,
+        made.circuit,
+        inputs=made.inputs,
+        weights=made.weights,
         backend=settings["backend"],
         shots=settings["shots"],
         gradient=settings["gradient"],
         seed=(place, seed) if isinstance(seed, int) else (place, *seed),
+        init=init,
     )
     return nn.Sequential(Angles(), layer)
 
@@ -80,16 +101,16 @@ class QuickStart(nn.Module):
 
     Args:
         features: Numbers in.
-        settings: The run's, for the quantum block.
+        middle: Makes the quantum block.
 
     Attributes:
         classical: Whether the dense block's outputs go to classical scores, past the circuit.
     """
 
-    def __init__(self, features: int, settings: Mapping[str, Any]) -> None:
+    def __init__(self, features: int, middle: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.first = dense(features)
-        self.quantum = quantum(settings)
+        self.quantum = middle()
         self.hybrid_scores = scores()
         self.classical_scores = scores()
         self.classical = False

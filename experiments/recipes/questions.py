@@ -10,7 +10,7 @@ from torch import nn
 
 from ..common.options import Settings
 from ..common.training import Stage
-from .blocks import QuickStart, Scale, dense, quantum, scores
+from .blocks import QuickStart, Scale, dense, quantum, quantum_from_zero, scores
 
 __all__ = ["QUESTIONS", "Question", "stages_of"]
 
@@ -41,6 +41,10 @@ def _with_dropout(before: bool, after: bool, is_quantum: bool) -> Build:
     return build
 
 
+def _quick_start(middle: Callable[[Mapping[str, Any]], nn.Module]) -> Build:
+    return lambda features, settings: QuickStart(features, lambda: middle(settings))
+
+
 def _in_a_row(settings: Mapping[str, Any]) -> list[nn.Module]:
     return [quantum(settings, depth=1, place=place) for place in range(3)]
 
@@ -63,7 +67,11 @@ QUESTIONS = {
     "quick-start": Question(
         text="Does classical pre-training give a quick start?",
         grid=(8, 8),
-        answers=dict.fromkeys(("from-scratch", "frozen", "fine-tuned"), QuickStart),
+        answers={
+            prefix + start: _quick_start(middle)
+            for prefix, middle in (("", quantum), ("dressed-", quantum_from_zero))
+            for start in ("from-scratch", "frozen", "fine-tuned")
+        },
     ),
     "reuploading": Question(
         text="Quantum layers in a row, or one circuit that takes the data again?",
@@ -91,7 +99,7 @@ def stages_of(settings: Settings) -> list[Stage]:
     """The stages of a training: one, or a classical one before it where the answer is a quick start."""
     if settings["question"] != "quick-start":
         return [Stage("training", settings["epochs"])]
-    freeze = settings["answer"] == "frozen"
+    start = settings["answer"].removeprefix("dressed-")
 
     def pretrain(model: nn.Module) -> None:
         assert isinstance(model, QuickStart)
@@ -99,9 +107,9 @@ def stages_of(settings: Settings) -> list[Stage]:
 
     def go_on(model: nn.Module) -> None:
         assert isinstance(model, QuickStart)
-        model.go_on(freeze=freeze)
+        model.go_on(freeze=start == "frozen")
 
     hybrid = Stage("hybrid", settings["epochs"], go_on)
-    if settings["answer"] == "from-scratch":
+    if start == "from-scratch":
         return [hybrid]
     return [Stage("classical", settings["pretrain_epochs"], pretrain), hybrid]

@@ -1,0 +1,566 @@
+"""Quantum transfer learning: pre-trained networks, the cache of features, and the experiments ``transfer`` and ``pretrain``."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch.nn import functional
+from torchvision.models import ResNet18_Weights, resnet18, resnet34
+
+from experiments.__main__ import main
+from experiments.common.runs import RunFolder
+from experiments.transfer.backbones import (
+    View,
+    imagenet_backbone,
+    load_backbone,
+    new_network,
+    save_backbone,
+)
+from experiments.transfer.features import AugmentedFeatures, cached_features
+from experiments.transfer.images import load_images
+
+CHECKOUT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+SMALL = View(resize=40, crop=32)
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """Four classes of small random pictures: six each to train on, three each to test on."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 3)):
+        for label, name in enumerate("abcd"):
+            folder = tmp_path / "pictures" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(60 * label, 60 * label + 60, size=(10, 12, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path / "pictures"
+
+
+def weights_file(folder: Path, network: str = "resnet18", *, seed: int = 1, view: View = SMALL) -> Path:
+    torch.manual_seed(seed)
+    path = folder / f"{network}-{seed}-{view.crop}.pt"
+    path.write_bytes(save_backbone(new_network(network, 3), network, view, ("x", "y", "z"), "made up"))
+    return path
+
+
+@pytest.fixture
+def resnet(tmp_path) -> Path:
+    return weights_file(tmp_path)
+
+
+@pytest.fixture
+def quantum(tmp_path) -> Path:
+    return weights_file(tmp_path, "quantum", view=View(8, 8))
+
+
+class TestBackbones:
+    def test_what_was_saved(self, resnet):
+        backbone = load_backbone(resnet)
+        assert (backbone.network, backbone.view, backbone.num_features) == ("resnet18", SMALL, 512)
+        assert backbone.trained_on == ("x", "y", "z")
+        assert "made up" in backbone.name
+
+    def test_features_are_what_the_last_layer_got(self, resnet):
+        torch.manual_seed(1)
+        model = new_network("resnet18", 3).eval()
+        images = torch.rand(4, 3, 32, 32)
+        features = load_backbone(resnet).features(images, CPU, seed=(0,))
+        with torch.no_grad():
+            assert torch.allclose(model.network.fc(features), model(images), atol=1e-5)
+
+    def test_frozen(self, resnet):
+        backbone = load_backbone(resnet)
+        before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
+        backbone.model.train()
+        features = backbone.features(torch.rand(8, 3, 32, 32), CPU, seed=(0,))
+        assert not features.requires_grad
+        assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
+        for name, tensor in backbone.model.state_dict().items():
+            assert torch.equal(tensor, before[name])
+
+    @pytest.mark.parametrize("network", ["resnet18", "quantum"])
+    def test_features_do_not_depend_on_the_batch(self, tmp_path, network):
+        backbone = load_backbone(weights_file(tmp_path, network))
+        images = torch.rand(5, 3, 32, 32)
+        together = backbone.features(images, CPU, seed=(0,))
+        alone = torch.cat([backbone.features(image[None], CPU, seed=(0,)) for image in images])
+        assert torch.allclose(together, alone, atol=1e-5)
+
+    def test_shots_follow_from_the_seed(self, quantum):
+        backbone = load_backbone(quantum, shots=20)
+        images = torch.rand(5, 3, 32, 32)
+        one, two, three = (backbone.features(images, CPU, seed=seed) for seed in ((1, 2), (1, 2), (1, 3)))
+        assert torch.equal(one, two)
+        assert not torch.equal(one, three)
+
+    @pytest.mark.parametrize("old", [False, True])
+    def test_torchvision_file(self, tmp_path, old):
+        """As torchvision distributes it: 1000 classes; old files do not count batches and are no zip files."""
+        model = resnet18(num_classes=1000)
+        state = {n: t for n, t in model.state_dict().items() if not (old and n.endswith("num_batches_tracked"))}
+        torch.save(state, tmp_path / "resnet18.pth", _use_new_zipfile_serialization=not old)
+        backbone = load_backbone(tmp_path / "resnet18.pth")
+        assert backbone.view == View(resize=256, crop=224)
+        assert "ant" in backbone.trained_on
+        images = torch.rand(2, 3, 64, 64)
+        mean, std = (torch.tensor(numbers)[:, None, None] for numbers in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+        model.fc = torch.nn.Identity()
+        with torch.no_grad():
+            expected = model.eval()((images - mean) / std)
+        assert torch.equal(backbone.features(images, CPU, seed=(0,)), expected)
+
+    def test_view_is_that_of_the_weights(self):
+        """Ours and torchvision's own give the same, but for the normalisation."""
+        image = Image.fromarray(np.random.default_rng(0).integers(256, size=(300, 400, 3), dtype=np.uint8))
+        theirs = ResNet18_Weights.IMAGENET1K_V1.transforms()
+        mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (theirs.mean, theirs.std))
+        assert torch.allclose(View(resize=256, crop=224)(image), theirs(image) * std + mean, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (lambda: resnet34(num_classes=10).state_dict(), "holds other weights"),
+            (lambda: {"fc.bias": torch.zeros(3)}, "holds other weights"),
+            (lambda: {1: torch.zeros(3), "a": 2}, "holds other weights"),
+            (lambda: [1, 2], "holds a list"),
+            (lambda: {"network": "resnet18"}, "lacks what belongs to the weights"),
+            (
+                lambda: {
+                    "network": "vgg",
+                    "view": {"resize": 8, "crop": 8},
+                    "trained_on": [],
+                    "source": "",
+                    "model": {},
+                },
+                "holds a network 'vgg'",
+            ),
+            (lambda: {**resnet18().state_dict(), "conv1.weight": torch.full((64, 3, 7, 7), np.nan)}, "not finite"),
+            (lambda: Path("an object"), "no file of weights that can be read"),
+        ],
+    )
+    def test_other_files_are_refused(self, tmp_path, content, said):
+        torch.save(content(), tmp_path / "weights.pt")
+        with pytest.raises(ValueError, match=said) as refused:
+            load_backbone(tmp_path / "weights.pt")
+        assert "weights.pt" in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+    @pytest.mark.parametrize("content", [b"", b"These are no weights.", b"PK\x03\x04 and so on"])
+    def test_files_of_no_weights_are_refused(self, tmp_path, content):
+        (tmp_path / "weights.pt").write_bytes(content)
+        with pytest.raises(ValueError, match="no file of weights that can be read"):
+            load_backbone(tmp_path / "weights.pt")
+
+    def test_missing_file(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="'imagenet' or 'pretrain'"):
+            load_backbone(tmp_path / "nowhere.pt")
+
+    def test_imagenet_without_a_network(self, tmp_path, monkeypatch):
+        def unreachable(*arguments, **options):
+            raise OSError("Name or service not known")
+
+        monkeypatch.setattr("torch.hub.download_url_to_file", unreachable)
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+        with pytest.raises(OSError, match=r"could not download them \(Name or service not known\); .* --weights PATH"):
+            imagenet_backbone()
+
+
+class TestCache:
+    @pytest.fixture
+    def cache(self, tmp_path) -> RunFolder:
+        return RunFolder(tmp_path / "cache")
+
+    @staticmethod
+    def features(pictures, weights, cache, *, part: int = 0, **options):
+        backbone = load_backbone(weights, **options)
+        images = load_images(str(pictures), data_root=None, classes=["a", "b"])[part]
+        return cached_features(images, backbone, cache, CPU, circuit={"shots": 10})
+
+    @staticmethod
+    def files(cache) -> list[Path]:
+        return sorted(cache.path.iterdir())
+
+    @staticmethod
+    def unavailable(monkeypatch) -> None:
+        def compute(*arguments, **options):
+            raise AssertionError("computed anew")
+
+        monkeypatch.setattr("experiments.transfer.features._compute", compute)
+
+    def test_same_bits_without_computing(self, pictures, resnet, cache, monkeypatch):
+        before = self.features(pictures, resnet, cache)
+        assert before.shape == (12, 512)
+        assert len(self.files(cache)) == 1
+        self.unavailable(monkeypatch)
+        assert torch.equal(self.features(pictures, resnet, cache), before)
+
+    @pytest.mark.parametrize("change", ["image", "name", "removed", "weights", "view", "version", "part"])
+    def test_anything_that_matters_makes_it_compute(self, pictures, resnet, cache, monkeypatch, change):
+        before, options = self.features(pictures, resnet, cache), {}
+        path, weights = pictures / "train" / "a" / "3.png", resnet
+        if change == "image":
+            Image.new("RGB", (9, 9)).save(path)
+        elif change == "name":
+            path.rename(path.with_name("9.png"))
+        elif change == "removed":
+            path.unlink()
+        elif change == "weights":
+            weights = weights_file(resnet.parent, seed=2)
+        elif change == "view":
+            weights = weights_file(resnet.parent, view=View(resize=32, crop=32))
+        elif change == "version":
+            monkeypatch.setattr("experiments.transfer.features.PIL.__version__", "0.1")
+        else:
+            options = {"part": 1}
+        after = self.features(pictures, weights, cache, **options)
+        assert len(self.files(cache)) == 2
+        assert torch.equal(after, before) == (change == "version")
+
+    def test_shots_do_not_depend_on_what_is_cached(self, pictures, quantum, cache):
+        one = [self.features(pictures, quantum, cache, part=part, shots=10) for part in (0, 1)]
+        shutil.rmtree(cache.path)
+        two = [self.features(pictures, quantum, cache, part=part, shots=10) for part in (1, 0)]
+        assert torch.equal(one[0], two[1])
+        assert torch.equal(one[1], two[0])
+
+    @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "zeros inside", "of other images", "double"])
+    def test_damaged_file_is_noticed(self, pictures, resnet, cache, capsys, damage):
+        before = self.features(pictures, resnet, cache)
+        (path,) = self.files(cache)
+        good = path.read_bytes()
+        if damage == "of other images":
+            self.features(pictures, resnet, cache, part=1)
+            other = next(file for file in self.files(cache) if file != path)
+            path.write_bytes(other.read_bytes())
+        elif damage == "double":
+            arrays = cache.read_arrays(path.name)
+            cache.write_arrays(path.name, key=arrays["key"], features=arrays["features"].astype(float))
+        else:
+            path.write_bytes(
+                {
+                    "truncated": good[: len(good) // 2],
+                    "empty": b"",
+                    "text": b"nothing",
+                    "zeros inside": good[:300] + bytes(1000) + good[1300:],
+                }[damage]
+            )
+        capsys.readouterr()
+        assert torch.equal(self.features(pictures, resnet, cache), before)
+        assert f"{path} " in capsys.readouterr().out
+        assert torch.equal(self.features(pictures, resnet, cache), before)
+        assert not capsys.readouterr().out
+
+    def test_flipped_bytes_never_change_features(self, pictures, resnet, cache):
+        """Each is noticed, or is where it does not matter."""
+        before = self.features(pictures, resnet, cache)
+        (path,) = self.files(cache)
+        good = path.read_bytes()
+        places = {*range(0, 200, 7), *range(200, len(good), len(good) // 40), *range(len(good) - 150, len(good), 3)}
+        for place in sorted(places):
+            content = bytearray(good)
+            content[place] ^= 0xFF
+            path.write_bytes(content)
+            assert torch.equal(self.features(pictures, resnet, cache), before), place
+
+    def test_damaged_image_is_named_and_nothing_cached(self, pictures, resnet, cache):
+        (pictures / "train" / "b" / "2.png").write_bytes(b"oops")
+        with pytest.raises(ValueError, match=r"b/2\.png cannot be read as an image"):
+            self.features(pictures, resnet, cache)
+        assert not cache.path.exists()
+
+    def test_full_disk(self, pictures, resnet, cache, monkeypatch):
+        genuine = os.fsync
+
+        def full(number: int) -> None:
+            genuine(number)
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space left on device while .* bytes of"):
+            self.features(pictures, resnet, cache)
+        assert not self.files(cache)
+
+    def test_augmented(self, pictures, resnet):
+        backbone = load_backbone(resnet)
+        images = load_images(str(pictures), data_root=None)[0]
+        examples, rows = AugmentedFeatures(images, backbone, CPU), torch.tensor([3, 1])
+        torch.manual_seed(1)
+        one, labels = examples.batch(rows, training=True)
+        two, _ = examples.batch(rows, training=True)
+        torch.manual_seed(1)
+        assert torch.equal(examples.batch(rows, training=True)[0], one)
+        assert not torch.equal(one, two)
+        assert torch.equal(labels, images.labels[rows])
+        plain = torch.stack([backbone.view(images.decode(row)) for row in rows.tolist()])
+        assert torch.equal(examples.batch(rows, training=False)[0], backbone.features(plain, CPU, seed=(0,)))
+        assert examples.batch(rows[:0], training=True)[0].shape == (0, 512)
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert metrics(one) == metrics(other)
+    mine, theirs = (RunFolder(folder).read_checkpoint()["model"] for folder in (one, other))
+    for name in mine:
+        assert torch.equal(mine[name], theirs[name]), name
+
+
+@pytest.fixture
+def transfer(pictures, tmp_path, resnet, quantum, monkeypatch):
+    """Runs the experiment on two of the small classes; returns the exit status."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> int:
+        small = ["--dataset", str(pictures), "--classes", "a,b", "--epochs", "2", "--lr", "0.01"]
+        networks = ["--weights", str(resnet), "--quantum-weights", str(quantum)]
+        return main(["transfer", *small, *networks, *arguments])
+
+    return run
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Presses Ctrl-C at a call of the loss."""
+
+    def at(number: int):
+        genuine, calls = functional.cross_entropy, []
+
+        def pressing_ctrl_c(*arguments, **options):
+            calls.append(None)
+            if len(calls) == number:
+                os.kill(os.getpid(), signal.SIGINT)
+            return genuine(*arguments, **options)
+
+        monkeypatch.setattr("torch.nn.functional.cross_entropy", pressing_ctrl_c)
+
+    yield at
+
+
+class TestTransfer:
+    def test_schemes(self, transfer, tmp_path):
+        folder = tmp_path / "run"
+        assert transfer("--scheme", "CC, CQ,QC,QQ", "--run-dir", str(folder)) == 0
+        numbers = {"config.yaml", "metrics.csv", "result.json", "checkpoint.pt", "predictions.csv", "shown.npz"}
+        for scheme in ("CC", "CQ", "QC", "QQ"):
+            expected = numbers | {"tensorboard", "loss.png", "predictions.png", "confusion.png"}
+            expected |= {"circuit.png"} if scheme[1] == "Q" else set()
+            assert {path.name for path in (folder / scheme).iterdir()} == expected
+            assert result(folder / scheme)["scheme"] == scheme
+            assert (result(folder / scheme)["circuits"] > 0) == (scheme[1] == "Q")
+        assert {"comparison.png", "summary.csv", "result.json"} <= {path.name for path in folder.iterdir()}
+        assert result(folder / "CC")["head_parameters"] == 2082
+        assert result(folder / "CQ")["head_parameters"] == 2086
+        assert len(list((tmp_path / "runs" / "features").iterdir())) == 4  # two networks, training and test
+
+    def test_dry_run_says_what_a_run_then_costs(self, transfer, tmp_path, capsys):
+        options = ["--scheme", "QQ", "--shots", "50", "--gradient", "parameter_shift", "--depth", "1"]
+        assert transfer(*options, "--dry-run") == 0
+        printed = capsys.readouterr().out
+        assert not (tmp_path / "runs").exists()
+        assert transfer(*options, "--run-dir", "run") == 0
+        came_to = result(tmp_path / "run")
+        assert f"The run of 2 epochs: {came_to['circuits']:,} circuits, {came_to['shots']:,} shots" in printed
+        assert f"Features: {came_to['feature_circuits']:,} circuits, {came_to['feature_shots']:,} shots" in printed
+        assert came_to["feature_shots"] == 18 * 50
+        assert "12 images to train on, 6 to test" in printed
+
+    @pytest.mark.parametrize("options", [["--scheme", "CQ"], ["--scheme", "QQ", "--augment", "--shots", "20"]])
+    def test_interrupted_run_resumes_to_the_last_bit(self, transfer, tmp_path, interrupt, monkeypatch, options):
+        assert transfer(*options, "--run-dir", "straight") == 0
+        interrupt(6)  # in the second epoch of three steps and a test
+        assert transfer(*options, "--run-dir", "broken") == 130
+        monkeypatch.undo()
+        monkeypatch.chdir(tmp_path)
+        state = RunFolder(tmp_path / "broken").read_checkpoint()
+        assert (state["epoch"], state["step"]) == (1, 2)
+        assert main(["transfer", "--resume", "--run-dir", "broken"]) == 0
+        assert_same_run(tmp_path / "straight", tmp_path / "broken")
+
+    def test_figures_without_the_data(self, transfer, tmp_path, pictures, resnet, quantum):
+        assert transfer("--scheme", "CQ,CC", "--run-dir", "run") == 0
+        shutil.rmtree(pictures)
+        shutil.rmtree(tmp_path / "runs")
+        resnet.unlink()
+        quantum.unlink()
+        figures = sorted((tmp_path / "run").rglob("*.png"))
+        assert len(figures) == 8
+        for figure in figures:
+            figure.unlink()
+        assert main(["plot", "run"]) == 0
+        assert sorted((tmp_path / "run").rglob("*.png")) == figures
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["--scheme", "CX"], "--scheme: got 'CX'"),
+            (["--scheme", "CQ,CQ"], "expected one or more of CC, CQ, QC, QQ"),
+            (["--backend", "quantum"], "expected one of 'statevector', 'aer', 'fake:NAME'"),
+            (["--gradient", "guess"], "expected one of"),
+            (["--shots", "10", "--gradient", "adjoint"], "needs exact simulation"),
+            (["--classes", "a,z"], "--classes: got a, z"),
+            (["--classes", "a,b,c"], "--weights pretrain: there is too little beside the target a,b,c"),
+            (["--scheme", "CC,QC", "--weights", "FILE", "--classes", "a,b,c"], "--quantum-weights pretrain"),
+            (["--scheme", "CC,QC", "--quantum-weights", "imagenet"], "--quantum-weights: got 'imagenet'"),
+            (["--weights", "nowhere.pt"], "got 'nowhere.pt'"),
+            (["--scheme", "QC,CC", "--weights", "QUANTUM"], "holds a network quantum, expected resnet18 for scheme CC"),
+            (["--dataset", "nowhere"], "nowhere"),
+            (["--dataset", "ants-bees", "--classes", "ants,bees"], "no data root"),
+        ],
+    )
+    def test_refused_before_anything_is_trained_or_written(
+        self, transfer, tmp_path, capsys, monkeypatch, resnet, quantum, arguments, said
+    ):
+        monkeypatch.delenv("QTB_DATA", raising=False)
+        files = {"FILE": str(resnet), "QUANTUM": str(quantum)}
+        pretrain = ["--scheme", "CC,CQ", "--weights", "pretrain", "--quantum-weights", "pretrain"]
+        assert transfer(*pretrain, *(files.get(argument, argument) for argument in arguments)) == 1
+        printed = capsys.readouterr().err
+        assert said in printed
+        assert printed.count("\n") == 1
+        assert not (tmp_path / "runs").exists()
+
+    @pytest.mark.parametrize("options", [[], ["--augment"], ["--weights", "pretrain"]])
+    @pytest.mark.parametrize("split", ["train", "test"])
+    def test_damaged_image_is_refused_before_the_training(self, transfer, pictures, tmp_path, capsys, options, split):
+        (pictures / split / "b" / "1.png").write_bytes(b"oops")
+        assert transfer("--scheme", "CC", *options, "--run-dir", "run") == 1
+        assert f"{split}/b/1.png cannot be read as an image" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+        assert not (tmp_path / "runs" / "pretrained").exists()
+
+    def test_says_when_the_network_knows_the_target(self, transfer, tmp_path, capsys):
+        torch.manual_seed(0)
+        known = save_backbone(new_network("resnet18", 2), "resnet18", SMALL, ("a", "q"), "made up")
+        (tmp_path / "known.pt").write_bytes(known)
+        assert transfer("--scheme", "CC", "--weights", "known.pt", "--epochs", "1") == 0
+        assert "has seen a before" in capsys.readouterr().out
+
+
+class TestPretrain:
+    def test_trains_on_the_other_classes_once(self, transfer, tmp_path, capsys):
+        for name in ("one", "two"):
+            assert transfer("--weights", "pretrain", "--scheme", "CC", "--epochs", "1", "--run-dir", name) == 0
+        assert capsys.readouterr().out.count("pre-training resnet18 on c,d") == 1
+        assert_same_run(tmp_path / "one", tmp_path / "two")
+        folder = tmp_path / "runs" / "pretrained" / "resnet18-pictures-without-a-b"
+        assert load_backbone(folder / "backbone.pt").trained_on == ("c", "d")
+        assert result(folder)["classes"] == ["c", "d"]
+        assert (folder / "loss.png").is_file()
+
+    def test_interrupted_within_a_transfer(self, transfer, tmp_path, interrupt, monkeypatch, capsys):
+        options = ["--scheme", "QC", "--quantum-weights", "pretrain", "--epochs", "1"]
+        assert transfer(*options, "--cache", "straight", "--run-dir", "one") == 0
+        interrupt(7)  # in the fourth epoch of a step and a test
+        assert transfer(*options, "--cache", "broken", "--run-dir", "two") == 130
+        assert "goes on where it is now" in capsys.readouterr().out
+        assert not (tmp_path / "two").exists()
+        monkeypatch.undo()
+        monkeypatch.chdir(tmp_path)
+        assert transfer(*options, "--cache", "broken", "--run-dir", "two") == 0
+        name = "pretrained/quantum-pictures-without-a-b"
+        assert_same_run(tmp_path / "straight" / name, tmp_path / "broken" / name)
+        assert_same_run(tmp_path / "one", tmp_path / "two")
+
+    def test_network_that_was_trained_otherwise(self, transfer, tmp_path, capsys):
+        options = ["--scheme", "QC", "--quantum-weights", "pretrain", "--epochs", "1"]
+        assert transfer(*options) == 0
+        path = tmp_path / "runs" / "pretrained" / "quantum-pictures-without-a-b" / "config.yaml"
+        settings = yaml.safe_load(path.read_text())
+        path.write_text(yaml.safe_dump({**settings, "data_root": "elsewhere", "download": True}))
+        assert transfer(*options) == 0
+        path.write_text(yaml.safe_dump({**settings, "lr": 0.5}))
+        assert transfer(*options) == 1
+        assert "was trained with other settings; move it away" in capsys.readouterr().err
+
+    def test_by_itself(self, pictures, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        options = ["--dataset", str(pictures), "--exclude", "a, b", "--epochs", "1", "--image-size", "16"]
+        assert main(["pretrain", *options, "--augment", "shift-flip", "--run-dir", "run"]) == 0
+        backbone = load_backbone(tmp_path / "run" / "backbone.pt")
+        assert (backbone.trained_on, backbone.view) == (("c", "d"), View(16, 16))
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["--exclude", "cats"], "--exclude: got cats, expected some of a, b, c, d"),
+            (["--exclude", "a,b,c"], "leaves d of"),
+            (["--image-size", "4"], "--image-size: got 4"),
+            (["--batch-size", "23"], "leaves a last batch of 1 of the 24 images"),
+            (["--network", "quantum", "--backend", "quantum"], "expected one of 'statevector'"),
+        ],
+    )
+    def test_refused(self, pictures, tmp_path, capsys, monkeypatch, arguments, said):
+        monkeypatch.chdir(tmp_path)
+        assert main(["pretrain", "--dataset", str(pictures), *arguments, "--run-dir", "run"]) == 1
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+
+class TestConfigurations:
+    FOLDER = CHECKOUT / "experiments" / "configs"
+
+    @pytest.mark.parametrize(
+        ("name", "expected"),
+        [
+            ("ants-bees", {"lr": 0.0004, "batch_size": 4, "epochs": 30, "depth": 6, "lr_gamma": 0.1, "lr_step": 10}),
+            ("dogs-cats", {"lr": 0.001, "batch_size": 8, "epochs": 3, "depth": 5, "lr_gamma": 1.0}),
+            ("planes-cars", {"lr": 0.0007, "batch_size": 8, "epochs": 3, "depth": 4, "lr_gamma": 0.1, "lr_step": 3}),
+        ],
+    )
+    def test_published_settings(self, name, expected):
+        settings = yaml.safe_load((self.FOLDER / f"transfer-{name}.yaml").read_text())
+        assert settings["weights"] == "imagenet"
+        assert {key: settings[key] for key in expected} == expected
+
+    def test_digits_is_the_default(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for arguments in ([], ["--config", str(self.FOLDER / "transfer-digits.yaml")]):
+            assert main(["transfer", *arguments, "--dry-run"]) == 0
+        printed = capsys.readouterr().out
+        assert printed[: len(printed) // 2] == printed[len(printed) // 2 :]
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_two_processes_fill_the_cache_at_once(pictures, resnet, tmp_path):
+    command = [sys.executable, "-m", "experiments", "transfer", "--dataset", str(pictures), "--classes", "a,b"]
+    options = ["--weights", str(resnet), "--scheme", "CC", "--epochs", "1", "--cache", str(tmp_path / "cache")]
+    started = [
+        subprocess.Popen(
+            [*command, *options, "--run-dir", str(tmp_path / name)], cwd=CHECKOUT, stdout=subprocess.DEVNULL
+        )
+        for name in ("one", "two")
+    ]
+    assert [process.wait() for process in started] == [0, 0]
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_digits(tmp_path, monkeypatch):
+    """The default run learns: the features of a network that never saw an eight or a nine tell them apart."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["transfer", "--epochs", "5", "--lr", "0.004", "--run-dir", "run"]) == 0
+    for scheme in ("CQ", "CC"):
+        assert result(tmp_path / "run" / scheme)["test_accuracy"] > 0.85
