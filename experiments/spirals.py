@@ -249,7 +249,7 @@ def regions(parts: Mapping[tuple[int, int], RunFolder]) -> Figure:
             ylabel="$y$ (standardised)",
             aspect="equal",
         )
-    figure.suptitle("Test points (circles, triangles), probability of triangles (light: high), test accuracy")
+    figure.suptitle("Test accuracy; light: triangles are probable")
     return figure
 
 

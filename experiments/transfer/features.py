@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -69,7 +70,7 @@ def _read(folder: RunFolder, name: str, key: str, shape: tuple[int, int]) -> tor
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:  # a zip file, whose checksums are looked at
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:  # a zip file, with checksums
             features, found = arrays["features"], str(arrays["key"])
     except Exception as error:  # damaged zip files raise whatever comes to the mind of what reads them
         print(f"The cached features in {path} are damaged ({brief(error)}); they are computed anew.")
