@@ -39,8 +39,9 @@ def main(arguments: Sequence[str]) -> int:
         for variant, part in trainings_of(RunFolder.existing(path)):
             result = part.read_result()
             curve = Curve(part.read_rows(), result["test_accuracy"])
-            name = f"{run} {variant}".rstrip()
-            groups.setdefault(name, []).append((part.read_settings(), curve, result))
+            settings = part.read_settings()
+            name = run if variant in ("", settings["experiment"]) else f"{run} {variant}"
+            groups.setdefault(name, []).append((settings, curve, result))
     rows = [_row(name, group, options.error_below) for name, group in groups.items()]
     rows = [{key: value for key, value in row.items() if _differs(key, rows)} for row in rows]
     print(table(rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..common.rows import Examples, Rows
 from ..common.runs import RunFolder
 from ..common.training import Trainer, quantum_layers
 from ..common.workplace import Workplace
-from .backbones import Backbone, imagenet_backbone, load_backbone, new_network
+from .backbones import Backbone, View, imagenet_backbone, load_backbone, new_network
 from .choice import add_image_options, images_of, names_in, with_data_root
 from .features import AugmentedFeatures, cached_features
 from .heads import new_head
@@ -73,6 +74,12 @@ def parser() -> Any:
         type=str,
         default="pretrain",
         help="Of the pre-trained quantum network (schemes QC, QQ): pretrain, or a file of such a run of pretrain.",
+    )
+    parser.add_argument(
+        "--image-size",
+        type=PositiveInt | None,
+        default=None,
+        help="Pixels of the square that is cut from an image (default: as the network was trained).",
     )
     parser.add_argument("--augment", action="store_true", help="Random crops and flips; features are computed anew.")
     parser.add_argument("--num-qubits", type=PositiveInt, default=4, help="Qubits of the head's circuit.")
@@ -165,8 +172,12 @@ def backbone_of(settings: Settings, work: Workplace) -> Backbone:
     network, weights = _pretrained(settings)
     if weights == "imagenet":
         with work.fabric.rank_zero_first():
-            return imagenet_backbone()
-    return _from_file(pretrained_file(settings, network, work) if weights == "pretrain" else Path(weights), settings)
+            backbone = imagenet_backbone()
+    else:
+        path = pretrained_file(settings, network, work) if weights == "pretrain" else Path(weights)
+        backbone = _from_file(path, settings)
+    size = settings["image_size"]
+    return backbone if size is None else replace(backbone, view=View(resize=round(size * 256 / 224), crop=size))
 
 
 def cost(settings: Settings) -> str:
