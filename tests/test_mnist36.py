@@ -18,11 +18,18 @@ from torch.nn import functional
 from experiments.__main__ import main
 from experiments.common.data import load_first_of
 from experiments.common.runs import RunFolder
-from experiments.mnist36 import EXPERIMENT, logistic_regression, nine_numbers
+from experiments.mnist36 import EXPERIMENT, logistic_regression, nine_numbers, readout, rotations_of_last_qubit
+from qiskit_torch_bridge import QuantumLayer
+from qiskit_torch_bridge.circuits import random_rotations
 
 CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
 SMALL = ["--dataset", "digits", "--train-images", "12", "--batch-size", "6", "--seed", "3", "--init", "uniform"]
 SHORT = [*SMALL, "--epochs", "1", "--partition-epochs", "1", "--steps", "2", "--layers-per-step", "1", "--sweeps", "1"]
+SCHEDULE = {"training": "layerwise", "steps": 3, "layers_per_step": 2, "epochs": 5, "freeze_after": 1} | {
+    "partitions": 2,
+    "sweeps": 2,
+    "partition_epochs": 5,
+}
 PHASES = ["step 1", "step 2", "sweep 1 part 1", "sweep 1 part 2"]
 
 
@@ -273,3 +280,63 @@ class TestData:
         train, test = (nine_numbers(images, data.source) for images in (data.train_images, data.test_images))
         assert logistic_regression(train, data.train_labels, test, data.test_labels) == pytest.approx(0.984, abs=1e-3)
         assert logistic_regression(train, data.train_labels, test, 1 - data.test_labels) < 0.1
+
+
+class TestWhySeedsFail:
+    """What the README says of the published protocol."""
+
+    @staticmethod
+    def layer_of(seed: int) -> tuple[Any, QuantumLayer]:
+        circuit = random_rotations(9, 6, seed=seed)
+        observables = readout("last")
+        return circuit, QuantumLayer(
+            circuit.circuit,
+            inputs=circuit.inputs,
+            weights={"all": [weight for vector in circuit.weights.values() for weight in vector]},
+            observables=observables,
+            init="zeros",
+        )
+
+    @staticmethod
+    def axes(circuit: Any) -> torch.Tensor:
+        """0, 1, 2 for the RX, RY, RZ of each weight."""
+        names = {gate.params[0]: gate.operation.name for gate in circuit.circuit.data if gate.params}
+        return torch.tensor(
+            [("rx", "ry", "rz").index(names[weight]) for vector in circuit.weights.values() for weight in vector]
+        )
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_ry_and_rz_have_no_gradient_at_zero(self, seed):
+        circuit, layer = self.layer_of(seed)
+        axes, x = self.axes(circuit), torch.rand(5, 9, dtype=torch.float64)
+        weights = torch.rand(54, dtype=torch.float64) * 6
+
+        def values(weights: torch.Tensor) -> torch.Tensor:
+            return torch.func.functional_call(layer, {"weights.all": weights}, (x,))
+
+        mirrored = torch.where(axes == 0, weights, -weights)
+        torch.testing.assert_close(values(mirrored), values(weights), rtol=0, atol=1e-12)
+        assert (values(-weights) - values(weights)).abs().max() > 1e-3  # the sign of RX does matter
+        only_rx = torch.where(axes == 0, weights, 0.0).requires_grad_()
+        (gradient,) = torch.autograd.grad(values(only_rx).square().sum(), only_rx)
+        assert gradient[axes != 0].abs().max() < 1e-12
+        assert gradient[axes == 0].abs().max() > 1e-3
+
+    def test_at_zero_only_the_last_pixel_is_seen(self):
+        _, layer = self.layer_of(0)
+        x = torch.rand(5, 9, dtype=torch.float64)
+        torch.testing.assert_close(layer(x)[:, 0], x[:, 8].cos(), rtol=0, atol=1e-12)
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_rx_on_the_last_qubit_in_every_second_layer_lets_the_neighbour_in(self, seed):
+        circuit, layer = self.layer_of(seed)
+        last = rotations_of_last_qubit({"circuit": "random_rotations", "seed": seed, **SCHEDULE})
+        axes = self.axes(circuit)
+        weights = torch.zeros(54, dtype=torch.float64)
+        weights[8::9] = torch.where(axes[8::9] == 0, 0.7, 0.0)
+        x = torch.rand(5, 9, dtype=torch.float64, requires_grad=True)
+        values = torch.func.functional_call(layer, {"weights.all": weights}, (x,))
+        (gradient,) = torch.autograd.grad(values.sum(), x)
+        assert last == "".join("xyz"[axis] for axis in axes[8::9])
+        assert bool(gradient[:, 7].abs().max() > 1e-6) == ("x" in last[1::2])
+        assert gradient[:, :7].abs().max() < 1e-12

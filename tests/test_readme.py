@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.__main__ import EXPERIMENTS, TOOLS
+
 CHECKOUT = Path(__file__).parent.parent
 README = (CHECKOUT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -43,6 +45,23 @@ def test_hardware_lines_run_on_a_fake_device():
     layer = namespace["layer"]
     assert layer.backend.device.name == "fake_manila"
     assert layer(torch.rand(1, 2)).shape == (1, 2)
+
+
+def test_layerwise_lines_run():
+    (code,) = [block for block in BLOCKS if "LayerwiseQuantumLayer" in block]
+    namespace: dict[str, object] = {"torch": torch}
+    exec(code, namespace)
+    trained = [name for name, weight in namespace["grown"].named_parameters() if weight.requires_grad]
+    assert len(trained) == 3  # the second half of six layers, in the last phase
+
+
+def test_commands_name_what_there_is():
+    commands = re.findall(r"python -m experiments (\w+)", README)
+    assert len(commands) > 10
+    assert set(commands) <= EXPERIMENTS.keys() | TOOLS.keys() | {"NAME"}
+    configurations = set(re.findall(r"([\w-]+\.yaml)", README)) - {"FILE.yaml"}
+    assert len(configurations) > 5
+    assert all((CHECKOUT / "experiments" / "configs" / name).is_file() for name in configurations)
 
 
 def test_pictures_exist():

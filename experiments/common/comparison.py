@@ -92,16 +92,23 @@ def seeds_figure(curves: Mapping[str, Sequence[Curve]], published: Mapping[str, 
     axes = figure.subplots()
     for place, (name, group) in enumerate(curves.items()):
         accuracies = sorted(curve.test_accuracy for curve in group)
-        spread = [place + 0.25 * (i % 5 - 2) / 2 for i in range(len(accuracies))]
+        spread = [place + 0.25 * (2 * i % 5 - 2) / 2 for i in range(len(accuracies))]
         axes.plot(spread, accuracies, _MARKERS[place % len(_MARKERS)], color=f"C{place}", alpha=0.7, markersize=5)
         axes.plot([place - 0.35, place + 0.35], [median(accuracies)] * 2, "k-", linewidth=2, zorder=3)
         value = published.get(name)
         if value is not None:
             axes.plot([place - 0.35, place + 0.35], [value] * 2, "r--", linewidth=1.5, zorder=3)
+            label = f"published\n{value:g}"
             axes.annotate(
-                f"published {value:g}", (place, value), (0, 4), textcoords="offset points", color="r", ha="center"
+                label,
+                (place + 0.35, value),
+                (3, 0),
+                textcoords="offset points",
+                color="r",
+                va="center",
+                fontsize="small",
             )
     axes.set_xticks(range(len(curves)), [f"{name}\n{len(group)} seeds" for name, group in curves.items()])
-    axes.set(ylabel="test accuracy (bar: median)", xlim=(-0.6, len(curves) - 0.4))
+    axes.set(ylabel="test accuracy (bar: median)", xlim=(-0.6, len(curves) - 0.1))
     axes.grid(alpha=0.3, axis="y")
     return figure

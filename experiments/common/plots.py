@@ -135,7 +135,7 @@ def draw_predictions(
     labels, guesses = (np.array([row[key] for row in rows]) for key in ("label", "predicted"))
     scores = np.array([[value for key, value in row.items() if key.startswith("score_")] for row in rows])
     sure = confidence(scores)
-    figure = Figure(figsize=(1.5 * _COLUMNS, 2.0 * len(names)), layout="constrained")
+    figure = Figure(figsize=(1.7 * _COLUMNS, 2.1 * len(names)), layout="constrained")
     for label, line in enumerate(figure.subplots(len(names), _COLUMNS, squeeze=False)):
         mine = [place for place, row in enumerate(shown["rows"]) if labels[row] == label]
         for axes, place in zip(line, mine, strict=False):
@@ -144,7 +144,9 @@ def draw_predictions(
             axes.imshow(
                 image.transpose(1, 2, 0).squeeze(), cmap="gray_r" if len(image) == 1 else None, vmin=0, vmax=255
             )
-            axes.set_title(f"{names[guesses[row]]} ({sure[row]:.2f})", color="tab:red" if wrong else "black")
+            axes.set_title(
+                f"{names[guesses[row]]} ({sure[row]:.2f})", color="tab:red" if wrong else "black", fontsize="medium"
+            )
             for spine in axes.spines.values():
                 spine.set(color="tab:red", linewidth=2, visible=wrong)
         for axes in line:
@@ -166,9 +168,12 @@ def softmax_of_largest(scores: np.ndarray) -> np.ndarray:
 
 
 def _shown(mine: torch.Tensor, wrong: torch.Tensor, count: int) -> list[int]:
-    """Some rows of a class: the wrong ones first, then right ones spread over the rest."""
-    errors = (mine & wrong).nonzero().flatten()[:count]
-    right = (mine & ~wrong).nonzero().flatten()
-    wanted = min(count - len(errors), len(right))
-    spread = right[torch.linspace(0, len(right) - 1, wanted).long()] if wanted else right[:0]
-    return [*errors.tolist(), *spread.tolist()]
+    """Some rows of a class: wrong ones first, then right ones, half of each where there are enough."""
+    errors, right = (mine & wrong).nonzero().flatten(), (mine & ~wrong).nonzero().flatten()
+    errors = _spread(errors, min(len(errors), max(count // 2, count - len(right))))
+    return [*errors.tolist(), *_spread(right, min(len(right), count - len(errors))).tolist()]
+
+
+def _spread(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """So many of the rows, evenly spread over them."""
+    return rows[torch.linspace(0, len(rows) - 1, count).long()] if count else rows[:0]
