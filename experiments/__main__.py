@@ -13,7 +13,7 @@ EXPERIMENTS = {
     "mnist01": "hybrid CNN that tells handwritten 0 from 1, gradients by parameter shift (Qiskit textbook)",
     "mnist36": "layerwise learning: a quantum circuit that tells 3 from 6 grows while it is trained (Skolik et al.)",
     "transfer": "quantum transfer learning: a frozen ResNet18 with a dressed quantum circuit on top (Mari et al.)",
-    "pretrain": "trains a network for transfer, on classes that are not the target's",
+    "pretrain": "trains a network for transfer; --exclude leaves out the classes that are to be told apart later",
     "spirals": "a dressed quantum circuit beside its classical twin on two interleaved spirals (Mari et al.)",
     "recipes": "where to put a quantum layer, quick starts, data re-uploading, dropout: questions answered with numbers",
     "benchmark": "time for a training step against other libraries, whose answers must agree first",

@@ -31,7 +31,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--error-below", type=float | None, default=None, help="Adds the share of seeds with a test error below this."
     )
-    parser.add_argument("--out", type=str, default=".", help="Folder for comparison.csv, comparison.png, seeds.png.")
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        help="Folder for comparison.csv, comparison.png, seeds.png (default: a new one under runs/).",
+    )
     options = parser.parse_args(list(arguments))
 
     groups: dict[str, list[tuple[dict[str, Any], Curve, dict[str, Any]]]] = {}
@@ -45,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     rows = [_row(name, group, options.error_below) for name, group in groups.items()]
     rows = [{key: value for key, value in row.items() if _differs(key, rows)} for row in rows]
     print(table(rows))
-    out = RunFolder(Path(options.out))
+    out = RunFolder.fresh(None, "compare") if options.out is None else RunFolder(Path(options.out))
     columns = list(dict.fromkeys(key for row in rows for key in row))
     out.write_rows("comparison.csv", [{key: row.get(key, "") for key in columns} for row in rows])
     curves = {name: [curve for _, curve, _ in group] for name, group in groups.items()}

@@ -215,6 +215,11 @@ def train(settings: Settings, work: Workplace) -> dict[str, Any]:
         seen = F.interpolate(test_numbers.reshape(-1, 1, 3, 3), size=data.test_images.shape[-2:])
         both = torch.cat([data.test_images, seen], dim=-1)
         save_predictions(work.folder, lambda rows: both[rows], data.test_labels, trainer.test_scores)
+        if trainer.rows[-1]["test_accuracy"] < 0.6:
+            print(
+                "This run has not learnt, as most seeds of the published protocol do not; the README says why. Try "
+                "--circuit ring --readout sum --scale-and-bias true --init uniform, or --training complete --init uniform."
+            )
     return {
         "dataset": data.source,
         "training": settings["training"],

@@ -1,4 +1,4 @@
-"""Trains a network for ``transfer``, on classes that are not the target's."""
+"""Trains a network for ``transfer``."""
 
 from .transfer.pretraining import EXPERIMENT
 

@@ -218,6 +218,10 @@ def _train(experiment: Experiment, settings: Settings, work: Workplace) -> None:
     if work.fabric.is_global_zero:
         work.folder.write_result({"experiment": experiment.name, **result})
         experiment.draw(work.folder)
+        print(
+            f"Test accuracy {result['test_accuracy']:.3f}, {result['seconds']:.1f} s, {result['circuits']:,} circuits, "
+            f"{result['shots']:,} shots"
+        )
 
 
 def _parts(experiment: Experiment, settings: Settings, folder: RunFolder) -> list[tuple[Training, RunFolder]]:

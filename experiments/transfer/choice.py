@@ -27,7 +27,16 @@ def add_image_options(parser: Any, *, classes: str) -> None:
 
 
 def with_data_root(settings: Settings) -> Settings:
-    """Settles where a new run's data come from, so that its settings say so."""
+    """Settles where a new run's data come from, so that its settings say so.
+
+    Raises:
+        ValueError: If a folder is named that would not be looked at.
+    """
+    if settings["data_root"] is not None and settings["dataset"] == "digits":
+        raise ValueError(
+            f"--data-root: got {settings['data_root']!r}, but the digits come with scikit-learn; say what to take from "
+            "there with --dataset ants-bees or --dataset cifar10, or give a folder of your own images to --dataset."
+        )
     root = settings["data_root"] or data_root_from_environment() or (Path("data") if settings["download"] else None)
     return {**settings, "data_root": None if root is None or settings["dataset"] == "digits" else str(root)}
 

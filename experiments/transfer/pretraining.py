@@ -1,4 +1,4 @@
-"""The experiment ``pretrain``: a network for ``transfer``, trained on classes that are not the target's."""
+"""The experiment ``pretrain``: a network for ``transfer``, trained on the classes that ``--exclude`` leaves."""
 
 from __future__ import annotations
 
