@@ -204,7 +204,9 @@ def published(settings: Settings) -> float | None:
 def train(settings: Settings, work: Workplace) -> dict[str, Any]:
     """Trains the circuit through its phases; returns what it came to."""
     torch.manual_seed(settings["seed"])
-    model, data = classifier(settings), digits(settings)
+    model = classifier(settings)
+    with work.fabric.rank_zero_first():  # only one process downloads
+        data = digits(settings)
     train_numbers, test_numbers = (
         nine_numbers(images, data.source) for images in (data.train_images, data.test_images)
     )

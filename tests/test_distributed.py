@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from experiments.common.runs import RunFolder
 
@@ -28,12 +31,13 @@ TORCHRUN = [
 
 # Double precision and exact simulation: what is left between one process and two is the order of sums.
 SCRIPT = """
-import json, sys
+import gc, json, sys
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from experiments.common.rows import Rows
 from experiments.common.runs import RunFolder
@@ -71,14 +75,17 @@ def freeze(model):
 
 def thaw(model):
     model.requires_grad_(True)
+    wrappers.append(sum(type(found) is DistributedDataParallel for found in gc.get_objects()))
 
 
-torch.manual_seed(1)
+wrappers = []
 trained("even")
 trained("uneven", batch_size=5)  # 3 + 2 rows, and 2 + 1 at the end
 trained("single", batch_size=1)  # the second process has none
 trained("few", batch_size=13)
 trained("stages", [Stage("one", 1), Stage("two", 1, freeze), Stage("three", 1, thaw), Stage("four", 1)])
+assert wrappers == [0], wrappers  # hooks that stayed would send all gradients once more
+trained("normalised", model=nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)), batch_size=13)
 
 circuit, inputs, weights = textbook()
 layer = QuantumLayer(circuit, inputs=inputs, weights=weights, shots=1000, seed=layer_seed(3))
@@ -89,12 +96,40 @@ cost = {"circuits": layer.total_circuits, "shots": layer.total_shots}
 SCENARIOS = ("even", "uneven", "single", "few", "stages")
 
 
+@contextmanager
+def started(*command: str) -> Iterator[subprocess.Popen[str]]:
+    """A command in a process group of its own, to which Ctrl-C can go as in a terminal; it is ended if it has not.
+
+    torchrun ends the processes that it has started when it is asked to end, but not when it is killed.
+    """
+    process = subprocess.Popen(
+        command,
+        cwd=CHECKOUT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.communicate(timeout=60)
+            finally:
+                process.kill()
+
+
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
 
 
 def launched(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=CHECKOUT, env=environment(), capture_output=True, text=True, timeout=600)
+    with started(*command) as process:
+        printed, errors = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(command, process.returncode, printed, errors)
 
 
 def without_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -132,6 +167,17 @@ def test_same_gradients_as_one_process(trained, scenario):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_scores_are_those_of_the_saved_model(trained, processes):
+    """With batch normalisation each process gathers statistics of its own; those of the first one are saved."""
+    state = RunFolder(trained[processes] / "normalised").read_checkpoint()
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)).double()
+    model.load_state_dict(state["model"])
+    inputs = torch.randn(5, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    torch.testing.assert_close(model.eval()(inputs), state["test_scores"], rtol=0, atol=1e-12)
+
+
+@pytest.mark.slow
 def test_processes_do_not_share_their_shot_noise(trained):
     first, second = (json.loads((trained[2] / f"noise{rank}.json").read_text()) for rank in (0, 1))
     assert first["value"] != second["value"]
@@ -165,20 +211,14 @@ def test_study_and_interrupted_run_resume_to_the_last_bit(tmp_path):
     options = [*MNIST01, "--epochs", "4", "--head", "both"]
     done = launched(*TORCHRUN, *options, "--run-dir", str(straight))
     assert done.returncode == 0, done.stderr
-    process = subprocess.Popen(
-        [*TORCHRUN, *options, "--run-dir", str(broken)],
-        cwd=CHECKOUT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # a process group of its own, to which Ctrl-C goes as in a terminal
-    )
-    while not (broken / "quantum" / "checkpoint.pt").exists():
-        assert process.poll() is None
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGINT)
-    printed, _ = process.communicate(timeout=300)
+    with started(*TORCHRUN, *options, "--run-dir", str(broken)) as process:
+        latest = time.monotonic() + 300
+        while not (broken / "quantum" / "checkpoint.pt").exists():
+            assert process.poll() is None
+            assert time.monotonic() < latest, "no checkpoint has been written"
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGINT)
+        printed, _ = process.communicate(timeout=300)
     assert process.returncode != 0
     assert printed.count("continue with: ") == 1
     state = RunFolder(broken / "quantum").read_checkpoint()

@@ -19,7 +19,9 @@ from torch.nn import functional
 
 from experiments.__main__ import EXPERIMENTS, main
 from experiments.common.data import load_digits_of
+from experiments.common.options import settings_of
 from experiments.common.runs import RunFolder
+from experiments.mnist01 import EXPERIMENT
 
 CHECKOUT = Path(__file__).parent.parent
 SMALL = ["--train-per-digit", "6", "--test-per-digit", "5", "--dataset", "digits", "--batch-size", "4", "--seed", "3"]
@@ -262,6 +264,12 @@ def test_runs_that_start_together_take_different_folders(tmp_path, monkeypatch):
     assert len(set(folders)) == 20
 
 
+def test_place_for_runs_that_leads_nowhere_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("runs").symlink_to(tmp_path / "gone")
+    assert "'runs'" in refusal(capsys, *QUICK, "--epochs", "1")
+
+
 def test_resume_of_a_folder_without_a_run_is_refused(tmp_path, capsys):
     assert "no config.yaml" in refusal(capsys, "--resume", "--run-dir", str(tmp_path))
     assert not list(tmp_path.iterdir())
@@ -401,6 +409,10 @@ class TestConfigurations:
         first, second = (capsys.readouterr().out.split("Data:"))[1:]
         assert first == second
         assert "The run of 20 epochs: 14,000 circuits, 1,400,000 shots" in first
+        settings = settings_of(EXPERIMENT.parser().parse_args(["--dataset", "mnist"]))
+        assert EXPERIMENT.published(settings) == 1.0
+        for changed in ({"dataset": "digits"}, {"head": "classical"}, {"shots": None}, {"epochs": 1}):
+            assert EXPERIMENT.published({**settings, **changed}) is None
 
     @pytest.mark.parametrize(
         ("content", "said"),

@@ -254,6 +254,9 @@ def test_configurations(name):
     published = {variant: EXPERIMENT.published(its) for variant, its in EXPERIMENT.variants(settings).items()}
     expected = {"easy-quantum": 0.97, "easy-classical": 0.855, "hard-quantum": 0.625, "hard-classical": 0.54}
     assert published == (expected if name == "published" else dict.fromkeys(expected))
+    for changed in ({"depth": 2}, {"epochs": 50}, {"noise": 0.0}, {"shots": 100}, {"initial_spread": None}):
+        variants = EXPERIMENT.variants({**settings, **changed}).values()
+        assert [EXPERIMENT.published(its) for its in variants] == [None] * 4
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from torch.nn import functional
 from torchvision.models import ResNet18_Weights, resnet18, resnet34
 
 from experiments.__main__ import main
+from experiments.common.options import settings_of
 from experiments.common.runs import RunFolder
 from experiments.transfer.backbones import (
     View,
@@ -28,6 +29,7 @@ from experiments.transfer.backbones import (
     new_network,
     save_backbone,
 )
+from experiments.transfer.experiment import EXPERIMENT
 from experiments.transfer.features import AugmentedFeatures, cached_features
 from experiments.transfer.images import load_images
 
@@ -527,17 +529,30 @@ class TestConfigurations:
     FOLDER = CHECKOUT / "experiments" / "configs"
 
     @pytest.mark.parametrize(
-        ("name", "expected"),
+        ("name", "accuracy", "expected"),
         [
-            ("ants-bees", {"lr": 0.0004, "batch_size": 4, "epochs": 30, "depth": 6, "lr_gamma": 0.1, "lr_step": 10}),
-            ("dogs-cats", {"lr": 0.001, "batch_size": 8, "epochs": 3, "depth": 5, "lr_gamma": 1.0}),
-            ("planes-cars", {"lr": 0.0007, "batch_size": 8, "epochs": 3, "depth": 4, "lr_gamma": 0.1, "lr_step": 3}),
+            (
+                "ants-bees",
+                0.967,
+                {"lr": 0.0004, "batch_size": 4, "epochs": 30, "depth": 6, "lr_gamma": 0.1, "lr_step": 10},
+            ),
+            ("dogs-cats", 0.827, {"lr": 0.001, "batch_size": 8, "epochs": 3, "depth": 5, "lr_gamma": 1.0}),
+            (
+                "planes-cars",
+                0.9605,
+                {"lr": 0.0007, "batch_size": 8, "epochs": 3, "depth": 4, "lr_gamma": 0.1, "lr_step": 3},
+            ),
         ],
     )
-    def test_published_settings(self, name, expected):
-        settings = yaml.safe_load((self.FOLDER / f"transfer-{name}.yaml").read_text())
+    def test_published_settings(self, name, accuracy, expected):
+        file = self.FOLDER / f"transfer-{name}.yaml"
+        settings = yaml.safe_load(file.read_text())
         assert settings["weights"] == "imagenet"
         assert {key: settings[key] for key in expected} == expected
+        heads = EXPERIMENT.variants(settings_of(EXPERIMENT.parser().parse_args(["--config", str(file)])))
+        assert {head: EXPERIMENT.published(its) for head, its in heads.items()} == {"CQ": accuracy, "CC": None}
+        for changed in ({"weights": "backbone.pt"}, {"weights": "pretrain"}, {"image_size": 64}, {"depth": 1}):
+            assert EXPERIMENT.published({**heads["CQ"], **changed}) is None
 
     def test_digits_is_the_default(self, tmp_path, capsys, monkeypatch):
         monkeypatch.chdir(tmp_path)

@@ -277,9 +277,10 @@ def _number(text: str) -> Any:
 
 
 def _first_free(parent: Path, experiment: str) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)  # which fails where a file has the name, or a link that leads nowhere
     for number in count(1):
         path = parent / f"{experiment}-{number}"
         with suppress(FileExistsError):  # another run may have taken the number in this moment
-            path.mkdir(parents=True)
+            path.mkdir()
             break
     return path

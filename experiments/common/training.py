@@ -98,7 +98,8 @@ class Trainer:
     """Trains a classifier: an epoch a line of metrics and a checkpoint.
 
     Under torchrun each process takes every n-th row of a batch, and the gradients are those of the whole batch: the loss is
-    summed over the rows here and divided by the rows of all processes.
+    summed over the rows here and divided by the rows of all processes. Only batch normalisation sees the rows of its own
+    process alone; what it has gathered in the first process counts.
 
     Everything random comes from streams whose positions are in the checkpoint: torch's own generators (dropout,
     augmentation), the quantum layers' shots, and the order of the examples, which follows from the seed and the epoch alone.
@@ -196,6 +197,9 @@ class Trainer:
         self.model.eval()
         rank, world = self.fabric.global_rank, self.fabric.world_size
         with torch.no_grad():
+            if world > 1:
+                for buffer in self.model.buffers():  # the last step has left each process statistics of its own
+                    torch.distributed.broadcast(buffer, src=0)
             inputs, labels = examples.batch(torch.arange(rank, len(examples), world), training=False)
             mine = self.model(inputs.to(self.fabric.device))
             scores = mine.new_zeros(len(examples), mine.shape[1])

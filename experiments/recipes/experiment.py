@@ -126,7 +126,8 @@ def load(settings: Settings) -> tuple[Rows, Rows]:
 def train(settings: Settings, work: Workplace) -> dict[str, Any]:
     """Trains one network; returns what it came to."""
     torch.manual_seed(settings["seed"])
-    training, testing = load(settings)
+    with work.fabric.rank_zero_first():  # only one process downloads
+        training, testing = load(settings)
     model, stages = network(settings), stages_of(settings)
     on_hardware, _ = quotes(settings)
     trainer = Trainer(model, loss, settings, work, stages=stages)
