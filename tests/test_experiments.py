@@ -264,6 +264,15 @@ def test_runs_that_start_together_take_different_folders(tmp_path, monkeypatch):
     assert len(set(folders)) == 20
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**62])
+def test_seed_that_torch_does_not_take_is_refused(tmp_path, capsys, seed):
+    with pytest.raises(SystemExit) as refused:
+        run(*QUICK, "--seed", str(seed), "--run-dir", str(tmp_path / "run"))
+    assert refused.value.code == 2
+    assert "seed" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_place_for_runs_that_leads_nowhere_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("runs").symlink_to(tmp_path / "gone")

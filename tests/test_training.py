@@ -432,6 +432,19 @@ class TestStudies:
         assert main([*resume, "--epochs", "3"]) == 0
         assert state_of(extended) == state_of(straight)
 
+    def test_a_part_that_was_continued_by_itself(self, tmp_path, capsys):
+        folder, resume = tmp_path / "run", ["mnist01", "--resume", "--run-dir"]
+        options = [*QUICK, "--seeds", "2", "--head", "classical"]
+        assert main(["mnist01", *options, "--epochs", "1", "--run-dir", str(folder)]) == 0
+        before = (folder / "result.json").read_bytes()
+        assert main([*resume, str(folder / "classical-seed1"), "--epochs", "2"]) == 0
+        capsys.readouterr()
+        assert main([*resume, str(folder)]) == 1
+        assert "--epochs: got 1, expected at least 2" in capsys.readouterr().err
+        assert (folder / "result.json").read_bytes() == before
+        assert main([*resume, str(folder), "--epochs", "2"]) == 0
+        assert {len(RunFolder(folder / f"classical-seed{seed}").read_rows()) for seed in (0, 1)} == {2}
+
     def test_a_part_is_a_run(self, tmp_path):
         whole, alone = tmp_path / "whole", tmp_path / "alone"
         assert main(["mnist01", *self.OPTIONS, "--epochs", "1", "--run-dir", str(whole)]) == 0

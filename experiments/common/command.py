@@ -81,6 +81,8 @@ def run_command(experiment: Experiment, arguments: Sequence[str]) -> int:
         if len(trainings) == 1:
             _train(experiment, trainings[0].settings, work)
         else:
+            if options.resume:
+                _require_none_ahead(experiment, trainings, folder)
             if fabric.is_global_zero:
                 folder.write_settings(settings)
             for training in trainings:
@@ -199,6 +201,19 @@ def _read(folder: RunFolder) -> tuple[Experiment, Settings]:
     except ValueError as error:
         raise ValueError(f"{folder.file('config.yaml')}: {error}") from error
     return experiment, saved_settings(experiment.parser(), folder)
+
+
+def _require_none_ahead(experiment: Experiment, trainings: Sequence[Training], folder: RunFolder) -> None:
+    """Refuses a run one of whose trainings was continued by itself, before its results are given up."""
+    for training in trainings:
+        part = folder.within(training.name)
+        before = part.read_settings() if part.file("config.yaml").is_file() else {}
+        for key in sorted(experiment.extendable & before.keys()):
+            if before[key] > training.settings[key]:
+                raise ValueError(
+                    f"--{key}: got {training.settings[key]}, expected at least {before[key]}, because {part.path} was "
+                    f"continued by itself; continue them all with --{key} {before[key]}."
+                )
 
 
 def _train_part(experiment: Experiment, training: Training, work: Workplace) -> None:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_type
 
 from .runs import RunFolder, brief
 
 __all__ = ["Settings", "experiment_parser", "folder_path", "parse", "saved_settings", "settings_of"]
 
 Settings = dict[str, Any]
+
+_Seed: Any = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what torch takes, times a million
 
 _NOT_SETTINGS = ("config", "run_dir", "resume", "dry_run")
 
@@ -55,7 +57,7 @@ def experiment_parser(
     parser.add_argument("--epochs", type=PositiveInt, default=epochs, help="Passes through the training images.")
     parser.add_argument("--batch-size", type=PositiveInt, default=batch_size, help="Images a step.")
     parser.add_argument("--lr", type=PositiveFloat, default=lr, help="Learning rate.")
-    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="Makes the run repeatable to the last bit.")
+    parser.add_argument("--seed", type=_Seed, default=0, help="Makes the run repeatable to the last bit.")
     parser.add_argument(
         "--seeds", type=PositiveInt, default=1, help="Runs of as many seeds, from --seed on, and their distribution."
     )
