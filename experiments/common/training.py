@@ -243,7 +243,7 @@ class Trainer:
     def _enter(self, stage: Stage, steps: int) -> None:
         self.wrapped = None
         if self.fabric.world_size > 1:
-            gc.collect()  # what wrapped the model before must be gone: it would average the gradients a second time
+            gc.collect()  # what wrapped the model before must be gone: its hooks would send all gradients once more
         self._earlier = {"circuits": self.circuits, "shots": self.shots}
         stage.prepare(self.model)
         for layer in quantum_layers(self.model):
