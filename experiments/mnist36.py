@@ -25,7 +25,7 @@ from qiskit_torch_bridge.circuits import LayeredCircuit, random_rotations, ring_
 
 from .common.command import Experiment
 from .common.comparison import table
-from .common.costs import quote_of_epoch, times, words
+from .common.costs import quote_of_epoch, words
 from .common.data import Digits, load_first_of
 from .common.digits import add_digit_options, data_folder, with_digits
 from .common.options import Settings, experiment_parser
@@ -279,8 +279,8 @@ def cost(settings: Settings) -> str:
     rows, training, everything = [], [], []
     for phase, model in in_each_phase(settings):
         quote = partial(quote_of_epoch, model.quantum.quantum, **sizes, inputs_require_grad=False)
-        training.append(times(quote(test=0), phase.epochs))
-        everything.append(times(quote(test=len(data.test_labels)), phase.epochs))
+        training.append(phase.epochs * quote(test=0))
+        everything.append(phase.epochs * quote(test=len(data.test_labels)))
         rows.append(
             {"phase": phase.name, "layers": phase.depth, "epochs": phase.epochs, **_sizes(model)}
             | {"circuits of training": training[-1].circuits, "its shots": training[-1].shots}
@@ -288,13 +288,9 @@ def cost(settings: Settings) -> str:
     return (
         f"Data: {data.source}, {len(data.train_labels)} training and {len(data.test_labels)} test images.\n"
         f"{table(rows)}\n"
-        f"Training: {words(_total(training))}\n"
-        f"The run, with a test after each epoch: {words(_total(everything))}"
+        f"Training: {words(sum(training, Quote()))}\n"
+        f"The run, with a test after each epoch: {words(sum(everything, Quote()))}"
     )
-
-
-def _total(quotes: list[Quote]) -> Quote:
-    return Quote(*(sum(getattr(quote, name) for quote in quotes) for name in ("calls", "circuits", "shots")))
 
 
 def draw(folder: RunFolder) -> None:

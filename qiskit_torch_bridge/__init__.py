@@ -9,7 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .autograd import Evaluation, QuantumFunction
-from .backends.base import Backend, Estimate
+from .backends.base import Backend, Charge, Estimate, Request
+from .backends.ibm.errors import BudgetExceeded, HardwareError
+from .backends.passport import Passport
 from .backends.statevector import StatevectorBackend
 from .dressed import DressedQuantumNet
 from .gradients import SPSA, Adjoint, FiniteDifference, GradientRule, ParameterShift
@@ -17,10 +19,16 @@ from .layer import QuantumLayer, Quote, Run, evaluate
 from .layerwise import LayerwiseQuantumLayer, Phase, complete_depth_schedule, layerwise_schedule
 from .program import Program
 from .seeding import SeedStream
+from .shadow import Deviation, Shadow
 from .stencil import Stencil
 
 if TYPE_CHECKING:
     from .backends.aer import AerBackend
+    from .backends.ibm.backend import IBMBackend
+    from .backends.ibm.ledger import Ledger
+    from .backends.ibm.recording import Replay
+    from .backends.ibm.sending import Patience
+    from .backends.ibm.work import Limits
     from .backends.primitives import EstimatorBackend, SamplerBackend
 
 __version__ = "0.1.0"
@@ -30,22 +38,34 @@ __all__ = [
     "Adjoint",
     "AerBackend",
     "Backend",
+    "BudgetExceeded",
+    "Charge",
+    "Deviation",
     "DressedQuantumNet",
     "Estimate",
     "EstimatorBackend",
     "Evaluation",
     "FiniteDifference",
     "GradientRule",
+    "HardwareError",
+    "IBMBackend",
     "LayerwiseQuantumLayer",
+    "Ledger",
+    "Limits",
     "ParameterShift",
+    "Passport",
+    "Patience",
     "Phase",
     "Program",
     "QuantumFunction",
     "QuantumLayer",
     "Quote",
+    "Replay",
+    "Request",
     "Run",
     "SamplerBackend",
     "SeedStream",
+    "Shadow",
     "StatevectorBackend",
     "Stencil",
     "complete_depth_schedule",
@@ -55,6 +75,11 @@ __all__ = [
 
 _LAZY = {
     "AerBackend": ".backends.aer",
+    "IBMBackend": ".backends.ibm.backend",
+    "Ledger": ".backends.ibm.ledger",
+    "Limits": ".backends.ibm.work",
+    "Patience": ".backends.ibm.sending",
+    "Replay": ".backends.ibm.recording",
     "EstimatorBackend": ".backends.primitives",
     "SamplerBackend": ".backends.primitives",
 }

@@ -12,6 +12,8 @@ Its design:
   ``torch.func.grad(torch.vmap(...))``.)
 * ``vmap`` is written by hand: a mapped axis is folded into the batch, so that it costs one backend call, not one an
   element.
+* Where calls wait in a queue, the points of the gradient leave with the values (:meth:`Evaluation.look_ahead`), and
+  backward finds them answered: a training step waits once.
 """
 
 from __future__ import annotations
@@ -26,13 +28,14 @@ import numpy as np
 import torch
 
 from .angles import batch_size
-from .backends.base import Backend, Estimate
+from .backends.base import Backend, Estimate, Request
 from .gradients import GradientRule
 from .program import Program, Selection
 from .seeding import SeedStream
+from .shadow import Deviation, Shadow
 from .stencil import Stencil
 
-__all__ = ["Evaluation", "NonFiniteAnglesError", "QuantumFunction", "refuse_block_gradients"]
+__all__ = ["Evaluation", "NonFiniteAnglesError", "QuantumFunction", "needs_gradient", "refuse_block_gradients"]
 
 
 class NonFiniteAnglesError(ValueError):
@@ -54,6 +57,7 @@ class Evaluation:
         keep: Whether a gradient may follow, for which the backend should keep what it can use again.
         points_together: How many rows in a run are shifted points of one row. A rule that draws its shifts must draw
             the same for all of them: the second order is a difference between them.
+        note_shadow: Called with what the backend's shadow shows, where it has one.
     """
 
     program: Program
@@ -65,30 +69,83 @@ class Evaluation:
     kind: str = "values"
     keep: bool = True
     points_together: int = 1
+    note_shadow: Callable[[Shadow], None] | None = None
+    _ahead: _Table | None = field(default=None, repr=False)
+    _answered: _Answered | None = field(default=None, repr=False)
     _kept: _Kept | None = field(default=None, repr=False)
+
+    def look_ahead(self, wanted: Sequence[bool], rows: int) -> None:
+        """Has the next run measure the points of a gradient too.
+
+        Args:
+            wanted: Whether each group's gradient will be wanted.
+            rows: The number of rows at this level: without the axes that a ``vmap`` will fold in.
+        """
+        table = _Table.of_groups(self, wanted, rows)
+        self._ahead = table if table.columns and rows else None
 
     def run(self, groups: Sequence[torch.Tensor]) -> torch.Tensor:
         """Shape (N, M): the values at the angles; one backend call (one a distinct filling where there are blocks)."""
         angles = self._joined(groups)
         if not len(angles):
             return torch.zeros((0, self.program.num_outputs), dtype=torch.float64)
-        if self.program.blocks:
-            width = len(self.program.angles)
-            fillings = self.program.split(angles)
-            parts = [(rows, self._evaluate(program, angles[rows, :width])) for program, rows in fillings]
-            estimate = _stitched(parts, len(angles))
-        else:
-            estimate = self._evaluate(self.program, angles)
+        if self._answered is not None and np.array_equal(angles, self._answered.angles):
+            return torch.from_numpy(self._answered.values)
+        rows, stencil = len(angles), None
+        if self._ahead is not None:
+            stencil = self._ahead.stencil.tiled(rows // self._ahead.rows)
+            points = self._joined(stencil.points(groups, self.program.angle_map.slices, rows))
+            angles = np.concatenate([angles, points])
+        estimate = self._evaluate(angles)
+        if self.backend.shadow is not None:
+            self._compare(self.backend.shadow, angles, estimate, rows, stencil)
+        if stencil is not None:
+            gradient = estimate.of_rows(slice(rows, None))
+            estimate = estimate.of_rows(slice(rows))
+            self._answered = _Answered(angles[rows:], gradient.values)
         if estimate.state is not None:
             self._kept = _Kept(angles, estimate.state, *_memory(groups))
         if self.observe is not None:
             self.observe(self.kind, estimate)
+            if stencil is not None:
+                self.observe("gradient", gradient)
         return torch.from_numpy(estimate.values)
 
-    def _evaluate(self, program: Program, angles: np.ndarray) -> Estimate:
+    def _evaluate(self, angles: np.ndarray) -> Estimate:
+        if self.rule.exact_only and self.keep and not self.program.blocks:
+            return self.backend.evaluate_for_pullback(self.program, angles)
+        if not self.program.blocks:
+            return self.backend.evaluate(self.program, angles, shots=self.shots, seed=self.seeds.next())
+        width = len(self.program.angles)
+        fillings = self.program.split(angles)
         if self.rule.exact_only and self.keep:
-            return self.backend.evaluate_for_pullback(program, angles)
-        return self.backend.evaluate(program, angles, shots=self.shots, seed=self.seeds.next())
+            parts = [self.backend.evaluate_for_pullback(program, angles[rows, :width]) for program, rows in fillings]
+        else:
+            requests = [Request(program, angles[rows, :width], self.seeds.next()) for program, rows in fillings]
+            parts = self.backend.evaluate_all(requests, shots=self.shots)
+        return _stitched([rows for _, rows in fillings], parts, len(angles))
+
+    def _compare(
+        self, exact_backend: Backend, angles: np.ndarray, estimate: Estimate, rows: int, stencil: Stencil | None
+    ) -> None:
+        """Tells what the same circuits give without noise."""
+        exact = replace(self, backend=exact_backend, shots=None, keep=False, seeds=SeedStream(0))._evaluate(angles)
+        values = Deviation(estimate.values[:rows], exact.values[:rows], np.sqrt(estimate.variances[:rows]))
+        gradients = None
+        if stencil is not None:
+            measured, simulated, variances = (
+                table.derivatives(torch.from_numpy(numbers[rows:]), rows).numpy()
+                for table, numbers in (
+                    (stencil, estimate.values),
+                    (stencil, exact.values),
+                    (stencil.for_variances(), estimate.variances),
+                )
+            )
+            gradients = Deviation(measured, simulated, np.sqrt(variances))
+        shadow = Shadow(values, gradients)
+        self.backend.note_shadow(shadow)
+        if self.note_shadow is not None:
+            self.note_shadow(shadow)
 
     def pull_back(self, upstream: torch.Tensor, groups: Sequence[torch.Tensor], selection: Selection) -> np.ndarray:
         """Shape (N, W): the backend's own vector-Jacobian product, for the wanted columns."""
@@ -157,13 +214,26 @@ def _memory(groups: Sequence[torch.Tensor]) -> tuple[Sequence[torch.Tensor], tup
         return groups, None
 
 
-def _stitched(parts: Sequence[tuple[slice | np.ndarray, Estimate]], rows: int) -> Estimate:
+class _Answered(NamedTuple):
+    """The points of a gradient, which were measured together with the values.
+
+    Attributes:
+        angles: Shape (N * K, A).
+        values: Shape (N * K, M).
+    """
+
+    angles: np.ndarray
+    values: np.ndarray
+
+
+def _stitched(where: Sequence[slice | np.ndarray], parts: Sequence[Estimate], rows: int) -> Estimate:
     """The estimates of several sets of rows as one."""
-    shape = (rows, parts[0][1].values.shape[1])
+    shape = (rows, parts[0].values.shape[1])
     values, variances = np.empty(shape), np.empty(shape)
-    for where, part in parts:
-        values[where], variances[where] = part.values, part.variances
-    return Estimate(values, variances, sum(p.circuits for _, p in parts), sum(p.shots for _, p in parts))
+    for its_rows, part in zip(where, parts, strict=True):
+        values[its_rows], variances[its_rows] = part.values, part.variances
+    circuits, shots = sum(part.circuits for part in parts), sum(part.shots for part in parts)
+    return Estimate(values, variances, circuits, shots, passport=parts[0].passport)
 
 
 class QuantumFunction(torch.autograd.Function):
@@ -316,8 +386,20 @@ class _Table:
         return cls(evaluation, selection, rows)
 
     @cached_property
+    def _foreseen(self) -> _Table | None:
+        """The table whose points were measured with the values, if these columns are among its own."""
+        ahead = self.evaluation._ahead
+        if ahead is None or ahead is self or self.rows % ahead.rows or not set(self.columns) <= set(ahead.columns):
+            return None
+        return ahead
+
+    @cached_property
     def stencil(self) -> Stencil:
         evaluation = self.evaluation
+        ahead = self._foreseen
+        if ahead is not None:
+            mine = ahead.stencil.for_rows([ahead.columns.index(column) for column in self.columns])
+            return mine.tiled(self.rows // ahead.rows)
         together = evaluation.points_together
         stencil = evaluation.rule.stencil(
             evaluation.program,
@@ -339,7 +421,10 @@ class _Table:
     @property
     def _at_points(self) -> Evaluation:
         together = self.evaluation.points_together * self.stencil.num_points
-        return replace(self.evaluation, kind="gradient", points_together=together, _kept=None)
+        answered = self.evaluation._answered if self._foreseen is not None else None
+        return replace(
+            self.evaluation, kind="gradient", points_together=together, _ahead=None, _answered=answered, _kept=None
+        )
 
     def pull_back_along(
         self, direction: torch.Tensor, selection: Selection, upstream: torch.Tensor, groups: Sequence[torch.Tensor]
@@ -399,6 +484,18 @@ def refuse_block_gradients(program: Program, wanted: bool) -> None:
             f"The gradient by the inputs is wanted, but they enter instruction(s) {names} that are only defined for "
             "numbers; detach the inputs (weights can still be trained), or encode them in rotation angles."
         )
+
+
+def needs_gradient(tensor: torch.Tensor) -> bool:
+    """Whether a gradient by the tensor may be asked for, as far as can be told before it is.
+
+    ``Tensor.requires_grad`` reads False inside ``torch.func.grad(torch.vmap(...))``; the layers of transforms below say.
+    """
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        if torch._C._functorch.is_gradtrackingtensor(tensor) and tensor.requires_grad:
+            return True
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor.requires_grad
 
 
 def _unfold(rows: torch.Tensor, size: int) -> torch.Tensor:

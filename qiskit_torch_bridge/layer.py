@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,14 @@ import torch
 from qiskit.circuit import Parameter, ParameterVector, QuantumCircuit, Qubit
 from torch import nn
 
-from .autograd import Evaluation, NonFiniteAnglesError, QuantumFunction, refuse_block_gradients
-from .backends import Backend, Estimate, check_shots, resolve_backend
+from .angles import batch_size
+from .autograd import Evaluation, NonFiniteAnglesError, QuantumFunction, needs_gradient, refuse_block_gradients
+from .backends import Backend, Estimate, Passport, check_shots, resolve_backend
 from .gradients import Adjoint, GradientRule, ParameterShift, resolve_gradient
 from .program import Program
 from .readout import ObservableLike
 from .seeding import SeedStream
+from .shadow import Shadow
 
 __all__ = ["QuantumLayer", "Quote", "Run", "evaluate"]
 
@@ -34,28 +36,47 @@ class Run:
         standard_errors: Shape (N, M), a NumPy array: their standard errors from the shots; zero for exact values.
         circuits: How many circuits were executed.
         shots: How many shots were spent on all of them.
+        passport: Where and how they were measured, for backends that say so (IBM hardware, recordings of it).
+        shadow: What the same circuits give without noise, where the backend has a shadow.
     """
 
     values: np.ndarray
     standard_errors: np.ndarray
     circuits: int
     shots: int
+    passport: Passport | None = None
+    shadow: Shadow | None = None
 
 
 @dataclass(frozen=True)
 class Quote:
-    """What one training step costs.
+    """What one training step costs; quotes can be added, and multiplied by a number of steps.
 
     Attributes:
-        calls: Backend calls: one forward and, where a gradient needs circuits, one backward; with an amplitude encoding,
-            as many for each distinct row of inputs.
+        calls: Backend calls: one forward and, where a gradient needs circuits, one backward; where there is a queue,
+            one for both; with an amplitude encoding on a simulator, as many for each distinct row of inputs.
         circuits: Circuits executed, of the values and of the gradients together.
         shots: Shots spent on all of them; 0 for exact values.
+        executions: How often a circuit is executed in all: the shots, and what mitigation methods add to them.
+        jobs: Jobs that wait in a queue; 0 for simulators.
+        qpu_seconds: The estimated time on the quantum processor, which is what IBM bills; 0 for simulators. See
+            :mod:`qiskit_torch_bridge.backends.ibm.prices` for the formula and what it leaves out.
     """
 
-    calls: int
-    circuits: int
-    shots: int
+    calls: int = 0
+    circuits: int = 0
+    shots: int = 0
+    executions: int = 0
+    jobs: int = 0
+    qpu_seconds: float = 0.0
+
+    def __add__(self, other: Quote) -> Quote:
+        return Quote(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
+
+    def __mul__(self, times: int) -> Quote:
+        return Quote(*(getattr(self, part.name) * times for part in fields(self)))
+
+    __rmul__ = __mul__
 
 
 @dataclass(eq=False)
@@ -65,6 +86,10 @@ class _Spent:
     last_run: Run | None = None
     circuits: int = 0
     shots: int = 0
+    shadow: Shadow | None = None
+
+    def note_shadow(self, shadow: Shadow) -> None:
+        self.shadow = shadow
 
     def observe(self, kind: str, estimate: Estimate) -> None:
         self.circuits += estimate.circuits
@@ -72,7 +97,9 @@ class _Spent:
         if kind == "values":
             errors = np.sqrt(estimate.variances) if estimate.shots else estimate.variances
             # Copied, because the output may share the values' memory, and is the user's to change.
-            self.last_run = Run(estimate.values.copy(), errors, estimate.circuits, estimate.shots)
+            self.last_run = Run(
+                estimate.values.copy(), errors, estimate.circuits, estimate.shots, estimate.passport, self.shadow
+            )
 
 
 def evaluate(
@@ -85,6 +112,7 @@ def evaluate(
     gradient: str | GradientRule | None = None,
     seed: int | Sequence[int] | SeedStream | None = None,
     observe: Callable[[str, Estimate], None] | None = None,
+    note_shadow: Callable[[Shadow], None] | None = None,
 ) -> torch.Tensor:
     """Evaluates a compiled program as a differentiable function; what :class:`QuantumLayer` does, without the module.
 
@@ -97,6 +125,7 @@ def evaluate(
         gradient: As in :class:`QuantumLayer`.
         seed: An integer, a stream, or None.
         observe: Called with ``"values"`` or ``"gradient"`` and the estimate, after each backend call.
+        note_shadow: Called with what the backend's shadow shows, before that.
 
     Returns:
         Shape (N, M), float64, on the CPU.
@@ -112,7 +141,10 @@ def evaluate(
     # In double precision from here on: shifts must not drown in rounding, and autocast leaves it alone.
     exact = None if inputs is None else inputs.to("cpu", torch.float64)
     groups = program.evaluate_angles(exact, [weight.to("cpu", torch.float64) for weight in weights])
-    evaluation = Evaluation(program, backend, rule, shots, seeds, observe, keep=torch.is_grad_enabled())
+    training = torch.is_grad_enabled()
+    evaluation = Evaluation(program, backend, rule, shots, seeds, observe, keep=training, note_shadow=note_shadow)
+    if backend.queues and training and not rule.exact_only:
+        evaluation.look_ahead([needs_gradient(group) for group in groups], batch_size(groups))
     values: torch.Tensor = QuantumFunction.apply(evaluation, *groups)
     return values
 
@@ -275,6 +307,7 @@ class QuantumLayer(nn.Module):
                 gradient=self._rule,
                 seed=self._seeds,
                 observe=self._spent.observe,
+                note_shadow=self._spent.note_shadow,
             )
         except NonFiniteAnglesError as error:
             cause = error
@@ -312,11 +345,25 @@ class QuantumLayer(nn.Module):
             if self.program.influential[column]
         )
         points = self.gradient.num_points(self.program, columns) if columns else 0
-        per_row = self.backend.circuits_per_row(self.program)
-        circuits = batch_size * per_row * (1 + points)
-        fillings = batch_size if self.program.blocks else 1
-        calls = 0 if not circuits else fillings * (1 + bool(points))
-        return Quote(calls, circuits, circuits * (self.backend.resolve_shots(self._shots) or 0))
+        backend, shots = self.backend, self.backend.resolve_shots(self._shots)
+        circuits = batch_size * backend.circuits_per_row(self.program) * (1 + points)
+        if not circuits:
+            return Quote()
+        program = self.program.example()
+        parts = [1] * batch_size if self.program.blocks else [batch_size]
+        if backend.queues:
+            calls = [[(program, rows * (1 + points)) for rows in parts]]
+        else:
+            calls = [[(program, rows * times)] for rows in parts for times in (1, points) if times]
+        charges = [backend.charge(call, shots=shots) for call in calls]
+        return Quote(
+            len(calls),
+            circuits,
+            circuits * (shots or 0),
+            sum(charge.executions for charge in charges),
+            sum(charge.jobs for charge in charges),
+            sum(charge.qpu_seconds for charge in charges),
+        )
 
     def get_rng_state(self) -> dict[str, Any]:
         """Where the layer's stream of shots stands; save it to continue a run to the last bit."""

@@ -27,6 +27,7 @@ __all__ = [
     "Expectation",
     "MeasurementGroup",
     "ObservableLike",
+    "OutcomeGroup",
     "PauliGroup",
     "Probabilities",
     "Readout",
@@ -170,6 +171,7 @@ class OutcomeGroup(MeasurementGroup):
 
     @property
     def bases(self) -> str:  # type: ignore[override]
+        """Z for each measured qubit."""
         return "Z" * len(self.qubits)
 
     def scores(self, bits: np.ndarray) -> np.ndarray:

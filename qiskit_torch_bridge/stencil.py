@@ -43,6 +43,20 @@ class Stencil:
             return self
         return Stencil(np.repeat(self.shifts, times, axis=0), np.repeat(self.coefficients, times, axis=0))
 
+    def tiled(self, times: int) -> Stencil:
+        """The stencil for a batch that is there so many times, one after the other, each with the same shifts."""
+        if times == 1 or self.shifts.ndim == 2:
+            return self
+        return Stencil(np.tile(self.shifts, (times, 1, 1)), np.tile(self.coefficients, (times, 1, 1)))
+
+    def for_rows(self, rows: Sequence[int]) -> Stencil:
+        """The stencil of some of the wanted columns, by their places, at the same points."""
+        return Stencil(self.shifts, self.coefficients[..., list(rows), :])
+
+    def for_variances(self) -> Stencil:
+        """What makes the variances of derivatives of the variances of independent values: squared coefficients."""
+        return Stencil(self.shifts, self.coefficients**2)
+
     def points(self, groups: Sequence[torch.Tensor], slices: Sequence[slice], rows: int) -> tuple[torch.Tensor, ...]:
         """The shifted angles, row by row.
 

@@ -32,7 +32,14 @@ from qiskit_aer.noise import NoiseModel, ReadoutError, depolarizing_error
 from qiskit_aer.primitives import EstimatorV2 as AerEstimator
 from qiskit_aer.primitives import SamplerV2 as AerSampler
 
-from qiskit_torch_bridge import AerBackend, EstimatorBackend, QuantumLayer, SamplerBackend, StatevectorBackend
+from qiskit_torch_bridge import (
+    AerBackend,
+    EstimatorBackend,
+    IBMBackend,
+    QuantumLayer,
+    SamplerBackend,
+    StatevectorBackend,
+)
 from qiskit_torch_bridge.backends import aer as aer_module
 from qiskit_torch_bridge.backends import resolve_backend
 from qiskit_torch_bridge.simulator import engine as engine_module
@@ -844,11 +851,11 @@ def test_any_other_device_is_sampled():
     assert_step(layer, REFERENCES["expectation"], atol=SHOTS_ATOL)
 
 
-class IBMBackend(SomeDevice):
+class RealDevice(SomeDevice):
     pass
 
 
-IBMBackend.__module__ = "qiskit_ibm_runtime.ibm_backend"
+RealDevice.__module__ = "qiskit_ibm_runtime.ibm_backend"
 
 
 @pytest.mark.parametrize(
@@ -867,12 +874,11 @@ def test_what_is_no_backend(backend, error, message):
         one_qubit_layer(backend=backend)
 
 
-def test_an_ibm_device_itself_runs_through_a_sampler():
+def test_an_ibm_device_itself_takes_the_way_of_hardware():
     """A stand-in that is no fake device by its class: what a service hands out takes the same way."""
-    device = IBMBackend()
+    device = RealDevice()
     layer = make_layer(model(), backend=device, shots=SHOTS, **EXPECTATION)
-    assert isinstance(layer.backend, SamplerBackend)
-    assert isinstance(layer.backend.primitive, ExecutorSampler)
+    assert isinstance(layer.backend, IBMBackend)
     assert layer.backend.device is device
     # IBM's local mode makes a noise model of the device's error rates, so only near the noiseless values.
     assert torch.allclose(layer(FEATURES).detach(), REFERENCES["expectation"][0], atol=0.4)

@@ -10,10 +10,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-__all__ = ["Curve", "comparison_figure", "seeds_figure", "summarize", "table"]
+__all__ = ["MARKERS", "STYLES", "Curve", "comparison_figure", "seeds_figure", "summarize", "table"]
 
-_STYLES = ("-", "--", ":", "-.")
-_MARKERS = "osD^vP"
+STYLES = ("-", "--", ":", "-.")
+MARKERS = "osD^vP"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def comparison_figure(curves: Mapping[str, Sequence[Curve]], *, against: str = "
     """
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     panels = figure.subplots(1, 2)
-    for number, (name, group, style) in enumerate(zip(curves, curves.values(), cycle(_STYLES), strict=False)):
+    for number, (name, group, style) in enumerate(zip(curves, curves.values(), cycle(STYLES), strict=False)):
         middle = sorted(group, key=lambda curve: curve.test_accuracy)[(len(group) - 1) // 2]
         for axes, quantity in zip(panels, ("test_loss", "test_accuracy"), strict=True):
             colour = f"C{number}"
@@ -93,7 +93,7 @@ def seeds_figure(curves: Mapping[str, Sequence[Curve]], published: Mapping[str, 
     for place, (name, group) in enumerate(curves.items()):
         accuracies = sorted(curve.test_accuracy for curve in group)
         spread = [place + 0.25 * (2 * i % 5 - 2) / 2 for i in range(len(accuracies))]
-        axes.plot(spread, accuracies, _MARKERS[place % len(_MARKERS)], color=f"C{place}", alpha=0.7, markersize=5)
+        axes.plot(spread, accuracies, MARKERS[place % len(MARKERS)], color=f"C{place}", alpha=0.7, markersize=5)
         axes.plot([place - 0.35, place + 0.35], [median(accuracies)] * 2, "k-", linewidth=2, zorder=3)
         value = published.get(name)
         if value is not None:

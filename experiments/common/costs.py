@@ -6,7 +6,7 @@ import torch
 
 from qiskit_torch_bridge import QuantumLayer, Quote
 
-__all__ = ["cost_of_training", "quote_of_epoch", "times", "words"]
+__all__ = ["cost_of_training", "quote_of_epoch", "words"]
 
 
 def cost_of_training(
@@ -35,18 +35,14 @@ def cost_of_training(
     return (
         f"A step of {batch_size} example(s): {words(step)}\n"
         f"An epoch with its test: {words(epoch)}\n"
-        f"The run of {epochs} epochs: {words(times(epoch, epochs))}"
+        f"The run of {epochs} epochs: {words(epochs * epoch)}"
     )
 
 
 def words(quote: Quote) -> str:
     """A quote as text."""
-    return f"{quote.circuits:,} circuits, {quote.shots:,} shots, {quote.calls:,} backend calls."
-
-
-def times(quote: Quote, count: int) -> Quote:
-    """The cost of the same, several times."""
-    return Quote(count * quote.calls, count * quote.circuits, count * quote.shots)
+    hardware = f" {quote.jobs:,} jobs, {quote.qpu_seconds:,.0f} s of QPU time." if quote.jobs else ""
+    return f"{quote.circuits:,} circuits, {quote.shots:,} shots, {quote.calls:,} backend calls.{hardware}"
 
 
 def quote_of_epoch(
@@ -56,11 +52,5 @@ def quote_of_epoch(
     full, rest = divmod(train, batch_size)
     with torch.no_grad():
         testing = layer.quote(test)
-    parts = [
-        (full, layer.quote(batch_size, inputs_require_grad=inputs_require_grad)),
-        (1, layer.quote(rest, inputs_require_grad=inputs_require_grad)),
-        (1, testing),
-    ]
-    return Quote(
-        *(sum(times * getattr(part, name) for times, part in parts) for name in ("calls", "circuits", "shots"))
-    )
+    step = layer.quote(batch_size, inputs_require_grad=inputs_require_grad)
+    return full * step + layer.quote(rest, inputs_require_grad=inputs_require_grad) + testing

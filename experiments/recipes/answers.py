@@ -10,14 +10,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..common.comparison import table
+from ..common.comparison import MARKERS, STYLES, table
 from ..common.runs import RunFolder
 from .questions import QUESTIONS
 
 __all__ = ["answer_figure", "answer_rows", "draw_answers"]
-
-_STYLES = ("-", "--", ":", "-.")
-_MARKERS = "osD^vP"
 
 Groups = Mapping[str, Mapping[str, Sequence[RunFolder]]]
 
@@ -85,13 +82,13 @@ def answer_figure(question: str, answers: Mapping[str, Sequence[RunFolder]]) -> 
     left.set_yticks(range(len(answers)), labels)
     left.invert_yaxis()
     left.set_xlabel("accuracy after the last epoch\n(filled: test; open: training; bar: median)")
-    for number, (answer, group, style) in enumerate(zip(answers, answers.values(), cycle(_STYLES), strict=False)):
+    for number, (answer, group, style) in enumerate(zip(answers, answers.values(), cycle(STYLES), strict=False)):
         curves = [_last_stage(part.read_rows()) for part in group]
         right.plot(
             range(1, 1 + min(map(len, curves))),
             [median(values) for values in zip(*curves, strict=False)],
             style,
-            marker=_MARKERS[number % len(_MARKERS)],
+            marker=MARKERS[number % len(MARKERS)],
             color=f"C{number}",
             markersize=4,
             label=answer,

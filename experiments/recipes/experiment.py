@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from qiskit_torch_bridge import Quote
 
 from ..common.command import Experiment
-from ..common.costs import quote_of_epoch, times, words
+from ..common.costs import quote_of_epoch, words
 from ..common.data import load_first_of
 from ..common.digits import add_digit_options, data_folder, with_digits
 from ..common.options import Settings, experiment_parser
@@ -154,11 +154,11 @@ def quotes(settings: Settings) -> tuple[Quote, Quote]:
     """The cost of a step by parameter shift, as on hardware, in the last stage; and of all epochs, as the settings say."""
     stage = stages_of(settings)[-1]
     shifting = {**settings, "backend": "statevector", "shots": SHOTS_OF_QUOTE, "gradient": "parameter_shift"}
-    step = _sum(
+    steps = [
         layer.quote(settings["batch_size"], inputs_require_grad=wanted)
         for layer, wanted in quantum_layers_with_gradients(_prepared(shifting, stage))
-    )
-    epoch = _sum(
+    ]
+    epochs = [
         quote_of_epoch(
             layer,
             train=settings["train"],
@@ -167,8 +167,8 @@ def quotes(settings: Settings) -> tuple[Quote, Quote]:
             inputs_require_grad=wanted,
         )
         for layer, wanted in quantum_layers_with_gradients(_prepared(settings, stage))
-    )
-    return step, times(epoch, stage.epochs)
+    ]
+    return sum(steps, Quote()), stage.epochs * sum(epochs, Quote())
 
 
 def _prepared(settings: Settings, stage: Stage) -> nn.Module:
@@ -176,11 +176,6 @@ def _prepared(settings: Settings, stage: Stage) -> nn.Module:
         model = network(settings)
     stage.prepare(model)
     return model
-
-
-def _sum(parts: Any) -> Quote:
-    found = list(parts)
-    return Quote(*(sum(getattr(part, name) for part in found) for name in ("calls", "circuits", "shots")))
 
 
 def cost(settings: Settings) -> str:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from .base import Backend, Estimate, check_shots
+from .base import Backend, Charge, Estimate, Request, check_shots
+from .passport import Passport
 from .statevector import StatevectorBackend
 
-__all__ = ["Backend", "Estimate", "check_shots", "resolve_backend"]
+__all__ = ["Backend", "Charge", "Estimate", "Passport", "Request", "check_shots", "resolve_backend"]
 
-_WORDS = "'statevector', 'aer', 'fake:NAME'"
+_WORDS = "'statevector', 'aer', 'fake:NAME', 'ibm:NAME', 'replay:FILE'"
+
+_IBM_MODES = {("qiskit_ibm_runtime", "Session"), ("qiskit_ibm_runtime", "Batch")}
 
 
 def resolve_backend(backend: Any) -> Backend:
     """The backend that the user means.
 
     Args:
-        backend: None, a word (``"statevector"``, ``"aer"``, ``"fake:NAME"``), an ``AerSimulator``, a fake device, any
-            V2 Sampler or Estimator, an IBM device (through a Sampler in job mode), any other ``BackendV2``, or one of ours.
+        backend: None, a word (``"statevector"``, ``"aer"``, ``"fake:NAME"``, ``"ibm:NAME"``, ``"replay:FILE"``), an
+            ``AerSimulator``, a fake device, an IBM device, ``Session`` or ``Batch``, any V2 Sampler or Estimator, any
+            other ``BackendV2``, or one of ours.
 
     Raises:
         TypeError: If it is none of these.
@@ -43,9 +47,17 @@ def _from_word(word: str) -> Backend:
         return AerBackend()
     if kind == "fake" and name:
         from .aer import AerBackend
-        from .ibm import fake_device
+        from .ibm.cloud import fake_device
 
         return AerBackend(fake_device(name))
+    if kind == "ibm" and name:
+        from .ibm.backend import IBMBackend
+
+        return IBMBackend(name)
+    if kind == "replay" and name:
+        from .ibm.recording import Replay
+
+        return Replay(name)
     raise ValueError(f"backend: got {word!r}, expected one of {_WORDS}, or a backend object.")
 
 
@@ -67,11 +79,16 @@ def _from_object(backend: Any) -> Backend:
 
             return AerBackend(backend)
         if "qiskit_ibm_runtime" in modules:
-            from .ibm import sampler_for
+            from .ibm.backend import IBMBackend
 
-            return SamplerBackend(sampler_for(backend))
+            return IBMBackend(backend)
         return SamplerBackend(BackendSamplerV2(backend=backend))
+    if {(c.__module__.split(".")[0], c.__name__) for c in type(backend).__mro__} & _IBM_MODES:
+        from .ibm.backend import IBMBackend
+
+        return IBMBackend(backend)
     raise TypeError(
-        f"backend: got {backend!r} ({type(backend).__name__}), expected one of {_WORDS}, an AerSimulator, a fake "
-        "device, a V2 Sampler or Estimator, or a backend of this package (V1 primitives are no longer part of Qiskit)."
+        f"backend: got {backend!r} ({type(backend).__name__}), expected one of {_WORDS}, an AerSimulator, a fake or real "
+        "device, a Session or Batch, a V2 Sampler or Estimator, or a backend of this package (V1 primitives are no longer "
+        "part of Qiskit)."
     )

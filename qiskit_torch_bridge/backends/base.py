@@ -14,10 +14,14 @@ from qiskit.circuit.library import Barrier
 
 from ..program import Program
 from ..readout import MeasurementGroup, Samples
+from ..shadow import Shadow
+from .passport import Passport
 
 __all__ = [
     "Backend",
+    "Charge",
     "Estimate",
+    "Request",
     "check_shots",
     "circuit_on",
     "estimate_from_moments",
@@ -37,6 +41,7 @@ class Estimate:
         circuits: How many circuits were executed: angle vectors, times the measurement groups.
         shots: How many shots were spent on all of them; 0 for exact values.
         state: What the backend wants to be handed back when these values are differentiated, or None.
+        passport: Where and how the values were measured, for backends that say so.
     """
 
     values: np.ndarray
@@ -44,6 +49,44 @@ class Estimate:
     circuits: int
     shots: int
     state: Any = None
+    passport: Passport | None = None
+
+    def of_rows(self, rows: slice) -> Estimate:
+        """Those of some of its rows, which have cost as much as any others."""
+        values = self.values[rows]
+        circuits, shots = (total * len(values) // len(self.values) for total in (self.circuits, self.shots))
+        return Estimate(values, self.variances[rows], circuits, shots, None, self.passport)
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What is to be evaluated.
+
+    Attributes:
+        program: The compiled circuit.
+        angles: Shape (N, A) with N > 0, finite, float64; radians.
+        seed: The randomness of this evaluation; it also tells evaluations of the same angles apart.
+    """
+
+    program: Program
+    angles: np.ndarray
+    seed: np.random.SeedSequence
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What a backend asks for some evaluations.
+
+    Attributes:
+        jobs: Jobs that wait in a queue; 0 where there is none.
+        executions: How often a circuit is executed, in all, repetitions that a mitigation method adds included; 0 for
+            exact values.
+        qpu_seconds: The estimated time on the quantum processor, in seconds; 0 where there is none.
+    """
+
+    jobs: int = 0
+    executions: int = 0
+    qpu_seconds: float = 0.0
 
 
 class Backend(ABC):
@@ -55,8 +98,12 @@ class Backend(ABC):
 
     differentiates: ClassVar[bool] = False
     """Whether :meth:`evaluate_for_pullback` and :meth:`pullback` work (for the adjoint rule)."""
+    queues: ClassVar[bool] = False
+    """Whether a call waits in a queue, so that the circuits of a gradient had better leave with those of the values."""
 
     name: str
+    shadow: Backend | None = None
+    """A backend without noise that is to evaluate everything too, to see what the noise does."""
 
     @abstractmethod
     def resolve_shots(self, shots: int | None) -> int | None:
@@ -87,9 +134,21 @@ class Backend(ABC):
             seed: The randomness of this call.
         """
 
+    def evaluate_all(self, requests: Sequence[Request], *, shots: int | None) -> list[Estimate]:
+        """Evaluates several programs; in one job, where there are jobs."""
+        return [self.evaluate(r.program, r.angles, shots=shots, seed=r.seed) for r in requests]
+
     def circuits_per_row(self, program: Program) -> int:
         """How many circuits one angle vector costs."""
         return len(program.readout.groups)
+
+    def charge(self, work: Sequence[tuple[Program, int]], *, shots: int | None) -> Charge:
+        """What an :meth:`evaluate_all` of programs at so many angle vectors each would cost."""
+        circuits = sum(rows * self.circuits_per_row(program) for program, rows in work)
+        return Charge(executions=circuits * (shots or 0))
+
+    def note_shadow(self, shadow: Shadow) -> None:  # noqa: B027 - most backends have nowhere to note it
+        """Told what :attr:`shadow` has shown, after each evaluation."""
 
     def evaluate_for_pullback(self, program: Program, angles: np.ndarray) -> Estimate:
         """Exact values as by :meth:`evaluate`, with what :meth:`pullback` can use again in :attr:`Estimate.state`."""

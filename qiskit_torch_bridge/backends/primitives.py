@@ -26,7 +26,7 @@ from ..readout import Expectation, Samples
 from .base import Backend, Estimate, ProgramCache, check_shots, circuit_on, estimate_from_samples, measured_circuit
 from .transpiling import BoundCircuit, bind_by_column, is_ideal_simulator, transpiled
 
-__all__ = ["EstimatorBackend", "SamplerBackend"]
+__all__ = ["EstimatorBackend", "SamplerBackend", "bindings_of", "restricted_to", "samples_of"]
 
 
 def _device_of(primitive: Any) -> Any:
@@ -155,11 +155,15 @@ class SamplerBackend(_PrimitiveBackend):
         shots = self.resolve_shots(shots)
         circuits = self._circuits(program)
         # Without parameters there is nothing to broadcast over: such a circuit is a PUB for every row.
-        pubs = [[(b.circuit, _bindings(b, angles))] if b.parameters else [(b.circuit,)] * len(angles) for b in circuits]
+        pubs = [
+            [(b.circuit, bindings_of(b, angles))] if b.parameters else [(b.circuit,)] * len(angles) for b in circuits
+        ]
         flat = list(chain.from_iterable(pubs))
         results = iter(_reseeded(self.primitive, seed).run(flat, shots=shots).result() if flat else ())
         samples = [
-            _samples([result.data["outcome"] for result in islice(results, len(mine))], len(angles), len(group.qubits))
+            samples_of(
+                [result.data["outcome"].array for result in islice(results, len(mine))], len(angles), len(group.qubits)
+            )
             for mine, group in zip(pubs, program.readout.groups, strict=True)
         ]
         return estimate_from_samples(program, samples, len(angles))
@@ -225,7 +229,7 @@ class EstimatorBackend(_PrimitiveBackend):
             bound, observables, outputs = self._circuit(program)
             precision = 0.0 if shots is None else 1 / math.sqrt(shots)
             if bound.parameters:
-                pubs: list[Any] = [(bound.circuit, [[o] for o in observables], _bindings(bound, angles), precision)]
+                pubs: list[Any] = [(bound.circuit, [[o] for o in observables], bindings_of(bound, angles), precision)]
             else:
                 # Without parameters there is nothing to broadcast over: a PUB for every row.
                 pubs = [(bound.circuit, observables, None, precision)] * len(angles)
@@ -243,7 +247,7 @@ class EstimatorBackend(_PrimitiveBackend):
             logical, place = circuit_on(program, compact=self._is_compact)
             (circuit,) = self._for_device([logical], program)
             outputs = [m for m, observable in enumerate(program.readout.observables) if observable.coeffs.any()]
-            observables = [_restricted(program.readout.observables[m], list(place)) for m in outputs]
+            observables = [restricted_to(program.readout.observables[m], list(place)) for m in outputs]
             if circuit.layout is not None:
                 observables = [observable.apply_layout(circuit.layout) for observable in observables]
             cached["circuit"] = bind_by_column(circuit, program), observables, outputs
@@ -251,20 +255,20 @@ class EstimatorBackend(_PrimitiveBackend):
         return circuit_and_observables
 
 
-def _restricted(observable: SparsePauliOp, qubits: list[int]) -> SparsePauliOp:
+def restricted_to(observable: SparsePauliOp, qubits: list[int]) -> SparsePauliOp:
     """The observable on these qubits, the others left out (it acts on none of them)."""
     paulis = PauliList.from_symplectic(observable.paulis.z[:, qubits], observable.paulis.x[:, qubits])
     return SparsePauliOp(paulis, observable.coeffs)
 
 
-def _bindings(bound: BoundCircuit, angles: np.ndarray) -> BindingsArray:
+def bindings_of(bound: BoundCircuit, angles: np.ndarray) -> BindingsArray:
     """N parameter sets; by object, so that no order of names matters."""
     return BindingsArray({bound.parameters: bound.values(angles)})
 
 
-def _samples(bit_arrays: Sequence[Any], rows: int, num_bits: int) -> Samples:
-    """The measured bit strings of N parameter sets: one array for all of them, or one each."""
-    packed = np.concatenate([array.array.reshape(-1, *array.array.shape[-2:]) for array in bit_arrays])
+def samples_of(arrays: Sequence[np.ndarray], rows: int, num_bits: int) -> Samples:
+    """The measured bit strings of N parameter sets, from packed bits of shape (..., shots, bytes) in their order."""
+    packed = np.concatenate([array.reshape(-1, *array.shape[-2:]) for array in arrays])
     shots = packed.shape[1]
     bits = np.unpackbits(packed, axis=-1, bitorder="big")[..., ::-1][..., :num_bits].reshape(rows * shots, num_bits)
     return Samples(np.repeat(np.arange(rows), shots), bits, np.ones(rows * shots, dtype=np.int64), rows)

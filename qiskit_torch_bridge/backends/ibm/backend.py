@@ -1,0 +1,528 @@
+"""``IBMBackend``: a layer's circuits on IBM's devices, one job a training step."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import weakref
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+
+from ...program import Program
+from ...readout import Expectation
+from ...shadow import Shadow
+from ..base import Backend, Charge, Estimate, ProgramCache, Request, check_shots
+from ..passport import Passport
+from ..statevector import StatevectorBackend
+from .archives import bytes_of
+from .assembling import estimate_from_arrays, parts_of, pubs_of
+from .cloud import Device, ServiceFault, checked_options, finalized_options, is_real, open_device
+from .compiling import Unit, circuits_for, from_qpy, to_qpy, units_of
+from .errors import ServiceUnavailable
+from .fingerprints import digest, fingerprint, seed_of
+from .ledger import Caps, Entry, Job, Ledger, Spent
+from .prices import SECONDS_OF_JOB, Price, price_of
+from .selftest import test_layout
+from .sending import Patience, Sender, Task
+from .work import Limits, Piece, Stretch, packed
+
+__all__ = ["DEFAULT_LEDGER", "IBMBackend"]
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_LEDGER = "qtb-jobs.sqlite"
+_PACKAGES = ("qiskit", "qiskit-ibm-runtime", "qiskit-torch-bridge", "torch", "numpy")
+
+
+class IBMBackend(Backend):
+    """An IBM device, real or fake, through qiskit-ibm-runtime.
+
+    **One job a step.** The circuits of a training step, those of its gradient included, leave together. What is more than
+    the service takes in a job is cut into as few jobs as can be, which are all submitted before the first is waited for.
+
+    **Nothing is lost.** Every job is in the ledger (an SQLite file) before it is submitted, its id as soon as there is one,
+    its result when it has arrived. The seed of the layer and its position name an evaluation: run the same program with
+    the same seed again, after whatever has stopped it, and jobs that are done are read from the ledger, jobs that are
+    waiting are waited for, and a job whose submission was cut off is found by its tag. The other side of it: a new run is
+    to be given a new ``seed``, ``run`` or ``ledger``, or it gets the old one's results.
+
+    **Nothing is paid for unseen.** ``layer.quote`` says what a step costs; ``max_qpu_seconds``, ``max_shots`` and
+    ``max_jobs`` stop before the submission that would pass them. They count all jobs of the run that are in the ledger,
+    those of earlier processes included. Before the first job the transpiled circuit is simulated here, and must give the
+    logical circuit's answers.
+
+    A real device has never been used in the making of this: it was tested against IBM's own client with a server that
+    imitates the service, and on fake devices.
+
+    Args:
+        backend: A device's name (``"ibm_fez"``; ``"fake_manila"`` for a rehearsal that costs nothing), the device as an
+            object, or a ``Session`` or ``Batch`` of yours.
+        account: The name that the account was saved under; None: the default account, or the environment's.
+        instance: The instance's name or CRN; None: the account's.
+        mode: ``"job"``; ``"batch"``; or ``"session"``, which bills the time between jobs too and which the open plan does
+            not have. Sessions and batches that the service closes are opened anew.
+        max_time: How long a session or batch may be open, in seconds; None: as the service has it.
+        primitive: ``"sampler"``, whose counts give values with their standard errors, probabilities too; or
+            ``"estimator"``, which can mitigate errors.
+        options: The primitive's options by IBM's names, checked here: ``{"dynamical_decoupling": {"enable": True},
+            "twirling": {"enable_gates": True}}``; for an Estimator also ``resilience_level`` (IBM's default is 1, which
+            mitigates measurement errors) and ``resilience``.
+        optimization_level: The transpiler's, 0 to 3.
+        initial_layout: The device's qubits for the circuit's, in order; None: the transpiler's choice.
+        seed_transpiler: Makes the transpiler's choices repeatable.
+        max_qpu_seconds: Cap for the time on the quantum processor, billed where that is known, else estimated.
+        max_shots: Cap for the shots.
+        max_jobs: Cap for the jobs.
+        ledger: The file; None: ``qtb-jobs.sqlite`` in the working directory or what the environment variable QTB_LEDGER
+            says, and memory for rehearsals.
+        run: A name that tells runs with the same ledger and seed apart.
+        shadow: Whether to simulate everything without noise as well, and log what shots and what the device contribute to
+            the difference (``layer.last_run.shadow``).
+        patience: How long to wait for what.
+        limits: What the service takes in one job.
+
+    Raises:
+        ImportError: If qiskit-ibm-runtime is not installed.
+        TypeError, ValueError: If an argument does not fit; nothing was submitted.
+        NotAuthorized, ServiceUnavailable: If there is no way to the service.
+    """
+
+    queues = True
+
+    def __init__(
+        self,
+        backend: Any,
+        *,
+        account: str | None = None,
+        instance: str | None = None,
+        mode: Literal["job", "batch", "session"] = "job",
+        max_time: int | None = None,
+        primitive: Literal["sampler", "estimator"] = "sampler",
+        options: Mapping[str, Any] | None = None,
+        optimization_level: int = 2,
+        initial_layout: Sequence[int] | None = None,
+        seed_transpiler: int | None = 0,
+        max_qpu_seconds: float | None = None,
+        max_shots: int | None = None,
+        max_jobs: int | None = None,
+        ledger: str | os.PathLike[str] | None = None,
+        run: str = "",
+        shadow: bool = False,
+        patience: Patience | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        _require_one_of("mode", mode, ("job", "batch", "session"))
+        _require_one_of("primitive", primitive, ("sampler", "estimator"))
+        _require_one_of("optimization_level", optimization_level, (0, 1, 2, 3))
+        for name, cap in {"max_qpu_seconds": max_qpu_seconds, "max_shots": max_shots, "max_jobs": max_jobs}.items():
+            if cap is not None and (isinstance(cap, bool) or not isinstance(cap, (int, float)) or not cap >= 0):
+                raise ValueError(f"{name}: got {cap!r}, expected a number from 0, or None for no cap.")
+        self.primitive, self.mode, self.run = primitive, mode, run
+        self.options = dict(options or {})
+        checked_options(primitive, self.options)
+        if (self.options.get("resilience") or {}).get("pec_mitigation"):
+            raise ValueError(
+                "options: got pec_mitigation, whose cost is not known before it has run, so that no cap could be kept; use "
+                "zne_mitigation, or EstimatorBackend(Estimator(...)) without a ledger and caps."
+            )
+        self.optimization_level, self.seed_transpiler = optimization_level, seed_transpiler
+        self.initial_layout = None if initial_layout is None else tuple(initial_layout)
+        self.caps = Caps(max_qpu_seconds, max_shots, max_jobs)
+        self.patience, self.limits = patience or Patience(), limits or Limits()
+        self._given = _Given(backend, account, instance, max_time)
+        self.name = f"ibm:{self._given.name}"
+        self.shadow = StatevectorBackend() if shadow else None
+        self._ledger_path = ledger
+        self._cache = ProgramCache()
+        self._connected: Sender | None = None
+        self._tested: set[str] = set()
+        self._units_in_use: list[Unit] = []
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger."""
+        return self._sender.ledger
+
+    @property
+    def device(self) -> Any:
+        """The ``BackendV2`` that circuits are transpiled for."""
+        return self._sender.device.device
+
+    @property
+    def spent(self) -> Spent:
+        """What the run has come to so far, by the ledger."""
+        return self.ledger.spent(self.run)
+
+    def resolve_shots(self, shots: int | None) -> int:
+        shots = check_shots(shots)
+        if shots is not None:
+            return shots
+        options = checked_options(self.primitive, self.options)
+        if options.default_shots is not None:
+            return int(options.default_shots)
+        return round(options.default_precision**-2)
+
+    def prepare(self, program: Program) -> None:
+        if self.primitive == "estimator" and not isinstance(program.readout, Expectation):
+            raise ValueError(
+                "primitive: got 'estimator', which gives expectation values only, but probabilities were asked for; use "
+                "primitive='sampler', or observables."
+            )
+        self._units(program)
+
+    def circuits_per_row(self, program: Program) -> int:
+        return len(program.readout.groups)
+
+    def evaluate(
+        self, program: Program, angles: np.ndarray, *, shots: int | None, seed: np.random.SeedSequence
+    ) -> Estimate:
+        return self.evaluate_all([Request(program, angles, seed)], shots=shots)[0]
+
+    def evaluate_all(self, requests: Sequence[Request], *, shots: int | None) -> list[Estimate]:
+        shots = self.resolve_shots(shots)
+        price = self._price(shots)
+        units = [self._units(request.program) for request in requests]
+        for request, its_units in zip(requests, units, strict=True):
+            self._test(request.program, its_units)
+        keys = [self._key_of(request, shots) for request in requests]
+        jobs = self._pack([(its_units, len(r.angles)) for its_units, r in zip(units, requests, strict=True)], price)
+        tasks = [self._task(pieces, requests, units, keys, shots, price) for pieces in jobs]
+        for number, (request, key) in enumerate(zip(requests, keys, strict=True)):
+            parts = parts_of(number, jobs, [task.job.key for task in tasks], units)
+            self._note_evaluation(request, key, shots, parts)
+        self._units_in_use = [unit for its_units in units for unit in its_units]
+        results, numbers = self._sender.results(tasks) if tasks else ([], [])
+        entries = [self.ledger.entry(number) for number in numbers]
+        estimates = []
+        for number, (request, its_units) in enumerate(zip(requests, units, strict=True)):
+            where = parts_of(number, jobs, range(len(jobs)), units)
+            pubs = [[results[job][place] for job, place in part] for part in where]
+            outputs = [unit.outputs for unit in its_units]
+            passport = self._passport(its_units, shots, entries)
+            estimates.append(estimate_from_arrays(request.program, len(request.angles), pubs, outputs, shots, passport))
+        return estimates
+
+    def charge(self, work: Sequence[tuple[Program, int]], *, shots: int | None) -> Charge:
+        price = self._price(self.resolve_shots(shots))
+        wanted = [(self._units(program), rows) for program, rows in work]
+        jobs = self._pack(wanted, price)
+        costs = [self._cost_of(pieces, [units for units, _ in wanted], price) for pieces in jobs]
+        return Charge(len(jobs), sum(executions for executions, _ in costs), sum(seconds for _, seconds in costs))
+
+    def note_shadow(self, shadow: Shadow) -> None:
+        summary = shadow.summary()
+        for what, numbers in summary.items():
+            _log.info(
+                "%s of %s: differ from the exact ones by %.3g (rms); shot noise %.3g, device bias %.3g",
+                *(what, self.name, numbers["rms"], numbers["shot_noise"], numbers["device_bias"]),
+            )
+        details = {
+            name: {"measured": part.measured.tolist(), "exact": part.exact.tolist()}
+            for name, part in {"values": shadow.values, "gradients": shadow.gradients}.items()
+            if part is not None
+        }
+        self.ledger.note(self.run, "shadow", "beside the exact simulation", summary=summary, **details)
+
+    def self_test(self, program: Program) -> str:
+        """Simulates the transpiled circuits here, and compares them with the logical ones; costs nothing.
+
+        Returns:
+            What was found, in words.
+
+        Raises:
+            ValueError: If they do not agree.
+        """
+        return test_layout(program, self._units(program))
+
+    def collect(self, number: int) -> None:
+        """Fetches the result of a job of the ledger into it, waiting for it if need be."""
+        self._sender.collect(number)
+
+    def cancel(self, number: int) -> None:
+        """Cancels a job of the ledger."""
+        self._sender.cancel(number)
+
+    def settle_bills(self) -> None:
+        """Asks the service for the usage of jobs that it had not settled when their results were fetched."""
+        self._sender.settle_bills()
+
+    def close(self) -> None:
+        """Closes a session or batch of ours, whose time is billed while it is open, and the ledger's file."""
+        if self._connected is not None:
+            _close(self._connected, self.mode)
+
+    def __enter__(self) -> IBMBackend:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"IBMBackend({self._given.name!r}, mode={self.mode!r}, primitive={self.primitive!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A device object knows the service, and the service a token: only names leave this process.
+        state = {name: value for name, value in self.__dict__.items() if name != "_connected"}
+        return {
+            **state,
+            "_given": self._given.without_objects(),
+            "_connected": None,
+            "_tested": set(),
+            "_units_in_use": [],
+        }
+
+    @property
+    def connection(self) -> Device:
+        """The device's side of the connection, made on first use."""
+        return self._sender.device
+
+    @property
+    def _sender(self) -> Sender:
+        if self._connected is None:
+            self._connected = self._connect()
+            weakref.finalize(self, _close, self._connected, self.mode)
+        return self._connected
+
+    def _connect(self) -> Sender:
+        given = self._given
+        path = self._ledger_path
+        if path is None and not given.is_rehearsal:
+            path = os.environ.get("QTB_LEDGER", DEFAULT_LEDGER)
+        ledger = Ledger(path)
+        left_open = ledger.open_session(self.run, given.name, self.mode)
+        try:
+            device = open_device(
+                given.backend,
+                account=given.account,
+                instance=given.instance,
+                mode=self.mode,
+                max_time=given.max_time,
+                session_id=left_open,
+            )
+        except ServiceFault as fault:
+            raise ServiceUnavailable(
+                f"IBM's service cannot be reached ({fault}); nothing was submitted. Try again later; jobs that are in "
+                f"{ledger!r} stay there."
+            ) from None
+        return Sender(
+            device,
+            ledger,
+            primitive=self.primitive,
+            options=self.options,
+            run=self.run,
+            mode=self.mode,
+            caps=self.caps,
+            patience=self.patience,
+            recalibrated=self._check_circuits_again,
+        )
+
+    def _check_circuits_again(self) -> None:
+        self.connection.check([unit.bound.circuit for unit in self._units_in_use])
+
+    def _units(self, program: Program) -> list[Unit]:
+        cached = self._cache.of(program)
+        if "units" not in cached:
+            key = digest(self.connection.name, self.primitive, *self._transpiling, self._fingerprint(program))
+            circuits = self._transpiled(program, key)
+            cached["units"] = units_of(circuits, program, self.device, self.initial_layout, self.primitive)
+        units: list[Unit] = cached["units"]
+        return units
+
+    def _transpiled(self, program: Program, key: str) -> list[Any]:
+        """Circuits that an earlier process has left, while they fit the device: a run that goes on does not change."""
+        if not program.readout.groups:
+            return []
+        kept = self.ledger.circuits(key)
+        if kept is not None:
+            circuits = from_qpy(kept, program)
+            try:
+                self.connection.check(circuits)
+            except ValueError as error:
+                _log.warning("Transpiling anew, because the device has changed: %s", error)
+                self.ledger.note(self.run, "transpiled-anew", str(error))
+                self.ledger.forget_circuits(key)
+            else:
+                return circuits
+        circuits = circuits_for(
+            program,
+            self.device,
+            self.primitive,
+            optimization_level=self.optimization_level,
+            initial_layout=self.initial_layout,
+            seed_transpiler=self.seed_transpiler,
+        )
+        self.connection.check(circuits)
+        self._require_within_gates(circuits)
+        return from_qpy(self.ledger.keep_circuits(key, to_qpy(circuits)), program)
+
+    def _require_within_gates(self, circuits: Sequence[Any]) -> None:
+        most = max((circuit.num_nonlocal_gates() for circuit in circuits), default=0)
+        if most > self.limits.two_qubit_gates:
+            raise ValueError(
+                f"The transpiled circuit has {most:,} two-qubit gates, expected at most {self.limits.two_qubit_gates:,}: "
+                "the service takes no more."
+            )
+
+    @property
+    def _transpiling(self) -> tuple[Any, ...]:
+        return self.optimization_level, self.initial_layout, self.seed_transpiler
+
+    def _fingerprint(self, program: Program) -> str:
+        cached = self._cache.of(program)
+        if "fingerprint" not in cached:
+            cached["fingerprint"] = fingerprint(program)
+        name: str = cached["fingerprint"]
+        return name
+
+    def _test(self, program: Program, units: Sequence[Unit]) -> None:
+        name = self._fingerprint(program)
+        if name in self._tested:
+            return
+        found = test_layout(program, units)
+        _log.info("%s: %s", self.name, found)
+        self.ledger.note(self.run, "self-test", found, circuit=name)
+        self._tested.add(name)
+
+    def _key_of(self, request: Request, shots: int) -> str:
+        return digest(self._fingerprint(request.program), self.primitive, shots, request.angles, seed_of(request))
+
+    def _price(self, shots: int) -> Price:
+        options = finalized_options(self.primitive, self.options)
+        return price_of(options, shots, rep_delay=self.connection.rep_delay)
+
+    def _pack(self, work: Sequence[tuple[Sequence[Unit], int]], price: Price) -> list[list[Piece]]:
+        stretches = [
+            Stretch(
+                number,
+                place,
+                rows,
+                unit.bases * price.executions,
+                price.seconds(unit.bases * price.executions, unit.duration),
+                8 * len(unit.bound.parameters),
+            )
+            for number, (units, rows) in enumerate(work)
+            for place, unit in enumerate(units)
+        ]
+        return packed(
+            stretches,
+            self.limits,
+            executions_of_job=price.executions_of_job,
+            seconds_of_job=SECONDS_OF_JOB + price.seconds(price.executions_of_job, None),
+        )
+
+    def _cost_of(self, pieces: Sequence[Piece], units: Sequence[Sequence[Unit]], price: Price) -> tuple[int, float]:
+        """Executions, and seconds on the quantum processor, of a job."""
+        executions, seconds = price.executions_of_job, SECONDS_OF_JOB + price.seconds(price.executions_of_job, None)
+        for piece in pieces:
+            unit = units[piece.request][piece.unit]
+            its_executions = (piece.stop - piece.start) * unit.bases * price.executions
+            executions += its_executions
+            seconds += price.seconds(its_executions, unit.duration)
+        return executions, seconds
+
+    def _task(
+        self,
+        pieces: Sequence[Piece],
+        requests: Sequence[Request],
+        units: Sequence[Sequence[Unit]],
+        keys: Sequence[str],
+        shots: int,
+        price: Price,
+    ) -> Task:
+        content = [(keys[piece.request], piece.unit, piece.start, piece.stop) for piece in pieces]
+        key = digest(self.run, self.connection.name, self.options, *self._transpiling, content)
+        circuits = sum((piece.stop - piece.start) * units[piece.request][piece.unit].bases for piece in pieces)
+        executions, seconds = self._cost_of(pieces, units, price)
+        job = Job(key, circuits, circuits * shots, executions, seconds)
+        seed = int(requests[pieces[0].request].seed.generate_state(1, np.uint32)[0] >> 1)
+        return Task(job, pubs_of(pieces, requests, units), shots, seed)
+
+    def _note_evaluation(
+        self, request: Request, key: str, shots: int, parts: Sequence[Sequence[tuple[str, int]]]
+    ) -> None:
+        description = {
+            "fingerprint": self._fingerprint(request.program),
+            "run": self.run,
+            "primitive": self.primitive,
+            "shots": shots,
+            "seed": seed_of(request),
+            "rows": len(request.angles),
+            "parts": parts,
+            "outputs": [unit.outputs for unit in self._units(request.program)],
+            "passport": self._passport(self._units(request.program), shots, []).as_dict(),
+        }
+        self.ledger.note_evaluation(digest(self.run, key), self.run, description, bytes_of([[request.angles]]))
+
+    def _passport(self, units: Sequence[Unit], shots: int, entries: Sequence[Entry]) -> Passport:
+        usage = [entry.usage_seconds for entry in entries if entry.usage_seconds is not None]
+        return Passport(
+            backend=self.connection.name,
+            calibrated=tuple(entry.calibrated for entry in entries),
+            layouts=tuple(unit.layout for unit in units),
+            optimization_level=self.optimization_level,
+            seed_transpiler=self.seed_transpiler,
+            primitive=self.primitive,
+            options=self.options,
+            shots=shots,
+            job_ids=tuple(entry.job_id for entry in entries if entry.job_id),
+            sessions=tuple(dict.fromkeys(entry.session_id for entry in entries if entry.session_id)),
+            usage_seconds=sum(usage) if usage else None,
+            estimated_seconds=sum(entry.estimated_seconds for entry in entries),
+            versions=_versions(),
+        )
+
+
+class _Given:
+    """What the user named, and what of it can leave the process."""
+
+    def __init__(self, backend: Any, account: str | None, instance: str | None, max_time: int | None) -> None:
+        self.backend, self.account, self.instance, self.max_time = backend, account, instance, max_time
+        if isinstance(backend, str):
+            self.name = backend
+        else:
+            device = getattr(backend, "_backend", None) if not hasattr(backend, "target") else backend
+            name = getattr(device, "name", None)
+            if not isinstance(name, str):
+                raise TypeError(
+                    f"backend: got {backend!r} ({type(backend).__name__}), expected a device's name, a BackendV2, a Session "
+                    "or a Batch."
+                )
+            self.name = name
+
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether the device is a simulated one, in this process."""
+        if isinstance(self.backend, str):
+            return self.backend.startswith("fake_")
+        return not is_real(self.backend)
+
+    def without_objects(self) -> _Given:
+        if isinstance(self.backend, str) or self.is_rehearsal:
+            return self
+        return _Given(self.name, self.account, self.instance, self.max_time)
+
+
+def _require_one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    if isinstance(value, bool) or value not in allowed:
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, allowed))}.")
+
+
+def _close(sender: Sender, mode: str) -> None:
+    try:
+        closed = sender.device.close()
+    except ServiceFault as fault:
+        _log.warning("The %s could not be closed (%s); it ends by itself when it idles.", mode, fault)
+    else:
+        if closed is not None:
+            sender.ledger.session_closed(closed)
+    sender.ledger.close()
+
+
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}

@@ -1,0 +1,583 @@
+"""IBM's devices through qiskit-ibm-runtime; the only module that imports it.
+
+A :class:`Device` does single requests to the service and nothing more: it does not wait, retry or keep anything. What
+goes wrong it says in terms of :class:`Fault`, because the same thing arrives as a dozen exceptions.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timezone
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from qiskit import QuantumCircuit
+
+from .archives import Arrays
+from .errors import HardwareError, NotAuthorized
+
+__all__ = [
+    "CloudDevice",
+    "Device",
+    "Fault",
+    "LocalDevice",
+    "ServiceFault",
+    "checked_options",
+    "fake_device",
+    "open_device",
+]
+
+_EXTRA = "needs qiskit-ibm-runtime, which is not installed; install the extra: pip install 'qiskit-torch-bridge[ibm]'."
+_TRANSIENT = frozenset({-1, 408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
+_CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
+
+
+class Fault(Enum):
+    """What a failed request means."""
+
+    TRANSIENT = "try again"
+    MISSING = "there is no such thing, or not yet"
+    SESSION_CLOSED = "the session takes no more jobs"
+    UNAUTHORIZED = "the account is not accepted"
+    REFUSED = "the same request will fail again"
+
+
+class ServiceFault(Exception):  # noqa: N818 - never leaves this package
+    """A request failed; the message holds no token.
+
+    Attributes:
+        fault: What it means.
+        certain: Whether it is certain that the request was not carried out.
+    """
+
+    def __init__(self, fault: Fault, message: str, *, certain: bool = False) -> None:
+        super().__init__(message)
+        self.fault, self.certain = fault, certain
+
+
+class Device(ABC):
+    """Something that takes jobs.
+
+    Attributes:
+        name: Its name.
+        device: The ``BackendV2``, with the target to transpile for.
+        is_local: Whether jobs run in this process: they are free, done at once, and gone with it.
+    """
+
+    name: str
+    device: Any
+    is_local: bool
+
+    @property
+    def rep_delay(self) -> float | None:
+        """The default delay between repetitions in seconds, where the device says so."""
+        return getattr(self.device, "default_rep_delay", None)
+
+    def check(self, circuits: Sequence[QuantumCircuit]) -> None:
+        """Checks that the device can run the circuits as they are.
+
+        Raises:
+            ValueError: If not.
+        """
+        from qiskit_ibm_runtime.utils import validate_isa_circuits
+
+        try:
+            validate_isa_circuits(list(circuits), self.device.target)
+            for circuit in circuits:
+                if hasattr(self.device, "check_faulty"):
+                    self.device.check_faulty(circuit)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
+
+    def calibrated(self) -> str:
+        """When the device was last calibrated (ISO 8601, UTC); empty where it does not say."""
+        properties = getattr(self.device, "properties", None)
+        last = None if properties is None else self._properties(properties)
+        return "" if last is None else last.last_update_date.astimezone(timezone.utc).isoformat(timespec="seconds")
+
+    def _properties(self, properties: Any) -> Any:
+        return properties()
+
+    def submit(
+        self, primitive: str, pubs: Sequence[Any], *, shots: int, options: Mapping[str, Any], tag: str, seed: int
+    ) -> tuple[str, str | None]:
+        """Sends a job; returns its id, and that of the session or batch.
+
+        Args:
+            primitive: ``"sampler"`` or ``"estimator"``.
+            pubs: The PUBs.
+            shots: Shots a circuit; an Estimator is given the precision ``1 / sqrt(shots)``.
+            options: The primitive's.
+            tag: What to find the job by.
+            seed: For simulated devices.
+        """
+        runner = _primitive(primitive)(mode=self._mode(), options=checked_options(primitive, options))
+        runner.options.environment.job_tags = [*runner.options.environment.job_tags, tag]
+        if self.is_local:
+            runner.options.simulator.seed_simulator = seed
+            runner.options.simulator.angle_decimals = 12  # the default rounds finite differences away
+        # An Estimator rounds 1 / precision**2 up, and must not round the last digit's error up.
+        amount = {"shots": shots} if primitive == "sampler" else {"precision": (shots * (1 - 1e-9)) ** -0.5}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*currently has a status of.*")
+            job = runner.run(pubs, **amount)
+        self._sent(job)
+        return job.job_id(), self.session_id
+
+    @abstractmethod
+    def _mode(self) -> Any:
+        """What primitives take as ``mode``."""
+
+    @abstractmethod
+    def _sent(self, job: Any) -> None:
+        """A job was sent."""
+
+    @property
+    @abstractmethod
+    def session_id(self) -> str | None:
+        """The id of the session or batch that jobs go to, if there is one."""
+
+    @abstractmethod
+    def find(self, tag: str) -> list[str]:
+        """The ids of the jobs with a tag, oldest first."""
+
+    @abstractmethod
+    def state(self, job_id: str) -> tuple[str, str]:
+        """``"waiting"``, ``"done"``, ``"failed"`` or ``"cancelled"``; and what the service says of it."""
+
+    @abstractmethod
+    def result(self, job_id: str) -> Arrays:
+        """The result of a job that is done."""
+
+    @abstractmethod
+    def usage(self, job_id: str) -> float | None:
+        """The billed seconds on the quantum processor; None where the service has not settled them yet."""
+
+    @abstractmethod
+    def cancel(self, job_id: str) -> None:
+        """Cancels a job; one that has ended stays as it is."""
+
+    @abstractmethod
+    def renew_session(self) -> str | None:
+        """Opens a session or batch in place of one that was closed; returns its id."""
+
+    @abstractmethod
+    def close(self) -> str | None:
+        """Closes the session or batch if it is ours; returns the id of what was closed."""
+
+
+class LocalDevice(Device):
+    """A simulated device in this process: a fake IBM device, an ``AerSimulator``, any ``BackendV2``."""
+
+    is_local = True
+    session_id = None
+
+    def __init__(self, device: Any) -> None:
+        self.device, self.name = device, device.name
+        self._jobs: dict[str, Any] = {}
+
+    def _mode(self) -> Any:
+        return self.device
+
+    def _sent(self, job: Any) -> None:
+        self._jobs[job.job_id()] = job
+
+    def find(self, tag: str) -> list[str]:
+        return []
+
+    def state(self, job_id: str) -> tuple[str, str]:
+        return ("done", "") if job_id in self._jobs else ("failed", "it ran in a process that is no more")
+
+    def result(self, job_id: str) -> Arrays:
+        return _arrays(self._jobs.pop(job_id).result())
+
+    def usage(self, job_id: str) -> float | None:
+        return None
+
+    def cancel(self, job_id: str) -> None:
+        self._jobs.pop(job_id, None)
+
+    def renew_session(self) -> str | None:
+        return None
+
+    def close(self) -> str | None:
+        return None
+
+
+class CloudDevice(Device):
+    """A device of IBM's, through the service that the device object belongs to.
+
+    Args:
+        device: From ``QiskitRuntimeService.backend(name)``.
+        mode: ``"job"``, ``"session"``, ``"batch"``, or the user's own ``Session`` or ``Batch``.
+        max_time: For sessions and batches of ours: how long they may be open, in seconds.
+        session_id: A session or batch of ours that an earlier process has left open.
+
+    Raises:
+        ValueError: If the account's plan has no sessions, but one is asked for.
+    """
+
+    is_local = False
+
+    def __init__(self, device: Any, *, mode: Any, max_time: int | None, session_id: str | None = None) -> None:
+        self.device, self.name, self.service = device, device.name, device.service
+        self._kind = mode if isinstance(mode, str) else "theirs"
+        self._max_time = max_time
+        self._session = None if isinstance(mode, str) else mode
+        self._left_open = session_id
+        self._jobs: dict[str, Any] = {}
+        with self._request():
+            self._set_timeouts()
+            self.plan = self._plan()
+        if mode == "session" and self.plan == "open":
+            raise ValueError(
+                f"mode: got 'session', but the plan of this account ({self.plan}) has no sessions; use mode='job' (each "
+                "step waits in the queue) or mode='batch'."
+            )
+
+    @property
+    def session_id(self) -> str | None:
+        return None if self._session is None else self._session.session_id
+
+    def _mode(self) -> Any:
+        with self._request():
+            if self._kind in ("session", "batch") and self._session is None:
+                self._session = self._opened()
+        return self.device if self._session is None else self._session
+
+    def _opened(self) -> Any:
+        from qiskit_ibm_runtime import Batch, Session
+
+        kind = Session if self._kind == "session" else Batch
+        if self._left_open is not None:
+            left, self._left_open = self._left_open, None
+            try:
+                session = kind.from_id(left, self.service)
+                if (session.details() or {}).get("accepting_jobs"):
+                    return session
+            except Exception as error:  # whatever is wrong with the old one, a new one can be opened
+                if _fault_of(error)[0] is Fault.TRANSIENT:
+                    raise
+        return kind(backend=self.device, max_time=self._max_time)
+
+    def submit(
+        self, primitive: str, pubs: Sequence[Any], *, shots: int, options: Mapping[str, Any], tag: str, seed: int
+    ) -> tuple[str, str | None]:
+        with self._request():
+            return super().submit(primitive, pubs, shots=shots, options=options, tag=tag, seed=seed)
+
+    def _sent(self, job: Any) -> None:
+        self._jobs[job.job_id()] = job
+
+    def _properties(self, properties: Any) -> Any:
+        with self._request():
+            return properties(refresh=True)
+
+    def find(self, tag: str) -> list[str]:
+        with self._request():
+            jobs = self.service.jobs(job_tags=[tag], limit=None, descending=False, instance=self._instance)
+        for job in jobs:
+            self._jobs[job.job_id()] = job
+        return [job.job_id() for job in jobs]
+
+    def state(self, job_id: str) -> tuple[str, str]:
+        with self._request():
+            job = self._job(job_id)
+            status = str(job.status())
+            said = job.error_message() if status == "ERROR" else None
+        states = {"DONE": "done", "ERROR": "failed", "CANCELLED": "cancelled"}
+        return states.get(status, "waiting"), "" if said is None else self._without_token(str(said))
+
+    def result(self, job_id: str) -> Arrays:
+        with self._request():
+            try:
+                return _arrays(self._job(job_id).result())
+            except (TypeError, ValueError, KeyError, AttributeError) as error:
+                raise ServiceFault(Fault.TRANSIENT, f"the result of job {job_id} is incomplete ({error})") from None
+
+    def usage(self, job_id: str) -> float | None:
+        with self._request():
+            seconds = self._job(job_id).usage()
+        return float(seconds) if seconds else None
+
+    def cancel(self, job_id: str) -> None:
+        from qiskit_ibm_runtime.exceptions import RuntimeInvalidStateError
+
+        with self._request():
+            try:
+                self._job(job_id).cancel()
+            except RuntimeInvalidStateError:  # it has ended already
+                return
+
+    def renew_session(self) -> str | None:
+        if self._kind == "theirs":
+            raise HardwareError(
+                f"The session or batch {self.session_id} that was given takes no more jobs. What was submitted is kept; "
+                "give a new one, or IBMBackend(name, mode='session'), which renews its own."
+            )
+        self._session = None
+        return None if self._mode() is self.device else self.session_id
+
+    def close(self) -> str | None:
+        if self._session is None or self._kind == "theirs":
+            return None
+        session, self._session = self._session, None
+        with self._request():
+            session.close()
+        return str(session.session_id)
+
+    def queue_length(self) -> tuple[bool, int]:
+        """Whether the device takes jobs, and how many wait there."""
+        with self._request():
+            status = self.device.status()
+        return bool(status.operational) and status.status_msg == "active", int(status.pending_jobs)
+
+    def account_usage(self) -> dict[str, Any]:
+        """What the service says of the account's time, in seconds."""
+        with self._request():
+            return dict(self.service.usage())
+
+    @property
+    def _instance(self) -> str | None:
+        return getattr(self.device, "_instance", None)
+
+    def _plan(self) -> str | None:
+        plans = [entry for entry in self.service.instances() if entry.get("crn") == self._instance]
+        return str(plans[0].get("plan")) if plans and plans[0].get("plan") else None
+
+    def _job(self, job_id: str) -> Any:
+        if job_id not in self._jobs:
+            self._jobs[job_id] = self.service.job(job_id)
+        return self._jobs[job_id]
+
+    def _set_timeouts(self) -> None:
+        """Has requests end, and faults show at once.
+
+        The client waits for an answer without end; and after a server error it sends a job once more by itself, without
+        asking whether the first one was taken, which makes two where it was. (The names are private ones: a client that
+        has others keeps its ways.)
+        """
+        from requests import Session
+        from requests.adapters import HTTPAdapter
+        from urllib3.util.retry import Retry
+
+        class Bounded(HTTPAdapter):
+            def send(self, request: Any, **arguments: Any) -> Any:  # type: ignore[override]
+                return super().send(request, **{**arguments, "timeout": (_CONNECT_SECONDS, _READ_SECONDS)})
+
+        for client in getattr(self.service, "_api_clients", {}).values():
+            session = getattr(client, "_session", None)
+            if isinstance(session, Session):
+                for scheme in ("https://", "http://"):
+                    session.mount(scheme, Bounded(max_retries=Retry(total=0, raise_on_status=False)))
+
+    @contextmanager
+    def _request(self) -> Iterator[None]:
+        """Turns whatever a request raises into a :class:`ServiceFault` without a token in it."""
+        try:
+            yield
+        except (ServiceFault, HardwareError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            message = self._without_token(f"{type(error).__name__}: {error}")
+            # Not chained: what the client says may hold a token.
+            fault, certain = _fault_of(error)
+            raise ServiceFault(fault, message, certain=certain) from None
+
+    def _without_token(self, text: str) -> str:
+        token = getattr(getattr(self.service, "_account", None), "token", None)
+        return text.replace(token, "***") if token else text
+
+
+def open_device(
+    backend: Any, *, account: str | None, instance: str | None, mode: Any, max_time: int | None, session_id: str | None
+) -> Device:
+    """The device that a name or an object means.
+
+    Args:
+        backend: A name (``"ibm_fez"``, ``"fake_manila"``), a ``BackendV2``, a ``Session`` or a ``Batch``.
+        account: The name that the account was saved under; None: the default one, or the environment's.
+        instance: The instance's name or CRN; None: the account's.
+        mode: ``"job"``, ``"session"`` or ``"batch"``.
+        max_time: How long a session or batch may be open, in seconds.
+        session_id: One that an earlier process has left open.
+
+    Raises:
+        ImportError: If qiskit-ibm-runtime is not installed.
+        TypeError, ValueError: If there is no such device.
+        NotAuthorized: If the account is not accepted.
+        ServiceFault: If the service cannot be reached.
+    """
+    try:
+        from qiskit_ibm_runtime import Batch, IBMBackend, Session
+    except ImportError as error:
+        raise ImportError(f"An IBM backend {_EXTRA}") from error
+    from qiskit.providers import BackendV2
+
+    if isinstance(backend, (Session, Batch)):
+        device = backend._backend
+        if not isinstance(device, IBMBackend):
+            return LocalDevice(device)
+        return CloudDevice(device, mode=backend, max_time=None)
+    if isinstance(backend, str):
+        if backend.startswith("fake_"):
+            return LocalDevice(fake_device(backend))
+        backend = _real_device(backend, account, instance)
+    if isinstance(backend, IBMBackend):
+        return CloudDevice(backend, mode=mode, max_time=max_time, session_id=session_id)
+    if isinstance(backend, BackendV2):
+        return LocalDevice(backend)
+    raise TypeError(
+        f"backend: got {backend!r} ({type(backend).__name__}), expected a device's name, a BackendV2, a Session or a Batch."
+    )
+
+
+def is_real(backend: Any) -> bool:
+    """Whether a device, session or batch is one of the service's."""
+    from qiskit_ibm_runtime import IBMBackend
+
+    return isinstance(getattr(backend, "_backend", backend), IBMBackend)
+
+
+def _real_device(name: str, account: str | None, instance: str | None) -> Any:
+    from qiskit.providers.exceptions import QiskitBackendNotFoundError
+    from qiskit_ibm_runtime import QiskitRuntimeService
+    from qiskit_ibm_runtime.accounts.exceptions import AccountsError
+    from qiskit_ibm_runtime.exceptions import IBMInputValueError
+
+    try:
+        service = QiskitRuntimeService(name=account, instance=instance)
+        clients = getattr(service, "_api_clients", {}).values()
+        known = sorted({entry["name"] for client in clients for entry in client.list_backends()})
+        return service.backend(name)
+    except QiskitBackendNotFoundError:
+        listed = ", ".join(known) or "none"
+        raise ValueError(f"backend: got {name!r}, but the devices of this account are: {listed}.") from None
+    except (AccountsError, IBMInputValueError) as error:
+        raise ValueError(
+            f"There is no account to use ({type(error).__name__}); save one with QiskitRuntimeService.save_account(...), or "
+            "set QISKIT_IBM_TOKEN and QISKIT_IBM_INSTANCE."
+        ) from None
+    except Exception as error:
+        fault, certain = _fault_of(error)
+        if fault is Fault.UNAUTHORIZED:
+            raise NotAuthorized(
+                "The service does not accept the account; its API key may be wrong, expired or revoked. Make a new one on "
+                "the platform's page and save it with QiskitRuntimeService.save_account(..., overwrite=True)."
+            ) from None
+        raise ServiceFault(fault, f"{type(error).__name__} while connecting", certain=certain) from None
+
+
+def fake_device(name: str) -> Any:
+    """The fake device of that name, a snapshot of a real one.
+
+    Args:
+        name: ``"manila"``, ``"fake_manila"`` and ``"FakeManilaV2"`` are the same.
+
+    Raises:
+        ImportError: If qiskit-ibm-runtime is not installed.
+        ValueError: If there is none of that name.
+    """
+    try:
+        from qiskit_ibm_runtime import fake_provider
+    except ImportError as error:
+        raise ImportError(f"backend 'fake:NAME' {_EXTRA}") from error
+    devices = {
+        name_of_device.removeprefix("fake_"): device
+        for device in vars(fake_provider).values()
+        if isinstance(device, type) and isinstance(name_of_device := getattr(device, "backend_name", None), str)
+    }
+    wanted = name.lower().removeprefix("fake").removeprefix("_").removesuffix("v2")
+    if wanted not in devices:
+        raise ValueError(f"backend: got 'fake:{name}', expected one of {', '.join(sorted(devices))} after the colon.")
+    return devices[wanted]()
+
+
+def checked_options(primitive: str, options: Mapping[str, Any]) -> Any:
+    """The primitive's options as IBM's own object.
+
+    Raises:
+        ValueError: If there is no such option, or it does not take that value.
+    """
+    from pydantic import ValidationError
+
+    if primitive == "sampler":
+        from qiskit_ibm_runtime.options_models import SamplerOptions as Options
+    else:
+        from qiskit_ibm_runtime.options_models import EstimatorOptions as Options
+    try:
+        return Options(**options)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise ValueError(
+            f"options: {wrong}; expected options of IBM's {primitive.title()}: {', '.join(Options.model_fields)}."
+        ) from None
+
+
+def finalized_options(primitive: str, options: Mapping[str, Any]) -> Any:
+    """The same, with what the resilience level and the primitive itself settle filled in."""
+    if primitive == "sampler":
+        from qiskit_ibm_runtime.executor_sampler.finalize_options import finalize_sampler_options
+
+        return finalize_sampler_options(checked_options(primitive, options))
+    from qiskit_ibm_runtime.executor_estimator.finalize_options import finalize_estimator_options
+
+    return finalize_estimator_options(checked_options(primitive, options))
+
+
+def _primitive(name: str) -> Any:
+    if name == "sampler":
+        from qiskit_ibm_runtime.executor_sampler import Sampler
+
+        return Sampler
+    from qiskit_ibm_runtime.executor_estimator import Estimator
+
+    return Estimator
+
+
+def _arrays(result: Any) -> Arrays:
+    arrays = []
+    for pub in result:
+        if "outcome" in pub.data:
+            arrays.append([np.asarray(pub.data["outcome"].array)])
+        else:
+            arrays.append([np.asarray(pub.data["evs"], dtype=float), np.asarray(pub.data["stds"], dtype=float)])
+    return arrays
+
+
+def _fault_of(error: BaseException) -> tuple[Fault, bool]:
+    """What an exception of the client, or of what lies below it, means; and whether the request is sure to have failed."""
+    from qiskit.providers.exceptions import QiskitBackendNotFoundError
+    from qiskit_ibm_runtime.api.exceptions import RequestsApiError
+    from qiskit_ibm_runtime.exceptions import IBMNotAuthorizedError, RuntimeJobNotFound
+    from requests import RequestException
+
+    causes: list[BaseException] = [error]
+    # The client hides what it wraps ("from None"), but Python keeps it.
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    if any(isinstance(each, IBMNotAuthorizedError) for each in causes):
+        return Fault.UNAUTHORIZED, True
+    if any(isinstance(each, RuntimeJobNotFound) for each in causes):
+        return Fault.MISSING, True
+    if any(isinstance(each, QiskitBackendNotFoundError) for each in causes):
+        return Fault.TRANSIENT, True  # so says the client whenever the list of devices does not come
+    text = str(error).lower()
+    if "session" in text and ("closed" in text or "not accepting" in text):
+        return Fault.SESSION_CLOSED, True
+    for each in causes:
+        if isinstance(each, RequestsApiError):
+            status = each.status_code
+            if status in (401, 403):
+                return Fault.UNAUTHORIZED, True
+            if status == 404:
+                return Fault.MISSING, True
+            if status in _TRANSIENT:
+                return Fault.TRANSIENT, status in (425, 429)
+            return Fault.REFUSED, 400 <= status < 500
+    transient = any(isinstance(each, (RequestException, ConnectionError, TimeoutError)) for each in causes)
+    return (Fault.TRANSIENT if transient else Fault.REFUSED), False

@@ -1,0 +1,147 @@
+"""A program's circuits in a device's own gates, kept for later processes, and tested before they cost anything."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from qiskit import QuantumCircuit, qpy
+from qiskit.circuit import ParameterVectorElement
+from qiskit.quantum_info import SparsePauliOp
+
+from ...program import Program
+from ...readout import Expectation
+from ..base import circuit_on, measured_circuit
+from ..primitives import restricted_to
+from ..transpiling import BoundCircuit, bind_by_column, is_ideal_simulator, transpiled
+
+__all__ = ["Unit", "circuits_for", "from_qpy", "to_qpy", "units_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """A circuit that a program needs measured, in the device's gates.
+
+    Attributes:
+        bound: The circuit; for a Sampler with the measurements of one group.
+        layout: The device's qubit for each of the logical circuit's.
+        duration: Of one execution, in seconds; None where the device does not say.
+        bases: How many measurement bases it is run in for one parameter set.
+        observables: For an Estimator: the observables on the device's qubits.
+        outputs: For an Estimator: the outputs that they give.
+    """
+
+    bound: BoundCircuit
+    layout: tuple[int, ...]
+    duration: float | None
+    bases: int
+    observables: tuple[SparsePauliOp, ...] = ()
+    outputs: tuple[int, ...] = ()
+
+
+def circuits_for(
+    program: Program,
+    device: Any,
+    primitive: str,
+    *,
+    optimization_level: int,
+    initial_layout: Sequence[int] | None,
+    seed_transpiler: int | None,
+) -> list[QuantumCircuit]:
+    """The circuits in the device's gates: one a measurement group for a Sampler, one in all for an Estimator."""
+    compact = initial_layout is None and is_ideal_simulator(device)
+    if primitive == "sampler":
+        circuits = [measured_circuit(program, group, compact=compact) for group in program.readout.groups]
+    else:
+        circuits = [circuit_on(program, compact=compact)[0]]
+    # IBM's Estimator takes circuits of its devices' gates only, also on a simulator that knows more.
+    unconnected = primitive == "estimator" and getattr(device, "coupling_map", None) is None
+    return transpiled(
+        circuits,
+        program,
+        device,
+        optimization_level=optimization_level,
+        initial_layout=initial_layout,
+        seed_transpiler=seed_transpiler,
+        basis_gates=["cz", "rz", "sx", "x"] if unconnected else None,
+    )
+
+
+def units_of(
+    circuits: Sequence[QuantumCircuit],
+    program: Program,
+    device: Any,
+    initial_layout: Sequence[int] | None,
+    primitive: str,
+) -> list[Unit]:
+    """The circuits with all that is needed to measure them."""
+    observables: tuple[SparsePauliOp, ...] = ()
+    outputs: tuple[int, ...] = ()
+    bases = 1
+    if primitive == "estimator":
+        assert isinstance(program.readout, Expectation)
+        place = list(range(program.circuit.num_qubits))
+        if initial_layout is None and is_ideal_simulator(device):
+            place = list(program.active_qubits)
+        outputs = tuple(m for m, o in enumerate(program.readout.observables) if o.coeffs.any())
+        given = [restricted_to(program.readout.observables[m], place) for m in outputs]
+        layout = circuits[0].layout
+        observables = tuple(given if layout is None else [o.apply_layout(layout) for o in given])
+        bases = len(program.readout.groups)
+    return [
+        Unit(
+            bind_by_column(circuit, program),
+            _layout_of(circuit),
+            _duration(circuit, device),
+            bases,
+            observables,
+            outputs,
+        )
+        for circuit in circuits
+    ]
+
+
+def to_qpy(circuits: Sequence[QuantumCircuit]) -> bytes:
+    """Circuits as bytes, in Qiskit's format."""
+    buffer = io.BytesIO()
+    qpy.dump(list(circuits), buffer)
+    return buffer.getvalue()
+
+
+def from_qpy(data: bytes, program: Program) -> list[QuantumCircuit]:
+    """Circuits from bytes, with the parameters of this process's program in place of those of the one that wrote them."""
+    circuits = qpy.load(io.BytesIO(data))
+    return [
+        circuit.assign_parameters(
+            {p: program.angles[p.index] for p in circuit.parameters if isinstance(p, ParameterVectorElement)}
+        )
+        for circuit in circuits
+    ]
+
+
+def _layout_of(circuit: QuantumCircuit) -> tuple[int, ...]:
+    if circuit.layout is None:
+        return tuple(range(circuit.num_qubits))
+    return tuple(circuit.layout.initial_index_layout(filter_ancillas=True))
+
+
+def _duration(circuit: QuantumCircuit, device: Any) -> float | None:
+    """The time from the circuit's first gate to its last measurement, by the device's gate times."""
+    target = getattr(device, "target", None)
+    ends = np.zeros(circuit.num_qubits)
+    for instruction in circuit.data:
+        qubits = [circuit.find_bit(qubit).index for qubit in instruction.qubits]
+        start = ends[qubits].max() if qubits else 0.0
+        length = 0.0
+        if instruction.operation.name != "barrier":
+            try:
+                length = target[instruction.operation.name][tuple(qubits)].duration  # type: ignore[index]
+            except (KeyError, TypeError, AttributeError):
+                return None
+            if length is None:
+                return None
+        ends[qubits] = start + length
+    return float(ends.max(initial=0.0))

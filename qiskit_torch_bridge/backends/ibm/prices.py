@@ -1,0 +1,84 @@
+r"""What circuits cost on an IBM device, before they are sent.
+
+IBM bills the time for which the quantum processor is reserved for a job. Its documentation ("Workload usage") gives the
+approximation that is used here,
+
+.. math:: t = 2\,\mathrm{s} + \sum_\mathrm{executions} (t_\mathrm{delay} + t_\mathrm{circuit}) ,
+
+with the delay between repetitions (250 microseconds on most devices), the duration of the circuit by the device's own gate
+times (100 microseconds where it does not say), and the bound circuits times shots as executions. Assumptions:
+
+* Twirling spreads the shots over randomisations and rounds up, as the primitives document it.
+* An Estimator measures groups of qubit-wise commuting terms; zero-noise extrapolation runs them once for each noise factor
+  (circuits with folded gates are longer; that is left out), and measurement mitigation adds one calibration circuit a job.
+* In a session the wall-clock time from its first job to its end is billed, classical steps included; no formula knows
+  that. Batches and single jobs are billed as above.
+* Failed jobs are counted as if they had run.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["SECONDS_OF_JOB", "Price", "price_of"]
+
+SECONDS_OF_JOB = 2.0
+_USUAL_DELAY = 250e-6
+_USUAL_DURATION = 100e-6
+_ZNE_FACTORS = (1, 3, 5)
+
+
+@dataclass(frozen=True)
+class Price:
+    """What measurements cost.
+
+    Attributes:
+        executions: Of one bound circuit (one measurement basis of one parameter set).
+        executions_of_job: Of what a job adds to calibrate.
+        delay: Between repetitions, in seconds.
+    """
+
+    executions: int
+    executions_of_job: int
+    delay: float
+
+    def seconds(self, executions: int, duration: float | None) -> float:
+        """Seconds for so many executions of a circuit of that duration (seconds; None: unknown)."""
+        return executions * (self.delay + (_USUAL_DURATION if duration is None else duration))
+
+
+def price_of(options: Any, shots: int, *, rep_delay: float | None) -> Price:
+    """The price of a measurement.
+
+    Args:
+        options: IBM's finalised options of the primitive.
+        shots: Shots a circuit.
+        rep_delay: The device's default delay in seconds; None: unknown.
+    """
+    executions = _with_twirling(options.twirling, shots)
+    calibration = 0
+    resilience = getattr(options, "resilience", None)
+    if resilience is not None:
+        if resilience.measure_mitigation:
+            calibration = executions
+        if resilience.zne_mitigation:
+            factors = resilience.zne.noise_factors
+            executions *= len(_ZNE_FACTORS if isinstance(factors, str) else factors)
+    delay = options.execution.rep_delay
+    if delay is None:
+        delay = _USUAL_DELAY if rep_delay is None else rep_delay
+    return Price(executions, calibration, delay)
+
+
+def _with_twirling(twirling: Any, shots: int) -> int:
+    """The shots that are taken where so many are asked for."""
+    if not (twirling.enable_gates or twirling.enable_measure):
+        return shots
+    randomizations, each = twirling.num_randomizations, twirling.shots_per_randomization
+    if each == "auto":
+        each = max(64, math.ceil(shots / 32)) if randomizations == "auto" else math.ceil(shots / randomizations)
+    if randomizations == "auto":
+        randomizations = math.ceil(shots / each)
+    return int(randomizations * each)

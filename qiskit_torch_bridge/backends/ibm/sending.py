@@ -1,0 +1,344 @@
+"""Getting jobs to a service and their results back, whatever happens in between, without sending one twice.
+
+The order is what makes it safe. A job is in the ledger before it is sent. A submission whose answer was lost (a dropped
+connection, a server error, a killed process) may have been taken or not; so before the job is sent once more, the service
+is asked for its tag, until the answer can be relied on. A result is in the ledger before it is used.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Any, TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from .archives import Arrays, arrays_of, bytes_of
+from .cloud import Device, Fault, ServiceFault
+from .errors import HardwareError, JobFailed, NotAuthorized, ServiceUnavailable
+from .ledger import Caps, Claim, Job, Ledger, Role
+
+__all__ = ["Patience", "Sender", "Task"]
+
+_log = logging.getLogger(__name__)
+_Answer = TypeVar("_Answer")
+_LONGEST_POLL = 10.0
+_MOST_REFUSALS = 3
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for what, in seconds.
+
+    Attributes:
+        retry_seconds: For a service that fails: then an error says how to go on. (Queues are waited for without end.)
+        settle_seconds: How long a submission whose answer was lost may take to show up at the service.
+        poll_seconds: Between the first two looks at a job; the pauses grow to ten seconds.
+        recheck_seconds: Between two looks at the device's calibration.
+    """
+
+    retry_seconds: float = 600.0
+    settle_seconds: float = 20.0
+    poll_seconds: float = 1.0
+    recheck_seconds: float = 300.0
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A job that is wanted, and how it is sent.
+
+    Attributes:
+        job: What the ledger is to know of it.
+        pubs: Makes its PUBs.
+        shots: Shots a circuit.
+        seed: For simulated devices.
+    """
+
+    job: Job
+    pubs: Callable[[], Sequence[Any]]
+    shots: int
+    seed: int
+
+
+class Sender:
+    """Sends jobs to a device and fetches what comes back, with a ledger as its memory.
+
+    Args:
+        device: Where jobs go.
+        ledger: Where everything is written down.
+        primitive: ``"sampler"`` or ``"estimator"``.
+        options: The primitive's.
+        run: The name of the run.
+        mode: The execution mode, for the ledger.
+        caps: What the run's jobs may come to.
+        patience: How long to wait.
+        recalibrated: Called when the device has been calibrated anew; raises if the circuits do not fit it any more.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        ledger: Ledger,
+        *,
+        primitive: str,
+        options: Any,
+        run: str,
+        mode: str,
+        caps: Caps,
+        patience: Patience,
+        recalibrated: Callable[[], None],
+    ) -> None:
+        self.device, self.ledger, self._primitive, self._options = device, ledger, primitive, options
+        self._run, self._mode, self._caps, self._patience = run, mode, caps, patience
+        self._recalibrated = recalibrated
+        self._calibrated: str | None = None
+        self._looked = 0.0
+
+    def results(self, tasks: Sequence[Task]) -> tuple[list[Arrays], list[int]]:
+        """The results of the jobs, and their numbers in the ledger: all are sent before the first is waited for.
+
+        Raises:
+            BudgetExceeded: If they would pass a cap; nothing has been sent then.
+            JobFailed: If one has ended without a result.
+            ServiceUnavailable, NotAuthorized, LedgerError: If it could not be sent or fetched; what was sent is kept.
+        """
+        claims = self._claim(tasks)
+        unsent = {claim.number for claim in claims if claim.role in (Role.SUBMIT, Role.RECOVER)}
+        try:
+            for claim, task in zip(claims, tasks, strict=True):
+                if claim.role in (Role.SUBMIT, Role.RECOVER, Role.WAIT):
+                    self._send(claim, task)
+                    unsent.discard(claim.number)
+        except BaseException:
+            for number in unsent:
+                self.ledger.release(number)
+            raise
+        return [self._fetch(claim) for claim in claims], [claim.number for claim in claims]
+
+    def collect(self, number: int) -> None:
+        """Fetches the result of a job that was sent, by this process or an earlier one, waiting for it."""
+        entry = self.ledger.entry(number)
+        if entry.state == "intended":
+            job_id = self._find_settled(entry.tag)
+            if job_id is None:
+                self.ledger.failed(number, "cancelled", "it was never submitted", None)
+                return
+            self.ledger.submitted(number, job_id, session_id=None, calibrated="")
+        if self.ledger.entry(number).state == "submitted":
+            self._fetch(Claim(number, entry.tag, Role.AWAIT))
+
+    def cancel(self, number: int) -> None:
+        """Cancels a job that has not ended."""
+        entry = self.ledger.entry(number)
+        job_ids = (
+            [entry.job_id] if entry.job_id else self._patiently(lambda: self.device.find(entry.tag), "look for a job")
+        )
+        for job_id in job_ids:
+            self._patiently(partial(self.device.cancel, job_id), "cancel a job")
+        usage = self._usage(job_ids[0]) if job_ids else None
+        self.ledger.failed(number, "cancelled", "cancelled by the user", usage)
+
+    def settle_bills(self) -> None:
+        """Asks for the usage of jobs whose bill was not settled when they were fetched."""
+        for entry in self.ledger.entries():
+            if (
+                entry.backend == self.device.name
+                and entry.state == "done"
+                and entry.usage_seconds is None
+                and entry.job_id
+            ):
+                usage = self._usage(entry.job_id)
+                if usage is not None:
+                    self.ledger.billed(entry.number, usage)
+
+    def _claim(self, tasks: Sequence[Task]) -> list[Claim]:
+        jobs = [task.job for task in tasks]
+        claims = self._claim_all(jobs)
+        gone = [claim for claim in claims if claim.role is Role.AWAIT and self._has_gone(claim)]
+        for claim in gone:
+            self.ledger.failed(claim.number, "cancelled", "it ran in a process that is no more", None)
+        return self._claim_all(jobs) if gone else claims
+
+    def _claim_all(self, jobs: Sequence[Job]) -> list[Claim]:
+        return self.ledger.claim(jobs, run=self._run, backend=self.device.name, caps=self._caps)
+
+    def _has_gone(self, claim: Claim) -> bool:
+        """Whether a job of a simulated device is not in this process, where alone it could be."""
+        job_id = self.ledger.entry(claim.number).job_id
+        return self.device.is_local and job_id is not None and self.device.state(job_id)[0] == "failed"
+
+    def _send(self, claim: Claim, task: Task) -> None:
+        role = claim.role
+        while role is Role.WAIT:  # another process is at it
+            time.sleep(min(self._patience.poll_seconds, 1.0))
+            role = self.ledger.take_over(claim.number)
+        if role not in (Role.SUBMIT, Role.RECOVER):
+            return
+        try:
+            calibrated = self._check_calibration()
+            pubs = task.pubs()
+        except BaseException:
+            self.ledger.release(claim.number)
+            raise
+        unsure = role is Role.RECOVER
+
+        def attempt() -> tuple[str, str | None]:
+            nonlocal unsure
+            if unsure:
+                found = self._find_settled(claim.tag)
+                if found is not None:
+                    self.ledger.note(self._run, "recovered", f"job {found} had been taken although its answer was lost")
+                    return found, self.device.session_id
+                unsure = False
+            try:
+                sent = self.device.submit(
+                    self._primitive, pubs, shots=task.shots, options=self._options, tag=claim.tag, seed=task.seed
+                )
+            except ServiceFault as fault:
+                unsure = not fault.certain
+                if fault.fault is Fault.SESSION_CLOSED:
+                    self._renew_session()
+                    raise ServiceFault(Fault.TRANSIENT, str(fault), certain=True) from None
+                raise
+            self._note_session()
+            return sent
+
+        try:
+            job_id, session_id = self._patiently(attempt, "submit a job")
+        except HardwareError as error:
+            if not unsure:  # the service has refused it, so there is nothing to be found
+                self.ledger.failed(claim.number, "cancelled", f"not submitted: {error}", None)
+            raise
+        self.ledger.submitted(claim.number, job_id, session_id=session_id, calibrated=calibrated)
+
+    def _find_settled(self, tag: str) -> str | None:
+        """The job with the tag, once it is sure that there is one, or that there is none."""
+        started = time.monotonic()
+        settle = 0.0 if self.device.is_local else self._patience.settle_seconds
+        while True:
+            found = self._patiently(lambda: self.device.find(tag), "look for a job")
+            if found:
+                for double in found[1:]:
+                    self.ledger.note(self._run, "double", f"job {double} has the tag of {found[0]}; it was cancelled")
+                    self._patiently(partial(self.device.cancel, double), "cancel a job")
+                return found[0]
+            if time.monotonic() - started >= settle:
+                return None
+            time.sleep(min(1.0, settle / 10))
+
+    def _fetch(self, claim: Claim) -> Arrays:
+        if claim.role is Role.DONE:
+            return arrays_of(self.ledger.result(claim.number))
+        pause = self._patience.poll_seconds
+        while True:
+            entry = self.ledger.entry(claim.number)
+            if entry.state == "done":  # another process has fetched it
+                return arrays_of(self.ledger.result(claim.number))
+            if entry.job_id is None or entry.state != "submitted":
+                raise JobFailed(
+                    f"Job {entry.job_id or entry.tag} was {entry.state} ({entry.error}). Run the same again to submit "
+                    "it anew."
+                )
+            job_id = entry.job_id
+            state, said = self._patiently(partial(self.device.state, job_id), f"look at job {job_id}")
+            if state == "done":
+                arrays = self._patiently(partial(self.device.result, job_id), f"fetch job {job_id}")
+                self.ledger.finished(claim.number, bytes_of(arrays), self._usage(job_id))
+                return arrays
+            if state != "waiting":
+                self.ledger.failed(claim.number, state, said or state, self._usage(job_id))
+                raise JobFailed(
+                    f"Job {job_id} on {self.device.name} {'failed' if state == 'failed' else 'was cancelled'}"
+                    f"{f': {said}' if said else ''}. All results before it are kept in {self.ledger!r}; run the same "
+                    "again to submit this one anew and go on from there."
+                )
+            time.sleep(pause)
+            pause = min(1.5 * pause, _LONGEST_POLL)
+
+    def _usage(self, job_id: str) -> float | None:
+        """The bill, if there is one: a result is not worth losing for it."""
+        try:
+            return self.device.usage(job_id)
+        except ServiceFault as fault:
+            _log.info("The usage of job %s is not known yet: %s", job_id, fault)
+            return None
+
+    def _check_calibration(self) -> str:
+        now = time.monotonic()
+        if self._calibrated is None or now - self._looked > self._patience.recheck_seconds:
+            calibrated = self._patiently(self.device.calibrated, "read the device's properties")
+            if self._calibrated is not None and calibrated != self._calibrated:
+                message = f"{self.device.name} was calibrated anew: {calibrated}, before: {self._calibrated}"
+                _log.warning(message)
+                self.ledger.note(self._run, "recalibration", message, before=self._calibrated, after=calibrated)
+                self._recalibrated()
+            self._calibrated, self._looked = calibrated, now
+        return self._calibrated
+
+    def _renew_session(self) -> None:
+        old = self.device.session_id
+        if old is not None:
+            self.ledger.session_closed(old)
+        new = self._patiently(self.device.renew_session, "open a session")
+        message = f"the {self._mode} {old} was closed; {new} goes on in its place"
+        _log.warning(message)
+        self.ledger.note(self._run, "session-renewed", message, old=old, new=new)
+
+    def _note_session(self) -> None:
+        session_id = self.device.session_id
+        if session_id is not None and session_id != self.ledger.open_session(self._run, self.device.name, self._mode):
+            self.ledger.session_opened(session_id, self._run, self.device.name, self._mode)
+
+    def _patiently(self, request: Callable[[], _Answer], what: str) -> _Answer:
+        """The answer to a request that is repeated while the service fails.
+
+        Raises:
+            ServiceUnavailable, NotAuthorized, JobFailed: If there is none to be had.
+        """
+        refusals = count(1)
+
+        def is_worth_trying_again(error: BaseException) -> bool:
+            # Where the service that hands out access is out of order, the client says that the account is not accepted.
+            unauthorized = isinstance(error, ServiceFault) and error.fault is Fault.UNAUTHORIZED
+            return _is_transient(error) or (unauthorized and next(refusals) < _MOST_REFUSALS)
+
+        retrying = Retrying(
+            retry=retry_if_exception(is_worth_trying_again),
+            wait=wait_random_exponential(multiplier=min(1.0, self._patience.poll_seconds), max=30.0),
+            stop=stop_after_delay(self._patience.retry_seconds),
+            before_sleep=_log_retry(what),
+            reraise=True,
+        )
+        try:
+            return retrying(request)
+        except ServiceFault as fault:
+            if fault.fault is Fault.UNAUTHORIZED:
+                raise NotAuthorized(
+                    f"The service does not accept the account any more ({fault}). All results so far are kept in "
+                    f"{self.ledger!r}; save a valid account, and run the same again to go on from there."
+                ) from None
+            if _is_transient(fault):
+                raise ServiceUnavailable(
+                    f"Could not {what} for {self._patience.retry_seconds:g} s ({fault}). Everything that was submitted is "
+                    f"kept in {self.ledger!r}; run the same again to go on from there: nothing is sent twice."
+                ) from None
+            raise JobFailed(
+                f"The service refuses to {what}: {fault}. All results so far are kept in {self.ledger!r}."
+            ) from None
+
+
+def _is_transient(error: BaseException) -> bool:
+    # What is not there may be there a moment later: a service of many machines does not agree with itself at once.
+    return isinstance(error, ServiceFault) and error.fault in (Fault.TRANSIENT, Fault.MISSING)
+
+
+def _log_retry(what: str) -> Callable[[RetryCallState], None]:
+    def log(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        _log.warning("Trying again to %s (%d. time): %s", what, state.attempt_number, error)
+
+    return log

@@ -1,0 +1,153 @@
+"""A stand-in of IBM's Quantum Platform on 127.0.0.1, which the genuine ``QiskitRuntimeService`` client talks to.
+
+``CloudServer`` starts it in a process of its own and controls it. Jobs are simulated once, from their content alone;
+every job ever made and every request is kept, so that a test can prove what was submitted and how often. Faults are
+ordered by kind (``KINDS``). Nothing outlives the process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from types import TracebackType
+from typing import Any
+
+from ibm_cloud_records import INSTANCE, KINDS, TOKEN, Settings
+
+__all__ = ["INSTANCE", "KINDS", "TOKEN", "CloudServer"]
+
+
+class CloudServer:
+    """Starts the stand-in in a process of its own, controls it and stops it; a context manager.
+
+    While it is open, the variables of ``environment`` (``HOME`` apart) are also set in this process.
+
+    Args:
+        **settings: Those of ``Settings``.
+
+    Attributes:
+        url: Where it listens.
+        environment: What the environment of a client in another process must have besides its own; a plain
+            ``QiskitRuntimeService()`` is then enough.
+    """
+
+    url: str
+    environment: dict[str, str]
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = Settings(**settings)
+
+    def __enter__(self) -> CloudServer:
+        options = [f"--{name.replace('_', '-')}={value}" for name, value in vars(self.settings).items()]
+        # Jobs are small: threads of the linear algebra would only get in each other's way.
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, *options], stdout=subprocess.PIPE, text=True, env=environment
+        )
+        self._home = tempfile.TemporaryDirectory()
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().strip()
+        if not self.url:
+            self.__exit__(None, None, None)
+            raise RuntimeError("the stand-in did not start: see its standard error")
+        variables = {
+            "QISKIT_IBM_URL": f"{self.url}/experimental",
+            "QISKIT_IBM_CHANNEL": "ibm_quantum_platform",
+            "QISKIT_IBM_TOKEN": TOKEN,
+            "QISKIT_IBM_INSTANCE": INSTANCE,
+            "IAM_URL": self.url,
+            "GLOBAL_SEARCH_URL": self.url,
+            "GLOBAL_CATALOG_URL": self.url,
+            "NO_PROXY": "127.0.0.1",
+            # Else the client reads the whole stack at each request, which takes 0.1 s under pytest.
+            "USAGE_DATA_OPT_OUT": "True",
+        }
+        self.environment = variables | {"HOME": self._home.name}
+        self._before = {name: os.environ.get(name) for name in variables}
+        os.environ.update(variables)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        self._process.communicate()
+        self._home.cleanup()
+        for name, value in getattr(self, "_before", {}).items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    def service(self, **kwargs: Any) -> Any:
+        """A genuine ``QiskitRuntimeService`` of this process."""
+        from qiskit_ibm_runtime import QiskitRuntimeService
+
+        return QiskitRuntimeService(**kwargs)
+
+    def inject(self, kind: str, count: int | None = 1, after: int = 0, **details: Any) -> None:
+        """Orders a fault; the arguments are those of ``Fault``.
+
+        Raises:
+            ValueError: If there is no such kind.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"got fault {kind!r}, expected one of {sorted(KINDS)}")
+        self._ask("POST", "faults", {"kind": kind, "count": count, "after": after} | details)
+
+    def clear(self) -> None:
+        """Takes back all faults, and hangs up on what is stalled. A device stays offline."""
+        self._ask("POST", "clear")
+
+    def release(self) -> None:
+        """Hangs up on all requests that are stalled."""
+        self._ask("POST", "release")
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """All jobs ever created, oldest first: the keys of ``Job.record``."""
+        return self._ask("GET", "jobs")
+
+    def requests(self, method: str = "", path: str = ".*") -> list[tuple[str, str, int]]:
+        """(method, path, status) of all requests so far; status 0: no answer.
+
+        Args:
+            method: Only those of this method.
+            path: Only those whose whole path, without prefix and query, matches this regular expression.
+        """
+        found = [tuple(request) for request in self._ask("GET", "requests")]
+        return [request for request in found if method in ("", request[0]) and re.fullmatch(path, request[1])]
+
+    def recalibrate(self, device: str) -> None:
+        """Sets ``last_update_date`` of the properties to now."""
+        self._ask("POST", f"devices/{device}", {"recalibrate": True})
+
+    def set_device(self, device: str, state: str) -> None:
+        """Makes a device ``online``, ``paused`` or ``offline``; jobs wait unless it is online."""
+        self._ask("POST", f"devices/{device}", {"state": state})
+
+    def close_session(self, session_id: str) -> None:
+        """Closes a session or batch as the service would: it takes no more jobs."""
+        self._ask("POST", f"sessions/{session_id}/close")
+
+    def expire_session(self, session_id: str) -> None:
+        """Lets the interactive time to live run out: the session is inactive until its next job."""
+        self._ask("POST", f"sessions/{session_id}/expire")
+
+    def _ask(self, method: str, what: str, data: dict[str, Any] | None = None) -> Any:
+        request = urllib.request.Request(
+            f"{self.url}/_control/{what}", method=method, data=None if data is None else json.dumps(data).encode()
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=30) as response:
+            return json.loads(response.read() or b"null")
+
+
+if __name__ == "__main__":
+    from ibm_cloud_service import main
+
+    main()
