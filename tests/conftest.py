@@ -4,22 +4,67 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
+from runs import figures_not_rendered, figures_rendered_once
 
 from qiskit_torch_bridge import Backend, Estimate, Program
 from qiskit_torch_bridge.backends import resolve_backend
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers of pytest-xdist share the cores, so each computes in one thread unless a test says otherwise.
+
+    They are started after this, with these environment variables.
+    """
+    config.addinivalue_line("markers", "figures: figures are rendered, in a module of ``no_pictures``")
+    if getattr(config.option, "numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Every test draws the same numbers, in whatever order tests run."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def no_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """For runs that are about other things than their figures; not for tests that carry ``@pytest.mark.figures``."""
+    with nullcontext() if request.node.get_closest_marker("figures") else figures_not_rendered():
+        yield
+
+
+@pytest.fixture
+def one_picture_of_each() -> Iterator[None]:
+    """For runs of many trainings, which draw the same figures each."""
+    with figures_rendered_once():
+        yield
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Makes a folder of that name once for all workers of pytest-xdist; tests leave it as it is."""
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        with FileLock(place / f"{name}.lock"):
+            if not (place / name).exists():
+                unfinished = tmp_path_factory.mktemp(name)
+                make(unfinished)
+                unfinished.rename(place / name)
+        return place / name
+
+    return folder
 
 
 @pytest.fixture

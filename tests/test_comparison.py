@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from jsonargparse import ArgumentParser
+from runs import one_line
 
 from experiments.__main__ import main
 from experiments.common.command import Experiment
@@ -25,12 +26,15 @@ QUICK = [
 ]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+@pytest.fixture(scope="session")
+def finished(made_once: Callable[[str, Callable[[Path], None]], Path]) -> dict[str, Path]:
     """A run of one training, ``single``, and one of two seeds and two variants, ``study``; leave them as they are."""
-    folder = tmp_path_factory.mktemp("finished")
-    assert main(["mnist01", *QUICK, "--run-dir", str(folder / "single")]) == 0
-    assert main(["mnist01", *QUICK, "--seeds", "2", "--head", "both", "--run-dir", str(folder / "study")]) == 0
+
+    def make(folder: Path) -> None:
+        assert main(["mnist01", *QUICK, "--run-dir", str(folder / "single")]) == 0
+        assert main(["mnist01", *QUICK, "--seeds", "2", "--head", "both", "--run-dir", str(folder / "study")]) == 0
+
+    folder = made_once("finished", make)
     return {name: folder / name for name in ("single", "study")}
 
 
@@ -42,15 +46,6 @@ def copy(finished: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
         return Path(shutil.copytree(finished[name], tmp_path / (to or name)))
 
     return copied
-
-
-def one_line(capsys: Any, *arguments: str) -> str:
-    """The one line that says why the command failed."""
-    capsys.readouterr()
-    assert main(arguments) == 1
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith(f"{arguments[0]}: ")
-    return line
 
 
 def figures(folder: Path) -> dict[str, bytes]:
@@ -81,6 +76,7 @@ class TestPlot:
         assert figures(folder) == before
         assert {path: path.stat().st_mtime_ns for path in others} == others
 
+    @pytest.mark.usefixtures("no_pictures")
     def test_draws_what_has_finished_and_names_the_rest(self, copy, capsys):
         folder = copy("study")
         shutil.rmtree(folder / "classical-seed1")
@@ -136,6 +132,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(("name", "content"), [(name, content) for name in DAMAGES for content in DAMAGES[name]])
 class TestDamagedFiles:
     """One line that names the file."""
@@ -188,6 +185,7 @@ class TestCompare:
         assert "lr" not in rows[0]  # the same in all of them
         assert {"comparison.png", "seeds.png"} <= figures(tmp_path).keys()
 
+    @pytest.mark.usefixtures("no_pictures")
     def test_same_name_in_different_places(self, copy, tmp_path):
         one, other = copy("single", "here/run"), copy("study", "there/run")
         assert main(["compare", str(one), str(other), "--out", str(tmp_path / "out")]) == 0
@@ -211,6 +209,7 @@ class TestCompare:
         assert f"{study} has not finished (classical-seed0, quantum-seed1 to come)" in said
         assert not (tmp_path / "out").exists()
 
+    @pytest.mark.usefixtures("no_pictures")
     def test_error_below(self, copy, tmp_path):
         """Of seeds with 0.9 and 1.0, both have an error below 0.11 and one has an error below 0.1."""
         study = copy("study")
@@ -234,6 +233,7 @@ class TestCompare:
             assert list(line.get_xdata()) == [row[against] for row in rows]
             assert list(line.get_ydata()) == [row[quantity] for row in rows]
 
+    @pytest.mark.usefixtures("no_pictures")
     def test_different_experiments(self, finished, tmp_path, toy):
         assert main(["compare", str(finished["single"]), str(toy), "--out", str(tmp_path)]) == 0
         one, other = RunFolder(tmp_path).read_rows("comparison.csv")

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from runs import CHECKOUT, assert_same_run, one_line, without_time
 from torch import nn
 
+from experiments.__main__ import main
 from experiments.common.runs import RunFolder
 
-CHECKOUT = Path(__file__).parent.parent
 MNIST01 = [
-    *("-m", "experiments", "mnist01", "--train-per-digit", "6", "--test-per-digit", "5", "--dataset", "digits"),
-    *("--batch-size", "5", "--backend", "statevector", "--shots", "50"),
+    *("mnist01", "--train-per-digit", "6", "--test-per-digit", "5", "--dataset", "digits", "--batch-size", "5"),
+    *("--backend", "statevector", "--shots", "50"),
 ]
+EXPERIMENTS = ["-m", "experiments"]
 TORCHRUN = [
     *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "2"),
     *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
@@ -132,22 +134,32 @@ def launched(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(command, process.returncode, printed, errors)
 
 
-def without_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+def files(folder: Path) -> set[str]:
+    """What a run has written, apart from TensorBoard's files, which are named after the moment."""
+    return {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and "tensorboard" not in path.parts
+    }
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """The script's runs by one process and by two."""
-    folder = tmp_path_factory.mktemp("distributed")
-    script = folder / "script.py"
-    script.write_text(SCRIPT)
-    folders = {1: folder / "one", 2: folder / "two"}
-    for processes, launcher in ((1, [sys.executable]), (2, TORCHRUN)):
-        folders[processes].mkdir()
-        done = launched(*launcher, str(script), str(folders[processes]))
+@pytest.fixture(scope="session")
+def trained(made_once: Callable[[str, Callable[[Path], None]], Path]) -> dict[int, Path]:
+    """The script's runs by one process, this one, and by two."""
+
+    def make(folder: Path) -> None:
+        script = folder / "script.py"
+        script.write_text(SCRIPT)
+        for name in ("one", "two"):
+            (folder / name).mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [str(script), str(folder / "one")])
+            runpy.run_path(str(script))
+        done = launched(*TORCHRUN, str(script), str(folder / "two"))
         assert done.returncode == 0, done.stderr
-    return folders
+
+    folder = made_once("distributed", make)
+    return {1: folder / "one", 2: folder / "two"}
 
 
 @pytest.mark.slow
@@ -185,33 +197,29 @@ def test_processes_do_not_share_their_shot_noise(trained):
 
 
 @pytest.mark.slow
-def test_experiment_from_end_to_end(tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    for folder, launcher in ((one, [sys.executable]), (two, TORCHRUN)):
-        done = launched(*launcher, *MNIST01, "--epochs", "2", "--run-dir", str(folder))
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("Results and figures are in") == 1
-        assert "Traceback" not in done.stderr
-        assert "Warning" not in done.stderr
-    assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
-    mine, theirs = RunFolder(one).read_result(), RunFolder(two).read_result()
-    assert (theirs["circuits"], theirs["shots"]) == (mine["circuits"], mine["shots"])
-    assert len(RunFolder(two).read_rows("predictions.csv")) == 10
-    refused = launched(sys.executable, *MNIST01[:3], "--resume", "--run-dir", str(two), "--epochs", "3")
-    assert refused.returncode == 1
-    assert refused.stderr.strip() == (
+def test_experiment_from_end_to_end(tmp_path, capsys):
+    """A run of two trainings by two processes beside that of one, and the same run interrupted and continued."""
+    one, straight, broken = (tmp_path / name for name in ("one", "straight", "broken"))
+    options = [*MNIST01, "--epochs", "4", "--head", "both"]
+    assert main([*options, "--run-dir", str(one)]) == 0
+    done = launched(*TORCHRUN, *EXPERIMENTS, *options, "--run-dir", str(straight))
+    assert done.returncode == 0, done.stderr
+    for printed in (done.stdout, capsys.readouterr().out):
+        assert printed.count("Results and figures are in") == 1
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+
+    assert files(straight) == files(one)
+    for part in ("", "quantum", "classical"):
+        mine, theirs = RunFolder(one / part).read_result(), RunFolder(straight / part).read_result()
+        assert (theirs["circuits"], theirs["shots"]) == (mine["circuits"], mine["shots"])
+    assert len(RunFolder(straight / "quantum").read_rows("predictions.csv")) == 10
+    assert one_line(capsys, "mnist01", "--resume", "--run-dir", str(straight / "quantum"), "--epochs", "5") == (
         "mnist01: --resume: got 1 process(es), expected the 2 that the run was started with: each continues its own random "
         "numbers."
     )
 
-
-@pytest.mark.slow
-def test_study_and_interrupted_run_resume_to_the_last_bit(tmp_path):
-    straight, broken = tmp_path / "straight", tmp_path / "broken"
-    options = [*MNIST01, "--epochs", "4", "--head", "both"]
-    done = launched(*TORCHRUN, *options, "--run-dir", str(straight))
-    assert done.returncode == 0, done.stderr
-    with started(*TORCHRUN, *options, "--run-dir", str(broken)) as process:
+    with started(*TORCHRUN, *EXPERIMENTS, *options, "--run-dir", str(broken)) as process:
         latest = time.monotonic() + 300
         while not (broken / "quantum" / "checkpoint.pt").exists():
             assert process.poll() is None
@@ -225,20 +233,17 @@ def test_study_and_interrupted_run_resume_to_the_last_bit(tmp_path):
     assert state["epoch"] < 4
     assert len(state["processes"]) == 2
     assert not torch.equal(*(process["torch_rng"] for process in state["processes"]))
-    done = launched(*TORCHRUN, *MNIST01[:3], "--resume", "--run-dir", str(broken))
+    done = launched(*TORCHRUN, *EXPERIMENTS, "mnist01", "--resume", "--run-dir", str(broken))
     assert done.returncode == 0, done.stderr
     for part in ("quantum", "classical"):
-        mine, theirs = RunFolder(straight / part), RunFolder(broken / part)
-        assert without_time(mine.read_rows()) == without_time(theirs.read_rows())
-        weights = theirs.read_checkpoint()["model"]
-        assert all(torch.equal(weights[name], value) for name, value in mine.read_checkpoint()["model"].items())
+        assert_same_run(straight / part, broken / part)
     assert (broken / "comparison.png").exists()
 
 
 @pytest.mark.slow
 def test_refusal_ends_all_processes_and_leaves_nothing(tmp_path):
     folder = tmp_path / "run"
-    done = launched(*TORCHRUN, *MNIST01, "--gradient", "guess", "--run-dir", str(folder))
+    done = launched(*TORCHRUN, *EXPERIMENTS, *MNIST01, "--gradient", "guess", "--run-dir", str(folder))
     assert done.returncode == 1
     assert "mnist01: " in done.stderr
     assert not folder.exists()

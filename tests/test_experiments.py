@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from torch.nn import functional
+from runs import CONFIGS, assert_same_run, ctrl_c_at, figures_not_rendered, metrics, one_line, result
 
 from experiments.__main__ import EXPERIMENTS, main
 from experiments.common.data import load_digits_of
@@ -23,7 +18,8 @@ from experiments.common.options import settings_of
 from experiments.common.runs import RunFolder
 from experiments.mnist01 import EXPERIMENT
 
-CHECKOUT = Path(__file__).parent.parent
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SMALL = ["--train-per-digit", "6", "--test-per-digit", "5", "--dataset", "digits", "--batch-size", "4", "--seed", "3"]
 QUICK = [*SMALL, "--backend", "statevector", "--shots", "50"]
 
@@ -36,21 +32,19 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def metrics(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open() as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, Path], Path]:
+    """Runs the quick settings for some epochs, once, and copies the run to where it may be changed."""
+    place = tmp_path_factory.mktemp("finished")
 
+    def copied(epochs: int, to: Path) -> Path:
+        folder = place / str(epochs)
+        if not folder.exists():
+            with figures_not_rendered():
+                assert run(*QUICK, "--epochs", str(epochs), "--run-dir", str(folder)) == 0
+        return Path(shutil.copytree(folder, to))
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return RunFolder(folder).read_checkpoint()["model"]
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert metrics(one) == metrics(other)
-    mine, theirs = weights(one), weights(other)
-    assert mine.keys() == theirs.keys()
-    for name in mine:
-        assert torch.equal(mine[name], theirs[name]), name
+    return copied
 
 
 def test_lists_experiments(capsys):
@@ -78,11 +72,12 @@ def test_dry_run_says_what_a_run_then_costs(tmp_path, capsys):
     assert run(*QUICK, "--epochs", "1", "--dry-run") == 0
     printed = capsys.readouterr().out
     assert run(*QUICK, "--epochs", "1", "--run-dir", str(folder)) == 0
-    result = json.loads((folder / "result.json").read_text())
-    assert f"The run of 1 epochs: {result['circuits']:,} circuits, {result['shots']:,} shots" in printed
-    assert result["circuits"] == 12 * 3 + 10
+    spent = result(folder)
+    assert f"The run of 1 epochs: {spent['circuits']:,} circuits, {spent['shots']:,} shots" in printed
+    assert spent["circuits"] == 12 * 3 + 10
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize("head", ["quantum", "classical"])
 def test_run_folder(tmp_path, head):
     folder = tmp_path / "run"
@@ -95,10 +90,10 @@ def test_run_folder(tmp_path, head):
     (events,) = (name for name in found if name.startswith("tensorboard/events.out.tfevents."))
     assert found - {events} == expected
     assert len(metrics(folder)) == 2
-    result = json.loads((folder / "result.json").read_text())
-    assert {"test_accuracy", "seconds", "circuits", "shots"} <= result.keys()
-    assert result["test_accuracy"] == float(metrics(folder)[-1]["test_accuracy"])
-    assert (result["circuits"] > 0) == (head == "quantum")
+    came_to = result(folder)
+    assert {"test_accuracy", "seconds", "circuits", "shots"} <= came_to.keys()
+    assert came_to["test_accuracy"] == float(metrics(folder)[-1]["test_accuracy"])
+    assert (came_to["circuits"] > 0) == (head == "quantum")
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     assert (settings["batch_size"], settings["seed"], settings["head"]) == (4, 3, head)
 
@@ -109,7 +104,7 @@ def test_run_folder(tmp_path, head):
 def test_backends_from_the_command_line(tmp_path, backend):
     folder = tmp_path / "run"
     assert run(*SMALL, *backend, "--epochs", "1", "--run-dir", str(folder)) == 0
-    assert (json.loads((folder / "result.json").read_text())["shots"] > 0) == (backend[1] == "aer")
+    assert (result(folder)["shots"] > 0) == (backend[1] == "aer")
 
 
 def test_config_file_and_overrides(tmp_path):
@@ -126,28 +121,18 @@ def test_config_file_and_overrides(tmp_path):
     assert_same_run(folder, again)
 
 
-def test_same_seed_same_run_and_other_seed_another(tmp_path):
-    for name, seed in (("one", "3"), ("two", "3"), ("three", "4")):
+def test_same_seed_same_run_and_other_seed_another(tmp_path, finished):
+    one = finished(1, tmp_path / "one")
+    for name, seed in (("two", "3"), ("three", "4")):
         assert run(*QUICK, "--seed", seed, "--epochs", "1", "--run-dir", str(tmp_path / name)) == 0
-    assert_same_run(tmp_path / "one", tmp_path / "two")
-    assert metrics(tmp_path / "one") != metrics(tmp_path / "three")
+    assert_same_run(one, tmp_path / "two")
+    assert metrics(one) != metrics(tmp_path / "three")
 
 
-def test_interrupted_run_resumes_to_the_last_bit(tmp_path, monkeypatch, capsys):
-    straight, broken = tmp_path / "straight", tmp_path / "broken"
-    assert run(*QUICK, "--epochs", "3", "--run-dir", str(straight)) == 0
-
-    genuine, calls = functional.nll_loss, []
-
-    def pressing_ctrl_c(*arguments, **options):
-        calls.append(None)
-        if len(calls) == 6:  # in the middle of the second epoch of three steps and a test
-            os.kill(os.getpid(), signal.SIGINT)
-        return genuine(*arguments, **options)
-
-    monkeypatch.setattr("experiments.mnist01.F.nll_loss", pressing_ctrl_c)
-    assert run(*QUICK, "--epochs", "3", "--run-dir", str(broken)) == 130
-    monkeypatch.undo()
+def test_interrupted_run_resumes_to_the_last_bit(tmp_path, capsys, finished):
+    straight, broken = finished(3, tmp_path / "straight"), tmp_path / "broken"
+    with ctrl_c_at(6, "nll_loss"):  # in the middle of the second epoch of three steps and a test
+        assert run(*QUICK, "--epochs", "3", "--run-dir", str(broken)) == 130
     state = RunFolder(broken).read_checkpoint()
     assert (state["epoch"], state["step"]) == (1, 2)
     assert "--resume" in capsys.readouterr().out
@@ -155,22 +140,13 @@ def test_interrupted_run_resumes_to_the_last_bit(tmp_path, monkeypatch, capsys):
     assert_same_run(straight, broken)
 
 
-def test_ctrl_c_during_the_last_test_stops_too(tmp_path, monkeypatch, capsys):
+def test_ctrl_c_during_the_last_test_stops_too(tmp_path):
     """Or a run of several trainings would go on with the next."""
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     assert run(*QUICK, "--epochs", "1", "--head", "classical", "--run-dir", str(straight)) == 0
-    genuine, calls = functional.nll_loss, []
-
-    def pressing_ctrl_c(*arguments, **options):
-        calls.append(None)
-        if len(calls) == 4:  # three steps and a test
-            os.kill(os.getpid(), signal.SIGINT)
-        return genuine(*arguments, **options)
-
-    monkeypatch.setattr("experiments.mnist01.F.nll_loss", pressing_ctrl_c)
-    assert run(*QUICK, "--epochs", "1", "--head", "classical", "--run-dir", str(broken)) == 130
+    with ctrl_c_at(4, "nll_loss") as calls:  # three steps and a test
+        assert run(*QUICK, "--epochs", "1", "--head", "classical", "--run-dir", str(broken)) == 130
     assert len(calls) == 4
-    monkeypatch.undo()
     assert not (broken / "result.json").exists()
     assert run("--resume", "--run-dir", str(broken)) == 0
     assert_same_run(straight, broken)
@@ -188,71 +164,39 @@ def test_ctrl_c_before_the_training_leaves_nothing(tmp_path, monkeypatch, capsys
     assert not (tmp_path / "run").exists()
 
 
-def test_more_epochs_continue_a_finished_run(tmp_path):
-    straight, extended = tmp_path / "straight", tmp_path / "extended"
-    assert run(*QUICK, "--epochs", "3", "--run-dir", str(straight)) == 0
-    assert run(*QUICK, "--epochs", "2", "--run-dir", str(extended)) == 0
+def test_more_epochs_continue_a_finished_run(tmp_path, finished):
+    straight, extended = finished(3, tmp_path / "straight"), finished(2, tmp_path / "extended")
     assert run("--resume", "--run-dir", str(extended), "--epochs", "3") == 0
     assert_same_run(straight, extended)
 
 
-@pytest.mark.slow
-def test_killed_run_resumes_to_the_last_bit(tmp_path):
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    options = [*QUICK, "--epochs", "40"]
-    assert run(*options, "--run-dir", str(straight)) == 0
-    process = subprocess.Popen(
-        [sys.executable, "-m", "experiments", "mnist01", *options, "--run-dir", str(killed)],
-        cwd=CHECKOUT,
-        stdout=subprocess.DEVNULL,
-    )
-    while not (killed / "checkpoint.pt").exists():
-        assert process.poll() is None
-        time.sleep(0.001)
-    process.kill()
-    process.wait()
-    assert RunFolder(killed).read_checkpoint()["epoch"] < 40
-    assert run("--resume", "--run-dir", str(killed)) == 0
-    assert_same_run(straight, killed)
-
-
 def refusal(capsys, *arguments: str) -> str:
-    """The one line that says why a run was refused."""
-    capsys.readouterr()
-    assert run(*arguments) == 1
-    printed = capsys.readouterr()
-    assert printed.err.startswith("mnist01: ")
-    assert "Traceback" not in printed.err
-    return printed.err
+    return one_line(capsys, "mnist01", *arguments)
 
 
-def test_used_run_folder_is_refused_and_left_alone(tmp_path, capsys):
-    folder = tmp_path / "run"
-    assert run(*QUICK, "--epochs", "1", "--run-dir", str(folder)) == 0
+def test_used_run_folder_is_refused_and_left_alone(tmp_path, capsys, finished):
+    folder = finished(1, tmp_path / "run")
     before = contents(folder)
     assert "--resume" in refusal(capsys, *QUICK, "--epochs", "1", "--run-dir", str(folder))
     assert contents(folder) == before
 
 
-def test_resume_with_other_settings_is_refused(tmp_path, capsys):
-    folder = tmp_path / "run"
-    assert run(*QUICK, "--epochs", "1", "--run-dir", str(folder)) == 0
+def test_resume_with_other_settings_is_refused(tmp_path, capsys, finished):
+    folder = finished(1, tmp_path / "run")
     before = contents(folder)
     assert "lr: got 0.5, expected 0.001" in refusal(capsys, "--resume", "--run-dir", str(folder), "--lr", "0.5")
     assert contents(folder) == before
 
 
-def test_resume_with_fewer_epochs_is_refused(tmp_path, capsys):
-    folder = tmp_path / "run"
-    assert run(*QUICK, "--epochs", "2", "--run-dir", str(folder)) == 0
+def test_resume_with_fewer_epochs_is_refused(tmp_path, capsys, finished):
+    folder = finished(2, tmp_path / "run")
     before = contents(folder)
     assert "expected at least 2" in refusal(capsys, "--resume", "--run-dir", str(folder), "--epochs", "1")
     assert contents(folder) == before
 
 
-def test_resume_without_settings_is_refused(tmp_path, capsys):
-    folder = tmp_path / "run"
-    assert run(*QUICK, "--epochs", "1", "--run-dir", str(folder)) == 0
+def test_resume_without_settings_is_refused(tmp_path, capsys, finished):
+    folder = finished(1, tmp_path / "run")
     (folder / "config.yaml").write_text("")
     assert "config.yaml holds no settings" in refusal(capsys, "--resume", "--run-dir", str(folder))
 
@@ -285,18 +229,16 @@ def test_resume_of_a_folder_without_a_run_is_refused(tmp_path, capsys):
     assert "--run-dir" in refusal(capsys, "--resume")
 
 
-def test_run_killed_before_its_first_checkpoint_starts_from_the_beginning(tmp_path):
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    assert run(*QUICK, "--epochs", "2", "--run-dir", str(straight)) == 0
+def test_run_killed_before_its_first_checkpoint_starts_from_the_beginning(tmp_path, finished):
+    straight, killed = finished(2, tmp_path / "straight"), tmp_path / "killed"
     killed.mkdir()
     (killed / "config.yaml").write_bytes((straight / "config.yaml").read_bytes())
     assert run("--resume", "--run-dir", str(killed)) == 0
     assert_same_run(straight, killed)
 
 
-def test_checkpoint_of_another_model_is_refused(tmp_path, capsys):
-    folder = tmp_path / "run"
-    assert run(*QUICK, "--epochs", "1", "--run-dir", str(folder)) == 0
+def test_checkpoint_of_another_model_is_refused(tmp_path, capsys, finished):
+    folder = finished(1, tmp_path / "run")
     state = RunFolder(folder).read_checkpoint()
     state["model"]["0.weight"] = torch.zeros(3, 1, 5, 5)
     RunFolder(folder).write_checkpoint(state)
@@ -308,9 +250,8 @@ def test_checkpoint_of_another_model_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("keep", [0, 1000])
-def test_damaged_checkpoint_is_refused(tmp_path, capsys, keep):
-    folder = tmp_path / "run"
-    assert run(*QUICK, "--epochs", "1", "--run-dir", str(folder)) == 0
+def test_damaged_checkpoint_is_refused(tmp_path, capsys, keep, finished):
+    folder = finished(1, tmp_path / "run")
     path = folder / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:keep])
     before = contents(folder)
@@ -400,9 +341,7 @@ class TestData:
 class TestConfigurations:
     """The YAML files that come with the experiments."""
 
-    FOLDER = CHECKOUT / "experiments" / "configs"
-
-    @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+    @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
     @pytest.mark.usefixtures("data_root")
     def test_parses_and_says_what_it_costs(self, path, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
@@ -413,7 +352,7 @@ class TestConfigurations:
 
     def test_mnist01_published(self, tmp_path, capsys):
         """The published settings are the experiment's defaults."""
-        for arguments in ([], ["--config", str(self.FOLDER / "mnist01-published.yaml")]):
+        for arguments in ([], ["--config", str(CONFIGS / "mnist01-published.yaml")]):
             assert run(*arguments, "--dataset", "digits", "--dry-run") == 0
         first, second = (capsys.readouterr().out.split("Data:"))[1:]
         assert first == second
@@ -448,4 +387,4 @@ def test_mnist_reaches_the_published_accuracy(tmp_path, data_root):
     """Published: 100 % of 100 test images, with 100 shots a circuit and 20 epochs."""
     folder = tmp_path / "run"
     assert run("--data-root", str(data_root), "--dataset", "mnist", "--run-dir", str(folder)) == 0
-    assert json.loads((folder / "result.json").read_text())["test_accuracy"] >= 0.99
+    assert result(folder)["test_accuracy"] >= 0.99

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import os
 import re
-import signal
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
+from runs import CONFIGS, assert_same_run, ctrl_c_at, metrics, parsed, result
 
 from experiments.__main__ import main
 from experiments.common.data import load_first_of
@@ -22,7 +18,8 @@ from experiments.mnist36 import EXPERIMENT, logistic_regression, nine_numbers, r
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import random_rotations
 
-CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SMALL = ["--dataset", "digits", "--train-images", "12", "--batch-size", "6", "--seed", "3", "--init", "uniform"]
 SHORT = [*SMALL, "--epochs", "1", "--partition-epochs", "1", "--steps", "2", "--layers-per-step", "1", "--sweeps", "1"]
 SCHEDULE = {"training": "layerwise", "steps": 3, "layers_per_step": 2, "epochs": 5, "freeze_after": 1} | {
@@ -31,39 +28,17 @@ SCHEDULE = {"training": "layerwise", "steps": 3, "layers_per_step": 2, "epochs":
     "partition_epochs": 5,
 }
 PHASES = ["step 1", "step 2", "sweep 1 part 1", "sweep 1 part 2"]
+settings_of = partial(parsed, EXPERIMENT)
 
 
 def run(*arguments: str) -> int:
     return main(["mnist36", *arguments])
 
 
-def metrics(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open() as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
-
-
-def result(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "result.json").read_text()))
-
-
 def dry_run(capsys, *arguments: str) -> str:
     capsys.readouterr()
     assert run(*arguments, "--dry-run") == 0
     return str(capsys.readouterr().out)
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert metrics(one) == metrics(other)
-    mine, theirs = (RunFolder(folder).read_checkpoint()["model"] for folder in (one, other))
-    assert mine.keys() == theirs.keys()
-    for name in mine:
-        assert torch.equal(mine[name], theirs[name]), name
-
-
-def parsed(*arguments: str) -> dict[str, Any]:
-    from experiments.common.options import parse
-
-    return parse(EXPERIMENT.parser(), arguments, complete=EXPERIMENT.complete)[1]
 
 
 class TestCost:
@@ -107,15 +82,16 @@ class TestCost:
 
     def test_published_settings_are_the_defaults(self):
         chosen = ["--dataset", "mnist", "--data-root", "anywhere"]
-        by_default = parsed(*chosen)
-        assert parsed("--config", str(CONFIGS / "mnist36-published.yaml"), *chosen) == by_default
+        by_default = settings_of(*chosen)
+        assert settings_of("--config", str(CONFIGS / "mnist36-published.yaml"), *chosen) == by_default
         assert EXPERIMENT.published(by_default) == 0.767
         for changed in (["--lr", "0.02"], ["--steps", "4"], ["--training", "complete"], ["--shots", "100"]):
-            assert EXPERIMENT.published(parsed(*chosen, *changed)) is None
-        assert EXPERIMENT.published(parsed("--dataset", "digits")) is None
+            assert EXPERIMENT.published(settings_of(*chosen, *changed)) is None
+        assert EXPERIMENT.published(settings_of("--dataset", "digits")) is None
 
 
 class TestRun:
+    @pytest.mark.figures
     def test_run_folder(self, tmp_path):
         folder = tmp_path / "run"
         assert run(*SHORT, "--run-dir", str(folder)) == 0
@@ -155,27 +131,21 @@ class TestRun:
             assert [phase["trained_parameters"] for phase in result(folder)["phases"]] == [20] * 4
             assert (model["scale"].item(), model["bias"].item()) != (1.0, 0.0)
 
-    def test_resumes_within_a_phase_to_the_last_bit(self, tmp_path, monkeypatch):
+    def test_resumes_within_a_phase_to_the_last_bit(self, tmp_path):
         options = [*SHORT, "--shots", "20", "--gradient", "parameter_shift", "--scale-and-bias", "true"]
         straight, broken = tmp_path / "straight", tmp_path / "broken"
         assert run(*options, "--run-dir", str(straight)) == 0
-        genuine, calls = functional.binary_cross_entropy_with_logits, []
-
-        def pressing_ctrl_c(*arguments, **keywords):
-            calls.append(None)
-            if len(calls) == 7:  # an epoch is two steps and a test: in the first step of the third phase
-                os.kill(os.getpid(), signal.SIGINT)
-            return genuine(*arguments, **keywords)
-
-        monkeypatch.setattr("experiments.mnist36.F.binary_cross_entropy_with_logits", pressing_ctrl_c)
-        assert run(*options, "--run-dir", str(broken)) == 130
-        monkeypatch.undo()
+        # An epoch is two steps and a test: in the first step of the third phase.
+        with ctrl_c_at(7, "binary_cross_entropy_with_logits"):
+            assert run(*options, "--run-dir", str(broken)) == 130
         state = RunFolder(broken).read_checkpoint()
         assert (state["stage"], state["epoch"], state["step"]) == (2, 2, 1)
         assert run("--resume", "--run-dir", str(broken)) == 0
         assert_same_run(straight, broken)
         assert result(straight)["shots"] == result(broken)["shots"]
 
+    @pytest.mark.figures
+    @pytest.mark.usefixtures("one_picture_of_each")
     def test_seeds(self, tmp_path):
         folder = tmp_path / "run"
         assert run(*SHORT, "--sweeps", "0", "--seeds", "2", "--run-dir", str(folder)) == 0

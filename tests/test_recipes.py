@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
-import os
 import re
-import signal
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from runs import CONFIGS, assert_same_run, ctrl_c_at, metrics, parsed, result
 from torch import nn
-from torch.nn import functional
 
 from experiments.__main__ import main
-from experiments.common.options import parse
 from experiments.common.runs import RunFolder
 from experiments.common.training import quantum_layers
 from experiments.recipes import EXPERIMENT
@@ -26,11 +21,13 @@ from experiments.recipes.blocks import quantum_layers_with_gradients
 from experiments.recipes.experiment import load, network, quotes
 from experiments.recipes.questions import QUESTIONS, stages_of
 
-CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SMALL = ["--dataset", "digits", "--train", "12", "--test", "5", "--batch-size", "6", "--seed", "3", "--seeds", "1"]
 SHORT = [*SMALL, "--epochs", "2", "--pretrain-epochs", "1"]
 ANSWERS = [(question, answer) for question in QUESTIONS for answer in QUESTIONS[question].answers]
 QUANTUM = [(question, answer) for question, answer in ANSWERS if not answer.startswith("classical")]
+settings_of = partial(parsed, EXPERIMENT)
 
 
 def run(*arguments: str) -> int:
@@ -41,19 +38,6 @@ def of(question: str, answer: str) -> list[str]:
     return ["--question", question, "--answer", answer]
 
 
-def parsed(*arguments: str) -> dict[str, Any]:
-    return parse(EXPERIMENT.parser(), arguments, complete=EXPERIMENT.complete)[1]
-
-
-def metrics(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open() as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
-
-
-def result(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "result.json").read_text()))
-
-
 def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
@@ -61,7 +45,7 @@ def parameters(model: nn.Module) -> int:
 class TestNetworks:
     @pytest.mark.parametrize(("question", "answer"), ANSWERS)
     def test_scores_of_eight_classes(self, question, answer):
-        settings = parsed(*SMALL, *of(question, answer))
+        settings = settings_of(*SMALL, *of(question, answer))
         rows = load(settings)[0]
         scores = network(settings)(rows.inputs)
         assert rows.inputs.shape == (12, np.prod(QUESTIONS[question].grid))
@@ -71,14 +55,15 @@ class TestNetworks:
     @pytest.mark.parametrize(("question", "count"), [("position", 216), ("reuploading", 144), ("dropout", 664)])
     def test_all_answers_have_as_many_weights(self, question, count):
         counts = {
-            answer: parameters(network(parsed(*SMALL, *of(question, answer)))) for answer in QUESTIONS[question].answers
+            answer: parameters(network(settings_of(*SMALL, *of(question, answer))))
+            for answer in QUESTIONS[question].answers
         }
         assert {counts.pop("last-scaled", count + 1)} == {count + 1}
         assert set(counts.values()) == {count}
 
     def test_scores_of_a_last_circuit_are_bounded_and_a_scale_unbinds_them(self):
         inputs = torch.randn(50, 8)
-        bounded, scaled = (network(parsed(*SMALL, *of("position", answer))) for answer in ("last", "last-scaled"))
+        bounded, scaled = (network(settings_of(*SMALL, *of("position", answer))) for answer in ("last", "last-scaled"))
         assert bounded(inputs).abs().max() <= 1 + 1e-6
         scaled.load_state_dict({**bounded.state_dict(), "3.factor": torch.tensor(7.0)})
         torch.testing.assert_close(scaled(inputs), 7 * bounded(inputs))
@@ -86,7 +71,7 @@ class TestNetworks:
     def test_one_circuit_is_not_layers_in_a_row(self):
         """With the same weights; and the latter are their circuits one after the other."""
         inputs = torch.rand(4, 8) * 2 - 1
-        one, row = (network(parsed(*SMALL, *of("reuploading", answer))) for answer in ("one-circuit", "in-a-row"))
+        one, row = (network(settings_of(*SMALL, *of("reuploading", answer))) for answer in ("one-circuit", "in-a-row"))
         weights = quantum_layers(one)[0].weights.detach()
         layers = quantum_layers(row)
         with torch.no_grad():
@@ -100,7 +85,7 @@ class TestNetworks:
             assert (one(inputs) - row(inputs)).abs().max() > 1e-2
 
     def test_layers_in_a_row_have_shot_noise_of_their_own(self):
-        row = network(parsed(*SMALL, *of("reuploading", "in-a-row"), "--shots", "50"))
+        row = network(settings_of(*SMALL, *of("reuploading", "in-a-row"), "--shots", "50"))
         layers = quantum_layers(row)
         with torch.no_grad():
             for layer in layers:
@@ -113,7 +98,7 @@ class TestNetworks:
     def test_the_dressed_circuit_hands_signs_on_at_first_and_the_other_does_not(self):
         signs = torch.tensor([[1.0] * 8, [-1.0] * 8])
         first, other = (
-            network(parsed(*SMALL, *of("quick-start", answer))).quantum for answer in ("dressed-frozen", "frozen")
+            network(settings_of(*SMALL, *of("quick-start", answer))).quantum for answer in ("dressed-frozen", "frozen")
         )
         assert sum(p.numel() for p in first.parameters()) == sum(p.numel() for p in other.parameters()) == 72
         with torch.no_grad():
@@ -124,7 +109,7 @@ class TestNetworks:
     def test_dropout_is_where_it_is_said_to_be(self, kind):
         """The modules in a row: dropout comes before the middle block, or after it, or nowhere."""
         for answer, place in (("none", None), ("before", 1), ("after", 2)):
-            model = network(parsed(*SMALL, *of("dropout", f"{kind}-{answer}"), "--dropout-rate", "0.3"))
+            model = network(settings_of(*SMALL, *of("dropout", f"{kind}-{answer}"), "--dropout-rate", "0.3"))
             places = [number for number, module in enumerate(model) if isinstance(module, nn.Dropout)]
             assert places == ([] if place is None else [place])
             assert all(model[number].p == 0.3 for number in places)
@@ -139,7 +124,7 @@ class TestNetworks:
         ],
     )
     def test_quick_start_stages(self, answer, trained):
-        settings = parsed(*SMALL, *of("quick-start", answer))
+        settings = settings_of(*SMALL, *of("quick-start", answer))
         model, stages = network(settings), stages_of(settings)
         inputs = torch.randn(3, 64)
         if answer != "from-scratch":
@@ -165,26 +150,27 @@ class TestNetworks:
     ],
 )
 def test_which_circuits_have_something_trained_before_them(question, answer, expected):
-    model = network(parsed(*SMALL, *of(question, answer)))
+    model = network(settings_of(*SMALL, *of(question, answer)))
     assert [wanted for _, wanted in quantum_layers_with_gradients(model)] == expected
 
 
 def test_circuits_a_step_by_parameter_shift():
     """A row costs its value, two shifts for each weight that matters, and two for each embedding where that is trained."""
     found = {
-        answer: quotes(parsed(*SMALL, *of("reuploading", answer)))[0].circuits for answer in ("one-circuit", "in-a-row")
+        answer: quotes(settings_of(*SMALL, *of("reuploading", answer)))[0].circuits
+        for answer in ("one-circuit", "in-a-row")
     }
     assert found["one-circuit"] <= 6 * (1 + 2 * 72)
     assert found["in-a-row"] > found["one-circuit"] / 2
     scratch, frozen = (
-        quotes(parsed(*SMALL, *of("quick-start", answer)))[0].circuits for answer in ("from-scratch", "frozen")
+        quotes(settings_of(*SMALL, *of("quick-start", answer)))[0].circuits for answer in ("from-scratch", "frozen")
     )
     assert scratch - frozen == 6 * 2 * 8
 
 
 class TestData:
     def test_training_numbers_fill_the_range(self):
-        training, testing = load(parsed("--dataset", "digits", *of("position", "first")))
+        training, testing = load(settings_of("--dataset", "digits", *of("position", "first")))
         assert (len(training), len(testing)) == (600, 400)
         torch.testing.assert_close(training.inputs.amin(dim=0), -torch.ones(8))
         torch.testing.assert_close(training.inputs.amax(dim=0), torch.ones(8))
@@ -192,7 +178,7 @@ class TestData:
 
     def test_pixels_that_never_change_are_zero(self):
         """Of one training image none does."""
-        training, testing = load(parsed(*SMALL, *of("dropout", "quantum-none"), "--train", "1"))
+        training, testing = load(settings_of(*SMALL, *of("dropout", "quantum-none"), "--train", "1"))
         assert (training.inputs == 0).all()
         assert torch.isfinite(testing.inputs).all()
         assert (testing.inputs != 0).any()
@@ -211,7 +197,7 @@ def test_dry_run_says_what_a_run_then_costs(tmp_path, capsys, question, answer):
     step = re.search(r"A step of 6 example\(s\) by parameter shift: ([\d,]+) circuits", printed)
     assert int(step[1].replace(",", "")) == spent["hardware_circuits_a_step"]
     assert spent["circuits"] == 2 * (
-        2 * spent["hardware_circuits_a_step"] + 5 * len(quantum_layers(network(parsed(*options))))
+        2 * spent["hardware_circuits_a_step"] + 5 * len(quantum_layers(network(settings_of(*options))))
     )
 
 
@@ -223,6 +209,8 @@ def test_dry_run_of_everything(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.figures
+@pytest.mark.usefixtures("one_picture_of_each")
 def test_run_folder_and_table(tmp_path, capsys):
     folder = tmp_path / "run"
     options = ["--question", "quick-start", "--epochs", "2", "--seeds", "2", "--accuracy", "0.01"]
@@ -257,27 +245,16 @@ def test_epochs_to_accuracy_count_the_epochs_with_the_circuit(tmp_path, accuracy
     ("question", "answer", "after"),
     [("quick-start", "frozen", 2), ("quick-start", "frozen", 5), ("dropout", "quantum-after", 5)],
 )
-def test_interrupted_run_resumes_to_the_last_bit(tmp_path, monkeypatch, question, answer, after):
+def test_interrupted_run_resumes_to_the_last_bit(tmp_path, question, answer, after):
     """Within the classical stage, within the hybrid one, and with dropout and shots."""
     options = [*SHORT, *of(question, answer), "--shots", "3"]
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     assert run(*options, "--run-dir", str(straight)) == 0
 
-    genuine, calls = functional.cross_entropy, []
-
-    def pressing_ctrl_c(*arguments, **keywords):
-        calls.append(None)
-        if len(calls) == after:
-            os.kill(os.getpid(), signal.SIGINT)
-        return genuine(*arguments, **keywords)
-
-    monkeypatch.setattr("experiments.recipes.experiment.F.cross_entropy", pressing_ctrl_c)
-    assert run(*options, "--run-dir", str(broken)) == 130
-    monkeypatch.undo()
+    with ctrl_c_at(after, "cross_entropy"):
+        assert run(*options, "--run-dir", str(broken)) == 130
     assert run("--resume", "--run-dir", str(broken)) == 0
-    assert metrics(straight) == metrics(broken)
-    mine, theirs = (RunFolder(folder).read_checkpoint()["model"] for folder in (straight, broken))
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert_same_run(straight, broken)
 
 
 @pytest.mark.parametrize(
@@ -305,9 +282,9 @@ def test_bad_rates_are_refused(rate):
 
 def test_configuration_is_the_default():
     file = CONFIGS / "recipes-default.yaml"
-    settings = parsed("--config", str(file))
+    settings = settings_of("--config", str(file))
     assert yaml.safe_load(file.read_text()).items() <= settings.items()
-    assert settings == parsed("--dataset", "digits")
+    assert settings == settings_of("--dataset", "digits")
     assert list(EXPERIMENT.variants(settings)) == [f"{question}-{answer}" for question, answer in ANSWERS]
 
 

@@ -1144,7 +1144,14 @@ def test_a_data_loader_runs_circuits_in_its_workers(num_threads, busy_threads, m
     rows = 0.1 * torch.arange(12, dtype=torch.float64)[:, None].expand(-1, 5)
     expected = layer(rows)
     assert busy_threads.tasks
-    loader = DataLoader(Circuits(layer), batch_size=4, num_workers=2, multiprocessing_context=method, timeout=120)
+    loader = DataLoader(
+        Circuits(layer),
+        batch_size=4,
+        num_workers=2,
+        multiprocessing_context=method,
+        timeout=120,
+        persistent_workers=method == "spawn",  # to start one takes seconds; forked ones are started anew for each pass
+    )
     for _ in range(2):
         torch.testing.assert_close(torch.cat([*loader]), expected, rtol=0, atol=1e-13)
 

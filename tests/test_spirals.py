@@ -2,56 +2,32 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-import signal
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from torch.nn import functional
+from runs import CONFIGS, assert_same_run, ctrl_c_at, metrics, parsed, result
 
 from experiments.__main__ import main
-from experiments.common.options import parse
 from experiments.common.runs import RunFolder
 from experiments.spirals import EXPERIMENT, TURNS, network, spirals, standardized_spirals
 
-CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SMALL = ["--train", "24", "--test", "10", "--batch-size", "6", "--qubits", "2", "--depth", "2", "--seed", "3"]
 ONE = ["--spiral", "easy", "--head", "quantum"]
+settings_of = partial(parsed, EXPERIMENT)
 
 
 def run(*arguments: str) -> int:
     return main(["spirals", *arguments])
 
 
-def metrics(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open() as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
-
-
-def result(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "result.json").read_text()))
-
-
-def parsed(*arguments: str) -> dict[str, Any]:
-    return parse(EXPERIMENT.parser(), arguments, complete=EXPERIMENT.complete)[1]
-
-
 def files(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert metrics(one) == metrics(other)
-    mine, theirs = (RunFolder(folder).read_checkpoint()["model"] for folder in (one, other))
-    assert mine.keys() == theirs.keys()
-    for name in mine:
-        assert torch.equal(mine[name], theirs[name]), name
 
 
 def areas(points: np.ndarray, turns: float) -> np.ndarray:
@@ -101,7 +77,7 @@ class TestPoints:
             spirals(count, turns=2, noise=0, rng=rng)
 
     def test_standardised_by_the_training_points_alone(self):
-        training, testing = standardized_spirals(parsed("--spiral", "hard", "--head", "quantum"))
+        training, testing = standardized_spirals(settings_of("--spiral", "hard", "--head", "quantum"))
         assert (len(training), len(testing)) == (2000, 200)
         assert training.labels.bincount().tolist() == [1000, 1000]
         assert testing.labels.bincount().tolist() == [100, 100]
@@ -122,7 +98,7 @@ class TestNetworks:
         ],
     )
     def test_sizes(self, options, count):
-        net = network(parsed("--spiral", "easy", *options))
+        net = network(settings_of("--spiral", "easy", *options))
         assert sum(parameter.numel() for parameter in net.parameters()) == count
         assert net(torch.zeros(3, 2)).shape == (3, 2)
 
@@ -130,7 +106,7 @@ class TestNetworks:
     def test_initial_spread_is_that_of_all_weights(self, head):
         options = ["--spiral", "easy", "--head", head, "--qubits", "6", "--depth", "60"]
         everything, default = (
-            torch.cat([p.detach().flatten().double() for p in network(parsed(*options, *more)).parameters()])
+            torch.cat([p.detach().flatten().double() for p in network(settings_of(*options, *more)).parameters()])
             for more in (["--initial-spread", "0.001"], [])
         )
         z = (everything.square().mean() / 0.001**2 - 1) / (2 / len(everything)) ** 0.5
@@ -157,6 +133,8 @@ def test_dry_run_of_the_published_settings(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.figures
+@pytest.mark.usefixtures("one_picture_of_each")
 def test_run_folder_of_all_heads_and_spirals(tmp_path):
     folder = tmp_path / "run"
     assert run(*SMALL, "--epochs", "2", "--run-dir", str(folder)) == 0
@@ -184,6 +162,7 @@ def test_drawing_costs_no_shots_and_is_exact(tmp_path):
     np.testing.assert_allclose(arrays["probabilities"][0, [0, -1]], expected, atol=1e-6)
 
 
+@pytest.mark.figures
 def test_figures_from_the_files_alone(tmp_path):
     folder = tmp_path / "run"
     assert run(*SMALL, "--epochs", "1", "--head", "classical", "--run-dir", str(folder)) == 0
@@ -193,22 +172,13 @@ def test_figures_from_the_files_alone(tmp_path):
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_interrupted_run_resumes_to_the_last_bit(tmp_path, monkeypatch, schedule):
+def test_interrupted_run_resumes_to_the_last_bit(tmp_path, schedule):
     options = [*SMALL, "--spiral", "easy", "--epochs", "2", "--shots", "20", "--schedule", schedule]
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     assert run(*options, "--run-dir", str(straight)) == 0
 
-    genuine, calls = functional.cross_entropy, []
-
-    def pressing_ctrl_c(*arguments, **keywords):
-        calls.append(None)
-        if len(calls) == 7:  # within the second epoch of four steps and a test
-            os.kill(os.getpid(), signal.SIGINT)
-        return genuine(*arguments, **keywords)
-
-    monkeypatch.setattr("experiments.spirals.F.cross_entropy", pressing_ctrl_c)
-    assert run(*options, "--run-dir", str(broken)) == 130
-    monkeypatch.undo()
+    with ctrl_c_at(7, "cross_entropy"):  # within the second epoch of four steps and a test
+        assert run(*options, "--run-dir", str(broken)) == 130
     state = RunFolder(broken / "easy-quantum").read_checkpoint()
     assert (state["epoch"], state["step"]) == (1, 2)
     assert run("--resume", "--run-dir", str(broken)) == 0
@@ -247,7 +217,7 @@ def test_a_finished_run_is_not_extended(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["published", "improved"])
 def test_configurations(name):
     file = CONFIGS / f"spirals-{name}.yaml"
-    settings = parsed("--config", str(file))
+    settings = settings_of("--config", str(file))
     assert yaml.safe_load(file.read_text()).items() <= settings.items()
     steps = settings["epochs"] * settings["train"] // settings["batch_size"]
     assert (steps, settings["test"], settings["qubits"], settings["depth"]) == (1000, 200, 5, 5)

@@ -8,18 +8,18 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from runs import assert_same_run, ctrl_c_at, metrics, one_line, start, without_time
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.nn import functional as F
@@ -34,7 +34,8 @@ from experiments.common.workplace import Workplace, layer_seed, open_fabric
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import textbook
 
-CHECKOUT = Path(__file__).parent.parent
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SETTINGS = {"seed": 2, "epochs": 3, "batch_size": 4, "lr": 0.05}
 QUICK = [
     *("--train-per-digit", "6", "--test-per-digit", "5", "--dataset", "digits", "--batch-size", "4"),
@@ -84,10 +85,6 @@ def trained(folder: RunFolder, **options: Any) -> Trainer:
     trainer = make(folder, **options)
     trainer.fit(examples(10, 1), examples(6, 2))
     return trainer
-
-
-def without_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
 def assert_same(one: Trainer, other: Trainer) -> None:
@@ -298,15 +295,6 @@ def files_no_larger_than(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def one_line(capsys: Any, *arguments: str) -> str:
-    """The one line that says why the command failed."""
-    capsys.readouterr()
-    assert main(arguments) == 1
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith(f"{arguments[0]}: ")
-    return line
-
-
 class TestFaults:
     def test_full_disk_while_the_checkpoint_is_written(self, tmp_path, capsys):
         straight, full = tmp_path / "straight", tmp_path / "full"
@@ -321,9 +309,7 @@ class TestFaults:
         assert (full / "checkpoint.pt").read_bytes() == before
         assert not list(full.glob(".*"))
         assert main(resume) == 0
-        assert without_time(RunFolder(full).read_rows()) == without_time(RunFolder(straight).read_rows())
-        mine, theirs = (RunFolder(folder).read_checkpoint()["model"] for folder in (straight, full))
-        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+        assert_same_run(straight, full)
 
     def test_full_disk_before_the_first_checkpoint_leaves_a_run_that_starts_anew(self, tmp_path, capsys):
         folder = RunFolder(tmp_path)
@@ -372,19 +358,6 @@ class TestFaults:
         assert not list(tmp_path.glob(".*"))
 
 
-def ctrl_c_at(call: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Presses Ctrl-C when mnist01's loss is computed for the call-th time."""
-    genuine, calls = F.nll_loss, []
-
-    def pressing(*arguments: Any, **options: Any) -> torch.Tensor:
-        calls.append(None)
-        if len(calls) == call:
-            os.kill(os.getpid(), signal.SIGINT)
-        return genuine(*arguments, **options)
-
-    monkeypatch.setattr("experiments.mnist01.F.nll_loss", pressing)
-
-
 def state_of(folder: Path) -> dict[str, Any]:
     """What a run of several trainings came to, without times."""
     parts = sorted(path.parent for path in folder.glob("*/checkpoint.pt"))
@@ -402,13 +375,13 @@ class TestStudies:
 
     OPTIONS = (*QUICK, "--seeds", "2", "--head", "both", "--epochs", "2")
 
-    def test_interrupted_in_the_middle(self, tmp_path, monkeypatch):
+    def test_interrupted_in_the_middle(self, tmp_path):
         straight, broken = tmp_path / "straight", tmp_path / "broken"
         assert main(["mnist01", *self.OPTIONS, "--run-dir", str(straight)]) == 0
         assert len(state_of(straight)) == 4
-        ctrl_c_at(8 + 8 + 6, monkeypatch)  # two epochs of three steps and a test in each; the third training is halfway
-        assert main(["mnist01", *self.OPTIONS, "--run-dir", str(broken)]) == 130
-        monkeypatch.undo()
+        # Two epochs of three steps and a test in each; the third training is halfway.
+        with ctrl_c_at(8 + 8 + 6, "nll_loss"):
+            assert main(["mnist01", *self.OPTIONS, "--run-dir", str(broken)]) == 130
         finished = {path: path.stat().st_mtime_ns for path in broken.glob("*seed0/*") if path.is_file()}
         assert len({path.parent for path in finished}) == 2
         assert main(["mnist01", "--resume", "--run-dir", str(broken)]) == 0
@@ -417,16 +390,15 @@ class TestStudies:
         summary = [{**row, "seconds": 0} for row in RunFolder(straight).read_rows("summary.csv")]
         assert [{**row, "seconds": 0} for row in RunFolder(broken).read_rows("summary.csv")] == summary
 
-    def test_interrupted_while_it_is_extended(self, tmp_path, monkeypatch):
+    def test_interrupted_while_it_is_extended(self, tmp_path):
         """The old results are no longer those of the run, however it goes on."""
         straight, extended = tmp_path / "straight", tmp_path / "extended"
         options = [*QUICK, "--seeds", "2", "--head", "classical"]
         assert main(["mnist01", *options, "--epochs", "3", "--run-dir", str(straight)]) == 0
         assert main(["mnist01", *options, "--epochs", "2", "--run-dir", str(extended)]) == 0
-        ctrl_c_at(2, monkeypatch)
         resume = ["mnist01", "--resume", "--run-dir", str(extended)]
-        assert main([*resume, "--epochs", "3"]) == 130
-        monkeypatch.undo()
+        with ctrl_c_at(2, "nll_loss"):
+            assert main([*resume, "--epochs", "3"]) == 130
         assert not (extended / "result.json").exists()
         assert not (extended / "classical-seed0" / "result.json").exists()
         assert main([*resume, "--epochs", "3"]) == 0
@@ -452,26 +424,16 @@ class TestStudies:
         assert (settings["seed"], settings["seeds"], settings["head"]) == (1, 1, "quantum")
         config = str(whole / "quantum-seed1" / "config.yaml")
         assert main(["mnist01", "--config", config, "--run-dir", str(alone)]) == 0
-        assert without_time(RunFolder(alone).read_rows()) == without_time(
-            RunFolder(whole / "quantum-seed1").read_rows()
-        )
+        assert metrics(alone) == metrics(whole / "quantum-seed1")
 
 
-def start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments", "mnist01", *options, "--run-dir", str(folder)],
-        cwd=CHECKOUT,
-        stdout=subprocess.DEVNULL,
-    )
-
-
-def kill_after(process: subprocess.Popen[bytes], begun: Callable[[], bool], seconds: float) -> None:
+def kill_after(process: BaseProcess, begun: Callable[[], bool], seconds: float) -> None:
     """Kills a process some time after something has come true, unless it has finished."""
-    while not begun() and process.poll() is None:
+    while not begun() and process.is_alive():
         time.sleep(0.001)
     time.sleep(seconds)
     process.kill()
-    process.wait()
+    process.join()
 
 
 def more_events_than_now(folder: Path) -> Callable[[], bool]:
@@ -483,19 +445,19 @@ def more_events_than_now(folder: Path) -> Callable[[], bool]:
 
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path):
+    """The first time as soon as there is a checkpoint."""
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     options = [*QUICK, "--epochs", "60"]
     assert main(["mnist01", *options, "--run-dir", str(straight)]) == 0
     moments, epochs = random.Random(0), []
-    kill_after(start(killed, *options), (killed / "checkpoint.pt").exists, moments.uniform(0, 0.3))
-    for _ in range(3):
+    kill_after(start("mnist01", *options, "--run-dir", str(killed)), (killed / "checkpoint.pt").exists, 0.0)
+    for _ in range(4):
         epochs.append(RunFolder(killed).read_checkpoint()["epoch"])
-        kill_after(start(killed, "--resume"), more_events_than_now(killed), moments.uniform(0, 0.5))
+        resumed = start("mnist01", "--resume", "--run-dir", str(killed))
+        kill_after(resumed, more_events_than_now(killed), moments.uniform(0, 0.5))
     assert 0 < epochs[0] < 60
     assert main(["mnist01", "--resume", "--run-dir", str(killed)]) == 0
-    assert without_time(RunFolder(killed).read_rows()) == without_time(RunFolder(straight).read_rows())
-    mine, theirs = (RunFolder(folder).read_checkpoint()["model"] for folder in (straight, killed))
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert_same_run(straight, killed)
     TestTensorBoard.assert_as_in_the_metrics(RunFolder(killed))
 
 
@@ -504,7 +466,8 @@ def test_killed_in_the_middle_of_a_study(tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     options = [*QUICK, "--seeds", "3", "--head", "both", "--epochs", "2"]
     assert main(["mnist01", *options, "--run-dir", str(straight)]) == 0
-    kill_after(start(killed, *options), (killed / "classical-seed1" / "checkpoint.pt").exists, 0.0)
+    process = start("mnist01", *options, "--run-dir", str(killed))
+    kill_after(process, (killed / "classical-seed1" / "checkpoint.pt").exists, 0.0)
     finished = {path: path.stat().st_mtime_ns for path in killed.glob("*seed0/*") if path.is_file()}
     assert len({path.parent for path in finished}) == 2
     assert not (killed / "quantum-seed2" / "result.json").exists()

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +11,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from torch.nn import functional
+from runs import CONFIGS, assert_same_run, ctrl_c_at, result, start
 from torchvision.models import ResNet18_Weights, resnet18, resnet34
 
 from experiments.__main__ import main
@@ -33,8 +28,9 @@ from experiments.transfer.experiment import EXPERIMENT
 from experiments.transfer.features import AugmentedFeatures, cached_features
 from experiments.transfer.images import load_images
 
-CHECKOUT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SMALL = View(resize=40, crop=32)
 
 
@@ -59,9 +55,14 @@ def weights_file(folder: Path, network: str = "resnet18", *, seed: int = 1, view
     return path
 
 
+@pytest.fixture(scope="session")
+def resnet_made_once(tmp_path_factory) -> Path:
+    return weights_file(tmp_path_factory.mktemp("resnet"))
+
+
 @pytest.fixture
-def resnet(tmp_path) -> Path:
-    return weights_file(tmp_path)
+def resnet(tmp_path, resnet_made_once) -> Path:
+    return Path(shutil.copy(resnet_made_once, tmp_path))
 
 
 @pytest.fixture
@@ -318,22 +319,6 @@ class TestCache:
         assert examples.batch(rows[:0], training=True)[0].shape == (0, 512)
 
 
-def metrics(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open() as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
-
-
-def result(folder: Path) -> dict:
-    return json.loads((folder / "result.json").read_text())
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert metrics(one) == metrics(other)
-    mine, theirs = (RunFolder(folder).read_checkpoint()["model"] for folder in (one, other))
-    for name in mine:
-        assert torch.equal(mine[name], theirs[name]), name
-
-
 @pytest.fixture
 def transfer(pictures, tmp_path, resnet, quantum, monkeypatch):
     """Runs the experiment on two of the small classes; returns the exit status."""
@@ -347,25 +332,9 @@ def transfer(pictures, tmp_path, resnet, quantum, monkeypatch):
     return run
 
 
-@pytest.fixture
-def interrupt(monkeypatch):
-    """Presses Ctrl-C at a call of the loss."""
-
-    def at(number: int):
-        genuine, calls = functional.cross_entropy, []
-
-        def pressing_ctrl_c(*arguments, **options):
-            calls.append(None)
-            if len(calls) == number:
-                os.kill(os.getpid(), signal.SIGINT)
-            return genuine(*arguments, **options)
-
-        monkeypatch.setattr("torch.nn.functional.cross_entropy", pressing_ctrl_c)
-
-    return at
-
-
 class TestTransfer:
+    @pytest.mark.figures
+    @pytest.mark.usefixtures("one_picture_of_each")
     def test_schemes(self, transfer, tmp_path):
         folder = tmp_path / "run"
         assert transfer("--scheme", "CC, CQ,QC,QQ", "--run-dir", str(folder)) == 0
@@ -394,17 +363,17 @@ class TestTransfer:
         assert "12 images to train on, 6 to test" in printed
 
     @pytest.mark.parametrize("options", [["--scheme", "CQ"], ["--scheme", "QQ", "--augment", "--shots", "20"]])
-    def test_interrupted_run_resumes_to_the_last_bit(self, transfer, tmp_path, interrupt, monkeypatch, options):
+    def test_interrupted_run_resumes_to_the_last_bit(self, transfer, tmp_path, options):
         assert transfer(*options, "--run-dir", "straight") == 0
-        interrupt(6)  # in the second epoch of three steps and a test
-        assert transfer(*options, "--run-dir", "broken") == 130
-        monkeypatch.undo()
-        monkeypatch.chdir(tmp_path)
+        with ctrl_c_at(6, "cross_entropy"):  # in the second epoch of three steps and a test
+            assert transfer(*options, "--run-dir", "broken") == 130
         state = RunFolder(tmp_path / "broken").read_checkpoint()
         assert (state["epoch"], state["step"]) == (1, 2)
         assert main(["transfer", "--resume", "--run-dir", "broken"]) == 0
         assert_same_run(tmp_path / "straight", tmp_path / "broken")
 
+    @pytest.mark.figures
+    @pytest.mark.usefixtures("one_picture_of_each")
     def test_figures_without_the_data(self, transfer, tmp_path, pictures, resnet, quantum):
         assert transfer("--scheme", "CQ,CC", "--run-dir", "run") == 0
         shutil.rmtree(pictures)
@@ -476,15 +445,13 @@ class TestPretrain:
         assert result(folder)["classes"] == ["c", "d"]
         assert (folder / "loss.png").is_file()
 
-    def test_interrupted_within_a_transfer(self, transfer, tmp_path, interrupt, monkeypatch, capsys):
+    def test_interrupted_within_a_transfer(self, transfer, tmp_path, capsys):
         options = ["--scheme", "QC", "--quantum-weights", "pretrain", "--epochs", "1"]
         assert transfer(*options, "--cache", "straight", "--run-dir", "one") == 0
-        interrupt(7)  # in the fourth epoch of a step and a test
-        assert transfer(*options, "--cache", "broken", "--run-dir", "two") == 130
+        with ctrl_c_at(7, "cross_entropy"):  # in the fourth epoch of a step and a test
+            assert transfer(*options, "--cache", "broken", "--run-dir", "two") == 130
         assert "goes on where it is now" in capsys.readouterr().out
         assert not (tmp_path / "two").exists()
-        monkeypatch.undo()
-        monkeypatch.chdir(tmp_path)
         assert transfer(*options, "--cache", "broken", "--run-dir", "two") == 0
         name = "pretrained/quantum-pictures-without-a-b"
         assert_same_run(tmp_path / "straight" / name, tmp_path / "broken" / name)
@@ -526,8 +493,6 @@ class TestPretrain:
 
 
 class TestConfigurations:
-    FOLDER = CHECKOUT / "experiments" / "configs"
-
     @pytest.mark.parametrize(
         ("name", "accuracy", "expected"),
         [
@@ -545,7 +510,7 @@ class TestConfigurations:
         ],
     )
     def test_published_settings(self, name, accuracy, expected):
-        file = self.FOLDER / f"transfer-{name}.yaml"
+        file = CONFIGS / f"transfer-{name}.yaml"
         settings = yaml.safe_load(file.read_text())
         assert settings["weights"] == "imagenet"
         assert {key: settings[key] for key in expected} == expected
@@ -556,7 +521,7 @@ class TestConfigurations:
 
     def test_digits_is_the_default(self, tmp_path, capsys, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        for arguments in ([], ["--config", str(self.FOLDER / "transfer-digits.yaml")]):
+        for arguments in ([], ["--config", str(CONFIGS / "transfer-digits.yaml")]):
             assert main(["transfer", *arguments, "--dry-run"]) == 0
         printed = capsys.readouterr().out
         assert printed[: len(printed) // 2] == printed[len(printed) // 2 :]
@@ -565,15 +530,12 @@ class TestConfigurations:
 
 @pytest.mark.slow
 def test_two_processes_fill_the_cache_at_once(pictures, resnet, tmp_path):
-    command = [sys.executable, "-m", "experiments", "transfer", "--dataset", str(pictures), "--classes", "a,b"]
-    options = ["--weights", str(resnet), "--scheme", "CC", "--epochs", "1", "--cache", str(tmp_path / "cache")]
-    started = [
-        subprocess.Popen(
-            [*command, *options, "--run-dir", str(tmp_path / name)], cwd=CHECKOUT, stdout=subprocess.DEVNULL
-        )
-        for name in ("one", "two")
-    ]
-    assert [process.wait() for process in started] == [0, 0]
+    command = ["transfer", "--dataset", str(pictures), "--classes", "a,b", "--weights", str(resnet), "--scheme", "CC"]
+    options = ["--epochs", "1", "--cache", str(tmp_path / "cache")]
+    processes = [start(*command, *options, "--run-dir", str(tmp_path / name)) for name in ("one", "two")]
+    for process in processes:
+        process.join(300)
+    assert [process.exitcode for process in processes] == [0, 0]
     assert_same_run(tmp_path / "one", tmp_path / "two")
     assert len(list((tmp_path / "cache" / "features").iterdir())) == 2
 

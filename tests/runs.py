@@ -1,0 +1,137 @@
+"""Runs of experiments: how they are started, interrupted and killed, and what they wrote."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from experiments.__main__ import main
+from experiments.common.command import Experiment
+from experiments.common.options import parse
+from experiments.common.runs import RunFolder
+
+CHECKOUT = Path(__file__).parent.parent
+CONFIGS = CHECKOUT / "experiments" / "configs"
+IMPORTED_BEFORE = [
+    *("experiments.__main__", "experiments.mnist01", "experiments.transfer", "qiskit_torch_bridge.simulator.engine"),
+    *("sklearn.datasets", "tensorboard.summary.writer.record_writer"),
+]
+"""What :func:`start` imports once for all processes."""
+
+
+def without_time(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of metrics without the one number that differs from run to run."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    """The rows of ``metrics.csv`` to the last digit, without times."""
+    with (folder / "metrics.csv").open() as file:
+        return without_time([*csv.DictReader(file)])
+
+
+def result(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "result.json").read_text()))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(RunFolder(folder).read_checkpoint()["model"])
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Metrics and weights agree to the last bit."""
+    assert metrics(one) == metrics(other)
+    mine, theirs = weights(one), weights(other)
+    assert mine.keys() == theirs.keys()
+    for name in mine:
+        assert torch.equal(mine[name], theirs[name]), name
+
+
+def parsed(experiment: Experiment, *arguments: str) -> dict[str, Any]:
+    """The settings of a run with these options."""
+    return parse(experiment.parser(), arguments, complete=experiment.complete)[1]
+
+
+def one_line(capsys: Any, *arguments: str) -> str:
+    """The one line that says why the command failed."""
+    capsys.readouterr()
+    assert main(arguments) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"{arguments[0]}: ")
+    return line
+
+
+@contextmanager
+def ctrl_c_at(call: int, loss: str) -> Iterator[list[None]]:
+    """Within it, Ctrl-C is pressed when torch's loss of that name is computed for the call-th time.
+
+    Yields:
+        A list that has an entry for each time that it was.
+    """
+    genuine, calls = getattr(functional, loss), []
+
+    def pressing(*arguments: Any, **options: Any) -> torch.Tensor:
+        calls.append(None)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGINT)
+        return genuine(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(functional, loss, pressing)
+        yield calls
+
+
+@contextmanager
+def figures_not_rendered() -> Iterator[None]:
+    """Within it, figures are put together, but empty files stand for the pictures: those take most of a small run's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "write_figure", lambda folder, name, figure: folder.write(name, b""))
+        yield
+
+
+@contextmanager
+def figures_rendered_once() -> Iterator[None]:
+    """Within it, only the first figure of each name is rendered: a run of many trainings has a ``loss.png`` in each."""
+    genuine, rendered = RunFolder.write_figure, {}
+
+    def write(folder: RunFolder, name: str, figure: Any) -> None:
+        if name in rendered:
+            folder.write(name, rendered[name])
+        else:
+            genuine(folder, name, figure)
+            rendered[name] = folder.file(name).read_bytes()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "write_figure", write)
+        yield
+
+
+def _silently(arguments: Sequence[str]) -> None:
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        status = main(arguments)
+    raise SystemExit(status)
+
+
+def start(*arguments: str) -> BaseProcess:
+    """The command in a process of its own, which may be killed.
+
+    It is forked from a process that has imported the experiments and done nothing else, because imports take most of a small
+    run's time.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED_BEFORE)
+    process = context.Process(target=_silently, args=(arguments,))
+    process.start()
+    return process
