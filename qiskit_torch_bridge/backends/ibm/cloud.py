@@ -96,8 +96,9 @@ class Device(ABC):
     def calibrated(self) -> str:
         """When the device was last calibrated (ISO 8601, UTC); empty where it does not say."""
         properties = getattr(self.device, "properties", None)
-        last = None if properties is None else self._properties(properties)
-        return "" if last is None else last.last_update_date.astimezone(timezone.utc).isoformat(timespec="seconds")
+        found = None if properties is None else self._properties(properties)
+        date = getattr(found, "last_update_date", None)
+        return "" if date is None else date.astimezone(timezone.utc).isoformat(timespec="seconds")
 
     def _properties(self, properties: Any) -> Any:
         return properties()

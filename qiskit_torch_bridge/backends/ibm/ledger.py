@@ -380,7 +380,8 @@ class Ledger:
     def _spent(db: sqlite3.Connection, run: str) -> Spent:
         jobs, shots, seconds = db.execute(
             "SELECT COUNT(*), COALESCE(SUM(shots), 0), COALESCE(SUM(COALESCE(usage_seconds, "
-            "CASE state WHEN 'cancelled' THEN 0 ELSE estimated_seconds END)), 0) FROM jobs WHERE run = ?",
+            "CASE state WHEN 'cancelled' THEN 0 ELSE estimated_seconds END)), 0) FROM jobs "
+            "WHERE run = ? AND NOT (state = 'cancelled' AND job_id IS NULL)",  # those were never submitted
             (run,),
         ).fetchone()
         return Spent(jobs, shots, seconds)
@@ -413,10 +414,11 @@ class Ledger:
                 db.execute("BEGIN IMMEDIATE")
                 try:
                     yield db
+                    db.execute("COMMIT")
                 except BaseException:
-                    db.execute("ROLLBACK")
+                    if db.in_transaction:  # after some errors SQLite has gone back by itself
+                        db.execute("ROLLBACK")
                     raise
-                db.execute("COMMIT")
             except sqlite3.Error as error:
                 raise LedgerError(
                     f"The ledger {self.path} cannot be used: {error}. Submitted jobs are still at the service, "

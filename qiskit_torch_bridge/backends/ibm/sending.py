@@ -139,6 +139,8 @@ class Sender:
         )
         for job_id in job_ids:
             self._patiently(partial(self.device.cancel, job_id), "cancel a job")
+        if job_ids and entry.job_id is None:
+            self.ledger.submitted(number, job_ids[0], session_id=None, calibrated="")
         usage = self._usage(job_ids[0]) if job_ids else None
         self.ledger.failed(number, "cancelled", "cancelled by the user", usage)
 
