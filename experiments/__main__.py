@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from qiskit_torch_bridge import HardwareError
+
 from .common.command import run_command
 
 EXPERIMENTS = {
@@ -21,6 +23,9 @@ EXPERIMENTS = {
 TOOLS = {
     "plot": "draws a run's figures anew from its files: python -m experiments plot RUN ...",
     "compare": "puts runs side by side, a table and a figure: python -m experiments compare RUN RUN ...",
+    "ibm-check": "looks whether IBM hardware can be used from here, and what a training step would cost; sends nothing",
+    "jobs": "lists the jobs of a run on IBM hardware; collects, cancels, records: python -m experiments jobs RUN",
+    "record-lesson": "trains a small circuit on a simulated device and records it, to be replayed without an account",
 }
 
 
@@ -28,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the experiment that the first argument names, or lists what there is.
 
     Returns:
-        The process's exit status: 0 done, 1 refused (one line says why), 2 no such experiment, 130 interrupted.
+        The process's exit status: 0 done, 1 refused or failed (one line says why), 2 no such experiment, 130 interrupted.
     """
     name, *options = [*(sys.argv[1:] if arguments is None else arguments), ""]
     options = options[:-1]
@@ -42,10 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"  {known:<{width}}  {summary}")
         return 0 if asked_for_help else 2
     try:
-        module = import_module(f"experiments.{name}")
+        module = import_module(f"experiments.{name.replace('-', '_')}")
         return int(module.main(options) if hasattr(module, "main") else run_command(module.EXPERIMENT, options))
     except BrokenPipeError:
         raise
+    except HardwareError as error:
+        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 
 from .common.command import trainings_of
 from .common.comparison import Curve, comparison_figure, seeds_figure, summarize, table
+from .common.options import flat
 from .common.runs import RunFolder
 
 _NOT_COMPARED = ("experiment", "seed", "seeds", "data_root", "device", "download")
@@ -84,7 +85,7 @@ def _row(name: str, group: Sequence[tuple[dict[str, Any], Curve, dict[str, Any]]
     settings = group[0][0]
     accuracies = [curve.test_accuracy for _, curve, _ in group]
     numbers = summarize(accuracies)
-    row = {"run": name} | {key: value for key, value in settings.items() if key not in _NOT_COMPARED}
+    row = {"run": name} | {key: value for key, value in flat(settings).items() if key not in _NOT_COMPARED}
     row |= {"experiment": settings["experiment"], "seeds": len(group), "test accuracy": numbers["median"]}
     if len(group) > 1:
         row |= {key: numbers[key] for key in ("lower_quartile", "upper_quartile", "min", "max")}

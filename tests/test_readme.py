@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from experiments.__main__ import EXPERIMENTS, TOOLS
+from qiskit_torch_bridge import IBMBackend, QuantumLayer
+from qiskit_torch_bridge.circuits import dressed, textbook
 
 CHECKOUT = Path(__file__).parent.parent
 README = (CHECKOUT / "README.md").read_text()
@@ -20,9 +22,10 @@ def test_first_models_run():
     namespace: dict[str, object] = {}
     exec(first, namespace)
     exec(second, namespace)
-    promised = re.search(r"# (Quote\(.*?\))", second)
+    promised = re.search(r"\.circuits is (\d+), \.shots is ([\d,]+), in (\d) calls", second)
     assert promised is not None
-    assert repr(namespace["layer"].quote(batch_size=8)) == promised[1]
+    quote = namespace["layer"].quote(batch_size=8)
+    assert (str(quote.circuits), f"{quote.shots:,}", str(quote.calls)) == promised.groups()
     assert namespace["per_sample"].shape == (8, 8)
     assert namespace["parity"].num_outputs == 2
 
@@ -31,20 +34,50 @@ def test_first_model_has_ten_lines():
     assert len([line for line in BLOCKS[0].splitlines() if line]) <= 10
 
 
-def test_hardware_lines_run_on_a_fake_device():
-    """In IBM's local mode: the same Sampler, with a fake device in place of the service's."""
+def test_hardware_lines_run_on_a_fake_device(tmp_path, monkeypatch, capsys):
     pytest.importorskip("qiskit_ibm_runtime")
-    from qiskit_ibm_runtime.fake_provider import FakeManilaV2
-
-    from qiskit_torch_bridge.backends.ibm import sampler_for
-
-    namespace: dict[str, object] = {"device": sampler_for(FakeManilaV2())}
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
     exec(BLOCKS[0], namespace)
-    code = "\n".join(line for line in BLOCKS[2].splitlines() if "QiskitRuntimeService" not in line)
-    exec(code, namespace)
-    layer = namespace["layer"]
-    assert layer.backend.device.name == "fake_manila"
-    assert layer(torch.rand(1, 2)).shape == (1, 2)
+    exec(BLOCKS[2].replace("ibm_fez", "fake_manila").replace("shots=1000", "shots=20"), namespace)
+    assert "jobs=1" in capsys.readouterr().out
+    assert namespace["backend"].spent.jobs == 1
+    assert not list(tmp_path.iterdir())
+
+
+def _textbook(**options):
+    circuit, inputs, weights = textbook()
+    return QuantumLayer(circuit, inputs=inputs, weights=weights, probabilities=True, **options)
+
+
+def _dressed(freeze=False, **options):
+    circuit, inputs, weights = dressed(4, 2)
+    groups = {"first": list(weights)[:4], "last": list(weights)[4:]}
+    layer = QuantumLayer(circuit, inputs=inputs, weights=groups, **options)
+    layer.weights["first"].requires_grad_(not freeze)
+    return layer
+
+
+PRICED = {
+    "textbook's qubit, batch 1": lambda **o: _textbook(**o).quote(1),
+    "the same, batch 50": lambda **o: _textbook(**o).quote(50),
+    "dressed circuit": lambda **o: _dressed(**o).quote(4),
+    "the same on plain data": lambda **o: _dressed(**o).quote(4, inputs_require_grad=False),
+    "first half of the weights frozen": lambda **o: _dressed(freeze=True, **o).quote(4, inputs_require_grad=False),
+    "spsa": lambda **o: _dressed(gradient="spsa", **o).quote(4),
+}
+
+
+@pytest.mark.parametrize("name", PRICED)
+def test_prices_are_those_of_the_quotes(name):
+    pytest.importorskip("qiskit_ibm_runtime")
+    (line,) = [line for line in README.splitlines() if line.startswith("|") and name in line and " s |" in line]
+    circuits, *priced = re.findall(r"\| ([\d.]+)", line)
+    for shots, seconds, steps in zip((100, 1000), priced[::2], priced[1::2], strict=True):
+        quote = PRICED[name](backend=IBMBackend("fake_fez"), shots=shots)
+        assert quote.circuits == int(circuits)
+        assert abs(quote.qpu_seconds - float(seconds)) < (0.5 if quote.qpu_seconds > 9 else 0.05)
+        assert abs(600 / quote.qpu_seconds - int(steps)) < 1
 
 
 def test_layerwise_lines_run():
@@ -56,7 +89,7 @@ def test_layerwise_lines_run():
 
 
 def test_commands_name_what_there_is():
-    commands = re.findall(r"python -m experiments (\w+)", README)
+    commands = re.findall(r"python -m experiments ([\w-]+)", README)
     assert len(commands) > 10
     assert set(commands) <= EXPERIMENTS.keys() | TOOLS.keys() | {"NAME"}
     configurations = set(re.findall(r"([\w-]+\.yaml)", README)) - {"FILE.yaml", "config.yaml"}

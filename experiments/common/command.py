@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from qiskit_torch_bridge import BudgetExceeded, HardwareError
 
 from .comparison import Curve, comparison_figure, seeds_figure, summarize, table
-from .options import Settings, folder_path, parse, saved_settings
+from .hardware import (
+    CAPS,
+    IN_MEMORY,
+    LEDGER,
+    costs_of_jobs,
+    discard_unused_ledger,
+    ledger_of,
+    opened,
+    require_one_session,
+)
+from .options import FREE, Settings, flat, folder_path, parse, saved_settings
 from .runs import RunFolder
 from .training import Interrupted
 from .workplace import Workplace, open_fabric
 
-__all__ = ["Experiment", "draw", "experiment_named", "run_command", "trainings_of"]
+if TYPE_CHECKING:
+    from qiskit_torch_bridge import IBMBackend
+
+__all__ = ["Experiment", "draw", "experiment_named", "run_command", "settings_of_run", "trainings_of"]
 
 
 class Training(NamedTuple):
@@ -68,37 +84,31 @@ def run_command(experiment: Experiment, arguments: Sequence[str]) -> int:
     )
     trainings = _trainings(experiment, settings)
     if options.dry_run:
-        for name, _, its_settings in trainings:
-            if its_settings["seed"] == settings["seed"]:
-                print("\n".join([f"{name}:"] * bool(name) + [experiment.cost(its_settings)]))
-        if settings["seeds"] > 1:
-            print(f"That for each of {settings['seeds']} seeds.")
+        _print_cost(experiment, trainings, settings)
         return 0
     fabric = open_fabric(settings["device"])
+    require_one_session(settings, fabric.world_size)
     folder = _open_folder(options, experiment.name, fabric)
     work = Workplace(folder, fabric, options.resume)
     try:
-        if len(trainings) == 1:
-            _train(experiment, trainings[0].settings, work)
-        else:
-            if options.resume:
-                _require_none_ahead(experiment, trainings, folder)
-            if fabric.is_global_zero:
-                folder.write_settings(settings)
-            for training in trainings:
-                _train_part(experiment, training, work)
-            if fabric.is_global_zero:
-                _summarize(experiment, settings, folder)
+        with opened(settings, ledger_of(folder) if options.resume else folder.file(LEDGER)) as device:
+            _run(experiment, trainings, settings, work, device)
     except (Interrupted, KeyboardInterrupt):  # the latter before, between and after trainings
         if fabric.is_global_zero:
-            if not options.resume:
-                folder.discard_if_unused()
-            command = f"python -m experiments {experiment.name} --resume --run-dir {folder.path}"
-            print(f"\nInterrupted; {f'continue with: {command}' if folder.path.exists() else 'nothing was written.'}")
+            _discard_if_unused(work)
+            print(f"\nInterrupted; {_how_to_go_on(experiment, folder)}")
         return 130
+    except HardwareError as error:  # which one process may meet alone: torchrun then ends the others
+        if fabric.is_global_zero:
+            _discard_if_unused(work)
+        print(f"{experiment.name}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"The run has stopped; {_how_to_go_on(experiment, folder)}")
+        if isinstance(error, BudgetExceeded):
+            print(f"With a larger cap: --{', --'.join(CAPS)}")
+        return 1
     except Exception:
-        if fabric.is_global_zero and not options.resume:
-            folder.discard_if_unused()
+        if fabric.is_global_zero:
+            _discard_if_unused(work)
         raise
     if fabric.is_global_zero:
         print(f"Results and figures are in {folder.path}")
@@ -143,6 +153,15 @@ def trainings_of(folder: RunFolder) -> list[tuple[str, RunFolder]]:
     return [(training.variant, part) for training, part in parts] or [("", folder)]
 
 
+def settings_of_run(folder: RunFolder) -> Settings:
+    """The settings of a run.
+
+    Raises:
+        ValueError: If the folder is not that of a run.
+    """
+    return _read(folder)[1]
+
+
 def experiment_named(name: Any) -> Experiment:
     """The experiment of that name.
 
@@ -158,6 +177,71 @@ def experiment_named(name: Any) -> Experiment:
         raise ValueError(f"experiment: got {name!r}, expected one that trains; give the folder of a run.") from error
     assert isinstance(found, Experiment)
     return found
+
+
+def _print_cost(experiment: Experiment, trainings: Sequence[Training], settings: Settings) -> None:
+    with opened(settings, IN_MEMORY) as device:
+        for name, _, its_settings in trainings:
+            if its_settings["seed"] == settings["seed"]:
+                print("\n".join([f"{name}:"] * bool(name) + [experiment.cost(_on(device, its_settings))]))
+    if settings["seeds"] > 1:
+        print(f"That for each of {settings['seeds']} seeds.")
+
+
+def _run(
+    experiment: Experiment,
+    trainings: Sequence[Training],
+    settings: Settings,
+    work: Workplace,
+    device: IBMBackend | None,
+) -> None:
+    single = len(trainings) == 1
+    if not single and work.resume:
+        _require_none_ahead(experiment, trainings, work.folder)
+    if work.fabric.is_global_zero and (device is not None or not single):
+        work.folder.write_settings(settings)  # before anything is paid for, because nobody could continue without them
+    if single:
+        _train(experiment, trainings[0].settings, work, device)
+    else:
+        for training in trainings:
+            _train_part(experiment, training, work, device)
+        if work.fabric.is_global_zero:
+            _summarize(experiment, settings, work.folder, device)
+    if work.fabric.is_global_zero and device is not None:
+        print(_bill(device))
+
+
+def _on(device: IBMBackend | None, settings: Settings) -> Settings:
+    """The settings with the device itself in place of its word."""
+    return settings if device is None else {**settings, "backend": device}
+
+
+def _costs(device: IBMBackend | None) -> dict[str, Any]:
+    """What all jobs of the run came to, those without a result included; nothing where there are none."""
+    if device is None:
+        return {}
+    device.settle_bills()
+    return {"backend": device.name, **costs_of_jobs(device.ledger.entries())}
+
+
+def _bill(device: IBMBackend) -> str:
+    costs = _costs(device)
+    billed = "not billed (yet)" if costs["qpu_seconds"] is None else f"{costs['qpu_seconds']:,.1f} s billed"
+    return f"{device.name}: {costs['jobs']:,} jobs, {costs['qpu_seconds_estimated']:,.1f} s of QPU time estimated, {billed}"
+
+
+def _discard_if_unused(work: Workplace) -> None:
+    """Removes what a new run has made and not used."""
+    if work.resume:
+        return
+    if work.fabric.world_size == 1:  # else another process may be sending a job in this moment
+        discard_unused_ledger(work.folder)
+    work.folder.discard_if_unused()
+
+
+def _how_to_go_on(experiment: Experiment, folder: RunFolder) -> str:
+    command = f"python -m experiments {experiment.name} --resume --run-dir {folder.path}"
+    return f"continue with: {command}" if folder.path.exists() else "nothing was written."
 
 
 def _trainings(experiment: Experiment, settings: Settings) -> list[Training]:
@@ -216,21 +300,23 @@ def _require_none_ahead(experiment: Experiment, trainings: Sequence[Training], f
                 )
 
 
-def _train_part(experiment: Experiment, training: Training, work: Workplace) -> None:
+def _train_part(experiment: Experiment, training: Training, work: Workplace, device: IBMBackend | None) -> None:
     part = work.within(training.name)
     if part.resume and part.folder.is_finished:
-        before = part.folder.read_settings()
-        if {**before, "device": ""} == {**training.settings, "device": ""}:
+        before, now = flat(part.folder.read_settings()), flat(training.settings)
+        if all(before.get(key) == now.get(key) for key in (before | now).keys() - FREE):
             return
     if part.fabric.is_global_zero:
         work.folder.reopen()
         print(f"-- {training.name}")
-    _train(experiment, training.settings, part)
+    _train(experiment, training.settings, part, device)
 
 
-def _train(experiment: Experiment, settings: Settings, work: Workplace) -> None:
-    result = experiment.train(settings, work)
+def _train(experiment: Experiment, settings: Settings, work: Workplace, device: IBMBackend | None) -> None:
+    result = experiment.train(_on(device, settings), work)
     if work.fabric.is_global_zero:
+        if device is not None and device.ledger.path == work.folder.file(LEDGER):
+            result = {**result, **_costs(device)}
         work.folder.write_result({"experiment": experiment.name, **result})
         experiment.draw(work.folder)
         print(
@@ -249,7 +335,7 @@ def _unfinished(parts: Sequence[tuple[Training, RunFolder]]) -> list[str]:
     return [training.name for training, part in parts if not part.is_finished]
 
 
-def _summarize(experiment: Experiment, settings: Settings, folder: RunFolder) -> None:
+def _summarize(experiment: Experiment, settings: Settings, folder: RunFolder, device: IBMBackend | None) -> None:
     finished = _parts(experiment, settings, folder)
     rows = [{"run": training.name, **part.read_result()} for training, part in finished]
     columns = list(dict.fromkeys(key for row in rows for key in row if not isinstance(row[key], (list, dict))))
@@ -265,6 +351,7 @@ def _summarize(experiment: Experiment, settings: Settings, folder: RunFolder) ->
             "seconds": round(sum(row["seconds"] for row in rows), 3),
             "circuits": sum(row["circuits"] for row in rows),
             "shots": sum(row["shots"] for row in rows),
+            **_costs(device),
             "variants": summary,
         }
     )

@@ -10,15 +10,18 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_type
 
+from .hardware import CAPS, add_hardware_options, without_unused_options
 from .runs import RunFolder, brief
 
-__all__ = ["Settings", "experiment_parser", "folder_path", "parse", "saved_settings", "settings_of"]
+__all__ = ["Settings", "experiment_parser", "flat", "folder_path", "parse", "saved_settings", "settings_of"]
 
 Settings = dict[str, Any]
 
 _Seed: Any = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what torch takes, times a million
 
 _NOT_SETTINGS = ("config", "run_dir", "resume", "dry_run")
+FREE = frozenset({"device", *CAPS})
+"""What may be another when a run is continued, by the names of :func:`flat`: its results do not depend on it."""
 
 
 def experiment_parser(
@@ -44,7 +47,7 @@ def experiment_parser(
     )
     parser.add_argument("--resume", action="store_true", help="Continue the run in --run-dir from its checkpoint.")
     parser.add_argument("--dry-run", action="store_true", help="Print what the run would cost, and stop.")
-    parser.add_argument("--backend", type=str, default=backend, help="statevector, aer, fake:NAME.")
+    add_hardware_options(parser, backend=backend)
     parser.add_argument(
         "--shots", type=PositiveInt | None, default=shots, help="Shots a circuit; null for exact values."
     )
@@ -94,10 +97,11 @@ def parse(
     saved = folder.read_settings()
     options = parser.parse_args(["--config", str(folder.file("config.yaml")), *arguments])
     settings = settings_of(options)
-    differing = {key for key in settings | saved if settings.get(key) != saved.get(key)} - {"device"}
+    mine, its = flat(settings), flat(saved)
+    differing = {key for key in mine | its if mine.get(key) != its.get(key)} - FREE
     changed = sorted(differing - (set(extendable) & saved.keys()))
     if changed:
-        differences = ", ".join(f"{key}: got {settings.get(key)!r}, expected {saved.get(key)!r}" for key in changed)
+        differences = ", ".join(f"{key}: got {mine.get(key)!r}, expected {its.get(key)!r}" for key in changed)
         raise ValueError(
             f"--resume: the run in {folder.path} has other settings ({differences}); leave them out or start anew."
         )
@@ -132,12 +136,25 @@ def folder_path(options: Namespace) -> Path | None:
 
 
 def settings_of(options: Namespace) -> Settings:
-    """The options that define the run, as YAML knows them."""
-    return {key: _plain(value) for key, value in vars(options).items() if key not in _NOT_SETTINGS}
+    """The options that define the run, as YAML knows them.
+
+    Raises:
+        ValueError: If there are options of hardware, but the backend is none.
+    """
+    settings = {key: _plain(value) for key, value in vars(options).items() if key not in _NOT_SETTINGS}
+    return without_unused_options(settings)
+
+
+def flat(settings: Settings) -> Settings:
+    """The settings with the names of the command line: ``ibm.mode`` in place of ``mode`` within ``ibm``."""
+    within = {f"ibm.{key}": value for key, value in settings.get("ibm", {}).items()}
+    return {key: value for key, value in settings.items() if key != "ibm"} | within
 
 
 def _plain(value: Any) -> Any:
-    """Without the parser's restricted number types, which YAML does not know."""
+    """Without the parser's own types, which YAML does not know."""
+    if isinstance(value, Namespace):
+        return {key: _plain(part) for key, part in vars(value).items()}
     if isinstance(value, float):
         return float(value)
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from qiskit_torch_bridge import QuantumLayer
 
 from .board import Board
+from .hardware import Measured, word_of
 from .rows import Examples
 from .workplace import Workplace, gathered, total
 
@@ -75,10 +76,10 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _deferred_interrupt() -> Iterator[threading.Event]:
-    """Within it, the first Ctrl-C only sets the event; the second one interrupts at once."""
+def _deferred_interrupt(*, at_once: bool) -> Iterator[threading.Event]:
+    """Within it, the first Ctrl-C only sets the event; the second one interrupts at once, or the first if so wanted."""
     pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    if at_once or threading.current_thread() is not threading.main_thread():
         yield pressed
         return
     previous = signal.getsignal(signal.SIGINT)
@@ -103,6 +104,9 @@ class Trainer:
 
     Everything random comes from streams whose positions are in the checkpoint: torch's own generators (dropout,
     augmentation), the quantum layers' shots, and the order of the examples, which follows from the seed and the epoch alone.
+
+    Where a quantum layer's steps wait in a queue, each is worth a checkpoint: one is written after every step. Ctrl-C then
+    interrupts at once, because a step may take hours, and the ledger has its job.
 
     Args:
         model: Gives a row of scores for each example: one a class, or a single logit of class 1.
@@ -133,7 +137,8 @@ class Trainer:
         scheduler: Callable[[torch.optim.Optimizer, int, int], LRScheduler] | None = None,
         threads: int | None = 1,
     ) -> None:
-        self.model, self.loss, self.settings = model, loss, dict(settings)
+        self.model, self.loss = model, loss
+        self.settings = {name: word_of(value) for name, value in settings.items()}
         self.folder, self.fabric, self._resume = work.folder, work.fabric, work.resume
         self.stages = tuple(stages) if stages is not None else (Stage("training", settings["epochs"]),)
         self._make_optimizer, self._make_scheduler, self._threads = optimizer, scheduler, threads
@@ -147,6 +152,7 @@ class Trainer:
         self._earlier = {"circuits": 0, "shots": 0}
         self._seconds_before, self._started = 0.0, time.perf_counter()
         self._saved = time.perf_counter()
+        self._measured = self._measured_by_all = Measured()
         if self.fabric.global_rank:  # dropout of its own; the weights are those of the first process
             torch.manual_seed(settings["seed"] * 1_000_003 + self.fabric.global_rank)
 
@@ -173,7 +179,11 @@ class Trainer:
             ValueError: If the checkpoint is of another model or another kind of run; nothing has changed then.
         """
         steps = -(-len(train) // self.settings["batch_size"])
-        with _threads(self._threads), _deferred_interrupt() as interrupted, ExitStack() as boards:
+        with (
+            _threads(self._threads),
+            _deferred_interrupt(at_once=self._queues) as interrupted,
+            ExitStack() as boards,
+        ):
             state = self._checkpoint()
             resumed_in = 0 if state is None else state["stage"]
             last_epoch = sum(stage.epochs for stage in self.stages[:resumed_in])
@@ -202,6 +212,7 @@ class Trainer:
                     torch.distributed.broadcast(buffer, src=0)
             inputs, labels = examples.batch(torch.arange(rank, len(examples), world), training=False)
             mine = self.model(inputs.to(self.fabric.device))
+            self._note_passports()
             scores = mine.new_zeros(len(examples), mine.shape[1])
             scores[rank::world] = mine
             all_labels = labels.new_zeros(len(examples), device=scores.device)
@@ -212,9 +223,12 @@ class Trainer:
             return self.loss(scores, all_labels).mean().item(), accuracy, scores.cpu()
 
     def result(self) -> dict[str, Any]:
-        """What the training has come to: the last epoch's metrics that a result wants."""
+        """What the training has come to: the last epoch's metrics that a result wants, and its jobs on hardware."""
         wanted = ("test_accuracy", "train_accuracy", "test_loss", "seconds", "circuits", "shots")
-        return {"epochs": self.epoch} | {name: self.rows[-1][name] for name in wanted}
+        numbers = {"epochs": self.epoch} | {name: self.rows[-1][name] for name in wanted}
+        for layer in quantum_layers(self.model)[:1]:
+            numbers |= self._measured_by_all.result(layer.backend)
+        return numbers
 
     def save(self) -> None:
         """Writes the checkpoint and the metrics so far."""
@@ -223,6 +237,15 @@ class Trainer:
             self.folder.write_checkpoint(state)
             self.folder.write_metrics(self.rows)
         self._saved = time.perf_counter()
+
+    @property
+    def _queues(self) -> bool:
+        return any(layer.backend.queues for layer in quantum_layers(self.model))
+
+    def _note_passports(self) -> None:
+        for layer in quantum_layers(self.model):
+            if layer.last_run is not None and layer.last_run.passport is not None:
+                self._measured.note(layer.last_run.passport)
 
     @contextmanager
     def _begin(self) -> Iterator[None]:
@@ -280,6 +303,7 @@ class Trainer:
     def _learn(self, inputs: torch.Tensor, labels: torch.Tensor, rows_of_all: int) -> None:
         self.optimizer.zero_grad()
         scores = self.wrapped(inputs)
+        self._note_passports()
         losses = self.loss(scores, labels)
         # Fabric averages gradients over processes.
         self.fabric.backward(losses.sum() * (self.fabric.world_size / rows_of_all))
@@ -293,7 +317,7 @@ class Trainer:
         self._sums["seen"] += len(labels)
 
     def _save_if_due(self, interrupted: threading.Event) -> None:
-        overdue = time.perf_counter() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
+        overdue = self._queues or time.perf_counter() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
         stop, overdue = self._anywhere(interrupted.is_set(), overdue)
         if stop or overdue:
             self.save()
@@ -311,6 +335,7 @@ class Trainer:
         test_loss, test_accuracy, self.test_scores = self.evaluate(test)
         parts = gathered(self.fabric, {**self._sums, "circuits": self.circuits, "shots": self.shots})
         sums = {name: sum(part[name] for part in parts) for name in parts[0]}
+        self._measured_by_all = Measured.together(gathered(self.fabric, self._measured.state()))
         numbers = sum(parameter.numel() for parameter in self._trained)
         row = {
             "epoch": self.epoch + 1,
@@ -343,6 +368,7 @@ class Trainer:
             "quantum_rng": [layer.get_rng_state() for layer in quantum_layers(self.model)],
             "circuits": self.circuits,
             "shots": self.shots,
+            "measured": self._measured.state(),
         }
         return {
             "settings": self.settings,
@@ -398,6 +424,8 @@ class Trainer:
         for layer, rng in zip(layers, mine["quantum_rng"], strict=True):
             layer.set_rng_state(rng)
         self._earlier = {"circuits": mine["circuits"], "shots": mine["shots"]}
+        self._measured = Measured(mine.get("measured"))  # a checkpoint from before there was hardware has none
+        self._measured_by_all = Measured.together(gathered(self.fabric, self._measured.state()))
         self.rows, self.test_scores = [dict(row) for row in state["rows"]], state["test_scores"]
         self.epoch, self.step, self._sums = state["epoch"], state["step"], dict(mine["sums"])
         self._seconds_before, self._started = state["seconds"], time.perf_counter()

@@ -18,6 +18,7 @@ from qiskit_torch_bridge import DressedQuantumNet
 from .. import transfer
 from ..common.command import Experiment
 from ..common.costs import cost_of_training
+from ..common.hardware import simulated, word_of
 from ..common.options import Settings, experiment_parser
 from ..common.plots import circuit_diagram, draw_predictions, learning_curves, save_predictions, softmax_of_largest
 from ..common.rows import Examples, Rows
@@ -227,7 +228,8 @@ def draw(folder: RunFolder) -> None:
 
 
 def _check(settings: Settings) -> None:
-    """Refuses what one of the schemes cannot be."""
+    """Refuses what one of the schemes cannot be, without a device, which a run opens only later."""
+    settings = simulated(settings)
     network, weights = _pretrained(settings)
     if weights == "pretrain":
         settings_for(settings, network)
@@ -272,7 +274,7 @@ def _quantum_network(settings: Settings) -> nn.Module:
 
 def _features(images: Images, backbone: Backbone, settings: Settings, work: Workplace) -> Rows:
     cache = RunFolder(Path(settings["cache"]) / "features")
-    circuit = {name: settings[name] for name in ("backend", "shots", "seed")}
+    circuit = {name: settings[name] for name in ("shots", "seed")} | {"backend": word_of(settings["backend"])}
     features = cached_features(images, backbone, cache, work.fabric.device, circuit=circuit)
     return Rows(features, images.labels)
 

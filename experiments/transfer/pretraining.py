@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ..common.command import Experiment
 from ..common.costs import cost_of_training
+from ..common.hardware import simulated
 from ..common.options import Settings, experiment_parser, saved_settings, settings_of
 from ..common.plots import draw_predictions, learning_curves, save_predictions, softmax_of_largest
 from ..common.rows import Rows
@@ -69,7 +70,7 @@ def complete(settings: Settings) -> Settings:
             f"{settings['dataset']}; expected at least two classes to train on."
         )
     if settings["network"] == "quantum":
-        _network(settings, len(classes))  # which refuses what its layer cannot be
+        _network(simulated(settings), len(classes))  # which refuses what its layer cannot be
     return {**settings, "classes": ",".join(classes)}
 
 

@@ -78,8 +78,8 @@ class IBMBackend(Backend):
         max_qpu_seconds: Cap for the time on the quantum processor, billed where that is known, else estimated.
         max_shots: Cap for the shots.
         max_jobs: Cap for the jobs.
-        ledger: The file; None: ``qtb-jobs.sqlite`` in the working directory or what the environment variable QTB_LEDGER
-            says, and memory for rehearsals.
+        ledger: The file, or ``":memory:"``; None: ``qtb-jobs.sqlite`` in the working directory or what the environment
+            variable QTB_LEDGER says, and memory for rehearsals.
         run: A name that tells runs with the same ledger and seed apart.
         shadow: Whether to simulate everything without noise as well, and log what shots and what the device contribute to
             the difference (``layer.last_run.shadow``).

@@ -46,7 +46,7 @@ class Fault(Enum):
     REFUSED = "the same request will fail again"
 
 
-class ServiceFault(Exception):  # noqa: N818 - never leaves this package
+class ServiceFault(HardwareError):  # noqa: N818
     """A request failed; the message holds no token.
 
     Attributes:
@@ -123,10 +123,7 @@ class Device(ABC):
             runner.options.simulator.angle_decimals = 12  # the default rounds finite differences away
         # An Estimator rounds 1 / precision**2 up, and must not round the last digit's error up.
         amount = {"shots": shots} if primitive == "sampler" else {"precision": (shots * (1 - 1e-9)) ** -0.5}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*currently has a status of.*")
-            job = runner.run(pubs, **amount)
-        self._sent(job)
+        self._sent(job := runner.run(pubs, **amount))
         return job.job_id(), self.session_id
 
     @abstractmethod
@@ -268,7 +265,8 @@ class CloudDevice(Device):
     def submit(
         self, primitive: str, pubs: Sequence[Any], *, shots: int, options: Mapping[str, Any], tag: str, seed: int
     ) -> tuple[str, str | None]:
-        with self._request():
+        with self._request(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*currently has a status of.*")
             return super().submit(primitive, pubs, shots=shots, options=options, tag=tag, seed=seed)
 
     def _sent(self, job: Any) -> None:
@@ -302,8 +300,9 @@ class CloudDevice(Device):
 
     def usage(self, job_id: str) -> float | None:
         with self._request():
-            seconds = self._job(job_id).usage()
-        return float(seconds) if seconds else None
+            usage = self._job(job_id).metrics().get("usage") or {}
+        seconds = usage.get("qpu_charge_time_seconds", usage.get("quantum_seconds"))
+        return None if seconds is None or usage.get("status", "pending") == "pending" else float(seconds)
 
     def cancel(self, job_id: str) -> None:
         from qiskit_ibm_runtime.exceptions import RuntimeInvalidStateError
@@ -456,7 +455,7 @@ def _real_device(name: str, account: str | None, instance: str | None) -> Any:
         known = sorted({entry["name"] for client in clients for entry in client.list_backends()})
         return service.backend(name)
     except QiskitBackendNotFoundError:
-        listed = ", ".join(known) or "none"
+        listed = ", ".join(known) or "none (so says a refused account too: `python -m experiments ibm-check` tells)"
         raise ValueError(f"backend: got {name!r}, but the devices of this account are: {listed}.") from None
     except (AccountsError, IBMInputValueError) as error:
         raise ValueError(

@@ -170,14 +170,15 @@ class Ledger:
     """A ledger in an SQLite file, which any number of processes of a machine may share.
 
     Args:
-        path: The file; made where there is none. None: in memory, for rehearsals whose jobs cost nothing.
+        path: The file; made where there is none. None or ``":memory:"``: in memory, for rehearsals whose jobs cost
+            nothing.
 
     Raises:
         LedgerError: If the file is no ledger, or cannot be opened.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None or path == ":memory:" else Path(path)
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._process = -1

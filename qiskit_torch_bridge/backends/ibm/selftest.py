@@ -35,7 +35,7 @@ def test_layout(program: Program, units: Sequence[Unit]) -> str:
     Raises:
         ValueError: If they do not agree; nothing may be submitted then.
     """
-    compact = [_without_idle_qubits(unit.bound.circuit) for unit in units]
+    compact = [_without_idle_qubits(unit) for unit in units]
     width = max((circuit.num_qubits for circuit, _ in compact), default=0)
     if max(width, len(program.active_qubits)) > MOST_QUBITS:
         return f"layout not tested: {width} qubits are too many to simulate here (more than {MOST_QUBITS})"
@@ -96,18 +96,18 @@ def _exact(program: Program, angles: np.ndarray) -> np.ndarray:
     return StatevectorBackend().evaluate(program, angles, shots=None, seed=np.random.SeedSequence(0)).values
 
 
-def _without_idle_qubits(circuit: QuantumCircuit) -> tuple[QuantumCircuit, tuple[int, ...]]:
-    """The circuit on the qubits that something acts on, and which these are."""
-    used = tuple(
-        sorted(
-            {
-                circuit.find_bit(qubit).index
-                for instruction in circuit.data
-                if instruction.operation.name not in ("barrier", "delay")
-                for qubit in instruction.qubits
-            }
-        )
-    )
+def _without_idle_qubits(unit: Unit) -> tuple[QuantumCircuit, tuple[int, ...]]:
+    """The circuit on the qubits that a gate, a measurement or an observable acts on, and which these are."""
+    circuit = unit.bound.circuit
+    touched = {
+        circuit.find_bit(qubit).index
+        for instruction in circuit.data
+        if instruction.operation.name not in ("barrier", "delay")
+        for qubit in instruction.qubits
+    }
+    for observable in unit.observables:
+        touched.update(np.flatnonzero((observable.paulis.x | observable.paulis.z).any(axis=0)).tolist())
+    used = tuple(sorted(touched))
     place = {qubit: i for i, qubit in enumerate(used)}
     compact = QuantumCircuit(len(used), circuit.num_clbits)
     for instruction in circuit.data:

@@ -122,8 +122,12 @@ class Sender:
     def collect(self, number: int) -> None:
         """Fetches the result of a job that was sent, by this process or an earlier one, waiting for it."""
         entry = self.ledger.entry(number)
-        if entry.state == "intended":
-            job_id = self._find_settled(entry.tag)
+        if entry.state == "intended" and self.ledger.take_over(number) is Role.RECOVER:  # else a process is sending it
+            try:
+                job_id = self._find_settled(entry.tag)
+            except BaseException:
+                self.ledger.release(number)
+                raise
             if job_id is None:
                 self.ledger.failed(number, "cancelled", "it was never submitted", None)
                 return
@@ -132,16 +136,21 @@ class Sender:
             self._fetch(Claim(number, entry.tag, Role.AWAIT))
 
     def cancel(self, number: int) -> None:
-        """Cancels a job that has not ended."""
+        """Cancels a job that has not ended; the result of one that was done before that is fetched."""
         entry = self.ledger.entry(number)
         job_ids = (
             [entry.job_id] if entry.job_id else self._patiently(lambda: self.device.find(entry.tag), "look for a job")
         )
         for job_id in job_ids:
             self._patiently(partial(self.device.cancel, job_id), "cancel a job")
-        if job_ids and entry.job_id is None:
-            self.ledger.submitted(number, job_ids[0], session_id=None, calibrated="")
-        usage = self._usage(job_ids[0]) if job_ids else None
+        usage = None
+        if job_ids:
+            if entry.job_id is None:
+                self.ledger.submitted(number, job_ids[0], session_id=None, calibrated="")
+            if self._patiently(partial(self.device.state, job_ids[0]), "look at a job")[0] == "done":
+                self._fetch(Claim(number, entry.tag, Role.AWAIT))
+                return
+            usage = self._usage(job_ids[0])
         self.ledger.failed(number, "cancelled", "cancelled by the user", usage)
 
     def settle_bills(self) -> None:

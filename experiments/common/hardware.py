@@ -1,0 +1,264 @@
+"""IBM hardware in a run: its options, the device that is opened once, and what its jobs came to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from qiskit_torch_bridge import Backend, Ledger, Passport
+
+from .runs import RunFolder
+
+if TYPE_CHECKING:
+    from qiskit_torch_bridge import IBMBackend
+    from qiskit_torch_bridge.backends.ibm.ledger import Entry
+
+__all__ = [
+    "CAPS",
+    "IN_MEMORY",
+    "LEDGER",
+    "HardwareOptions",
+    "Measured",
+    "add_hardware_options",
+    "connected",
+    "costs_of_jobs",
+    "discard_unused_ledger",
+    "is_hardware",
+    "ledger_of",
+    "opened",
+    "require_one_session",
+    "simulated",
+    "without_unused_options",
+    "word_of",
+]
+
+LEDGER = "jobs.sqlite"
+IN_MEMORY = ":memory:"
+CAPS = ("ibm.max_qpu_seconds", "ibm.max_shots", "ibm.max_jobs")
+_BACKENDS = (
+    "statevector (exact), aer, fake:NAME (a device's noise, fake:manila), ibm:NAME (a device of IBM's, every step a paid "
+    "job; ibm:fake_manila rehearses that at no cost), replay:FILE (a recorded run)."
+)
+
+
+@dataclass(frozen=True)
+class HardwareOptions:
+    """What :class:`~qiskit_torch_bridge.IBMBackend` can be told on the command line; the names are its own."""
+
+    account: str | None = field(
+        default=None, metadata={"help": "The name that the account was saved under; null: the default one."}
+    )
+    instance: str | None = field(default=None, metadata={"help": "The instance's name or CRN; null: the account's."})
+    mode: Literal["job", "batch", "session"] = field(
+        default="job",
+        metadata={"help": "Each job by itself, a batch, or a session (billed between jobs too; not in the open plan)."},
+    )
+    max_time: PositiveInt | None = field(
+        default=None, metadata={"help": "Seconds that a session or batch may be open; null: the service's."}
+    )
+    primitive: Literal["sampler", "estimator"] = field(
+        default="sampler", metadata={"help": "IBM's primitive; an estimator can mitigate errors."}
+    )
+    options: dict[str, Any] | None = field(
+        default=None,
+        metadata={
+            "help": "The primitive's options by IBM's names, such as '{\"dynamical_decoupling\": {\"enable\": true}}'."
+        },
+    )
+    optimization_level: Literal[0, 1, 2, 3] = field(default=2, metadata={"help": "The transpiler's."})
+    seed_transpiler: NonNegativeInt | None = field(
+        default=0, metadata={"help": "Makes the transpiler's choices repeatable."}
+    )
+    max_qpu_seconds: NonNegativeFloat | None = field(
+        default=None,
+        metadata={"help": "Stop before the job with which the run would pass so many seconds of QPU time."},
+    )
+    max_shots: NonNegativeInt | None = field(
+        default=None, metadata={"help": "Stop before the job with which it would pass so many shots."}
+    )
+    max_jobs: NonNegativeInt | None = field(
+        default=None, metadata={"help": "Stop before it would send more jobs than this."}
+    )
+    shadow: bool = field(
+        default=False, metadata={"help": "Simulate each job without noise too, and log what the device adds."}
+    )
+
+
+def add_hardware_options(parser: Any, *, backend: str) -> None:
+    """Adds ``--backend`` and, for hardware, ``--ibm.NAME`` for each field of :class:`HardwareOptions`."""
+    parser.add_argument("--backend", type=str, default=backend, help=_BACKENDS)
+    types = get_type_hints(HardwareOptions)
+    for each in fields(HardwareOptions):
+        parser.add_argument(
+            f"--ibm.{each.name}", type=types[each.name], default=each.default, help=each.metadata["help"]
+        )
+
+
+def is_hardware(word: Any) -> bool:
+    """Whether a backend's word means a device of IBM's, be it for a rehearsal."""
+    return isinstance(word, str) and word.startswith("ibm:") and word != "ibm:"
+
+
+def word_of(setting: Any) -> Any:
+    """What a setting is called in files: a backend that was opened for the run has its word as name."""
+    return setting.name if isinstance(setting, Backend) else setting
+
+
+def simulated(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings on a simulator with shots, if they are for hardware: enough to see whether a layer can be made."""
+    return {**settings, "backend": "aer"} if is_hardware(settings["backend"]) else dict(settings)
+
+
+def without_unused_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without options of hardware, if they are for something else.
+
+    Raises:
+        ValueError: If such options are given then.
+    """
+    if is_hardware(settings["backend"]):
+        return dict(settings)
+    defaults = {each.name: each.default for each in fields(HardwareOptions)}
+    given = [f"--ibm.{name}" for name, value in settings["ibm"].items() if value != defaults[name]]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)}: got --backend {settings['backend']}, expected ibm:NAME, which these options are for; "
+            "leave them out, or name a device (ibm:fake_manila for a rehearsal)."
+        )
+    return {name: value for name, value in settings.items() if name != "ibm"}
+
+
+def require_one_session(settings: Mapping[str, Any], processes: int) -> None:
+    """Refuses sessions and batches for several processes, each of which would open and pay for one.
+
+    Raises:
+        ValueError: If it comes to that.
+    """
+    mode = settings.get("ibm", {}).get("mode", "job")
+    if processes > 1 and mode != "job":
+        raise ValueError(
+            f"--ibm.mode: got {mode!r} for {processes} processes, expected 'job': each process would open one of its own."
+        )
+
+
+def ledger_of(folder: RunFolder) -> Path:
+    """The ledger of a run that is there: its own, or that of the run which it is a part of."""
+    own, whole = folder.file(LEDGER), folder.path.resolve().parent / LEDGER
+    return whole if whole.is_file() and not own.is_file() else own
+
+
+def connected(name: str, options: Mapping[str, Any], ledger: Path | str) -> IBMBackend:
+    """The device of that name, with options as :class:`HardwareOptions` has them."""
+    from qiskit_torch_bridge import IBMBackend  # which needs a package that other runs do not
+
+    return IBMBackend(name, ledger=ledger, **options)
+
+
+@contextmanager
+def opened(settings: Mapping[str, Any], ledger: Path | str) -> Iterator[IBMBackend | None]:
+    """The device that the settings name, closed in the end; None if they name none."""
+    if not is_hardware(settings["backend"]):
+        yield None
+        return
+    with connected(settings["backend"].removeprefix("ibm:"), settings["ibm"], ledger) as device:
+        yield device
+
+
+def discard_unused_ledger(folder: RunFolder) -> None:
+    """Removes a run's ledger if no job was written down in it; it must be closed."""
+    path = folder.file(LEDGER)
+    if path.is_file():
+        ledger = Ledger(path)
+        unused = not ledger.entries()
+        ledger.close()
+        if unused:
+            for file in folder.path.glob(f"{LEDGER}*"):  # and what SQLite keeps beside it
+                file.unlink()
+
+
+def costs_of_jobs(entries: Sequence[Entry]) -> dict[str, Any]:
+    """What jobs of a ledger came to: how many, billed seconds (None while some are not known), estimated seconds."""
+    billed = [entry.usage_seconds for entry in entries if entry.state == "done" or entry.usage_seconds is not None]
+    return {
+        "jobs": len(entries),
+        "qpu_seconds": None if None in billed else round(sum(filter(None, billed)), 3),
+        "qpu_seconds_estimated": round(sum(e.estimated_seconds for e in entries if e.state != "cancelled"), 3),
+    }
+
+
+class Measured:
+    """Where a training's results were measured: what its passports say, each thing once.
+
+    Args:
+        state: From :meth:`state`.
+    """
+
+    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+        given = state or {"jobs": [], "circumstances": []}
+        self._jobs = {tuple(ids): (usage, estimate) for ids, usage, estimate in given["jobs"]}
+        self._circumstances: list[dict[str, Any]] = [dict(each) for each in given["circumstances"]]
+
+    def note(self, passport: Passport) -> None:
+        """A result has come with this passport."""
+        self._jobs[passport.job_ids] = (passport.usage_seconds, passport.estimated_seconds)
+        self._add(
+            {
+                "backend": passport.backend,
+                "calibrated": sorted(set(passport.calibrated) - {""}),
+                "layouts": [list(layout) for layout in passport.layouts],
+                "primitive": passport.primitive,
+                "options": dict(passport.options),
+                "optimization_level": passport.optimization_level,
+                "seed_transpiler": passport.seed_transpiler,
+                "versions": dict(passport.versions),
+            }
+        )
+
+    def _add(self, circumstances: dict[str, Any]) -> None:
+        if circumstances not in self._circumstances:
+            self._circumstances.append(circumstances)
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        jobs = [[list(ids), usage, estimate] for ids, (usage, estimate) in self._jobs.items()]
+        return {"jobs": jobs, "circumstances": self._circumstances}
+
+    @classmethod
+    def together(cls, states: Sequence[Mapping[str, Any]]) -> Measured:
+        """What several processes have measured."""
+        all_of_them = cls({"jobs": [job for state in states for job in state["jobs"]], "circumstances": []})
+        for state in states:
+            for each in state["circumstances"]:
+                all_of_them._add(dict(each))
+        return all_of_them
+
+    def result(self, backend: Any) -> dict[str, Any]:
+        """For ``result.json``: jobs and their costs, and where they ran; nothing if nothing came with a passport.
+
+        Args:
+            backend: Where they were measured.
+        """
+        if not self._jobs:
+            return {}
+        costs = self._costs_in(backend) if is_hardware(word_of(backend)) else self._costs()
+        return {"backend": word_of(backend), **costs, "measured": self._circumstances}
+
+    def _costs_in(self, backend: IBMBackend) -> dict[str, Any]:
+        mine = {job_id for ids in self._jobs for job_id in ids}
+        backend.settle_bills()
+        return costs_of_jobs([entry for entry in backend.ledger.entries() if entry.job_id in mine])
+
+    def _costs(self) -> dict[str, Any]:
+        """By the passports alone; which cannot tell whose seconds are whose where they share some jobs but not all."""
+        jobs = {job_id for ids in self._jobs for job_id in ids}
+        apart = sum(map(len, self._jobs)) == len(jobs)
+        usages, estimates = zip(*self._jobs.values(), strict=True)
+        return {
+            "jobs": len(jobs),
+            "qpu_seconds": round(sum(usages), 3) if apart and None not in usages else None,
+            "qpu_seconds_estimated": round(sum(estimates), 3) if apart else None,
+        }

@@ -1,0 +1,425 @@
+"""Experiments on IBM hardware from the command line: on fake devices, and on a stand-in of IBM's service."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from ibm_cloud import TOKEN, CloudServer
+from runs import assert_same_run, ctrl_c_at, metrics, one_line, parsed, result, start, weights
+
+pytest.importorskip("qiskit_ibm_runtime")
+
+from experiments.__main__ import main
+from experiments.mnist01 import EXPERIMENT
+from experiments.record_lesson import DEVICE, RECORDING, lesson, record
+from qiskit_torch_bridge import Ledger, Replay
+from qiskit_torch_bridge.backends.ibm import sending
+
+pytestmark = [
+    pytest.mark.usefixtures("no_pictures"),
+    # Aer silences its own use of it, but in a thread, where filters of warnings are not safe.
+    pytest.mark.filterwarnings('ignore:"warnings" argument has been deprecated:DeprecationWarning'),
+]
+
+SMALL = ["--dataset", "digits", "--train-per-digit", "2", "--test-per-digit", "2", "--shots", "20", "--seed", "1"]
+REHEARSAL = [*SMALL, "--epochs", "1", "--backend", "ibm:fake_manila"]
+STEPS = 4
+JOBS = STEPS + 1  # and the test
+
+
+def run(*arguments: str) -> int:
+    return main(["mnist01", *arguments])
+
+
+def jobs_of(folder: Path) -> list[Any]:
+    ledger = Ledger(folder / "jobs.sqlite")
+    entries = ledger.entries()
+    ledger.close()
+    return entries
+
+
+def assert_nothing_paid_twice(folder: Path) -> None:
+    """Each job of the run is in the ledger once, with its result."""
+    entries = jobs_of(folder)
+    assert [entry.state for entry in entries] == ["done"] * JOBS
+    assert len({entry.key for entry in entries}) == JOBS
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert run(*REHEARSAL, "--run-dir", str(folder)) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def on_the_cloud(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run through IBM's client, with nothing in its way."""
+    folder = tmp_path_factory.mktemp("cloud") / "run"
+    with CloudServer():
+        assert run(*SMALL, "--epochs", "1", "--backend", "ibm:ibm_manila", "--run-dir", str(folder)) == 0
+    return folder
+
+
+@pytest.fixture
+def server() -> Iterator[CloudServer]:
+    with CloudServer() as running:
+        yield running
+
+
+# Options.
+
+
+def test_options_of_hardware_are_settings(tmp_path):
+    config = tmp_path / "options.yaml"
+    config.write_text(yaml.safe_dump({"backend": "ibm:ibm_fez", "ibm": {"mode": "batch", "options": {"twirling": {}}}}))
+    settings = parsed(EXPERIMENT, "--config", str(config), "--ibm.max_qpu_seconds", "60", "--data-root", str(tmp_path))
+    assert settings["backend"] == "ibm:ibm_fez"
+    ours = {name: settings["ibm"][name] for name in ("mode", "options", "max_qpu_seconds", "primitive")}
+    assert ours == {"mode": "batch", "options": {"twirling": {}}, "max_qpu_seconds": 60.0, "primitive": "sampler"}
+    assert yaml.safe_load(yaml.safe_dump(settings)) == settings
+
+
+def test_simulators_have_no_options_of_hardware(tmp_path, capsys):
+    assert "ibm" not in parsed(EXPERIMENT, "--backend", "aer", "--data-root", str(tmp_path))
+    line = one_line(capsys, "mnist01", *SMALL, "--backend", "aer", "--ibm.max_jobs", "3", "--ibm.mode", "batch")
+    assert "--ibm.mode, --ibm.max_jobs: got --backend aer, expected ibm:NAME" in line
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (["--ibm.options", '{"twirlling": {}}'], "twirlling"),
+        (["--backend", "ibm:fake_nowhere"], "fake_nowhere"),
+        (["--backend", "ibm:"], "expected one of 'statevector', 'aer', 'fake:NAME', 'ibm:NAME', 'replay:FILE'"),
+    ],
+)
+def test_refuses_what_cannot_be_before_anything_is_written(tmp_path, capsys, option, says):
+    folder = tmp_path / "run"
+    assert says in one_line(capsys, "mnist01", *REHEARSAL, *option, "--run-dir", str(folder))
+    assert not folder.exists()
+
+
+def test_help_names_the_words_and_the_options(capsys):
+    with pytest.raises(SystemExit):
+        run("--help")
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in ("fake:NAME", "ibm:NAME", "replay:FILE", "--ibm.max_qpu_seconds"))
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        ["spirals", "--head", "quantum", "--depth", "1", "--backend", "ibm:fake_manila"],
+        ["recipes", "--dataset", "digits", "--question", "dropout", "--backend", "ibm:fake_guadalupe"],
+        ["pretrain", "--dataset", "digits", "--network", "quantum", "--backend", "ibm:fake_guadalupe"],
+    ],
+)
+def test_dry_run_says_jobs_and_seconds_and_writes_nothing(tmp_path, monkeypatch, capsys, experiment):
+    monkeypatch.chdir(tmp_path)
+    assert main([*experiment, "--shots", "10", "--dry-run"]) == 0
+    assert "s of QPU time." in capsys.readouterr().out
+    assert not any(tmp_path.iterdir())
+
+
+# A run, and what is left of it.
+
+
+def test_a_step_is_a_job(undisturbed):
+    assert_nothing_paid_twice(undisturbed)
+    came_to = result(undisturbed)
+    assert (came_to["backend"], came_to["jobs"], came_to["qpu_seconds"]) == ("ibm:fake_manila", JOBS, None)
+    estimated = sum(entry.estimated_seconds for entry in jobs_of(undisturbed))
+    assert came_to["qpu_seconds_estimated"] == pytest.approx(estimated, abs=1e-3)
+    (measured,) = came_to["measured"]
+    assert measured["backend"] == "fake_manila"
+    assert measured["calibrated"] == sorted({entry.calibrated for entry in jobs_of(undisturbed)})
+    assert "qiskit" in measured["versions"]
+    assert all(0 <= qubit < 5 for layout in measured["layouts"] for qubit in layout)
+
+
+def test_settings_hold_the_word(undisturbed):
+    settings = yaml.safe_load((undisturbed / "config.yaml").read_text())
+    assert settings["backend"] == "ibm:fake_manila"
+    assert settings["ibm"]["mode"] == "job"
+    assert torch.load(undisturbed / "checkpoint.pt", weights_only=True)["settings"] == settings
+
+
+def test_dry_run_says_what_the_run_then_costs(undisturbed, capsys):
+    assert run(*REHEARSAL, "--dry-run") == 0
+    assert f"{JOBS} jobs, {round(result(undisturbed)['qpu_seconds_estimated'])} s" in capsys.readouterr().out
+
+
+def test_fake_devices_without_jobs_train(tmp_path):
+    folder = tmp_path / "run"
+    assert run(*SMALL, "--epochs", "1", "--backend", "fake:manila", "--run-dir", str(folder)) == 0
+    assert "jobs" not in result(folder)
+    assert not (folder / "jobs.sqlite").exists()
+
+
+# Stopped, and continued.
+
+
+def test_a_budget_stops_a_run_and_a_larger_one_continues_it(tmp_path, capsys, undisturbed):
+    folder = tmp_path / "run"
+    capsys.readouterr()
+    assert run(*REHEARSAL, "--ibm.max_jobs", "2", "--run-dir", str(folder)) == 1
+    printed = capsys.readouterr()
+    (line,) = printed.err.strip().splitlines()
+    assert line.startswith("mnist01: max_jobs: ")
+    assert f"continue with: python -m experiments mnist01 --resume --run-dir {folder}" in printed.out
+    assert "--ibm.max_jobs" in printed.out
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["step"] == 2
+    assert run("--resume", "--run-dir", str(folder)) == 1
+    assert run("--resume", "--ibm.max_jobs", "9", "--run-dir", str(folder)) == 0
+    assert yaml.safe_load((folder / "config.yaml").read_text())["ibm"]["max_jobs"] == 9
+    assert_same_run(folder, undisturbed)
+    assert_nothing_paid_twice(folder)
+
+
+def test_other_options_are_the_run_s(tmp_path, capsys, undisturbed):
+    folder = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+    line = one_line(capsys, "mnist01", "--resume", "--ibm.optimization_level", "3", "--run-dir", str(folder))
+    assert "ibm.optimization_level: got 3, expected 2" in line
+
+
+def test_ctrl_c_before_the_first_checkpoint(tmp_path, capsys, undisturbed):
+    folder = tmp_path / "run"
+    with ctrl_c_at(1, "nll_loss"):
+        assert run(*REHEARSAL, "--run-dir", str(folder)) == 130
+    assert "--resume --run-dir" in capsys.readouterr().out
+    assert not (folder / "checkpoint.pt").exists()
+    assert len(jobs_of(folder)) == 1
+    assert run("--resume", "--run-dir", str(folder)) == 0
+    assert_same_run(folder, undisturbed)
+    assert_nothing_paid_twice(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 4])
+def test_killed(tmp_path, undisturbed, jobs):
+    folder = tmp_path / "run"
+    process = start("mnist01", *REHEARSAL, "--run-dir", str(folder))
+    while not ((folder / "jobs.sqlite").is_file() and len(jobs_of(folder)) >= jobs):
+        assert process.is_alive()
+        time.sleep(0.05)
+    process.kill()
+    process.join()
+    assert run("--resume", "--run-dir", str(folder)) == 0
+    assert_same_run(folder, undisturbed)
+    done = [entry.key for entry in jobs_of(folder) if entry.state == "done"]
+    assert len(done) == len(set(done)) == JOBS
+
+
+def test_seeds_share_the_ledger_and_the_caps(tmp_path, capsys):
+    folder = tmp_path / "run"
+    two = [*REHEARSAL, "--seeds", "2", "--ibm.max_jobs", str(2 * JOBS - 1), "--run-dir", str(folder)]
+    assert run(*two) == 1
+    assert run("--resume", "--ibm.max_jobs", str(2 * JOBS), "--run-dir", str(folder)) == 0
+    assert f"ibm:fake_manila: {2 * JOBS} jobs" in capsys.readouterr().out
+    assert result(folder)["jobs"] == len(jobs_of(folder)) == 2 * JOBS
+    parts = [folder / "quantum-seed1", folder / "quantum-seed2"]
+    assert [result(part)["jobs"] for part in parts] == [JOBS, JOBS]
+    assert not any((part / "jobs.sqlite").exists() for part in parts)
+    assert run("--resume", "--epochs", "2", "--ibm.max_jobs", "99", "--run-dir", str(parts[0])) == 0
+    assert result(parts[0])["jobs"] == 2 * JOBS
+    assert len(jobs_of(folder)) == 3 * JOBS
+
+
+# Recorded and replayed.
+
+
+def test_a_recorded_run_is_replayed(tmp_path, undisturbed, capsys):
+    recording = tmp_path / "run.npz"
+    assert main(["jobs", str(undisturbed), "--record", str(recording)]) == 0
+    assert f"--backend replay:{recording}" in capsys.readouterr().out
+    again = tmp_path / "again"
+    assert run(*SMALL, "--epochs", "1", "--backend", f"replay:{recording}", "--run-dir", str(again)) == 0
+    assert metrics(again) == metrics(undisturbed)
+    assert all(torch.equal(weights(again)[name], weight) for name, weight in weights(undisturbed).items())
+    mine, recorded = result(again), result(undisturbed)
+    assert mine["measured"] == recorded["measured"]
+    assert {key: mine[key] for key in ("jobs", "qpu_seconds")} == {"jobs": JOBS, "qpu_seconds": None}
+    assert mine["qpu_seconds_estimated"] == pytest.approx(recorded["qpu_seconds_estimated"], abs=2e-3)
+
+
+def test_a_recording_is_not_written_over(tmp_path, undisturbed, capsys):
+    file = tmp_path / "there.npz"
+    file.write_bytes(b"something else")
+    assert "exists" in one_line(capsys, "jobs", str(undisturbed), "--record", str(file))
+    assert "exists" in one_line(capsys, "record-lesson", str(file))
+    assert file.read_bytes() == b"something else"
+
+
+def test_the_lesson_that_comes_with_the_project(tmp_path):
+    measured = record(tmp_path / "again.npz")
+    for file in (RECORDING, tmp_path / "again.npz"):
+        replayed = lesson(f"replay:{file}")
+        assert replayed.losses == measured.losses
+        assert torch.equal(replayed.scores, measured.scores)
+    assert replayed.losses[-1] < 0.1 < replayed.losses[0]
+    assert (replayed.scores[:, 0] > 0).tolist() == [False, True, True, False]
+    assert RECORDING.stat().st_size < 200_000
+    assert {passport.backend for passport in Replay(RECORDING).passports} == {DEVICE}
+
+
+# The list of jobs.
+
+
+def test_jobs_are_listed_without_an_account(undisturbed, capsys):
+    assert main(["jobs", str(undisturbed), "--events"]) == 0
+    by_folder = capsys.readouterr().out
+    assert f"{JOBS} jobs, 16 circuits, 320 shots" in by_folder
+    assert all(entry.job_id in by_folder for entry in jobs_of(undisturbed))
+    assert "self-test: " in by_folder
+    assert main(["jobs", str(undisturbed / "jobs.sqlite"), "--events"]) == 0
+    assert capsys.readouterr().out == by_folder
+
+
+def test_shadows_are_events(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(*REHEARSAL, "--ibm.shadow", "true", "--run-dir", str(folder)) == 0
+    assert main(["jobs", str(folder), "--events"]) == 0
+    assert "shadow: beside the exact simulation (values rms " in capsys.readouterr().out
+
+
+def test_jobs_refuses(tmp_path, undisturbed, capsys):
+    assert "there is no ledger" in one_line(capsys, "jobs", str(tmp_path))
+    assert not any(tmp_path.iterdir())
+    assert "expected the number of a job, 1 to 5, or all" in one_line(
+        capsys, "jobs", str(undisturbed), "--cancel", "nine"
+    )
+    assert "this one is done" in one_line(capsys, "jobs", str(undisturbed), "--cancel", "1")
+    other = tmp_path / "other.sqlite"
+    other.write_text("not a ledger, but long enough to have been one")
+    assert "cannot be used" in one_line(capsys, "jobs", str(other))
+
+
+# Through IBM's own client.
+
+
+def interrupted_in_the_queue(server: CloudServer, folder: Path, monkeypatch: Any) -> None:
+    """A run whose first job waits at the service while nobody waits for it."""
+
+    def press(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    server.set_device("ibm_manila", "paused")
+    with monkeypatch.context() as patch:
+        patch.setattr(sending.time, "sleep", press)
+        assert run(*SMALL, "--epochs", "1", "--backend", "ibm:ibm_manila", "--run-dir", str(folder)) == 130
+    assert [entry.state for entry in jobs_of(folder)] == ["submitted"]
+
+
+def test_bills_are_shown_beside_the_estimate(on_the_cloud):
+    assert_nothing_paid_twice(on_the_cloud)
+    came_to = result(on_the_cloud)
+    assert came_to["qpu_seconds"] == sum(entry.usage_seconds for entry in jobs_of(on_the_cloud)) > 0
+    assert not any(TOKEN.encode() in path.read_bytes() for path in on_the_cloud.rglob("*") if path.is_file())
+
+
+def test_jobs_are_collected_while_nobody_trains(tmp_path, monkeypatch, capsys, server, on_the_cloud):
+    folder = tmp_path / "run"
+    interrupted_in_the_queue(server, folder, monkeypatch)
+    monkeypatch.setenv("QISKIT_IBM_TOKEN", "")
+    assert main(["jobs", str(folder)]) == 0
+    assert "submitted" in capsys.readouterr().out
+    monkeypatch.setenv("QISKIT_IBM_TOKEN", TOKEN)
+    server.set_device("ibm_manila", "online")
+    assert main(["jobs", str(folder), "--collect"]) == 0
+    assert [entry.state for entry in jobs_of(folder)] == ["done"]
+    assert run("--resume", "--run-dir", str(folder)) == 0
+    assert len(server.jobs()) == JOBS
+    assert_same_run(folder, on_the_cloud)
+    assert_nothing_paid_twice(folder)
+
+
+@pytest.mark.parametrize("which", ["1", "all"])
+def test_jobs_are_cancelled(tmp_path, monkeypatch, capsys, server, which):
+    folder = tmp_path / "run"
+    interrupted_in_the_queue(server, folder, monkeypatch)
+    alone = Path(shutil.copy(folder / "jobs.sqlite", tmp_path / "alone.sqlite"))
+    assert main(["jobs", str(alone if which == "all" else folder), "--cancel", which]) == 0
+    assert "cancelled" in capsys.readouterr().out
+    assert [job["state"] for job in server.jobs()] == ["Cancelled"]
+
+
+def test_no_way_to_the_service(tmp_path, monkeypatch, capsys, server):
+    monkeypatch.delenv("QISKIT_IBM_TOKEN")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / "run"
+    line = one_line(capsys, "mnist01", *SMALL, "--backend", "ibm:ibm_manila", "--run-dir", str(folder))
+    assert "save_account" in line
+    assert not folder.exists()
+
+
+# The doctor.
+
+
+def test_the_doctor_needs_no_account_for_a_fake_device(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["ibm-check", "fake_manila"]) == 0
+    printed = capsys.readouterr().out
+    assert "OK     layout: dressed, 4 qubits" in printed
+    assert "parameter_shift  1,000  1     228,000" in printed
+    assert "nothing was sent" in printed
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_doctor_submits_only_if_asked(tmp_path, capsys, server):
+    ledger = ["--ledger", str(tmp_path / "check.sqlite")]
+    assert main(["ibm-check", *ledger]) == 0
+    printed = capsys.readouterr().out
+    assert "OK     account: from the environment" in printed
+    assert "OK     plan: premium" in printed
+    assert "no (internal)" in printed
+    assert server.jobs() == []
+    assert not (tmp_path / "check.sqlite").exists()
+    for count in (1, 2):  # another time, another job
+        assert main(["ibm-check", "ibm_lagos", "--submit", *ledger]) == 0
+        printed = capsys.readouterr().out
+        assert "OK     job: P(1) = " in printed
+        assert "s billed" in printed
+        assert len(server.jobs()) == count
+    assert TOKEN not in printed
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments", "says"),
+    [
+        ({}, ["ibm_fez"], "device: got 'ibm_fez', but this account has "),
+        ({}, ["ibm_lima"], "device: ibm_lima takes no jobs at the moment"),
+        ({}, ["--account", "nobody"], "account: there is none of the name 'nobody'"),
+        ({"plan": "open", "used_seconds": 600}, ["ibm_manila"], "ten minutes in 28 days; its time is used up (600 s)"),
+    ],
+)
+def test_the_doctor_says_what_is_wrong_and_what_to_do(capsys, settings, arguments, says):
+    with CloudServer(**settings):
+        assert main(["ibm-check", *arguments]) == 1
+    *_, wrong, remedy = capsys.readouterr().out.splitlines()
+    assert wrong.startswith("WRONG")
+    assert says in wrong
+    assert "What to do: " in remedy
+
+
+def test_the_doctor_on_the_open_plan(capsys):
+    with CloudServer(plan="open", used_seconds=100):
+        assert main(["ibm-check", "ibm_manila"]) == 0
+    printed = capsys.readouterr().out
+    assert "plan: open; no sessions, ten minutes in 28 days; 100 s used, 500 s left" in printed
+    assert "steps in 500 s" in printed
+
+
+def test_the_doctor_hides_the_token_of_an_account_that_is_refused(capsys, server):
+    server.inject("unauthorized", None)
+    assert main(["ibm-check", "ibm_manila"]) == 1
+    printed = capsys.readouterr()
+    assert "WRONG  service: " in printed.out
+    assert TOKEN not in printed.out + printed.err
