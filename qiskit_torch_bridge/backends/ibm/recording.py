@@ -165,7 +165,7 @@ class Replay(Backend):
         return recorded[0]
 
     def prepare(self, program: Program) -> None:
-        self._of_program(program)
+        """Nothing: an amplitude encoding shows only with its inputs whether it was recorded."""
 
     def evaluate(
         self, program: Program, angles: np.ndarray, *, shots: int | None, seed: np.random.SeedSequence
@@ -195,15 +195,15 @@ class Replay(Backend):
             name = fingerprint(program)
             cached["evaluations"] = [e for e in self._evaluations if e.fingerprint == name]
         found: list[_Evaluation] = cached["evaluations"]
-        if not found:
-            raise NotRecorded(
-                f"{self.path} does not hold this circuit with this readout; replay the model that was recorded (the same "
-                "circuit, observables and version of Qiskit), or record this one."
-            )
         return found
 
     def _find(self, request: Request, shots: int) -> int:
         of_program = {id(evaluation) for evaluation in self._of_program(request.program)}
+        if not of_program:
+            raise NotRecorded(
+                f"{self.path} does not hold this circuit with this readout; replay the model that was recorded (the same "
+                "circuit, observables and version of Qiskit), or record this one."
+            )
         numbers = [n for n, evaluation in enumerate(self._evaluations) if id(evaluation) in of_program]
         with_shots = [n for n in numbers if self._evaluations[n].shots == shots]
         if not with_shots:
@@ -252,7 +252,8 @@ def _read(path: Path) -> list[_Evaluation]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such recording.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # NumPy leaves a file open that it cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             manifest = json.loads(bytes(archive["manifest"]))
             if manifest.get("format") != _FORMAT:
                 raise ValueError("its format is another")
