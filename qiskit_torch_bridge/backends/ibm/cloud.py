@@ -144,6 +144,10 @@ class Device(ABC):
         """The ids of the jobs with a tag, oldest first."""
 
     @abstractmethod
+    def session_of(self, job_id: str) -> str | None:
+        """The id of the session or batch that a job is part of, if it is part of one."""
+
+    @abstractmethod
     def state(self, job_id: str) -> tuple[str, str]:
         """``"waiting"``, ``"done"``, ``"failed"`` or ``"cancelled"``; and what the service says of it."""
 
@@ -186,6 +190,9 @@ class LocalDevice(Device):
 
     def find(self, tag: str) -> list[str]:
         return []
+
+    def session_of(self, job_id: str) -> str | None:
+        return None
 
     def state(self, job_id: str) -> tuple[str, str]:
         return ("done", "") if job_id in self._jobs else ("failed", "it ran in a process that is no more")
@@ -282,6 +289,11 @@ class CloudDevice(Device):
         for job in jobs:
             self._jobs[job.job_id()] = job
         return [job.job_id() for job in jobs]
+
+    def session_of(self, job_id: str) -> str | None:
+        with self._request():
+            session_id = self._job(job_id).session_id
+        return str(session_id) if session_id else None
 
     def state(self, job_id: str) -> tuple[str, str]:
         with self._request():
@@ -566,8 +578,11 @@ def _fault_of(error: BaseException) -> tuple[Fault, bool]:
         return Fault.MISSING, True
     if any(isinstance(each, QiskitBackendNotFoundError) for each in causes):
         return Fault.TRANSIENT, True  # so says the client whenever the list of devices does not come
+    statuses = [each.status_code for each in causes if isinstance(each, RequestsApiError)]
     text = str(error).lower()
-    if "session" in text and ("closed" in text or "not accepting" in text):
+    # The service says it with a refusal, the client by itself without any request.
+    said = "session" in text and ("closed" in text or "not accepting" in text)
+    if said and all(400 <= status < 500 for status in statuses):
         return Fault.SESSION_CLOSED, True
     for each in causes:
         if isinstance(each, RequestsApiError):

@@ -13,7 +13,7 @@ import socket
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -182,6 +182,8 @@ class Ledger:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._process = -1
+        self._name = uuid.uuid4().hex
+        self._sending: set[int] = set()  # what callers of this object have claimed and not released
         with self._transaction():
             pass
 
@@ -199,7 +201,7 @@ class Ledger:
         Raises:
             BudgetExceeded: If the new ones would pass a cap; nothing has been written down then.
         """
-        me, now = _owner(), _now()
+        me, now = self._owner(), _now()
         with self._transaction() as db:
             found = {
                 job.key: db.execute(
@@ -223,10 +225,12 @@ class Ledger:
                         (job.key, tag, run, backend, *wanted, me, now, now),
                     )
                     claims.append(Claim(int(cursor.lastrowid or 0), tag, Role.SUBMIT))
+                    self._sending.add(claims[-1].number)
                     continue
                 number, tag, state, owner, claimed_at = row
-                if state == "intended" and _is_abandoned(owner, claimed_at):
+                if state == "intended" and self._is_abandoned(number, owner, claimed_at):
                     db.execute("UPDATE jobs SET owner = ?, claimed_at = ? WHERE number = ?", (me, now, number))
+                    self._sending.add(number)
                     claims.append(Claim(number, tag, Role.RECOVER))
                 else:
                     role = {"intended": Role.WAIT, "submitted": Role.AWAIT, "done": Role.DONE}[state]
@@ -239,15 +243,23 @@ class Ledger:
             state, owner, claimed_at = db.execute(
                 "SELECT state, owner, claimed_at FROM jobs WHERE number = ?", (number,)
             ).fetchone()
-            if state == "intended" and _is_abandoned(owner, claimed_at):
-                db.execute("UPDATE jobs SET owner = ?, claimed_at = ? WHERE number = ?", (_owner(), _now(), number))
+            if state == "intended" and self._is_abandoned(number, owner, claimed_at):
+                db.execute(
+                    "UPDATE jobs SET owner = ?, claimed_at = ? WHERE number = ?", (self._owner(), _now(), number)
+                )
+                self._sending.add(number)
                 return Role.RECOVER
         return {"intended": Role.WAIT, "submitted": Role.AWAIT, "done": Role.DONE}.get(state, Role.AWAIT)
 
-    def release(self, number: int) -> None:
-        """Lets another process (or a later call) take over a job that this one was sending."""
+    def release(self, numbers: Iterable[int]) -> None:
+        """Lets another process (or a later call) take over jobs that this one was sending."""
+        released = list(numbers)
+        self._sending.difference_update(
+            released
+        )  # even if it cannot be written down: a later call must not wait for us
         with self._transaction() as db:
-            db.execute("UPDATE jobs SET owner = NULL WHERE number = ? AND state = 'intended'", (number,))
+            for number in released:
+                db.execute("UPDATE jobs SET owner = NULL WHERE number = ? AND state = 'intended'", (number,))
 
     def submitted(self, number: int, job_id: str, *, session_id: str | None, calibrated: str) -> None:
         """The service has the job, and calls it so."""
@@ -406,6 +418,15 @@ class Ledger:
                     "batch, fewer shots, frozen weights, gradient='spsa')."
                 )
 
+    def _owner(self) -> str:
+        """Who sends a job: this object in this process, told apart from later ones of the same number."""
+        process = psutil.Process()
+        return json.dumps([socket.gethostname(), process.pid, process.create_time(), self._name])
+
+    def _is_abandoned(self, number: int, owner: str | None, claimed_at: str | None) -> bool:
+        """Whether nobody is sending a job any more."""
+        return number not in self._sending if owner == self._owner() else _is_no_more(owner, claimed_at)
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Within it everything is written, or nothing."""
@@ -464,17 +485,11 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
-def _owner() -> str:
-    """This process, told apart from later ones of the same number."""
-    process = psutil.Process()
-    return json.dumps([socket.gethostname(), process.pid, process.create_time()])
-
-
-def _is_abandoned(owner: str | None, claimed_at: str | None) -> bool:
+def _is_no_more(owner: str | None, claimed_at: str | None) -> bool:
     """Whether the process that was sending a job is no more."""
     if owner is None or claimed_at is None:
         return True
-    host, pid, created = json.loads(owner)
+    host, pid, created, _ = json.loads(owner)
     if host != socket.gethostname():
         age = datetime.now(timezone.utc) - datetime.fromisoformat(claimed_at)
         return age.total_seconds() > _SECONDS_OF_FOREIGN_CLAIM

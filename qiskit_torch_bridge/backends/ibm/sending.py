@@ -15,7 +15,7 @@ from functools import partial
 from itertools import count
 from typing import Any, TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
 from .archives import Arrays, arrays_of, bytes_of
 from .cloud import Device, Fault, ServiceFault
@@ -114,8 +114,7 @@ class Sender:
                     self._send(claim, task)
                     unsent.discard(claim.number)
         except BaseException:
-            for number in unsent:
-                self.ledger.release(number)
+            self.ledger.release(unsent)
             raise
         return [self._fetch(claim) for claim in claims], [claim.number for claim in claims]
 
@@ -126,12 +125,12 @@ class Sender:
             try:
                 job_id = self._find_settled(entry.tag)
             except BaseException:
-                self.ledger.release(number)
+                self.ledger.release([number])
                 raise
             if job_id is None:
                 self.ledger.failed(number, "cancelled", "it was never submitted", None)
                 return
-            self.ledger.submitted(number, job_id, session_id=None, calibrated="")
+            self.ledger.submitted(number, job_id, session_id=self._session_of(job_id), calibrated="")
         if self.ledger.entry(number).state == "submitted":
             self._fetch(Claim(number, entry.tag, Role.AWAIT))
 
@@ -146,7 +145,7 @@ class Sender:
         usage = None
         if job_ids:
             if entry.job_id is None:
-                self.ledger.submitted(number, job_ids[0], session_id=None, calibrated="")
+                self.ledger.submitted(number, job_ids[0], session_id=self._session_of(job_ids[0]), calibrated="")
             if self._patiently(partial(self.device.state, job_ids[0]), "look at a job")[0] == "done":
                 self._fetch(Claim(number, entry.tag, Role.AWAIT))
                 return
@@ -193,7 +192,7 @@ class Sender:
             calibrated = self._check_calibration()
             pubs = task.pubs()
         except BaseException:
-            self.ledger.release(claim.number)
+            self.ledger.release([claim.number])
             raise
         unsure = role is Role.RECOVER
 
@@ -203,7 +202,7 @@ class Sender:
                 found = self._find_settled(claim.tag)
                 if found is not None:
                     self.ledger.note(self._run, "recovered", f"job {found} had been taken although its answer was lost")
-                    return found, self.device.session_id
+                    return found, self.device.session_of(found)
                 unsure = False
             try:
                 sent = self.device.submit(
@@ -270,6 +269,9 @@ class Sender:
             time.sleep(pause)
             pause = min(1.5 * pause, _LONGEST_POLL)
 
+    def _session_of(self, job_id: str) -> str | None:
+        return self._patiently(partial(self.device.session_of, job_id), f"look at job {job_id}")
+
     def _usage(self, job_id: str) -> float | None:
         """The bill, if there is one: a result is not worth losing for it."""
         try:
@@ -320,7 +322,7 @@ class Sender:
         retrying = Retrying(
             retry=retry_if_exception(is_worth_trying_again),
             wait=wait_random_exponential(multiplier=min(1.0, self._patience.poll_seconds), max=30.0),
-            stop=stop_after_delay(self._patience.retry_seconds),
+            stop=stop_before_delay(self._patience.retry_seconds),
             before_sleep=_log_retry(what),
             reraise=True,
         )
@@ -330,7 +332,8 @@ class Sender:
             if fault.fault is Fault.UNAUTHORIZED:
                 raise NotAuthorized(
                     f"The service does not accept the account any more ({fault}). All results so far are kept in "
-                    f"{self.ledger!r}; save a valid account, and run the same again to go on from there."
+                    f"{self.ledger!r}; save a valid account, and run the same again to go on from there. (When IBM's "
+                    "identity service is out of order it looks the same: then wait.)"
                 ) from None
             if _is_transient(fault):
                 raise ServiceUnavailable(
