@@ -34,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--cancel", type=str | None, default=None, help="Cancel the job of this number, or all.")
     parser.add_argument("--record", type=str | None, default=None, help="Write the run to this file (.npz), to replay.")
+    parser.add_argument("--run", type=str | None, default=None, help="Record only what was measured under this name.")
     parser.add_argument(
         "--events",
         action="store_true",
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
             for event in ledger.events():
                 print(f"{event['at']}  {event['kind']}: {event['message']}{_details(event['data'])}")
         if options.record is not None:
-            _record(ledger, options.record)
+            _record(ledger, options.record, options.run)
     finally:
         ledger.close()
     return 0 if every else 1
@@ -175,8 +176,8 @@ def _connection(ledger: Path, name: str, options: Any) -> dict[str, Any]:
     return {"account": options.account, "instance": options.instance}
 
 
-def _record(ledger: Ledger, path: str) -> None:
+def _record(ledger: Ledger, path: str, run: str | None) -> None:
     from qiskit_torch_bridge.backends.ibm.recording import write_recording
 
-    count = write_recording(ledger, path)
+    count = write_recording(ledger, path, run=run)
     print(f"{count:,} evaluations are recorded in {path}; replay them with --backend replay:{path}")

@@ -91,17 +91,21 @@ class Evaluation:
             return torch.zeros((0, self.program.num_outputs), dtype=torch.float64)
         if self._answered is not None and np.array_equal(angles, self._answered.angles):
             return torch.from_numpy(self._answered.values)
-        position = self.seeds.state()
+        position = self.seeds.position
+        try:
+            return torch.from_numpy(self._measured(groups, angles))
+        except BaseException:
+            self.seeds.position = position  # the same call again finds what hardware has measured of this one
+            raise
+
+    def _measured(self, groups: Sequence[torch.Tensor], angles: np.ndarray) -> np.ndarray:
+        """Shape (N, M): the values at the angles; those at the points of a gradient, where they are sent along, are kept."""
         rows, stencil = len(angles), None
         if self._ahead is not None:
             stencil = self._ahead.stencil.tiled(rows // self._ahead.rows)
             points = self._joined(stencil.points(groups, self.program.angle_map.slices, rows))
             angles = np.concatenate([angles, points])
-        try:
-            estimate = self._evaluate(angles)
-        except BaseException:
-            self.seeds.restore(position)  # the same call again finds what hardware has measured of this one
-            raise
+        estimate = self._evaluate(angles)
         if self.backend.shadow is not None:
             self._compare(self.backend.shadow, angles, estimate, rows, stencil)
         if stencil is not None:
@@ -114,7 +118,7 @@ class Evaluation:
             self.observe(self.kind, estimate)
             if stencil is not None:
                 self.observe("gradient", gradient)
-        return torch.from_numpy(estimate.values)
+        return estimate.values
 
     def _evaluate(self, angles: np.ndarray) -> Estimate:
         if self.rule.exact_only and self.keep and not self.program.blocks:

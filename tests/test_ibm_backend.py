@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -19,10 +21,12 @@ from test_gradients import EXACT, RULES, SUBSET, check_gradients
 
 pytest.importorskip("qiskit_ibm_runtime", reason="IBM devices need qiskit-ibm-runtime")
 from qiskit_aer import AerSimulator
+from qiskit_aer.noise import NoiseModel, ReadoutError
 from qiskit_ibm_runtime import Batch, Session
 from qiskit_ibm_runtime.executor_estimator.prepare import prepare as prepare_estimator
 from qiskit_ibm_runtime.executor_sampler.prepare import prepare as prepare_sampler
 from qiskit_ibm_runtime.fake_provider import FakeManilaV2
+from qiskit_ibm_runtime.options_models import TwirlingOptions
 
 from qiskit_torch_bridge import (
     BudgetExceeded,
@@ -390,6 +394,58 @@ def test_another_run_is_measured_anew(change, tmp_path):
     for options, mine in (({}, {}), (change, ours)):
         textbook_layer(IBMBackend(noiseless(), ledger=ledger, **mine), **{"shots": 100, **options})(torch.zeros(1, 1))
     assert len(Ledger(ledger).entries()) == 2
+
+
+def test_options_that_measure_nothing_else_pay_nothing(tmp_path):
+    for options in ({}, {"max_execution_time": 300}, {"environment": {"log_level": "DEBUG"}}):
+        backend = IBMBackend(noiseless(), ledger=tmp_path / "jobs.sqlite", options=options)
+        textbook_layer(backend, shots=50)(torch.zeros(1, 1))
+    assert len(backend.ledger.entries()) == 1
+
+
+def test_devices_of_one_name_are_not_one_device(tmp_path):
+    noise = NoiseModel()
+    noise.add_all_qubit_readout_error(ReadoutError([[0.7, 0.3], [0.3, 0.7]]))
+    values = []
+    for simulator in (AerSimulator(), AerSimulator(noise_model=noise)):
+        backend = IBMBackend(simulator, ledger=tmp_path / "jobs.sqlite")
+        values.append(textbook_layer(backend, shots=400, observables=["IZ"])(torch.zeros(1, 1)).item())
+    assert len(backend.ledger.entries()) == 2
+    assert values[0] - values[1] > 0.1
+
+
+def test_pieces_of_an_evaluation_have_noise_of_their_own():
+    backend = IBMBackend(noiseless(), limits=Limits(executions=1000))
+    with torch.no_grad():
+        values = textbook_layer(backend, shots=500, observables=["XX"])(torch.full((8, 1), 0.9))
+    assert len(backend.ledger.entries()) == 4
+    assert len(set(values[:, 0].tolist())) > 4
+
+
+def test_a_failing_shadow_loses_nothing(monkeypatch):
+    backend = IBMBackend(noiseless(), shadow=True)
+    layer = textbook_layer(backend, shots=50)
+    with monkeypatch.context() as broken:
+        broken.setattr(backend, "note_shadow", lambda shadow: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            layer(torch.zeros(1, 1))
+    layer(torch.zeros(1, 1))
+    assert len(backend.ledger.entries()) == 1
+
+
+def test_a_backend_that_is_let_go_of_is_gone():
+    backend = IBMBackend(noiseless())
+    textbook_layer(backend, shots=10)(torch.zeros(1, 1))
+    reference = weakref.ref(backend)
+    del backend
+    gc.collect()
+    assert reference() is None
+
+
+def test_options_as_ibms_own_objects():
+    backend = IBMBackend("fake_manila", options={"twirling": TwirlingOptions(enable_gates=True)})
+    textbook_layer(backend, shots=10)(torch.zeros(1, 1))
+    assert backend.options == {"twirling": {"enable_gates": True}}
 
 
 def test_the_same_evaluation_twice_is_two_samples():

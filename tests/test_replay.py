@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 
 import numpy as np
 import pytest
@@ -134,10 +135,12 @@ def test_default_shots_and_quotes_are_the_recorded_ones(recorded):
 
 
 def test_only_what_is_done_is_recorded(tmp_path):
-    backend = IBMBackend(noiseless(), run="a")
+    backend = IBMBackend(noiseless(), run="a", ledger=tmp_path / "jobs.sqlite")
     train(backend, steps=2)
     ledger = backend.ledger
-    ledger.failed(2, "failed", "as if", None)
+    with sqlite3.connect(ledger.path) as db:
+        db.execute("UPDATE jobs SET state = 'submitted' WHERE number = 2")
+    db.close()
     assert write_recording(ledger, tmp_path / "one.npz", run="a") == 1
     with pytest.raises(ValueError, match=r"no evaluation of run 'b' that is done"):
         write_recording(ledger, tmp_path / "none.npz", run="b")
@@ -146,6 +149,17 @@ def test_only_what_is_done_is_recorded(tmp_path):
         write_recording(ledger, tmp_path / "one.npz")
     with pytest.raises(ValueError, match="holds no evaluation that is done"):
         write_recording(Ledger(None), tmp_path / "none.npz")
+
+
+def test_one_evaluation_measured_twice_is_not_recorded(tmp_path):
+    """By another device or with other options: a replay could not tell which of them is meant."""
+    for options in ({}, {"twirling": {"enable_measure": True}}):
+        backend = IBMBackend(noiseless(), ledger=tmp_path / "jobs.sqlite", options=options)
+        train(backend, steps=1)
+    assert len(backend.ledger.evaluations()) == len(backend.ledger.entries()) == 2
+    with pytest.raises(ValueError, match="the same evaluation twice"):
+        write_recording(backend.ledger, tmp_path / "run.npz")
+    assert not (tmp_path / "run.npz").exists()
 
 
 def test_no_recording(tmp_path, recorded):

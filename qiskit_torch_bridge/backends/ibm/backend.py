@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from .archives import bytes_of
 from .assembling import estimate_from_arrays, parts_of, pubs_of
 from .cloud import Device, ServiceFault, checked_options, finalized_options, is_real, open_device
 from .compiling import Unit, circuits_for, from_qpy, to_qpy, units_of
-from .errors import ServiceUnavailable
+from .errors import HardwareError, ServiceUnavailable
 from .fingerprints import digest, fingerprint, seed_of
 from .ledger import Caps, Entry, Job, Ledger, Spent
 from .prices import SECONDS_OF_JOB, Price, price_of
@@ -42,19 +42,22 @@ _PACKAGES = ("qiskit", "qiskit-ibm-runtime", "qiskit-torch-bridge", "torch", "nu
 class IBMBackend(Backend):
     """An IBM device, real or fake, through qiskit-ibm-runtime.
 
-    **One job a step.** The circuits of a training step, those of its gradient included, leave together. What is more than
+    **One job a step.** The circuits of a training step, those of its gradient included, leave together; so whatever needs no
+    gradient belongs under ``torch.no_grad()``, or its gradient is paid for. What is more than
     the service takes in a job is cut into as few jobs as can be, which are all submitted before the first is waited for.
 
     **Nothing is lost.** Every job is in the ledger (an SQLite file) before it is submitted, its id as soon as there is one,
     its result when it has arrived. The seed of the layer and its position name an evaluation: run the same program with
     the same seed again, after whatever has stopped it, and jobs that are done are read from the ledger, jobs that are
-    waiting are waited for, and a job whose submission was cut off is found by its tag. The other side of it: a new run is
-    to be given a new ``seed``, ``run`` or ``ledger``, or it gets the old one's results.
+    waiting are waited for, and a job whose submission was cut off is found by its tag. (The same to the last bit: the same
+    data, weights and versions, on the same machine.) The other side of it: a new run is to be given a new ``seed``,
+    ``run`` or ``ledger``, or it gets the old one's results; and without a ``seed`` nothing is found again.
 
     **Nothing is paid for unseen.** ``layer.quote`` says what a step costs; ``max_qpu_seconds``, ``max_shots`` and
-    ``max_jobs`` stop before the submission that would pass them. They count all jobs of the run that are in the ledger,
-    those of earlier processes included. Before the first job the transpiled circuit is simulated here, and must give the
-    logical circuit's answers.
+    ``max_jobs`` stop before the submission that would pass them. They count all jobs of that ``run`` in that ledger,
+    whatever device, seed and process: a new count wants a new ``run`` or ``ledger``. A bill may exceed the estimate, and a
+    session bills wall-clock time: what a cap then stops is the next job. Before the first job the transpiled circuit is
+    simulated here, and must give the logical circuit's answers.
 
     A real device has never been used in the making of this: it was tested against IBM's own client with a server that
     imitates the service, and on fake devices.
@@ -76,7 +79,7 @@ class IBMBackend(Backend):
         initial_layout: The device's qubits for the circuit's, in order; None: the transpiler's choice.
         seed_transpiler: Makes the transpiler's choices repeatable.
         max_qpu_seconds: Cap for the time on the quantum processor, billed where that is known, else estimated.
-        max_shots: Cap for the shots.
+        max_shots: Cap for the shots that are asked for (twirling rounds them up: see ``executions`` of a quote).
         max_jobs: Cap for the jobs.
         ledger: The file, or ``":memory:"``; None: ``qtb-jobs.sqlite`` in the working directory or what the environment
             variable QTB_LEDGER says, and memory for rehearsals.
@@ -123,8 +126,7 @@ class IBMBackend(Backend):
             if cap is not None and (isinstance(cap, bool) or not isinstance(cap, (int, float)) or not cap >= 0):
                 raise ValueError(f"{name}: got {cap!r}, expected a number from 0, or None for no cap.")
         self.primitive, self.mode, self.run = primitive, mode, run
-        self.options = dict(options or {})
-        checked_options(primitive, self.options)
+        self.options = checked_options(primitive, options or {}).model_dump(exclude_unset=True)
         if (self.options.get("resilience") or {}).get("pec_mitigation"):
             raise ValueError(
                 "options: got pec_mitigation, whose cost is not known before it has run, so that no cap could be kept; use "
@@ -174,6 +176,8 @@ class IBMBackend(Backend):
                 "primitive='sampler', or observables."
             )
         self._units(program)
+        if self.shadow is not None:
+            self.shadow.prepare(program)
 
     def circuits_per_row(self, program: Program) -> int:
         return len(program.readout.groups)
@@ -268,9 +272,11 @@ class IBMBackend(Backend):
     def __getstate__(self) -> dict[str, Any]:
         # A device object knows the service, and the service a token: only names leave this process.
         state = {name: value for name, value in self.__dict__.items() if name != "_connected"}
+        mode = self._given.kind_of_session or self.mode
+        kept = {"_given": self._given.without_objects(), "mode": mode}
         return {
             **state,
-            "_given": self._given.without_objects(),
+            **kept,
             "_connected": None,
             "_tested": set(),
             "_units_in_use": [],
@@ -318,16 +324,29 @@ class IBMBackend(Backend):
             mode=self.mode,
             caps=self.caps,
             patience=self.patience,
-            recalibrated=self._check_circuits_again,
+            recalibrated=_weakly(self._fit_circuits_again),
         )
 
-    def _check_circuits_again(self) -> None:
-        self.connection.check([unit.bound.circuit for unit in self._units_in_use])
+    def _fit_circuits_again(self) -> None:
+        """After a calibration: whether the circuits still fit the device.
+
+        Raises:
+            HardwareError: If they do not; from now on they are transpiled anew.
+        """
+        self.connection.refresh()
+        try:
+            self.connection.check([unit.bound.circuit for unit in self._units_in_use])
+        except ValueError as error:
+            self._cache = ProgramCache()
+            raise HardwareError(
+                f"{self.name} was calibrated anew, and does not take the circuits any more ({error}). Nothing was "
+                "submitted, and everything before is kept; run the same again: they are transpiled anew."
+            ) from None
 
     def _units(self, program: Program) -> list[Unit]:
         cached = self._cache.of(program)
         if "units" not in cached:
-            key = digest(self.connection.name, self.primitive, *self._transpiling, self._fingerprint(program))
+            key = digest(self.run, *self._circumstances, self._fingerprint(program))
             circuits = self._transpiled(program, key)
             cached["units"] = units_of(circuits, program, self.device, self.initial_layout, self.primitive)
         units: list[Unit] = cached["units"]
@@ -369,8 +388,13 @@ class IBMBackend(Backend):
             )
 
     @property
-    def _transpiling(self) -> tuple[Any, ...]:
-        return self.optimization_level, self.initial_layout, self.seed_transpiler
+    def _circumstances(self) -> tuple[Any, ...]:
+        """All that a result depends on besides the evaluation itself."""
+        # A job that may take longer, or logs more, measures the same.
+        without = ("environment", "max_execution_time")
+        options = {name: value for name, value in self.options.items() if name not in without}
+        transpiling = (self.optimization_level, self.initial_layout, self.seed_transpiler)
+        return self.connection.identity, self.primitive, *transpiling, options
 
     def _fingerprint(self, program: Program) -> str:
         cached = self._cache.of(program)
@@ -389,7 +413,8 @@ class IBMBackend(Backend):
         self._tested.add(name)
 
     def _key_of(self, request: Request, shots: int) -> str:
-        return digest(self._fingerprint(request.program), self.primitive, shots, request.angles, seed_of(request))
+        asked = (self._fingerprint(request.program), shots, request.angles, seed_of(request))
+        return digest(self.run, *self._circumstances, *asked)
 
     def _price(self, shots: int) -> Price:
         options = finalized_options(self.primitive, self.options)
@@ -435,12 +460,11 @@ class IBMBackend(Backend):
         price: Price,
     ) -> Task:
         content = [(keys[piece.request], piece.unit, piece.start, piece.stop) for piece in pieces]
-        key = digest(self.run, self.connection.name, self.options, *self._transpiling, content)
+        key = digest(content)
         circuits = sum((piece.stop - piece.start) * units[piece.request][piece.unit].bases for piece in pieces)
         executions, seconds = self._cost_of(pieces, units, price)
         job = Job(key, circuits, circuits * shots, executions, seconds)
-        seed = int(requests[pieces[0].request].seed.generate_state(1, np.uint32)[0] >> 1)
-        return Task(job, pubs_of(pieces, requests, units), shots, seed)
+        return Task(job, pubs_of(pieces, requests, units), shots, seed=int(key[:8], 16) >> 1)
 
     def _note_evaluation(
         self, request: Request, key: str, shots: int, parts: Sequence[Sequence[tuple[str, int]]]
@@ -456,7 +480,7 @@ class IBMBackend(Backend):
             "outputs": [unit.outputs for unit in self._units(request.program)],
             "passport": self._passport(self._units(request.program), shots, []).as_dict(),
         }
-        self.ledger.note_evaluation(digest(self.run, key), self.run, description, bytes_of([[request.angles]]))
+        self.ledger.note_evaluation(key, self.run, description, bytes_of([[request.angles]]))
 
     def _passport(self, units: Sequence[Unit], shots: int, entries: Sequence[Entry]) -> Passport:
         usage = [entry.usage_seconds for entry in entries if entry.usage_seconds is not None]
@@ -501,6 +525,12 @@ class _Given:
             return self.backend.startswith("fake_")
         return not is_real(self.backend)
 
+    @property
+    def kind_of_session(self) -> str | None:
+        """``"session"`` or ``"batch"``, where the user gave one."""
+        name = type(self.backend).__name__.lower()
+        return name if name in ("session", "batch") else None
+
     def without_objects(self) -> _Given:
         if isinstance(self.backend, str) or self.is_rehearsal:
             return self
@@ -510,6 +540,18 @@ class _Given:
 def _require_one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
     if isinstance(value, bool) or value not in allowed:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, allowed))}.")
+
+
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """The method, without keeping its object alive: a backend that is let go of closes its session."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        alive = reference()
+        if alive is not None:
+            alive()
+
+    return call
 
 
 def _close(sender: Sender, mode: str) -> None:

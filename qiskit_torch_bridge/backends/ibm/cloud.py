@@ -6,12 +6,14 @@ goes wrong it says in terms of :class:`Fault`, because the same thing arrives as
 
 from __future__ import annotations
 
+import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timezone
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from qiskit import QuantumCircuit
 
 from .archives import Arrays
 from .errors import HardwareError, NotAuthorized
+from .fingerprints import digest
 
 __all__ = [
     "CloudDevice",
@@ -71,6 +74,14 @@ class Device(ABC):
     name: str
     device: Any
     is_local: bool
+
+    @property
+    def identity(self) -> str:
+        """What tells the device from others, in every process."""
+        return self.name
+
+    def refresh(self) -> None:  # noqa: B027 - simulated ones stay as they are
+        """Reads the device's properties and target anew."""
 
     @property
     def rep_delay(self) -> float | None:
@@ -182,6 +193,18 @@ class LocalDevice(Device):
         self.device, self.name = device, device.name
         self._jobs: dict[str, Any] = {}
 
+    @cached_property
+    def identity(self) -> str:
+        """Its name, gates and noise: simulated devices of one name are often different ones."""
+        target = self.device.target
+        gates = [
+            [name, list(qubits or ()), getattr(properties, "duration", None), getattr(properties, "error", None)]
+            for name in sorted(target.operation_names)
+            for qubits, properties in sorted((target[name] or {None: None}).items(), key=str)
+        ]
+        noise = getattr(getattr(self.device, "options", None), "noise_model", None)
+        return digest(self.name, gates, None if noise is None else repr(noise.to_dict()))
+
     def _mode(self) -> Any:
         return self.device
 
@@ -282,6 +305,10 @@ class CloudDevice(Device):
     def _properties(self, properties: Any) -> Any:
         with self._request():
             return properties(refresh=True)
+
+    def refresh(self) -> None:
+        with self._request():
+            self.device.refresh()
 
     def find(self, tag: str) -> list[str]:
         with self._request():
@@ -390,14 +417,15 @@ class CloudDevice(Device):
     @contextmanager
     def _request(self) -> Iterator[None]:
         """Turns whatever a request raises into a :class:`ServiceFault` without a token in it."""
+        before = sys.exc_info()[1]
         try:
             yield
-        except (ServiceFault, HardwareError, KeyboardInterrupt):
+        except (HardwareError, KeyboardInterrupt):
             raise
         except Exception as error:
             message = self._without_token(f"{type(error).__name__}: {error}")
             # Not chained: what the client says may hold a token.
-            fault, certain = _fault_of(error)
+            fault, certain = _fault_of(error, before)
             raise ServiceFault(fault, message, certain=certain) from None
 
     def _without_token(self, text: str) -> str:
@@ -561,7 +589,7 @@ def _arrays(result: Any) -> Arrays:
     return arrays
 
 
-def _fault_of(error: BaseException) -> tuple[Fault, bool]:
+def _fault_of(error: BaseException, before: BaseException | None = None) -> tuple[Fault, bool]:
     """What an exception of the client, or of what lies below it, means; and whether the request is sure to have failed."""
     from qiskit.providers.exceptions import QiskitBackendNotFoundError
     from qiskit_ibm_runtime.api.exceptions import RequestsApiError
@@ -569,8 +597,9 @@ def _fault_of(error: BaseException) -> tuple[Fault, bool]:
     from requests import RequestException
 
     causes: list[BaseException] = [error]
-    # The client hides what it wraps ("from None"), but Python keeps it.
-    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+    # The client hides what it wraps ("from None"), but Python keeps it; and also what was being handled before the request.
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) not in (None, before, *causes):
+        assert cause is not None
         causes.append(cause)
     if any(isinstance(each, IBMNotAuthorizedError) for each in causes):
         return Fault.UNAUTHORIZED, True

@@ -29,6 +29,7 @@ __all__ = ["Caps", "Claim", "Entry", "Job", "Ledger", "Role", "Spent"]
 
 _VERSION = 1
 _SECONDS_OF_FOREIGN_CLAIM = 300.0  # after which a claim from another machine counts as abandoned
+_SECONDS_OF_CLOCK = 60.0
 _LIVE = "('intended', 'submitted', 'done')"
 
 _SCHEMA = f"""
@@ -183,6 +184,7 @@ class Ledger:
         self._connection: sqlite3.Connection | None = None
         self._process = -1
         self._name = uuid.uuid4().hex
+        self._known_owner = (-1, "")
         self._sending: set[int] = set()  # what callers of this object have claimed and not released
         with self._transaction():
             pass
@@ -254,27 +256,45 @@ class Ledger:
     def release(self, numbers: Iterable[int]) -> None:
         """Lets another process (or a later call) take over jobs that this one was sending."""
         released = list(numbers)
-        self._sending.difference_update(
-            released
-        )  # even if it cannot be written down: a later call must not wait for us
+        # Even if it cannot be written down: a later call must not wait for us.
+        self._sending.difference_update(released)
         with self._transaction() as db:
             for number in released:
                 db.execute("UPDATE jobs SET owner = NULL WHERE number = ? AND state = 'intended'", (number,))
 
-    def submitted(self, number: int, job_id: str, *, session_id: str | None, calibrated: str) -> None:
-        """The service has the job, and calls it so."""
+    def is_still_ours(self, number: int) -> bool:
+        """Whether a job that this object has claimed may be sent now; if so, others wait for it anew."""
         with self._transaction() as db:
-            db.execute(
+            cursor = db.execute(
+                "UPDATE jobs SET claimed_at = ? WHERE number = ? AND owner = ? AND state = 'intended'",
+                (_now(), number, self._owner()),
+            )
+        return cursor.rowcount == 1
+
+    def submitted(self, number: int, job_id: str, *, session_id: str | None, calibrated: str) -> None:
+        """The service has the job, and calls it so.
+
+        Raises:
+            LedgerError: If somebody else has given it up, or sent it, in the meantime.
+        """
+        with self._transaction() as db:
+            cursor = db.execute(
                 "UPDATE jobs SET state = 'submitted', owner = NULL, job_id = ?, session_id = ?, calibrated = ?, "
-                "submitted_at = ? WHERE number = ?",
+                "submitted_at = ? WHERE number = ? AND state = 'intended'",
                 (job_id, session_id, calibrated, _now(), number),
+            )
+        if cursor.rowcount != 1:
+            raise LedgerError(
+                f"Job {job_id} was submitted, but {self!r} says that its submission (number {number}) was ended by another "
+                "process; look at both with `python -m experiments jobs`."
             )
 
     def finished(self, number: int, result: bytes, usage_seconds: float | None) -> None:
         """The result is here."""
         with self._transaction() as db:
             db.execute(
-                "UPDATE jobs SET state = 'done', result = ?, usage_seconds = ?, finished_at = ? WHERE number = ?",
+                "UPDATE jobs SET state = 'done', result = ?, usage_seconds = ?, finished_at = ? "
+                "WHERE number = ? AND state = 'submitted'",  # else another process was first
                 (result, usage_seconds, _now(), number),
             )
 
@@ -282,7 +302,8 @@ class Ledger:
         """The job has ended without one; it may be sent anew. ``state`` is ``"failed"`` or ``"cancelled"``."""
         with self._transaction() as db:
             db.execute(
-                "UPDATE jobs SET state = ?, owner = NULL, error = ?, usage_seconds = ?, finished_at = ? WHERE number = ?",
+                "UPDATE jobs SET state = ?, owner = NULL, error = ?, usage_seconds = ?, finished_at = ? "
+                "WHERE number = ? AND state IN ('intended', 'submitted')",  # a result is never given up
                 (state, error, usage_seconds, _now(), number),
             )
 
@@ -392,9 +413,8 @@ class Ledger:
     @staticmethod
     def _spent(db: sqlite3.Connection, run: str) -> Spent:
         jobs, shots, seconds = db.execute(
-            "SELECT COUNT(*), COALESCE(SUM(shots), 0), COALESCE(SUM(COALESCE(usage_seconds, "
-            "CASE state WHEN 'cancelled' THEN 0 ELSE estimated_seconds END)), 0) FROM jobs "
-            "WHERE run = ? AND NOT (state = 'cancelled' AND job_id IS NULL)",  # those were never submitted
+            "SELECT COUNT(*), COALESCE(SUM(shots), 0), COALESCE(SUM(COALESCE(usage_seconds, estimated_seconds)), 0) "
+            "FROM jobs WHERE run = ? AND NOT (state = 'cancelled' AND job_id IS NULL)",  # those were never submitted
             (run,),
         ).fetchone()
         return Spent(jobs, shots, seconds)
@@ -420,8 +440,11 @@ class Ledger:
 
     def _owner(self) -> str:
         """Who sends a job: this object in this process, told apart from later ones of the same number."""
-        process = psutil.Process()
-        return json.dumps([socket.gethostname(), process.pid, process.create_time(), self._name])
+        if self._known_owner[0] != os.getpid():
+            process = psutil.Process()
+            name = json.dumps([socket.gethostname(), process.pid, process.create_time(), self._name])
+            self._known_owner = (process.pid, name)
+        return self._known_owner[1]
 
     def _is_abandoned(self, number: int, owner: str | None, claimed_at: str | None) -> bool:
         """Whether nobody is sending a job any more."""
@@ -494,6 +517,7 @@ def _is_no_more(owner: str | None, claimed_at: str | None) -> bool:
         age = datetime.now(timezone.utc) - datetime.fromisoformat(claimed_at)
         return age.total_seconds() > _SECONDS_OF_FOREIGN_CLAIM
     try:
-        return bool(psutil.Process(pid).create_time() != created)
+        # A clock that is set in between moves the times of all processes.
+        return abs(psutil.Process(pid).create_time() - created) > _SECONDS_OF_CLOCK
     except psutil.Error:
         return True

@@ -22,7 +22,7 @@ from ..passport import Passport
 from .archives import arrays_of
 from .assembling import estimate_from_arrays
 from .errors import NotRecorded
-from .fingerprints import fingerprint, seed_of
+from .fingerprints import digest, fingerprint, seed_of
 from .ledger import Ledger
 
 __all__ = ["Replay", "write_recording"]
@@ -70,7 +70,7 @@ def write_recording(ledger: Ledger, path: str | os.PathLike[str], *, run: str | 
 
     Raises:
         FileExistsError: If there is such a file.
-        ValueError: If there is nothing to record.
+        ValueError: If there is nothing to record, or one evaluation was measured twice.
     """
     target = Path(path)
     if target.exists():
@@ -78,10 +78,18 @@ def write_recording(ledger: Ledger, path: str | os.PathLike[str], *, run: str | 
     done = {entry.key: entry for entry in ledger.entries() if entry.state == "done"}
     listed: list[dict[str, Any]] = []
     arrays: dict[str, np.ndarray] = {}
+    seen: set[str] = set()
     for description, angles in ledger.evaluations():
         keys = {key for part in description["parts"] for key, _ in part}
         if (run is not None and description["run"] != run) or not keys <= done.keys():
             continue
+        asked = digest(*(description[name] for name in ("fingerprint", "shots", "seed")), arrays_of(angles)[0][0])
+        if asked in seen:
+            raise ValueError(
+                f"{ledger!r} holds the same evaluation twice (measured with other options, on another device, or in another "
+                "run), and a replay could not tell which is meant; record one run, or give each its own ledger."
+            )
+        seen.add(asked)
         number = len(listed)
         entries = [done[key] for key in sorted(keys, key=lambda key: done[key].number)]
         results = {key: arrays_of(ledger.result(done[key].number)) for key in keys}

@@ -107,6 +107,9 @@ class Sender:
             ServiceUnavailable, NotAuthorized, LedgerError: If it could not be sent or fetched; what was sent is kept.
         """
         claims = self._claim(tasks)
+        ready = sum(claim.role is Role.DONE for claim in claims)
+        if ready:
+            _log.info("%d of %d results are in %r already", ready, len(claims), self.ledger)
         unsent = {claim.number for claim in claims if claim.role in (Role.SUBMIT, Role.RECOVER)}
         try:
             for claim, task in zip(claims, tasks, strict=True):
@@ -122,45 +125,64 @@ class Sender:
         """Fetches the result of a job that was sent, by this process or an earlier one, waiting for it."""
         entry = self.ledger.entry(number)
         if entry.state == "intended" and self.ledger.take_over(number) is Role.RECOVER:  # else a process is sending it
-            try:
-                job_id = self._find_settled(entry.tag)
-            except BaseException:
-                self.ledger.release([number])
-                raise
-            if job_id is None:
-                self.ledger.failed(number, "cancelled", "it was never submitted", None)
-                return
-            self.ledger.submitted(number, job_id, session_id=self._session_of(job_id), calibrated="")
+            self._find_left_behind(number, entry.tag)
         if self.ledger.entry(number).state == "submitted":
             self._fetch(Claim(number, entry.tag, Role.AWAIT))
 
     def cancel(self, number: int) -> None:
-        """Cancels a job that has not ended; the result of one that was done before that is fetched."""
+        """Cancels a job that has not ended; the result of one that was done before that is fetched.
+
+        Raises:
+            HardwareError: If a process is sending it at this moment.
+        """
         entry = self.ledger.entry(number)
-        job_ids = (
-            [entry.job_id] if entry.job_id else self._patiently(lambda: self.device.find(entry.tag), "look for a job")
-        )
-        for job_id in job_ids:
-            self._patiently(partial(self.device.cancel, job_id), "cancel a job")
-        usage = None
-        if job_ids:
-            if entry.job_id is None:
-                self.ledger.submitted(number, job_ids[0], session_id=self._session_of(job_ids[0]), calibrated="")
-            if self._patiently(partial(self.device.state, job_ids[0]), "look at a job")[0] == "done":
-                self._fetch(Claim(number, entry.tag, Role.AWAIT))
-                return
-            usage = self._usage(job_ids[0])
-        self.ledger.failed(number, "cancelled", "cancelled by the user", usage)
+        if entry.state == "intended":
+            if self.ledger.take_over(number) is Role.WAIT:
+                raise HardwareError(
+                    f"Job {number} is being submitted by another process; stop that, then cancel the job."
+                )
+            self._find_left_behind(number, entry.tag)
+            entry = self.ledger.entry(number)
+        if entry.state != "submitted" or entry.job_id is None:
+            return
+        try:
+            self._patiently(partial(self.device.cancel, entry.job_id), "cancel a job")
+            state = self._end_of(entry.job_id)
+        except JobFailed as error:  # the service does not know it
+            self.ledger.failed(number, "failed", str(error), None)
+            return
+        if state == "done":
+            self._fetch(Claim(number, entry.tag, Role.AWAIT))
+        else:
+            self.ledger.failed(number, state, "cancelled by the user", self._usage(entry.job_id))
+
+    def _end_of(self, job_id: str) -> str:
+        """The state that a job ends in, which may take a while after it was cancelled."""
+        pause = self._patience.poll_seconds
+        while True:
+            state, _ = self._patiently(partial(self.device.state, job_id), f"look at job {job_id}")
+            if state != "waiting":
+                return state
+            time.sleep(pause)
+            pause = min(1.5 * pause, _LONGEST_POLL)
+
+    def _find_left_behind(self, number: int, tag: str) -> None:
+        """Settles whether a job of ours, whose sender is no more, was submitted."""
+        try:
+            job_id = self._find_settled(tag)
+            if job_id is None:
+                self.ledger.failed(number, "cancelled", "it was never submitted", None)
+            else:
+                self.ledger.submitted(number, job_id, session_id=self._session_of(job_id), calibrated="")
+        except BaseException:
+            self.ledger.release([number])
+            raise
 
     def settle_bills(self) -> None:
-        """Asks for the usage of jobs whose bill was not settled when they were fetched."""
+        """Asks for the usage of jobs whose bill was not settled when they ended."""
         for entry in self.ledger.entries():
-            if (
-                entry.backend == self.device.name
-                and entry.state == "done"
-                and entry.usage_seconds is None
-                and entry.job_id
-            ):
+            ended = entry.state not in ("intended", "submitted")
+            if ended and entry.backend == self.device.name and entry.usage_seconds is None and entry.job_id is not None:
                 usage = self._usage(entry.job_id)
                 if usage is not None:
                     self.ledger.billed(entry.number, usage)
@@ -170,7 +192,7 @@ class Sender:
         claims = self._claim_all(jobs)
         gone = [claim for claim in claims if claim.role is Role.AWAIT and self._has_gone(claim)]
         for claim in gone:
-            self.ledger.failed(claim.number, "cancelled", "it ran in a process that is no more", None)
+            self.ledger.failed(claim.number, "cancelled", "it ran in a process that is no more", 0.0)
         return self._claim_all(jobs) if gone else claims
 
     def _claim_all(self, jobs: Sequence[Job]) -> list[Claim]:
@@ -189,12 +211,14 @@ class Sender:
         if role not in (Role.SUBMIT, Role.RECOVER):
             return
         try:
-            calibrated = self._check_calibration()
-            pubs = task.pubs()
+            self._submit(claim, task, unsure=role is Role.RECOVER)
         except BaseException:
             self.ledger.release([claim.number])
             raise
-        unsure = role is Role.RECOVER
+
+    def _submit(self, claim: Claim, task: Task, *, unsure: bool) -> None:
+        calibrated = self._check_calibration()
+        pubs = task.pubs()
 
         def attempt() -> tuple[str, str | None]:
             nonlocal unsure
@@ -204,6 +228,11 @@ class Sender:
                     self.ledger.note(self._run, "recovered", f"job {found} had been taken although its answer was lost")
                     return found, self.device.session_of(found)
                 unsure = False
+            if not self.ledger.is_still_ours(claim.number):
+                raise HardwareError(
+                    f"Another process has taken over the submission with the tag {claim.tag}; run the same again to "
+                    "share its result."
+                )
             try:
                 sent = self.device.submit(
                     self._primitive, pubs, shots=task.shots, options=self._options, tag=claim.tag, seed=task.seed
@@ -321,7 +350,9 @@ class Sender:
 
         retrying = Retrying(
             retry=retry_if_exception(is_worth_trying_again),
-            wait=wait_random_exponential(multiplier=min(1.0, self._patience.poll_seconds), max=30.0),
+            wait=wait_random_exponential(
+                multiplier=min(1.0, self._patience.poll_seconds), max=min(30.0, self._patience.retry_seconds / 20)
+            ),
             stop=stop_before_delay(self._patience.retry_seconds),
             before_sleep=_log_retry(what),
             reraise=True,
@@ -335,7 +366,13 @@ class Sender:
                     f"{self.ledger!r}; save a valid account, and run the same again to go on from there. (When IBM's "
                     "identity service is out of order it looks the same: then wait.)"
                 ) from None
-            if _is_transient(fault):
+            if fault.fault is Fault.MISSING:
+                raise JobFailed(
+                    f"Could not {what}: the service does not know it ({fault}); was it deleted, or is it another account's? "
+                    "If it is lost, `python -m experiments jobs LEDGER --cancel NUMBER` gives it up, and the same run sends "
+                    "it anew."
+                ) from None
+            if fault.fault is Fault.TRANSIENT:
                 raise ServiceUnavailable(
                     f"Could not {what} for {self._patience.retry_seconds:g} s ({fault}). Everything that was submitted is "
                     f"kept in {self.ledger!r}; run the same again to go on from there: nothing is sent twice."
