@@ -5,7 +5,9 @@ estimate, and by a bias that more shots do not cure: gate errors, readout errors
 
 .. math:: \overline{(f_\mathrm{measured} - f_\mathrm{exact})^2} = \overline{\sigma^2} + \overline{b^2} ,
 
-so the mean square of the bias is what is left of the mean square difference when the mean variance is taken away.
+so the mean square of the bias is what is left of the mean square difference when the mean variance is taken away. Of N
+numbers without any bias, what is left scatters about zero by the mean variance times sqrt(2 / N), and is cut off there: a
+small bias is only worth believing if many numbers show it.
 """
 
 from __future__ import annotations

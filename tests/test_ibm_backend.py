@@ -238,6 +238,7 @@ OPTIONS = {
     "estimator": ("estimator", {"resilience_level": 0}),
     "measurement mitigation": ("estimator", {"resilience_level": 1}),
     "extrapolation": ("estimator", {"resilience_level": 2}),
+    "learning": ("estimator", {"resilience": {"measure_noise_learning": {"num_randomizations": 5}}}),
     "two factors": (
         "estimator",
         {"resilience": {"zne_mitigation": True, "zne": {"noise_factors": [1, 3], "extrapolator": "linear"}}},

@@ -239,6 +239,8 @@ class LocalDevice(Device):
 class CloudDevice(Device):
     """A device of IBM's, through the service that the device object belongs to.
 
+    Requests of that service get time limits and no retries of the client's own, also for other uses of it.
+
     Args:
         device: From ``QiskitRuntimeService.backend(name)``.
         mode: ``"job"``, ``"session"``, ``"batch"``, or the user's own ``Session`` or ``Batch``.

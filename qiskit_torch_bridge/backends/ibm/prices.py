@@ -57,12 +57,14 @@ def price_of(options: Any, shots: int, *, rep_delay: float | None) -> Price:
         shots: Shots a circuit.
         rep_delay: The device's default delay in seconds; None: unknown.
     """
-    executions = _with_twirling(options.twirling, shots)
+    executions = math.prod(_twirled(options.twirling, shots))
     calibration = 0
     resilience = getattr(options, "resilience", None)
     if resilience is not None:
         if resilience.measure_mitigation:
-            calibration = executions
+            learned = resilience.measure_noise_learning.num_randomizations
+            randomizations, each = _twirled(options.twirling, shots)
+            calibration = (randomizations if learned == "auto" else learned) * each
         if resilience.zne_mitigation:
             factors = resilience.zne.noise_factors
             executions *= len(_ZNE_FACTORS if isinstance(factors, str) else factors)
@@ -72,13 +74,13 @@ def price_of(options: Any, shots: int, *, rep_delay: float | None) -> Price:
     return Price(executions, calibration, delay)
 
 
-def _with_twirling(twirling: Any, shots: int) -> int:
-    """The shots that are taken where so many are asked for."""
+def _twirled(twirling: Any, shots: int) -> tuple[int, int]:
+    """How many randomisations there are, and the shots of each, where so many shots are asked for."""
     if not (twirling.enable_gates or twirling.enable_measure):
-        return shots
+        return 1, shots
     randomizations, each = twirling.num_randomizations, twirling.shots_per_randomization
     if each == "auto":
         each = max(64, math.ceil(shots / 32)) if randomizations == "auto" else math.ceil(shots / randomizations)
     if randomizations == "auto":
         randomizations = math.ceil(shots / each)
-    return int(randomizations * each)
+    return int(randomizations), int(each)
