@@ -369,8 +369,8 @@ class Sender:
             if fault.fault is Fault.MISSING:
                 raise JobFailed(
                     f"Could not {what}: the service does not know it ({fault}); was it deleted, or is it another account's? "
-                    "If it is lost, `python -m experiments jobs LEDGER --cancel NUMBER` gives it up, and the same run sends "
-                    "it anew."
+                    f"Everything before it is kept in {self.ledger!r}. If it is lost, `python -m experiments jobs LEDGER "
+                    "--cancel NUMBER` gives it up, and the same run sends it anew."
                 ) from None
             if fault.fault is Fault.TRANSIENT:
                 raise ServiceUnavailable(
