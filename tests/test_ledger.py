@@ -191,6 +191,8 @@ def test_a_submission_that_was_taken_over_is_not_sent(tmp_path):
     with pytest.raises(HardwareError, match="Another process has taken over the submission"):
         sending.results([task()])
     assert device.sent == {}
+    assert theirs.entry(1).state == "intended"
+    assert theirs.is_still_ours(1)
 
 
 def test_cancelling_waits_for_the_end():

@@ -260,7 +260,8 @@ class Ledger:
         self._sending.difference_update(released)
         with self._transaction() as db:
             for number in released:
-                db.execute("UPDATE jobs SET owner = NULL WHERE number = ? AND state = 'intended'", (number,))
+                row = (number, self._owner())
+                db.execute("UPDATE jobs SET owner = NULL WHERE number = ? AND owner = ? AND state = 'intended'", row)
 
     def is_still_ours(self, number: int) -> bool:
         """Whether a job that this object has claimed may be sent now; if so, others wait for it anew."""

@@ -229,6 +229,7 @@ class Sender:
                     return found, self.device.session_of(found)
                 unsure = False
             if not self.ledger.is_still_ours(claim.number):
+                unsure = True  # whether the other one has sent it
                 raise HardwareError(
                     f"Another process has taken over the submission with the tag {claim.tag}; run the same again to "
                     "share its result."
@@ -249,7 +250,7 @@ class Sender:
         try:
             job_id, session_id = self._patiently(attempt, "submit a job")
         except HardwareError as error:
-            if not unsure:  # the service has refused it, so there is nothing to be found
+            if not unsure:  # the service has refused it, so that there is nothing to be found
                 self.ledger.failed(claim.number, "cancelled", f"not submitted: {error}", None)
             raise
         self.ledger.submitted(claim.number, job_id, session_id=session_id, calibrated=calibrated)
