@@ -337,7 +337,7 @@ class IBMBackend(Backend):
         try:
             self.connection.check([unit.bound.circuit for unit in self._units_in_use])
         except ValueError as error:
-            self._cache = ProgramCache()
+            self._cache, self._tested = ProgramCache(), set()
             raise HardwareError(
                 f"{self.name} was calibrated anew, and does not take the circuits any more ({error}). Nothing was "
                 "submitted, and everything before is kept; run the same again: they are transpiled anew."
