@@ -28,7 +28,7 @@ from qiskit.circuit import ParameterVector
 from qiskit_torch_bridge import IBMBackend, Patience, QuantumLayer
 
 INPUTS, WEIGHTS = ParameterVector("x", 2), ParameterVector("w", 2)
-PATIENCE = Patience(retry_seconds=30.0, settle_seconds=0.5, poll_seconds=0.02)
+PATIENCE = Patience(retry_seconds=90.0, longest_pause_seconds=0.5, settle_seconds=0.5, poll_seconds=0.02)
 FEATURES = torch.tensor([[0.3, 1.1], [0.8, 0.5], [1.3, -0.7]], dtype=torch.float64)
 UPSTREAM = torch.tensor([[0.7, -0.4], [-1.2, 0.3], [0.5, 0.9]], dtype=torch.float64)
 INITIAL = torch.tensor([0.4, 0.9], dtype=torch.float64)

@@ -36,12 +36,14 @@ class Patience:
 
     Attributes:
         retry_seconds: For a service that fails: then an error says how to go on. (Queues are waited for without end.)
+        longest_pause_seconds: Between two attempts; the pauses grow to it, at random, so that clients do not come together.
         settle_seconds: How long a submission whose answer was lost may take to show up at the service.
         poll_seconds: Between the first two looks at a job; the pauses grow to ten seconds.
         recheck_seconds: Between two looks at the device's calibration.
     """
 
     retry_seconds: float = 600.0
+    longest_pause_seconds: float = 30.0
     settle_seconds: float = 20.0
     poll_seconds: float = 1.0
     recheck_seconds: float = 300.0
@@ -352,7 +354,7 @@ class Sender:
         retrying = Retrying(
             retry=retry_if_exception(is_worth_trying_again),
             wait=wait_random_exponential(
-                multiplier=min(1.0, self._patience.poll_seconds), max=min(30.0, self._patience.retry_seconds / 20)
+                multiplier=min(1.0, self._patience.poll_seconds), max=self._patience.longest_pause_seconds
             ),
             stop=stop_before_delay(self._patience.retry_seconds),
             before_sleep=_log_retry(what),
