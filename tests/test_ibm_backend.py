@@ -202,8 +202,9 @@ def test_a_circuit_without_parameters():
         np.testing.assert_allclose(layer().detach(), [1.0, 1.0, 0.0], atol=0.15)
 
 
-def test_an_observable_that_is_a_constant_needs_no_job():
-    backend = IBMBackend(noiseless())
+@pytest.mark.parametrize("primitive", ["sampler", "estimator"])
+def test_an_observable_that_is_a_constant_needs_no_job(primitive):
+    backend = IBMBackend(noiseless(), primitive=primitive)
     layer = textbook_layer(backend, observables=["II"], shots=10)
     assert layer(torch.zeros(1, 1)).tolist() == [[1.0]]
     assert backend.ledger.entries() == []

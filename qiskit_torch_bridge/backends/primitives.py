@@ -10,6 +10,7 @@ from itertools import chain, islice
 from typing import Any
 
 import numpy as np
+from qiskit import QuantumCircuit
 from qiskit.primitives import (
     BackendEstimatorV2,
     BackendSamplerV2,
@@ -24,9 +25,9 @@ from qiskit.quantum_info import PauliList, SparsePauliOp
 from ..program import Program
 from ..readout import Expectation, Samples
 from .base import Backend, Estimate, ProgramCache, check_shots, circuit_on, estimate_from_samples, measured_circuit
-from .transpiling import BoundCircuit, bind_by_column, is_ideal_simulator, transpiled
+from .transpiling import BoundCircuit, bind_by_column, gates_of_ibms_estimator, leaves_out_idle_qubits, transpiled
 
-__all__ = ["EstimatorBackend", "SamplerBackend", "bindings_of", "restricted_to", "samples_of"]
+__all__ = ["EstimatorBackend", "SamplerBackend", "bindings_of", "observables_on", "restricted_to", "samples_of"]
 
 
 def _device_of(primitive: Any) -> Any:
@@ -102,7 +103,7 @@ class _PrimitiveBackend(Backend):
 
     @property
     def _is_compact(self) -> bool:
-        return self.device is None or (self.initial_layout is None and is_ideal_simulator(self.device))
+        return self.device is None or leaves_out_idle_qubits(self.device, self.initial_layout)
 
     def _for_device(self, circuits: Sequence[Any], program: Program) -> list[Any]:
         if self.device is None:
@@ -119,10 +120,8 @@ class _PrimitiveBackend(Backend):
 
     @property
     def _basis_gates(self) -> list[str] | None:
-        """IBM's Estimator takes circuits of its devices' gates only, also on a simulator that knows more."""
         ibm = any(cls.__module__.startswith("qiskit_ibm_runtime") for cls in type(self.primitive).__mro__)
-        unconnected = getattr(self.device, "coupling_map", None) is None
-        return ["cz", "rz", "sx", "x"] if ibm and unconnected and isinstance(self.primitive, BaseEstimatorV2) else None
+        return gates_of_ibms_estimator(self.device) if ibm and isinstance(self.primitive, BaseEstimatorV2) else None
 
     def __repr__(self) -> str:
         device = "" if self.device is None else f", device={self.device.name!r}"
@@ -246,13 +245,27 @@ class EstimatorBackend(_PrimitiveBackend):
         if "circuit" not in cached:
             logical, place = circuit_on(program, compact=self._is_compact)
             (circuit,) = self._for_device([logical], program)
-            outputs = [m for m, observable in enumerate(program.readout.observables) if observable.coeffs.any()]
-            observables = [restricted_to(program.readout.observables[m], list(place)) for m in outputs]
-            if circuit.layout is not None:
-                observables = [observable.apply_layout(circuit.layout) for observable in observables]
+            observables, outputs = observables_on(circuit, program.readout, list(place))
             cached["circuit"] = bind_by_column(circuit, program), observables, outputs
         circuit_and_observables: tuple[BoundCircuit, list[Any], list[int]] = cached["circuit"]
         return circuit_and_observables
+
+
+def observables_on(
+    circuit: QuantumCircuit, readout: Expectation, qubits: list[int]
+) -> tuple[list[SparsePauliOp], list[int]]:
+    """The observables on a transpiled circuit's qubits, and the outputs that they give (constants need no circuit).
+
+    Args:
+        circuit: The transpiled circuit.
+        readout: What is read.
+        qubits: Which of the program's qubits were transpiled, in order.
+    """
+    outputs = [m for m, observable in enumerate(readout.observables) if observable.coeffs.any()]
+    observables = [restricted_to(readout.observables[m], qubits) for m in outputs]
+    if circuit.layout is not None:
+        observables = [observable.apply_layout(circuit.layout) for observable in observables]
+    return observables, outputs
 
 
 def restricted_to(observable: SparsePauliOp, qubits: list[int]) -> SparsePauliOp:

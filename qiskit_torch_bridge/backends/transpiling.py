@@ -18,7 +18,7 @@ from ..program import Program
 
 _STANDARD = frozenset(get_standard_gate_name_mapping())
 
-__all__ = ["BoundCircuit", "bind_by_column", "is_ideal_simulator", "transpiled"]
+__all__ = ["BoundCircuit", "bind_by_column", "gates_of_ibms_estimator", "leaves_out_idle_qubits", "transpiled"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +84,20 @@ def transpiled(
         ) from error
 
 
-def is_ideal_simulator(device: Any) -> bool:
+def _is_ideal_simulator(device: Any) -> bool:
     """Whether qubit numbers mean nothing to the device: every qubit reaches every other, and none has noise."""
     noise = getattr(getattr(device, "options", None), "noise_model", None)
     return getattr(device, "coupling_map", None) is None and (noise is None or noise.is_ideal())
+
+
+def leaves_out_idle_qubits(device: Any, initial_layout: Sequence[int] | None) -> bool:
+    """Whether circuits may lose qubits that nothing touches, because nothing depends on where they run."""
+    return initial_layout is None and _is_ideal_simulator(device)
+
+
+def gates_of_ibms_estimator(device: Any) -> list[str] | None:
+    """IBM's Estimator takes circuits of its devices' gates only, also on a simulator that knows more; None: the device's."""
+    return ["cz", "rz", "sx", "x"] if getattr(device, "coupling_map", None) is None else None
 
 
 def _check_layout(layout: Sequence[int], program: Program, device: Any) -> None:

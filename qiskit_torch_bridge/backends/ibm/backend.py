@@ -7,7 +7,7 @@ import os
 import platform
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from .compiling import Unit, circuits_for, from_qpy, to_qpy, units_of
 from .errors import HardwareError, ServiceUnavailable
 from .fingerprints import digest, fingerprint, seed_of
 from .ledger import Caps, Entry, Job, Ledger, Spent
-from .prices import SECONDS_OF_JOB, Price, price_of
+from .prices import Price, price_of
 from .selftest import test_layout
 from .sending import Patience, Sender, Task
 from .work import Limits, Piece, Stretch, packed
@@ -164,7 +164,7 @@ class IBMBackend(Backend):
         shots = check_shots(shots)
         if shots is not None:
             return shots
-        options = checked_options(self.primitive, self.options)
+        options = self._finalized_options
         if options.default_shots is not None:
             return int(options.default_shots)
         return round(options.default_precision**-2)
@@ -271,7 +271,9 @@ class IBMBackend(Backend):
 
     def __getstate__(self) -> dict[str, Any]:
         # A device object knows the service, and the service a token: only names leave this process.
-        state = {name: value for name, value in self.__dict__.items() if name != "_connected"}
+        state = {
+            name: value for name, value in self.__dict__.items() if name not in ("_connected", "_finalized_options")
+        }
         mode = self._given.kind_of_session or self.mode
         kept = {"_given": self._given.without_objects(), "mode": mode}
         return {
@@ -417,8 +419,11 @@ class IBMBackend(Backend):
         return digest(self.run, *self._circumstances, *asked)
 
     def _price(self, shots: int) -> Price:
-        options = finalized_options(self.primitive, self.options)
-        return price_of(options, shots, rep_delay=self.connection.rep_delay)
+        return price_of(self._finalized_options, shots, rep_delay=self.connection.rep_delay)
+
+    @cached_property
+    def _finalized_options(self) -> Any:
+        return finalized_options(self.primitive, self.options)
 
     def _pack(self, work: Sequence[tuple[Sequence[Unit], int]], price: Price) -> list[list[Piece]]:
         stretches = [
@@ -437,12 +442,12 @@ class IBMBackend(Backend):
             stretches,
             self.limits,
             executions_of_job=price.executions_of_job,
-            seconds_of_job=SECONDS_OF_JOB + price.seconds(price.executions_of_job, None),
+            seconds_of_job=price.seconds_of_job,
         )
 
     def _cost_of(self, pieces: Sequence[Piece], units: Sequence[Sequence[Unit]], price: Price) -> tuple[int, float]:
         """Executions, and seconds on the quantum processor, of a job."""
-        executions, seconds = price.executions_of_job, SECONDS_OF_JOB + price.seconds(price.executions_of_job, None)
+        executions, seconds = price.executions_of_job, price.seconds_of_job
         for piece in pieces:
             unit = units[piece.request][piece.unit]
             its_executions = (piece.stop - piece.start) * unit.bases * price.executions
@@ -475,7 +480,6 @@ class IBMBackend(Backend):
             "primitive": self.primitive,
             "shots": shots,
             "seed": seed_of(request),
-            "rows": len(request.angles),
             "parts": parts,
             "outputs": [unit.outputs for unit in self._units(request.program)],
             "passport": self._passport(self._units(request.program), shots, []).as_dict(),

@@ -371,12 +371,6 @@ class CloudDevice(Device):
             session.close()
         return str(session.session_id)
 
-    def queue_length(self) -> tuple[bool, int]:
-        """Whether the device takes jobs, and how many wait there."""
-        with self._request():
-            status = self.device.status()
-        return bool(status.operational) and status.status_msg == "active", int(status.pending_jobs)
-
     def account_usage(self) -> dict[str, Any]:
         """What the service says of the account's time, in seconds."""
         with self._request():

@@ -15,8 +15,8 @@ from qiskit.quantum_info import SparsePauliOp
 from ...program import Program
 from ...readout import Expectation
 from ..base import circuit_on, measured_circuit
-from ..primitives import restricted_to
-from ..transpiling import BoundCircuit, bind_by_column, is_ideal_simulator, transpiled
+from ..primitives import observables_on
+from ..transpiling import BoundCircuit, bind_by_column, gates_of_ibms_estimator, leaves_out_idle_qubits, transpiled
 
 __all__ = ["Unit", "circuits_for", "from_qpy", "to_qpy", "units_of"]
 
@@ -52,13 +52,11 @@ def circuits_for(
     seed_transpiler: int | None,
 ) -> list[QuantumCircuit]:
     """The circuits in the device's gates: one a measurement group for a Sampler, one in all for an Estimator."""
-    compact = initial_layout is None and is_ideal_simulator(device)
+    compact = leaves_out_idle_qubits(device, initial_layout)
     if primitive == "sampler":
         circuits = [measured_circuit(program, group, compact=compact) for group in program.readout.groups]
     else:
         circuits = [circuit_on(program, compact=compact)[0]]
-    # IBM's Estimator takes circuits of its devices' gates only, also on a simulator that knows more.
-    unconnected = primitive == "estimator" and getattr(device, "coupling_map", None) is None
     return transpiled(
         circuits,
         program,
@@ -66,7 +64,7 @@ def circuits_for(
         optimization_level=optimization_level,
         initial_layout=initial_layout,
         seed_transpiler=seed_transpiler,
-        basis_gates=["cz", "rz", "sx", "x"] if unconnected else None,
+        basis_gates=gates_of_ibms_estimator(device) if primitive == "estimator" else None,
     )
 
 
@@ -81,15 +79,12 @@ def units_of(
     observables: tuple[SparsePauliOp, ...] = ()
     outputs: tuple[int, ...] = ()
     bases = 1
-    if primitive == "estimator":
+    if primitive == "estimator" and circuits:
         assert isinstance(program.readout, Expectation)
         place = list(range(program.circuit.num_qubits))
-        if initial_layout is None and is_ideal_simulator(device):
+        if leaves_out_idle_qubits(device, initial_layout):
             place = list(program.active_qubits)
-        outputs = tuple(m for m, o in enumerate(program.readout.observables) if o.coeffs.any())
-        given = [restricted_to(program.readout.observables[m], place) for m in outputs]
-        layout = circuits[0].layout
-        observables = tuple(given if layout is None else [o.apply_layout(layout) for o in given])
+        observables, outputs = map(tuple, observables_on(circuits[0], program.readout, place))
         bases = len(program.readout.groups)
     return [
         Unit(

@@ -22,9 +22,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["SECONDS_OF_JOB", "Price", "price_of"]
+__all__ = ["Price", "price_of"]
 
-SECONDS_OF_JOB = 2.0
+_SECONDS_OF_JOB = 2.0
 _USUAL_DELAY = 250e-6
 _USUAL_DURATION = 100e-6
 _ZNE_FACTORS = (1, 3, 5)
@@ -43,6 +43,11 @@ class Price:
     executions: int
     executions_of_job: int
     delay: float
+
+    @property
+    def seconds_of_job(self) -> float:
+        """Seconds of a job besides its circuits."""
+        return _SECONDS_OF_JOB + self.seconds(self.executions_of_job, None)
 
     def seconds(self, executions: int, duration: float | None) -> float:
         """Seconds for so many executions of a circuit of that duration (seconds; None: unknown)."""

@@ -36,7 +36,6 @@ class _Evaluation:
 
     Attributes:
         fingerprint: Of the program.
-        primitive: ``"sampler"`` or ``"estimator"``.
         shots: Shots a circuit.
         seed: The seed it was asked for with.
         angles: Shape (N, A).
@@ -47,7 +46,6 @@ class _Evaluation:
     """
 
     fingerprint: str
-    primitive: str
     shots: int
     seed: list[list[int]]
     angles: np.ndarray
@@ -103,7 +101,7 @@ def write_recording(ledger: Ledger, path: str | os.PathLike[str], *, run: str | 
         usage = [entry.usage_seconds for entry in entries if entry.usage_seconds is not None]
         listed.append(
             {
-                **{name: description[name] for name in ("fingerprint", "primitive", "shots", "seed", "outputs")},
+                **{name: description[name] for name in ("fingerprint", "shots", "seed", "outputs")},
                 "arrays": shape,
                 "passport": {
                     **description["passport"],
@@ -188,7 +186,7 @@ class Replay(Backend):
         """What was paid when it was recorded; nothing is paid for now."""
         charges = []
         for program, rows in work:
-            recorded = self._of_program(program)
+            recorded = [self._evaluations[number] for number in self._of_program(program)]
             like = [e.charge for e in recorded if len(e.angles) == rows and e.shots == self.resolve_shots(shots)]
             charges.append(like[0] if like else super().charge([(program, rows)], shots=shots))
         return Charge(
@@ -197,22 +195,22 @@ class Replay(Backend):
             sum(charge.qpu_seconds for charge in charges),
         )
 
-    def _of_program(self, program: Program) -> list[_Evaluation]:
+    def _of_program(self, program: Program) -> list[int]:
+        """The numbers of the program's evaluations."""
         cached = self._cache.of(program)
-        if "evaluations" not in cached:
+        if "numbers" not in cached:
             name = fingerprint(program)
-            cached["evaluations"] = [e for e in self._evaluations if e.fingerprint == name]
-        found: list[_Evaluation] = cached["evaluations"]
-        return found
+            cached["numbers"] = [n for n, recorded in enumerate(self._evaluations) if recorded.fingerprint == name]
+        numbers: list[int] = cached["numbers"]
+        return numbers
 
     def _find(self, request: Request, shots: int) -> int:
-        of_program = {id(evaluation) for evaluation in self._of_program(request.program)}
-        if not of_program:
+        numbers = self._of_program(request.program)
+        if not numbers:
             raise NotRecorded(
                 f"{self.path} does not hold this circuit with this readout; replay the model that was recorded (the same "
                 "circuit, observables and version of Qiskit), or record this one."
             )
-        numbers = [n for n, evaluation in enumerate(self._evaluations) if id(evaluation) in of_program]
         with_shots = [n for n in numbers if self._evaluations[n].shots == shots]
         if not with_shots:
             recorded = sorted({self._evaluations[n].shots for n in numbers})
@@ -273,7 +271,6 @@ def _read(path: Path) -> list[_Evaluation]:
 def _evaluation(archive: Mapping[str, np.ndarray], number: int, entry: Mapping[str, Any]) -> _Evaluation:
     return _Evaluation(
         entry["fingerprint"],
-        entry["primitive"],
         entry["shots"],
         entry["seed"],
         archive[f"{number}/angles"],

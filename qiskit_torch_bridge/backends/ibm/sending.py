@@ -149,7 +149,7 @@ class Sender:
             return
         try:
             self._patiently(partial(self.device.cancel, entry.job_id), "cancel a job")
-            state = self._end_of(entry.job_id)
+            state, _ = self._end_of(entry.job_id)
         except JobFailed as error:  # the service does not know it
             self.ledger.failed(number, "failed", str(error), None)
             return
@@ -158,13 +158,13 @@ class Sender:
         else:
             self.ledger.failed(number, state, "cancelled by the user", self._usage(entry.job_id))
 
-    def _end_of(self, job_id: str) -> str:
-        """The state that a job ends in, which may take a while after it was cancelled."""
+    def _end_of(self, job_id: str) -> tuple[str, str]:
+        """The state that a job ends in, after a cancellation too, and what the service says of it."""
         pause = self._patience.poll_seconds
         while True:
-            state, _ = self._patiently(partial(self.device.state, job_id), f"look at job {job_id}")
+            state, said = self._patiently(partial(self.device.state, job_id), f"look at job {job_id}")
             if state != "waiting":
-                return state
+                return state, said
             time.sleep(pause)
             pause = min(1.5 * pause, _LONGEST_POLL)
 
@@ -275,31 +275,25 @@ class Sender:
     def _fetch(self, claim: Claim) -> Arrays:
         if claim.role is Role.DONE:
             return arrays_of(self.ledger.result(claim.number))
-        pause = self._patience.poll_seconds
-        while True:
-            entry = self.ledger.entry(claim.number)
-            if entry.state == "done":  # another process has fetched it
-                return arrays_of(self.ledger.result(claim.number))
-            if entry.job_id is None or entry.state != "submitted":
-                raise JobFailed(
-                    f"Job {entry.job_id or entry.tag} was {entry.state} ({entry.error}). Run the same again to submit "
-                    "it anew."
-                )
-            job_id = entry.job_id
-            state, said = self._patiently(partial(self.device.state, job_id), f"look at job {job_id}")
-            if state == "done":
-                arrays = self._patiently(partial(self.device.result, job_id), f"fetch job {job_id}")
-                self.ledger.finished(claim.number, bytes_of(arrays), self._usage(job_id))
-                return arrays
-            if state != "waiting":
-                self.ledger.failed(claim.number, state, said or state, self._usage(job_id))
-                raise JobFailed(
-                    f"Job {job_id} on {self.device.name} {'failed' if state == 'failed' else 'was cancelled'}"
-                    f"{f': {said}' if said else ''}. All results before it are kept in {self.ledger!r}; run the same "
-                    "again to submit this one anew and go on from there."
-                )
-            time.sleep(pause)
-            pause = min(1.5 * pause, _LONGEST_POLL)
+        entry = self.ledger.entry(claim.number)
+        if entry.state == "done":  # another process has fetched it
+            return arrays_of(self.ledger.result(claim.number))
+        job_id = entry.job_id
+        if job_id is None or entry.state != "submitted":
+            raise JobFailed(
+                f"Job {job_id or entry.tag} was {entry.state} ({entry.error}). Run the same again to submit it anew."
+            )
+        state, said = self._end_of(job_id)
+        if state == "done":
+            arrays = self._patiently(partial(self.device.result, job_id), f"fetch job {job_id}")
+            self.ledger.finished(claim.number, bytes_of(arrays), self._usage(job_id))
+            return arrays
+        self.ledger.failed(claim.number, state, said or state, self._usage(job_id))
+        raise JobFailed(
+            f"Job {job_id} on {self.device.name} {'failed' if state == 'failed' else 'was cancelled'}"
+            f"{f': {said}' if said else ''}. All results before it are kept in {self.ledger!r}; run the same again to "
+            "submit this one anew and go on from there."
+        )
 
     def _session_of(self, job_id: str) -> str | None:
         return self._patiently(partial(self.device.session_of, job_id), f"look at job {job_id}")
