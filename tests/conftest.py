@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from ibm_cloud import CloudServer
 from runs import figures_not_rendered, figures_rendered_once
 
 from qiskit_torch_bridge import Backend, Estimate, Program
@@ -65,6 +66,21 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
         return place / name
 
     return folder
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[CloudServer]:
+    """A stand-in of IBM's service, in a process of its own."""
+    with CloudServer() as running:
+        yield running
+
+
+@pytest.fixture
+def cloud(server: CloudServer) -> Iterator[CloudServer]:
+    """The stand-in; afterwards without faults, and with its devices as they were."""
+    yield server
+    server.clear()
+    server.set_device("ibm_manila", "online")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,20 +59,6 @@ def isa(circuit: QuantumCircuit, backend: Any, *, measured: bool = False) -> Qua
     if measured:
         circuit.measure_all()
     return generate_preset_pass_manager(optimization_level=1, backend=backend, seed_transpiler=1).run(circuit)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[CloudServer]:
-    with CloudServer() as running:
-        yield running
-
-
-@pytest.fixture
-def cloud(server: CloudServer) -> Iterator[CloudServer]:
-    """The server; afterwards without faults, and with its devices as they were."""
-    yield server
-    server.clear()
-    server.set_device("ibm_manila", "online")
 
 
 @pytest.fixture(scope="module")
