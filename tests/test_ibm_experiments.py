@@ -22,11 +22,7 @@ from experiments.record_lesson import DEVICE, RECORDING, lesson, record
 from qiskit_torch_bridge import Ledger, Replay
 from qiskit_torch_bridge.backends.ibm import sending
 
-pytestmark = [
-    pytest.mark.usefixtures("no_pictures"),
-    # Aer silences its own use of it, but in a thread, where filters of warnings are not safe.
-    pytest.mark.filterwarnings('ignore:"warnings" argument has been deprecated:DeprecationWarning'),
-]
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 SMALL = ["--dataset", "digits", "--train-per-digit", "2", "--test-per-digit", "2", "--shots", "20", "--seed", "1"]
 REHEARSAL = [*SMALL, "--epochs", "1", "--backend", "ibm:fake_manila"]
