@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from qiskit_torch_bridge import QuantumLayer
 
@@ -135,27 +136,46 @@ def draw_predictions(
     labels, guesses = (np.array([row[key] for row in rows]) for key in ("label", "predicted"))
     scores = np.array([[value for key, value in row.items() if key.startswith("score_")] for row in rows])
     sure = confidence(scores)
-    figure = Figure(figsize=(1.7 * _COLUMNS, 2.1 * len(names)), layout="constrained")
-    for label, line in enumerate(figure.subplots(len(names), _COLUMNS, squeeze=False)):
+    height = shown["images"].shape[2] / shown["images"].shape[3]  # all lengths are in widths of an image
+    column_width, line_height = 1.05, height + 0.22
+    width, depth = column_width * _COLUMNS, line_height * len(names)
+    figure = Figure(figsize=(1.6 * width, 1.6 * depth))
+    # Axes of their own for each image would take most of a small run's time.
+    axes = figure.add_axes((0, 0, 1, 1), frame_on=False)
+    axes.set(xticks=[], yticks=[])
+    for label, name in enumerate(names):
+        bottom = (label + 1) * line_height
+        axes.text(
+            -0.04, bottom - height / 2, f"images of {name}", rotation=90, ha="right", va="center", fontsize="medium"
+        )
         mine = [place for place, row in enumerate(shown["rows"]) if labels[row] == label]
-        for axes, place in zip(line, mine, strict=False):
+        for column, place in enumerate(mine):
             row, image = shown["rows"][place], shown["images"][place]
             wrong = bool(guesses[row] != label)
+            left = column * column_width
             axes.imshow(
-                image.transpose(1, 2, 0).squeeze(), cmap="gray_r" if len(image) == 1 else None, vmin=0, vmax=255
+                image.transpose(1, 2, 0).squeeze(),
+                cmap="gray_r" if len(image) == 1 else None,
+                vmin=0,
+                vmax=255,
+                extent=(left, left + 1, bottom, bottom - height),
             )
-            axes.set_title(
-                f"{names[guesses[row]]} ({sure[row]:.2f})", color="tab:red" if wrong else "black", fontsize="medium"
+            axes.text(
+                left + 0.5,
+                bottom - height - 0.04,
+                f"{names[guesses[row]]} ({sure[row]:.2f})",
+                ha="center",
+                color="tab:red" if wrong else "black",
+                fontsize="medium",
             )
-            for spine in axes.spines.values():
-                spine.set(color="tab:red", linewidth=2, visible=wrong)
-        for axes in line:
-            axes.set(xticks=[], yticks=[])
-            if not axes.images:
-                axes.axis("off")
-        line[0].set_ylabel(f"images of {names[label]}")
+            if wrong:
+                frame = Rectangle(
+                    (left, bottom - height), 1, height, fill=False, color="tab:red", linewidth=2, clip_on=False
+                )
+                axes.add_patch(frame)
+    axes.set(xlim=(0, width), ylim=(depth, 0))  # each image has set them to its own
     errors = int((guesses != labels).sum())
-    figure.suptitle(f"{title}: predicted class (its probability); {errors} of {len(labels)} wrong")
+    axes.set_title(f"{title}: predicted class (its probability); {errors} of {len(labels)} wrong", pad=0)
     folder.write_figure("predictions.png", figure)
     folder.write_figure("confusion.png", confusion_matrix(labels, guesses, names, title=title))
 

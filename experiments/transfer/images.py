@@ -8,6 +8,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -141,18 +142,9 @@ def _folder(root: Path, training: bool, classes: Sequence[str] | None) -> Images
 
 def _zip(path: Path, training: bool, classes: Sequence[str] | None) -> Images:
     prefix = f"{path.stem}/{'train' if training else 'test'}/"
-    try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is no zip file that can be read ({error}); fetch it again.") from error
-    members = sorted(
-        (
-            info
-            for info in archive.infolist()
-            if info.filename.startswith(prefix) and _looks_like_an_image(info.filename)
-        ),
-        key=lambda info: info.filename,
-    )
+    facts = path.stat()
+    archive, images = _archive(path, facts.st_mtime_ns, facts.st_size)
+    members = [info for info in images if info.filename.startswith(prefix)]
     if not members:
         raise FileNotFoundError(f"Got {path}, expected it to hold {prefix}CLASS, each class with its images.")
     class_of = {info.filename: info.filename.removeprefix(prefix).partition("/")[0] for info in members}
@@ -164,10 +156,25 @@ def _zip(path: Path, training: bool, classes: Sequence[str] | None) -> Images:
         return _rgb(lambda: archive.read(members[row]), f"{path}: {members[row].filename}")
 
     def fingerprint() -> str:
-        facts = [(info.filename, info.file_size, info.CRC) for info in members]
-        return _digest(zip(labels.tolist(), facts, strict=True))
+        contents = [(info.filename, info.file_size, info.CRC) for info in members]
+        return _digest(zip(labels.tolist(), contents, strict=True))
 
     return Images(path.stem, names, labels, decode, fingerprint)
+
+
+@lru_cache(maxsize=1)
+def _archive(path: Path, modified: int, size: int) -> tuple[zipfile.ZipFile, tuple[zipfile.ZipInfo, ...]]:
+    """A zip file and its images, by name; listed once as long as it is of that time (in ns) and size (in bytes).
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is no zip file that can be read ({error}); fetch it again.") from error
+    images = [info for info in archive.infolist() if _looks_like_an_image(info.filename)]
+    return archive, tuple(sorted(images, key=lambda info: info.filename))
 
 
 def _torchvision_cifar(root: Path, training: bool, classes: Sequence[str] | None, download: bool) -> Images:
