@@ -15,9 +15,11 @@ from .backends.passport import Passport
 from .backends.statevector import StatevectorBackend
 from .dressed import DressedQuantumNet
 from .gradients import SPSA, Adjoint, FiniteDifference, GradientRule, ParameterShift
-from .layer import QuantumLayer, Quote, Run, evaluate
+from .layer import QuantumLayer, Quote, evaluate
 from .layerwise import LayerwiseQuantumLayer, Phase, complete_depth_schedule, layerwise_schedule
 from .program import Program
+from .run import Run
+from .schedules import ConstantShots, GrowingShots, ShotSchedule, TargetSNR
 from .seeding import SeedStream
 from .shadow import Deviation, Shadow
 from .stencil import Stencil
@@ -40,6 +42,7 @@ __all__ = [
     "Backend",
     "BudgetExceeded",
     "Charge",
+    "ConstantShots",
     "Deviation",
     "DressedQuantumNet",
     "Estimate",
@@ -47,6 +50,7 @@ __all__ = [
     "Evaluation",
     "FiniteDifference",
     "GradientRule",
+    "GrowingShots",
     "HardwareError",
     "IBMBackend",
     "LayerwiseQuantumLayer",
@@ -66,8 +70,10 @@ __all__ = [
     "SamplerBackend",
     "SeedStream",
     "Shadow",
+    "ShotSchedule",
     "StatevectorBackend",
     "Stencil",
+    "TargetSNR",
     "complete_depth_schedule",
     "evaluate",
     "layerwise_schedule",

@@ -17,7 +17,7 @@ or plain data cost no gradient circuit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from itertools import pairwise
@@ -167,6 +167,29 @@ class AngleGroup:
             return parts[0]
         rows = batch_size(parts)
         return torch.cat([part.expand(rows, -1) for part in parts], dim=1)
+
+    def slopes(self, source: int, width: int, tensors: Mapping[int, torch.Tensor]) -> np.ndarray:
+        """The derivatives of the group's angles by one source's parameters, shape (N, A_g, width) or (1, A_g, width)."""
+        rows = 1
+        values: list[torch.Tensor] = []
+        if self.translated is not None:
+            values = [tensors[s][:, column].detach().clone() for s, column in self.translated.columns]
+            rows = batch_size(values)
+            values = [value.expand(rows).clone().requires_grad_() for value in values]
+        slopes = np.zeros((rows, self.width, width))
+        for angle, form in enumerate(self.affine):
+            for (its_source, column), slope in form.terms:
+                if its_source == source:
+                    slopes[:, angle, column] = slope
+        if self.translated is not None:
+            with torch.enable_grad():
+                angles = self.translated(values)
+            for number, angle_values in enumerate(angles, start=len(self.affine)):
+                found = torch.autograd.grad(angle_values.sum(), values, retain_graph=True, allow_unused=True)
+                for (its_source, column), derivative in zip(self.translated.columns, found, strict=True):
+                    if its_source == source and derivative is not None:
+                        slopes[:, number, column] = derivative.numpy()
+        return slopes
 
 
 @dataclass(frozen=True, eq=False)
@@ -358,6 +381,24 @@ class AngleMap:
         else:
             head = torch.zeros((rows, 0), dtype=torch.float64)
         return head, *(group.evaluate(tensors) for group in self.groups[1:])
+
+    @cached_property
+    def is_affine(self) -> bool:
+        """Whether the angles' derivatives are the same whatever the inputs and weights."""
+        return all(group.translated is None for group in self.groups)
+
+    def slopes(self, source: int, columns: Sequence[int], tensors: Mapping[int, torch.Tensor]) -> np.ndarray:
+        """The derivatives of angles by the parameters of one source, shape (N, W, width), or (1, W, width).
+
+        Args:
+            source: 0 for the inputs, 1 + g for weight group g.
+            columns: Which W angles.
+            tensors: Each source's values, shape (N, width) or (1, width), float64; not looked at where :attr:`is_affine`.
+        """
+        parts = [group.slopes(source, self.source_widths[source], tensors) for group in self.groups]
+        rows = max((len(part) for part in parts), default=1)
+        whole = np.concatenate([np.broadcast_to(part, (rows, *part.shape[1:])) for part in parts], axis=1)
+        return whole[:, list(columns)]
 
     @cached_property
     def _has_weights(self) -> bool:

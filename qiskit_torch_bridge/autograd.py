@@ -27,15 +27,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from .allocation import shots_by_sensitivity
 from .angles import batch_size
 from .backends.base import Backend, Estimate, Request
+from .covariance import Covariance
 from .gradients import GradientRule
 from .program import Program, Selection
 from .seeding import SeedStream
 from .shadow import Deviation, Shadow
 from .stencil import Stencil
 
-__all__ = ["Evaluation", "NonFiniteAnglesError", "QuantumFunction", "needs_gradient", "refuse_block_gradients"]
+__all__ = [
+    "Evaluation",
+    "GradientRecord",
+    "NonFiniteAnglesError",
+    "QuantumFunction",
+    "exact_values",
+    "needs_gradient",
+    "refuse_block_gradients",
+]
 
 
 class NonFiniteAnglesError(ValueError):
@@ -58,6 +68,10 @@ class Evaluation:
         points_together: How many rows in a run are shifted points of one row. A rule that draws its shifts must draw
             the same for all of them: the second order is a difference between them.
         note_shadow: Called with what the backend's shadow shows, where it has one.
+        note_gradient: Called by backward with what it was made of, outside of torch.func transforms.
+        by_sensitivity: Whether a gradient's shots go to the rows by their upstream gradient
+            (:mod:`~qiskit_torch_bridge.allocation`), where nothing will differentiate it.
+        shots_of_rows: Shape (N,): the shots of each row of this call, 0 for rows that need not be measured; None: ``shots``.
     """
 
     program: Program
@@ -70,6 +84,10 @@ class Evaluation:
     keep: bool = True
     points_together: int = 1
     note_shadow: Callable[[Shadow], None] | None = None
+    note_gradient: Callable[[GradientRecord], None] | None = None
+    by_sensitivity: bool = False
+    shots_of_rows: np.ndarray | None = None
+    estimate: Estimate | None = field(default=None, repr=False)
     _ahead: _Table | None = field(default=None, repr=False)
     _answered: _Answered | None = field(default=None, repr=False)
     _kept: _Kept | None = field(default=None, repr=False)
@@ -90,7 +108,8 @@ class Evaluation:
         if not len(angles):
             return torch.zeros((0, self.program.num_outputs), dtype=torch.float64)
         if self._answered is not None and np.array_equal(angles, self._answered.angles):
-            return torch.from_numpy(self._answered.values)
+            self.estimate = self._answered.estimate
+            return torch.from_numpy(self._answered.estimate.values)
         position = self.seeds.position
         try:
             return torch.from_numpy(self._measured(groups, angles))
@@ -111,9 +130,11 @@ class Evaluation:
         if stencil is not None:
             gradient = estimate.of_rows(slice(rows, None))
             estimate = estimate.of_rows(slice(rows))
-            self._answered = _Answered(angles[rows:], gradient.values)
+            self._answered = _Answered(angles[rows:], gradient)
         if estimate.state is not None:
             self._kept = _Kept(angles, estimate.state, *_memory(groups))
+        if self.kind == "gradient":
+            self.estimate = estimate
         if self.observe is not None:
             self.observe(self.kind, estimate)
             if stencil is not None:
@@ -121,24 +142,31 @@ class Evaluation:
         return estimate.values
 
     def _evaluate(self, angles: np.ndarray) -> Estimate:
+        if self.shots_of_rows is None:
+            return self._evaluate_with(angles, self.shots)
+        where = [np.flatnonzero(self.shots_of_rows == shots) for shots in np.unique(self.shots_of_rows) if shots]
+        parts = [self._evaluate_with(angles[rows], int(self.shots_of_rows[rows[0]])) for rows in where]
+        return _stitched(where, parts, (len(angles), self.program.num_outputs))
+
+    def _evaluate_with(self, angles: np.ndarray, shots: int | None) -> Estimate:
         if self.rule.exact_only and self.keep and not self.program.blocks:
             return self.backend.evaluate_for_pullback(self.program, angles)
         if not self.program.blocks:
-            return self.backend.evaluate(self.program, angles, shots=self.shots, seed=self.seeds.next())
+            return self.backend.evaluate(self.program, angles, shots=shots, seed=self.seeds.next())
         width = len(self.program.angles)
         fillings = self.program.split(angles)
         if self.rule.exact_only and self.keep:
             parts = [self.backend.evaluate_for_pullback(program, angles[rows, :width]) for program, rows in fillings]
         else:
             requests = [Request(program, angles[rows, :width], self.seeds.next()) for program, rows in fillings]
-            parts = self.backend.evaluate_all(requests, shots=self.shots)
-        return _stitched([rows for _, rows in fillings], parts, len(angles))
+            parts = self.backend.evaluate_all(requests, shots=shots)
+        return _stitched([rows for _, rows in fillings], parts, (len(angles), self.program.num_outputs))
 
     def _compare(
         self, exact_backend: Backend, angles: np.ndarray, estimate: Estimate, rows: int, stencil: Stencil | None
     ) -> None:
         """Tells what the same circuits give without noise."""
-        exact = replace(self, backend=exact_backend, shots=None, keep=False, seeds=SeedStream(0))._evaluate(angles)
+        exact = exact_values(self.program, exact_backend, self.rule, angles)
         values = Deviation(estimate.values[:rows], exact.values[:rows], np.sqrt(estimate.variances[:rows]))
         gradients = None
         if stencil is not None:
@@ -159,8 +187,7 @@ class Evaluation:
     def pull_back(self, upstream: torch.Tensor, groups: Sequence[torch.Tensor], selection: Selection) -> np.ndarray:
         """Shape (N, W): the backend's own vector-Jacobian product, for the wanted columns."""
         kept = self._kept
-        again = kept is not None and kept.memory is not None and kept.memory == _memory(groups)[1]
-        angles = kept.angles if again and kept is not None else self._joined(groups)
+        angles = self.angles_of(groups)
         if len(upstream) > len(angles):
             angles = np.repeat(angles, len(upstream), axis=0)
         if not len(angles):
@@ -181,6 +208,46 @@ class Evaluation:
             gradients = gradients[:, selection.mask]
         return gradients
 
+    def angles_of(self, groups: Sequence[torch.Tensor]) -> np.ndarray:
+        """Shape (N, A), or (1, A): the groups' angles; those of the last call, if these are its groups."""
+        kept = self._kept
+        if kept is not None and kept.memory is not None and kept.memory == _memory(groups)[1]:
+            return kept.angles
+        return self._joined(groups)
+
+    def record(
+        self,
+        table: _Table,
+        groups: Sequence[torch.Tensor],
+        upstream: torch.Tensor,
+        gradient: np.ndarray | None,
+        estimate: Estimate | None,
+    ) -> None:
+        """Notes what a gradient was made of."""
+        assert self.note_gradient is not None
+        self.note_gradient(
+            GradientRecord(
+                self.program,
+                self.backend,
+                self.rule,
+                self.shots,
+                self.seeds,
+                table.selection,
+                # A copy, because torch may go on adding to the tensor.
+                np.array(upstream.detach().resolve_neg().numpy()),
+                self.angles_of(groups) if self.shots is None else None,
+                None if estimate is None else table.stencil,
+                estimate,
+                gradient,
+            )
+        )
+
+    def share_out(self, upstream: np.ndarray, points: int) -> None:
+        """Has this call, of so many points a row, measure each row by its upstream gradient of shape (N, M)."""
+        assert self.shots is not None
+        shots = shots_by_sensitivity(upstream, self.program.readout.scales, self.shots)
+        self.shots_of_rows = np.repeat(shots, points)
+
     def forget(self) -> None:
         """Lets go of what was kept for a gradient; it would be computed anew."""
         self._kept = None
@@ -197,6 +264,11 @@ class Evaluation:
                 "number of radians; check the inputs and weights. No circuit was run."
             )
         return angles
+
+
+def exact_values(program: Program, backend: Backend, rule: GradientRule, angles: np.ndarray) -> Estimate:
+    """The values at angles of shape (N, A) without shots, for nothing but to be looked at."""
+    return Evaluation(program, backend, rule, None, SeedStream(0), keep=False)._evaluate(angles)
 
 
 class _Kept(NamedTuple):
@@ -228,21 +300,53 @@ class _Answered(NamedTuple):
 
     Attributes:
         angles: Shape (N * K, A).
-        values: Shape (N * K, M).
+        estimate: Of values of shape (N * K, M).
     """
 
     angles: np.ndarray
-    values: np.ndarray
+    estimate: Estimate
 
 
-def _stitched(where: Sequence[slice | np.ndarray], parts: Sequence[Estimate], rows: int) -> Estimate:
-    """The estimates of several sets of rows as one."""
-    shape = (rows, parts[0].values.shape[1])
-    values, variances = np.empty(shape), np.empty(shape)
+def _stitched(where: Sequence[slice | np.ndarray], parts: Sequence[Estimate], shape: tuple[int, int]) -> Estimate:
+    """The estimates of several sets of rows as one of (N, M) values; zeros for rows in no set."""
+    values, variances = np.zeros(shape), np.zeros(shape)
     for its_rows, part in zip(where, parts, strict=True):
         values[its_rows], variances[its_rows] = part.values, part.variances
     circuits, shots = sum(part.circuits for part in parts), sum(part.shots for part in parts)
-    return Estimate(values, variances, circuits, shots, passport=parts[0].passport)
+    passport = parts[0].passport if parts else None
+    covariance = Covariance.stitched(where, [part.covariance for part in parts], shape[0])
+    return Estimate(values, variances, circuits, shots, passport=passport, covariance=covariance)
+
+
+@dataclass(frozen=True, eq=False)
+class GradientRecord:
+    """What a gradient was made of.
+
+    Attributes:
+        program: The compiled circuit.
+        backend: Where the values came from.
+        rule: How they were differentiated.
+        shots: Shots a circuit (on average over the rows that were measured); None for exact values.
+        seeds: Where the randomness came from.
+        selection: The W angles whose gradient was wanted.
+        upstream: Shape (N, M), the gradient by the values.
+        angles: Shape (N, A), the angles; None where ``estimate`` has values with shots.
+        stencil: The shift table; None if the backend differentiated itself.
+        estimate: Of the values at the table's points, shape (N * K, M); None likewise.
+        gradient: Shape (N, W), the gradient by the angles, if the backend differentiated itself.
+    """
+
+    program: Program
+    backend: Backend
+    rule: GradientRule
+    shots: int | None
+    seeds: SeedStream
+    selection: Selection
+    upstream: np.ndarray
+    angles: np.ndarray | None
+    stencil: Stencil | None
+    estimate: Estimate | None
+    gradient: np.ndarray | None
 
 
 class QuantumFunction(torch.autograd.Function):
@@ -274,15 +378,25 @@ class QuantumFunction(torch.autograd.Function):
             return None, *(torch.zeros_like(group) for group in groups)
         # The vmap of ``is_grads_batched`` knows no custom Functions, but it does know sums.
         if evaluation.rule.exact_only and not torch._C._functorch.is_legacy_batchedtensor(upstream):
-            if _may_be_differentiated():
+            differentiable = _may_be_differentiated()
+            if differentiable:
                 flat = _Pullback.apply(evaluation, table.selection, upstream, *groups)
             else:  # nothing will differentiate the gradient, and a Function costs as much as a small circuit
-                numbers = evaluation.pull_back(upstream, groups, table.selection)
-                if not torch._C._autograd._get_current_graph_task_keep_graph():
-                    evaluation.forget()  # as torch forgets saved tensors, even if an output lives on
-                return None, *table.hand_out_numbers(numbers, groups)
-        else:
-            flat = (table.jacobian(groups) @ upstream.unsqueeze(-1)).squeeze(-1)
+                flat = evaluation.pull_back(upstream, groups, table.selection)
+            if evaluation.note_gradient is not None and _is_plain(upstream):
+                evaluation.record(table, groups, upstream, flat.detach().numpy() if differentiable else flat, None)
+            if differentiable:
+                return None, *table.hand_out(flat, groups)
+            if not torch._C._autograd._get_current_graph_task_keep_graph():
+                evaluation.forget()  # as torch forgets saved tensors, even if an output lives on
+            return None, *table.hand_out_numbers(flat, groups)
+        at_points = table.at_points
+        if evaluation.by_sensitivity and evaluation.shots is not None and not _may_be_differentiated():
+            at_points.share_out(upstream.detach().resolve_neg().numpy(), table.stencil.num_points)
+        values = QuantumFunction.apply(at_points, *table.points(groups))
+        flat = (table.stencil.derivatives(values, table.rows) @ upstream.unsqueeze(-1)).squeeze(-1)
+        if evaluation.note_gradient is not None and at_points.estimate is not None and _is_plain(upstream):
+            evaluation.record(table, groups, upstream, None, at_points.estimate)
         return None, *table.hand_out(flat, groups)
 
     @staticmethod
@@ -424,15 +538,23 @@ class _Table:
 
     def jacobian(self, groups: Sequence[torch.Tensor]) -> torch.Tensor:
         """Shape (N, W, M); one backend call."""
-        values = QuantumFunction.apply(self._at_points, *self.points(groups))
+        values = QuantumFunction.apply(self.at_points, *self.points(groups))
         return self.stencil.derivatives(values, self.rows)
 
     @property
-    def _at_points(self) -> Evaluation:
+    def at_points(self) -> Evaluation:
+        """The evaluation of the table's points."""
         together = self.evaluation.points_together * self.stencil.num_points
         answered = self.evaluation._answered if self._foreseen is not None else None
         return replace(
-            self.evaluation, kind="gradient", points_together=together, _ahead=None, _answered=answered, _kept=None
+            self.evaluation,
+            kind="gradient",
+            points_together=together,
+            note_gradient=None,
+            estimate=None,
+            _ahead=None,
+            _answered=answered,
+            _kept=None,
         )
 
     def pull_back_along(
@@ -441,7 +563,7 @@ class _Table:
         """The derivative of the selection's vector-Jacobian product along a direction of shape (N, W)."""
         weights = (direction.unsqueeze(1) @ torch.as_tensor(self.stencil.coefficients)).squeeze(1)
         spread = (weights.unsqueeze(-1) * upstream.unsqueeze(1)).reshape(-1, upstream.shape[-1])
-        flat = _Pullback.apply(self._at_points, selection, spread, *self.points(groups))
+        flat = _Pullback.apply(self.at_points, selection, spread, *self.points(groups))
         return flat.reshape(self.rows, self.stencil.num_points, len(selection.columns)).sum(dim=1)
 
     def collect(self, tangents: Sequence[torch.Tensor | None], groups: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -479,6 +601,12 @@ class _Table:
                 part = whole
             parts.append(torch.from_numpy(part))
         return parts
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether it holds numbers, rather than standing for those of a transform."""
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return not (wrapped or torch._C._functorch.is_legacy_batchedtensor(tensor))
 
 
 def refuse_block_gradients(program: Program, wanted: bool) -> None:

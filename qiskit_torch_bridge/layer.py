@@ -12,12 +12,21 @@ import torch
 from qiskit.circuit import Parameter, ParameterVector, QuantumCircuit, Qubit
 from torch import nn
 
+from .allocation import ALLOCATIONS
 from .angles import batch_size
-from .autograd import Evaluation, NonFiniteAnglesError, QuantumFunction, needs_gradient, refuse_block_gradients
-from .backends import Backend, Estimate, Passport, check_shots, resolve_backend
+from .autograd import (
+    Evaluation,
+    GradientRecord,
+    NonFiniteAnglesError,
+    QuantumFunction,
+    needs_gradient,
+    refuse_block_gradients,
+)
+from .backends import Backend, Estimate, check_shots, resolve_backend
 from .gradients import Adjoint, GradientRule, ParameterShift, resolve_gradient
 from .program import Program
 from .readout import ObservableLike
+from .run import Call, Run, call_of
 from .seeding import SeedStream
 from .shadow import Shadow
 
@@ -25,27 +34,6 @@ __all__ = ["QuantumLayer", "Quote", "Run", "evaluate"]
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 Initializer = str | torch.Tensor | Mapping[str, "str | torch.Tensor"]
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """What a forward call executed.
-
-    Attributes:
-        values: Shape (N, M), a NumPy array: the outputs, N the flattened batch.
-        standard_errors: Shape (N, M), a NumPy array: their standard errors from the shots; zero for exact values.
-        circuits: How many circuits were executed.
-        shots: How many shots were spent on all of them.
-        passport: Where and how they were measured, for backends that say so (IBM hardware, recordings of it).
-        shadow: What the same circuits give without noise, where the backend has a shadow.
-    """
-
-    values: np.ndarray
-    standard_errors: np.ndarray
-    circuits: int
-    shots: int
-    passport: Passport | None = None
-    shadow: Shadow | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +75,7 @@ class _Spent:
     circuits: int = 0
     shots: int = 0
     shadow: Shadow | None = None
+    call: Call | None = None
 
     def note_shadow(self, shadow: Shadow) -> None:
         self.shadow = shadow
@@ -98,8 +87,16 @@ class _Spent:
             errors = np.sqrt(estimate.variances) if estimate.shots else estimate.variances
             # Copied, because the output may share the values' memory, and is the user's to change.
             self.last_run = Run(
-                estimate.values.copy(), errors, estimate.circuits, estimate.shots, estimate.passport, self.shadow
+                estimate.values.copy(),
+                errors,
+                estimate.circuits,
+                estimate.shots,
+                estimate.passport,
+                self.shadow,
+                self.call,
+                estimate.covariance,
             )
+            self.call = None
 
 
 def evaluate(
@@ -111,8 +108,10 @@ def evaluate(
     shots: int | None = None,
     gradient: str | GradientRule | None = None,
     seed: int | Sequence[int] | SeedStream | None = None,
+    allocation: str = "uniform",
     observe: Callable[[str, Estimate], None] | None = None,
     note_shadow: Callable[[Shadow], None] | None = None,
+    note_gradient: Callable[[GradientRecord], None] | None = None,
 ) -> torch.Tensor:
     """Evaluates a compiled program as a differentiable function; what :class:`QuantumLayer` does, without the module.
 
@@ -124,8 +123,10 @@ def evaluate(
         shots: As in :class:`QuantumLayer`.
         gradient: As in :class:`QuantumLayer`.
         seed: An integer, a stream, or None.
+        allocation: As in :class:`QuantumLayer`.
         observe: Called with ``"values"`` or ``"gradient"`` and the estimate, after each backend call.
         note_shadow: Called with what the backend's shadow shows, before that.
+        note_gradient: Called by backward with what the gradient was made of, outside of torch.func transforms.
 
     Returns:
         Shape (N, M), float64, on the CPU.
@@ -137,12 +138,24 @@ def evaluate(
     backend = resolve_backend(backend)
     shots = backend.resolve_shots(shots)
     rule = choose_rule(resolve_gradient(gradient), backend, shots)
+    check_allocation(allocation, backend)
     seeds = seed if isinstance(seed, SeedStream) else SeedStream(seed)
     # In double precision from here on: shifts must not drown in rounding, and autocast leaves it alone.
     exact = None if inputs is None else inputs.to("cpu", torch.float64)
     groups = program.evaluate_angles(exact, [weight.to("cpu", torch.float64) for weight in weights])
     training = torch.is_grad_enabled()
-    evaluation = Evaluation(program, backend, rule, shots, seeds, observe, keep=training, note_shadow=note_shadow)
+    evaluation = Evaluation(
+        program,
+        backend,
+        rule,
+        shots,
+        seeds,
+        observe,
+        keep=training,
+        note_shadow=note_shadow,
+        note_gradient=note_gradient,
+        by_sensitivity=allocation == "sensitivity",
+    )
     if backend.queues and training and not rule.exact_only:
         evaluation.look_ahead([needs_gradient(group) for group in groups], batch_size(groups))
     values: torch.Tensor = QuantumFunction.apply(evaluation, *groups)
@@ -164,6 +177,21 @@ def choose_rule(rule: GradientRule | None, backend: Backend, shots: int | None) 
             "use backend='statevector' with shots=None, or gradient='parameter_shift'."
         )
     return rule
+
+
+def check_allocation(allocation: str, backend: Backend) -> None:
+    """Refuses what is no way to share out shots, or none for the backend.
+
+    Raises:
+        ValueError: If it is unknown, or the backend is to measure the gradient together with the values.
+    """
+    if allocation not in ALLOCATIONS:
+        raise ValueError(f"allocation: got {allocation!r}, expected one of {', '.join(map(repr, ALLOCATIONS))}.")
+    if allocation != "uniform" and backend.queues:
+        raise ValueError(
+            f"allocation: got {allocation!r} for {backend.name!r}, which measures the gradient in one job with the values, "
+            "before there is an upstream gradient; use 'uniform'."
+        )
 
 
 class QuantumLayer(nn.Module):
@@ -194,6 +222,9 @@ class QuantumLayer(nn.Module):
         seed: Makes initial weights and shots repeatable to the last bit; each call still draws fresh shots. None: taken
             from PyTorch's global generator, so that ``torch.manual_seed`` does the same. Processes and copies that share a
             seed share their noise: in distributed training give ``(seed, rank)``.
+        allocation: How a gradient's shots are shared among the rows of a batch: ``"uniform"``; or ``"sensitivity"``: none
+            for rows without upstream gradient, in proportion to it for the others, ``shots`` on average
+            (:mod:`~qiskit_torch_bridge.allocation`).
         init: Initial weights: ``"uniform"`` in [0, 2 pi), ``"zeros"``, ``"normal"`` (standard deviation 0.01), or a
             tensor of shape (W,); or a mapping of these by group.
 
@@ -201,6 +232,7 @@ class QuantumLayer(nn.Module):
         weights: An ``nn.Parameter`` of shape (W,); an ``nn.ParameterDict`` of groups; None for a circuit without any.
         program: The compiled circuit.
         backend: Where it runs.
+        allocation: How a gradient's shots are shared out; can be set.
 
     Raises:
         TypeError: If an argument has a wrong type.
@@ -220,6 +252,7 @@ class QuantumLayer(nn.Module):
         shots: int | None = None,
         gradient: str | GradientRule | None = None,
         seed: int | Sequence[int] | None = None,
+        allocation: str = "uniform",
         init: Initializer = "uniform",
     ) -> None:
         super().__init__()
@@ -235,6 +268,8 @@ class QuantumLayer(nn.Module):
         self._shots: int | None = None
         self._rule = resolve_gradient(gradient)
         self.shots = shots
+        check_allocation(allocation, self.backend)
+        self.allocation = allocation
         self.backend.prepare(self.program.example())
         self._circuit = circuit.copy()
         self._seeds = SeedStream(seed)
@@ -297,6 +332,9 @@ class QuantumLayer(nn.Module):
             rows = features.reshape(math.prod(lead), self.program.num_inputs)
         if features is not None and self.program.angle_map.has_idle_inputs:
             self._require_finite_features(features)
+        # A new object, for its backward to find; the one before may still have its own to come.
+        call = call_of(self.program, rows, weights, grouped=isinstance(self.weights, nn.ParameterDict))
+        self._spent.call = call
         try:
             values = evaluate(
                 self.program,
@@ -307,7 +345,9 @@ class QuantumLayer(nn.Module):
                 gradient=self._rule,
                 seed=self._seeds,
                 observe=self._spent.observe,
+                allocation=self.allocation,
                 note_shadow=self._spent.note_shadow,
+                note_gradient=call.note_gradient,
             )
         except NonFiniteAnglesError as error:
             cause = error
@@ -456,7 +496,7 @@ class QuantumLayer(nn.Module):
 
     @property
     def last_run(self) -> Run | None:
-        """What the last forward call executed; None before it."""
+        """What the last forward call executed, and the gradient that has come back through it; None before it."""
         return self._spent.last_run
 
     @property

@@ -87,6 +87,11 @@ class MeasurementGroup(ABC):
     qubits: tuple[int, ...]
     bases: str
 
+    @property
+    @abstractmethod
+    def scales(self) -> np.ndarray:
+        """Shape (M,): the size of the scores, as the root mean square over all outcomes (1 for outcomes themselves)."""
+
     @abstractmethod
     def scores(self, bits: np.ndarray) -> np.ndarray:
         """Shape (E, M): what each bit string of ``bits``, of shape (E, k), contributes to each output."""
@@ -129,6 +134,27 @@ class MeasurementGroup(ABC):
         weighted = (shares[:, None] * scores)[order]
         return np.add.reduceat(weighted, edges, axis=0), np.add.reduceat(weighted * scores[order], edges, axis=0)
 
+    def moments_along(self, weights: np.ndarray, upstream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First and second moments of ``sum_m u_m score_m``: two arrays of shape (N,).
+
+        Args:
+            weights: As in :meth:`moments`.
+            upstream: Shape (N, M): ``u``.
+        """
+        first = second = np.zeros(len(weights))
+        for block, scores in self.score_blocks():
+            along = upstream @ scores.T
+            first = first + (weights[:, block] * along).sum(axis=1)
+            second = second + (weights[:, block] * along**2).sum(axis=1)
+        return first, second
+
+    def sample_moments_along(self, samples: Samples, upstream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same over measured bit strings."""
+        along = (self.scores(samples.bits) * upstream[samples.rows]).sum(axis=1)
+        shares = samples.counts / samples.shots[samples.rows]
+        first, second = (np.bincount(samples.rows, shares * power, samples.num_rows) for power in (along, along**2))
+        return first, second
+
 
 @dataclass(frozen=True, eq=False)
 class PauliGroup(MeasurementGroup):
@@ -149,6 +175,11 @@ class PauliGroup(MeasurementGroup):
         """What each output gets from this group, as an operator on the measured qubits after the basis changes."""
         labels = ["".join("Z" if acts else "I" for acts in support[::-1]) for support in self.supports]
         return tuple(SparsePauliOp(labels, column) for column in self.coefficients.T)
+
+    @property
+    def scales(self) -> np.ndarray:
+        """Parities are orthogonal to each other, so their coefficients' squares add up."""
+        return np.sqrt((self.coefficients**2).sum(axis=0))
 
     def scores(self, bits: np.ndarray) -> np.ndarray:
         """The parity of the bits that each term acts on, as +1 or -1, times its coefficients."""
@@ -174,6 +205,11 @@ class OutcomeGroup(MeasurementGroup):
         """Z for each measured qubit."""
         return "Z" * len(self.qubits)
 
+    @property
+    def scales(self) -> np.ndarray:
+        """All the same."""
+        return np.ones(self.num_outputs)
+
     def scores(self, bits: np.ndarray) -> np.ndarray:
         """1 for the output that each outcome counts towards."""
         return (self._outputs_of(bits)[:, None] == np.arange(self.num_outputs)).astype(np.float64)
@@ -193,6 +229,18 @@ class OutcomeGroup(MeasurementGroup):
         shares = samples.counts / samples.shots[samples.rows]
         first = self._summed(samples.rows, self._outputs_of(samples.bits), shares, samples.num_rows)
         return first, first
+
+    def moments_along(self, weights: np.ndarray, upstream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As the base class says."""
+        along = upstream[:, self.outputs]
+        return (weights * along).sum(axis=1), (weights * along**2).sum(axis=1)
+
+    def sample_moments_along(self, samples: Samples, upstream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As the base class says."""
+        along = upstream[samples.rows, self._outputs_of(samples.bits)]
+        shares = samples.counts / samples.shots[samples.rows]
+        first, second = (np.bincount(samples.rows, shares * power, samples.num_rows) for power in (along, along**2))
+        return first, second
 
     def _outputs_of(self, bits: np.ndarray) -> np.ndarray:
         return self.outputs[bits.astype(np.int64) @ (1 << np.arange(len(self.qubits), dtype=np.int64))]
@@ -218,6 +266,12 @@ class Readout:
     num_outputs: int
     groups: tuple[MeasurementGroup, ...]
     constants: np.ndarray
+
+    @cached_property
+    def scales(self) -> np.ndarray:
+        """Shape (M,): how far the outputs can be expected to scatter from shot to shot, relative to each other."""
+        squares = [group.scales**2 for group in self.groups]
+        return np.sqrt(np.sum(squares, axis=0)) if squares else np.zeros(self.num_outputs)
 
     @cached_property
     def qubits(self) -> tuple[int, ...]:

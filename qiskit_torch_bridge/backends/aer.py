@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain
@@ -14,6 +14,7 @@ from qiskit_aer import AerSimulator
 from qiskit_aer.library import SaveExpectationValue, SaveProbabilities
 from qiskit_aer.noise import NoiseModel
 
+from ..covariance import Covariance, variance_of_one_shot
 from ..program import Program
 from ..readout import MeasurementGroup, PauliGroup, Samples, bits_of
 from .base import (
@@ -36,12 +37,23 @@ _MOST_TABULATED_BITS = 8
 _MOST_INTEGER_BITS = 62
 _MOST_DENSE_QUBITS = 30
 _MOST_SAVED_OUTCOME_QUBITS = 12
+_MOST_NUMBERS_KEPT = 2**23
 
 _THREAD_OPTIONS = ("max_parallel_threads", "max_parallel_experiments", "max_parallel_shots")
 _QUBITS_OF_ONE_THREAD = 14
 _SHOTS_OF_ONE_THREAD = 2**15
 
-_Moments: TypeAlias = tuple[np.ndarray, np.ndarray]
+
+@dataclass(frozen=True, eq=False)
+class _Values:
+    """Exact contributions to the outputs, shape (N, M), of groups with too many outcomes to list."""
+
+    values: np.ndarray
+
+
+_Measured: TypeAlias = "np.ndarray | Samples | _Values"
+"""Of a measurement group: the relative frequencies of its outcomes or their probabilities, shape (N, 2**k); or the bit
+strings; or values alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,25 +158,41 @@ class AerBackend(Backend):
         starts = range(0, len(angles), size) if prepared.executables else ()
         # Aer gives experiment i the seed s + 2113 i; 63 random bits keep the ranges of different calls apart.
         seeds = (seed.generate_state(max(1, len(starts)), np.uint64) >> np.uint64(1)).tolist()
-        # Each run is read before the next begins: Aer's results take far more memory than what is read from them.
-        runs = [
-            self._moments(prepared, angles[start : start + size], shots, seed, apart)
-            for start, seed in zip(starts, seeds, strict=False)
-        ]
-        moments = [_joined(parts) for parts in zip(*runs, strict=True)]
-        return estimate_from_moments(program, moments, len(angles), shots)
+        parts = [(slice(start, start + size), seed) for start, seed in zip(starts, seeds, strict=False)]
 
-    def _moments(
-        self, prepared: _Prepared, angles: np.ndarray, shots: int | None, seed: int, apart: bool
-    ) -> list[_Moments]:
-        """Each group's first and second moments at each row of ``angles``, in one ``run``."""
-        data = self._run(prepared, angles, shots, seed, apart)
+        def runs() -> Iterator[tuple[slice, list[_Measured]]]:
+            for part, seed in parts:
+                yield part, self._measured(prepared, angles[part], shots, seed, apart)
+
+        groups = program.readout.groups
         moments = []
+        kept: list[tuple[slice, list[_Measured]]] = []
+        numbers = 0
+        # Each run is read before the next begins: Aer's results take far more memory than what is read from them.
+        for part, measured in runs():
+            moments.append([_moments(group, found) for group, found in zip(groups, measured, strict=True)])
+            numbers += sum(map(_size, measured))
+            if numbers <= _MOST_NUMBERS_KEPT:
+                kept.append((part, measured))
+        covariance = None
+        if shots is not None or not any(map(_saves_values, groups)):
+            # Where it would be too much to keep, the same shots are taken once more, if anyone asks.
+            again = runs if numbers > _MOST_NUMBERS_KEPT else lambda: kept
+            covariance = _covariance(groups, again, len(angles), shots)
+        whole = [_joined(parts) for parts in zip(*moments, strict=True)]
+        return estimate_from_moments(program, whole, len(angles), shots, covariance)
+
+    def _measured(
+        self, prepared: _Prepared, angles: np.ndarray, shots: int | None, seed: int, apart: bool
+    ) -> list[_Measured]:
+        """What each group gives at each row of ``angles``, in one ``run``."""
+        data = self._run(prepared, angles, shots, seed, apart)
+        measured = []
         for position, executable in enumerate(prepared.executables):
             rows = data[position * len(angles) : (position + 1) * len(angles)]
             group = executable.group
-            moments.append(_exact_moments(rows, group) if shots is None else _sampled_moments(rows, group, shots))
-        return moments
+            measured.append(_exact(rows, group) if shots is None else _sampled(rows, group, shots))
+        return measured
 
     def _run(self, prepared: _Prepared, angles: np.ndarray, shots: int | None, seed: int, apart: bool) -> list[Any]:
         """The data of each row of ``angles``, for one executable after the other.
@@ -407,7 +435,7 @@ def _saves_values(group: MeasurementGroup) -> TypeGuard[PauliGroup]:
     return isinstance(group, PauliGroup) and len(group.qubits) > _MOST_SAVED_OUTCOME_QUBITS
 
 
-def _joined(parts: Sequence[_Moments]) -> _Moments:
+def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """The moments of all rows from those of one run after the other."""
     if len(parts) == 1:
         return parts[0]
@@ -415,11 +443,41 @@ def _joined(parts: Sequence[_Moments]) -> _Moments:
     return np.concatenate(first), np.concatenate(second)
 
 
-def _exact_moments(data: Sequence[Any], group: MeasurementGroup) -> _Moments:
+def _moments(group: MeasurementGroup, measured: _Measured) -> tuple[np.ndarray, np.ndarray]:
+    """First and second moments of the scores; the second are not wanted of exact values."""
+    if isinstance(measured, _Values):
+        return measured.values, np.square(measured.values)
+    return group.sample_moments(measured) if isinstance(measured, Samples) else group.moments(measured)
+
+
+def _size(measured: _Measured) -> int:
+    """How many numbers it holds."""
+    if isinstance(measured, Samples):
+        return measured.rows.size + measured.counts.size + measured.bits.size // 8
+    return measured.values.size if isinstance(measured, _Values) else measured.size
+
+
+def _covariance(
+    groups: Sequence[MeasurementGroup],
+    runs: Callable[[], Iterable[tuple[slice, Sequence[_Measured]]]],
+    rows: int,
+    shots: int | None,
+) -> Covariance:
+    def of_one_shot(upstream: np.ndarray) -> np.ndarray:
+        variances = np.empty((rows, len(groups)))
+        for part, measured in runs():
+            for number, (group, found) in enumerate(zip(groups, measured, strict=True)):
+                assert not isinstance(found, _Values)
+                variances[part, number] = variance_of_one_shot(group, found, upstream[part], shots)
+        return variances
+
+    return Covariance(of_one_shot, np.broadcast_to(np.inf if shots is None else float(shots), (rows, len(groups))))
+
+
+def _exact(data: Sequence[Any], group: MeasurementGroup) -> _Measured:
     if _saves_values(group):
-        values = [[getattr(entry, _label(m)) for m in range(len(group.operators))] for entry in data]
-        return np.array(values), np.square(values)
-    return group.moments(np.array([entry.probabilities for entry in data]))
+        return _Values(np.array([[getattr(entry, _label(m)) for m in range(len(group.operators))] for entry in data]))
+    return np.array([entry.probabilities for entry in data])
 
 
 class _Outcomes(dict[str, int]):
@@ -430,8 +488,8 @@ class _Outcomes(dict[str, int]):
         return outcome
 
 
-def _sampled_moments(data: Sequence[Any], group: MeasurementGroup, shots: int) -> _Moments:
-    """Moments of the counts as they come from Aer: building ``Counts`` objects would cost more than the run."""
+def _sampled(data: Sequence[Any], group: MeasurementGroup, shots: int) -> _Measured:
+    """The counts as they come from Aer: building ``Counts`` objects would cost more than the run."""
     tallies = [entry.counts for entry in data]
     num_rows, num_bits = len(tallies), len(group.qubits)
     rows = np.repeat(np.arange(num_rows), [len(tally) for tally in tallies])
@@ -440,9 +498,8 @@ def _sampled_moments(data: Sequence[Any], group: MeasurementGroup, shots: int) -
     _require_all_shots(np.bincount(rows, counts, num_rows), shots)
     if num_bits <= _MOST_TABULATED_BITS:
         cells = (rows << num_bits) + np.array(outcomes)
-        table = np.bincount(cells, counts, num_rows << num_bits).reshape(num_rows, -1)
-        return group.moments(table / shots)
-    return group.sample_moments(Samples(rows, _bits(outcomes, num_bits), counts, num_rows))
+        return np.bincount(cells, counts, num_rows << num_bits).reshape(num_rows, -1) / shots
+    return Samples(rows, _bits(outcomes, num_bits), counts, num_rows)
 
 
 def _require_all_shots(taken: np.ndarray, shots: int) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from qiskit import ClassicalRegister, QuantumCircuit
 from qiskit.circuit.library import Barrier
 
+from ..covariance import Covariance, variance_of_one_shot
 from ..program import Program
 from ..readout import MeasurementGroup, Samples
 from ..shadow import Shadow
@@ -42,6 +43,7 @@ class Estimate:
         shots: How many shots were spent on all of them; 0 for exact values.
         state: What the backend wants to be handed back when these values are differentiated, or None.
         passport: Where and how the values were measured, for backends that say so.
+        covariance: How the outputs of a row vary together; None where the backend cannot say.
     """
 
     values: np.ndarray
@@ -50,12 +52,14 @@ class Estimate:
     shots: int
     state: Any = None
     passport: Passport | None = None
+    covariance: Covariance | None = None
 
     def of_rows(self, rows: slice) -> Estimate:
         """Those of some of its rows, which have cost as much as any others."""
         values = self.values[rows]
         circuits, shots = (total * len(values) // len(self.values) for total in (self.circuits, self.shots))
-        return Estimate(values, self.variances[rows], circuits, shots, None, self.passport)
+        covariance = None if self.covariance is None else self.covariance.of_rows(rows)
+        return Estimate(values, self.variances[rows], circuits, shots, None, self.passport, covariance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +241,11 @@ def measured_circuit(program: Program, group: MeasurementGroup, *, compact: bool
 
 
 def estimate_from_moments(
-    program: Program, moments: Sequence[tuple[np.ndarray, np.ndarray]], rows: int, shots: int | None
+    program: Program,
+    moments: Sequence[tuple[np.ndarray, np.ndarray]],
+    rows: int,
+    shots: int | None,
+    covariance: Covariance | None = None,
 ) -> Estimate:
     """Values and variances from each group's first and second moments, of shape (N, M)."""
     readout = program.readout
@@ -248,7 +256,7 @@ def estimate_from_moments(
         if shots is not None:
             variances += _variance_of_mean(first, second, shots)
     circuits = rows * len(moments)
-    return Estimate(values, variances, circuits, circuits * (shots or 0))
+    return Estimate(values, variances, circuits, circuits * (shots or 0), covariance=covariance)
 
 
 def estimate_from_samples(program: Program, samples: Sequence[Samples], rows: int) -> Estimate:
@@ -261,7 +269,22 @@ def estimate_from_samples(program: Program, samples: Sequence[Samples], rows: in
         values += first
         variances += _variance_of_mean(first, second, outcomes.shots[:, None])
     shots = sum(int(outcomes.shots.sum()) for outcomes in samples)
-    return Estimate(values, variances, rows * len(samples), shots)
+    if readout.num_outputs == 1 and samples:  # the same, without keeping the bit strings
+        covariance = Covariance.of_independent(variances, samples[0].shots)
+    else:
+        covariance = _covariance_from_samples(program, samples, rows)
+    return Estimate(values, variances, rows * len(samples), shots, covariance=covariance)
+
+
+def _covariance_from_samples(program: Program, samples: Sequence[Samples], rows: int) -> Covariance:
+    groups = program.readout.groups
+
+    def of_one_shot(upstream: np.ndarray) -> np.ndarray:
+        parts = [variance_of_one_shot(g, s, upstream, s.shots) for g, s in zip(groups, samples, strict=True)]
+        return np.stack(parts, axis=1) if parts else np.zeros((rows, 0))
+
+    shots = np.stack([outcomes.shots for outcomes in samples], axis=1) if samples else np.zeros((rows, 0))
+    return Covariance(of_one_shot, shots)
 
 
 def _variance_of_mean(first: np.ndarray, second: np.ndarray, shots: int | np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from qiskit.primitives import (
 from qiskit.primitives.containers.bindings_array import BindingsArray
 from qiskit.quantum_info import PauliList, SparsePauliOp
 
+from ..covariance import Covariance
 from ..program import Program
 from ..readout import Expectation, Samples
 from .base import Backend, Estimate, ProgramCache, check_shots, circuit_on, estimate_from_samples, measured_circuit
@@ -180,6 +181,9 @@ class SamplerBackend(_PrimitiveBackend):
 class EstimatorBackend(_PrimitiveBackend):
     """Expectation values from a V2 Estimator: one job of one PUB per forward or backward.
 
+    An Estimator gives each value with its own standard error and says nothing about their covariances; gradients' standard
+    errors take the outputs as independent.
+
     Shots become the precision that an Estimator takes, ``1 / sqrt(shots)``. What it makes of it is its own: Qiskit's
     and Aer's reference Estimators add Gaussian noise to exact values, which is not shot noise; use a Sampler to study
     that.
@@ -236,7 +240,8 @@ class EstimatorBackend(_PrimitiveBackend):
             shape = (len(angles), len(outputs))
             values[:, outputs] += np.array([entry["evs"].T for entry in data]).reshape(shape)
             variances[:, outputs] = np.array([entry["stds"].T for entry in data]).reshape(shape) ** 2
-        return Estimate(values, variances, circuits, circuits * (shots or 0))
+        covariance = Covariance.of_independent(variances, np.full(len(angles), float(shots))) if shots else None
+        return Estimate(values, variances, circuits, circuits * (shots or 0), covariance=covariance)
 
     def _circuit(self, program: Program) -> tuple[BoundCircuit, list[Any], list[int]]:
         """The circuit for the device, the observables on its qubits, and the outputs that they give."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..covariance import Covariance
 from ..program import Program
 from .base import Backend, Estimate, ProgramCache, check_shots, estimate_from_moments
 
@@ -54,7 +55,9 @@ class StatevectorBackend(Backend):
         if shots is None:
             return self._exact(program, angles, keep=False)
         moments = self._simulator(program).sampled_moments(_contiguous(angles), shots, seed)
-        return estimate_from_moments(program, moments, len(angles), shots)
+        return estimate_from_moments(
+            program, moments, len(angles), shots, self._covariance(program, angles, shots, seed)
+        )
 
     def evaluate_for_pullback(self, program: Program, angles: np.ndarray) -> Estimate:
         return self._exact(program, angles, keep=True)
@@ -66,7 +69,20 @@ class StatevectorBackend(Backend):
 
     def _exact(self, program: Program, angles: np.ndarray, *, keep: bool) -> Estimate:
         values, states = self._simulator(program).values(_contiguous(angles), keep=keep)
-        return Estimate(values, np.zeros(values.shape), len(angles) * len(program.readout.groups), 0, states)
+        circuits = len(angles) * len(program.readout.groups)
+        covariance = self._covariance(program, angles, None, None)
+        return Estimate(values, np.zeros(values.shape), circuits, 0, states, covariance=covariance)
+
+    def _covariance(
+        self, program: Program, angles: np.ndarray, shots: int | None, seed: np.random.SeedSequence | None
+    ) -> Covariance:
+        """The covariance of the outputs; by drawing the same shots once more, if anyone asks for it."""
+
+        def of_one_shot(upstream: np.ndarray) -> np.ndarray:
+            return self._simulator(program).variances_of_one_shot(_contiguous(angles), upstream, shots, seed)
+
+        taken = np.inf if shots is None else float(shots)
+        return Covariance(of_one_shot, np.broadcast_to(taken, (len(angles), len(program.readout.groups))))
 
     def _simulator(self, program: Program) -> Simulator:
         cached = self._cache.of(program)

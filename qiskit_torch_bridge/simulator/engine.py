@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 
+from ..covariance import variance_of_one_shot
 from ..program import Program
 from ..readout import MOST_TABULATED_QUBITS, MeasurementGroup, OutcomeGroup, Samples, bits_of
 from . import kernels, readout_kernels, sampling
@@ -158,16 +159,55 @@ class Simulator:
         self, angles: np.ndarray, shots: int, seed: np.random.SeedSequence
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """First and second moments of the scores over ``shots`` shots of each measurement: a pair of (N, M) a group."""
-        rows = len(angles)
-        lanes = self._lanes(rows)
-        key = seed.generate_state(2, np.uint32).astype(np.uint64)
-        moments = [(np.empty((rows, self._num_outputs)), np.empty((rows, self._num_outputs))) for _ in self._groups]
+        shape = (len(angles), self._num_outputs)
+        moments = [(np.empty(shape), np.empty(shape)) for _ in self._groups]
+
+        def use(number: int, part: slice, counts: np.ndarray) -> None:
+            for moment, mine in zip(moments[number], _moments(self._groups[number], counts, shots), strict=True):
+                moment[part] = mine
+
+        self._measure(angles, shots, seed, use)
+        return moments
+
+    def variances_of_one_shot(
+        self, angles: np.ndarray, upstream: np.ndarray, shots: int | None, seed: np.random.SeedSequence | None
+    ) -> np.ndarray:
+        """The variance from shot to shot of ``upstream @ scores``, shape (N, G), for each measurement.
+
+        Args:
+            angles: As in :meth:`values`.
+            upstream: Shape (N, M).
+            shots: Of how many shots it is to be estimated, the same that :meth:`sampled_moments` draws; None: exactly.
+            seed: The seed of those.
+        """
+        variances = np.empty((len(angles), len(self._groups)))
+
+        def use(number: int, part: slice, measured: np.ndarray) -> None:
+            weights = measured if shots is None else measured / shots
+            variances[part, number] = variance_of_one_shot(self._groups[number], weights, upstream[part], shots)
+
+        self._measure(angles, shots, seed, use)
+        return variances
+
+    def _measure(
+        self,
+        angles: np.ndarray,
+        shots: int | None,
+        seed: np.random.SeedSequence | None,
+        use: Callable[[int, slice, np.ndarray], None],
+    ) -> None:
+        """Hands on the counts of each group's outcomes, (its number, rows, counts), or their probabilities."""
+        lanes = self._lanes(len(angles))
+        key = None if seed is None else seed.generate_state(2, np.uint32).astype(np.uint64)
 
         def work(part: slice, run: _Runner) -> None:
             states = self._simulate(angles[part], lanes, run, None)
-            for number, group in enumerate(self._groups):
+            for number in range(len(self._groups)):
                 changed = self._changed(states, number, angles[part], lanes, run)
                 probabilities = self._probabilities(changed, lanes, number, part.stop - part.start, run)
+                if shots is None:
+                    use(number, part, probabilities)
+                    continue
                 counts = np.empty(probabilities.shape, np.int64)
                 draw = partial(sampling.draw_counts, probabilities, shots, key, number, part.start, counts)
                 run(draw, len(counts), counts.size * _SECONDS_PER_DRAW)
@@ -175,12 +215,10 @@ class Simulator:
                     raise FloatingPointError(
                         "The probabilities of a circuit's outcomes are not finite; please report this."
                     )
-                for moment, mine in zip(moments[number], _moments(group, counts, shots), strict=True):
-                    moment[part] = mine
+                use(number, part, counts)
 
         draws = sum(2 ** len(group.qubits) for group in self._groups)
-        self._in_parts(rows, lanes, work, sweeps=1, more=draws * rows * _SECONDS_PER_DRAW)
-        return moments
+        self._in_parts(len(angles), lanes, work, sweeps=1, more=draws * len(angles) * _SECONDS_PER_DRAW)
 
     # Sharing the work out
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 
+from ...covariance import Covariance
 from ...program import Program
 from ..base import Estimate, Request, estimate_from_samples
 from ..passport import Passport
@@ -83,8 +85,7 @@ def estimate_from_arrays(
             samples_of([arrays[0] for arrays in results], rows, len(group.qubits))
             for results, group in zip(pubs, readout.groups, strict=True)
         ]
-        estimate = estimate_from_samples(program, samples, rows)
-        return Estimate(estimate.values, estimate.variances, estimate.circuits, estimate.shots, passport=passport)
+        return replace(estimate_from_samples(program, samples, rows), passport=passport)
     values = np.broadcast_to(readout.constants, (rows, readout.num_outputs)).copy()
     variances = np.zeros_like(values)
     for results, these in zip(pubs, outputs, strict=True):
@@ -94,4 +95,5 @@ def estimate_from_arrays(
         values[:, list(these)] += found
         variances[:, list(these)] = errors**2
     circuits = rows * len(readout.groups)
-    return Estimate(values, variances, circuits, circuits * shots, passport=passport)
+    covariance = Covariance.of_independent(variances, np.full(rows, float(shots)))
+    return Estimate(values, variances, circuits, circuits * shots, passport=passport, covariance=covariance)

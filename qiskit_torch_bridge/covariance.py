@@ -1,0 +1,117 @@
+r"""How the outputs of a circuit vary together from shot to shot.
+
+Outputs that are measured in the same shots are correlated: the probabilities of two outcomes, or ``Z`` on two entangled
+qubits. The error of whatever is made of them, such as a gradient behind the layers that follow, needs their covariance, of
+which only a quadratic form is ever wanted: the variance of :math:`\sum_m u_m f_m` for given :math:`u`. With the score
+:math:`s_m(b)` that a measured bit string b contributes to output m, and :math:`S` shots in a measurement,
+
+.. math:: \mathrm{Var}\Big[\sum_m u_m f_m\Big] = \sum_\mathrm{measurements} \frac{\sigma^2}{S}, \qquad
+    \sigma^2 = \mathrm{Var}_b\Big[\sum_m u_m s_m(b)\Big] ,
+
+so no M x M matrix is ever made. :math:`\sigma^2` is estimated without bias by the sample variance over the shots, or known
+exactly from the probabilities; other numbers of shots then follow from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .readout import MeasurementGroup, Samples
+
+__all__ = ["Covariance", "variance_of_one_shot"]
+
+
+@dataclass(frozen=True, eq=False)
+class Covariance:
+    r"""The covariance of the outputs of each of N rows, as a quadratic form.
+
+    Attributes:
+        of_one_shot: From ``u`` of shape (N, M) to each measurement's :math:`\sigma^2`, shape (N, G).
+        shots: Shape (N, G): the shots of each measurement; infinite for exact values.
+    """
+
+    of_one_shot: Callable[[np.ndarray], np.ndarray]
+    shots: np.ndarray
+
+    @classmethod
+    def of_independent(cls, variances: np.ndarray, shots: np.ndarray) -> Covariance:
+        """Of outputs that are independent, or alone, or about which nothing but their variances is known.
+
+        Args:
+            variances: Shape (N, M): the squared standard errors.
+            shots: Shape (N,): what they come from.
+        """
+        return cls(lambda u: ((u**2 * variances).sum(axis=1) * shots)[:, None], shots[:, None])
+
+    def along(self, upstream: np.ndarray, shots: int | None = None) -> np.ndarray:
+        """The variance of ``sum_m u_m f_m``, shape (N,).
+
+        Args:
+            upstream: Shape (N, M): ``u``.
+            shots: What it would be with so many shots a measurement; None: with those that were taken.
+        """
+        variances: np.ndarray = (self.of_one_shot(upstream) / (self.shots if shots is None else shots)).sum(axis=1)
+        return variances
+
+    def of_outputs(self, num_outputs: int, shots: int | None = None) -> np.ndarray:
+        """The variance of each output, shape (N, M)."""
+        shape = (len(self.shots), num_outputs)
+        return np.stack([self.along(np.broadcast_to(one, shape), shots) for one in np.eye(num_outputs)], axis=1)
+
+    def of_rows(self, rows: slice) -> Covariance:
+        """That of some of the rows."""
+        total = len(self.shots)
+
+        def of_one_shot(upstream: np.ndarray) -> np.ndarray:
+            padded = np.zeros((total, upstream.shape[1]))
+            padded[rows] = upstream
+            return self.of_one_shot(padded)[rows]
+
+        return Covariance(of_one_shot, self.shots[rows])
+
+    @staticmethod
+    def stitched(
+        where: Sequence[slice | np.ndarray], parts: Sequence[Covariance | None], rows: int
+    ) -> Covariance | None:
+        """That of several sets of rows as one; None if one of them is unknown. Rows in no set have no variance."""
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        measurements = max((part.shots.shape[1] for part in known), default=1)
+        shots = np.full((rows, measurements), np.inf)
+        for its_rows, part in zip(where, known, strict=True):
+            shots[its_rows, : part.shots.shape[1]] = part.shots
+
+        def of_one_shot(upstream: np.ndarray) -> np.ndarray:
+            variances = np.zeros((rows, measurements))
+            for its_rows, part in zip(where, known, strict=True):
+                variances[its_rows, : part.shots.shape[1]] = part.of_one_shot(upstream[its_rows])
+            return variances
+
+        return Covariance(of_one_shot, shots)
+
+
+def variance_of_one_shot(
+    group: MeasurementGroup, measured: np.ndarray | Samples, upstream: np.ndarray, shots: np.ndarray | int | None
+) -> np.ndarray:
+    r"""One measurement's :math:`\sigma^2` of each row, shape (N,).
+
+    Args:
+        group: The measurement.
+        measured: The relative frequencies (or probabilities) of the outcomes, shape (N, 2**k); or the bit strings.
+        upstream: Shape (N, M).
+        shots: How many shots the frequencies come from; None for probabilities.
+    """
+    if isinstance(measured, Samples):
+        first, second = group.sample_moments_along(measured, upstream)
+    else:
+        first, second = group.moments_along(measured, upstream)
+    variance = np.maximum(second - first**2, 0.0)
+    if shots is None:
+        return variance
+    # Unbiased; one shot says nothing about it.
+    taken = np.asarray(shots, dtype=np.float64)
+    return variance * np.where(taken > 1, taken / np.where(taken > 1, taken - 1, 1), np.nan)

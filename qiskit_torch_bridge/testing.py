@@ -1,0 +1,292 @@
+r"""Checks for models with shots, and how to extend the library with a rule or a backend of your own.
+
+``torch.autograd.gradcheck`` compares a gradient with small differences of the values. With shots that is meaningless: the
+values scatter by far more than they differ. :func:`shot_gradcheck` takes the gradient many times instead, and asks whether
+its mean could be the exact gradient, given how much it scatters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import nn
+from torch.autograd.gradcheck import GradcheckError
+
+from .backends import check_shots, resolve_backend
+from .layer import QuantumLayer, choose_rule
+
+__all__ = ["ShotGradcheck", "shot_gradcheck"]
+
+
+@dataclass(frozen=True)
+class ShotGradcheck:
+    """What :func:`shot_gradcheck` found.
+
+    Attributes:
+        passed: Whether no derivative is further from the exact one than chance allows.
+        largest: The largest deviation, in standard errors of the mean.
+        threshold: What chance allows, likewise.
+        alpha: The family-wise error: the probability that a model without fault fails.
+        comparisons: How many derivatives were compared.
+        repeats: How often each was measured.
+        circuits: Circuits executed for it, on the models' own backends.
+        shots: Shots spent on them.
+        worst: The derivative that deviates most, in words.
+    """
+
+    passed: bool
+    largest: float
+    threshold: float
+    alpha: float
+    comparisons: int
+    repeats: int
+    circuits: int
+    shots: int
+    worst: str
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __str__(self) -> str:
+        verdict = "The gradient agrees with the exact one" if self.passed else "The gradient is wrong"
+        return (
+            f"{verdict}: of {self.comparisons} derivatives, each measured {self.repeats} times, the one that deviates most "
+            f"is {self.worst}; that is {self.largest:.1f} standard errors, where chance allows {self.threshold:.1f} "
+            f"(family-wise error {self.alpha:g})."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Comparison:
+    """Derivatives of one call of a quantum layer, flattened.
+
+    Attributes:
+        names: What each is by.
+        mean: Over the repeats.
+        exact: By exact simulation.
+        error: The standard error of the mean.
+    """
+
+    names: list[str]
+    mean: np.ndarray
+    exact: np.ndarray
+    error: np.ndarray
+
+
+def shot_gradcheck(
+    model: nn.Module,
+    *inputs: Any,
+    repeats: int = 100,
+    shots: int | None = None,
+    alpha: float = 1e-3,
+    bias: float = 0.0,
+    reference: Any = None,
+    seed: int = 0,
+    raise_exception: bool = True,
+) -> ShotGradcheck:
+    r"""Checks the gradients that a model's quantum layers measure with shots against the exact ones.
+
+    Each quantum layer is checked by itself, at the features that it sees when the model is given ``inputs``, by all of its
+    trainable weights and features. For a random upstream gradient u, drawn once, the vector-Jacobian product
+    :math:`g = u \cdot J` is measured ``repeats`` times, through the layer's own backend, rule and shots. With the exact one,
+    :math:`\gamma`, from exact simulation and adjoint differentiation, each derivative i gives
+
+    .. math:: t_i = \frac{\bar g_i - \gamma_i}{\sigma_i / \sqrt{R}},
+
+    where :math:`\sigma_i` is the standard deviation over the R repeats, or what theory predicts for so many shots if that
+    is larger (outcomes that are rare may not have come up at all). The check fails if any :math:`|t_i|` exceeds the
+    quantile of Student's distribution with R - 1 degrees of freedom at :math:`\alpha / (2 T)` (Bonferroni, T derivatives).
+    So a model without fault fails with a probability of at most ``alpha`` in all, however many weights it has, as far as a
+    mean over R gradients is normal.
+
+    The layers between quantum layers are PyTorch's, and are not checked. Neither is the map from angles to parameters,
+    which measured and exact gradient share; ``torch.autograd.gradcheck`` does that for a layer with exact simulation.
+
+    Args:
+        model: A :class:`~qiskit_torch_bridge.QuantumLayer`, or a module with some within.
+        *inputs: What the model is called with.
+        repeats: How often each gradient is measured; each costs a training step on the layer's backend.
+        shots: Shots a circuit; None: each layer's own.
+        alpha: The family-wise error.
+        bias: A systematic error that is allowed, in the units of the gradient: for finite differences and SPSA with large
+            steps, whose mean is not the exact gradient.
+        reference: A backend for the exact gradient (simulated noise, for example: an ``AerSimulator`` with
+            ``method="density_matrix"``); None: exact simulation without noise.
+        seed: For the upstream gradient. The shots follow from the layers' own seeds.
+        raise_exception: Whether to raise if the check fails, as ``torch.autograd.gradcheck`` does.
+
+    Returns:
+        What was found; true if passed.
+
+    Raises:
+        ValueError: If there is nothing to check, or so much noise that even a gradient of twice the size would pass; the
+            message says how many repeats would do.
+        torch.autograd.gradcheck.GradcheckError: If the check fails.
+    """
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 10:
+        raise ValueError(f"repeats: got {repeats!r}, expected an integer from 10.")
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha: got {alpha!r}, expected a probability between 0 and 1.")
+    if not 0 <= bias < math.inf:
+        raise ValueError(f"bias: got {bias!r}, expected a number from 0.")
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, QuantumLayer)}
+    if not layers:
+        raise ValueError(f"model: got {type(model).__name__} without a QuantumLayer, expected one with at least one.")
+    exact_backend = resolve_backend(reference)
+    rng = np.random.default_rng(seed)
+    before = [(layer.total_circuits, layer.total_shots) for layer in layers.values()]
+    comparisons = []
+    for name, features in _features_of_calls(model, layers, inputs):
+        comparisons.append(_compare(layers[name], name, features, repeats, check_shots(shots), exact_backend, rng))
+    spent = [
+        (layer.total_circuits - circuits, layer.total_shots - taken)
+        for layer, (circuits, taken) in zip(layers.values(), before, strict=True)
+    ]
+    report = _report(comparisons, repeats, alpha, bias, *(sum(part) for part in zip(*spent, strict=True)))
+    if raise_exception and not report.passed:
+        raise GradcheckError(str(report))
+    return report
+
+
+@contextmanager
+def _on(backend: Any, layers: Sequence[QuantumLayer]) -> Iterator[None]:
+    """The layers on a backend that gives exact values, unseen by their counts."""
+    kept = [
+        {name: vars(layer)[name] for name in ("backend", "_rule", "_shots", "_spent", "allocation")} for layer in layers
+    ]
+    try:
+        for layer in layers:
+            vars(layer).update(
+                backend=backend, _rule=None, _shots=None, _spent=type(layer._spent)(), allocation="uniform"
+            )
+        yield
+    finally:
+        for layer, attributes in zip(layers, kept, strict=True):
+            vars(layer).update(attributes)
+
+
+def _features_of_calls(
+    model: nn.Module, layers: dict[str, QuantumLayer], inputs: Sequence[Any]
+) -> list[tuple[str, torch.Tensor | None]]:
+    """What each quantum layer is called with, in order, with exact values throughout."""
+    calls: list[tuple[str, torch.Tensor | None]] = []
+    backend = resolve_backend(None)
+
+    def noting(name: str) -> Any:
+        def note(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            features = arguments[0] if arguments else keywords.get("features")
+            calls.append((name, None if features is None else features.detach().clone()))
+
+        return note
+
+    hooks = [layer.register_forward_pre_hook(noting(name), with_kwargs=True) for name, layer in layers.items()]
+    try:
+        with _on(backend, list(layers.values())), torch.no_grad():
+            model(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not calls:
+        raise ValueError("model: none of its quantum layers was called, so there is nothing to check.")
+    return calls
+
+
+def _compare(
+    layer: QuantumLayer,
+    name: str,
+    features: torch.Tensor | None,
+    repeats: int,
+    shots: int | None,
+    exact_backend: Any,
+    rng: np.random.Generator,
+) -> _Comparison:
+    taken = layer.backend.resolve_shots(layer.shots if shots is None else shots)
+    if taken is None:
+        raise ValueError(
+            f"shots: quantum layer {name!r} is exact; give a number of shots, or use torch.autograd.gradcheck, which is for "
+            "exact gradients."
+        )
+    wanted: dict[str, torch.Tensor] = {
+        weight_name: weight
+        for weight_name, weight in layer.named_parameters()
+        if weight.requires_grad and weight.numel()
+    }
+    if features is not None and features.shape[-1] and not layer.program.blocks:
+        features = features.requires_grad_()
+        wanted["features"] = features
+    if not wanted:
+        raise ValueError(f"model: quantum layer {name!r} has neither inputs nor trainable weights to derive by.")
+    of_layer = f" of {name}" if name else ""
+    names = [
+        f"by {parameter}{list(index)}{of_layer}"
+        for parameter, tensor in wanted.items()
+        for index in np.ndindex(tensor.shape)
+    ]
+    rule = choose_rule(layer._rule, layer.backend, taken)
+
+    def gradient(upstream: torch.Tensor | None, its_shots: int | None) -> tuple[torch.Tensor, np.ndarray]:
+        values = layer.forward(features, shots=its_shots) if features is not None else layer.forward(shots=its_shots)
+        if upstream is None:
+            upstream = torch.from_numpy(rng.normal(size=tuple(values.shape))).to(values)
+        parts = torch.autograd.grad(values, list(wanted.values()), upstream)
+        return upstream, np.concatenate([part.detach().cpu().double().numpy().ravel() for part in parts])
+
+    with torch.enable_grad():
+        with _on(exact_backend, [layer]):
+            upstream, exact = gradient(None, None)
+            run = layer.last_run
+            assert run is not None
+            predicted = run.predicted(taken, rule)
+        measured = np.stack([gradient(upstream, shots)[1] for _ in range(repeats)])
+    theory = [predicted.gradient_standard_errors, predicted.input_gradient_standard_errors]
+    expected = np.concatenate(
+        [
+            np.ravel(np.concatenate([*part.values()]) if isinstance(part, dict) else part)
+            for part in theory
+            if part is not None
+        ]
+    )
+    scatter = np.maximum(measured.std(axis=0, ddof=1), expected)
+    return _Comparison(names, measured.mean(axis=0), exact, scatter / math.sqrt(repeats))
+
+
+def _report(
+    comparisons: Sequence[_Comparison], repeats: int, alpha: float, bias: float, circuits: int, shots: int
+) -> ShotGradcheck:
+    names = [name for comparison in comparisons for name in comparison.names]
+    mean, exact, error = (
+        np.concatenate([getattr(comparison, part) for comparison in comparisons]) for part in ("mean", "exact", "error")
+    )
+    threshold = float(stats.t.isf(alpha / (2 * len(names)), repeats - 1))
+    # Rounding of single precision, where nothing scatters.
+    rounding = 1e-5 * max(1.0, float(np.abs(exact).max(initial=0.0)))
+    excess = np.maximum(np.abs(mean - exact) - bias, 0.0)
+    deviations = np.where(excess <= rounding, 0.0, excess / np.maximum(error, rounding / threshold))
+    _require_power(exact, error, threshold, repeats)
+    worst = int(np.argmax(deviations))
+    words = f"the one {names[worst]}: {mean[worst]:.4g} +- {error[worst]:.2g}, expected {exact[worst]:.4g}"
+    largest = float(deviations[worst])
+    return ShotGradcheck(largest <= threshold, largest, threshold, alpha, len(names), repeats, circuits, shots, words)
+
+
+def _require_power(exact: np.ndarray, error: np.ndarray, threshold: float, repeats: int) -> None:
+    """Refuses a check that could hardly fail.
+
+    A gradient of twice the size deviates by itself, and its error is twice as large too.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        seen = np.nan_to_num(np.abs(exact) / (2 * error), nan=0.0)
+    strongest = float(seen.max(initial=0.0))
+    if strongest < threshold:
+        if strongest == 0.0:
+            advice = "the exact gradient is zero: give other weights or features"
+        else:
+            advice = f"give about repeats={math.ceil(repeats * (1.5 * threshold / strongest) ** 2)}, or more shots"
+        raise ValueError(f"repeats: with {repeats}, even a gradient of twice the size would pass; {advice}.")
