@@ -1,7 +1,7 @@
 """A small layer on the stand-in of IBM's service, and processes that train it, which may be killed.
 
-``Nursery`` starts one process that has imported everything; each training is forked from it, so that a killed one costs less
-than a second.
+``Nursery`` starts one process that has imported and loaded everything; each training is forked from it, so that a killed one
+costs less than a second.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import psutil
 import torch
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
@@ -214,9 +215,12 @@ def _die_at(count: int) -> None:
 
 
 def _main() -> None:
-    # Imported and no more: threads, which computing starts, would not come along into forked processes.
+    # Nothing that starts threads, as a backward pass does: they would not come along into forked processes.
     for module in IMPORTED_BEFORE:
         import_module(module)
+    with torch.no_grad():  # reads the compiled simulator from the disk, which takes longer than a step
+        layer_on("statevector", shots=None)(FEATURES)
+    assert psutil.Process().num_threads() == 1
     print("warm", flush=True)
     for line in sys.stdin:
         order = json.loads(line)

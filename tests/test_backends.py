@@ -10,7 +10,8 @@ import copy
 import pickle
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,8 @@ FEATURES = torch.tensor([[0.3, 1.1], [-0.7, 0.4], [2.1, -1.3]], dtype=torch.floa
 WEIGHTS = torch.tensor([0.8, -1.2, 0.5], dtype=torch.float64)
 OBSERVABLES = ["ZII", Pauli("IXZ"), SparsePauliOp(["IYX", "ZZI", "III"], [0.5, -1.0, 0.25])]
 UPSTREAM = torch.tensor([1.0, -0.5, 0.25], dtype=torch.float64)
-SHOTS = 4000
+SHOTS = 2000
+LAYOUT_SHOTS = 1000
 
 Readout = dict[str, Any]
 EXPECTATION: Readout = {"observables": OBSERVABLES}
@@ -96,8 +98,14 @@ def noiseless(device: Any) -> AerSimulator:
     return AerSimulator.from_backend(device, noise_model=None, max_parallel_threads=1)
 
 
+@cache
+def fake(name: str) -> BackendV2:
+    """A fake device, which is read from files; nobody changes it."""
+    return getattr(fake_provider, name)()
+
+
 def manila() -> AerSimulator:
-    return noiseless(fake_provider.FakeManilaV2())
+    return noiseless(fake("FakeManilaV2"))
 
 
 def read(state: Statevector | DensityMatrix, readout: Readout) -> np.ndarray:
@@ -147,16 +155,32 @@ def assert_step(layer: QuantumLayer, expected: Sequence[torch.Tensor], *, atol: 
 
 
 EXACT_ATOL = (1e-10, 1e-7, 1e-7)
-# Five standard errors. A value: observables of norm at most 1.5, so 1.5 / sqrt(SHOTS) each. A gradient by one angle has
-# a variance of at most norm**2 / (2 SHOTS); the norms times the upstream add up to 1.9. An input moves at most 4 angles,
-# squared slopes 4.5 in all; a weight moves angles with squared slopes of at most 5 over the three rows.
-SHOTS_ATOL = (5 * 1.5 / SHOTS**0.5, 5 * 1.9 * (4.5 / 2 / SHOTS) ** 0.5, 5 * 1.9 * (5 / 2 / SHOTS) ** 0.5)
+
+
+def shots_atol(readout: Readout, shots: int = SHOTS) -> tuple[float, float, float]:
+    """Five standard errors of what :func:`step` returns.
+
+    A value: its norm over the root of the shots. A gradient by one angle has a variance of at most norm**2 / (2 shots); the
+    norms times the upstream add up to ``size``. An input moves at most 4 angles, squared slopes 4.5 in all; a weight moves
+    angles with squared slopes of at most 5 over the three rows.
+    """
+    norm, size = (1.5, 1.9) if "observables" in readout else (0.5, 0.9)
+    return 5 * norm / shots**0.5, 5 * size * (4.5 / 2 / shots) ** 0.5, 5 * size * (5 / 2 / shots) ** 0.5
+
 
 REFERENCES = {
     name: expected_step(*reference(partial(simulated, model(), readout)))
     for name, readout in (("expectation", EXPECTATION), ("probabilities", PROBABILITIES))
 }
 READOUTS = {"expectation": EXPECTATION, "probabilities": PROBABILITIES}
+
+
+def further_off(wrong: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], limits: Sequence[float]) -> bool:
+    """Whether some number differs by more than the limit of its kind."""
+    return any(
+        bool((mine - theirs).abs().max() > limit) for mine, theirs, limit in zip(wrong, expected, limits, strict=True)
+    )
+
 
 EXACT: dict[str, Callable[[], Any]] = {
     "default": lambda: None,
@@ -169,7 +193,7 @@ EXACT: dict[str, Callable[[], Any]] = {
     "aer matrix product state": lambda: aer(method="matrix_product_state"),
     "aer of manila": manila,
     "aer of manila, level 3": lambda: AerBackend(manila(), optimization_level=3),
-    "aer of a 127-qubit device": lambda: noiseless(fake_provider.FakeSherbrooke()),
+    "aer of a 127-qubit device": lambda: noiseless(fake("FakeSherbrooke")),
     "aer of a generic device": lambda: noiseless(GenericBackendV2(4, seed=1)),
 }
 EXACT_ESTIMATORS: dict[str, Callable[[], Any]] = {
@@ -222,11 +246,29 @@ def test_exact_estimators(make):
     assert_step(make_layer(model(), backend=make(), **EXPECTATION), REFERENCES["expectation"], atol=EXACT_ATOL)
 
 
+@pytest.mark.parametrize("readout", READOUTS)
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda values, by_inputs, by_weights: (values, -by_inputs, -by_weights),
+        lambda values, by_inputs, by_weights: (values, 2 * by_inputs, 2 * by_weights),
+        lambda values, by_inputs, by_weights: (values, by_inputs / 2, by_weights / 2),
+        lambda values, by_inputs, by_weights: (values, by_inputs.flip(1), by_weights.roll(1)),
+        lambda values, by_inputs, by_weights: (values.roll(1, 0), by_inputs.roll(1, 0), by_weights),
+    ],
+    ids=["sign", "twice", "half", "columns", "rows"],
+)
+def test_mistakes_are_further_off_than_shots_allow(mistake, readout):
+    """By as much again as 2.5 standard errors."""
+    expected = REFERENCES[readout]
+    assert further_off(mistake(*expected), expected, 1.5 * np.array(shots_atol(READOUTS[readout])))
+
+
 @backends(WITH_SHOTS)
 @pytest.mark.parametrize("readout", READOUTS)
 def test_values_and_gradients_with_shots(make, readout):
     layer = make_layer(model(), backend=make(), shots=SHOTS, **READOUTS[readout])
-    assert_step(layer, REFERENCES[readout], atol=SHOTS_ATOL)
+    assert_step(layer, REFERENCES[readout], atol=shots_atol(READOUTS[readout]))
     assert layer.gradient.name == "parameter_shift"
     assert layer.last_run.circuits == 3 * len(layer.program.readout.groups)
     assert layer.last_run.shots == SHOTS * layer.last_run.circuits
@@ -237,7 +279,7 @@ def test_values_and_gradients_with_shots(make, readout):
 @backends(SHOT_ESTIMATORS)
 def test_estimators_with_shots(make):
     layer = make_layer(model(), backend=make(), shots=SHOTS, **EXPECTATION)
-    assert_step(layer, REFERENCES["expectation"], atol=SHOTS_ATOL)
+    assert_step(layer, REFERENCES["expectation"], atol=shots_atol(EXPECTATION))
     assert layer.last_run.shots == SHOTS * layer.last_run.circuits
 
 
@@ -441,14 +483,14 @@ def test_depolarising_noise_with_shots():
     backend = aer(noise_model=depolarising_model())
     layer = make_layer(noisy_model(), backend=backend, shots=SHOTS, **NOISY_READOUTS["expectation"])
     expected = expected_step(*reference(partial(noisy_values, NOISY_READOUTS["expectation"])))
-    assert_step(layer, expected, atol=SHOTS_ATOL)
+    assert_step(layer, expected, atol=shots_atol(EXPECTATION))
 
 
 def test_depolarising_noise_by_trajectories():
     backend = aer(noise_model=depolarising_model(), method="statevector")
     layer = make_layer(noisy_model(), backend=backend, shots=SHOTS, **NOISY_READOUTS["expectation"])
     expected, _ = reference(partial(noisy_values, NOISY_READOUTS["expectation"]))
-    torch.testing.assert_close(layer(FEATURES).detach(), expected, rtol=0, atol=SHOTS_ATOL[0])
+    torch.testing.assert_close(layer(FEATURES).detach(), expected, rtol=0, atol=shots_atol(EXPECTATION)[0])
 
 
 def test_noise_by_trajectories_is_not_exact_and_refused_without_shots():
@@ -517,7 +559,7 @@ def test_an_ideal_noise_model_is_no_noise():
 
 
 @pytest.mark.parametrize(
-    "make", [fake_provider.FakeManilaV2, lambda: GenericBackendV2(4, seed=1), lambda: "fake:manila"]
+    "make", [lambda: fake("FakeManilaV2"), lambda: GenericBackendV2(4, seed=1), lambda: "fake:manila"]
 )
 def test_fake_devices_are_simulated_with_their_noise(make):
     with pytest.raises(ValueError, match="readout errors"):
@@ -565,8 +607,20 @@ def transpiled_by_user(n: int, layout: Sequence[int], measured: str) -> QuantumC
     return ready
 
 
-def expected_of(n: int, readout: Readout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return expected_step(*reference(partial(simulated, MODELS[n](), readout)))
+@cache
+def expected_of(n: int, kind: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return expected_step(*reference(partial(simulated, MODELS[n](), LAYOUT_READOUTS[kind][n])))
+
+
+@pytest.mark.parametrize("kind", LAYOUT_READOUTS)
+@pytest.mark.parametrize("n", MODELS)
+def test_permuted_qubits_are_further_off_than_shots_allow(n, kind):
+    """So whatever the noise, a wrong layout fails."""
+    readout, expected = LAYOUT_READOUTS[kind][n], expected_of(n, kind)
+    for order in list(permutations(range(n)))[1:]:
+        permuted = QuantumCircuit(n).compose(MODELS[n](), order)
+        wrong = expected_step(*reference(partial(simulated, permuted, readout)))
+        assert further_off(wrong, expected, 2 * np.array(shots_atol(readout, LAYOUT_SHOTS))), order
 
 
 @layouts
@@ -578,7 +632,7 @@ def test_the_layer_transpiles_for_a_layout(n, layout, kind, measured):
     if measured:
         qc.measure_all()
     backend = AerBackend(manila(), optimization_level=3, initial_layout=layout)
-    assert_step(make_layer(qc, backend=backend, **readout), expected_of(n, readout), atol=EXACT_ATOL)
+    assert_step(make_layer(qc, backend=backend, **readout), expected_of(n, kind), atol=EXACT_ATOL)
 
 
 @layouts
@@ -588,7 +642,7 @@ def test_the_layer_transpiles_for_a_layout(n, layout, kind, measured):
 def test_circuits_that_the_user_has_transpiled(n, layout, kind, measured, make):
     readout = LAYOUT_READOUTS[kind][n]
     layer = make_layer(transpiled_by_user(n, layout, measured), backend=make(), **readout)
-    assert_step(layer, expected_of(n, readout), atol=EXACT_ATOL)
+    assert_step(layer, expected_of(n, kind), atol=EXACT_ATOL)
 
 
 @layouts
@@ -611,8 +665,8 @@ def test_samplers_on_a_device_know_the_layout(n, layout, kind, measured):
         qc, backend = MODELS[n](), SamplerBackend(sampler, initial_layout=layout, optimization_level=3)
     else:
         qc, backend = transpiled_by_user(n, layout, measured), AerSampler.from_backend(manila())
-    layer = make_layer(qc, backend=backend, shots=SHOTS, **readout)
-    assert_step(layer, expected_of(n, readout), atol=SHOTS_ATOL)
+    layer = make_layer(qc, backend=backend, shots=LAYOUT_SHOTS, **readout)
+    assert_step(layer, expected_of(n, kind), atol=shots_atol(readout, LAYOUT_SHOTS))
 
 
 @layouts
@@ -624,7 +678,7 @@ def test_estimators_on_a_device_know_the_layout(n, layout, measured):
     else:
         qc, options = transpiled_by_user(n, layout, measured), {}
     backend = EstimatorBackend(AerEstimator.from_backend(manila()), **options)
-    assert_step(make_layer(qc, backend=backend, **readout), expected_of(n, readout), atol=EXACT_ATOL)
+    assert_step(make_layer(qc, backend=backend, **readout), expected_of(n, "expectation"), atol=EXACT_ATOL)
 
 
 @layouts
@@ -634,7 +688,7 @@ def test_observables_that_have_the_layout_already(n, layout, make):
     readout = LAYOUT_OBSERVABLES[n]
     placed = [SparsePauliOp(o).apply_layout(ready.layout) for o in readout["observables"]]
     layer = make_layer(ready, backend=make(), observables=placed)
-    assert_step(layer, expected_of(n, readout), atol=EXACT_ATOL)
+    assert_step(layer, expected_of(n, "expectation"), atol=EXACT_ATOL)
 
 
 def test_a_permuted_circuit_as_wide_as_before_is_ambiguous_and_warns():
@@ -644,7 +698,7 @@ def test_a_permuted_circuit_as_wide_as_before_is_ambiguous_and_warns():
     with pytest.warns(UserWarning, match=r"transpiled.*before transpiling") as caught:
         layer = QuantumLayer(ready, inputs=X, weights=W, init=WEIGHTS, **readout)
     assert caught[0].filename == __file__, "the warning points at the user's line"
-    assert_step(layer, expected_of(2, readout), atol=EXACT_ATOL)
+    assert_step(layer, expected_of(2, "expectation"), atol=EXACT_ATOL)
     # Probabilities and the default observables cannot be meant otherwise: no warning (warnings are errors here).
     make_layer(ready, probabilities=[0, 1])
     make_layer(ready)
@@ -699,9 +753,8 @@ def test_aer_in_chunks_gives_the_same_answers(monkeypatch, limit):
     for part, all_at_once in zip(step(make_layer(model(), backend="aer", **EXPECTATION)), whole, strict=True):
         torch.testing.assert_close(part, all_at_once, rtol=0, atol=1e-12)
     assert calls.count > 2
-    assert_step(
-        make_layer(model(), backend="aer", shots=SHOTS, **EXPECTATION), REFERENCES["expectation"], atol=SHOTS_ATOL
-    )
+    layer = make_layer(model(), backend="aer", shots=SHOTS, **EXPECTATION)
+    assert_step(layer, REFERENCES["expectation"], atol=shots_atol(EXPECTATION))
 
 
 def test_aer_chunks_have_seeds_of_their_own(monkeypatch):
@@ -848,7 +901,7 @@ def test_any_other_device_is_sampled():
     backend = resolve_backend(SomeDevice())
     assert isinstance(backend, SamplerBackend)
     layer = make_layer(model(), backend=backend, shots=SHOTS, **EXPECTATION)
-    assert_step(layer, REFERENCES["expectation"], atol=SHOTS_ATOL)
+    assert_step(layer, REFERENCES["expectation"], atol=shots_atol(EXPECTATION))
 
 
 class RealDevice(SomeDevice):

@@ -98,6 +98,12 @@ def exact_gradients(x: np.ndarray, parts: Sequence[Any]) -> tuple[np.ndarray, np
     return (pairs[:, :, 0, 0] - pairs[:, :, 1, 0]) / 2, pairs[..., 1].sum(axis=2) / 4
 
 
+@cache
+def exact_gradients_at_points(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Those of ``GRADIENT_PARTS``."""
+    return exact_gradients(points(rows), GRADIENT_PARTS)
+
+
 def tail(statistic: float, distribution: Any) -> float:
     """The two-sided probability of something as extreme."""
     return 2 * min(distribution.cdf(statistic), distribution.sf(statistic))
@@ -153,7 +159,7 @@ def gradients_over_seeds(backend: Any, x: np.ndarray, seeds: int, **options: Any
 def test_values_are_standard_normal(make):
     """About the exact value, with the variance of the terms that are measured together, covariances included."""
     x, means, variances = exact_values(30)
-    z = (values_over_seeds(make(), x, seeds=20) - means) / np.sqrt(variances / SHOTS)
+    z = (values_over_seeds(make(), x, seeds=10) - means) / np.sqrt(variances / SHOTS)
     # Outputs that share their shots are correlated; the checks are for independent numbers, so one output at a time.
     for m in range(len(OUTPUTS)):
         assert_standard_normal(z[..., m])
@@ -161,8 +167,8 @@ def test_values_are_standard_normal(make):
 
 @every_backend
 def test_gradients_are_standard_normal(make):
-    x = points(20)
-    means, variances = exact_gradients(x, GRADIENT_PARTS)
+    x = points(10)
+    means, variances = exact_gradients_at_points(10)
     values, gradients = gradients_over_seeds(make(), x, seeds=10)
     assert_standard_normal((gradients - means) / np.sqrt(variances / SHOTS))
     # Values and gradients come from shots of their own.
@@ -257,11 +263,13 @@ def test_one_shot_says_nothing_about_its_error(make):
 # ------------------------------------------------------------------------------------------------- multinomial counts
 
 
-def counts_of(backend: Any) -> tuple[np.ndarray, np.ndarray]:
+@cache
+def counts_of(make: Callable[[], Any]) -> tuple[np.ndarray, np.ndarray]:
     """Counts of the four outcomes in 500 shots, from ten seeds and thirty equal rows each, and their probabilities."""
     x = np.array([0.9, 1.9, 0.5])
     program = Program.compile(circuit(), inputs=X, probabilities=[0, 1])
     rows = torch.from_numpy(np.tile(x, (30, 1)))
+    backend = make()
     shares = np.concatenate([evaluate(program, rows, backend=backend, shots=500, seed=s).numpy() for s in range(10)])
     np.testing.assert_allclose(500 * shares, np.round(500 * shares), atol=1e-9)
     state = Statevector(circuit().assign_parameters(dict(zip(X, x.tolist(), strict=True))))
@@ -271,7 +279,7 @@ def counts_of(backend: Any) -> tuple[np.ndarray, np.ndarray]:
 @every_backend
 def test_counts_are_multinomial(make):
     """Pearson's statistic of each row's counts against the exact probabilities follows chi-square with 3 degrees."""
-    counts, probabilities = counts_of(make())
+    counts, probabilities = counts_of(make)
     assert 500 * probabilities.min() > 20, "chi-square needs many counts"
     assert np.all(counts.sum(axis=1) == 500)
     pearson = ((counts - 500 * probabilities) ** 2 / (500 * probabilities)).sum(axis=1)
@@ -282,8 +290,8 @@ def test_counts_are_multinomial(make):
 @pytest.mark.parametrize("name", [name for name in BACKENDS if name != "aer"])
 def test_counts_agree_with_aers(name):
     """A two-sample test that needs no exact probability."""
-    mine, _ = counts_of(BACKENDS[name]())
-    aers, _ = counts_of(BACKENDS["aer"]())
+    mine, _ = counts_of(BACKENDS[name])
+    aers, _ = counts_of(BACKENDS["aer"])
     assert stats.chi2_contingency(np.stack([mine.sum(axis=0), aers.sum(axis=0)])).pvalue > ALPHA
     for outcome in range(4):
         assert stats.ks_2samp(mine[:, outcome], aers[:, outcome]).pvalue > ALPHA
@@ -304,7 +312,7 @@ def test_successive_calls_draw_fresh_shots(make):
 @every_backend
 def test_identical_rows_draw_their_own_shots(make):
     x, means, variances = exact_values(1)
-    x = np.repeat(x, 400, axis=0)
+    x = np.repeat(x, 200, axis=0)
     errors = (values_over_seeds(make(), x, seeds=3, shots=100) - means) / np.sqrt(variances / 100)
     for m in (0, 1, 4):
         assert_standard_moments(errors[..., m])
@@ -510,7 +518,7 @@ def test_gradients_with_shots_stay_of_order_one(rule, shots):
     """Steps made for exact values (1e-6) give errors of 1e3 to 1e5 here."""
     x = points(200)
     _, gradients = gradients_over_seeds(StatevectorBackend(), x, seeds=2, gradient=rule, shots=shots)
-    means, _ = exact_gradients(x, GRADIENT_PARTS)
+    means, _ = exact_gradients_at_points(200)
     assert np.abs(gradients).max() < 12
     assert np.sqrt(np.mean((gradients - means) ** 2)) < (0.6 if rule != "spsa" else 2.5)
 

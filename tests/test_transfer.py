@@ -542,8 +542,11 @@ def test_two_processes_fill_the_cache_at_once(pictures, resnet, tmp_path):
 
 @pytest.mark.slow
 def test_digits(tmp_path, monkeypatch):
-    """The default run learns: the features of a network that never saw an eight or a nine tell them apart."""
+    """Features of a network that never saw an eight or a nine tell them apart, even after a short pre-training."""
     monkeypatch.chdir(tmp_path)
-    assert main(["transfer", "--epochs", "5", "--lr", "0.004", "--run-dir", "run"]) == 0
+    short = ["--image-size", "16", "--epochs", "4"]
+    assert main(["pretrain", "--exclude", "8,9", *short, "--run-dir", "pretrained"]) == 0
+    backbone = ["--weights", "pretrained/backbone.pt"]
+    assert main(["transfer", *backbone, "--epochs", "5", "--lr", "0.004", "--run-dir", "run"]) == 0
     for scheme in ("CQ", "CC"):
-        assert result(tmp_path / "run" / scheme)["test_accuracy"] > 0.85
+        assert result(tmp_path / "run" / scheme)["test_accuracy"] > 0.8

@@ -70,7 +70,7 @@ def transpiled(
         basis_gates = sorted(_STANDARD & set(device.operation_names))
     passes = generate_preset_pass_manager(
         optimization_level,
-        backend=device if basis_gates is None else None,
+        target=device.target if basis_gates is None else None,  # asked for once: Aer makes it anew each time
         basis_gates=None if basis_gates is None else list(basis_gates),
         initial_layout=None if initial_layout is None else list(initial_layout),
         seed_transpiler=seed_transpiler,
