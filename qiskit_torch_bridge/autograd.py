@@ -4,7 +4,7 @@ PyTorch cannot see into a circuit that runs in a simulator or on hardware, so th
 Its design:
 
 * It knows angles only. The map from inputs and weights to angles is ordinary torch
-  (:mod:`~qiskit_torch_bridge.angles`), so chain rules for shared parameters and expressions are torch's business.
+  (:mod:`qiskit_torch_bridge.angles`), so chain rules for shared parameters and expressions are torch's business.
 * Backward calls the *same* Function at all shifted points of the batch in one go. So it is itself differentiable, to
   any order, with shots too, and ``torch.func`` transforms pass through.
 * Angles come in groups by what they depend on, each a tensor of its own; ``ctx.needs_input_grad`` then says which
@@ -70,7 +70,7 @@ class Evaluation:
         note_shadow: Called with what the backend's shadow shows, where it has one.
         note_gradient: Called by backward with what it was made of, outside of torch.func transforms.
         by_sensitivity: Whether a gradient's shots go to the rows by their upstream gradient
-            (:mod:`~qiskit_torch_bridge.allocation`), where nothing will differentiate it.
+            (:mod:`qiskit_torch_bridge.allocation`), where nothing will differentiate it.
         shots_of_rows: Shape (N,): the shots of each row of this call, 0 for rows that need not be measured; None: ``shots``.
     """
 
@@ -355,7 +355,7 @@ class QuantumFunction(torch.autograd.Function):
     ``QuantumFunction.apply(evaluation, *groups)`` takes an :class:`Evaluation` and one float64 CPU tensor of shape (N,
     A_g) or (1, A_g) for each group of ``evaluation.program.angle_map`` and gives the values, a float64 tensor of shape
     (N, M). :func:`qiskit_torch_bridge.evaluate` wraps it for inputs and weights;
-    :class:`~qiskit_torch_bridge.QuantumLayer` for modules.
+    :class:`qiskit_torch_bridge.QuantumLayer` for modules.
     """
 
     @staticmethod

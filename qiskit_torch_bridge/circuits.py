@@ -1,7 +1,5 @@
 """Circuits that experiments and users share: encodings and ansätze, with their parameters in column order."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -24,7 +22,7 @@ _ROTATIONS = ("rx", "ry", "rz")
 
 
 class ParameterizedCircuit(NamedTuple):
-    """A circuit with the parameters that :class:`~qiskit_torch_bridge.QuantumLayer` wants told apart."""
+    """A circuit with the parameters that :class:`qiskit_torch_bridge.QuantumLayer` wants told apart."""
 
     circuit: QuantumCircuit
     inputs: ParameterVector
@@ -76,7 +74,7 @@ def dressed(num_qubits: int = 4, depth: int = 6) -> ParameterizedCircuit:
 
 
 class LayeredCircuit(NamedTuple):
-    """A circuit of layers; :class:`~qiskit_torch_bridge.QuantumLayer` makes the weights of each a group of their own."""
+    """A circuit of layers; :class:`qiskit_torch_bridge.QuantumLayer` makes the weights of each a group of their own."""
 
     circuit: QuantumCircuit
     inputs: ParameterVector

@@ -29,14 +29,14 @@ class DressedQuantumNet(nn.Module):
         num_qubits: Qubits of the circuit.
         depth: Its variational layers.
         weight_spread: Standard deviation of the circuit's initial weights, in radians.
-        backend: As in :class:`~qiskit_torch_bridge.QuantumLayer`.
+        backend: As in :class:`qiskit_torch_bridge.QuantumLayer`.
         shots: As there.
         gradient: As there.
         seed: As there; the classical layers are initialised by PyTorch, from its global generator.
 
     Attributes:
         pre: ``nn.Linear(num_features, num_qubits)``.
-        quantum: The :class:`~qiskit_torch_bridge.QuantumLayer`.
+        quantum: The :class:`qiskit_torch_bridge.QuantumLayer`.
         post: ``nn.Linear(num_qubits, num_outputs)``.
 
     Raises:

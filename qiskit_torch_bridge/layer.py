@@ -116,7 +116,7 @@ def evaluate(
     """Evaluates a compiled program as a differentiable function; what :class:`QuantumLayer` does, without the module.
 
     Args:
-        program: From :meth:`~qiskit_torch_bridge.Program.compile`.
+        program: From :meth:`qiskit_torch_bridge.Program.compile`.
         inputs: Shape (N, I), of any floating point dtype; None where the circuit has no inputs (then N = 1).
         weights: One tensor of shape (W_g,) a weight group.
         backend: As in :class:`QuantumLayer`.
@@ -224,7 +224,7 @@ class QuantumLayer(nn.Module):
             seed share their noise: in distributed training give ``(seed, rank)``.
         allocation: How a gradient's shots are shared among the rows of a batch: ``"uniform"``; or ``"sensitivity"``: none
             for rows without upstream gradient, in proportion to it for the others, ``shots`` on average
-            (:mod:`~qiskit_torch_bridge.allocation`).
+            (:mod:`qiskit_torch_bridge.allocation`).
         init: Initial weights: ``"uniform"`` in [0, 2 pi), ``"zeros"``, ``"normal"`` (standard deviation 0.01), or a
             tensor of shape (W,); or a mapping of these by group.
 

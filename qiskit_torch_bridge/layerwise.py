@@ -128,19 +128,19 @@ class LayerwiseQuantumLayer(nn.Module):
             ``lambda depth: random_rotations(9, depth, seed=0)``.
         depth: The depth to begin with.
         init: The weights of the layers to begin with: ``"zeros"``, ``"normal"`` or ``"uniform"``, as in
-            :class:`~qiskit_torch_bridge.QuantumLayer`.
+            :class:`qiskit_torch_bridge.QuantumLayer`.
         grown: The weights of the layers that are added later, likewise. Zeros make a rotation the identity.
-        observables: What is measured, as in :class:`~qiskit_torch_bridge.QuantumLayer`.
+        observables: What is measured, as in :class:`qiskit_torch_bridge.QuantumLayer`.
         backend: As there.
         shots: As there.
         gradient: As there.
         seed: As there.
 
     Attributes:
-        quantum: The :class:`~qiskit_torch_bridge.QuantumLayer` of the present depth.
+        quantum: The :class:`qiskit_torch_bridge.QuantumLayer` of the present depth.
 
     Raises:
-        TypeError, ValueError: As :class:`~qiskit_torch_bridge.QuantumLayer`, before anything runs.
+        TypeError, ValueError: As :class:`qiskit_torch_bridge.QuantumLayer`, before anything runs.
     """
 
     def __init__(

@@ -9,8 +9,8 @@ That holds for ``rx ry rz rxx ryy rzz rzx`` (generators with eigenvalues :math:`
 (eigenvalues 0 and 1) and for each of the three arguments of ``u``, which is ``rz(phi) ry(theta) rz(lambda)`` up to a
 phase. Every other parameterised gate (``crx``, ``cu``, ``PauliEvolutionGate``, composite and controlled gates ...) is
 decomposed by Qiskit's own transpiler passes, which keep the user's parameter expressions. How the angles follow from
-the user's inputs and weights is the business of :mod:`~qiskit_torch_bridge.angles`; what is measured, of
-:mod:`~qiskit_torch_bridge.readout`.
+the user's inputs and weights is the business of :mod:`qiskit_torch_bridge.angles`; what is measured, of
+:mod:`qiskit_torch_bridge.readout`.
 
 ``PauliEvolutionGate`` stands for the product formula that it defines (as on hardware), not for the exact exponential.
 
@@ -156,7 +156,7 @@ class Program:
         probabilities: bool | Sequence[int | Qubit] | None = None,
         interpret: Callable[[int], int] | None = None,
     ) -> Program:
-        """Compiles a circuit; the arguments are those of :class:`~qiskit_torch_bridge.QuantumLayer`.
+        """Compiles a circuit; the arguments are those of :class:`qiskit_torch_bridge.QuantumLayer`.
 
         Raises:
             TypeError: If an argument has a wrong type.
@@ -268,7 +268,7 @@ class Program:
         """The angles whose gradient is wanted.
 
         Args:
-            wanted: Whether each group's is (see :class:`~qiskit_torch_bridge.angles.AngleMap`).
+            wanted: Whether each group's is (see :class:`qiskit_torch_bridge.angles.AngleMap`).
         """
         key = tuple(wanted)
         if key not in self._selections:
@@ -339,7 +339,7 @@ class Program:
         return {}
 
     def evaluate_angles(self, inputs: torch.Tensor | None, weights: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """All angles, a tensor a group (see :class:`~qiskit_torch_bridge.angles.AngleMap`)."""
+        """All angles, a tensor a group (see :class:`qiskit_torch_bridge.angles.AngleMap`)."""
         return self.angle_map(inputs, weights)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class ShotSchedule(ABC):
     """Sets the shots of a model's quantum layers, step by step.
 
     Args:
-        model: A :class:`~qiskit_torch_bridge.QuantumLayer`, or a module with some within.
+        model: A :class:`qiskit_torch_bridge.QuantumLayer`, or a module with some within.
 
     Attributes:
         layers: The quantum layers.

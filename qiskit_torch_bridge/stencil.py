@@ -5,7 +5,7 @@ combine to derivatives,
 
 .. math:: \frac{\partial f}{\partial \theta_w} \approx \sum_k C_{wk}\, f(\theta + S_k) .
 
-Parameter shift, finite differences and SPSA are tables of this kind (:mod:`~qiskit_torch_bridge.gradients`). Nothing
+Parameter shift, finite differences and SPSA are tables of this kind (:mod:`qiskit_torch_bridge.gradients`). Nothing
 here runs a circuit.
 """
 

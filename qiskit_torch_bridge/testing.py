@@ -1,8 +1,87 @@
-r"""Checks for models with shots, and how to extend the library with a rule or a backend of your own.
+r"""Extending the library with a rule or a backend of your own, and checking gradients that have shot noise.
 
-``torch.autograd.gradcheck`` compares a gradient with small differences of the values. With shots that is meaningless: the
-values scatter by far more than they differ. :func:`shot_gradcheck` takes the gradient many times instead, and asks whether
-its mean could be the exact gradient, given how much it scatters.
+**A gradient rule** is a frozen value that returns a table of shifts and coefficients
+(:class:`qiskit_torch_bridge.GradientRule`, :class:`qiskit_torch_bridge.Stencil`); all else, from one backend call to error
+bars, follows from it. This one differentiates each row of a batch by a few angles only, drawn at random, and is right in
+the mean:
+
+```python
+from dataclasses import dataclass
+
+import numpy as np
+
+from qiskit_torch_bridge import GradientRule, Stencil
+
+
+@dataclass(frozen=True)
+class RandomAngles(GradientRule):
+    # Parameter shift by ``angles`` of the W angles of each row, times W / angles: 2 * angles circuits a row.
+    angles: int = 4
+    name = "random_angles"
+
+    def stencil(self, program, columns, *, rows, shots, seeds):
+        rng = np.random.default_rng(seeds.next())  # of the layer's seed: repeatable
+        count = min(self.angles, len(columns))
+        shifts = np.zeros((rows, 2 * count, program.num_columns))  # (N, K, A), radians
+        coefficients = np.zeros((rows, len(columns), 2 * count))  # (N, W, K)
+        for row in range(rows):
+            for k, place in enumerate(rng.permutation(len(columns))[:count]):
+                for point, sign in ((2 * k, 1), (2 * k + 1, -1)):
+                    shifts[row, point, columns[place]] = sign * np.pi / 2
+                    coefficients[row, place, point] = sign / 2 * len(columns) / count
+        return Stencil(shifts, coefficients)
+```
+
+Use it as ``QuantumLayer(..., gradient=RandomAngles(2), shots=100)``.
+
+**A backend** evaluates a compiled program at many angle vectors in one call (:class:`qiskit_torch_bridge.Backend`). This
+one takes shots from Qiskit's own ``Statevector``; a readout group says which qubits to measure, and the counts give values,
+variances and covariances:
+
+```python
+import numpy as np
+from qiskit.quantum_info import Statevector
+
+from qiskit_torch_bridge import Backend
+from qiskit_torch_bridge.backends.base import check_shots, estimate_from_samples, measured_circuit
+from qiskit_torch_bridge.readout import Samples, bits_of
+
+
+class QuantumInfoBackend(Backend):
+    name = "quantum_info"
+
+    def resolve_shots(self, shots):
+        return check_shots(shots) or 1000  # never exact
+
+    def prepare(self, program):
+        if program.circuit.num_qubits > 12:
+            raise ValueError(f"circuit: got {program.circuit.num_qubits} qubits, expected at most 12.")
+
+    def evaluate(self, program, angles, *, shots, seed):
+        rng, measured = np.random.default_rng(seed), []
+        for group in program.readout.groups:
+            circuit = measured_circuit(program, group, compact=False)
+            circuit.remove_final_measurements()
+            counts = []
+            for row in angles:  # (A,), radians
+                state = Statevector(circuit.assign_parameters(dict(zip(program.angles, row))))
+                p = state.probabilities(list(group.qubits))
+                counts.append(rng.multinomial(shots, p / p.sum()))
+            rows, outcomes = np.nonzero(counts)
+            bits = bits_of(outcomes, len(group.qubits))
+            measured.append(Samples(rows, bits, np.array(counts)[rows, outcomes], len(angles)))
+        return estimate_from_samples(program, measured, len(angles))
+```
+
+Use it as ``QuantumLayer(..., backend=QuantumInfoBackend(), shots=100)``.
+
+**Checking them.** ``torch.autograd.gradcheck`` compares a gradient with small differences of the values. With shots that is
+meaningless: the values scatter by far more than they differ. :func:`shot_gradcheck` takes the gradient many times instead,
+and asks whether its mean could be the exact gradient, given how much it scatters:
+
+```python
+shot_gradcheck(layer, features)  # raises if not; a model with quantum layers somewhere within will do as well
+```
 """
 
 from __future__ import annotations
@@ -110,7 +189,7 @@ def shot_gradcheck(
     which measured and exact gradient share; ``torch.autograd.gradcheck`` does that for a layer with exact simulation.
 
     Args:
-        model: A :class:`~qiskit_torch_bridge.QuantumLayer`, or a module with some within.
+        model: A :class:`qiskit_torch_bridge.QuantumLayer`, or a module with some within.
         *inputs: What the model is called with.
         repeats: How often each gradient is measured; each costs a training step on the layer's backend.
         shots: Shots a circuit; None: each layer's own.

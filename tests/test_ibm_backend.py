@@ -56,9 +56,7 @@ def noiseless(qubits: int = 5, coupling=None) -> AerSimulator:
     """A device with connections and a basis of its own that makes no errors."""
     coupling = LINE if coupling is None else coupling
     device = GenericBackendV2(qubits, coupling_map=[*coupling, *(pair[::-1] for pair in coupling)], seed=1)
-    simulator = AerSimulator.from_backend(device)
-    simulator.set_options(noise_model=None)
-    return simulator
+    return AerSimulator.from_backend(device, noise_model=None)
 
 
 class ExactDevice(LocalDevice):

@@ -48,9 +48,7 @@ def outcomes(num_qubits: int) -> Problem:
 def manila():
     """A fake device of five qubits in a line; its noise is switched off."""
     provider = pytest.importorskip("qiskit_ibm_runtime.fake_provider")
-    device = AerSimulator.from_backend(provider.FakeManilaV2())
-    device.set_options(noise_model=None)
-    return device
+    return AerSimulator.from_backend(provider.FakeManilaV2(), noise_model=None)
 
 
 @pytest.mark.parametrize("measured", ["before transpiling", "after transpiling", "by the layer"])

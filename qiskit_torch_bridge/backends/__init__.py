@@ -1,4 +1,30 @@
-"""Where circuits run, and how what the user holds becomes a backend of ours."""
+r"""Backends: where circuits run, and how what the user holds becomes a backend of ours.
+
+| ``backend=`` | what it is | values |
+|---|---|---|
+| ``None``, ``"statevector"`` | exact simulation on this machine's cores | exact, or multinomial shots |
+| ``"aer"``, an ``AerSimulator`` | Aer with your method, noise, device | exact (without readout errors), or Aer's shots |
+| ``"fake:manila"``, a fake device | Aer with a device's noise, connections and gates | shots |
+| ``"ibm:NAME"``, an IBM device, ``Session``, ``Batch`` | hardware (:mod:`qiskit_torch_bridge.backends.ibm`) | shots |
+| any V2 Sampler | its counts | shots |
+| any V2 Estimator | its values and standard errors | precision ``1 / sqrt(shots)`` |
+| ``"replay:FILE"`` | a recording of hardware | the recorded shots |
+
+All of them take compiled programs (:class:`qiskit_torch_bridge.Program`) and many angle vectors at once: one call for the
+values of a batch and one for all points of its gradient; on hardware one job for both. They transpile a circuit once, apply
+its layout to observables and measured bits alike, and give values with variances. Qubits are numbered as in the circuit
+that you wrote, wherever it runs.
+
+``shots=None`` means exact where the backend can, and its default elsewhere. The same shots hold for values and gradients. A
+backend holds no random state: the seed comes with every call, so that one seed repeats a whole run. Gradients are adjoint
+by default where values are exact on ``statevector``, and by parameter shift elsewhere.
+
+**Which one?** To study a model, ``statevector``: it is fastest, exact or with shots. To study noise, Aer or a fake device;
+more shots do not cure its bias. Before paying, ``"ibm:fake_fez"``: the hardware's way with a simulated device, its jobs and
+prices included. The reference Estimators add Gaussian noise to exact values, which is not shot noise.
+
+A backend of your own: :mod:`qiskit_torch_bridge.testing`.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Runs plans: batches in parts, parts in threads, and states kept where a gradient will want them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple

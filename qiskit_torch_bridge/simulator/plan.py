@@ -33,7 +33,7 @@ _FACTORS = tuple[Factor, ...]
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """Operations on the qubits of a block, as the tables that :func:`~.kernels.forward` takes.
+    """Operations on the qubits of a block, as the tables that :func:`kernels.forward` takes.
 
     Attributes:
         tables: Its first seven arguments.
@@ -62,7 +62,7 @@ class Pass:
 
 @dataclass(frozen=True, eq=False)
 class PauliTables:
-    """Observables as the tables that :func:`~.readout_kernels.expectations` takes.
+    """Observables as the tables that :func:`readout_kernels.expectations` takes.
 
     Attributes:
         tables: Its first seven arguments.

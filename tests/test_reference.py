@@ -1,0 +1,96 @@
+"""The API reference: that it is built without a warning, and that the examples in its pages run."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from problems import features, oracle, problem
+
+import qiskit_torch_bridge.testing
+from experiments.__main__ import main
+from qiskit_torch_bridge import Backend, GradientRule, QuantumLayer
+from qiskit_torch_bridge.testing import shot_gradcheck
+
+EXAMPLES = re.findall(r"```python\n(.*?)```", qiskit_torch_bridge.testing.__doc__, re.DOTALL)
+PAGES = {
+    "gradients": ["Parameter shift", "Finite differences", "SPSA", "Adjoint", "Mitarai"],
+    "run": ["Shots and statistics", "standard error", "Prediction"],
+    "backends": ["statevector", "Which one?"],
+    "backends/ibm": ["One job a training step", "A ledger", "Recordings"],
+    "simulator": ["Performance", "Rules of thumb"],
+    "testing": ["Extending", "RandomAngles", "QuantumInfoBackend"],
+}
+
+
+def defined_by(example: str) -> object:
+    """The class that an example defines."""
+    namespace: dict[str, object] = {"__name__": __name__}
+    exec(compile(example, "example", "exec"), namespace)
+    (name,) = (node.name for node in ast.parse(example).body if isinstance(node, ast.ClassDef))
+    return namespace[name]
+
+
+def test_examples_are_short():
+    rule, backend, check = EXAMPLES
+    assert "GradientRule" in rule
+    assert "Backend" in backend
+    assert "shot_gradcheck" in check
+    assert max(len(example.splitlines()) for example in EXAMPLES) < 40
+
+
+def layer_of(name: str, **options: object) -> tuple[QuantumLayer, torch.Tensor | None]:
+    return problem(name).layer(oracle(name).weights, **options), features(oracle(name))
+
+
+@pytest.mark.parametrize("name", ["entangled_pair", "shared_parameters"])
+def test_the_rule_is_right_in_the_mean(name):
+    rule = defined_by(EXAMPLES[0])
+    assert issubclass(rule, GradientRule)
+    layer, inputs = layer_of(name, gradient=rule(2), shots=200, seed=1)
+    assert shot_gradcheck(layer, inputs, repeats=200)
+    costs, _ = layer_of(name, gradient="parameter_shift", shots=200)
+    if layer.program.influential.sum() > 2:
+        assert layer.quote(4).circuits < costs.quote(4).circuits
+
+
+def test_the_rule_without_its_factor_would_be_seen():
+    rule = defined_by(EXAMPLES[0].replace(" * len(columns) / count", ""))
+    layer, inputs = layer_of("shared_parameters", gradient=rule(2), shots=200, seed=1)
+    assert not shot_gradcheck(layer, inputs, repeats=200, raise_exception=False)
+
+
+@pytest.mark.parametrize("name", ["entangled_pair", "shared_parameters", "weight_groups"])
+def test_the_backend_measures_what_the_circuit_says(name):
+    backend = defined_by(EXAMPLES[1])
+    assert issubclass(backend, Backend)
+    layer, inputs = layer_of(name, backend=backend(), shots=2000, seed=1)
+    values = layer() if inputs is None else layer(inputs)
+    found, errors = values.detach().numpy().reshape(oracle(name).values.shape), layer.last_run.standard_errors
+    assert (np.abs(found - oracle(name).values) < 5 * errors + 1e-9).all()
+    layer.shots = 1000
+    assert shot_gradcheck(layer, *([] if inputs is None else [inputs]), repeats=20)
+
+
+def test_the_backend_refuses_before_it_runs():
+    from qiskit import QuantumCircuit
+
+    with pytest.raises(ValueError, match="expected at most 12"):
+        QuantumLayer(QuantumCircuit(13), backend=defined_by(EXAMPLES[1])())
+
+
+@pytest.mark.slow
+def test_the_reference_is_built_without_a_warning(tmp_path: Path):
+    assert main(["reference", "--out", str(tmp_path)]) == 0
+    for page, words in PAGES.items():
+        text = (tmp_path / "qiskit_torch_bridge" / f"{page}.html").read_text()
+        missing = [word for word in words if word not in text]
+        assert not missing, f"{page}: {missing}"
+        assert "`~" not in text
+    front = (tmp_path / "qiskit_torch_bridge.html").read_text()
+    for name in qiskit_torch_bridge.__all__:
+        assert f'id="{name}"' in front, f"{name} is not documented"
