@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .autograd import Evaluation, QuantumFunction
 from .backends.base import Backend, Charge, Estimate, Request
-from .backends.ibm.errors import BudgetExceeded, HardwareError
+from .backends.ibm.errors import BudgetExceeded, HardwareError, NotRecorded
 from .backends.passport import Passport
 from .backends.statevector import StatevectorBackend
 from .dressed import DressedQuantumNet
@@ -56,6 +56,7 @@ __all__ = [
     "LayerwiseQuantumLayer",
     "Ledger",
     "Limits",
+    "NotRecorded",
     "ParameterShift",
     "Passport",
     "Patience",

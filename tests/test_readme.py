@@ -39,7 +39,10 @@ def test_hardware_lines_run_on_a_fake_device(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     exec(BLOCKS[0], namespace)
-    exec(BLOCKS[2].replace("ibm_fez", "fake_manila").replace("shots=1000", "shots=20"), namespace)
+    (hardware,) = [
+        block for block in BLOCKS if "from qiskit_torch_bridge import IBMBackend" in block and "ibm_fez" in block
+    ]
+    exec(hardware.replace("ibm_fez", "fake_manila").replace("shots=1000", "shots=20"), namespace)
     assert "jobs=1" in capsys.readouterr().out
     assert namespace["backend"].spent.jobs == 1
     assert not list(tmp_path.iterdir())
@@ -78,6 +81,18 @@ def test_prices_are_those_of_the_quotes(name):
         assert quote.circuits == int(circuits)
         assert abs(quote.qpu_seconds - float(seconds)) < (0.5 if quote.qpu_seconds > 9 else 0.05)
         assert abs(600 / quote.qpu_seconds - int(steps)) < 1
+
+
+def test_error_bars_and_schedules_run(capsys):
+    namespace: dict[str, object] = {}
+    exec(BLOCKS[0], namespace)
+    bars, schedules = (block for block in BLOCKS if "last_run.predicted" in block or "shot_gradcheck" in block)
+    exec(bars, namespace)
+    run = namespace["run"]
+    assert run.predicted(shots=4000).gradient_standard_errors == pytest.approx(run.gradient_standard_errors / 2)
+    assert (run.gradient_standard_errors > 0).all()
+    exec(schedules, namespace)
+    assert "agrees with the exact one" in capsys.readouterr().out
 
 
 def test_layerwise_lines_run():

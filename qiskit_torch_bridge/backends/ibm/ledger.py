@@ -434,10 +434,14 @@ class Ledger:
             cap = getattr(caps, name)
             if cap is not None and before + more > cap:
                 raise BudgetExceeded(
-                    f"{name}: the next {len(new)} job(s) need {more:,.10g} {unit}, but {before:,.10g} of {cap:,.10g} are "
-                    f"spent according to {self!r}. Nothing was submitted; raise {name} to go on, or ask for less (a smaller "
+                    f"{name}: the next {len(new)} job(s) need {_rounded(more)} {unit}, but {_rounded(before)} of "
+                    f"{_rounded(cap)} are spent according to {self._place}. Nothing was submitted; raise {name} to go on, or ask for less (a smaller "
                     "batch, fewer shots, frozen weights, gradient='spsa')."
                 )
+
+    @property
+    def _place(self) -> str:
+        return f"the ledger {self.path}" if self.path else "the ledger in memory"
 
     def _owner(self) -> str:
         """Who sends a job: this object in this process, told apart from later ones of the same number."""
@@ -522,3 +526,8 @@ def _is_no_more(owner: str | None, claimed_at: str | None) -> bool:
         return abs(psutil.Process(pid).create_time() - created) > _SECONDS_OF_CLOCK
     except psutil.Error:
         return True
+
+
+def _rounded(number: float) -> str:
+    """Whole numbers as they are, others to a thousandth."""
+    return f"{number:,.0f}" if float(number).is_integer() else f"{number:,.3f}"
