@@ -16,10 +16,10 @@ from typing import Any
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from runs import CHECKOUT
 
 import qiskit_torch_bridge
 
+CHECKOUT = Path(__file__).resolve().parent.parent
 FOLDER = CHECKOUT / "experiments" / "notebooks"
 LESSONS = [
     "1-a-circuit-becomes-a-layer",
