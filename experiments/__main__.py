@@ -18,6 +18,9 @@ EXPERIMENTS = {
     "pretrain": "trains a network for transfer; --exclude leaves out the classes that are to be told apart later",
     "spirals": "a dressed quantum circuit beside its classical twin on two interleaved spirals (Mari et al.)",
     "recipes": "where to put a quantum layer, quick starts, data re-uploading, dropout: questions answered with numbers",
+    "barren-plateau": "how fast gradients vanish as random circuits grow (McClean et al.), and what start and depth change",
+    "shot-noise": "standard errors against shots, accuracy against the shots spent, and the bias that shots do not cure",
+    "gradient-methods": "finite differences and SPSA beside parameter shift: bias, variance and error at equal shots",
     "benchmark": "time for a training step against other libraries, whose answers must agree first",
 }
 TOOLS = {
@@ -25,6 +28,7 @@ TOOLS = {
     "compare": "puts runs side by side, a table and a figure: python -m experiments compare RUN RUN ...",
     "ibm-check": "looks whether IBM hardware can be used from here, and what a training step would cost; sends nothing",
     "jobs": "lists the jobs of a run on IBM hardware; collects, cancels, records: python -m experiments jobs RUN",
+    "reference": "builds the API reference from the docstrings: python -m experiments reference --out FOLDER",
     "record-lesson": "trains a small circuit on a simulated device and records it, to be replayed without an account",
 }
 

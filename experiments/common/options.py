@@ -13,13 +13,13 @@ from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_ty
 from .hardware import CAPS, add_hardware_options, without_unused_options
 from .runs import RunFolder, brief
 
-__all__ = ["Settings", "experiment_parser", "flat", "folder_path", "parse", "saved_settings", "settings_of"]
+__all__ = ["Seed", "Settings", "experiment_parser", "flat", "folder_path", "parse", "saved_settings", "settings_of"]
 
 Settings = dict[str, Any]
 
-_Seed: Any = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what torch takes, times a million
+Seed: Any = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what torch takes, times a million
 
-_NOT_SETTINGS = ("config", "run_dir", "resume", "dry_run")
+_NOT_SETTINGS = ("config", "run_dir", "resume", "dry_run", "scheduler", "workers")
 FREE = frozenset({"device", *CAPS})
 """What may be another when a run is continued, by the names of :func:`flat`: its results do not depend on it."""
 
@@ -60,7 +60,7 @@ def experiment_parser(
     parser.add_argument("--epochs", type=PositiveInt, default=epochs, help="Passes through the training images.")
     parser.add_argument("--batch-size", type=PositiveInt, default=batch_size, help="Images a step.")
     parser.add_argument("--lr", type=PositiveFloat, default=lr, help="Learning rate.")
-    parser.add_argument("--seed", type=_Seed, default=0, help="Makes the run repeatable to the last bit.")
+    parser.add_argument("--seed", type=Seed, default=0, help="Makes the run repeatable to the last bit.")
     parser.add_argument(
         "--seeds", type=PositiveInt, default=1, help="Runs of as many seeds, from --seed on, and their distribution."
     )
@@ -155,6 +155,8 @@ def _plain(value: Any) -> Any:
     """Without the parser's own types, which YAML does not know."""
     if isinstance(value, Namespace):
         return {key: _plain(part) for key, part in vars(value).items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
     if isinstance(value, float):
         return float(value)
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else value

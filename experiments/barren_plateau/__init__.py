@@ -1,0 +1,20 @@
+"""Barren plateaus: how fast gradients vanish as circuits grow, and what their start and their depth change.
+
+The circuits of McClean et al., Nat. Commun. 9, 4812 (2018): RY(pi/4) on each qubit, then layers of a rotation on each
+qubit about an axis drawn from X, Y and Z, and CZ gates between neighbours. What is measured is the variance of the
+derivative by the first angle, over circuits; each sample is another circuit with other angles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..common.sweeps import run_study
+from .study import STUDY
+
+__all__ = ["STUDY", "main"]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the study; returns the exit status."""
+    return run_study(STUDY, arguments)

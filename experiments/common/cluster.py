@@ -1,0 +1,105 @@
+"""Cells measured side by side by Dask's workers: processes on this machine, or those of any other scheduler."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import uuid
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from .cells import Cell, Measure, Outcome, measured
+from .runs import brief
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["dask_setup", "measured_by_dask", "measured_here"]
+
+_SECONDS_TO_ANSWER = 20
+
+
+def measured_here(measure: Measure, cells: Sequence[Cell], seed: int) -> Generator[Outcome, None, None]:
+    """Measures the cells in this process, one after the other."""
+    for cell in cells:
+        yield measured(measure, cell, seed)
+
+
+def measured_by_dask(
+    measure: Measure, cells: Sequence[Cell], seed: int, *, scheduler: str | None, workers: int | None
+) -> Generator[Outcome, None, None]:
+    """Measures the cells on Dask's workers; yields each as it finishes.
+
+    A worker that is lost costs the cell that it was at, which another one measures again. A cell that has taken several
+    workers with it fails (Dask's setting ``distributed.scheduler.allowed-failures``).
+
+    Args:
+        measure: What to do with each cell; the workers import it by its name.
+        cells: All different.
+        seed: The run's.
+        scheduler: The address of a running scheduler, such as ``tcp://host:8786``; None: a cluster of processes on this
+            machine, with one thread each, for as long as it takes.
+        workers: How many processes; None: as many as there are cores.
+
+    Raises:
+        OSError: If the scheduler does not answer, or is lost.
+    """
+    from distributed import as_completed  # with all of Dask, a second
+
+    with _client(scheduler, workers) as client:
+        name = uuid.uuid4().hex  # no other sweep on the same scheduler has tasks of these names
+        futures = [
+            client.submit(measured, measure, cell, seed, key=f"cell-{name}-{place}") for place, cell in enumerate(cells)
+        ]
+        cell_of = {future.key: cell for future, cell in zip(futures, cells, strict=True)}
+        finished = as_completed(futures, with_results=True, raise_errors=False)
+        del futures  # what has been yielded is not held on the workers any longer
+        for future, result in finished:
+            if future.status == "finished":
+                yield result
+            elif future.status == "error":
+                error = result[1]
+                yield Outcome(cell_of[future.key], None, f"{type(error).__name__}: {brief(error)}")
+            else:
+                raise OSError(
+                    f"Dask's scheduler at {client.scheduler.address} has gone ({future.status}); what was measured is kept. "
+                    "Continue with --resume."
+                )
+            del future, result
+
+
+def dask_setup(worker: Any) -> None:
+    """Called by Dask in each of our own workers as it starts: Ctrl-C reaches them too, but it is ours to act upon."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _client(scheduler: str | None, workers: int | None) -> Iterator[Client]:
+    from distributed import Client, LocalCluster
+
+    with ExitStack() as stack:
+        if scheduler is None:
+            cluster = stack.enter_context(
+                LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    memory_limit=0,
+                    dashboard_address=":0",
+                    preload=[__name__],
+                    silence_logs=logging.CRITICAL,
+                )
+            )
+            yield stack.enter_context(Client(cluster))
+            return
+        try:
+            client = stack.enter_context(Client(scheduler, timeout=_SECONDS_TO_ANSWER))
+        except (OSError, ValueError, TimeoutError) as error:
+            raise OSError(
+                f"--scheduler: got {scheduler!r}, where no Dask scheduler answers ({brief(error)}); start one with "
+                "`dask scheduler`, or leave the option out."
+            ) from error
+        if not client.scheduler_info()["workers"]:
+            print(f"The scheduler has no workers yet; it waits for some: dask worker {scheduler}", flush=True)
+        yield client

@@ -1,0 +1,204 @@
+"""Studies: the same measurement in many cells, side by side, kept as they finish, and figures and a table of them all."""
+
+from __future__ import annotations
+
+import sys
+from argparse import SUPPRESS
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import NonNegativeInt
+
+from .cells import Cell, Journal, Measure, Outcome, Record, key_of
+from .cluster import measured_by_dask, measured_here
+from .comparison import table
+from .options import Seed, Settings, folder_path, parse
+from .runs import RunFolder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Findings", "Study", "Tables", "run_study", "study_parser"]
+
+Tables = Mapping[str, Sequence[Mapping[str, Any]]]
+"""The rows of each table of a study by its name, in the order of the cells."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a study comes to.
+
+    Attributes:
+        numbers: The summary, for ``result.json``.
+        tables: The rows of each table by its name; they are printed, and written to ``NAME.csv``.
+        figures: By the names of their files.
+    """
+
+    numbers: Mapping[str, Any]
+    tables: Tables
+    figures: Mapping[str, Figure]
+
+
+def _only_table(cell: Cell) -> str:
+    return "measurements"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study is made of; :func:`run_study` does the rest.
+
+    Attributes:
+        name: As on the command line.
+        parser: Makes the parser of its options, from :func:`study_parser`.
+        cells: From settings to the cells, all different; refuses settings that cannot be.
+        measure: From a cell and its randomness to rows; see :data:`~experiments.common.cells.Measure`.
+        find: From settings and tables to the findings. A table's rows are the cell's settings and what was measured.
+        table_of: The name of the table, and of its CSV file, that a cell's rows go to.
+        extendable: The settings that may grow when a run is continued.
+    """
+
+    name: str
+    parser: Callable[[], Any]
+    cells: Callable[[Settings], Sequence[Cell]]
+    measure: Measure
+    find: Callable[[Settings, Tables], Findings]
+    table_of: Callable[[Cell], str] = _only_table
+    extendable: Collection[str] = field(default=())
+
+
+def study_parser(name: str, description: str) -> Any:
+    """A parser with the options that studies share."""
+    parser = ArgumentParser(prog=f"python -m experiments {name}", description=description)
+    parser.add_argument("--experiment", choices=[name], default=name, help=SUPPRESS)  # so that config.yaml says it
+    parser.add_argument(
+        "--config", action="config", help="YAML file with options, by their names below; options after it win."
+    )
+    parser.add_argument(
+        "--run-dir", type=str | None, default=None, help="Folder of the run (default: a new one under runs/)."
+    )
+    parser.add_argument("--resume", action="store_true", help="Measure what the run in --run-dir lacks.")
+    parser.add_argument("--dry-run", action="store_true", help="List the cells that would be measured, and stop.")
+    parser.add_argument(
+        "--scheduler",
+        type=str | None,
+        default=None,
+        help="Address of a running Dask scheduler, whose workers have this checkout; null: processes of our own.",
+    )
+    parser.add_argument(
+        "--workers",
+        type=NonNegativeInt | None,
+        default=None,
+        help="Processes of our own; null: one for each core, 0: none, all is measured in this one.",
+    )
+    parser.add_argument("--seed", type=Seed, default=0, help="Makes every cell repeatable, wherever it is measured.")
+    return parser
+
+
+def run_study(study: Study, arguments: Sequence[str]) -> int:
+    """Runs a study; returns the exit status: 0 done, 1 with cells that failed, 130 interrupted.
+
+    Raises:
+        ValueError, OSError: If settings or files are refused.
+    """
+    options, settings = parse(
+        study.parser(), arguments, complete=lambda settings: settings, extendable=study.extendable
+    )
+    if options.scheduler is not None and options.workers is not None:
+        raise ValueError(
+            f"--workers: got {options.workers} with --scheduler, which has workers of its own; leave it out."
+        )
+    cells = study.cells(settings)
+    wanted = _by_key(cells)
+    path = folder_path(options)
+    done = _journal(RunFolder.existing(path)).read() if options.resume else {}
+    missing = [cell for key, cell in wanted.items() if key not in done]
+    if options.dry_run:
+        print(
+            "\n".join(
+                [f"{len(cells)} cells, {len(missing)} to be measured:", *(f"  {_words(cell)}" for cell in missing)]
+            )
+        )
+        return 0
+    folder = RunFolder.existing(path) if options.resume else RunFolder.fresh(path, study.name)
+    again = f"python -m experiments {study.name} --resume --run-dir {folder.path}"
+    try:
+        folder.reopen()
+        folder.write_settings(settings)
+        failed = _measure(study, missing, folder, options, seed=settings["seed"], before=len(cells) - len(missing))
+        if failed:
+            print(f"{len(failed)} of {len(cells)} cells failed; try them again with: {again}")
+            return 1
+        _conclude(study, settings, folder, wanted)
+    except KeyboardInterrupt:
+        folder.discard_if_unused()
+        print(f"\nInterrupted; {f'continue with: {again}' if folder.path.exists() else 'nothing was measured.'}")
+        return 130
+    except Exception:
+        folder.discard_if_unused()
+        raise
+    print(f"Results and figures are in {folder.path}")
+    return 0
+
+
+def _words(cell: Cell) -> str:
+    """A cell on one line."""
+    return " ".join(f"{name}={value}" for name, value in cell.items())
+
+
+def _journal(folder: RunFolder) -> Journal:
+    return Journal(folder.file("cells.jsonl"))
+
+
+def _by_key(cells: Sequence[Cell]) -> dict[str, Cell]:
+    by_key = {key_of(cell): cell for cell in cells}
+    if not cells or len(by_key) < len(cells):
+        raise ValueError(f"got {len(cells)} cells, {len(by_key)} of them different, expected some, all different.")
+    return by_key
+
+
+def _measure(
+    study: Study, cells: Sequence[Cell], folder: RunFolder, options: Any, *, seed: int, before: int
+) -> list[Cell]:
+    """Measures cells and keeps them; returns those that failed."""
+    journal, failed = _journal(folder), []
+    journal.mend()
+    with closing(_outcomes(study.measure, cells, seed, options)) as outcomes:
+        for number, outcome in enumerate(outcomes, start=before + 1):
+            if outcome.line is not None:
+                journal.append(outcome.line)
+                print(f"[{number}/{before + len(cells)}] {_words(outcome.cell)}", flush=True)
+            else:
+                failed.append(outcome.cell)
+                print(f"{study.name}: {_words(outcome.cell)} failed: {outcome.error}", file=sys.stderr, flush=True)
+    return failed
+
+
+def _outcomes(measure: Measure, cells: Sequence[Cell], seed: int, options: Any) -> Generator[Outcome, None, None]:
+    if not cells or options.workers == 0:
+        return measured_here(measure, cells, seed)
+    return measured_by_dask(measure, cells, seed, scheduler=options.scheduler, workers=options.workers)
+
+
+def _conclude(study: Study, settings: Settings, folder: RunFolder, cells: Mapping[str, Cell]) -> None:
+    done = _journal(folder).read()
+    tables = _tables(study, cells, done)
+    for name, rows in tables.items():
+        folder.write_rows(f"{name}.csv", rows)
+    findings = study.find(settings, tables)
+    for name, summary in findings.tables.items():
+        folder.write_rows(f"{name}.csv", summary)
+    for name, figure in findings.figures.items():
+        folder.write_figure(name, figure)
+    seconds = round(sum(done[key].seconds for key in cells), 3)
+    folder.write_result({"experiment": study.name, "seconds": seconds, "cells": len(cells), **findings.numbers})
+    print("\n\n".join(map(table, findings.tables.values())))
+
+
+def _tables(study: Study, cells: Mapping[str, Cell], done: Mapping[str, Record]) -> dict[str, list[dict[str, Any]]]:
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for key, cell in cells.items():
+        tables.setdefault(study.table_of(cell), []).extend({**cell, **row} for row in done[key].rows)
+    return tables

@@ -1,0 +1,20 @@
+"""Gradient rules side by side on circuits with shots: what each gets wrong, and what its shots buy.
+
+Finite differences, over the step: the bias of exact values, the spread from shots, their sum; the step that is best, and
+the rule's default. Then parameter shift, finite differences and SPSA at equal total shots: the error of the whole
+gradient, and the angle between it and the exact one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..common.sweeps import run_study
+from .study import STUDY
+
+__all__ = ["STUDY", "main"]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the study; returns the exit status."""
+    return run_study(STUDY, arguments)

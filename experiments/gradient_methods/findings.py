@@ -1,0 +1,244 @@
+"""What the errors of the rules come to: best steps, tables and figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from qiskit_torch_bridge import FiniteDifference
+
+from ..common.options import Settings
+from ..common.sweeps import Findings, Tables
+from .optimum import Optimum, optimum
+
+__all__ = ["METHODS", "find"]
+
+METHODS = {
+    "parameter shift": ("o", "-", "C0"),
+    "central difference": ("s", "--", "C1"),
+    "forward difference": ("^", "-.", "C2"),
+    "SPSA, 1 sample": ("v", ":", "C3"),
+    "SPSA, many samples": ("D", (0, (5, 1, 1, 1, 1, 1)), "C4"),
+}
+"""The methods that are compared at equal shots, with their marks, lines and colours."""
+
+_SHOT_MARKS = (("o", "C0"), ("s", "C1"), ("^", "C2"), ("v", "C3"), ("D", "C4"))
+
+
+class Curve(NamedTuple):
+    """Squared errors of a gradient's components against the step, in the mean over components and points.
+
+    Attributes:
+        steps: Shape (K,), ascending, in radians.
+        squared_bias: Shape (K,), of exact values.
+        squared_error: Shape (K,), measured.
+        its_error: Shape (K,), its standard error.
+        in_theory: Shape (K,), the squared bias and the variance that follows from exact values.
+        default: The place of the rule's default step.
+    """
+
+    steps: np.ndarray
+    squared_bias: np.ndarray
+    squared_error: np.ndarray
+    its_error: np.ndarray
+    in_theory: np.ndarray
+    default: int
+
+    def best(self) -> tuple[Optimum, float]:
+        """The best step as measured; and in theory, by the same points and weights."""
+        middle = int(np.argmin(self.in_theory))
+        measured = optimum(self.steps, self.squared_error, self.its_error, around=middle)
+        relative = self.its_error / self.squared_error
+        theory = optimum(self.steps, self.in_theory, self.in_theory * relative, around=middle)
+        return measured, theory.step
+
+
+def find(settings: Settings, tables: Tables) -> Findings:
+    """Tables and figures of both parts."""
+    curves = {
+        (circuit, scheme, shots): _curve(
+            [
+                row
+                for row in tables["step"]
+                if (row["circuit"], row["scheme"], row["shots"]) == (circuit, scheme, shots)
+            ],
+            scheme,
+            shots,
+        )
+        for circuit in settings["step_circuits"]
+        for scheme in ("central", "forward")
+        for shots in settings["step_shots"]
+    }
+    best = [_best_row(*key, curve) for key, curve in curves.items()]
+    spent = _equal_shots_rows(tables["equal-shots"])
+    most = max(settings["budgets"])
+    numbers = {
+        "largest_best_step_score": max(
+            abs(row["best step"] - row["in theory"]) / row["its standard error"] for row in best
+        ),
+        "largest_loss_by_the_default_step": max(row["default's error over the least"] for row in best),
+        "budget": most,
+        "relative_errors": {
+            f"{row['circuit']}, {row['method']}": row["relative error"] for row in spent if row["shots"] == most
+        },
+    }
+    figures = {
+        "step.png": _step_figure(settings, curves),
+        "equal-shots.png": _equal_shots_figure(settings, spent),
+    }
+    return Findings(numbers, {"best-steps": best, "errors": spent}, figures)
+
+
+def _curve(rows: Sequence[Mapping[str, Any]], scheme: Literal["central", "forward"], shots: int) -> Curve:
+    steps = np.unique([row["step"] for row in rows])
+    columns = np.array(
+        [
+            [
+                [
+                    row["mean_squared_bias"],
+                    row["variance_in_theory"],
+                    row["mean_squared_error"],
+                    row["its_standard_error"],
+                ]
+                for row in rows
+                if row["step"] == step
+            ]
+            for step in steps
+        ]
+    )
+    bias, variance, error, _ = columns.mean(axis=1).T
+    its_error = np.sqrt((columns[:, :, 3] ** 2).sum(axis=1)) / columns.shape[1]
+    default = int(np.argmin(np.abs(steps - FiniteDifference(scheme=scheme).default_step(shots))))
+    return Curve(steps, bias, error, its_error, bias + variance, default)
+
+
+def _best_row(circuit: str, scheme: str, shots: int, curve: Curve) -> dict[str, Any]:
+    measured, in_theory = curve.best()
+    at_default = curve.squared_error[curve.default]
+    return {
+        "circuit": circuit,
+        "scheme": scheme,
+        "shots a circuit": shots,
+        "best step": measured.step,
+        "its standard error": measured.error,
+        "in theory": in_theory,
+        "default step": float(curve.steps[curve.default]),
+        "error at the default": math.sqrt(at_default),
+        "default's error over the least": math.sqrt(at_default / curve.in_theory.min()),
+    }
+
+
+def _equal_shots_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    groups: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["circuit"], row["method"], row["budget"]), []).append(row)
+    return [_equal_shots_row(*key, group) for key, group in groups.items()]
+
+
+def _equal_shots_row(circuit: str, method: str, budget: int, group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def mean(name: str) -> float:
+        return float(np.mean([row[name] for row in group]))
+
+    def error(name: str) -> float:
+        return math.sqrt(sum(row[name] ** 2 for row in group)) / len(group)
+
+    relative = math.sqrt(mean("squared_relative_error"))
+    return {
+        "circuit": circuit,
+        "angles": round(mean("angles")),
+        "method": method,
+        "shots": budget,
+        "circuits": round(mean("circuits")),
+        "relative error": relative,
+        "its standard error": error("its_standard_error") / (2 * relative),
+        "cosine": mean("cosine"),
+        "cosine's standard error": error("cosine_standard_error"),
+    }
+
+
+def _step_figure(settings: Settings, curves: Mapping[tuple[str, str, int], Curve]) -> Figure:
+    circuits = settings["step_circuits"]
+    figure = Figure(figsize=(3.5 * len(circuits), 6.4), layout="constrained")
+    grid = figure.subplots(2, len(circuits), sharex=True, sharey="row", squeeze=False)
+    for line, scheme in zip(grid, ("central", "forward"), strict=True):
+        for axes, circuit in zip(line, circuits, strict=True):
+            for shots, (mark, colour) in zip(settings["step_shots"], _SHOT_MARKS * 9, strict=False):
+                _draw_curve(axes, curves[circuit, scheme, shots], mark, colour, f"{shots:,} shots a circuit")
+            bias = curves[circuit, scheme, settings["step_shots"][0]]
+            axes.plot(bias.steps, np.sqrt(bias.squared_bias), "k:", linewidth=1.2, label="bias alone, exact values")
+            axes.plot([], [], "k*", markersize=10, markerfacecolor="w", label="at the default step")
+            axes.set(xscale="log", yscale="log")
+            axes.set_title(f"{circuit}, {scheme}", fontsize=10)
+            axes.grid(alpha=0.3)
+        line[0].set_ylabel("RMS error of a derivative (rad$^{-1}$)")
+        line[0].set_ylim(bottom=_lowest(curves, scheme))
+    for axes in grid[-1]:
+        axes.set_xlabel("step $h$ (rad); lines: theory")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
+def _lowest(curves: Mapping[tuple[str, str, int], Curve], scheme: str) -> float:
+    """Below the least error, so that the bias does not fill the figure where it is nothing."""
+    least = min(curve.squared_error.min() for (_, its, _), curve in curves.items() if its == scheme)
+    return 0.4 * math.sqrt(least)
+
+
+def _draw_curve(axes: Axes, curve: Curve, mark: str, colour: str, label: str) -> None:
+    errors = np.sqrt(curve.squared_error)
+    spreads = curve.its_error / (2 * errors)
+    axes.plot(curve.steps, np.sqrt(curve.in_theory), "-", color=colour, linewidth=1)
+    axes.errorbar(
+        curve.steps, errors, spreads, fmt=mark, color=colour, markersize=4, markerfacecolor="w", capsize=2, label=label
+    )
+    axes.plot(
+        curve.steps[curve.default],
+        errors[curve.default],
+        "*",
+        color=colour,
+        markersize=12,
+        markerfacecolor="w",
+        zorder=3,
+    )
+
+
+def _equal_shots_figure(settings: Settings, rows: Sequence[Mapping[str, Any]]) -> Figure:
+    circuits = settings["budget_circuits"]
+    figure = Figure(figsize=(3.1 * len(circuits) + 0.6, 6.2), layout="constrained")
+    grid = figure.subplots(2, len(circuits), sharex=True, sharey="row", squeeze=False)
+    for column, circuit in enumerate(circuits):
+        for method, (mark, line, colour) in METHODS.items():
+            mine = [row for row in rows if (row["circuit"], row["method"]) == (circuit, method)]
+            for axes, name, error in zip(
+                grid[:, column],
+                ("relative error", "cosine"),
+                ("its standard error", "cosine's standard error"),
+                strict=True,
+            ):
+                axes.errorbar(
+                    [row["shots"] for row in mine],
+                    [row[name] for row in mine],
+                    [row[error] for row in mine],
+                    fmt=mark,
+                    linestyle=line,
+                    color=colour,
+                    markersize=4.5,
+                    markerfacecolor="w",
+                    capsize=2,
+                    linewidth=1.2,
+                    label=method,
+                )
+                axes.grid(alpha=0.3)
+        angles = next(row["angles"] for row in rows if row["circuit"] == circuit)
+        grid[0, column].set_title(f"{circuit}, {angles} angles", fontsize=10)
+        grid[0, column].set(xscale="log", yscale="log")
+        grid[1, column].set_xlabel("shots of a whole gradient")
+    grid[0, 0].set_ylabel("relative error of the gradient (RMS)")
+    grid[1, 0].set_ylabel("cosine to the exact gradient (mean)")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
+    return figure

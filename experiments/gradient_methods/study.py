@@ -1,0 +1,175 @@
+"""The cells of the study, and what is measured in each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jsonargparse.typing import PositiveFloat, PositiveInt
+
+from qiskit_torch_bridge import SPSA, FiniteDifference, GradientRule, ParameterShift
+
+from ..common.cells import Cell, Row
+from ..common.options import Settings
+from ..common.sweeps import Study, study_parser
+from .findings import METHODS, find
+from .problems import CIRCUITS, Problem
+
+__all__ = ["STUDY", "cells", "measure", "parser"]
+
+_SHOTS_OF_A_SAMPLE = 100  # a circuit, where SPSA spends its shots on many samples
+_RULES: dict[str, Callable[[int], GradientRule]] = {
+    "parameter shift": lambda budget: ParameterShift(),
+    "central difference": lambda budget: FiniteDifference(),
+    "forward difference": lambda budget: FiniteDifference(scheme="forward"),
+    "SPSA, 1 sample": lambda budget: SPSA(),
+    "SPSA, many samples": lambda budget: SPSA(samples=max(1, budget // (2 * _SHOTS_OF_A_SAMPLE))),
+}
+"""By the names of :data:`~experiments.gradient_methods.findings.METHODS`; from the shots of a whole gradient to a rule."""
+
+
+def parser() -> Any:
+    """The study's options; their defaults are the full setting."""
+    from . import __doc__ as description
+
+    parser = study_parser("gradient-methods", description or "")
+
+    def add(name: str, kind: Any, default: list[Any], text: str) -> None:
+        parser.add_argument(name, nargs="+", type=kind, default=default, help=text)
+
+    add("--step-circuits", str, list(CIRCUITS)[:3], f"Circuits for the step: {'; '.join(CIRCUITS)}.")
+    add("--step-shots", PositiveInt, [100, 1000, 10_000], "Shots a circuit.")
+    parser.add_argument("--steps", type=PositiveInt, default=15, help="Steps on a logarithmic scale.")
+    parser.add_argument("--smallest-step", type=PositiveFloat, default=0.04, help="The first, in radians.")
+    parser.add_argument("--largest-step", type=PositiveFloat, default=2.0, help="The last, in radians.")
+    parser.add_argument("--step-repeats", type=PositiveInt, default=400, help="Gradients at each step and point.")
+    add("--budget-circuits", str, list(CIRCUITS)[1:], "Circuits for equal shots.")
+    add("--budgets", PositiveInt, [1000, 3000, 10_000, 30_000, 100_000, 300_000], "Shots of a whole gradient.")
+    parser.add_argument(
+        "--budget-repeats", type=PositiveInt, default=50, help="Gradients of each method at each point."
+    )
+    parser.add_argument("--points", type=PositiveInt, default=4, help="Points of each circuit, an even number.")
+    return parser
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """The cells of both parts: the step, and equal shots.
+
+    Raises:
+        ValueError: If a circuit is unknown, or a number does not serve.
+    """
+    for name in ("step_circuits", "budget_circuits"):
+        if strange := sorted(set(settings[name]) - CIRCUITS.keys()):
+            raise ValueError(f"--{name.replace('_', '-')}: got {strange}, expected some of {list(CIRCUITS)}.")
+    for name, least in (("steps", 7), ("step_repeats", 2), ("budget_repeats", 2)):
+        if settings[name] < least:
+            raise ValueError(f"--{name.replace('_', '-')}: got {settings[name]}, expected at least {least}.")
+    if settings["points"] % 2:
+        raise ValueError(
+            f"--points: got {settings['points']}, expected an even number; those of one qubit go in pairs."
+        )
+    if settings["smallest_step"] >= settings["largest_step"]:
+        raise ValueError(
+            f"--smallest-step: got {settings['smallest_step']}, expected less than --largest-step "
+            f"{settings['largest_step']}."
+        )
+    return [*_step_cells(settings), *_budget_cells(settings)]
+
+
+def measure(cell: Cell, seed: np.random.SeedSequence) -> Sequence[Row]:
+    """Rows for all steps of a scheme, its default among them; or for all budgets of a method."""
+    problem = Problem.at(cell["circuit"], cell["point"])
+    rows = _step_rows if cell["part"] == "step" else _budget_rows
+    return list(rows(cell, problem, seed))
+
+
+def _step_rows(cell: Cell, problem: Problem, seed: np.random.SeedSequence) -> Iterator[Row]:
+    grid = np.geomspace(cell["smallest_step"], cell["largest_step"], cell["steps"]).tolist()
+    steps = sorted([*grid, FiniteDifference(scheme=cell["scheme"]).default_step(cell["shots"])])
+    for step, child in zip(steps, seed.spawn(len(steps)), strict=True):
+        rule = FiniteDifference(step=step, scheme=cell["scheme"])
+        (without_shots,) = problem.estimates(rule, repeats=1, shots=None, seed=0)
+        bias = without_shots - problem.gradient
+        found = problem.estimates(rule, repeats=cell["repeats"], shots=cell["shots"], seed=_words(child))
+        errors = ((found - problem.gradient) ** 2).mean(axis=1)
+        yield {
+            "step": step,
+            "mean_squared_bias": float((bias**2).mean()),
+            "variance": float(found.var(axis=0, ddof=1).mean()),
+            "variance_in_theory": float(problem.predicted_variances(rule, cell["shots"]).mean()),
+            "mean_squared_error": float(errors.mean()),
+            "its_standard_error": float(errors.std(ddof=1) / np.sqrt(len(errors))),
+        }
+
+
+def _budget_rows(cell: Cell, problem: Problem, seed: np.random.SeedSequence) -> Iterator[Row]:
+    size = np.linalg.norm(problem.gradient)
+    for budget, child in zip(cell["budgets"], seed.spawn(len(cell["budgets"])), strict=True):
+        rule = _RULES[cell["method"]](budget)
+        circuits = problem.circuits(rule)
+        if circuits > budget:
+            continue
+        shots = budget // circuits
+        found = problem.estimates(rule, repeats=cell["repeats"], shots=shots, seed=_words(child))
+        squares = ((found - problem.gradient) ** 2).sum(axis=1) / size**2
+        lengths = np.linalg.norm(found, axis=1)
+        cosines = found @ problem.gradient / (np.where(lengths > 0, lengths, 1) * size)
+        yield {
+            "budget": budget,
+            "circuits": circuits,
+            "shots_a_circuit": shots,
+            "angles": len(problem.gradient),
+            "gradient_norm": float(size),
+            "squared_relative_error": float(squares.mean()),
+            "its_standard_error": float(squares.std(ddof=1) / np.sqrt(len(squares))),
+            "cosine": float(cosines.mean()),
+            "cosine_standard_error": float(cosines.std(ddof=1) / np.sqrt(len(cosines))),
+        }
+
+
+def _words(seed: np.random.SeedSequence) -> list[int]:
+    """As the layers take it."""
+    words: list[int] = seed.generate_state(4).tolist()
+    return words
+
+
+def _points(settings: Settings) -> range:
+    return range(settings["seed"], settings["seed"] + settings["points"])
+
+
+def _step_cells(settings: Settings) -> Iterator[Cell]:
+    for circuit in settings["step_circuits"]:
+        for scheme in ("central", "forward"):
+            for shots in settings["step_shots"]:
+                for point in _points(settings):
+                    yield {
+                        "part": "step",
+                        "circuit": circuit,
+                        "scheme": scheme,
+                        "shots": shots,
+                        "point": point,
+                        "repeats": settings["step_repeats"],
+                        "steps": settings["steps"],
+                        "smallest_step": settings["smallest_step"],
+                        "largest_step": settings["largest_step"],
+                    }
+
+
+def _budget_cells(settings: Settings) -> Iterator[Cell]:
+    for circuit in settings["budget_circuits"]:
+        for method in METHODS:
+            for point in _points(settings):
+                yield {
+                    "part": "equal-shots",
+                    "circuit": circuit,
+                    "method": method,
+                    "point": point,
+                    "repeats": settings["budget_repeats"],
+                    "budgets": settings["budgets"],
+                }
+
+
+STUDY = Study(
+    "gradient-methods", parser, cells, measure, find, table_of=lambda cell: str(cell["part"]), extendable=("points",)
+)
