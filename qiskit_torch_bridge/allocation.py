@@ -28,7 +28,7 @@ ALLOCATIONS = ("uniform", "sensitivity")
 
 
 def shots_by_sensitivity(upstream: np.ndarray, scales: np.ndarray, shots: int) -> np.ndarray:
-    """Shots of each row, shape (N,): none without upstream gradient, ``shots`` on average over the others.
+    """Shots of each row, shape (N,): none without upstream gradient, ``shots`` on average over the others, rounded down.
 
     Sensitivities are rounded to half octaves, so that a backend has few different numbers of shots to run. Every row that
     matters gets at least 2 shots (which a standard error needs), as far as ``shots`` allows.

@@ -33,6 +33,7 @@ class DressedQuantumNet(nn.Module):
         shots: As there.
         gradient: As there.
         seed: As there; the classical layers are initialised by PyTorch, from its global generator.
+        allocation: As there.
 
     Attributes:
         pre: ``nn.Linear(num_features, num_qubits)``.
@@ -55,6 +56,7 @@ class DressedQuantumNet(nn.Module):
         shots: int | None = None,
         gradient: str | GradientRule | None = None,
         seed: int | Sequence[int] | None = None,
+        allocation: str = "uniform",
     ) -> None:
         super().__init__()
         for name, size in (("num_features", num_features), ("num_outputs", num_outputs)):
@@ -72,6 +74,7 @@ class DressedQuantumNet(nn.Module):
             shots=shots,
             gradient=gradient,
             seed=seed,
+            allocation=allocation,
             init="normal",
         )
         self.post = nn.Linear(num_qubits, num_outputs)

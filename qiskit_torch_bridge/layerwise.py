@@ -135,6 +135,7 @@ class LayerwiseQuantumLayer(nn.Module):
         shots: As there.
         gradient: As there.
         seed: As there.
+        allocation: As there.
 
     Attributes:
         quantum: The :class:`qiskit_torch_bridge.QuantumLayer` of the present depth.
@@ -155,12 +156,13 @@ class LayerwiseQuantumLayer(nn.Module):
         shots: int | None = None,
         gradient: str | GradientRule | None = None,
         seed: int | Sequence[int] | None = None,
+        allocation: str = "uniform",
     ) -> None:
         super().__init__()
         _require_positive(depth=depth)
         self._make_circuit, self._first_depth, self._init, self._grown = make_circuit, depth, init, grown
         self._observables, self._gradient = observables, gradient
-        self.quantum = self._layer(depth, backend=backend, shots=shots, seed=seed)
+        self.quantum = self._layer(depth, backend=backend, shots=shots, seed=seed, allocation=allocation)
 
     @property
     def depth(self) -> int:
@@ -204,7 +206,13 @@ class LayerwiseQuantumLayer(nn.Module):
 
     def _grow_to(self, depth: int) -> QuantumLayer:
         before, stream = self.quantum, self.quantum.get_rng_state()
-        after = self._layer(depth, backend=before.backend, shots=before.shots, seed=tuple(stream["entropy"]))
+        after = self._layer(
+            depth,
+            backend=before.backend,
+            shots=before.shots,
+            seed=tuple(stream["entropy"]),
+            allocation=before.allocation,
+        )
         assert isinstance(after.weights, nn.ParameterDict)
         sizes = {name: weights.numel() for name, weights in after.weights.items()}
         mine = {name: weights.numel() for name, weights in self.groups.items()}

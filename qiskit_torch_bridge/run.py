@@ -251,7 +251,7 @@ class Run:
 
     @property
     def signal_to_noise(self) -> Any:
-        """``abs(gradients) / gradient_standard_errors`` of each weight, likewise; infinite for exact values."""
+        """``abs(gradients) / gradient_standard_errors``, likewise; infinite for exact values, NaN for 0 / 0."""
         values, errors = self.gradients, self.gradient_standard_errors
         if isinstance(values, dict):
             return {name: _ratio(values[name], errors[name]) for name in values}

@@ -38,7 +38,7 @@ class ShotSchedule(ABC):
         model: A :class:`qiskit_torch_bridge.QuantumLayer`, or a module with some within.
 
     Attributes:
-        layers: The quantum layers.
+        model: The module.
         steps_taken: How often :meth:`step` has been called.
 
     Raises:
@@ -46,15 +46,20 @@ class ShotSchedule(ABC):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.layers = [module for module in model.modules() if isinstance(module, QuantumLayer)]
+        self.model = model
         if not self.layers:
             raise ValueError(
                 f"model: got {type(model).__name__} without a QuantumLayer, expected one with at least one."
             )
         self.steps_taken = 0
 
+    @property
+    def layers(self) -> list[QuantumLayer]:
+        """The model's quantum layers; others than before, where it has grown."""
+        return [module for module in self.model.modules() if isinstance(module, QuantumLayer)]
+
     def step(self) -> None:
-        """Called after each training step: sets the shots of the next."""
+        """Called after each training step, before anything else is evaluated: sets the shots of the next."""
         self.steps_taken += 1
         self._set([self._next(layer) for layer in self.layers])
 
@@ -189,16 +194,18 @@ class TargetSNR(ShotSchedule):
     def _next(self, layer: QuantumLayer) -> int:
         run = layer.last_run
         values = None if run is None else run.gradients
-        if run is None or values is None or not run.gradient_shots or layer.shots is None:
+        if run is None or values is None or not run.shots or layer.shots is None:
             raise ValueError(
-                "step: the quantum layer's last call has no gradient with shots; call step() after backward(), and once "
-                "for each, with weights that are trained."
+                "step: the quantum layer's last call has no gradient with shots; call step() after backward() and before "
+                "any other evaluation, and train the layer's weights."
             )
         errors = run.gradient_standard_errors
         if isinstance(values, dict):
             values, errors = (np.concatenate([*parts.values()]) for parts in (values, errors))
         noise = float((errors**2).sum())
         signal = float((values**2).sum()) - noise
+        if noise == 0 and not values.any():  # no upstream gradient: a step that tells nothing
+            return layer.shots
         if noise == 0:
             return max(self._least, layer.shots // 2)
         if not math.isfinite(noise):

@@ -10,7 +10,6 @@ import torch
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 from qiskit.circuit.library import RVGate
-from qiskit.primitives import StatevectorSampler
 from qiskit.quantum_info import SparsePauliOp
 
 from qiskit_torch_bridge import QuantumLayer, evaluate
@@ -127,10 +126,10 @@ def scores(found: list[np.ndarray]) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("backend", ["statevector", "aer", "sampler"])
-def test_unbiased(backend):
-    layer, x = layer_and_rows(backend=StatevectorSampler() if backend == "sampler" else backend)
-    found = [gradient(layer, x) for _ in range(1000 if backend == "statevector" else 30)]
+@pytest.mark.parametrize(("backend", "repeats"), [("statevector", 800), ("aer", 40)])
+def test_unbiased(backend, repeats):
+    layer, x = layer_and_rows(backend=backend)
+    found = [gradient(layer, x) for _ in range(repeats)]
     assert np.abs(scores(found)).max() < 4.5
 
 
@@ -138,9 +137,9 @@ def test_dropping_live_rows_would_be_seen():
     """Wrong on purpose: rows with small upstream gradients left out."""
     layer, x = layer_and_rows()
     cut = torch.where(UPSTREAM.abs().sum(dim=1, keepdim=True) > 0.5, UPSTREAM, 0.0)
-    found = [gradient(layer, x, cut)[:2] for _ in range(1000)]
+    found = [gradient(layer, x, cut)[:2] for _ in range(600)]
     deviation = np.mean(found, axis=0) - exact()[:2]
-    assert np.abs(deviation / (np.std(found, axis=0, ddof=1) / math.sqrt(1000))).max() > 6
+    assert np.abs(deviation / (np.std(found, axis=0, ddof=1) / math.sqrt(600))).max() > 6
 
 
 def test_less_noise_for_fewer_shots():
@@ -157,11 +156,11 @@ def test_less_noise_for_fewer_shots():
 def test_standard_errors_are_the_scatter():
     layer, x = layer_and_rows(shots=60)
     found, reported = [], []
-    for _ in range(400):
+    for _ in range(300):
         found.append(gradient(layer, x)[:2])
         reported.append(layer.last_run.gradient_standard_errors**2)
     ratio = np.var(found, axis=0, ddof=1) / np.mean(reported, axis=0)
-    assert np.abs((ratio - 1) / math.sqrt(2 / 399)).max() < 4
+    assert np.abs((ratio - 1) / math.sqrt(2 / 299)).max() < 4
 
 
 # --- what it does not touch -------------------------------------------------------------------------------------------

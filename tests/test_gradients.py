@@ -95,11 +95,11 @@ def test_every_rule_on_every_circuit(name, rule):
 
 @pytest.mark.parametrize(
     ("name", "backend"),
-    # Qiskit's estimator takes seconds for each of the random circuits.
+    # Qiskit's estimator takes seconds for each of the random circuits, and single gates are all the same to it.
     [
         (name, backend)
         for name, backend in product(PROBLEMS, ["aer", "device", "estimator"])
-        if backend != "estimator" or not name.startswith("random") or name in ("random_3", "random_4")
+        if backend != "estimator" or not name.startswith(("random", "gate_")) or name in ("random_3", "gate_cu")
     ],
 )
 def test_every_backend_on_every_circuit(name, backend):

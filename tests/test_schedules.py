@@ -11,7 +11,17 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 from scipy import stats
 
-from qiskit_torch_bridge import ConstantShots, DressedQuantumNet, GrowingShots, QuantumLayer, ShotSchedule, TargetSNR
+from qiskit_torch_bridge import (
+    ConstantShots,
+    DressedQuantumNet,
+    GrowingShots,
+    LayerwiseQuantumLayer,
+    QuantumLayer,
+    ShotSchedule,
+    TargetSNR,
+    layerwise_schedule,
+)
+from qiskit_torch_bridge.circuits import random_rotations
 
 
 def layer_of(angles: list[float], **options) -> QuantumLayer:
@@ -169,6 +179,33 @@ def test_a_run_goes_on_where_it_stopped(make):
     again.set_rng_state(first.get_rng_state())
     resumed.load_state_dict(schedule.state_dict())
     assert found + train(again, resumed, 5) == expected
+
+
+def test_a_batch_without_upstream_gradient_changes_nothing():
+    """Behind a hinge loss, say; with allocation by sensitivity nothing is measured then."""
+    for allocation in ("uniform", "sensitivity"):
+        layer = layer_of([0.3], allocation=allocation)
+        schedule = TargetSNR(layer, 2.0)
+        (0.0 * layer().sum()).backward()
+        schedule.step()
+        assert layer.shots == 100
+
+
+def test_a_model_that_grows_keeps_its_schedule():
+    phases = layerwise_schedule(steps=2, layers_per_step=1, epochs=1)
+    grown = LayerwiseQuantumLayer(
+        lambda depth: random_rotations(2, depth, seed=0), 1, shots=20, seed=1, init="uniform", allocation="sensitivity"
+    )
+    schedule = GrowingShots(grown, first=10, last=80, steps=3)
+    seen = []
+    for phase in (phases[0], phases[1]):
+        grown.enter(phase)
+        for _ in range(2):
+            grown(torch.rand(3, 2)).sum().backward()
+            seen.append(grown.quantum.last_run.shots // 3)
+            schedule.step()
+    assert [shots // (seen[0] // 10) for shots in seen] == [10, 20, 40, 80]
+    assert grown.quantum.allocation == "sensitivity"
 
 
 # --- refused ----------------------------------------------------------------------------------------------------------

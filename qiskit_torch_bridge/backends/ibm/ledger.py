@@ -435,8 +435,8 @@ class Ledger:
             if cap is not None and before + more > cap:
                 raise BudgetExceeded(
                     f"{name}: the next {len(new)} job(s) need {_rounded(more)} {unit}, but {_rounded(before)} of "
-                    f"{_rounded(cap)} are spent according to {self._place}. Nothing was submitted; raise {name} to go on, or ask for less (a smaller "
-                    "batch, fewer shots, frozen weights, gradient='spsa')."
+                    f"{_rounded(cap)} are spent according to {self._place}. Nothing was submitted; raise {name} to go on, "
+                    "or ask for less (a smaller batch, fewer shots, frozen weights, gradient='spsa')."
                 )
 
     @property

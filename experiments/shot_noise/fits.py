@@ -1,0 +1,151 @@
+"""Least squares with known errors: power laws, and a square root law that ends on a plateau."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+__all__ = ["MeanSquare", "Plateau", "PowerLaw", "fit_plateau", "fit_power_law", "mean_square"]
+
+_REACH = NormalDist().inv_cdf(0.975)
+_ROUNDS = 20  # of reweighting; two or three would do
+
+
+@dataclass(frozen=True)
+class MeanSquare:
+    """A mean square, and its standard error."""
+
+    value: float
+    error: float
+
+
+def mean_square(squares: np.ndarray) -> MeanSquare:
+    """The mean of independent squares, shape (R,), with its standard error from their scatter."""
+    return MeanSquare(float(squares.mean()), float(squares.std(ddof=1) / math.sqrt(len(squares))))
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """A straight line through logarithms of standard errors against logarithms of shots.
+
+    Attributes:
+        slope: The exponent.
+        error: Its standard error.
+        slope_of_theory: The slope of the same fit, with the same weights, through the theory at the same shots.
+        chi_square: Of the measured points about the theory itself, on the scale of logarithms.
+        freedom: Its degrees of freedom: one a point, because nothing is fitted for it.
+    """
+
+    slope: float
+    error: float
+    slope_of_theory: float
+    chi_square: float
+    freedom: int
+
+    @property
+    def low(self) -> float:
+        """The lower end of the slope's 95 % confidence interval."""
+        return self.slope - _REACH * self.error
+
+    @property
+    def high(self) -> float:
+        """Its upper end."""
+        return self.slope + _REACH * self.error
+
+    @property
+    def z(self) -> float:
+        """How far the slope is from that of the theory, in standard errors."""
+        return (self.slope - self.slope_of_theory) / self.error
+
+
+def fit_power_law(shots: Sequence[int], variances: Sequence[MeanSquare], theory: Sequence[float]) -> PowerLaw:
+    """Fits the exponent of standard errors, given as variances with the errors of those.
+
+    Args:
+        shots: At least two different numbers.
+        variances: At each of them.
+        theory: The variances that theory has there.
+
+    Raises:
+        ValueError: If there are too few different numbers of shots, or a variance or its error is zero.
+    """
+    if len(set(shots)) < 2:
+        raise ValueError(f"shots: got {list(shots)}, expected at least two different numbers, to fit a line through.")
+    if not all(each.value > 0 and each.error > 0 for each in variances):
+        raise ValueError("variances: got one that is zero, or has no error, expected both positive; take more repeats.")
+    logarithms = 0.5 * np.log([each.value for each in variances])
+    errors = np.array([0.5 * each.error / each.value for each in variances])
+    expected = 0.5 * np.log(np.asarray(theory))
+    design = np.stack([np.log(shots), np.ones(len(shots))], axis=1)
+    (slope, _), covariance = _least_squares(design, logarithms, errors)
+    (slope_of_theory, _), _ = _least_squares(design, expected, errors)
+    chi_square = float((((logarithms - expected) / errors) ** 2).sum())
+    return PowerLaw(float(slope), math.sqrt(covariance[0, 0]), float(slope_of_theory), chi_square, len(shots))
+
+
+@dataclass(frozen=True)
+class Plateau:
+    r"""A mean squared error :math:`a/S + b^2` of S shots.
+
+    Attributes:
+        one_shot: :math:`a`, the variance of a single shot.
+        square: :math:`b^2`, the squared bias; may come out below zero where there is none.
+        error: The standard error of :math:`b^2`.
+    """
+
+    one_shot: float
+    square: float
+    error: float
+
+    @property
+    def bias(self) -> float:
+        """The size of the bias."""
+        return math.sqrt(max(self.square, 0.0))
+
+    @property
+    def low(self) -> float:
+        """The lower end of its 95 % confidence interval."""
+        return math.sqrt(max(self.square - _REACH * self.error, 0.0))
+
+    @property
+    def high(self) -> float:
+        """Its upper end."""
+        return math.sqrt(max(self.square + _REACH * self.error, 0.0))
+
+    def z(self, bias: float) -> float:
+        """How far its square is from that of a known bias, in standard errors."""
+        return (self.square - bias**2) / self.error
+
+
+def fit_plateau(shots: Sequence[int], mean_squares: Sequence[float], repeats: int) -> Plateau:
+    r"""Fits mean squared errors, each over so many repeats.
+
+    A squared error whose root is normal with mean b and variance :math:`v = a/S` has the variance :math:`2v^2 + 4b^2v`.
+    These follow from the fit, which is repeated with them: errors that were taken from the same scatter as the points
+    would favour points that are low by chance.
+
+    Raises:
+        ValueError: If there are too few different numbers of shots.
+    """
+    if len(set(shots)) < 2:
+        raise ValueError(f"shots: got {list(shots)}, expected at least two different numbers, to tell noise from bias.")
+    inverse, squares = 1 / np.asarray(shots, dtype=float), np.asarray(mean_squares)
+    design = np.stack([inverse, np.ones(len(inverse))], axis=1)
+    errors = squares
+    for _ in range(_ROUNDS):
+        (one_shot, square), covariance = _least_squares(design, squares, errors)
+        variances = max(one_shot, 0.0) * inverse
+        errors = np.sqrt((2 * variances**2 + 4 * max(square, 0.0) * variances) / repeats)
+    return Plateau(float(one_shot), float(square), math.sqrt(covariance[1, 1]))
+
+
+def _least_squares(design: np.ndarray, values: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The coefficients and their covariance."""
+    weighted = design / errors[:, None]
+    covariance = np.linalg.inv(weighted.T @ weighted)
+    coefficients: np.ndarray = covariance @ weighted.T @ (values / errors)
+    return coefficients, covariance
