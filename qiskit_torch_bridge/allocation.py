@@ -4,13 +4,13 @@ The gradient behind a layer is :math:`\sum_n u_n \cdot \partial f_n`, with the u
 with :math:`u_n = 0` (an example beyond the margin of a hinge loss, a padded one, one that a mask takes out) adds nothing,
 whatever is measured of it, so it need not be measured. For the others, the variance of the sum at a given total of shots
 is least if each gets shots in proportion to its weight times its standard deviation from shot to shot (Neyman, J. R. Stat.
-Soc. 97, 558 (1934)). The weight is known when backward begins. The standard deviation is not, and is taken as that of the
-observables in a random state, in which it is the same for all rows:
+Soc. 97, 558 (1934)). The weight is known when backward begins. The standard deviation is not, and is taken to be the same
+for all rows: that of observables in a random state, with outputs that are not correlated:
 
 .. math:: S_n \propto \sqrt{\textstyle\sum_m (u_{nm} c_m)^2},
 
-with the root of the sum of squared coefficients :math:`c_m` of output m. Shots are shared among rows, not among outputs or
-angles, whose circuits are the same.
+with the root of the sum of squared coefficients :math:`c_m` of output m (1 for probabilities). Shots are shared among rows,
+not among outputs or angles, whose circuits are the same.
 
 **Bias**: none. How many shots a row gets follows from the upstream gradient, which was there before any of them was taken,
 and a mean over shots is unbiased for any number of them. What is saved or gained is variance. (The upstream gradient itself
@@ -25,6 +25,7 @@ import numpy as np
 __all__ = ["ALLOCATIONS", "shots_by_sensitivity"]
 
 ALLOCATIONS = ("uniform", "sensitivity")
+_MOST = 2**31 - 1  # as for any number of shots
 
 
 def shots_by_sensitivity(upstream: np.ndarray, scales: np.ndarray, shots: int) -> np.ndarray:
@@ -56,5 +57,5 @@ def shots_by_sensitivity(upstream: np.ndarray, scales: np.ndarray, shots: int) -
     total = weights.sum()
     shares = np.floor((shots - least) * len(weights) * weights / total) if total > 0 else np.zeros(len(weights))
     allotted = np.zeros(len(upstream), dtype=np.int64)
-    allotted[live] = least + shares.astype(np.int64)
+    allotted[live] = np.minimum(least + shares, _MOST).astype(np.int64)
     return allotted

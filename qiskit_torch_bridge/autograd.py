@@ -184,15 +184,21 @@ class Evaluation:
         if self.note_shadow is not None:
             self.note_shadow(shadow)
 
-    def pull_back(self, upstream: torch.Tensor, groups: Sequence[torch.Tensor], selection: Selection) -> np.ndarray:
-        """Shape (N, W): the backend's own vector-Jacobian product, for the wanted columns."""
+    def pull_back(self, rows_upstream: np.ndarray, angles: np.ndarray, selection: Selection) -> np.ndarray:
+        """Shape (N, W): the backend's own vector-Jacobian product, for the wanted columns.
+
+        Args:
+            rows_upstream: Shape (N, M), or (1, M) for all rows.
+            angles: Shape (N, A), or (1, A) for all rows; from :meth:`angles_of`.
+            selection: The wanted angles.
+        """
         kept = self._kept
-        angles = self.angles_of(groups)
-        if len(upstream) > len(angles):
-            angles = np.repeat(angles, len(upstream), axis=0)
+        if len(rows_upstream) > len(angles):
+            angles = np.repeat(angles, len(rows_upstream), axis=0)
         if not len(angles):
             return np.zeros((0, len(selection.columns)))
-        rows_upstream = upstream.expand(len(angles), -1).resolve_neg().numpy()
+        if len(rows_upstream) < len(angles):
+            rows_upstream = np.repeat(rows_upstream, len(angles), axis=0)
         if self.program.blocks:
             width = len(self.program.angles)
             gradients = np.zeros_like(angles)
@@ -219,11 +225,12 @@ class Evaluation:
         self,
         table: _Table,
         groups: Sequence[torch.Tensor],
-        upstream: torch.Tensor,
+        upstream: np.ndarray,
         gradient: np.ndarray | None,
         estimate: Estimate | None,
+        angles: np.ndarray | None = None,
     ) -> None:
-        """Notes what a gradient was made of."""
+        """Notes what a gradient was made of; ``angles`` are the groups', where they are at hand."""
         assert self.note_gradient is not None
         self.note_gradient(
             GradientRecord(
@@ -231,11 +238,12 @@ class Evaluation:
                 self.backend,
                 self.rule,
                 self.shots,
+                self.by_sensitivity,
                 self.seeds,
+                self.seeds.position,
                 table.selection,
-                # A copy, because torch may go on adding to the tensor.
-                np.array(upstream.detach().resolve_neg().numpy()),
-                self.angles_of(groups) if self.shots is None else None,
+                upstream.copy(),  # because torch, or the user, may go on writing to the tensor
+                self.angles_of(groups) if self.shots is None and angles is None else angles,
                 None if estimate is None else table.stencil,
                 estimate,
                 gradient,
@@ -327,7 +335,9 @@ class GradientRecord:
         backend: Where the values came from.
         rule: How they were differentiated.
         shots: Shots a circuit (on average over the rows that were measured); None for exact values.
+        by_sensitivity: Whether they go to the rows by their upstream gradient.
         seeds: Where the randomness came from.
+        position: How far.
         selection: The W angles whose gradient was wanted.
         upstream: Shape (N, M), the gradient by the values.
         angles: Shape (N, A), the angles; None where ``estimate`` has values with shots.
@@ -340,7 +350,9 @@ class GradientRecord:
     backend: Backend
     rule: GradientRule
     shots: int | None
+    by_sensitivity: bool
     seeds: SeedStream
+    position: int
     selection: Selection
     upstream: np.ndarray
     angles: np.ndarray | None
@@ -374,29 +386,36 @@ class QuantumFunction(torch.autograd.Function):
         groups = ctx.saved_tensors
         evaluation: Evaluation = ctx.evaluation
         table = _Table.of_groups(evaluation, ctx.needs_input_grad[1:], batch_size(groups))
+        noting = evaluation.note_gradient is not None and _is_plain(upstream)
         if not table.columns:
+            if noting:
+                nothing = np.zeros((table.rows, 0))
+                evaluation.record(table, groups, upstream.detach().resolve_neg().numpy(), nothing, None)
             return None, *(torch.zeros_like(group) for group in groups)
         # The vmap of ``is_grads_batched`` knows no custom Functions, but it does know sums.
         if evaluation.rule.exact_only and not torch._C._functorch.is_legacy_batchedtensor(upstream):
-            differentiable = _may_be_differentiated()
-            if differentiable:
+            if _may_be_differentiated():
                 flat = _Pullback.apply(evaluation, table.selection, upstream, *groups)
-            else:  # nothing will differentiate the gradient, and a Function costs as much as a small circuit
-                flat = evaluation.pull_back(upstream, groups, table.selection)
-            if evaluation.note_gradient is not None and _is_plain(upstream):
-                evaluation.record(table, groups, upstream, flat.detach().numpy() if differentiable else flat, None)
-            if differentiable:
+                if noting:
+                    numbers = upstream.detach().resolve_neg().numpy()
+                    evaluation.record(table, groups, numbers, flat.detach().numpy(), None)
                 return None, *table.hand_out(flat, groups)
+            # Nothing will differentiate the gradient, and a Function costs as much as a small circuit.
+            numbers, angles = upstream.resolve_neg().numpy(), evaluation.angles_of(groups)
+            gradient = evaluation.pull_back(numbers, angles, table.selection)
+            if noting:
+                evaluation.record(table, groups, numbers, gradient, None, angles)
             if not torch._C._autograd._get_current_graph_task_keep_graph():
                 evaluation.forget()  # as torch forgets saved tensors, even if an output lives on
-            return None, *table.hand_out_numbers(flat, groups)
+            return None, *table.hand_out_numbers(gradient, groups)
         at_points = table.at_points
-        if evaluation.by_sensitivity and evaluation.shots is not None and not _may_be_differentiated():
+        shares_out = evaluation.by_sensitivity and evaluation.shots is not None and _is_plain(upstream)
+        if shares_out and not _may_be_differentiated():
             at_points.share_out(upstream.detach().resolve_neg().numpy(), table.stencil.num_points)
         values = QuantumFunction.apply(at_points, *table.points(groups))
         flat = (table.stencil.derivatives(values, table.rows) @ upstream.unsqueeze(-1)).squeeze(-1)
-        if evaluation.note_gradient is not None and at_points.estimate is not None and _is_plain(upstream):
-            evaluation.record(table, groups, upstream, None, at_points.estimate)
+        if noting and at_points.estimate is not None:
+            evaluation.record(table, groups, upstream.detach().resolve_neg().numpy(), None, at_points.estimate)
         return None, *table.hand_out(flat, groups)
 
     @staticmethod
@@ -428,7 +447,8 @@ class _Pullback(torch.autograd.Function):
     def forward(
         evaluation: Evaluation, selection: Selection, upstream: torch.Tensor, *groups: torch.Tensor
     ) -> torch.Tensor:
-        return torch.from_numpy(evaluation.pull_back(upstream, groups, selection))
+        numbers = upstream.resolve_neg().numpy()
+        return torch.from_numpy(evaluation.pull_back(numbers, evaluation.angles_of(groups), selection))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -579,7 +599,8 @@ class _Table:
             if not wanted:
                 parts.append(None)
                 continue
-            part = flat[:, span]
+            # A slice of all would be an alias, which the vmap of ``is_grads_batched`` does not know.
+            part = flat if span == slice(0, flat.shape[1]) else flat[:, span]
             if group.shape[0] != flat.shape[0]:
                 part = part.sum(dim=0, keepdim=True)
             parts.append(part if places is None else torch.zeros_like(group).index_add(1, places, part))

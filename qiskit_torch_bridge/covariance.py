@@ -29,48 +29,50 @@ class Covariance:
     r"""The covariance of the outputs of each of N rows, as a quadratic form.
 
     Attributes:
-        of_one_shot: From ``u`` of shape (N, M) to each measurement's :math:`\sigma^2`, shape (N, G).
-        shots: Shape (N, G): the shots of each measurement; infinite for exact values.
+        of_one_shot: From ``u`` of shape (N, M) to :math:`\sigma^2`, summed over the measurements, shape (N,).
+        shots: How often each measurement of a row was taken, one number or shape (N,); infinite for exact values.
+        rows: The number N.
     """
 
     of_one_shot: Callable[[np.ndarray], np.ndarray]
-    shots: np.ndarray
+    shots: np.ndarray | float
+    rows: int
 
     @classmethod
-    def of_independent(cls, variances: np.ndarray, shots: np.ndarray) -> Covariance:
+    def of_independent(cls, variances: np.ndarray, shots: np.ndarray | float) -> Covariance:
         """Of outputs that are independent, or alone, or about which nothing but their variances is known.
 
         Args:
             variances: Shape (N, M): the squared standard errors.
-            shots: Shape (N,): what they come from.
+            shots: What they come from, one number or shape (N,).
         """
-        return cls(lambda u: ((u**2 * variances).sum(axis=1) * shots)[:, None], shots[:, None])
+        return cls(lambda u: (u**2 * variances).sum(axis=1) * shots, shots, len(variances))
 
-    def along(self, upstream: np.ndarray, shots: int | None = None) -> np.ndarray:
+    def along(self, upstream: np.ndarray, shots: np.ndarray | float | None = None) -> np.ndarray:
         """The variance of ``sum_m u_m f_m``, shape (N,).
 
         Args:
             upstream: Shape (N, M): ``u``.
-            shots: What it would be with so many shots a measurement; None: with those that were taken.
+            shots: What it would be with so many shots a measurement, one number or shape (N,); None: with those taken.
         """
-        variances: np.ndarray = (self.of_one_shot(upstream) / (self.shots if shots is None else shots)).sum(axis=1)
+        variances: np.ndarray = self.of_one_shot(upstream) / (self.shots if shots is None else shots)
         return variances
 
-    def of_outputs(self, num_outputs: int, shots: int | None = None) -> np.ndarray:
-        """The variance of each output, shape (N, M)."""
-        shape = (len(self.shots), num_outputs)
+    def of_outputs(self, num_outputs: int, shots: int) -> np.ndarray:
+        """The variance that each output would have with so many shots, shape (N, M)."""
+        shape = (self.rows, num_outputs)
         return np.stack([self.along(np.broadcast_to(one, shape), shots) for one in np.eye(num_outputs)], axis=1)
 
     def of_rows(self, rows: slice) -> Covariance:
         """That of some of the rows."""
-        total = len(self.shots)
 
         def of_one_shot(upstream: np.ndarray) -> np.ndarray:
-            padded = np.zeros((total, upstream.shape[1]))
+            padded = np.zeros((self.rows, upstream.shape[1]))
             padded[rows] = upstream
             return self.of_one_shot(padded)[rows]
 
-        return Covariance(of_one_shot, self.shots[rows])
+        shots = np.broadcast_to(self.shots, self.rows)[rows]
+        return Covariance(of_one_shot, shots, len(shots))
 
     @staticmethod
     def stitched(
@@ -80,18 +82,17 @@ class Covariance:
         known = [part for part in parts if part is not None]
         if len(known) < len(parts):
             return None
-        measurements = max((part.shots.shape[1] for part in known), default=1)
-        shots = np.full((rows, measurements), np.inf)
+        shots = np.full(rows, np.inf)
         for its_rows, part in zip(where, known, strict=True):
-            shots[its_rows, : part.shots.shape[1]] = part.shots
+            shots[its_rows] = part.shots
 
         def of_one_shot(upstream: np.ndarray) -> np.ndarray:
-            variances = np.zeros((rows, measurements))
+            variances = np.zeros(rows)
             for its_rows, part in zip(where, known, strict=True):
-                variances[its_rows, : part.shots.shape[1]] = part.of_one_shot(upstream[its_rows])
+                variances[its_rows] = part.of_one_shot(upstream[its_rows])
             return variances
 
-        return Covariance(of_one_shot, shots)
+        return Covariance(of_one_shot, shots, rows)
 
 
 def variance_of_one_shot(

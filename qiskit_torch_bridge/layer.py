@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,12 +76,11 @@ class _Spent:
     circuits: int = 0
     shots: int = 0
     shadow: Shadow | None = None
-    call: Call | None = None
 
     def note_shadow(self, shadow: Shadow) -> None:
         self.shadow = shadow
 
-    def observe(self, kind: str, estimate: Estimate) -> None:
+    def observe(self, call: Call, kind: str, estimate: Estimate) -> None:
         self.circuits += estimate.circuits
         self.shots += estimate.shots
         if kind == "values":
@@ -93,10 +93,9 @@ class _Spent:
                 estimate.shots,
                 estimate.passport,
                 self.shadow,
-                self.call,
+                call,
                 estimate.covariance,
             )
-            self.call = None
 
 
 def evaluate(
@@ -332,9 +331,7 @@ class QuantumLayer(nn.Module):
             rows = features.reshape(math.prod(lead), self.program.num_inputs)
         if features is not None and self.program.angle_map.has_idle_inputs:
             self._require_finite_features(features)
-        # A new object, for its backward to find; the one before may still have its own to come.
         call = call_of(self.program, rows, weights, grouped=isinstance(self.weights, nn.ParameterDict))
-        self._spent.call = call
         try:
             values = evaluate(
                 self.program,
@@ -344,7 +341,7 @@ class QuantumLayer(nn.Module):
                 shots=self._shots if shots is None else check_shots(shots),
                 gradient=self._rule,
                 seed=self._seeds,
-                observe=self._spent.observe,
+                observe=partial(self._spent.observe, call),
                 allocation=self.allocation,
                 note_shadow=self._spent.note_shadow,
                 note_gradient=call.note_gradient,

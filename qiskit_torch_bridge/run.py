@@ -47,12 +47,13 @@ gradients that have shot noise.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from .allocation import shots_by_sensitivity
 from .autograd import GradientRecord, exact_values
 from .backends.base import Estimate
 from .backends.passport import Passport
@@ -120,23 +121,37 @@ class Call:
         record = self.gradient
         if record is None:
             return None
-        if record.shots is not None:
+        if record.shots is not None or not record.selection.columns:
             return self._of(record, shots)
         if rule is None:
             rule = ParameterShift() if record.rule.exact_only else record.rule
         assert record.angles is not None
         rows = len(record.upstream)
         angles = np.broadcast_to(record.angles, (rows, record.angles.shape[1]))
-        seeds = record.seeds.spawned()
+        seeds = record.seeds.spawned(record.position)
         stencil = rule.stencil(self.program, record.selection.columns, rows=rows, shots=shots, seeds=seeds)
         (points,) = stencil.points([torch.from_numpy(np.array(angles))], [slice(None)], rows)
         estimate = exact_values(self.program, record.backend, rule, points.numpy())
-        planned = replace(estimate, shots=estimate.circuits * shots)
-        return self._contracted(record, stencil, planned, shots)
+        taken: np.ndarray | int = shots
+        if record.by_sensitivity:
+            shots_of_rows = shots_by_sensitivity(record.upstream, self.program.readout.scales, shots)
+            taken = np.repeat(shots_of_rows, stencil.num_points)
+        variances = _variances(estimate.covariance, record.upstream, stencil, np.maximum(taken, 1))
+        of_each = estimate.circuits // len(estimate.values)
+        circuits, total = (int(np.sum(np.broadcast_to(n, len(estimate.values)))) for n in (np.sign(taken), taken))
+        return self._contracted(record, stencil, estimate, variances, of_each * circuits, of_each * total)
 
     def _of(self, record: GradientRecord, shots: int | None = None) -> _Gradient:
-        if record.stencil is not None and record.estimate is not None:
-            return self._contracted(record, record.stencil, record.estimate, shots)
+        estimate, stencil = record.estimate, record.stencil
+        if stencil is not None and estimate is not None:
+            if record.shots is None:
+                variances = np.zeros(len(estimate.values))
+                return self._contracted(record, stencil, estimate, variances, estimate.circuits, estimate.shots)
+            # Other shots would go to the rows in the same proportions.
+            more = 1.0 if shots is None else shots / record.shots
+            variances = _variances(estimate.covariance, record.upstream, stencil, None) / more
+            total = round(estimate.shots * more)
+            return self._contracted(record, stencil, estimate, variances, estimate.circuits, total)
         assert record.gradient is not None
         gradient = record.gradient
 
@@ -146,12 +161,19 @@ class Call:
 
         return self._summed(record, chained, 0, 0)
 
-    def _contracted(self, record: GradientRecord, stencil: Stencil, estimate: Estimate, shots: int | None) -> _Gradient:
+    def _contracted(
+        self,
+        record: GradientRecord,
+        stencil: Stencil,
+        estimate: Estimate,
+        variances: np.ndarray,
+        circuits: int,
+        shots: int,
+    ) -> _Gradient:
+        """The gradient from values at a table's points, and the variances along the upstream gradient there, (N * K,)."""
         count, points = len(record.upstream), stencil.num_points
         upstream = np.repeat(record.upstream, points, axis=0)
         along = (estimate.values * upstream).sum(axis=1).reshape(count, points)
-        exact = record.shots is None and shots is None
-        variances = np.zeros((count, points)) if exact else _variances(estimate.covariance, upstream, shots)
         variances = variances.reshape(count, points)
 
         def chained(rows: slice, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +183,7 @@ class Call:
             values = (along[rows, None] @ shares)[:, 0]
             return values, (variances[rows, None] @ shares**2)[:, 0]
 
-        return self._summed(record, chained, estimate.circuits, estimate.shots, points)
+        return self._summed(record, chained, circuits, shots, points)
 
     def _summed(
         self,
@@ -173,16 +195,8 @@ class Call:
     ) -> _Gradient:
         """Gradients and variances of each source, from those of each row and the angles' slopes."""
         program, count = self.program, len(record.upstream)
-        incomplete = {
-            source
-            for group, span, (_, _, want) in zip(
-                program.angle_map.groups, program.angle_map.slices, record.selection.groups, strict=True
-            )
-            if not want and program.influential[span].any()
-            for source in group.sources
-        }
         found = {}
-        for source in sorted(self.trained - incomplete):
+        for source in sorted(self.trained):
             width = program.angle_map.source_widths[source]
             numbers = (points + len(record.selection.columns)) * max(1, width)
             size = max(1, _MOST_NUMBERS_AT_ONCE // numbers)
@@ -201,10 +215,12 @@ class Call:
         return _Gradient(found, circuits, shots)
 
 
-def _variances(covariance: Covariance | None, upstream: np.ndarray, shots: int | None) -> np.ndarray:
-    if covariance is None:
-        return np.full(len(upstream), np.nan)
-    return covariance.along(upstream, shots)
+def _variances(
+    covariance: Covariance | None, upstream: np.ndarray, stencil: Stencil, shots: np.ndarray | float | None
+) -> np.ndarray:
+    """Shape (N * K,): along the upstream gradient of shape (N, M), at a table's points; NaN where nothing is known."""
+    at_points = np.repeat(upstream, stencil.num_points, axis=0)
+    return np.full(len(at_points), np.nan) if covariance is None else covariance.along(at_points, shots)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,8 +229,9 @@ class Run:
 
     Arrays are NumPy's. Gradients are there after a backward through this call (``loss.backward()`` or
     ``torch.autograd.grad``, not the transforms of ``torch.func``), and are this call's share: where a layer is called twice
-    before a backward, the weights' ``grad`` is the sum of both. They are computed when they are looked at, and cost a
-    training that does not look nothing.
+    before a backward, the weights' ``grad`` is the sum of both. (With ``torch.utils.checkpoint(use_reentrant=False)`` there
+    are none: another call than the last is differentiated.) They are computed when they are looked at, and cost a training
+    that does not look nothing.
 
     Attributes:
         values: Shape (N, M): the outputs, N the flattened batch.
@@ -296,8 +313,8 @@ class Run:
             A run with circuits and shots as they would be.
 
         Raises:
-            ValueError: If the shots are not positive, the rule does not measure, the call had shots and a rule is given, or
-                the backend does not say how the outputs vary.
+            ValueError: If the shots are not positive, the rule does not measure, the call had shots and a rule is given, the
+                run is a prediction itself, or the backend does not say how the outputs vary.
         """
         call, rule = self._call, resolve_gradient(gradient)
         if isinstance(shots, bool) or not isinstance(shots, (int, np.integer)) or shots < 1:
@@ -309,12 +326,16 @@ class Run:
                 "This run does not know how its outputs vary from shot to shot; take one of backend='statevector', or one "
                 "with shots."
             )
+        if self._predicted is not None:
+            raise ValueError("This run is a prediction; predict from the run that it was made of.")
         if rule is not None and self.shots:
             raise ValueError(
                 f"gradient: got {rule.name!r} for a run with shots, which knows only the circuits that were measured; "
                 "predict from exact simulation."
             )
-        if isinstance(call.program.readout, Probabilities) and not self.shots:
+        if self.shots:
+            variances = self.standard_errors**2 * (self.shots / self.circuits) / shots
+        elif isinstance(call.program.readout, Probabilities):
             variances = self.values * (1 - self.values) / shots
         else:
             variances = self._covariance.of_outputs(self.values.shape[1], shots)

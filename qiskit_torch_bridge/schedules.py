@@ -124,9 +124,9 @@ class GrowingShots(ShotSchedule):
 
     .. math:: S_t = S_0 \, (S_T / S_0)^{t / T} .
 
-    With errors of the gradient that shrink geometrically, a descent with noisy gradients keeps the linear rate that it would
-    have with exact ones (Friedlander and Schmidt, SIAM J. Sci. Comput. 34, A1380 (2012); Byrd, Chin, Nocedal and Wu, Math.
-    Program. 134, 127 (2012)).
+    On strongly convex functions, a descent with noisy gradients keeps the linear rate that it would have with exact ones if
+    the errors of the gradients shrink geometrically, and no slower (Friedlander and Schmidt, SIAM J. Sci. Comput. 34, A1380
+    (2012); Byrd, Chin, Nocedal and Wu, Math. Program. 134, 127 (2012)). Here they stop shrinking at ``last``.
 
     Args:
         model: As in :class:`ShotSchedule`.
@@ -160,7 +160,8 @@ class TargetSNR(ShotSchedule):
     as this one, within ``least`` and ``most``. It is the norm test of Byrd, Chin, Nocedal and Wu, Math. Program. 134, 127
     (2012), for shots; compare the adaptive shots of Kübler et al., Quantum 4, 263 (2020).
 
-    In the long run it is the smallest gradients that cost the most: near a minimum the shots go to ``most``.
+    In the long run it is the smallest gradients that cost the most: near a minimum the shots go to ``most``. Of a layer that
+    is called several times in a step, the last call's gradient counts.
 
     Args:
         model: As in :class:`ShotSchedule`. Each quantum layer gets shots of its own, by the gradient of its own weights.
@@ -204,13 +205,14 @@ class TargetSNR(ShotSchedule):
             values, errors = (np.concatenate([*parts.values()]) for parts in (values, errors))
         noise = float((errors**2).sum())
         signal = float((values**2).sum()) - noise
-        if noise == 0 and not values.any():  # no upstream gradient: a step that tells nothing
-            return layer.shots
+        if not run.gradient_circuits or (noise == 0 and not values.any()):
+            return layer.shots  # no upstream gradient: a step that tells nothing
+        taken = run.gradient_shots / run.gradient_circuits
         if noise == 0:
-            return max(self._least, layer.shots // 2)
+            return max(self._least, int(taken / 2))
         if not math.isfinite(noise):
             raise ValueError(
                 f"step: the standard errors of the gradient are not known ({layer.backend.name!r} with {layer.shots} shots)."
             )
-        wanted = layer.shots * self._target**2 * noise / signal if signal > 0 else math.inf
-        return int(min(max(wanted, layer.shots / 2, self._least), 2 * layer.shots, self._most))
+        wanted = taken * self._target**2 * noise / signal if signal > 0 else math.inf
+        return int(max(min(max(wanted, taken / 2), 2 * taken, self._most), self._least))

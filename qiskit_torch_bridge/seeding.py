@@ -50,9 +50,9 @@ class SeedStream:
             self.position += 1
         return np.random.SeedSequence(self.entropy, spawn_key=(position,))
 
-    def spawned(self) -> SeedStream:
-        """A stream of its own, named after the place of this one, which stays where it is."""
-        return SeedStream((*self.entropy, self.position))
+    def spawned(self, position: int) -> SeedStream:
+        """A stream of its own, named after a place in this one."""
+        return SeedStream((*self.entropy, position))
 
     def state(self) -> dict[str, Any]:
         """What :meth:`restore` needs to continue from here."""

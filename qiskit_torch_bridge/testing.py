@@ -222,12 +222,15 @@ def shot_gradcheck(
     rng = np.random.default_rng(seed)
     before = [(layer.total_circuits, layer.total_shots) for layer in layers.values()]
     comparisons = []
-    for name, features in _features_of_calls(model, layers, inputs):
-        comparisons.append(_compare(layers[name], name, features, repeats, check_shots(shots), exact_backend, rng))
+    for name, features, its_shots in _calls(model, layers, inputs):
+        taken = check_shots(its_shots if shots is None else shots)
+        comparisons.append(_compare(layers[name], name, features, repeats, taken, exact_backend, rng))
     spent = [
         (layer.total_circuits - circuits, layer.total_shots - taken)
         for layer, (circuits, taken) in zip(layers.values(), before, strict=True)
     ]
+    for comparison in comparisons:
+        _require_power(comparison, bias, _threshold(comparisons, repeats, alpha), repeats)
     report = _report(comparisons, repeats, alpha, bias, *(sum(part) for part in zip(*spent, strict=True)))
     if raise_exception and not report.passed:
         raise GradcheckError(str(report))
@@ -251,29 +254,41 @@ def _on(backend: Any, layers: Sequence[QuantumLayer]) -> Iterator[None]:
             vars(layer).update(attributes)
 
 
-def _features_of_calls(
+def _calls(
     model: nn.Module, layers: dict[str, QuantumLayer], inputs: Sequence[Any]
-) -> list[tuple[str, torch.Tensor | None]]:
-    """What each quantum layer is called with, in order, with exact values throughout."""
-    calls: list[tuple[str, torch.Tensor | None]] = []
-    backend = resolve_backend(None)
+) -> list[tuple[str, torch.Tensor | None, int | None]]:
+    """What each quantum layer is called with (features, shots), in order, with exact values throughout.
+
+    The model is left as it was, its running statistics and PyTorch's random numbers included.
+    """
+    calls: list[tuple[str, torch.Tensor | None, int | None]] = []
 
     def noting(name: str) -> Any:
-        def note(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        def note(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             features = arguments[0] if arguments else keywords.get("features")
-            calls.append((name, None if features is None else features.detach().clone()))
+            calls.append((name, None if features is None else features.detach().clone(), keywords.get("shots")))
+            return arguments, {**keywords, "shots": None}
 
         return note
 
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     hooks = [layer.register_forward_pre_hook(noting(name), with_kwargs=True) for name, layer in layers.items()]
     try:
-        with _on(backend, list(layers.values())), torch.no_grad():
+        with _on(resolve_backend(None), list(layers.values())), torch.no_grad(), torch.random.fork_rng():
             model(*inputs)
     finally:
         for hook in hooks:
             hook.remove()
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
     if not calls:
         raise ValueError("model: none of its quantum layers was called, so there is nothing to check.")
+    for name, features, _ in calls:
+        if features is not None and 0 in features.shape[:-1]:
+            raise ValueError(
+                f"inputs: quantum layer {name!r} gets features of shape {tuple(features.shape)}, expected some rows."
+            )
     return calls
 
 
@@ -324,7 +339,7 @@ def _compare(
             assert run is not None
             predicted = run.predicted(taken, rule)
         measured = np.stack([gradient(upstream, shots)[1] for _ in range(repeats)])
-    theory = [predicted.gradient_standard_errors, predicted.input_gradient_standard_errors]
+    theory = [np.zeros(0), predicted.gradient_standard_errors, predicted.input_gradient_standard_errors]
     expected = np.concatenate(
         [
             np.ravel(np.concatenate([*part.values()]) if isinstance(part, dict) else part)
@@ -343,29 +358,34 @@ def _report(
     mean, exact, error = (
         np.concatenate([getattr(comparison, part) for comparison in comparisons]) for part in ("mean", "exact", "error")
     )
-    threshold = float(stats.t.isf(alpha / (2 * len(names)), repeats - 1))
+    threshold = _threshold(comparisons, repeats, alpha)
     # Rounding of single precision, where nothing scatters.
     rounding = 1e-5 * max(1.0, float(np.abs(exact).max(initial=0.0)))
     excess = np.maximum(np.abs(mean - exact) - bias, 0.0)
     deviations = np.where(excess <= rounding, 0.0, excess / np.maximum(error, rounding / threshold))
-    _require_power(exact, error, threshold, repeats)
     worst = int(np.argmax(deviations))
     words = f"the one {names[worst]}: {mean[worst]:.4g} +- {error[worst]:.2g}, expected {exact[worst]:.4g}"
     largest = float(deviations[worst])
     return ShotGradcheck(largest <= threshold, largest, threshold, alpha, len(names), repeats, circuits, shots, words)
 
 
-def _require_power(exact: np.ndarray, error: np.ndarray, threshold: float, repeats: int) -> None:
+def _threshold(comparisons: Sequence[_Comparison], repeats: int, alpha: float) -> float:
+    """What chance allows, in standard errors."""
+    count = sum(len(comparison.names) for comparison in comparisons)
+    return float(stats.t.isf(alpha / (2 * count), repeats - 1))
+
+
+def _require_power(comparison: _Comparison, bias: float, threshold: float, repeats: int) -> None:
     """Refuses a check that could hardly fail.
 
-    A gradient of twice the size deviates by itself, and its error is twice as large too.
+    A gradient of twice the size deviates by itself, less the bias that is allowed, and its error is twice as large too.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        seen = np.nan_to_num(np.abs(exact) / (2 * error), nan=0.0)
-    strongest = float(seen.max(initial=0.0))
+        seen = np.maximum(np.abs(comparison.exact) - bias, 0.0) / (2 * comparison.error)
+    strongest = float(np.nan_to_num(seen, nan=0.0).max(initial=0.0))
     if strongest < threshold:
         if strongest == 0.0:
-            advice = "the exact gradient is zero: give other weights or features"
+            advice = "the exact gradient is zero, or no larger than the bias: give other weights or features"
         else:
             advice = f"give about repeats={math.ceil(repeats * (1.5 * threshold / strongest) ** 2)}, or more shots"
         raise ValueError(f"repeats: with {repeats}, even a gradient of twice the size would pass; {advice}.")

@@ -109,6 +109,19 @@ def test_nothing_is_measured_for_nothing(counting):
     assert layer.last_run.gradient_shots == 0
 
 
+def test_scales_are_those_of_the_observables():
+    circuit = QuantumCircuit(2)
+    layer = QuantumLayer(circuit, observables=[SparsePauliOp(["ZI", "XX", "II"], [3.0, 4.0, 9.0]), "IZ", "II"])
+    np.testing.assert_allclose(layer.program.readout.scales, [5.0, 1.0, 0.0])
+    np.testing.assert_allclose(QuantumLayer(circuit, probabilities=[0]).program.readout.scales, [1.0, 1.0])
+
+
+def test_no_row_gets_more_than_a_circuit_can_have():
+    upstream = np.ones((12, 1))
+    upstream[1:] = 1e-9
+    assert shots_by_sensitivity(upstream, np.ones(1), 2**30).max() < 2**31
+
+
 # --- unbiased, and worth it -------------------------------------------------------------------------------------------
 
 
@@ -136,7 +149,7 @@ def test_unbiased(backend, repeats):
 def test_dropping_live_rows_would_be_seen():
     """Wrong on purpose: rows with small upstream gradients left out."""
     layer, x = layer_and_rows()
-    cut = torch.where(UPSTREAM.abs().sum(dim=1, keepdim=True) > 0.5, UPSTREAM, 0.0)
+    cut = torch.where(UPSTREAM.abs().sum(dim=1, keepdim=True) > 1.0, UPSTREAM, 0.0)
     found = [gradient(layer, x, cut)[:2] for _ in range(600)]
     deviation = np.mean(found, axis=0) - exact()[:2]
     assert np.abs(deviation / (np.std(found, axis=0, ddof=1) / math.sqrt(600))).max() > 6
@@ -163,6 +176,20 @@ def test_standard_errors_are_the_scatter():
     assert np.abs((ratio - 1) / math.sqrt(2 / 299)).max() < 4
 
 
+def test_predictions_share_out_shots_in_the_same_way():
+    layer, x = layer_and_rows(shots=400)
+    gradient(layer, x)
+    run = layer.last_run
+    np.testing.assert_allclose(run.predicted(400).gradient_standard_errors, run.gradient_standard_errors)
+    np.testing.assert_allclose(run.predicted(100).gradient_standard_errors, 2 * run.gradient_standard_errors)
+    exact, x = layer_and_rows(shots=None)
+    gradient(exact, x)
+    planned = exact.last_run.predicted(400)
+    np.testing.assert_allclose(planned.gradient_standard_errors, run.gradient_standard_errors, rtol=0.2)
+    assert planned.gradient_shots == run.gradient_shots
+    assert planned.gradient_circuits == run.gradient_circuits
+
+
 # --- what it does not touch -------------------------------------------------------------------------------------------
 
 
@@ -178,6 +205,13 @@ def test_a_gradient_that_will_be_differentiated_has_all_rows():
     (by_weights,) = torch.autograd.grad(layer(x), layer.weights, upstream, create_graph=True)
     (by_upstream,) = torch.autograd.grad(by_weights.sum(), upstream)
     assert (by_upstream[1] != 0).any()
+
+
+def test_batched_gradients_have_all_rows():
+    layer, x = layer_and_rows()
+    several = torch.stack([UPSTREAM, 2 * UPSTREAM])
+    (found,) = torch.autograd.grad(layer(x), layer.weights, several, is_grads_batched=True)
+    assert found.shape == (2, 2)
 
 
 def test_exact_values_have_nothing_to_share():

@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 from itertools import product
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from qiskit_torch_bridge import (
     SeedStream,
     StatevectorBackend,
 )
+from qiskit_torch_bridge.backends import resolve_backend
 from qiskit_torch_bridge.readout import PauliGroup
 
 SHOTS = 200
@@ -180,7 +182,7 @@ def test_predicted_errors_of_gradients_are_the_formulas(name, rule):
     run, upstream = backward(layer, inputs)
     predicted = run.predicted(SHOTS, RULES[rule])
     columns = tuple(np.flatnonzero(layer.program.influential).tolist())
-    seeds = SeedStream((5, layer.get_rng_state()["position"]))
+    seeds = SeedStream((5, layer.get_rng_state()["position"]))  # of the place where backward stood
     stencil = RULES[rule].stencil(layer.program, columns, rows=len(upstream), shots=SHOTS, seeds=seeds)
     by_inputs, by_weights = theory(layer, inputs, upstream, stencil)
     np.testing.assert_allclose(flat(predicted.gradient_standard_errors), by_weights, atol=1e-7)
@@ -270,10 +272,25 @@ def test_without_covariances_the_error_would_be_wrong():
         layer = bell(backend=StatevectorEstimator(), shots=1000, seed=1)
         run, _ = backward(layer, None, upstream=np.array([[1.0, sign]]))
         errors.append(run.gradient_standard_errors[0])
-    assert errors[0] == pytest.approx(errors[1])
+    # Two outputs at two points, each with the precision of 1 / sqrt(1000), all independent, times the rule's 1/2.
+    assert errors == pytest.approx([math.sqrt(4 / 1000) / 2] * 2)
     right = bell(shots=1000, seed=1)
-    run, _ = backward(right, None, upstream=np.array([[1.0, 1.0]]))
-    assert run.gradient_standard_errors[0] > 1.2 * errors[0]
+    run, _ = backward(right, None, upstream=np.array([[1.0, -1.0]]))
+    assert run.gradient_standard_errors[0] == 0 < errors[1]
+
+
+def test_an_estimators_noise_is_in_its_error_bars():
+    """Qiskit's reference Estimator gives zeros for its standard errors, whatever noise it adds."""
+    layer, x, upstream = entangled(backend=StatevectorEstimator(), shots=400, seed=1)
+    found, values = [], []
+    for _ in range(60):
+        run, _ = backward(layer, x, upstream=upstream)
+        found.append(run.gradients)
+        values.append(run.values)
+    assert run.standard_errors == pytest.approx(np.full((3, 3), 0.05))
+    for scatter, error in ((values, run.standard_errors), (found, run.gradient_standard_errors)):
+        statistic = 59 * np.var(scatter, axis=0, ddof=1) / error**2
+        assert (np.minimum(stats.chi2.cdf(statistic, 59), stats.chi2.sf(statistic, 59)) > 1e-4).all()
 
 
 def test_probabilities_and_classes():
@@ -309,6 +326,11 @@ def test_probabilities_and_classes():
         scaled, _ = backward(measured, inputs, upstream=upstream)
         np.testing.assert_allclose(
             scaled.predicted(SHOTS).gradient_standard_errors, predicted.gradient_standard_errors, rtol=0.05
+        )
+        measured.backend, measured.shots = resolve_backend(StatevectorSampler()), 2000
+        sampled, _ = backward(measured, inputs, upstream=upstream)  # from bit strings, not from a table of outcomes
+        np.testing.assert_allclose(
+            sampled.predicted(SHOTS).gradient_standard_errors, predicted.gradient_standard_errors, rtol=0.15
         )
 
 
@@ -427,15 +449,67 @@ def test_frozen_groups_and_plain_data_have_none():
     assert run.input_gradients.shape == x.shape
 
 
-def test_only_complete_gradients_are_told():
-    """By ``torch.autograd.grad`` for the inputs alone, the weights' gradient was never completed."""
+def test_a_gradient_by_some_is_one_by_all():
+    """PyTorch asks a Function for all gradients that it may need, whatever ``torch.autograd.grad`` was asked for."""
     layer, x, _ = entangled(shots=50, seed=1)
     values = layer(x.requires_grad_())
-    torch.autograd.grad(values.sum(), x)
-    run = layer.last_run
-    if run.gradients is not None:  # torch told the Function that all were wanted
-        assert run.gradients.shape == layer.weights.shape
-    np.testing.assert_array_equal(run.input_gradients.shape, x.shape)
+    (by_x,) = torch.autograd.grad(values.sum(), x, retain_graph=True)
+    np.testing.assert_allclose(layer.last_run.input_gradients, by_x, atol=1e-12)
+    assert layer.last_run.gradients.shape == layer.weights.shape
+    assert (layer.last_run.gradient_standard_errors > 0).all()
+
+
+def test_what_cannot_be_seen_has_a_gradient_of_zero():
+    w = ParameterVector("w", 1)
+    circuit = QuantumCircuit(2)
+    circuit.ry(w[0], 0)
+    for shots in (None, 20):
+        layer = QuantumLayer(circuit, weights=w, observables=["ZI"], shots=shots, seed=1)
+        run, _ = backward(layer, None, upstream=np.ones((1, 1)))
+        assert run.gradients.tolist() == layer.weights.grad.tolist() == [0.0]
+        assert run.gradient_standard_errors.tolist() == [0.0]
+        assert run.predicted(50).gradient_standard_errors.tolist() == [0.0]
+
+
+def test_what_the_user_does_with_the_upstream_gradient_changes_nothing():
+    for shots in (None, 50):
+        layer, x, upstream = entangled(shots=shots, seed=1)
+        given = torch.tensor(upstream)
+        layer(x).backward(given)
+        given.zero_()
+        np.testing.assert_allclose(layer.last_run.gradients, layer.weights.grad, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["parameter_shift", "spsa"])
+def test_large_batches_are_added_up_in_parts(monkeypatch, rule):
+    layer, x, upstream = entangled(shots=50, seed=1, gradient=RULES[rule])
+    run, _ = backward(layer, x.requires_grad_(), upstream=upstream)
+    whole = [run.gradients, run.gradient_standard_errors, run.input_gradients, run.input_gradient_standard_errors]
+    monkeypatch.setattr("qiskit_torch_bridge.run._MOST_NUMBERS_AT_ONCE", 1)
+    layer, x, upstream = entangled(shots=50, seed=1, gradient=RULES[rule])
+    run, _ = backward(layer, x.requires_grad_(), upstream=upstream)
+    parts = [run.gradients, run.gradient_standard_errors, run.input_gradients, run.input_gradient_standard_errors]
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+def test_threads_do_not_mix_their_runs():
+    layer, x, upstream = entangled(shots=20, seed=1)
+    seen = []
+
+    def step() -> None:
+        for _ in range(10):
+            values = layer(x)
+            values.backward(torch.tensor(upstream))
+            seen.append(layer.last_run)
+
+    threads = [Thread(target=step) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 30
+    assert all(run._call is not None for run in seen)
 
 
 def test_shapes_follow_the_flattened_batch_and_single_precision_is_fine():
@@ -595,6 +669,10 @@ def test_counts_tell_what_more_shots_would_give():
     more = run.predicted(400)
     np.testing.assert_allclose(more.gradient_standard_errors, run.gradient_standard_errors / 2, rtol=1e-12)
     np.testing.assert_allclose(more.signal_to_noise, run.signal_to_noise * 2, rtol=1e-12)
+    np.testing.assert_allclose(more.standard_errors, run.standard_errors / 2, rtol=1e-12)
+    assert (more.shots, more.gradient_shots) == (4 * run.shots, 4 * run.gradient_shots)
+    with pytest.raises(ValueError, match="predict from the run that it was made of"):
+        more.predicted(100)
 
 
 def test_one_shot_says_nothing_about_its_error():

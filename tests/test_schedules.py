@@ -78,18 +78,19 @@ def test_all_quantum_layers_of_a_model():
 # --- a target signal-to-noise ratio -----------------------------------------------------------------------------------
 
 
-def test_target_finds_the_shots_that_theory_asks_for():
-    """Of <Z> at pi/2 the gradient is -1, and its variance 0 by the shift rule's points; elsewhere cos^2 / 2 S."""
-    angle, target = 0.4, 5.0
+@pytest.mark.parametrize(("angle", "target"), [(0.4, 5.0), (0.03, 1.0)])
+def test_target_finds_the_shots_that_theory_asks_for(angle, target):
+    """Of <Z> the gradient is -sin, and its variance cos^2 / 2 S by the shift rule."""
     layer = layer_of([angle])
     schedule = TargetSNR(layer, target, first=100, most=10**6)
     found = []
-    for _ in range(60):
+    for _ in range(200):
         backward(layer)
         schedule.step()
         found.append(layer.shots)
     expected = target**2 * math.cos(angle) ** 2 / 2 / math.sin(angle) ** 2
-    assert np.median(found[20:]) == pytest.approx(expected, rel=0.25)
+    # Without the noise's share taken away from the signal, a target of 1 would be reached by hardly any shots.
+    assert 0.75 * expected < np.median(found[20:]) < (1.25 if target > 2 else 4) * expected
 
 
 def test_target_changes_at_most_twofold_and_keeps_its_limits():
@@ -107,6 +108,14 @@ def test_target_changes_at_most_twofold_and_keeps_its_limits():
         schedule.step()
         seen.append(layer.shots)
     assert seen[-6:] == [250, 125, 62, 31, 20, 20]
+
+
+def test_target_goes_by_the_shots_that_the_gradient_had():
+    layer = layer_of([0.4])
+    schedule = TargetSNR(layer, 3.0, first=1000, most=10**6)
+    layer(shots=50).sum().backward()
+    schedule.step()
+    assert layer.shots <= 100
 
 
 def test_target_of_groups_counts_what_is_trained():

@@ -464,14 +464,14 @@ def _covariance(
     shots: int | None,
 ) -> Covariance:
     def of_one_shot(upstream: np.ndarray) -> np.ndarray:
-        variances = np.empty((rows, len(groups)))
+        variances = np.zeros(rows)
         for part, measured in runs():
-            for number, (group, found) in enumerate(zip(groups, measured, strict=True)):
+            for group, found in zip(groups, measured, strict=True):
                 assert not isinstance(found, _Values)
-                variances[part, number] = variance_of_one_shot(group, found, upstream[part], shots)
+                variances[part] += variance_of_one_shot(group, found, upstream[part], shots)
         return variances
 
-    return Covariance(of_one_shot, np.broadcast_to(np.inf if shots is None else float(shots), (rows, len(groups))))
+    return Covariance(of_one_shot, np.inf if shots is None else shots, rows)
 
 
 def _exact(data: Sequence[Any], group: MeasurementGroup) -> _Measured:

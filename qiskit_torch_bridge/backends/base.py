@@ -280,11 +280,13 @@ def _covariance_from_samples(program: Program, samples: Sequence[Samples], rows:
     groups = program.readout.groups
 
     def of_one_shot(upstream: np.ndarray) -> np.ndarray:
-        parts = [variance_of_one_shot(g, s, upstream, s.shots) for g, s in zip(groups, samples, strict=True)]
-        return np.stack(parts, axis=1) if parts else np.zeros((rows, 0))
+        variances = np.zeros(rows)
+        for group, outcomes in zip(groups, samples, strict=True):
+            variances += variance_of_one_shot(group, outcomes, upstream, outcomes.shots)
+        return variances
 
-    shots = np.stack([outcomes.shots for outcomes in samples], axis=1) if samples else np.zeros((rows, 0))
-    return Covariance(of_one_shot, shots)
+    # One number of shots for all measurements of a call.
+    return Covariance(of_one_shot, samples[0].shots if samples else np.inf, rows)
 
 
 def _variance_of_mean(first: np.ndarray, second: np.ndarray, shots: int | np.ndarray) -> np.ndarray:

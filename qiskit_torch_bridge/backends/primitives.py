@@ -240,7 +240,9 @@ class EstimatorBackend(_PrimitiveBackend):
             shape = (len(angles), len(outputs))
             values[:, outputs] += np.array([entry["evs"].T for entry in data]).reshape(shape)
             variances[:, outputs] = np.array([entry["stds"].T for entry in data]).reshape(shape) ** 2
-        covariance = Covariance.of_independent(variances, np.full(len(angles), float(shots))) if shots else None
+            if isinstance(self.primitive, StatevectorEstimator):
+                variances[:, outputs] = precision**2  # it adds just this noise, and gives zeros for its standard errors
+        covariance = Covariance.of_independent(variances, shots) if shots else None
         return Estimate(values, variances, circuits, circuits * (shots or 0), covariance=covariance)
 
     def _circuit(self, program: Program) -> tuple[BoundCircuit, list[Any], list[int]]:

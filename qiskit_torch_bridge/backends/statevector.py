@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,8 +82,7 @@ class StatevectorBackend(Backend):
         def of_one_shot(upstream: np.ndarray) -> np.ndarray:
             return self._simulator(program).variances_of_one_shot(_contiguous(angles), upstream, shots, seed)
 
-        taken = np.inf if shots is None else float(shots)
-        return Covariance(of_one_shot, np.broadcast_to(taken, (len(angles), len(program.readout.groups))))
+        return Covariance(of_one_shot, math.inf if shots is None else shots, len(angles))
 
     def _simulator(self, program: Program) -> Simulator:
         cached = self._cache.of(program)

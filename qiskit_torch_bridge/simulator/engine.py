@@ -170,7 +170,7 @@ class Simulator:
     def variances_of_one_shot(
         self, angles: np.ndarray, upstream: np.ndarray, shots: int | None, seed: np.random.SeedSequence | None
     ) -> np.ndarray:
-        """The variance from shot to shot of ``upstream @ scores``, shape (N, G), for each measurement.
+        """The variance from shot to shot of ``upstream @ scores``, shape (N,), summed over the measurements.
 
         Args:
             angles: As in :meth:`values`.
@@ -178,11 +178,11 @@ class Simulator:
             shots: Of how many shots it is to be estimated, the same that :meth:`sampled_moments` draws; None: exactly.
             seed: The seed of those.
         """
-        variances = np.empty((len(angles), len(self._groups)))
+        variances = np.zeros(len(angles))
 
         def use(number: int, part: slice, measured: np.ndarray) -> None:
             weights = measured if shots is None else measured / shots
-            variances[part, number] = variance_of_one_shot(self._groups[number], weights, upstream[part], shots)
+            variances[part] += variance_of_one_shot(self._groups[number], weights, upstream[part], shots)
 
         self._measure(angles, shots, seed, use)
         return variances

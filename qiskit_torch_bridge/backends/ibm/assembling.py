@@ -95,5 +95,5 @@ def estimate_from_arrays(
         values[:, list(these)] += found
         variances[:, list(these)] = errors**2
     circuits = rows * len(readout.groups)
-    covariance = Covariance.of_independent(variances, np.full(rows, float(shots)))
+    covariance = Covariance.of_independent(variances, shots)
     return Estimate(values, variances, circuits, circuits * shots, passport=passport, covariance=covariance)
