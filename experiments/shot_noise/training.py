@@ -202,16 +202,13 @@ def _steps(
     starts = {round(part * steps / len(task.phases)): enter for part, enter in enumerate(task.phases)}
     for layer in _quantum_layers(task.model):
         layer.set_rng_state({"entropy": shot_seed.generate_state(4).tolist(), "position": 0})
-    schedule: ShotSchedule | None = None
+        layer.allocation = strategy.allocation
+    schedule = strategy.schedule(task.model, steps)
     for step in range(steps):
         if step in starts:
             starts[step]()
-            schedule = _continued(strategy.schedule(task.model, steps), schedule)
-            for layer in schedule.layers:
-                layer.allocation = strategy.allocation
             trained = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
             optimizer = torch.optim.Adam(trained, lr=task.lr)
-        assert schedule is not None
         rows = torch.randint(len(task.training), (_BATCH_SIZE,), generator=batches)
         inputs, labels = task.training.batch(rows, training=True)
         optimizer.zero_grad()
@@ -229,13 +226,6 @@ def _steps(
                 "test_accuracy": float((decisions(scores) == labels).double().mean()),
                 "test_loss": float(task.loss(scores, labels).double().mean()),
             }
-
-
-def _continued(schedule: ShotSchedule, before: ShotSchedule | None) -> ShotSchedule:
-    """The schedule of a circuit that has grown goes on where that of the smaller one was."""
-    if before is not None:
-        schedule.load_state_dict(before.state_dict())
-    return schedule
 
 
 def exact_scores(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
