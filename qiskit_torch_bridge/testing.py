@@ -143,6 +143,31 @@ class ShotGradcheck:
 
 
 @dataclass(frozen=True, eq=False)
+class _Plan:
+    """What is to be measured of one call of a quantum layer, and what theory says of it.
+
+    Attributes:
+        layer: The layer.
+        features: What it is called with.
+        shots: With how many shots; None: its own.
+        wanted: What to derive by.
+        upstream: The gradient by its outputs.
+        names: What each derivative is by.
+        exact: The derivatives, by exact simulation.
+        expected: The standard error of one measurement of each, as predicted.
+    """
+
+    layer: QuantumLayer
+    features: torch.Tensor | None
+    shots: int | None
+    wanted: dict[str, torch.Tensor]
+    upstream: torch.Tensor
+    names: list[str]
+    exact: np.ndarray
+    expected: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class _Comparison:
     """Derivatives of one call of a quantum layer, flattened.
 
@@ -205,8 +230,8 @@ def shot_gradcheck(
         What was found; true if passed.
 
     Raises:
-        ValueError: If there is nothing to check, or so much noise that even a gradient of twice the size would pass; the
-            message says how many repeats would do.
+        ValueError: If there is nothing to check, or so much noise that even a gradient of twice the size would pass, before
+            anything is spent as far as theory can tell; the message says how many repeats would do.
         torch.autograd.gradcheck.GradcheckError: If the check fails.
     """
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 10:
@@ -221,17 +246,21 @@ def shot_gradcheck(
     exact_backend = resolve_backend(reference)
     rng = np.random.default_rng(seed)
     before = [(layer.total_circuits, layer.total_shots) for layer in layers.values()]
-    comparisons = []
-    for name, features, its_shots in _calls(model, layers, inputs):
-        taken = check_shots(its_shots if shots is None else shots)
-        comparisons.append(_compare(layers[name], name, features, repeats, taken, exact_backend, rng))
+    plans = [
+        _plan(layers[name], name, features, check_shots(its_shots if shots is None else shots), exact_backend, rng)
+        for name, features, its_shots in _calls(model, layers, inputs)
+    ]
+    threshold = float(stats.t.isf(alpha / (2 * sum(len(plan.names) for plan in plans)), repeats - 1))
+    for plan in plans:  # before anything is spent
+        _require_power(plan.exact, plan.expected / math.sqrt(repeats), bias, threshold, repeats)
+    comparisons = [_compare(plan, repeats) for plan in plans]
     spent = [
         (layer.total_circuits - circuits, layer.total_shots - taken)
         for layer, (circuits, taken) in zip(layers.values(), before, strict=True)
     ]
-    for comparison in comparisons:
-        _require_power(comparison, bias, _threshold(comparisons, repeats, alpha), repeats)
-    report = _report(comparisons, repeats, alpha, bias, *(sum(part) for part in zip(*spent, strict=True)))
+    for comparison in comparisons:  # SPSA's directions scatter by more than theory knows
+        _require_power(comparison.exact, comparison.error, bias, threshold, repeats)
+    report = _report(comparisons, repeats, alpha, bias, threshold, *(sum(part) for part in zip(*spent, strict=True)))
     if raise_exception and not report.passed:
         raise GradcheckError(str(report))
     return report
@@ -292,15 +321,14 @@ def _calls(
     return calls
 
 
-def _compare(
+def _plan(
     layer: QuantumLayer,
     name: str,
     features: torch.Tensor | None,
-    repeats: int,
     shots: int | None,
     exact_backend: Any,
     rng: np.random.Generator,
-) -> _Comparison:
+) -> _Plan:
     taken = layer.backend.resolve_shots(layer.shots if shots is None else shots)
     if taken is None:
         raise ValueError(
@@ -324,21 +352,13 @@ def _compare(
         for index in np.ndindex(tensor.shape)
     ]
     rule = choose_rule(layer._rule, layer.backend, taken)
-
-    def gradient(upstream: torch.Tensor | None, its_shots: int | None) -> tuple[torch.Tensor, np.ndarray]:
-        values = layer.forward(features, shots=its_shots) if features is not None else layer.forward(shots=its_shots)
-        if upstream is None:
-            upstream = torch.from_numpy(rng.normal(size=tuple(values.shape))).to(values)
-        parts = torch.autograd.grad(values, list(wanted.values()), upstream)
-        return upstream, np.concatenate([part.detach().cpu().double().numpy().ravel() for part in parts])
-
-    with torch.enable_grad():
-        with _on(exact_backend, [layer]):
-            upstream, exact = gradient(None, None)
-            run = layer.last_run
-            assert run is not None
-            predicted = run.predicted(taken, rule)
-        measured = np.stack([gradient(upstream, shots)[1] for _ in range(repeats)])
+    with _on(exact_backend, [layer]), torch.enable_grad():
+        values = _values(layer, features, None)
+        upstream = torch.from_numpy(rng.normal(size=tuple(values.shape))).to(values)
+        exact = _gradient(values, wanted, upstream)
+        run = layer.last_run
+        assert run is not None
+        predicted = run.predicted(taken, rule)
     theory = [np.zeros(0), predicted.gradient_standard_errors, predicted.input_gradient_standard_errors]
     expected = np.concatenate(
         [
@@ -347,18 +367,43 @@ def _compare(
             if part is not None
         ]
     )
-    scatter = np.maximum(measured.std(axis=0, ddof=1), expected)
-    return _Comparison(names, measured.mean(axis=0), exact, scatter / math.sqrt(repeats))
+    return _Plan(layer, features, shots, wanted, upstream, names, exact, expected)
+
+
+def _compare(plan: _Plan, repeats: int) -> _Comparison:
+    with torch.enable_grad():
+        measured = np.stack(
+            [
+                _gradient(_values(plan.layer, plan.features, plan.shots), plan.wanted, plan.upstream)
+                for _ in range(repeats)
+            ]
+        )
+    scatter = np.maximum(measured.std(axis=0, ddof=1), plan.expected)
+    return _Comparison(plan.names, measured.mean(axis=0), plan.exact, scatter / math.sqrt(repeats))
+
+
+def _values(layer: QuantumLayer, features: torch.Tensor | None, shots: int | None) -> torch.Tensor:
+    return layer.forward(shots=shots) if features is None else layer.forward(features, shots=shots)
+
+
+def _gradient(values: torch.Tensor, wanted: dict[str, torch.Tensor], upstream: torch.Tensor) -> np.ndarray:
+    parts = torch.autograd.grad(values, list(wanted.values()), upstream)
+    return np.concatenate([part.detach().cpu().double().numpy().ravel() for part in parts])
 
 
 def _report(
-    comparisons: Sequence[_Comparison], repeats: int, alpha: float, bias: float, circuits: int, shots: int
+    comparisons: Sequence[_Comparison],
+    repeats: int,
+    alpha: float,
+    bias: float,
+    threshold: float,
+    circuits: int,
+    shots: int,
 ) -> ShotGradcheck:
     names = [name for comparison in comparisons for name in comparison.names]
     mean, exact, error = (
         np.concatenate([getattr(comparison, part) for comparison in comparisons]) for part in ("mean", "exact", "error")
     )
-    threshold = _threshold(comparisons, repeats, alpha)
     # Rounding of single precision, where nothing scatters.
     rounding = 1e-5 * max(1.0, float(np.abs(exact).max(initial=0.0)))
     excess = np.maximum(np.abs(mean - exact) - bias, 0.0)
@@ -369,19 +414,13 @@ def _report(
     return ShotGradcheck(largest <= threshold, largest, threshold, alpha, len(names), repeats, circuits, shots, words)
 
 
-def _threshold(comparisons: Sequence[_Comparison], repeats: int, alpha: float) -> float:
-    """What chance allows, in standard errors."""
-    count = sum(len(comparison.names) for comparison in comparisons)
-    return float(stats.t.isf(alpha / (2 * count), repeats - 1))
-
-
-def _require_power(comparison: _Comparison, bias: float, threshold: float, repeats: int) -> None:
+def _require_power(exact: np.ndarray, error: np.ndarray, bias: float, threshold: float, repeats: int) -> None:
     """Refuses a check that could hardly fail.
 
     A gradient of twice the size deviates by itself, less the bias that is allowed, and its error is twice as large too.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        seen = np.maximum(np.abs(comparison.exact) - bias, 0.0) / (2 * comparison.error)
+        seen = np.maximum(np.abs(exact) - bias, 0.0) / (2 * error)
     strongest = float(np.nan_to_num(seen, nan=0.0).max(initial=0.0))
     if strongest < threshold:
         if strongest == 0.0:

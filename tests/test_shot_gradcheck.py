@@ -214,6 +214,15 @@ def test_shots_within_a_model_are_those_of_the_check():
     assert found.shots == 100 * found.circuits
 
 
+def test_a_check_that_could_not_fail_costs_nothing(counting):
+    backend = counting("statevector")
+    layer = layer_of(backend=backend, shots=2)
+    with pytest.raises(ValueError, match="even a gradient of twice the size would pass"):
+        shot_gradcheck(layer, ROWS, repeats=10)
+    assert not backend.calls
+    assert layer.total_circuits == 0
+
+
 def test_nothing_to_check_is_said():
     with pytest.raises(ValueError, match=r"features of shape \(0, 2\), expected some rows"):
         shot_gradcheck(layer_of(), ROWS[:0])
