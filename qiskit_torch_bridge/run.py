@@ -231,7 +231,7 @@ class Run:
     ``torch.autograd.grad``, not the transforms of ``torch.func``), and are this call's share: where a layer is called twice
     before a backward, the weights' ``grad`` is the sum of both. (With ``torch.utils.checkpoint(use_reentrant=False)`` there
     are none: another call than the last is differentiated.) They are computed when they are looked at, and cost a training
-    that does not look nothing.
+    that does not look next to nothing.
 
     Attributes:
         values: Shape (N, M): the outputs, N the flattened batch.
