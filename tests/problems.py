@@ -650,3 +650,16 @@ def _random_problem(seed: int) -> Problem:
 
 
 PROBLEMS.update({f"random_{seed}": partial(_random_problem, seed) for seed in range(8)})
+
+
+def only_defined_for_numbers() -> tuple[QuantumCircuit, ParameterVector, ParameterVector]:
+    """A circuit whose inputs enter a gate without parameters of its own to shift: each row is a circuit by itself.
+
+    Returns:
+        The circuit, its two inputs, and its weight.
+    """
+    x, w = ParameterVector("x", 2), ParameterVector("w", 1)
+    circuit = QuantumCircuit(1)
+    circuit.append(lib.RVGate(x[0], x[1], 0.2), [0])
+    circuit.ry(w[0], 0)
+    return circuit, x, w

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from problems import only_defined_for_numbers
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
-from qiskit.circuit.library import RVGate
 from qiskit.quantum_info import SparsePauliOp
 
 from qiskit_torch_bridge import QuantumLayer, evaluate
@@ -220,10 +220,7 @@ def test_exact_values_have_nothing_to_share():
 
 
 def test_rows_that_are_circuits_of_their_own():
-    x, w = ParameterVector("x", 2), ParameterVector("w", 1)
-    circuit = QuantumCircuit(1)
-    circuit.append(RVGate(x[0], x[1], 0.2), [0])
-    circuit.ry(w[0], 0)
+    circuit, x, w = only_defined_for_numbers()
     rows = torch.rand(4, 2, dtype=torch.float64)
     upstream = torch.tensor([[0.0], [1.0], [0.0], [5.0]], dtype=torch.float64)
     found = []

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from problems import Problem, features, oracle, problem
+from problems import Problem, features, only_defined_for_numbers, oracle, problem
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
-from qiskit.circuit.library import RVGate
 from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 from qiskit.quantum_info import SparsePauliOp, Statevector
 from scipy import stats
@@ -298,14 +297,8 @@ def test_probabilities_and_classes():
     checked, expected = problem("random_0"), oracle("random_0")
     n = checked.circuit.num_qubits
     for interpret, classes in ((None, 2**n), (lambda outcome: outcome.bit_count() % 3, 3)):
-        layer = QuantumLayer(
-            checked.circuit,
-            inputs=checked.inputs,
-            weights=checked.weights,
-            probabilities=list(range(n)),
-            interpret=interpret,
-            init=torch.tensor(expected.weights),
-        )
+        options = {"observables": None, "probabilities": list(range(n)), "interpret": interpret}
+        layer = checked.layer(expected.weights, **options)
         inputs = features(expected)
         run, upstream = backward(layer, inputs)
         assert run.values.shape[1] == classes
@@ -313,16 +306,7 @@ def test_probabilities_and_classes():
         np.testing.assert_allclose(
             predicted.standard_errors, np.sqrt(run.values * (1 - run.values) / SHOTS), atol=1e-12
         )
-        measured = QuantumLayer(
-            checked.circuit,
-            inputs=checked.inputs,
-            weights=checked.weights,
-            probabilities=list(range(n)),
-            interpret=interpret,
-            init=torch.tensor(expected.weights),
-            shots=20_000,
-            seed=3,
-        )
+        measured = checked.layer(expected.weights, shots=20_000, seed=3, **options)
         scaled, _ = backward(measured, inputs, upstream=upstream)
         np.testing.assert_allclose(
             scaled.predicted(SHOTS).gradient_standard_errors, predicted.gradient_standard_errors, rtol=0.05
@@ -717,10 +701,7 @@ def test_a_rule_for_counts_that_are_there_is_refused():
 
 def test_inputs_that_are_only_defined_for_numbers():
     """Each row is a circuit of its own then; the weights' errors add up over them."""
-    x, w = ParameterVector("x", 2), ParameterVector("w", 1)
-    circuit = QuantumCircuit(1)
-    circuit.append(RVGate(x[0], x[1], 0.2), [0])
-    circuit.ry(w[0], 0)
+    circuit, x, w = only_defined_for_numbers()
     rows = torch.rand(3, 2, dtype=torch.float64)
     squares = []
     for part in (rows, rows[:1], rows[1:2], rows[2:]):

@@ -9,6 +9,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+from ..common.least_squares import least_squares
+
 __all__ = ["ExponentialFit", "Spread", "fit_exponential"]
 
 
@@ -71,9 +73,7 @@ def fit_exponential(sizes: Sequence[float], spreads: Sequence[Spread], *, confid
         raise ValueError("spreads: got a variance or an error of zero, expected both above it; take more samples.")
     x, y = np.asarray(sizes, dtype=float), np.log([spread.variance for spread in spreads])
     errors = np.array([spread.error / spread.variance for spread in spreads])
-    design = np.stack([x, np.ones_like(x)], axis=1) / errors[:, None]
-    covariance = np.linalg.inv(design.T @ design)
-    slope, intercept = covariance @ design.T @ (y / errors)
+    (slope, intercept), covariance = least_squares(np.stack([x, np.ones_like(x)], axis=1), y, errors)
     reach = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(covariance[0, 0])
     residuals = (y - slope * x - intercept) / errors
     return ExponentialFit(

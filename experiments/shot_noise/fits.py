@@ -9,6 +9,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+from ..common.least_squares import least_squares
+
 __all__ = ["MeanSquare", "Plateau", "PowerLaw", "fit_plateau", "fit_power_law", "mean_square"]
 
 _REACH = NormalDist().inv_cdf(0.975)
@@ -81,8 +83,8 @@ def fit_power_law(shots: Sequence[int], variances: Sequence[MeanSquare], theory:
     errors = np.array([0.5 * each.error / each.value for each in variances])
     expected = 0.5 * np.log(np.asarray(theory))
     design = np.stack([np.log(shots), np.ones(len(shots))], axis=1)
-    (slope, _), covariance = _least_squares(design, logarithms, errors)
-    (slope_of_theory, _), _ = _least_squares(design, expected, errors)
+    (slope, _), covariance = least_squares(design, logarithms, errors)
+    (slope_of_theory, _), _ = least_squares(design, expected, errors)
     chi_square = float((((logarithms - expected) / errors) ** 2).sum())
     return PowerLaw(float(slope), math.sqrt(covariance[0, 0]), float(slope_of_theory), chi_square, len(shots))
 
@@ -137,15 +139,7 @@ def fit_plateau(shots: Sequence[int], mean_squares: Sequence[float], repeats: in
     design = np.stack([inverse, np.ones(len(inverse))], axis=1)
     errors = squares
     for _ in range(_ROUNDS):
-        (one_shot, square), covariance = _least_squares(design, squares, errors)
+        (one_shot, square), covariance = least_squares(design, squares, errors)
         variances = max(one_shot, 0.0) * inverse
         errors = np.sqrt((2 * variances**2 + 4 * max(square, 0.0) * variances) / repeats)
     return Plateau(float(one_shot), float(square), math.sqrt(covariance[1, 1]))
-
-
-def _least_squares(design: np.ndarray, values: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The coefficients and their covariance."""
-    weighted = design / errors[:, None]
-    covariance = np.linalg.inv(weighted.T @ weighted)
-    coefficients: np.ndarray = covariance @ weighted.T @ (values / errors)
-    return coefficients, covariance
