@@ -109,6 +109,8 @@ def _as_sympy(expression: ParameterExpression, symbols: Sequence[sympy.Symbol]) 
         translated = sympy.parse_expr(str(expression), local_dict={**names, "conj": sympy.conjugate})
     if translated.has(sympy.I):
         raise ValueError(f"Expression {expression} is complex, expected a real angle.")
+    if translated.has(sympy.nan, sympy.oo, -sympy.oo, sympy.zoo):
+        raise ValueError(f"Expression {expression} is not finite, expected a finite angle.")
     return translated.evalf(17)
 
 

@@ -6,17 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from qiskit.circuit import (
-    ControlFlowOp,
-    Gate,
-    Instruction,
     Operation,
     Parameter,
     QuantumCircuit,
     Qubit,
 )
 from qiskit.circuit.equivalence_library import SessionEquivalenceLibrary
-from qiskit.circuit.library import Barrier, UnitaryGate, get_standard_gate_name_mapping
-from qiskit.exceptions import QiskitError
+from qiskit.circuit.library import Barrier, get_standard_gate_name_mapping
 from qiskit.transpiler import PassManager
 from qiskit.transpiler.passes import (
     BasisTranslator,
@@ -24,7 +20,8 @@ from qiskit.transpiler.passes import (
     UnrollCustomDefinitions,
 )
 
-from .unrolling import free_parameters, is_parameterised, spelled_out
+from .refusals import free_parameters, why_not
+from .unrolling import is_defined, is_standard, spelled_out, without_loops
 
 __all__ = [
     "ROTATIONS",
@@ -43,10 +40,6 @@ _NOT_GATES = frozenset({"measure", "reset", "delay", "barrier", "global_phase"})
 _CONSTANT_GATES = frozenset(
     name for name, gate in get_standard_gate_name_mapping().items() if not gate.params and name not in _NOT_GATES
 )
-_STANDARD_CLASSES = {name: gate.base_class for name, gate in get_standard_gate_name_mapping().items()} | {
-    "barrier": Barrier,
-    "unitary": UnitaryGate,
-}
 _BASIS = sorted(ROTATIONS | _CONSTANT_GATES | _NOT_GATES | {"unitary"})
 _BLOCK_LABEL = "qiskit_torch_bridge input block "
 
@@ -55,20 +48,10 @@ def to_rotations(circuit: QuantumCircuit) -> QuantumCircuit:
     """The circuit in :data:`ROTATIONS` and standard gates without parameters; measurements and barriers stay.
 
     Raises:
-        ValueError: If an instruction is no unitary gate, or has no definition.
+        ValueError: If an instruction is no unitary gate, has no definition, or one that does not fit it.
     """
-    _refuse_control_flow(circuit)
-    passes = PassManager(
-        [
-            HighLevelSynthesis(basis_gates=_BASIS, equivalence_library=SessionEquivalenceLibrary),
-            UnrollCustomDefinitions(SessionEquivalenceLibrary, basis_gates=_BASIS),
-            BasisTranslator(SessionEquivalenceLibrary, _BASIS),
-        ]
-    )
-    try:
-        flat = passes.run(spelled_out(circuit))
-    except Exception as error:  # whatever a user's own gate raises when it is asked for its definition
-        raise ValueError(_undefined(circuit, error)) from error
+    plain = spelled_out(circuit)
+    flat = _decomposed(plain)
     reduced = flat.copy_empty_like()
     fresh = set(flat.qubits)
     for instruction in flat.data:
@@ -81,48 +64,59 @@ def to_rotations(circuit: QuantumCircuit) -> QuantumCircuit:
                 f"Instruction(s) {', '.join(sources)} reset a qubit in mid-circuit, which is not unitary and has no "
                 "gradient; use a fresh qubit instead, or prepare_state in place of initialize."
             )
-        if operation.name not in _NOT_GATES and not isinstance(operation, Gate):
-            raise ValueError(
-                f"Instruction {operation.name!r} is not a gate and has no gradient; remove it from the circuit."
-            )
+        if not is_standard(operation):
+            raise ValueError(why_not(operation))
         if operation.name not in ("barrier", "delay"):
             fresh.difference_update(instruction.qubits)
         reduced.append(instruction, copy=False)
     return reduced
 
 
-def _refuse_control_flow(circuit: QuantumCircuit) -> None:
-    for instruction in circuit.data:
-        operation = instruction.operation
-        if isinstance(operation, ControlFlowOp) or getattr(operation, "condition", None) is not None:
-            raise ValueError(
-                f"Instruction {operation.name!r} is control flow, which has no gradient; use a circuit of gates "
-                "(defer the measurement, and replace classical conditions by controlled gates)."
-            )
-        if operation.name == "delay" and any(map(is_parameterised, operation.params)):
-            raise ValueError(
-                "Instruction 'delay' has a parameter, and a duration has no gradient; bind it to a number."
-            )
+def _decomposed(plain: QuantumCircuit) -> QuantumCircuit:
+    """By Qiskit's passes, which are to be trusted once there is nothing of the user's own."""
+    try:
+        flat = _passes().run(plain)
+    except Exception as error:  # whatever Qiskit raises for an instruction that it cannot decompose
+        for instruction in plain.data:
+            if not instruction.is_standard_gate() and _alone(instruction.operation) is None:
+                raise ValueError(why_not(instruction.operation)) from error
+        raise ValueError(
+            "The circuit cannot be reduced to rotations and standard gates, though each of its instructions can; decompose "
+            "the circuit (circuit.decompose()) before it is given to the layer."
+        ) from error
+    if hidden := set(flat.parameters) - set(plain.parameters):
+        raise ValueError(
+            f"Gates of the circuit are made of the parameter(s) {', '.join(sorted(p.name for p in hidden))}, which the "
+            "circuit does not show; make them anew with the circuit's parameters, or decompose the circuit."
+        )
+    return flat
+
+
+def _passes() -> PassManager:
+    return PassManager(
+        [
+            HighLevelSynthesis(basis_gates=_BASIS, equivalence_library=SessionEquivalenceLibrary),
+            UnrollCustomDefinitions(SessionEquivalenceLibrary, basis_gates=_BASIS),
+            BasisTranslator(SessionEquivalenceLibrary, _BASIS),
+        ]
+    )
+
+
+def _alone(operation: Operation) -> QuantumCircuit | None:
+    """The instruction's decomposition, None if Qiskit has none."""
+    circuit = QuantumCircuit(operation.num_qubits, operation.num_clbits)
+    try:
+        circuit.append(operation, circuit.qubits, circuit.clbits)
+        return _passes().run(circuit)
+    except Exception:  # as above
+        return None
 
 
 def _resets(operation: Operation) -> bool:
-    if operation.name == "reset" or not _is_defined(operation):
+    if operation.name == "reset" or not is_defined(operation):
         return operation.name == "reset"
     definition = getattr(operation, "definition", None)
     return definition is not None and any(_resets(instruction.operation) for instruction in definition.data)
-
-
-def _undefined(circuit: QuantumCircuit, error: Exception) -> str:
-    undefined = [i.operation for i in circuit.data if not _is_defined(i.operation)]
-    if not undefined:
-        return f"The circuit cannot be reduced to rotations and standard gates: {error}"
-    names = sorted({p.name for p in free_parameters(undefined[0])})
-    depends = f" of the parameter(s) {', '.join(names)}" if names else ""
-    return (
-        f"Instruction {undefined[0].name!r} is no known function{depends} in terms of rotations, so it cannot be "
-        f"differentiated ({error}). Give the gate a definition with parameterised gates, or encode the data in "
-        "rotation angles (amplitudes as parameters have no gradient rule)."
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,31 +137,20 @@ class InputBlock:
 def set_input_blocks_aside(
     circuit: QuantumCircuit, inputs: Collection[Parameter]
 ) -> tuple[QuantumCircuit, tuple[InputBlock, ...]]:
-    """The circuit with a labelled barrier for every input block, and the blocks."""
+    """The circuit with a labelled barrier for every input block, and the blocks; loops and boxes are unrolled."""
+    circuit = without_loops(circuit)
     blocks: list[InputBlock] = []
     rest = circuit.copy_empty_like()
     for instruction in circuit.data:
         operation = instruction.operation
         parameters = free_parameters(operation)
-        if parameters and parameters <= set(inputs) and not _is_defined(operation):
+        if parameters and parameters <= set(inputs) and not is_defined(operation):
             placeholder = Barrier(operation.num_qubits, label=f"{_BLOCK_LABEL}{len(blocks)}")
             rest.append(placeholder, instruction.qubits)
             blocks.append(InputBlock(operation, tuple(sorted(parameters, key=lambda parameter: parameter.name))))
         else:
             rest.append(instruction, copy=False)
     return (rest, tuple(blocks)) if blocks else (circuit, ())
-
-
-def _is_defined(operation: Operation) -> bool:
-    if not isinstance(operation, Instruction) or isinstance(operation, ControlFlowOp):
-        return True
-    if operation.name in _BASIS and operation.base_class is _STANDARD_CLASSES[operation.name]:
-        return True
-    try:
-        definition = operation.definition
-        return definition is not None and all(_is_defined(instruction.operation) for instruction in definition.data)
-    except Exception:  # a user's own gate may fail in any way on parameters that are no numbers
-        return False
 
 
 def block_of(operation: Operation) -> int | None:
@@ -197,7 +180,7 @@ def fill_input_blocks(
         try:
             bound.assign_parameters(mine, inplace=True)
             filled.compose(bound.decompose(), instruction.qubits, inplace=True)
-        except (QiskitError, TypeError, ValueError) as error:
+        except Exception as error:  # whatever a user's own gate raises for these numbers
             named = {parameter.name: value for parameter, value in mine.items()}
             raise ValueError(
                 f"Instruction {block.operation.name!r} does not take the inputs {named}: {error}"

@@ -12,6 +12,10 @@ decomposed by Qiskit's own transpiler passes, which keep the user's parameter ex
 the user's inputs and weights is the business of :mod:`qiskit_torch_bridge.angles`; what is measured, of
 :mod:`qiskit_torch_bridge.readout`.
 
+Gates of the user's own count as what they are made of, whatever their names: their definition, or the matrix of a gate
+that has nothing else. A definition that does not have the parameters that its gate shows is refused. ``for_loop`` over
+known values and ``box`` are unrolled (the duration of a box is lost); other control flow is refused.
+
 ``PauliEvolutionGate`` stands for the product formula that it defines (as on hardware), not for the exact exponential.
 
 An instruction that is only defined once its parameters are numbers (an amplitude encoding) has no gradient. If all its
@@ -43,7 +47,8 @@ from .canonical import (
     without_final_measurements,
 )
 from .readout import Expectation, ObservableLike, Probabilities, Readout
-from .unrolling import is_parameterised, names_and_labels
+from .refusals import is_parameterised
+from .unrolling import names_and_labels
 
 __all__ = ["Program", "Selection", "flatten_parameters"]
 

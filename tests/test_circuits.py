@@ -331,6 +331,7 @@ def _looped():
     circuit = rotated(1)
     with circuit.for_loop(range(3)):
         circuit.ry(0.1, 0)
+        circuit.break_loop()
     return circuit
 
 
@@ -369,7 +370,7 @@ REFUSED_CIRCUITS = {
     "mid-circuit measurement": (_measured_in_the_middle, {}, ["Mid-circuit measurement", r"\[0\]", "'rx'", "move"]),
     "nested measurement": (_measured_within_an_instruction, {}, ["Mid-circuit measurement", "'sx'"]),
     "if_test": (_conditioned, {}, ["'if_else'", "control flow", "use"]),
-    "for_loop": (_looped, {}, ["'for_loop'", "control flow", "use"]),
+    "for_loop that ends early": (_looped, {}, ["'break_loop'.* for_loop", "control flow", "use"]),
     "mid-circuit reset": (_reset, {}, ["'reset'", "use"]),
     "late initialize": (_initialized_late, {}, ["'initialize'", "use"]),
     "two measurements into one bit": (_twice_into_one_bit, {}, ["[Cc]lassical bit 0", "twice"]),
