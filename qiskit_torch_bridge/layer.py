@@ -16,7 +16,7 @@ from torch import nn
 
 from .allocation import ALLOCATIONS
 from .angles import batch_size
-from .arguments import explain_misfits, require_dense
+from .arguments import explain_misfits, require_dense, require_integer
 from .autograd import (
     Evaluation,
     GradientRecord,
@@ -135,8 +135,14 @@ def evaluate(
         Shape (N, M), float64, on the CPU.
 
     Raises:
+        TypeError: If the tensors are complex, or the weights not listed.
         ValueError: If an angle is NaN or infinite, or shots and gradient rule do not fit the backend.
     """
+    if not isinstance(weights, (list, tuple)):
+        raise TypeError(f"weights: got {type(weights).__name__}, expected a list of tensors, one a weight group.")
+    for tensor in weights if inputs is None else (inputs, *weights):
+        if tensor.is_complex():
+            raise TypeError(f"inputs and weights: got dtype {tensor.dtype}, expected real numbers, which angles are.")
     refuse_block_gradients(program, inputs is not None and inputs.requires_grad and torch.is_grad_enabled())
     backend = resolve_backend(backend)
     shots = backend.resolve_shots(shots)
@@ -332,12 +338,14 @@ class QuantumLayer(nn.Module):
     def _run(self, features: torch.Tensor | None, shots: int | None) -> torch.Tensor:
         self._check_features(features)
         weights = [] if self.weights is None else self._weight_list()
-        for weight in weights:
-            require_dense("weights", weight)
         like = features if features is not None else weights[0] if weights else torch.empty(0)
-        for tensor in (like, *weights):
-            if tensor.dtype in _HALVES:
-                self._warn_of_half_precision(tensor.dtype)
+        if like.dtype in _HALVES:
+            self._warn_of_half_precision(like.dtype)
+        for weight in weights:
+            if weight.is_meta:
+                require_dense("weights", weight)
+            if weight.dtype in _HALVES:
+                self._warn_of_half_precision(weight.dtype)
         lead = () if features is None else features.shape[:-1]
         # Of the shape that is needed already, as most are, they are left alone: every view costs time, backward too.
         rows = features
@@ -538,7 +546,7 @@ class QuantumLayer(nn.Module):
 
     @total_circuits.setter
     def total_circuits(self, circuits: int) -> None:
-        self._spent.circuits = circuits
+        self._spent.circuits = require_integer("total_circuits", circuits, least=0)
 
     @property
     def total_shots(self) -> int:
@@ -547,7 +555,7 @@ class QuantumLayer(nn.Module):
 
     @total_shots.setter
     def total_shots(self, shots: int) -> None:
-        self._spent.shots = shots
+        self._spent.shots = require_integer("total_shots", shots, least=0)
 
 
 def _on_default_device(values: torch.Tensor) -> torch.Tensor:

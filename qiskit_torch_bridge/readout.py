@@ -407,7 +407,7 @@ def _summed(terms: Mapping[Any, Any], name: str) -> SparsePauliOp:
                 f"{name}: got {pauli!r}: {coefficient!r} in a mapping, expected labels or Paulis and their coefficients, "
                 "numbers (to train one, multiply an output by a weight)."
             )
-        if not np.isfinite(coefficient):
+        if not np.isfinite(complex(coefficient)):
             raise ValueError(f"{name}: got {pauli!r}: {coefficient} in a mapping, expected finite numbers.")
         summands.append(coefficient * _as_sparse_pauli_op(pauli, f"{name}[{pauli!r}]"))
     if len(widths := sorted({summand.num_qubits for summand in summands})) > 1:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,22 +11,20 @@ import pytest
 import torch
 from qiskit import QuantumCircuit, transpile
 from qiskit.circuit import AncillaRegister, ClassicalRegister, Parameter, ParameterVector, QuantumRegister
-from qiskit.primitives import StatevectorSampler
 from qiskit.quantum_info import Statevector
 
 import qiskit_torch_bridge
 from qiskit_torch_bridge import (
-    ConstantShots,
     DressedQuantumNet,
     GrowingShots,
     LayerwiseQuantumLayer,
     Phase,
+    Program,
     QuantumLayer,
     Quote,
     SeedStream,
-    ShotSchedule,
-    TargetSNR,
     complete_depth_schedule,
+    evaluate,
     layerwise_schedule,
 )
 from qiskit_torch_bridge.circuits import random_rotations, ring_layers, rotation_layers, strongly_entangling, textbook
@@ -44,6 +40,9 @@ def circuit() -> QuantumCircuit:
     qc.rx(T, 1)
     qc.cx(0, 2)
     return qc
+
+
+PROGRAM = Program.compile(circuit(), inputs=[X], weights=[T])
 
 
 def make_layer(**options: Any) -> QuantumLayer:
@@ -275,6 +274,15 @@ def test_dir_shows_the_names_that_are_imported_on_first_use():
         (lambda: make_layer(init=torch.ones(1).to_sparse()), TypeError, r"init.*torch\.sparse_coo.*to_dense"),
         (lambda: make_layer(init=torch.ones(1, device="meta")), TypeError, "init.*meta device"),
         (lambda: make_layer(init={"weights": torch.ones(1, device="meta")}), TypeError, "init.*meta device"),
+        (lambda: setattr(make_layer(), "total_shots", "5"), TypeError, "total_shots: got '5'"),
+        (lambda: setattr(make_layer(), "total_circuits", -1), ValueError, "total_circuits: got -1"),
+        (
+            lambda: evaluate(PROGRAM, torch.zeros(1, 1), {torch.zeros(1)}),
+            TypeError,
+            "weights: got set, expected a list",
+        ),
+        (lambda: evaluate(PROGRAM, torch.zeros(1, 1) * 1j, [torch.zeros(1)]), TypeError, "complex64, expected real"),
+        (lambda: evaluate(PROGRAM, torch.zeros(1, 1), [torch.zeros(1) * 1j]), TypeError, "complex64, expected real"),
         (lambda: make_layer().to("meta")(torch.zeros(1)), TypeError, "weights: .*meta device"),
     ],
 )
@@ -389,99 +397,3 @@ def test_published_weights_that_are_wrong_change_nothing(changed, error, message
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     model.load_published(head)
     assert torch.equal(model.quantum.weights, torch.ones(2))
-
-
-# ------------------------------------------------------------------------------- schedules of shots
-
-
-SCHEDULES: dict[str, Callable[[torch.nn.Module], ShotSchedule]] = {
-    "constant": lambda model: ConstantShots(model, 20),
-    "growing": lambda model: GrowingShots(model, first=20, last=40, steps=1),
-    "target": lambda model: TargetSNR(model, 2.0, first=20),
-}
-
-
-@pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
-def test_a_schedule_does_not_turn_exact_layers_into_ones_with_shots(make):
-    exact = make_layer()
-    for model in (exact, torch.nn.ModuleList([make_layer(shots=5), exact])):
-        with pytest.raises(ValueError, match=r"exact values.*'statevector' with shots=None.*set layer\.shots before"):
-            make(model)
-    assert exact.shots is None
-    measuring = make_layer(shots=5)
-    schedule = make(measuring)
-    assert measuring.shots == 20
-    measuring.shots = None
-    with pytest.raises(ValueError, match="exact values"):
-        schedule.step()
-    assert (measuring.shots, schedule.steps_taken) == (None, 0)
-
-
-def test_a_backend_with_shots_of_its_own_needs_none_of_the_layers():
-    layer = make_layer(backend=StatevectorSampler(default_shots=7))
-    assert GrowingShots(layer, first=20, last=40, steps=1).shots == [20]
-
-
-@pytest.mark.parametrize(
-    "state", [3, {}, {"shots": [5]}, {"steps_taken": 1, "shots": 5}, {"steps_taken": 1, "shots": ["5"]}], ids=repr
-)
-def test_a_wrong_state_of_a_schedule_changes_nothing(state):
-    schedule = ConstantShots(make_layer(shots=5), 20)
-    with pytest.raises(TypeError, match=r"(state|shots): got"):
-        schedule.load_state_dict(state)
-    assert (schedule.steps_taken, schedule.shots) == (0, [20])
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda layer: TargetSNR(layer, "2"), "target: got '2'"),
-        (lambda layer: TargetSNR(layer, True), "target: got True"),
-        (lambda layer: GrowingShots(layer, first=1, last=2, steps=1.5), "steps: got 1.5"),
-        (lambda layer: ConstantShots(3, 5), "model: got int, expected a module"),
-    ],
-)
-def test_numbers_of_a_schedule(make, message):
-    with pytest.raises(TypeError, match=message):
-        make(make_layer(shots=5))
-    assert TargetSNR(make_layer(shots=5), np.float32(2.0)).shots == [100]
-
-
-# ------------------------------------------------------------------------------- half precision
-
-
-def plain(layer: QuantumLayer, dtype: torch.dtype) -> torch.Tensor:
-    return layer(torch.full((2, 1), 3.1, dtype=dtype))
-
-
-def autocast(layer: QuantumLayer, dtype: torch.dtype) -> torch.Tensor:
-    with torch.autocast("cpu", dtype):
-        return torch.nn.Sequential(torch.nn.Linear(1, 1), layer)(torch.full((2, 1), 3.1))
-
-
-def weights(layer: QuantumLayer, dtype: torch.dtype) -> torch.Tensor:
-    return layer.to(dtype)(torch.full((2, 1), 3.1))
-
-
-@pytest.mark.parametrize("call", [plain, autocast, weights])
-@pytest.mark.parametrize(("dtype", "kept"), [(torch.bfloat16, "3.09375"), (torch.float16, "3.09961")], ids=str)
-def test_half_precision_is_said_once_a_layer(call, dtype, kept):
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        for layer in (make_layer(), make_layer()):
-            for _ in range(3):
-                call(layer, dtype)
-    first, second = (str(warning.message) for warning in told)
-    assert first == second
-    assert f"dtype {dtype}" in first
-    assert f"3.1 becomes {kept}" in first
-    assert "enabled=False" in first
-    assert call is autocast or told[0].filename == __file__
-
-
-def test_the_remedy_for_half_precision_works():
-    layer, before = make_layer(init=torch.zeros(1)), torch.nn.Linear(1, 1)
-    features = torch.full((2, 1), 3.1)
-    expected = layer(before(features))
-    with torch.autocast("cpu", torch.bfloat16), torch.autocast("cpu", enabled=False):
-        assert torch.equal(layer(before(features)), expected)
