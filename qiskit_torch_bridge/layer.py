@@ -24,6 +24,7 @@ from .autograd import (
     QuantumFunction,
     needs_gradient,
     refuse_block_gradients,
+    refuse_tracing,
 )
 from .backends import Backend, Estimate, check_shots, resolve_backend
 from .gradients import Adjoint, GradientRule, ParameterShift, resolve_gradient
@@ -135,9 +136,11 @@ def evaluate(
         Shape (N, M), float64, on the CPU.
 
     Raises:
+        RuntimeError: If PyTorch traces the call: a circuit is no sequence of its operators.
         TypeError: If the tensors are complex, or the weights not listed.
         ValueError: If an angle is NaN or infinite, or shots and gradient rule do not fit the backend.
     """
+    refuse_tracing()
     if not isinstance(weights, (list, tuple)):
         raise TypeError(f"weights: got {type(weights).__name__}, expected a list of tensors, one a weight group.")
     for tensor in weights if inputs is None else (inputs, *weights):
@@ -244,7 +247,7 @@ class QuantumLayer(nn.Module):
     Attributes:
         weights: An ``nn.Parameter`` of shape (W,); an ``nn.ParameterDict`` of groups; None for a circuit without any.
         program: The compiled circuit.
-        backend: Where it runs.
+        backend: Where it runs; can be set, to whatever the argument takes.
         allocation: How a gradient's shots are shared out; can be set.
 
     Raises:
@@ -277,13 +280,9 @@ class QuantumLayer(nn.Module):
             probabilities=probabilities,
             interpret=interpret,
         )
-        self.backend = resolve_backend(backend)
-        self._shots: int | None = None
-        self._rule = resolve_gradient(gradient)
-        self.shots = shots
-        check_allocation(allocation, self.backend)
+        self._shots, self._rule = check_shots(shots), resolve_gradient(gradient)
         self.allocation = allocation
-        self.backend.prepare(self.program.example())
+        self.backend = backend
         self._circuit = circuit.copy()
         self._seeds = SeedStream(seed)
         self._spent = _Spent()
@@ -293,6 +292,19 @@ class QuantumLayer(nn.Module):
             self.weights = nn.ParameterDict(list(parameters.items()))  # which would sort a mapping
         else:
             self.register_parameter("weights", parameters["weights"] if self.program.num_weights[0] else None)
+
+    @property
+    def backend(self) -> Backend:
+        """Where the layer runs."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, backend: Any) -> None:
+        resolved = resolve_backend(backend)
+        choose_rule(self._rule, resolved, resolved.resolve_shots(self._shots))
+        check_allocation(self.allocation, resolved)
+        resolved.prepare(self.program.example())
+        self._backend = resolved
 
     @property
     def shots(self) -> int | None:
@@ -344,6 +356,10 @@ class QuantumLayer(nn.Module):
         for weight in weights:
             if weight.is_meta:
                 require_dense("weights", weight)
+            if weight.dtype not in _FLOATS:
+                raise TypeError(
+                    f"weights: got dtype {weight.dtype}, expected a floating point dtype, which the outputs would have too."
+                )
             if weight.dtype in _HALVES:
                 self._warn_of_half_precision(weight.dtype)
         lead = () if features is None else features.shape[:-1]
