@@ -50,7 +50,7 @@ def shots_by_sensitivity(upstream: np.ndarray, scales: np.ndarray, shots: int) -
         )
     live = (upstream != 0).any(axis=1)
     # A row whose outputs are all constants has no sensitivity; its values are exact with any number of shots.
-    weights = np.sqrt(((upstream[live] * scales) ** 2).sum(axis=1))
+    weights = np.sqrt(((_of_order_one(upstream[live]) * _of_order_one(scales)) ** 2).sum(axis=1))
     positive = weights > 0
     weights[positive] = 2.0 ** (np.round(2 * np.log2(weights[positive])) / 2)
     least = min(2, shots)
@@ -59,3 +59,8 @@ def shots_by_sensitivity(upstream: np.ndarray, scales: np.ndarray, shots: int) -
     allotted = np.zeros(len(upstream), dtype=np.int64)
     allotted[live] = np.minimum(least + shares, _MOST).astype(np.int64)
     return allotted
+
+
+def _of_order_one(numbers: np.ndarray) -> np.ndarray:
+    """The numbers times a power of two, which rounds nothing, so that no square of them overflows; proportions stay."""
+    return np.ldexp(numbers, -np.frexp(np.abs(numbers).max(initial=0.0))[1])

@@ -45,7 +45,11 @@ __all__ = [
     "exact_values",
     "needs_gradient",
     "refuse_block_gradients",
+    "refuse_tracing",
 ]
+
+
+_PROXY, _FAKE = torch._C._TorchDispatchModeKey.PROXY, torch._C._TorchDispatchModeKey.FAKE
 
 
 class NonFiniteAnglesError(ValueError):
@@ -272,6 +276,21 @@ class Evaluation:
                 "number of radians; check the inputs and weights. No circuit was run."
             )
         return angles
+
+
+def refuse_tracing() -> None:
+    """Refuses to run within a trace, where the values would become constants, whatever the features are later.
+
+    Raises:
+        RuntimeError: If PyTorch traces, by ``make_fx`` or ``torch.export``.
+    """
+    mode = torch._C._get_dispatch_mode
+    if mode(_PROXY) is not None or mode(_FAKE) is not None:
+        raise RuntimeError(
+            "A quantum layer was called within a trace (make_fx, torch.export, fake tensors), which cannot follow it into "
+            "the circuit; trace the classical parts of the model on both sides of it, or use torch.compile, which "
+            "leaves it out."
+        )
 
 
 def exact_values(program: Program, backend: Backend, rule: GradientRule, angles: np.ndarray) -> Estimate:

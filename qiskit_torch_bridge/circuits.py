@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from qiskit.circuit import ParameterVector, QuantumCircuit
 
+from .arguments import refuse_unordered, require_integer
+
 __all__ = [
     "LayeredCircuit",
     "ParameterizedCircuit",
@@ -37,8 +39,7 @@ def textbook(num_qubits: int = 1) -> ParameterizedCircuit:
     Raises:
         ValueError: If there are no qubits.
     """
-    if num_qubits < 1:
-        raise ValueError(f"num_qubits: got {num_qubits}, expected at least 1.")
+    require_integer("num_qubits", num_qubits)
     inputs = ParameterVector("x", num_qubits)
     circuit = QuantumCircuit(num_qubits)
     for qubit in range(num_qubits):
@@ -92,6 +93,10 @@ def rotation_layers(rotations: Sequence[Sequence[str]]) -> LayeredCircuit:
     Raises:
         ValueError: If there is no layer or no qubit, the layers differ in length, or a rotation is none of the three.
     """
+    refuse_unordered("rotations", rotations)
+    rotations = [*rotations]
+    for number, layer in enumerate(rotations):
+        refuse_unordered(f"rotations[{number}]", layer)
     lengths = {len(layer) for layer in rotations}
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(
@@ -129,8 +134,7 @@ def random_rotations(num_qubits: int, depth: int, *, seed: int) -> LayeredCircui
         ValueError: If there are no qubits or no layers, or the seed is negative.
     """
     _require_sizes(num_qubits, depth)
-    if seed < 0:
-        raise ValueError(f"seed: got {seed}, expected a non-negative integer.")
+    require_integer("seed", seed, least=0)
     draws = [np.random.default_rng((seed, layer)).integers(len(_ROTATIONS), size=num_qubits) for layer in range(depth)]
     return rotation_layers([[_ROTATIONS[draw] for draw in layer] for layer in draws])
 
@@ -192,8 +196,7 @@ def reuploading(num_qubits: int, uploads: int, *, depth: int = 1) -> Parameteriz
         ValueError: If there are no qubits, no embeddings or no layers.
     """
     _require_sizes(num_qubits, depth)
-    if uploads < 1:
-        raise ValueError(f"uploads: got {uploads}, expected at least 1.")
+    require_integer("uploads", uploads)
     inputs, weights = ParameterVector("x", num_qubits), ParameterVector("w", 3 * num_qubits * uploads * depth)
     circuit = QuantumCircuit(num_qubits)
     for layer in range(uploads * depth):
@@ -213,5 +216,5 @@ def reuploading(num_qubits: int, uploads: int, *, depth: int = 1) -> Parameteriz
 
 
 def _require_sizes(num_qubits: int, depth: int) -> None:
-    if num_qubits < 1 or depth < 1:
-        raise ValueError(f"got num_qubits={num_qubits}, depth={depth}, expected at least 1 of each.")
+    require_integer("num_qubits", num_qubits)
+    require_integer("depth", depth)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .arguments import explain_misfits, require_dense, require_integer, require_number
 from .circuits import dressed
 from .gradients import GradientRule
 from .layer import QuantumLayer
@@ -16,6 +17,7 @@ from .layer import QuantumLayer
 __all__ = ["DressedQuantumNet"]
 
 
+@explain_misfits
 class DressedQuantumNet(nn.Module):
     """``Linear``, ``tanh``, times pi/2, a variational circuit, ``<Z>`` on each of its qubits, ``Linear``.
 
@@ -41,6 +43,7 @@ class DressedQuantumNet(nn.Module):
         post: ``nn.Linear(num_qubits, num_outputs)``.
 
     Raises:
+        TypeError: If a size is no integer.
         ValueError: If a size is not positive, or backend, shots and rule do not fit each other.
     """
 
@@ -59,10 +62,10 @@ class DressedQuantumNet(nn.Module):
         allocation: str = "uniform",
     ) -> None:
         super().__init__()
-        for name, size in (("num_features", num_features), ("num_outputs", num_outputs)):
-            if size < 1:
-                raise ValueError(f"{name}: got {size}, expected at least 1.")
-        if not 0 <= weight_spread < math.inf:
+        num_features = require_integer("num_features", num_features)
+        num_outputs = require_integer("num_outputs", num_outputs)
+        num_qubits, depth = require_integer("num_qubits", num_qubits), require_integer("depth", depth)
+        if not 0 <= require_number("weight_spread", weight_spread) < math.inf:
             raise ValueError(f"weight_spread: got {weight_spread}, expected a number from 0, in radians.")
         circuit, inputs, weights = dressed(num_qubits, depth)
         self.pre = nn.Linear(num_features, num_qubits)
@@ -101,19 +104,27 @@ class DressedQuantumNet(nn.Module):
                 first is not used and the next ``depth`` are the circuit's.
 
         Raises:
-            ValueError: If an array is missing or has another shape; nothing has changed then.
+            TypeError: If this is no mapping, or an entry of it no array of real numbers.
+            ValueError: If an array is missing, has another shape or is not finite; nothing has changed then.
         """
+        if not isinstance(weights, Mapping):
+            raise TypeError(
+                f"weights: got {type(weights).__name__}, expected a mapping of names to arrays; read a file first, with "
+                "torch.load(path) or numpy.load(path)."
+            )
         wanted = {f"{part}.{kind}": f"{part}_net.{kind}" for part in ("pre", "post") for kind in ("weight", "bias")}
         wanted["quantum.weights"] = "q_params"
         found = {mine: _named(theirs, weights) for mine, theirs in wanted.items()}
-        missing = sorted(wanted[mine] for mine, array in found.items() if array is None)
+        if several := [f"{wanted[mine]} ({', '.join(names)})" for mine, names in found.items() if len(names) > 1]:
+            raise ValueError(f"weights: got more than one of {'; '.join(several)}; expected a single head.")
+        missing = sorted(wanted[mine] for mine, names in found.items() if not names)
         if missing:
             raise ValueError(
                 f"weights: got {', '.join(map(str, weights)) or 'none'}; expected {', '.join(missing)} among them: the head "
                 "of the authors' network."
             )
         state = self.state_dict()
-        loaded = {mine: torch.as_tensor(array) for mine, array in found.items()}
+        loaded = {mine: _numbers(wanted[mine], weights[names[0]]) for mine, names in found.items()}
         num_qubits, num_weights = self.pre.out_features, state["quantum.weights"].numel()
         loaded["quantum.weights"] = loaded["quantum.weights"].flatten()[num_qubits : num_qubits + num_weights]
         for mine, tensor in loaded.items():
@@ -125,9 +136,19 @@ class DressedQuantumNet(nn.Module):
         self.load_state_dict(loaded, strict=False)
 
 
-def _named(name: str, weights: Mapping[str, Any]) -> Any:
-    """The array of that name, dots or underscores in it, with or without a prefix; None if there is none."""
-    for given, array in weights.items():
-        if f".{given}".replace("_net_", "_net.").endswith(f".{name}"):
-            return array
-    return None
+def _numbers(name: str, array: Any) -> torch.Tensor:
+    try:
+        numbers = torch.as_tensor(array)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name}: got {type(array).__name__}, expected an array of numbers.") from None
+    require_dense(name, numbers)
+    if numbers.is_complex():
+        raise TypeError(f"{name}: got dtype {numbers.dtype}, expected real numbers.")
+    if not bool(torch.isfinite(numbers).all()):
+        raise ValueError(f"{name}: got numbers that are not finite.")
+    return numbers
+
+
+def _named(name: str, weights: Mapping[str, Any]) -> list[str]:
+    """The names that end in this one, dots or underscores in them."""
+    return [given for given in weights if f".{given}".replace("_net_", "_net.").endswith(f".{name}")]

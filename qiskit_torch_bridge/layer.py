@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -10,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from qiskit.circuit import Parameter, ParameterVector, QuantumCircuit, Qubit
+from qiskit.circuit import Parameter, ParameterVector, QuantumCircuit
 from torch import nn
 
 from .allocation import ALLOCATIONS
 from .angles import batch_size
+from .arguments import explain_misfits, require_dense, require_integer
 from .autograd import (
     Evaluation,
     GradientRecord,
@@ -22,18 +24,20 @@ from .autograd import (
     QuantumFunction,
     needs_gradient,
     refuse_block_gradients,
+    refuse_tracing,
 )
 from .backends import Backend, Estimate, check_shots, resolve_backend
 from .gradients import Adjoint, GradientRule, ParameterShift, resolve_gradient
-from .program import Program
-from .readout import ObservableLike
+from .program import Program, QubitsLike
+from .readout import ObservablesLike
 from .run import Call, Run, call_of
 from .seeding import SeedStream
 from .shadow import Shadow
 
 __all__ = ["QuantumLayer", "Quote", "Run", "evaluate"]
 
-_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_HALVES = (torch.float16, torch.bfloat16)
+_FLOATS = (torch.float64, torch.float32, *_HALVES)
 Initializer = str | torch.Tensor | Mapping[str, "str | torch.Tensor"]
 
 
@@ -76,6 +80,7 @@ class _Spent:
     circuits: int = 0
     shots: int = 0
     shadow: Shadow | None = None
+    told_of_halves: bool = False
 
     def note_shadow(self, shadow: Shadow) -> None:
         self.shadow = shadow
@@ -131,8 +136,16 @@ def evaluate(
         Shape (N, M), float64, on the CPU.
 
     Raises:
+        RuntimeError: If PyTorch traces the call: a circuit is no sequence of its operators.
+        TypeError: If the tensors are complex, or the weights not listed.
         ValueError: If an angle is NaN or infinite, or shots and gradient rule do not fit the backend.
     """
+    refuse_tracing()
+    if not isinstance(weights, (list, tuple)):
+        raise TypeError(f"weights: got {type(weights).__name__}, expected a list of tensors, one a weight group.")
+    for tensor in weights if inputs is None else (inputs, *weights):
+        if tensor.is_complex():
+            raise TypeError(f"inputs and weights: got dtype {tensor.dtype}, expected real numbers, which angles are.")
     refuse_block_gradients(program, inputs is not None and inputs.requires_grad and torch.is_grad_enabled())
     backend = resolve_backend(backend)
     shots = backend.resolve_shots(shots)
@@ -193,6 +206,7 @@ def check_allocation(allocation: str, backend: Backend) -> None:
         )
 
 
+@explain_misfits
 class QuantumLayer(nn.Module):
     """A parameterised Qiskit circuit as a torch module: features in, expectation values or probabilities out.
 
@@ -207,10 +221,13 @@ class QuantumLayer(nn.Module):
         inputs: The parameters that the features set, in column order: Parameters, ParameterVectors.
         weights: The trainable parameters, likewise; or a mapping of names to such lists, each of which becomes a
             parameter of its own (``layer.weights["name"]``) that can be frozen, trained and saved apart.
-        observables: What to measure: Pauli labels, ``Pauli`` or ``SparsePauliOp``; one output each. Default: Z on each
-            qubit.
-        probabilities: Instead, the qubits whose outcomes' probabilities are the outputs (2**k of them), or True for
-            those that the circuit measures, in the order of their classical bits.
+        observables: What to measure, as Qiskit's primitives take it: a Pauli label (``0 1 + - r l`` in it are projectors),
+            ``Pauli``, ``SparsePauliOp``, ``SparseObservable``, or a mapping of Paulis to coefficients
+            (``{"ZZ": 0.5, "XX": 2.0}`` is one observable); or a list of them, a ``PauliList`` or an ``ObservablesArray``:
+            one output each, in row-major order where they are nested. Default: Z on each qubit.
+        probabilities: Instead, the qubits whose outcomes' probabilities are the outputs (2**k of them): a list of indices,
+            qubits, registers, ranges and slices, or one of these; or True for those that the circuit measures, in the order
+            of their classical bits.
         interpret: With ``probabilities``: maps an outcome (int) to a class (int from 0), such as
             ``lambda outcome: outcome.bit_count() % 2``; the outputs are then the classes' probabilities.
         backend: None or ``"statevector"`` (exact simulation), ``"aer"``, ``"fake:NAME"``, an ``AerSimulator``, an IBM
@@ -230,7 +247,7 @@ class QuantumLayer(nn.Module):
     Attributes:
         weights: An ``nn.Parameter`` of shape (W,); an ``nn.ParameterDict`` of groups; None for a circuit without any.
         program: The compiled circuit.
-        backend: Where it runs.
+        backend: Where it runs; can be set, to whatever the argument takes.
         allocation: How a gradient's shots are shared out; can be set.
 
     Raises:
@@ -244,8 +261,8 @@ class QuantumLayer(nn.Module):
         *,
         inputs: Parameter | ParameterVector | Sequence[Parameter | ParameterVector] = (),
         weights: Any = (),
-        observables: ObservableLike | Sequence[ObservableLike] | None = None,
-        probabilities: bool | Sequence[int | Qubit] | None = None,
+        observables: ObservablesLike | None = None,
+        probabilities: bool | QubitsLike | None = None,
         interpret: Callable[[int], int] | None = None,
         backend: Any = None,
         shots: int | None = None,
@@ -263,13 +280,9 @@ class QuantumLayer(nn.Module):
             probabilities=probabilities,
             interpret=interpret,
         )
-        self.backend = resolve_backend(backend)
-        self._shots: int | None = None
-        self._rule = resolve_gradient(gradient)
-        self.shots = shots
-        check_allocation(allocation, self.backend)
+        self._shots, self._rule = check_shots(shots), resolve_gradient(gradient)
         self.allocation = allocation
-        self.backend.prepare(self.program.example())
+        self.backend = backend
         self._circuit = circuit.copy()
         self._seeds = SeedStream(seed)
         self._spent = _Spent()
@@ -279,6 +292,19 @@ class QuantumLayer(nn.Module):
             self.weights = nn.ParameterDict(list(parameters.items()))  # which would sort a mapping
         else:
             self.register_parameter("weights", parameters["weights"] if self.program.num_weights[0] else None)
+
+    @property
+    def backend(self) -> Backend:
+        """Where the layer runs."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, backend: Any) -> None:
+        resolved = resolve_backend(backend)
+        choose_rule(self._rule, resolved, resolved.resolve_shots(self._shots))
+        check_allocation(self.allocation, resolved)
+        resolved.prepare(self.program.example())
+        self._backend = resolved
 
     @property
     def shots(self) -> int | None:
@@ -305,7 +331,8 @@ class QuantumLayer(nn.Module):
         """Evaluates the circuit for each row of features: one backend call.
 
         Args:
-            features: Shape (..., number of inputs), floating point; left out where the circuit has no inputs.
+            features: Shape (..., number of inputs), floating point; left out where the circuit has no inputs. In half
+                precision, as autocast makes them, angles have two or three digits: the layer warns once.
             shots: Shots for this call and its gradient; None: the layer's.
 
         Returns:
@@ -324,6 +351,17 @@ class QuantumLayer(nn.Module):
         self._check_features(features)
         weights = [] if self.weights is None else self._weight_list()
         like = features if features is not None else weights[0] if weights else torch.empty(0)
+        if like.dtype in _HALVES:
+            self._warn_of_half_precision(like.dtype)
+        for weight in weights:
+            if weight.is_meta:
+                require_dense("weights", weight)
+            if weight.dtype not in _FLOATS:
+                raise TypeError(
+                    f"weights: got dtype {weight.dtype}, expected a floating point dtype, which the outputs would have too."
+                )
+            if weight.dtype in _HALVES:
+                self._warn_of_half_precision(weight.dtype)
         lead = () if features is None else features.shape[:-1]
         # Of the shape that is needed already, as most are, they are left alone: every view costs time, backward too.
         rows = features
@@ -358,19 +396,23 @@ class QuantumLayer(nn.Module):
         self._require_finite_weights()
         raise cause
 
-    def quote(self, batch_size: int, *, inputs_require_grad: bool = True) -> Quote:
+    def quote(self, batch_size: int | None = None, *, inputs_require_grad: bool = True) -> Quote:
         """What a training step (forward and backward) on a batch costs, with the layer's present settings.
 
         Under ``torch.no_grad()``: what an evaluation (forward alone) costs.
 
         Args:
-            batch_size: Rows of features; leading dimensions multiplied.
+            batch_size: Rows of features; leading dimensions multiplied. May be left out where the circuit has no inputs, for
+                the one row of a call without features.
             inputs_require_grad: Whether the gradient by the features is needed, as it is behind trainable layers; False
                 for plain data.
         """
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 0:
+        if batch_size is None and not self.program.num_inputs:
+            batch_size = 1
+        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 0:
             raise ValueError(f"batch_size: got {batch_size!r}, expected an integer from 0.")
         training = torch.is_grad_enabled()
+        batch_size = int(batch_size)
         needed = {0: training and inputs_require_grad}
         needed.update({1 + g: training and weight.requires_grad for g, weight in enumerate(self._weight_list())})
         angle_map = self.program.angle_map
@@ -437,7 +479,7 @@ class QuantumLayer(nn.Module):
             )
         given = init if isinstance(init, Mapping) else dict.fromkeys(names, init)
         if strange := set(given) - set(names):
-            raise ValueError(f"init: got groups {sorted(strange)}, expected some of {list(names)}.")
+            raise ValueError(f"init: got groups {sorted(map(str, strange))}, expected some of {list(names)}.")
         words = np.random.SeedSequence(self._seeds.entropy).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
         return {
@@ -454,14 +496,31 @@ class QuantumLayer(nn.Module):
         if not isinstance(features, torch.Tensor):
             raise TypeError(f"features: got {type(features).__name__}, expected a torch.Tensor; use torch.as_tensor.")
         if features.dtype not in _FLOATS:
-            raise TypeError(
-                f"features: got dtype {features.dtype}, expected a floating point dtype; call features.float()."
+            remedy = (
+                "an angle is real: give the real and imaginary parts to inputs of their own, as "
+                "torch.view_as_real(features).flatten(-2) has them"
+                if features.dtype.is_complex
+                else "call features.float()"
             )
+            raise TypeError(f"features: got dtype {features.dtype}, expected a floating point dtype; {remedy}.")
+        require_dense("features", features)
         if features.dim() == 0 or features.shape[-1] != width:
             raise ValueError(
                 f"features: got shape {tuple(features.shape)}, expected (..., {width}): the last dimension holds the "
                 f"inputs{'; call features.unsqueeze(-1)' if width == 1 else ''}."
             )
+
+    def _warn_of_half_precision(self, dtype: torch.dtype) -> None:
+        if self._spent.told_of_halves:
+            return
+        self._spent.told_of_halves = True
+        kept = torch.tensor(3.1, dtype=dtype).item()
+        warnings.warn(
+            f"Got features or weights of dtype {dtype}, expected float32 or float64: an angle of 3.1 becomes {kept:.6g}. "
+            "Keep the layer's weights in float32, and compute its features in it (where autocast is on, within "
+            "torch.autocast(device_type, enabled=False)). Each layer says this once.",
+            stacklevel=6,
+        )
 
     def _require_finite_features(self, features: torch.Tensor) -> None:
         try:
@@ -503,7 +562,7 @@ class QuantumLayer(nn.Module):
 
     @total_circuits.setter
     def total_circuits(self, circuits: int) -> None:
-        self._spent.circuits = circuits
+        self._spent.circuits = require_integer("total_circuits", circuits, least=0)
 
     @property
     def total_shots(self) -> int:
@@ -512,7 +571,7 @@ class QuantumLayer(nn.Module):
 
     @total_shots.setter
     def total_shots(self, shots: int) -> None:
-        self._spent.shots = shots
+        self._spent.shots = require_integer("total_shots", shots, least=0)
 
 
 def _on_default_device(values: torch.Tensor) -> torch.Tensor:
@@ -523,6 +582,7 @@ def _on_default_device(values: torch.Tensor) -> torch.Tensor:
 def _initial(how: str | torch.Tensor, name: str, size: int, generator: torch.Generator) -> torch.Tensor:
     dtype = torch.get_default_dtype()
     if isinstance(how, torch.Tensor):
+        require_dense(f"init ({name})", how)
         if how.shape != (size,) or how.dtype not in _FLOATS or not bool(torch.isfinite(how).all()):
             raise ValueError(
                 f"init ({name}): got a tensor of shape {tuple(how.shape)} and dtype {how.dtype}, expected finite floating "

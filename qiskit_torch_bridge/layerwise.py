@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from .arguments import explain_misfits, refuse_unordered, require_integer
 from .circuits import LayeredCircuit
 from .gradients import GradientRule
 from .layer import QuantumLayer
-from .readout import ObservableLike
+from .readout import ObservablesLike
 
 __all__ = ["LayerwiseQuantumLayer", "Phase", "complete_depth_schedule", "layerwise_schedule"]
 
@@ -28,6 +29,7 @@ class Phase:
         epochs: How long it takes.
 
     Raises:
+        TypeError: If a number is no integer.
         ValueError: If a trainable layer is not in the circuit, or there is none.
     """
 
@@ -39,7 +41,10 @@ class Phase:
     def __post_init__(self) -> None:
         """Refuses what cannot be trained."""
         _require_positive(depth=self.depth, epochs=self.epochs)
-        if not self.trainable or not set(self.trainable) <= set(range(self.depth)):
+        refuse_unordered("trainable", self.trainable)
+        if isinstance(self.trainable, (str, bytes)) or not isinstance(self.trainable, Sequence):
+            raise TypeError(f"trainable: got {self.trainable!r}, expected a tuple of numbers of layers.")
+        if not self.trainable or not all(layer in range(self.depth) for layer in self.trainable):
             raise ValueError(
                 f"trainable: got layers {list(self.trainable)}, expected at least one, each from 0 to {self.depth - 1} "
                 f"(depth={self.depth})."
@@ -72,6 +77,7 @@ def layerwise_schedule(
         partition_epochs: Epochs of each part in a sweep; None: as many as a step of Phase I.
 
     Raises:
+        TypeError: If a number is no integer.
         ValueError: If a number is too small, or there are more parts than layers.
     """
     _require_positive(steps=steps, layers_per_step=layers_per_step, epochs=epochs, partitions=partitions)
@@ -79,8 +85,7 @@ def layerwise_schedule(
         _require_positive(freeze_after=freeze_after)
     if partition_epochs is not None:
         _require_positive(partition_epochs=partition_epochs)
-    if sweeps < 0:
-        raise ValueError(f"sweeps: got {sweeps}, expected at least 0.")
+    require_integer("sweeps", sweeps, least=0)
     depth = steps * layers_per_step
     if sweeps and partitions > depth:
         raise ValueError(f"partitions: got {partitions}, expected at most the {depth} layers of the grown circuit.")
@@ -112,6 +117,7 @@ def complete_depth_schedule(depth: int, epochs: int) -> tuple[Phase, ...]:
     return (Phase("complete depth", depth, tuple(range(depth)), epochs),)
 
 
+@explain_misfits
 class LayerwiseQuantumLayer(nn.Module):
     """A quantum layer whose circuit grows from phase to phase, each circuit layer a weight group of its own.
 
@@ -151,7 +157,7 @@ class LayerwiseQuantumLayer(nn.Module):
         *,
         init: str = "zeros",
         grown: str = "zeros",
-        observables: ObservableLike | Sequence[ObservableLike] | None = None,
+        observables: ObservablesLike | None = None,
         backend: Any = None,
         shots: int | None = None,
         gradient: str | GradientRule | None = None,
@@ -160,8 +166,14 @@ class LayerwiseQuantumLayer(nn.Module):
     ) -> None:
         super().__init__()
         _require_positive(depth=depth)
+        if not callable(make_circuit):
+            raise TypeError(
+                f"make_circuit: got {make_circuit!r}, expected a function from a depth to a LayeredCircuit."
+            )
         self._make_circuit, self._first_depth, self._init, self._grown = make_circuit, depth, init, grown
-        self._observables, self._gradient = observables, gradient
+        # A generator would be empty when the circuit grows.
+        self._observables = list(observables) if isinstance(observables, Iterator) else observables
+        self._gradient = gradient
         self.quantum = self._layer(depth, backend=backend, shots=shots, seed=seed, allocation=allocation)
 
     @property
@@ -179,9 +191,14 @@ class LayerwiseQuantumLayer(nn.Module):
         """Grows to the depth of a phase, and trains the layers that it trains; the others are frozen.
 
         Raises:
+            TypeError: If it is no :class:`Phase`.
             ValueError: If the circuit is deeper than the phase, or its first layers have changed; it has not been touched
                 then.
         """
+        if not isinstance(phase, Phase):
+            raise TypeError(
+                f"phase: got {phase!r} ({type(phase).__name__}), expected a Phase, such as a schedule holds."
+            )
         if phase.depth < self.depth:
             raise ValueError(
                 f"phase {phase.name!r}: got depth {phase.depth}, expected at least {self.depth}, the layers that the "
@@ -230,7 +247,13 @@ class LayerwiseQuantumLayer(nn.Module):
         return after
 
     def _layer(self, depth: int, **options: Any) -> QuantumLayer:
-        circuit, inputs, weights = self._make_circuit(depth)
+        made = self._make_circuit(depth)
+        if not (isinstance(made, tuple) and len(made) == 3 and isinstance(made[2], Mapping)):
+            raise TypeError(
+                f"make_circuit({depth}): got {made!r}, expected a circuit, its inputs, and a mapping of each layer's name "
+                "to its weights, as a LayeredCircuit has them."
+            )
+        circuit, inputs, weights = made
         if len(weights) != depth:
             raise ValueError(
                 f"make_circuit({depth}): got the weight groups {list(weights)}, expected {depth}, one for each layer."
@@ -257,5 +280,4 @@ def _parts(depth: int, count: int) -> list[tuple[int, ...]]:
 
 def _require_positive(**numbers: int) -> None:
     for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name}: got {number}, expected at least 1.")
+        require_integer(name, number)

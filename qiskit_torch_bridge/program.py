@@ -29,14 +29,16 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from qiskit.circuit import Parameter, ParameterExpression, ParameterVector, QuantumCircuit, Qubit
+from qiskit.circuit import Parameter, ParameterExpression, ParameterVector, QuantumCircuit, QuantumRegister, Qubit
+from qiskit.circuit.exceptions import CircuitError
 from torch import nn
 
 from .angles import AngleMap, SourceColumn
+from .arguments import refuse_unordered
 from .canonical import (
     ROTATIONS,
     InputBlock,
@@ -46,12 +48,16 @@ from .canonical import (
     to_rotations,
     without_final_measurements,
 )
-from .readout import Expectation, ObservableLike, Probabilities, Readout
+from .readout import Expectation, ObservablesLike, Probabilities, Readout
 from .refusals import is_parameterised
 from .unrolling import names_and_labels
 
-__all__ = ["Program", "Selection", "flatten_parameters"]
+__all__ = ["Program", "QubitsLike", "Selection", "flatten_parameters"]
 
+QubitsLike: TypeAlias = Qubit | QuantumRegister | slice | Sequence[int | Qubit | QuantumRegister | slice | range]
+"""Qubits as Qiskit's circuits name them, an index alone excepted."""
+
+_PARAMETERS = (Parameter, ParameterVector)
 _MOST_KEPT_FILLINGS = 1024
 _SAME_NAME = " (Parameters are told apart by object: one of the same name that was made elsewhere is another.)"
 
@@ -65,9 +71,15 @@ def flatten_parameters(
         TypeError: If something else is among them.
         ValueError: If one is named twice.
     """
-    if isinstance(parameters, (Parameter, ParameterVector)):
+    if isinstance(parameters, _PARAMETERS):
         parameters = [parameters]
-    if isinstance(parameters, (str, bytes, set, frozenset)) or not isinstance(parameters, Iterable):
+    refuse_unordered(name, parameters)
+    if isinstance(parameters, Mapping) and parameters:
+        raise TypeError(
+            f"{name}: got a mapping, whose values would be lost, expected a list of Parameters; values come with a call's "
+            "features (for inputs) or as init= (for weights), and circuit.assign_parameters binds constants."
+        )
+    if isinstance(parameters, (str, bytes)) or not isinstance(parameters, Iterable):
         raise TypeError(
             f"{name}: got {parameters!r}, expected a Parameter, a sequence of Parameters, or a ParameterVector."
         )
@@ -158,8 +170,8 @@ class Program:
         *,
         inputs: Parameter | ParameterVector | Sequence[Parameter | ParameterVector] = (),
         weights: Any = (),
-        observables: ObservableLike | Sequence[ObservableLike] | None = None,
-        probabilities: bool | Sequence[int | Qubit] | None = None,
+        observables: ObservablesLike | None = None,
+        probabilities: bool | QubitsLike | None = None,
         interpret: Callable[[int], int] | None = None,
     ) -> Program:
         """Compiles a circuit; the arguments are those of :class:`qiskit_torch_bridge.QuantumLayer`.
@@ -170,8 +182,10 @@ class Program:
         """
         if not isinstance(circuit, QuantumCircuit):
             raise TypeError(f"circuit: got {type(circuit).__name__}, expected a QuantumCircuit.")
+        if not circuit.num_qubits:
+            raise ValueError("circuit: got a QuantumCircuit without qubits, expected at least one.")
         input_list = flatten_parameters(inputs, "inputs")
-        if isinstance(weights, Mapping) and weights:
+        if isinstance(weights, Mapping) and weights and not isinstance(next(iter(weights)), _PARAMETERS):
             weight_lists = {
                 _group_name(n): flatten_parameters(group, f"weights[{n!r}]") for n, group in weights.items()
             }
@@ -416,10 +430,12 @@ def _readout(
     circuit: QuantumCircuit,
     positions: list[int],
     measured: dict[int, int],
-    observables: ObservableLike | Sequence[ObservableLike] | None,
-    probabilities: bool | Sequence[int | Qubit] | None,
+    observables: ObservablesLike | None,
+    probabilities: bool | QubitsLike | None,
     interpret: Callable[[int], int] | None,
 ) -> Readout:
+    if isinstance(probabilities, np.bool_):
+        probabilities = bool(probabilities)
     if probabilities is None or probabilities is False:
         if interpret is not None:
             raise ValueError(
@@ -432,15 +448,9 @@ def _readout(
                 "The circuit has been transpiled, its qubits are permuted, and it is as wide as before: the observables are "
                 "taken to name the qubits of the circuit before transpiling. If you have applied the layout to them, give "
                 "the circuit as it was before transpiling instead (the layer transpiles it by itself).",
-                stacklevel=4,
+                stacklevel=5,
             )
-        if not isinstance(observables, (ObservableLike, Iterable)):
-            raise TypeError(
-                f"observables: got {type(observables).__name__}, expected Pauli labels, Paulis or SparsePauliOps "
-                "(SparsePauliOp.from_operator makes one of a matrix)."
-            )
-        listed = [observables] if isinstance(observables, ObservableLike) else list(observables)
-        return Expectation.of(listed, num_qubits=len(positions), width=circuit.num_qubits, positions=positions)
+        return Expectation.of(observables, num_qubits=len(positions), width=circuit.num_qubits, positions=positions)
     if observables is not None:
         raise ValueError(
             "Got both observables and probabilities, expected one of them; make two layers of one circuit."
@@ -451,21 +461,45 @@ def _readout(
                 "probabilities=True reads the circuit's final measurements, but it has none; measure it, or name qubits."
             )
         return Probabilities.of([measured[bit] for bit in sorted(measured)], interpret)
-    if isinstance(probabilities, (str, bytes)) or not isinstance(probabilities, Iterable):
-        raise TypeError(
-            f"probabilities: got {probabilities!r}, expected a list of qubits, or True for the measured ones."
-        )
-    qubits = [_qubit_index(circuit, qubit, len(positions)) for qubit in probabilities]
+    qubits = _qubit_indices(circuit, probabilities, len(positions))
     if len(set(qubits)) < len(qubits):
         raise ValueError(f"probabilities: got {qubits}, expected each qubit once.")
     return Probabilities.of([positions[qubit] for qubit in qubits], interpret)
 
 
-def _qubit_index(circuit: QuantumCircuit, qubit: int | Qubit, num_qubits: int) -> int:
+def _qubit_indices(circuit: QuantumCircuit, given: Any, num_qubits: int) -> list[int]:
+    refuse_unordered("probabilities", given)
+    if isinstance(given, (Qubit, QuantumRegister, slice)):
+        given = [given]
+    if isinstance(given, Mapping):
+        raise TypeError(
+            "probabilities: got a mapping, whose values would be lost, expected a list of qubits; multiply the outputs by "
+            "numbers instead."
+        )
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise TypeError(
+            f"probabilities: got {given!r}, expected a list of qubits, a QuantumRegister, or True for the measured qubits."
+        )
+    indices: list[int] = []
+    for entry in given:
+        if isinstance(entry, slice):
+            indices += range(*entry.indices(num_qubits))
+        elif isinstance(entry, (QuantumRegister, range)):
+            indices += [_qubit_index(circuit, qubit, num_qubits) for qubit in entry]
+        else:
+            indices.append(_qubit_index(circuit, entry, num_qubits))
+    return indices
+
+
+def _qubit_index(circuit: QuantumCircuit, qubit: Any, num_qubits: int) -> int:
     if isinstance(qubit, Qubit) and circuit.layout is None:
-        return circuit.find_bit(qubit).index
+        try:
+            return circuit.find_bit(qubit).index
+        except CircuitError:
+            raise ValueError(f"probabilities: got {qubit!r}, which is no qubit of the circuit.") from None
     if isinstance(qubit, bool) or not isinstance(qubit, (int, np.integer)):
-        raise TypeError(f"probabilities: got {qubit!r} ({type(qubit).__name__}), expected a qubit's index.")
+        transpiled = " (the circuit has been transpiled)" if isinstance(qubit, Qubit) else ""
+        raise TypeError(f"probabilities: got {qubit!r} ({type(qubit).__name__}), expected a qubit's index{transpiled}.")
     if not 0 <= qubit < num_qubits:
         raise ValueError(f"probabilities: got qubit {qubit}, expected 0 to {num_qubits - 1}.")
     return int(qubit)

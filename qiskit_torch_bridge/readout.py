@@ -14,19 +14,26 @@ to the j-th measured qubit.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from itertools import pairwise
+from numbers import Complex
+from typing import Any, TypeAlias
 
 import numpy as np
+import torch
+from qiskit.primitives.containers.observables_array import ObservablesArray
 from qiskit.quantum_info import Pauli, PauliList, SparseObservable, SparsePauliOp
+
+from .arguments import refuse_unordered
 
 __all__ = [
     "MOST_TABULATED_QUBITS",
     "Expectation",
     "MeasurementGroup",
     "ObservableLike",
+    "ObservablesLike",
     "OutcomeGroup",
     "PauliGroup",
     "Probabilities",
@@ -35,8 +42,17 @@ __all__ = [
     "bits_of",
 ]
 
-ObservableLike: TypeAlias = str | Pauli | SparsePauliOp | SparseObservable
+ObservableLike: TypeAlias = str | Pauli | SparsePauliOp | SparseObservable | Mapping[str, float] | Mapping[Pauli, float]
+"""One observable, as Qiskit's primitives take it; a mapping gives each Pauli its coefficient."""
+ObservablesLike: TypeAlias = ObservableLike | PauliList | ObservablesArray | np.ndarray | Sequence[Any]
+"""One or several."""
 
+_ONE_OBSERVABLE = (str, Pauli, SparsePauliOp, SparseObservable, Mapping)
+_OBSERVABLES = (
+    "a Pauli label such as 'ZZ', a Pauli, a SparsePauliOp, a SparseObservable or a mapping such as {'ZZ': 0.5, 'XX': 2.0}, "
+    "or a list of them; SparsePauliOp.from_operator makes one of a matrix"
+)
+_MOST_TERMS = 2**14
 _MOST_PROBABILITY_QUBITS = 20
 MOST_TABULATED_QUBITS = 12
 """Up to so many measured qubits, the scores of all outcomes are kept as one table."""
@@ -292,7 +308,7 @@ class Expectation(Readout):
     @classmethod
     def of(
         cls,
-        observables: Sequence[ObservableLike],
+        observables: ObservablesLike,
         *,
         num_qubits: int,
         width: int,
@@ -301,7 +317,8 @@ class Expectation(Readout):
         """Reads the user's observables.
 
         Args:
-            observables: Hermitian operators: labels, ``Pauli``, ``SparsePauliOp`` or ``SparseObservable``.
+            observables: Hermitian operators, as Qiskit's primitives take them, one or several; of nested lists and arrays
+                the outputs are in row-major order.
             num_qubits: The number of qubits that they speak of: the circuit's as the user wrote it.
             width: The circuit's number of qubits, larger if it has been transpiled for a larger device.
             positions: For each of the ``num_qubits`` its place among the ``width``.
@@ -310,11 +327,13 @@ class Expectation(Readout):
             TypeError: If an entry is no observable.
             ValueError: If one is not Hermitian or has a wrong number of qubits.
         """
-        if not observables:
+        single = isinstance(observables, _ONE_OBSERVABLE)
+        _, listed = _spelled_out([observables] if single else observables, "observables")
+        if not listed:
             raise ValueError("observables: got an empty list, expected at least one observable.")
         placed = [
-            _place(_as_sparse_pauli_op(observable, index), index, num_qubits, width, positions)
-            for index, observable in enumerate(observables)
+            _place(_as_sparse_pauli_op(observable, name), name, num_qubits, width, positions)
+            for name, observable in listed
         ]
         constants = np.zeros(len(placed))
         kept = []
@@ -337,37 +356,88 @@ class Expectation(Readout):
         return cls(len(placed), groups, constants, tuple(zero if operator is None else operator for operator in kept))
 
 
-def _as_sparse_pauli_op(observable: ObservableLike, index: int) -> SparsePauliOp:
-    try:
-        if isinstance(observable, SparseObservable):
-            operator = SparsePauliOp.from_sparse_observable(observable)
-        elif isinstance(observable, (str, Pauli, SparsePauliOp)):
-            operator = SparsePauliOp(observable)
-        else:
-            raise TypeError(
-                f"observables[{index}]: got {type(observable).__name__}, expected a Pauli label such as 'ZZ', a Pauli, "
-                "a SparsePauliOp or a SparseObservable."
-            )
-    except TypeError:
-        raise
-    except Exception as error:
-        raise ValueError(f"observables[{index}]: {observable!r} is no Pauli label: {error}") from error
+def _spelled_out(given: Any, name: str) -> tuple[tuple[int, ...], list[tuple[str, ObservableLike]]]:
+    """The shape of nested observables, and in row-major order each with its name for messages."""
+    if isinstance(given, ObservablesArray) or (isinstance(given, np.ndarray) and given.dtype.kind in "OU"):
+        given = given.tolist()
+    if isinstance(given, _ONE_OBSERVABLE):
+        return (), [(name, given)]
+    refuse_unordered(name, given)
+    if not isinstance(given, (Iterable, PauliList)) or isinstance(given, (bytes, np.ndarray, torch.Tensor)):
+        raise TypeError(f"{name}: got {type(given).__name__}, expected {_OBSERVABLES}.")
+    parts = [_spelled_out(entry, f"{name}[{index}]") for index, entry in enumerate(given)]
+    shapes = {shape for shape, _ in parts}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"{name}: got entries of the shapes {sorted(shapes)}, expected all alike; give one flat list of observables, or "
+            "as a mapping, {'ZZ': 0.5, 'XX': 2.0}, what is one observable."
+        )
+    return (len(parts), *(shapes.pop() if shapes else ())), [entry for _, entries in parts for entry in entries]
+
+
+def _as_sparse_pauli_op(observable: ObservableLike, name: str) -> SparsePauliOp:
+    if isinstance(observable, Mapping):
+        operator = _summed(observable, name)
+    elif isinstance(observable, str) and not set(observable) <= set("IXYZ"):
+        operator = _expanded(_from_label(observable, name), name)
+    elif isinstance(observable, SparseObservable):
+        operator = _expanded(observable, name)
+    else:
+        operator = SparsePauliOp(observable)
     if operator.coeffs.dtype == object:
         raise ValueError(
-            f"observables[{index}]: its coefficients have parameters, expected numbers; multiply the outputs by weights "
-            "instead."
+            f"{name}: its coefficients have parameters, expected numbers; multiply the outputs by weights instead."
         )
     if not np.isfinite(operator.coeffs).all():
-        raise ValueError(f"observables[{index}]: got coefficients {operator.coeffs}, expected finite numbers.")
+        raise ValueError(f"{name}: got coefficients {operator.coeffs}, expected finite numbers.")
     operator = operator.simplify(atol=0.0, rtol=0.0)
     if np.abs(operator.coeffs.imag).max() > 1e-12 * max(1.0, float(np.abs(operator.coeffs).max())):
-        raise ValueError(
-            f"observables[{index}]: got complex coefficients {operator.coeffs}, expected a Hermitian operator."
-        )
+        raise ValueError(f"{name}: got complex coefficients {operator.coeffs}, expected a Hermitian operator.")
     return operator
 
 
-def _place(operator: SparsePauliOp, index: int, num_qubits: int, width: int, positions: Sequence[int]) -> SparsePauliOp:
+def _summed(terms: Mapping[Any, Any], name: str) -> SparsePauliOp:
+    """The operator that a mapping of Paulis to coefficients stands for."""
+    if not terms:
+        raise ValueError(f"{name}: got an empty mapping, expected at least one Pauli and its coefficient.")
+    summands = []
+    for pauli, coefficient in terms.items():
+        if not isinstance(pauli, (str, Pauli)) or not isinstance(coefficient, Complex):
+            raise TypeError(
+                f"{name}: got {pauli!r}: {coefficient!r} in a mapping, expected labels or Paulis and their coefficients, "
+                "numbers (to train one, multiply an output by a weight)."
+            )
+        if not np.isfinite(complex(coefficient)):
+            raise ValueError(f"{name}: got {pauli!r}: {coefficient} in a mapping, expected finite numbers.")
+        summands.append(coefficient * _as_sparse_pauli_op(pauli, f"{name}[{pauli!r}]"))
+    if len(widths := sorted({summand.num_qubits for summand in summands})) > 1:
+        raise ValueError(f"{name}: got terms on {widths} qubits in one mapping, expected one Pauli letter a qubit.")
+    return SparsePauliOp.sum(summands)
+
+
+def _from_label(label: str, name: str) -> SparseObservable:
+    try:
+        return SparseObservable.from_label(label)
+    except ValueError:
+        raise ValueError(
+            f"{name}: {label!r} is no label of a Hermitian operator: expected a letter a qubit, of I X Y Z, or 0 1 + - r l "
+            "for the projector onto that state; give a factor in a mapping, {'ZZ': -1.0}."
+        ) from None
+
+
+def _expanded(observable: SparseObservable, name: str) -> SparsePauliOp:
+    """The observable in Paulis: two for each projector of a term."""
+    projectors = np.array([letter.label not in "XYZ" for letter in observable.bit_terms], dtype=bool)
+    size = sum(2 ** int(projectors[start:stop].sum()) for start, stop in pairwise(observable.boundaries))
+    if size > _MOST_TERMS:
+        raise ValueError(
+            f"{name}: its projectors are {size} Pauli terms, expected at most {_MOST_TERMS}; use probabilities=[qubits] "
+            "(with interpret=) instead, which measures the states themselves."
+        )
+    return SparsePauliOp.from_sparse_observable(observable)
+
+
+def _place(operator: SparsePauliOp, name: str, num_qubits: int, width: int, positions: Sequence[int]) -> SparsePauliOp:
     """The operator on the circuit's qubits."""
     if operator.num_qubits == num_qubits:
         return operator.apply_layout(list(positions), num_qubits=width)
@@ -375,8 +445,8 @@ def _place(operator: SparsePauliOp, index: int, num_qubits: int, width: int, pos
         return operator
     transpiled = "" if width == num_qubits else f" (or on all {width} of the transpiled circuit)"
     raise ValueError(
-        f"observables[{index}]: it acts on {operator.num_qubits} qubits, expected {num_qubits}{transpiled}; "
-        "give one Pauli letter a qubit, qubit 0 last."
+        f"{name}: it acts on {operator.num_qubits} qubits, expected {num_qubits}{transpiled}; give one letter a qubit, "
+        "qubit 0 last (a factor is given in a mapping, {'ZZ': -1.0}; + and - are states)."
     )
 
 

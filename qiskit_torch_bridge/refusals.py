@@ -144,7 +144,7 @@ def _gate(operation: Operation) -> str:
             f"has the parameter(s) {names} as amplitudes, which have no gradient rule; encode the data in rotation angles, "
             "or make all of them inputs, which need no gradient."
         )
-    if has_matrix(operation):
+    if has_matrix(operation) and not type(operation).__module__.startswith("qiskit."):
         return f"is a matrix of the parameter(s) {names}, which no gradient rule differentiates. {_ANOTHER_WAY}."
     return (
         f"is no known function of the parameter(s) {names} in terms of rotations, so it cannot be differentiated. "

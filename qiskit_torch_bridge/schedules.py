@@ -10,6 +10,8 @@ quantum layers of a model, in the manner of ``torch.optim.lr_scheduler``::
         optimizer.step()
         schedule.step()
 
+The layers must measure with shots already: a schedule never turns an exact layer into one with shots.
+
 **Bias**: none is added. The shots of a step are fixed before it begins, by its number or by what earlier steps measured, so
 that every gradient estimate is what it would be with that constant number of shots: unbiased with parameter shift, for an
 output that is linear in the measured values (Sweke et al., Quantum 4, 314 (2020)). Stopping *within* a step, as soon as a
@@ -20,37 +22,44 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from .arguments import explain_misfits, require_integer, require_number
 from .backends import check_shots
 from .layer import QuantumLayer
 
 __all__ = ["ConstantShots", "GrowingShots", "ShotSchedule", "TargetSNR"]
 
 
+@explain_misfits
 class ShotSchedule(ABC):
     """Sets the shots of a model's quantum layers, step by step.
 
     Args:
-        model: A :class:`qiskit_torch_bridge.QuantumLayer`, or a module with some within.
+        model: A :class:`qiskit_torch_bridge.QuantumLayer`, or a module with some within, all of which measure with shots.
 
     Attributes:
         model: The module.
         steps_taken: How often :meth:`step` has been called.
 
     Raises:
-        ValueError: If there are none.
+        TypeError: If it is no module.
+        ValueError: If there are none, or one gives exact values; in :meth:`step` likewise.
     """
 
     def __init__(self, model: nn.Module) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model: got {type(model).__name__}, expected a module with a QuantumLayer.")
         self.model = model
         if not self.layers:
             raise ValueError(
                 f"model: got {type(model).__name__} without a QuantumLayer, expected one with at least one."
             )
+        self._refuse_exact_layers()
         self.steps_taken = 0
 
     @property
@@ -60,6 +69,7 @@ class ShotSchedule(ABC):
 
     def step(self) -> None:
         """Called after each training step, before anything else is evaluated: sets the shots of the next."""
+        self._refuse_exact_layers()
         self.steps_taken += 1
         self._set([self._next(layer) for layer in self.layers])
 
@@ -80,19 +90,34 @@ class ShotSchedule(ABC):
         """Goes on where :meth:`state_dict` was called.
 
         Raises:
-            ValueError: If the state is of a model with another number of quantum layers.
+            TypeError, ValueError: If it is no such state, or of a model with another number of quantum layers; nothing has
+                changed then.
         """
-        if len(state["shots"]) != len(self.layers):
+        if not isinstance(state, Mapping) or not isinstance(state.get("shots"), list) or "steps_taken" not in state:
+            raise TypeError(
+                f"state: got {state!r}, expected what state_dict() gives: {self.state_dict()}, for example."
+            )
+        shots = [check_shots(number) for number in state["shots"]]
+        if len(shots) != len(self.layers):
             raise ValueError(
-                f"state: got the shots of {len(state['shots'])} quantum layers, expected {len(self.layers)}; load it into "
+                f"state: got the shots of {len(shots)} quantum layers, expected {len(self.layers)}; load it into "
                 "a schedule of the same model."
             )
-        self.steps_taken = int(state["steps_taken"])
-        self._set(state["shots"])
+        self.steps_taken = require_integer("state['steps_taken']", state["steps_taken"], least=0)
+        self._set(shots)
 
     def _set(self, shots: list[Any]) -> None:
         for layer, number in zip(self.layers, shots, strict=True):
             layer.shots = number
+
+    def _refuse_exact_layers(self) -> None:
+        for layer in self.layers:
+            if layer.backend.resolve_shots(layer.shots) is None:
+                raise ValueError(
+                    f"model: got a quantum layer that gives exact values (backend {layer.backend.name!r} with shots=None), "
+                    "expected layers that measure with shots; set layer.shots before, or give the schedule a module of only "
+                    "the layers that it is for."
+                )
 
 
 def _positive(name: str, shots: Any) -> int:
@@ -102,6 +127,7 @@ def _positive(name: str, shots: Any) -> int:
     return checked
 
 
+@explain_misfits
 class ConstantShots(ShotSchedule):
     """The same shots in every step: the baseline that the others are compared with.
 
@@ -119,6 +145,7 @@ class ConstantShots(ShotSchedule):
         return self._shots
 
 
+@explain_misfits
 class GrowingShots(ShotSchedule):
     r"""Shots that grow geometrically, from ``first`` to ``last`` within so many steps.
 
@@ -138,9 +165,7 @@ class GrowingShots(ShotSchedule):
     def __init__(self, model: nn.Module, *, first: int, last: int, steps: int) -> None:
         super().__init__(model)
         self._first, self._last = _positive("first", first), _positive("last", last)
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps: got {steps!r}, expected a positive integer.")
-        self._steps = steps
+        self._steps = require_integer("steps", steps)
         self._set([self._first] * len(self.layers))
 
     def _next(self, layer: QuantumLayer) -> int:
@@ -148,6 +173,7 @@ class GrowingShots(ShotSchedule):
         return round(self._first * (self._last / self._first) ** passed)
 
 
+@explain_misfits
 class TargetSNR(ShotSchedule):
     r"""As many shots as the gradient needs to stand out from its noise by a given ratio.
 
@@ -179,9 +205,9 @@ class TargetSNR(ShotSchedule):
         self, model: nn.Module, target: float, *, first: int = 100, least: int = 10, most: int = 10_000
     ) -> None:
         super().__init__(model)
-        if not (isinstance(target, (int, float)) and math.isfinite(target) and target > 0):
+        self._target = require_number("target", target)
+        if not 0 < self._target < math.inf:
             raise ValueError(f"target: got {target!r}, expected a positive number.")
-        self._target = target
         self._least, self._most = _positive("least", least), _positive("most", most)
         if not 2 <= self._least <= _positive("first", first) <= self._most:
             raise ValueError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
+
+from .arguments import require_integer
 
 __all__ = ["SeedStream"]
 
@@ -32,14 +34,7 @@ class SeedStream:
     def __init__(self, seed: int | Sequence[int] | None = None) -> None:
         if seed is None:
             seed = int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
-        parts = (seed,) if isinstance(seed, (int, np.integer)) else seed
-        if isinstance(parts, (str, bytes)) or not isinstance(parts, Sequence):
-            raise TypeError(f"seed: got {seed!r} ({type(seed).__name__}), expected a non-negative integer or None.")
-        if not all(isinstance(part, (int, np.integer)) and not isinstance(part, bool) for part in parts):
-            raise TypeError(f"seed: got {seed!r}, expected a non-negative integer or None.")
-        if not parts or min(parts) < 0:
-            raise ValueError(f"seed: got {seed}, expected a non-negative integer or None.")
-        self.entropy = tuple(int(part) for part in parts)
+        self.entropy = _entropy("seed", seed)
         self.position = 0
         self._lock = Lock()
 
@@ -59,8 +54,15 @@ class SeedStream:
         return {"entropy": list(self.entropy), "position": self.position}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continues where ``state`` (from :meth:`state`) was taken."""
-        self.entropy, self.position = tuple(state["entropy"]), int(state["position"])
+        """Continues where ``state`` (from :meth:`state`) was taken.
+
+        Raises:
+            TypeError, ValueError: If it is no such state; nothing has changed then.
+        """
+        if not isinstance(state, Mapping) or not {"entropy", "position"} <= set(state):
+            raise TypeError(f"state: got {state!r}, expected what get_rng_state() gives: {self.state()}, for example.")
+        position = require_integer("state['position']", state["position"], least=0)
+        self.entropy, self.position = _entropy("state['entropy']", state["entropy"]), position
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
@@ -70,3 +72,14 @@ class SeedStream:
 
     def __repr__(self) -> str:
         return f"SeedStream(entropy={self.entropy}, position={self.position})"
+
+
+def _entropy(name: str, seed: Any) -> tuple[int, ...]:
+    parts = (seed,) if isinstance(seed, (int, np.integer)) else seed
+    if isinstance(parts, (str, bytes)) or not isinstance(parts, Sequence):
+        raise TypeError(f"{name}: got {seed!r} ({type(seed).__name__}), expected a non-negative integer or None.")
+    if not all(isinstance(part, (int, np.integer)) and not isinstance(part, bool) for part in parts):
+        raise TypeError(f"{name}: got {seed!r}, expected a non-negative integer or None.")
+    if not parts or min(parts) < 0:
+        raise ValueError(f"{name}: got {seed}, expected a non-negative integer or None.")
+    return tuple(int(part) for part in parts)

@@ -270,12 +270,13 @@ def shot_gradcheck(
 def _on(backend: Any, layers: Sequence[QuantumLayer]) -> Iterator[None]:
     """The layers on a backend that gives exact values, unseen by their counts."""
     kept = [
-        {name: vars(layer)[name] for name in ("backend", "_rule", "_shots", "_spent", "allocation")} for layer in layers
+        {name: vars(layer)[name] for name in ("_backend", "_rule", "_shots", "_spent", "allocation")}
+        for layer in layers
     ]
     try:
         for layer in layers:
             vars(layer).update(
-                backend=backend, _rule=None, _shots=None, _spent=type(layer._spent)(), allocation="uniform"
+                _backend=backend, _rule=None, _shots=None, _spent=type(layer._spent)(), allocation="uniform"
             )
         yield
     finally:

@@ -59,6 +59,15 @@ def test_in_proportion_to_the_upstream_gradient():
     assert shots.tolist() == [2 + 998 * 4 // 2, 0, 2 + 998 // 2, 2 + 998, 2 + 998 // 2]
 
 
+@pytest.mark.parametrize("size", [1e-300, 1e-160, 1e160, 1e300])
+def test_only_proportions_count(size):
+    upstream = np.array([[1.0, -2.0], [0.25, 0.0], [0.0, 0.0], [-0.5, 3.0]])
+    expected = shots_by_sensitivity(upstream, np.array([1.0, 0.5]), 500)
+    with np.errstate(all="raise"):
+        assert (shots_by_sensitivity(size * upstream, np.array([1.0, 0.5]), 500) == expected).all()
+        assert (shots_by_sensitivity(upstream, size * np.array([1.0, 0.5]), 500) == expected).all()
+
+
 def test_by_outputs_and_their_observables():
     upstream = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
     equal = shots_by_sensitivity(upstream, np.array([1.0, 1.0]), 500)

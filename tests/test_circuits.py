@@ -543,7 +543,7 @@ def test_a_complex_angle_is_refused():
 
 
 def test_a_set_of_parameters_has_no_order_and_is_refused():
-    with pytest.raises(TypeError, match="sequence of Parameters"):
+    with pytest.raises(TypeError, match="weights: got a set, which has no order, expected a sequence"):
         QuantumLayer(rotated(), weights={T, X})
 
 

@@ -287,8 +287,8 @@ class TestNet:
         [
             ({"num_features": 0}, "num_features: got 0"),
             ({"num_outputs": 0}, "num_outputs: got 0"),
-            ({"num_qubits": 0}, "num_qubits=0"),
-            ({"depth": 0}, "depth=0"),
+            ({"num_qubits": 0}, "num_qubits: got 0"),
+            ({"depth": 0}, "depth: got 0"),
             ({"weight_spread": -1.0}, "weight_spread: got -1.0"),
             ({"weight_spread": math.nan}, "weight_spread: got nan"),
             ({"backend": "nosuch"}, "expected one of"),

@@ -76,6 +76,7 @@ def test_non_finite_features_are_counted_and_the_first_is_named(layer):
     assert_refused(layer, ValueError, r"column 0 is nan in row 1.*3 are not", lambda: layer(features))
 
 
+@pytest.mark.filterwarnings("ignore:Got features or weights of dtype")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_non_finite_features_of_any_dtype(layer, dtype):
     features = torch.zeros(3, 2, dtype=dtype)

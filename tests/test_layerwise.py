@@ -176,11 +176,11 @@ class TestCircuits:
     @pytest.mark.parametrize(
         ("make", "said"),
         [
-            (lambda: random_rotations(0, 1, seed=0), "num_qubits=0"),
-            (lambda: random_rotations(2, 0, seed=0), "depth=0"),
+            (lambda: random_rotations(0, 1, seed=0), "num_qubits: got 0"),
+            (lambda: random_rotations(2, 0, seed=0), "depth: got 0"),
             (lambda: random_rotations(2, 1, seed=-1), "seed: got -1"),
-            (lambda: ring_layers(0, 1), "num_qubits=0"),
-            (lambda: ring_layers(2, 0), "depth=0"),
+            (lambda: ring_layers(0, 1), "num_qubits: got 0"),
+            (lambda: ring_layers(2, 0), "depth: got 0"),
             (lambda: rotation_layers([]), "at least one layer"),
             (lambda: rotation_layers([[]]), "at least one layer"),
             (lambda: rotation_layers([["rx"], ["rx", "ry"]]), "all of one length"),

@@ -249,11 +249,6 @@ def test_a_step_without_a_gradient_is_refused():
     layer()
     with pytest.raises(ValueError, match=r"call step\(\) after backward"):
         schedule.step()
-    exact = layer_of([0.1], shots=None)
-    TargetSNR(exact, 2.0)
-    exact.shots = None
-    with pytest.raises(ValueError, match="no gradient with shots"):
-        TargetSNR.step(TargetSNR(layer_of([0.1]), 2.0))
 
 
 def test_a_state_of_another_model_is_refused():

@@ -22,7 +22,7 @@ from qiskit import QuantumCircuit, qpy
 from qiskit.circuit import CircuitInstruction, Gate, Parameter, ParameterExpression
 from qiskit.circuit import library as lib
 from qiskit.quantum_info import Operator, Pauli, SparsePauliOp, Statevector
-from qiskit.synthesis import EvolutionSynthesis
+from qiskit.synthesis import LieTrotter
 
 from qiskit_torch_bridge import QuantumLayer
 
@@ -314,7 +314,7 @@ def test_the_gates_around_a_stale_one_are_named():
         QuantumLayer(circuit, weights=list(circuit.parameters))
 
 
-class _HiddenAngle(EvolutionSynthesis):
+class _HiddenAngle(LieTrotter):
     def synthesize(self, evolution: lib.PauliEvolutionGate) -> QuantumCircuit:
         return _block(B)
 

@@ -188,7 +188,10 @@ def test_empty_batches_under_vmap_and_second_order(rule):
 
 # ------------------------------------------------------------------------------------------------- dtypes and devices
 
+half_precision_on_purpose = pytest.mark.filterwarnings("ignore:Got features or weights of dtype")
 
+
+@half_precision_on_purpose
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("weights_dtype", [torch.float64, torch.float32], ids=str)
 def test_dtype_follows_the_input(dtype, weights_dtype):
@@ -210,6 +213,7 @@ def test_dtype_follows_the_input(dtype, weights_dtype):
     assert_close(layer.weights.grad.double(), exact_w.grad, 32 * eps)
 
 
+@half_precision_on_purpose
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_whole_layers_in_half_precision(dtype):
     layer = make_layer().to(dtype)
@@ -238,6 +242,7 @@ def test_autocast_does_not_touch_the_angles(rule):
         assert all(torch.equal(a, b) for a, b in zip(gradients, plain_gradients, strict=True))
 
 
+@half_precision_on_purpose
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_a_hybrid_net_under_autocast(dtype):
     """Linear hands on half precision; the layer takes it, and hands it back."""

@@ -203,6 +203,7 @@ def _steps(
     for layer in _quantum_layers(task.model):
         layer.set_rng_state({"entropy": shot_seed.generate_state(4).tolist(), "position": 0})
         layer.allocation = strategy.allocation
+        layer.shots = 1  # which the schedule changes at once
     schedule = strategy.schedule(task.model, steps)
     for step in range(steps):
         if step in starts:

@@ -1,0 +1,88 @@
+"""A layer whose parts are replaced, or that a tracer looks at: the right numbers, or one clear error."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from qiskit import QuantumCircuit
+from qiskit.circuit import Parameter
+from qiskit.primitives import StatevectorEstimator, StatevectorSampler
+from qiskit_aer import AerSimulator
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from qiskit_torch_bridge import QuantumLayer
+
+ANGLE = 0.7
+
+
+def layer(**options) -> QuantumLayer:
+    """One qubit, whose <Z> is the cosine of the weight."""
+    angle = Parameter("w")
+    circuit = QuantumCircuit(1)
+    circuit.ry(angle, 0)
+    return QuantumLayer(circuit, weights=[angle], init=torch.tensor([ANGLE], dtype=torch.float64), **options)
+
+
+class TestBackend:
+    @pytest.mark.parametrize("backend", [AerSimulator(), "aer", StatevectorSampler(default_shots=1024)])
+    def test_may_be_replaced_by_whatever_the_argument_takes(self, backend):
+        replaced = layer(seed=1)
+        replaced.backend = backend
+        values = replaced()
+        values.sum().backward()
+        shots = replaced.last_run.shots
+        tolerance = 4 / math.sqrt(shots) if shots else 1e-9
+        assert abs(float(values.detach()) - math.cos(ANGLE)) <= tolerance
+        assert abs(float(replaced.weights.grad) + math.sin(ANGLE)) <= tolerance
+        assert replaced.gradient.name == "parameter_shift"
+        assert replaced.quote().circuits == 3
+        assert replaced.backend.name in repr(replaced)
+
+    @pytest.mark.parametrize(
+        ("options", "backend", "message"),
+        [
+            ({"probabilities": [0]}, StatevectorEstimator(), "expectation values only"),
+            ({"gradient": "adjoint"}, "aer", "needs exact simulation"),
+            ({"allocation": "sensitivity", "shots": 10}, "ibm:fake_manila", "one job with the values"),
+            ({}, StatevectorSampler, "expected one of"),
+        ],
+    )
+    def test_one_that_does_not_fit_is_refused_and_the_layer_stays_as_it_was(self, options, backend, message):
+        kept = layer(**options)
+        before = kept.backend
+        with pytest.raises((TypeError, ValueError), match=message):
+            kept.backend = backend
+        assert kept.backend is before
+        kept()
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex128])
+def test_outputs_are_never_cast_to_what_holds_no_real_numbers(dtype):
+    with pytest.raises(TypeError, match="expected a floating point dtype"):
+        torch.func.functional_call(layer(), {"weights": torch.ones(1, dtype=dtype)}, ())
+
+
+class TestTracing:
+    """A trace would keep the values of one call as constants."""
+
+    @pytest.mark.parametrize(
+        "trace",
+        [
+            lambda model, x: make_fx(model)(x),
+            lambda model, x: make_fx(model, tracing_mode="fake")(x),
+            lambda model, x: make_fx(torch.func.grad(lambda x: model(x).sum()))(x),
+            lambda model, x: torch.export.export(model, (x,)),
+        ],
+        ids=["real", "fake", "gradient", "export"],
+    )
+    @pytest.mark.parametrize("shots", [None, 10])
+    def test_is_refused(self, trace, shots):
+        angle = Parameter("x")
+        circuit = QuantumCircuit(1)
+        circuit.rx(angle, 0)
+        model = QuantumLayer(circuit, inputs=[angle], shots=shots)
+        with pytest.raises(RuntimeError, match="called within a trace"):
+            trace(model, torch.tensor([[0.5]]))
+        model(torch.tensor([[0.5]]))  # as before, outside
