@@ -35,7 +35,7 @@ from qiskit.transpiler.passes.synthesis.plugin import HighLevelSynthesisPluginMa
 
 from .refusals import free_parameters, has_matrix, is_parameterised, misnamed, named, stale, why_not
 
-__all__ = ["is_defined", "is_standard", "names_and_labels", "spelled_out", "without_loops"]
+__all__ = ["is_defined", "is_parameterised", "is_standard", "names_and_labels", "spelled_out", "without_loops"]
 
 _STANDARD_CLASSES = {name: gate.base_class for name, gate in get_standard_gate_name_mapping().items()} | {
     "barrier": Barrier,
