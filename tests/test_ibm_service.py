@@ -279,7 +279,7 @@ LASTING: list[tuple[str, dict[str, Any], type[HardwareError], str, int, int]] = 
     ("post_drop", {"count": None}, ServiceUnavailable, "nothing is sent twice", 0, 1),
     ("get_5xx", {"count": None, "path": "/jobs/.*"}, ServiceUnavailable, "nothing is sent twice", 1, 1),
     ("job_404", {"count": None}, JobFailed, "does not know it", 1, 1),
-    ("results_garbled", {"count": None}, ServiceUnavailable, "nothing is sent twice", 1, 1),
+    ("results_garbled", {"count": None}, JobFailed, "its result is not what was asked for", 1, 1),
     ("post_5xx", {"status": 400}, JobFailed, "refuses to submit a job", 0, 1),
     ("job_failed", {}, JobFailed, "the test ordered it", 1, 2),
     ("job_over_time", {}, JobFailed, "ran longer than maximum execution time", 1, 2),

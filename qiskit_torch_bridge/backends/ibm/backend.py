@@ -7,6 +7,7 @@ import os
 import platform
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from functools import cached_property, lru_cache
 from importlib.metadata import version
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from ..base import Backend, Charge, Estimate, ProgramCache, Request, check_shots
 from ..passport import Passport
 from ..statevector import StatevectorBackend
 from .archives import bytes_of
-from .assembling import estimate_from_arrays, parts_of, pubs_of
+from .assembling import asked_by, estimate_from_arrays, parts_of, pubs_of
 from .cloud import Device, ServiceFault, checked_options, finalized_options, is_real, open_device
 from .compiling import Unit, circuits_for, from_qpy, to_qpy, units_of
 from .errors import HardwareError, ServiceUnavailable
@@ -52,6 +53,10 @@ class IBMBackend(Backend):
     waiting are waited for, and a job whose submission was cut off is found by its tag. (The same to the last bit: the same
     data, weights and versions, on the same machine.) The other side of it: a new run is to be given a new ``seed``,
     ``run`` or ``ledger``, or it gets the old one's results; and without a ``seed`` nothing is found again.
+
+    **Nothing is believed unseen.** A result is kept once it is what was asked for: as many circuits, rows, shots and bits
+    (or finite values), of this very job. Else the error is ``JobFailed``, the next run fetches it once more, and
+    :meth:`forget` gives the job up.
 
     **Nothing is paid for unseen.** ``layer.quote`` says what a step costs; ``max_qpu_seconds``, ``max_shots`` and
     ``max_jobs`` stop before the submission that would pass them. They count all jobs of that ``run`` in that ledger,
@@ -197,7 +202,7 @@ class IBMBackend(Backend):
         jobs = self._pack([(its_units, len(r.angles)) for its_units, r in zip(units, requests, strict=True)], price)
         tasks = [self._task(pieces, requests, units, keys, shots, price) for pieces in jobs]
         for number, (request, key) in enumerate(zip(requests, keys, strict=True)):
-            parts = parts_of(number, jobs, [task.job.key for task in tasks], units)
+            parts = parts_of(number, jobs, tasks, units)
             self._note_evaluation(request, key, shots, parts)
         self._units_in_use = [unit for its_units in units for unit in its_units]
         results, numbers = self._sender.results(tasks) if tasks else ([], [])
@@ -248,8 +253,19 @@ class IBMBackend(Backend):
         self._sender.collect(number)
 
     def cancel(self, number: int) -> None:
-        """Cancels a job of the ledger."""
+        """Cancels a job of the ledger that has not ended; one that has is given up by :meth:`forget`."""
         self._sender.cancel(number)
+
+    def forget(self, number: int) -> None:
+        """Gives up a job of the ledger whose result is of no use, although it was paid for: a warning is logged.
+
+        For a job whose result the service does not hand over whole, or that is damaged in the ledger. The same run then
+        sends it anew, and pays for it again; caps count both.
+
+        Raises:
+            HardwareError: If it has not ended (cancel it then), or has ended without a result (it is sent anew anyway).
+        """
+        self._sender.forget(number)
 
     def settle_bills(self) -> None:
         """Asks the service for the usage of jobs that it had not settled when their results were fetched."""
@@ -469,10 +485,14 @@ class IBMBackend(Backend):
         circuits = sum((piece.stop - piece.start) * units[piece.request][piece.unit].bases for piece in pieces)
         executions, seconds = self._cost_of(pieces, units, price)
         job = Job(key, circuits, circuits * shots, executions, seconds)
-        return Task(job, pubs_of(pieces, requests, units), shots, seed=int(key[:8], 16) >> 1)
+        resilience = getattr(self._finalized_options, "resilience", None)
+        asked = asked_by(
+            pieces, units, shots=price.executions, extrapolates=resilience is not None and resilience.zne_mitigation
+        )
+        return Task(job, pubs_of(pieces, requests, units), shots, seed=int(key[:8], 16) >> 1, asked=asked)
 
     def _note_evaluation(
-        self, request: Request, key: str, shots: int, parts: Sequence[Sequence[tuple[str, int]]]
+        self, request: Request, key: str, shots: int, parts: Sequence[Sequence[tuple[Task, int]]]
     ) -> None:
         description = {
             "fingerprint": self._fingerprint(request.program),
@@ -480,7 +500,8 @@ class IBMBackend(Backend):
             "primitive": self.primitive,
             "shots": shots,
             "seed": seed_of(request),
-            "parts": parts,
+            "parts": [[(task.job.key, place) for task, place in part] for part in parts],
+            "asked": [[astuple(task.asked[place]) for task, place in part if task.asked] for part in parts],
             "outputs": [unit.outputs for unit in self._units(request.program)],
             "passport": self._passport(self._units(request.program), shots, []).as_dict(),
         }

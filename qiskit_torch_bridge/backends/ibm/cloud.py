@@ -9,19 +9,21 @@ from __future__ import annotations
 import sys
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timezone
 from enum import Enum
-from functools import cached_property
+from functools import cache, cached_property, partial, reduce
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 from qiskit import QuantumCircuit
 
-from .archives import Arrays
+from ..results import WrongResult
 from .errors import HardwareError, NotAuthorized
 from .fingerprints import digest
+from .ledger import TAG
 
 __all__ = [
     "CloudDevice",
@@ -163,8 +165,12 @@ class Device(ABC):
         """``"waiting"``, ``"done"``, ``"failed"`` or ``"cancelled"``; and what the service says of it."""
 
     @abstractmethod
-    def result(self, job_id: str) -> Arrays:
-        """The result of a job that is done."""
+    def result(self, job_id: str) -> Any:
+        """The result of a job that is done, a ``PrimitiveResult``.
+
+        Raises:
+            WrongResult: If what has arrived is no result, or another job's.
+        """
 
     @abstractmethod
     def usage(self, job_id: str) -> float | None:
@@ -220,8 +226,8 @@ class LocalDevice(Device):
     def state(self, job_id: str) -> tuple[str, str]:
         return ("done", "") if job_id in self._jobs else ("failed", "it ran in a process that is no more")
 
-    def result(self, job_id: str) -> Arrays:
-        return _arrays(self._jobs.pop(job_id).result())
+    def result(self, job_id: str) -> Any:
+        return self._jobs.pop(job_id).result()
 
     def usage(self, job_id: str) -> float | None:
         return None
@@ -332,12 +338,29 @@ class CloudDevice(Device):
         states = {"DONE": "done", "ERROR": "failed", "CANCELLED": "cancelled"}
         return states.get(status, "waiting"), "" if said is None else self._without_token(str(said))
 
-    def result(self, job_id: str) -> Arrays:
+    def result(self, job_id: str) -> Any:
         with self._request():
-            try:
-                return _arrays(self._job(job_id).result())
-            except (TypeError, ValueError, KeyError, AttributeError) as error:
-                raise ServiceFault(Fault.TRANSIENT, f"the result of job {job_id} is incomplete ({error})") from None
+            job = self._job(job_id)
+            body = job.result(decoder=_as_it_came())
+        try:
+            return _decoded(body, job.tags or (), partial(self._sent_as, job))
+        except ServiceFault:
+            raise
+        except Exception as error:  # whatever the client's decoders make of a body that is none
+            said = str(error)
+            if not isinstance(error, WrongResult):
+                said = f"what arrived cannot be decoded ({type(error).__name__}: {error})."
+        raise WrongResult(shorten(self._without_token(said), 500))  # not chained: what came may hold a token
+
+    def _sent_as(self, job: Any) -> Any:
+        """The job's program as the service has it, or None where it does not tell (it does not for private jobs)."""
+        try:
+            with self._request():
+                return job.inputs["quantum_program"]
+        except ServiceFault as fault:
+            if fault.fault in (Fault.TRANSIENT, Fault.UNAUTHORIZED):
+                raise
+            return None
 
     def usage(self, job_id: str) -> float | None:
         with self._request():
@@ -575,14 +598,88 @@ def _primitive(name: str) -> Any:
     return Estimator
 
 
-def _arrays(result: Any) -> Arrays:
-    arrays = []
-    for pub in result:
-        if "outcome" in pub.data:
-            arrays.append([np.asarray(pub.data["outcome"].array)])
-        else:
-            arrays.append([np.asarray(pub.data["evs"], dtype=float), np.asarray(pub.data["stds"], dtype=float)])
-    return arrays
+@cache
+def _as_it_came() -> Any:
+    """A decoder that leaves a result as it is."""
+    from qiskit_ibm_runtime.decoders.result_decoder import ResultDecoder
+
+    class AsItCame(ResultDecoder):
+        @classmethod
+        def decode(cls, data: Any) -> Any:
+            return data
+
+    return AsItCame
+
+
+def _decoded(body: Any, tags: Iterable[str], sent_as: Callable[[], Any]) -> Any:
+    """The ``PrimitiveResult`` in the body of an answer, as the client decodes it.
+
+    Args:
+        body: What came.
+        tags: Of the job: the result says which it had.
+        sent_as: The program that was sent, or None if it is not known.
+
+    Raises:
+        WrongResult: If it is the result of another job.
+        Exception: Of many kinds, if it is no result.
+    """
+    from qiskit_ibm_runtime.decoders.defaults import DEFAULT_DECODERS
+
+    if not body:
+        raise WrongResult("got an empty answer, expected a result.")
+    of_program, *of_primitives = DEFAULT_DECODERS["executor"]
+    result = of_program.decode(body)
+    echoed = result.passthrough_data["post_processor"]
+    options = echoed.get("options") or {}
+    theirs = {tag for tag in (options.get("environment") or {}).get("job_tags") or () if tag.startswith(TAG)}
+    ours = {tag for tag in tags if tag.startswith(TAG)}
+    if theirs and ours and not theirs & ours:
+        raise WrongResult(f"got the result of the job with the tag {min(theirs)}, expected {min(ours)}.")
+    for number, item in enumerate(result):
+        for name, array in item.items():
+            if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
+                raise WrongResult(f"item {number}, {name}: got {array.dtype} other than 0 and 1, expected bits.")
+    # An Estimator's values, and the bits of randomised circuits, are computed here by what the result brings along.
+    if echoed.get("twirling", True) and (sent := sent_as()) is not None:
+        _require_as_sent(result, sent)
+    return reduce(lambda found, each: each.decode(found) if each.is_applicable(found) else found, of_primitives, result)
+
+
+def _require_as_sent(result: Any, sent: Any) -> None:
+    """Whether a raw result has the arrays that the program asks for, and the recipe is the one that was sent."""
+    got, expected = (_recipe(each.passthrough_data) for each in (result, sent))
+    if got != expected or result._semantic_role != sent._semantic_role:
+        raise WrongResult("got a recipe (passthrough_data) for the values that is not the one which was sent.")
+    if len(result) != len(sent.items):
+        raise WrongResult(f"got {len(result)} item(s), expected {len(sent.items)}.")
+    for number, (item, asked) in enumerate(zip(result, sent.items, strict=True)):
+        shapes = {register.name: (*asked.shape, sent.shots, register.size) for register in asked.circuit.cregs}
+        for spec in asked.samplex.outputs().specs if hasattr(asked, "samplex") else ():
+            if spec.name != "parameter_values":
+                shapes[spec.name] = (*asked.shape, *spec.shape[1:])
+        for name, shape in shapes.items():
+            found = item[name].shape if name in item else "nothing"
+            if found != shape:
+                raise WrongResult(f"item {number}, {name}: got {found}, expected {shape}.")
+
+
+def _recipe(passthrough: Any) -> Any:
+    """Data that are passed through, without the options, which change no value and may be written in many ways."""
+    processor = {name: value for name, value in passthrough["post_processor"].items() if name != "options"}
+    return _as_lists({**passthrough, "post_processor": processor})
+
+
+def _as_lists(tree: Any) -> Any:
+    """Nested data with lists for arrays, which the client decodes in results only."""
+    from ibm_quantum_schemas.common import CompressedTensorModel  # type: ignore[import-untyped]
+
+    if isinstance(tree, Mapping) and tree.keys() == {"data", "shape", "dtype"}:
+        tree = CompressedTensorModel(**tree).to_numpy()
+    if isinstance(tree, Mapping):
+        return {name: _as_lists(value) for name, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_as_lists(value) for value in tree]
+    return tree.tolist() if isinstance(tree, np.ndarray) else tree
 
 
 def _fault_of(error: BaseException, before: BaseException | None = None) -> tuple[Fault, bool]:

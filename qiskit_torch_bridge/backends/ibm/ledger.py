@@ -25,7 +25,10 @@ import psutil
 
 from .errors import BudgetExceeded, LedgerError
 
-__all__ = ["Caps", "Claim", "Entry", "Job", "Ledger", "Role", "Spent"]
+__all__ = ["TAG", "Caps", "Claim", "Entry", "Job", "Ledger", "Role", "Spent"]
+
+TAG = "qtb-"
+"""What the tags of jobs begin with."""
 
 _VERSION = 1
 _SECONDS_OF_FOREIGN_CLAIM = 300.0  # after which a claim from another machine counts as abandoned
@@ -219,7 +222,7 @@ class Ledger:
             for job in jobs:
                 row = found[job.key]
                 if row is None:
-                    tag = f"qtb-{uuid.uuid4().hex}"
+                    tag = f"{TAG}{uuid.uuid4().hex}"
                     wanted = (job.circuits, job.shots, job.executions, job.estimated_seconds)
                     cursor = db.execute(
                         "INSERT INTO jobs (key, tag, run, backend, circuits, shots, executions, estimated_seconds, state, "
@@ -307,6 +310,38 @@ class Ledger:
                 "WHERE number = ? AND state IN ('intended', 'submitted')",  # a result is never given up
                 (state, error, usage_seconds, _now(), number),
             )
+
+    def forget(self, number: int) -> str:
+        """Gives up a job that was paid for, whose result is of no use: the same run sends it anew, and pays again.
+
+        Returns:
+            A warning that says so.
+
+        Raises:
+            LedgerError: If it was not sent, or has ended without a result.
+        """
+        entry = self.entry(number)
+        message = (
+            f"Job {number} ({entry.job_id or entry.tag}) was given up by its user. What it has cost is spent, and the same "
+            "run sends it again, which is paid for again."
+        )
+        with self._transaction() as db:
+            cursor = db.execute(
+                "UPDATE jobs SET state = 'failed', error = ? WHERE number = ? AND state IN ('submitted', 'done')",
+                (message, number),
+            )
+        if cursor.rowcount != 1:
+            raise LedgerError(
+                f"Job {number} of {self!r} is {entry.state}, expected one that is submitted or done; a job that is intended "
+                "can be cancelled, and one that has failed or was cancelled is sent anew by the same run."
+            )
+        self.note(entry.run, "forgotten", message, job=number)
+        return message
+
+    def mended(self, number: int, result: bytes) -> None:
+        """The result of a job that is done was fetched once more, because what was here was damaged."""
+        with self._transaction() as db:
+            db.execute("UPDATE jobs SET result = ? WHERE number = ? AND state = 'done'", (result, number))
 
     def billed(self, number: int, usage_seconds: float) -> None:
         """What the service has billed for it, where it said so only later."""

@@ -17,10 +17,11 @@ from typing import Any, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
-from .archives import Arrays, arrays_of, bytes_of
+from ..results import Asked, WrongResult, arrays_from
+from .archives import Arrays, asked_of_jobs, bytes_of, stored_result, way_to_forget
 from .cloud import Device, Fault, ServiceFault
-from .errors import HardwareError, JobFailed, NotAuthorized, ServiceUnavailable
-from .ledger import Caps, Claim, Job, Ledger, Role
+from .errors import HardwareError, JobFailed, LedgerError, NotAuthorized, ServiceUnavailable
+from .ledger import Caps, Claim, Entry, Job, Ledger, Role
 
 __all__ = ["Patience", "Sender", "Task"]
 
@@ -28,6 +29,7 @@ _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
 _LONGEST_POLL = 10.0
 _MOST_REFUSALS = 3
+_MOST_WRONG_RESULTS = 3  # one that arrives whole and is wrong will hardly become right
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,14 @@ class Task:
         pubs: Makes its PUBs.
         shots: Shots a circuit.
         seed: For simulated devices.
+        asked: What each PUB is to bring back.
     """
 
     job: Job
     pubs: Callable[[], Sequence[Any]]
     shots: int
     seed: int
+    asked: Sequence[Asked] | None = None
 
 
 class Sender:
@@ -105,7 +109,7 @@ class Sender:
 
         Raises:
             BudgetExceeded: If they would pass a cap; nothing has been sent then.
-            JobFailed: If one has ended without a result.
+            JobFailed: If one has ended without a result, or with one that is not what was asked for.
             ServiceUnavailable, NotAuthorized, LedgerError: If it could not be sent or fetched; what was sent is kept.
         """
         claims = self._claim(tasks)
@@ -121,7 +125,8 @@ class Sender:
         except BaseException:
             self.ledger.release(unsent)
             raise
-        return [self._fetch(claim) for claim in claims], [claim.number for claim in claims]
+        arrays = [self._fetch(claim, task.asked) for claim, task in zip(claims, tasks, strict=True)]
+        return arrays, [claim.number for claim in claims]
 
     def collect(self, number: int) -> None:
         """Fetches the result of a job that was sent, by this process or an earlier one, waiting for it."""
@@ -129,13 +134,14 @@ class Sender:
         if entry.state == "intended" and self.ledger.take_over(number) is Role.RECOVER:  # else a process is sending it
             self._find_left_behind(number, entry.tag)
         if self.ledger.entry(number).state == "submitted":
-            self._fetch(Claim(number, entry.tag, Role.AWAIT))
+            self._fetch(Claim(number, entry.tag, Role.AWAIT), asked_of_jobs(self.ledger).get(entry.key))
 
     def cancel(self, number: int) -> None:
         """Cancels a job that has not ended; the result of one that was done before that is fetched.
 
         Raises:
             HardwareError: If a process is sending it at this moment.
+            JobFailed: If it was done before that, and its result is not what was asked for.
         """
         entry = self.ledger.entry(number)
         if entry.state == "intended":
@@ -154,9 +160,26 @@ class Sender:
             self.ledger.failed(number, "failed", str(error), None)
             return
         if state == "done":
-            self._fetch(Claim(number, entry.tag, Role.AWAIT))
+            self._fetch(Claim(number, entry.tag, Role.AWAIT), asked_of_jobs(self.ledger).get(entry.key))
         else:
             self.ledger.failed(number, state, "cancelled by the user", self._usage(entry.job_id))
+
+    def forget(self, number: int) -> None:
+        """Gives up a job that was paid for, whose result is of no use, with a warning; the same run sends it anew.
+
+        Raises:
+            HardwareError: If it has not ended: then it can be cancelled.
+            LedgerError: If it was not sent, or has ended without a result.
+        """
+        entry = self.ledger.entry(number)
+        if entry.state == "submitted" and entry.job_id is not None:
+            try:
+                state, _ = self._patiently(partial(self.device.state, entry.job_id), f"look at job {entry.job_id}")
+            except JobFailed:  # the service does not know it
+                state = "failed"
+            if state == "waiting":
+                raise HardwareError(f"Job {number} ({entry.job_id}) has not ended; cancel it instead.")
+        _log.warning(self.ledger.forget(number))
 
     def _end_of(self, job_id: str) -> tuple[str, str]:
         """The state that a job ends in, after a cancellation too, and what the service says of it."""
@@ -272,12 +295,10 @@ class Sender:
                 return None
             time.sleep(min(1.0, settle / 10))
 
-    def _fetch(self, claim: Claim) -> Arrays:
-        if claim.role is Role.DONE:
-            return arrays_of(self.ledger.result(claim.number))
+    def _fetch(self, claim: Claim, asked: Sequence[Asked] | None) -> Arrays:
         entry = self.ledger.entry(claim.number)
-        if entry.state == "done":  # another process has fetched it
-            return arrays_of(self.ledger.result(claim.number))
+        if entry.state == "done":  # from before, or another process has fetched it
+            return self._stored(entry, asked)
         job_id = entry.job_id
         if job_id is None or entry.state != "submitted":
             raise JobFailed(
@@ -285,7 +306,7 @@ class Sender:
             )
         state, said = self._end_of(job_id)
         if state == "done":
-            arrays = self._patiently(partial(self.device.result, job_id), f"fetch job {job_id}")
+            arrays = self._measured(claim.number, job_id, asked)
             self.ledger.finished(claim.number, bytes_of(arrays), self._usage(job_id))
             return arrays
         self.ledger.failed(claim.number, state, said or state, self._usage(job_id))
@@ -293,6 +314,52 @@ class Sender:
             f"Job {job_id} on {self.device.name} {'failed' if state == 'failed' else 'was cancelled'}"
             f"{f': {said}' if said else ''}. All results before it are kept in {self.ledger!r}; run the same again to "
             "submit this one anew and go on from there."
+        )
+
+    def _stored(self, entry: Entry, asked: Sequence[Asked] | None) -> Arrays:
+        """A result of the ledger; one that is damaged is fetched once more from the service, which costs nothing."""
+        try:
+            return stored_result(self.ledger, entry.number, asked)
+        except LedgerError as error:
+            if self.device.is_local or entry.job_id is None:
+                raise
+            damage = error
+        _log.warning("%s It is fetched from the service once more.", damage)
+        try:
+            arrays = self._measured(entry.number, entry.job_id, asked)
+        except JobFailed as error:
+            raise LedgerError(f"{damage} It could not be fetched from the service once more: {error}") from None
+        self.ledger.mended(entry.number, bytes_of(arrays))
+        return arrays
+
+    def _measured(self, number: int, job_id: str, asked: Sequence[Asked] | None) -> Arrays:
+        """The result of a job that is done, if it is what was asked for.
+
+        Raises:
+            JobFailed: If it is not, several times.
+        """
+        if self.device.is_local:
+            try:
+                return arrays_from(self.device.result(job_id), asked)
+            except WrongResult as error:
+                self.ledger.failed(number, "failed", str(error), None)
+                raise JobFailed(
+                    f"Job {number} on {self.device.name} did not bring what was asked for: {error} Run the same again to "
+                    "simulate it anew."
+                ) from None
+        wrong = ""
+        for attempt in range(_MOST_WRONG_RESULTS):
+            if attempt:
+                _log.warning("Fetching job %s once more: %s", job_id, wrong)
+                time.sleep(self._patience.poll_seconds)
+            try:
+                return arrays_from(self._patiently(partial(self.device.result, job_id), f"fetch job {job_id}"), asked)
+            except WrongResult as error:
+                wrong = str(error)
+        raise JobFailed(
+            f"Job {job_id} on {self.device.name} was run and paid for, but its result is not what was asked for: {wrong} "
+            f"Nothing of it was kept, and everything else is in {self.ledger!r}. Run the same later, to fetch it once more. "
+            f"Or {way_to_forget(self.ledger, number)}"
         )
 
     def _session_of(self, job_id: str) -> str | None:
