@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AnySet
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,14 @@ from ..program import Program
 
 _STANDARD = frozenset(get_standard_gate_name_mapping())
 
-__all__ = ["BoundCircuit", "bind_by_column", "gates_of_ibms_estimator", "leaves_out_idle_qubits", "transpiled"]
+__all__ = [
+    "BoundCircuit",
+    "bind_by_column",
+    "check_transpiler_options",
+    "gates_of_ibms_estimator",
+    "leaves_out_idle_qubits",
+    "transpiled",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +48,46 @@ class BoundCircuit:
     def values(self, angles: np.ndarray) -> np.ndarray:
         """Shape (N, P): the parameters' values."""
         return angles @ self.slopes + self.offsets
+
+
+def check_transpiler_options(
+    *, optimization_level: Any, initial_layout: Any, seed_transpiler: Any
+) -> tuple[int | None, tuple[int, ...] | None, int | None]:
+    """The transpiler's choices as plain integers, in this order; None stands for the default of each.
+
+    Whether a layout fits a circuit and its device is only known when they are (see :func:`transpiled`).
+
+    Raises:
+        TypeError, ValueError: If they are something else.
+    """
+    level, layout, seed = optimization_level, initial_layout, seed_transpiler
+    if level is not None and not (_is_integer(level) and 0 <= level <= 3):
+        raise ValueError(f"optimization_level: got {level!r}, expected 0, 1, 2, 3 or None.")
+    if layout is not None:
+        if isinstance(layout, (str, bytes, AnySet, Mapping)) or not isinstance(layout, Iterable):
+            raise TypeError(
+                f"initial_layout: got {layout!r} ({type(layout).__name__}), expected a list of the device's qubits, one "
+                "for each qubit of the circuit, in order; or None."
+            )
+        layout = list(layout)
+        if not all(_is_integer(qubit) and qubit >= 0 for qubit in layout) or len(set(layout)) != len(layout):
+            raise ValueError(f"initial_layout: got {layout}, expected the numbers of different qubits of the device.")
+    if seed is not None:
+        if not _is_integer(seed):
+            raise TypeError(
+                f"seed_transpiler: got {seed!r} ({type(seed).__name__}), expected an integer that is not negative, or None."
+            )
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed_transpiler: got {seed}, expected an integer from 0 to 2**64 - 1, or None.")
+    return (
+        None if level is None else int(level),
+        None if layout is None else tuple(map(int, layout)),
+        None if seed is None else int(seed),
+    )
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def transpiled(
@@ -107,8 +155,7 @@ def _check_layout(layout: Sequence[int], program: Program, device: Any) -> None:
             "layout out, or give the circuit as it was before transpiling."
         )
     width = program.circuit.num_qubits
-    integers = all(isinstance(qubit, (int, np.integer)) and 0 <= qubit < device.num_qubits for qubit in layout)
-    if not integers or len(set(layout)) != len(layout) or len(layout) != width:
+    if len(layout) != width or any(qubit >= device.num_qubits for qubit in layout):
         raise ValueError(
             f"initial_layout: got {list(layout)}, expected {width} different qubits of {device.name!r}, from 0 to "
             f"{device.num_qubits - 1}: one for each qubit of the circuit."
