@@ -32,6 +32,7 @@ from typing import Any
 
 from .base import Backend, Charge, Estimate, Request, check_shots
 from .passport import Passport
+from .settings import did_you_mean
 from .statevector import StatevectorBackend
 
 __all__ = ["Backend", "Charge", "Estimate", "Passport", "Request", "check_shots", "resolve_backend"]
@@ -84,7 +85,8 @@ def _from_word(word: str) -> Backend:
         from .ibm.recording import Replay
 
         return Replay(name)
-    raise ValueError(f"backend: got {word!r}, expected one of {_WORDS}, or a backend object.")
+    guess = did_you_mean(kind, [known.strip("'").partition(":")[0] for known in _WORDS.split(", ")])
+    raise ValueError(f"backend: got {word!r}, expected one of {_WORDS}, or a backend object{guess or '.'}")
 
 
 def _from_object(backend: Any) -> Backend:

@@ -6,6 +6,8 @@ goes wrong it says in terms of :class:`Fault`, because the same thing arrives as
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import sys
 import warnings
 from abc import ABC, abstractmethod
@@ -18,7 +20,10 @@ from typing import Any
 
 import numpy as np
 from qiskit import QuantumCircuit
+from qiskit.circuit.library import RZZGate
 
+from ..settings import did_you_mean
+from ..transpiling import bounded_gates, require_bounded_angles
 from .archives import Arrays
 from .errors import HardwareError, NotAuthorized
 from .fingerprints import digest
@@ -89,20 +94,66 @@ class Device(ABC):
         return getattr(self.device, "default_rep_delay", None)
 
     def check(self, circuits: Sequence[QuantumCircuit]) -> None:
-        """Checks that the device can run the circuits as they are.
+        """Checks that the device can run the circuits as they are, by IBM's own validators.
 
         Raises:
             ValueError: If not.
         """
         from qiskit_ibm_runtime.utils import validate_isa_circuits
 
+        target = self.device.target
+        bounded = bounded_gates(target)
         try:
-            validate_isa_circuits(list(circuits), self.device.target)
+            if self.is_local and "rzz" not in bounded:  # a simulator's rzz takes any angle, as IBM's client has it too
+                circuits = [_with_rzz_of_zero(circuit) for circuit in circuits]
+            validate_isa_circuits(list(circuits), target)
+            require_bounded_angles(circuits, bounded)
             for circuit in circuits:
                 if hasattr(self.device, "check_faulty"):
                     self.device.check_faulty(circuit)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from error
+
+    def check_angles(self, primitive: str, pubs: Sequence[Any]) -> None:
+        """Checks that the device can run the PUBs of a primitive with the angles that they have.
+
+        Raises:
+            ValueError: If not.
+        """
+        from qiskit.primitives.containers.estimator_pub import EstimatorPub
+        from qiskit.primitives.containers.sampler_pub import SamplerPub
+        from qiskit_ibm_runtime.utils import validate_rzz_pubs
+
+        if self.is_local and "rzz" not in bounded_gates(self.device.target):
+            return
+        kind = SamplerPub if primitive == "sampler" else EstimatorPub
+        try:
+            validate_rzz_pubs([kind.coerce(pub) for pub in pubs])
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
+
+    def check_preparation(self, primitive: str, pubs: Sequence[Any], options: Mapping[str, Any]) -> None:
+        """Has IBM's client prepare a job of the PUBs, as far as it can without sending it (twirling, decoupling, boxes).
+
+        Raises:
+            ValueError: If it cannot.
+        """
+        if primitive == "sampler":
+            from qiskit_ibm_runtime.executor_sampler.prepare import prepare
+        else:
+            from qiskit_ibm_runtime.executor_estimator.prepare import prepare
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the job itself will warn
+                # One shot, which for an Estimator is the precision of one.
+                prepare(pubs, checked_options(primitive, options), 1, self.is_local, self.device)
+        except Exception as error:  # from whichever package it comes
+            others = ", or a device without fractional gates (use_fractional_gates=False)"
+            raise ValueError(
+                f"{self.name}: IBM's {primitive.title()} cannot prepare the transpiled circuit with options={dict(options)} "
+                f"({type(error).__name__}: {error}). Nothing was submitted; take other options"
+                f"{others if 'fractional' in str(error) else ' or another device'}."
+            ) from error
 
     def calibrated(self) -> str:
         """When the device was last calibrated (ISO 8601, UTC); empty where it does not say."""
@@ -492,7 +543,10 @@ def _real_device(name: str, account: str | None, instance: str | None) -> Any:
         return service.backend(name)
     except QiskitBackendNotFoundError:
         listed = ", ".join(known) or "none (so says a refused account too: `python -m experiments ibm-check` tells)"
-        raise ValueError(f"backend: got {name!r}, but the devices of this account are: {listed}.") from None
+        guess = did_you_mean(name, known)
+        raise ValueError(
+            f"backend: got {name!r}, but the devices of this account are: {listed}{guess or '.'}"
+        ) from None
     except (AccountsError, IBMInputValueError) as error:
         raise ValueError(
             f"There is no account to use ({type(error).__name__}); save one with QiskitRuntimeService.save_account(...), or "
@@ -529,15 +583,59 @@ def fake_device(name: str) -> Any:
     }
     wanted = name.lower().removeprefix("fake").removeprefix("_").removesuffix("v2")
     if wanted not in devices:
-        raise ValueError(f"backend: got 'fake:{name}', expected one of {', '.join(sorted(devices))} after the colon.")
+        guess = did_you_mean(wanted, devices)
+        known = "" if guess else f": one of {', '.join(sorted(devices))}"
+        raise ValueError(
+            f"backend: got 'fake:{name}', expected the name of a fake device after the colon{known or guess}"
+        )
     return devices[wanted]()
 
 
-def checked_options(primitive: str, options: Mapping[str, Any]) -> Any:
+_UNFIT: dict[str, tuple[tuple[Any, ...], str]] = {
+    "execution.init_qubits": ((True,), "a shot would begin in the state that the one before has left behind"),
+    "execution.meas_type": (("classified",), "values are read from bits, not from the points of a measured signal"),
+    "environment.private": (
+        (False,),
+        "the result of a private job can be read only once, so that a lost connection would lose it",
+    ),
+    "environment.max_execution_time": (
+        (None,),
+        "IBM's client does not heed it; give max_execution_time beside environment",
+    ),
+    "experimental": (({},), "what it does to results and prices is not known"),
+    "simulator.seed_simulator": ((None,), "the layer's seed is used: QuantumLayer(..., seed=...)"),
+    "simulator.angle_decimals": ((5,), "angles are simulated as they are, not rounded"),
+    "simulator.layer_noise_model": ((None,), "it has no name in a ledger; give a simulated device with noise"),
+    "resilience.layer_noise_model": ((None,), "it has no name in a ledger"),
+    "resilience.pec_mitigation": (
+        (False,),
+        "its cost is not known before it has run, so that no cap could be kept; use zne_mitigation",
+    ),
+    "resilience.zne.amplifier": (
+        ("gate_folding", "gate_folding_front", "gate_folding_back"),
+        "it needs a layer_noise_model, which has no name in a ledger",
+    ),
+}
+"""The options with which results could not be read or prices not be known: the values that are taken, and why no others."""
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "default_shots": (1, 2**31 - 1),
+    "default_precision": (2**-15, 1.0),  # of one shot; below it are more shots than any job takes
+    "max_execution_time": (1, math.inf),
+    "execution.rep_delay": (0.0, 1.0),  # seconds: devices have some hundred microseconds
+}
+
+
+def checked_options(primitive: str, options: Any) -> Any:
     """The primitive's options as IBM's own object.
 
+    Args:
+        primitive: ``"sampler"`` or ``"estimator"``.
+        options: A mapping, or an options object of IBM's for this primitive (of the deprecated primitives too).
+
     Raises:
-        ValueError: If there is no such option, or it does not take that value.
+        TypeError: If they are neither, or the other primitive's.
+        ValueError: If there is no such option, it does not take that value, or it is one that is not supported here.
     """
     from pydantic import ValidationError
 
@@ -545,13 +643,72 @@ def checked_options(primitive: str, options: Mapping[str, Any]) -> Any:
         from qiskit_ibm_runtime.options_models import SamplerOptions as Options
     else:
         from qiskit_ibm_runtime.options_models import EstimatorOptions as Options
+    given = _options_as_mapping(primitive, options)
     try:
-        return Options(**options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # what is deprecated is refused below
+            checked = Options(**given)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        unknown = [str(each["loc"][-1]) for each in error.errors() if each["type"] == "extra_forbidden"]
+        guess = did_you_mean(unknown[0], Options.model_fields) if unknown else ""
         raise ValueError(
-            f"options: {wrong}; expected options of IBM's {primitive.title()}: {', '.join(Options.model_fields)}."
+            f"options: {wrong}; expected options of IBM's {primitive.title()}: {', '.join(Options.model_fields)}"
+            f"{guess or '.'}"
         ) from None
+    for path, (taken, why) in _UNFIT.items():
+        value = _option(checked, path)
+        if value is not _ABSENT and value not in taken:
+            raise ValueError(
+                f"options: got {path} = {value!r}, expected {' or '.join(map(repr, taken))}: {why}. (SamplerBackend and "
+                "EstimatorBackend take IBM's primitives with any options, without a ledger and caps.)"
+            )
+    for path, (least, most) in _RANGES.items():
+        value = _option(checked, path)
+        if value not in (_ABSENT, None) and not least <= value <= most:
+            raise ValueError(f"options: got {path} = {value!r}, expected a number from {least:g} to {most:g}.")
+    return checked
+
+
+_ABSENT = object()
+
+
+def _option(options: Any, path: str) -> Any:
+    """An option by its path, such as ``"execution.rep_delay"``; ``_ABSENT`` where this primitive has none of that name."""
+    for name in path.split("."):
+        options = getattr(options, name, _ABSENT)
+    return options
+
+
+def _options_as_mapping(primitive: str, options: Any) -> dict[str, Any]:
+    """What has been set in options: in a mapping, in a model, or in a dataclass of the deprecated primitives."""
+    kind = type(options).__name__
+    if kind in ("SamplerOptions", "EstimatorOptions", "ExecutorOptions"):
+        if kind != f"{primitive.title()}Options":
+            raise TypeError(
+                f"options: got {kind}, but primitive={primitive!r} takes {primitive.title()}Options; give those, or the "
+                "other primitive."
+            )
+        return options.model_dump(exclude_unset=True) if hasattr(options, "model_dump") else _set_fields(options)
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+        raise TypeError(
+            f"options: got {options!r} ({kind}), expected a mapping of IBM's names to values, such as "
+            f'{{"twirling": {{"enable_gates": True}}}}, or IBM\'s {primitive.title()}Options.'
+        )
+    return dict(options)
+
+
+def _set_fields(options: Any) -> dict[str, Any]:
+    """What has been set in a dataclass of the deprecated primitives, whose fields are ``Unset`` or None otherwise."""
+    found = {}
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            value = _set_fields(value)
+        if field.name.startswith("_") or value is None or value == {} or type(value).__name__ == "UnsetType":
+            continue
+        found[field.name] = value
+    return found
 
 
 def finalized_options(primitive: str, options: Mapping[str, Any]) -> Any:
@@ -563,6 +720,17 @@ def finalized_options(primitive: str, options: Mapping[str, Any]) -> Any:
     from qiskit_ibm_runtime.executor_estimator.finalize_options import finalize_estimator_options
 
     return finalize_estimator_options(checked_options(primitive, options))
+
+
+def _with_rzz_of_zero(circuit: QuantumCircuit) -> QuantumCircuit:
+    """The circuit with all angles of ``rzz`` set to zero, which IBM's validator takes on every device."""
+    if not any(instruction.operation.name == "rzz" for instruction in circuit.data):
+        return circuit
+    changed = circuit.copy_empty_like()
+    for instruction in circuit.data:
+        operation = RZZGate(0.0) if instruction.operation.name == "rzz" else instruction.operation
+        changed.append(operation, instruction.qubits, instruction.clbits, copy=False)
+    return changed
 
 
 def _primitive(name: str) -> Any:

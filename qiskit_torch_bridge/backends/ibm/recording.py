@@ -19,6 +19,7 @@ import numpy as np
 from ...program import Program
 from ..base import Backend, Charge, Estimate, ProgramCache, Request, check_shots
 from ..passport import Passport
+from ..settings import instance_of, number_from
 from .archives import arrays_of
 from .assembling import estimate_from_arrays
 from .errors import NotRecorded
@@ -140,13 +141,14 @@ class Replay(Backend):
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a recording.
+        TypeError, ValueError: If it is not a recording, or ``tolerance`` is no number from 0.
     """
 
     queues = True
 
     def __init__(self, path: str | os.PathLike[str], *, tolerance: float = 1e-4) -> None:
-        self.path, self.tolerance = Path(path), tolerance
+        self.path = Path(instance_of("path", path, (str, os.PathLike), "a recording's path"))
+        self.tolerance = number_from("tolerance", tolerance, also=" (radians)")
         self.name = f"replay:{self.path.name}"
         self._evaluations = _read(self.path)
         self._given_out: set[int] = set()

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
+from ..settings import number_from
 from .archives import Arrays, arrays_of, bytes_of
 from .cloud import Device, Fault, ServiceFault
 from .errors import HardwareError, JobFailed, NotAuthorized, ServiceUnavailable
@@ -47,6 +48,10 @@ class Patience:
     settle_seconds: float = 20.0
     poll_seconds: float = 1.0
     recheck_seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        for name, seconds in vars(self).items():
+            number_from(f"patience: {name}", seconds)
 
 
 @dataclass(frozen=True, eq=False)
