@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,10 @@ from qiskit.primitives.containers.sampler_pub import SamplerPub
 from qiskit.quantum_info import SparsePauliOp, Statevector
 
 pytest.importorskip("qiskit_ibm_runtime", reason="IBM devices need qiskit-ibm-runtime")
+from ibm_cloud import CloudServer
+from ibm_training import ibm
 from qiskit_aer import AerSimulator
+from qiskit_ibm_runtime import QiskitRuntimeService
 from qiskit_ibm_runtime.executor_sampler import Sampler
 from qiskit_ibm_runtime.fake_provider import FakeFractionalBackend
 from qiskit_ibm_runtime.utils import validate_isa_circuits, validate_rzz_pubs
@@ -229,3 +233,15 @@ def test_twirling_that_does_not_take_fractional_gates_is_refused_when_the_layer_
         1,
         1,
     )
+
+
+def test_a_device_with_and_without_fractional_gates_is_not_one_device(cloud: CloudServer, tmp_path: Path) -> None:
+    """Or a run with them would be answered by the results of one without."""
+    backends = []
+    for fractional in (False, True):
+        device = QiskitRuntimeService().backend("ibm_manila")
+        device.options.use_fractional_gates = fractional
+        backends.append(ibm(tmp_path / "jobs.sqlite", device))
+    plain, with_them = (backend.connection.identity for backend in backends)
+    assert plain == "ibm_manila"  # as it always was: ledgers of earlier versions stay valid
+    assert with_them != plain

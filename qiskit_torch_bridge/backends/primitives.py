@@ -175,6 +175,12 @@ class SamplerBackend(_PrimitiveBackend):
         return estimate_from_samples(program, samples, len(angles))
 
     def _circuits(self, program: Program) -> list[BoundCircuit]:
+        measured = getattr(getattr(getattr(self.primitive, "options", None), "execution", None), "meas_type", None)
+        if measured in ("kerneled", "avg_kerneled"):
+            raise ValueError(
+                f"backend: got a {self.name} with the option execution.meas_type = {measured!r}, which gives points of a "
+                "measured signal, expected 'classified': values are read from bits."
+            )
         cached = self._cache.of(program)
         if "circuits" not in cached:
             compact = self._is_compact

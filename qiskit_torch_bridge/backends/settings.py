@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from numbers import Real
 from typing import Any
@@ -13,10 +13,16 @@ __all__ = ["did_you_mean", "instance_of", "number_from", "one_of"]
 _MOST_GUESSES = 3
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The known words nearest to a misspelt one, as the end of a sentence; empty where none is near."""
+def did_you_mean(word: str, known: Iterable[str], written: Mapping[str, str] | None = None) -> str:
+    """The known words nearest to a misspelt one, as the end of a sentence; empty where none is near.
+
+    Args:
+        word: What was given.
+        known: What there is.
+        written: How known words are written in the sentence; None: as they are.
+    """
     near = get_close_matches(word.lower(), list(known), n=_MOST_GUESSES)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return f"; did you mean {' or '.join(repr((written or {}).get(each, each)) for each in near)}?" if near else ""
 
 
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:

@@ -133,12 +133,13 @@ def transpiled(
     )
     try:
         done = [passes.run(circuit) for circuit in circuits]
-        require_bounded_angles(done, bounded)
     except TranspilerError as error:
         raise ValueError(
             f"The circuit, on {width} qubits, cannot be transpiled for {device.name!r} "
             f"({device.num_qubits} qubits): {error.message}"
         ) from error
+    require_bounded_angles(done, bounded)
+    _require_working_qubits(done, device)
     return done
 
 
@@ -162,6 +163,20 @@ def require_bounded_angles(circuits: Sequence[QuantumCircuit], bounded: frozense
                     "of which the device takes some angles only; use a device without this gate (for IBM's: "
                     "use_fractional_gates=False)."
                 )
+
+
+def _require_working_qubits(circuits: Sequence[QuantumCircuit], device: Any) -> None:
+    """IBM's devices say where they are out of order, which their targets may still show."""
+    if not hasattr(device, "check_faulty"):
+        return
+    try:
+        for circuit in circuits:
+            device.check_faulty(circuit)
+    except ValueError as error:
+        raise ValueError(
+            f"{device.name!r} is out of order where the transpiled circuit would run; choose other qubits by "
+            f"initial_layout, or another device. ({error})"
+        ) from error
 
 
 def _is_free(operation: Any) -> bool:

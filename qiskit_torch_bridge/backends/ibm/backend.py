@@ -64,7 +64,12 @@ class IBMBackend(Backend):
     ``max_jobs`` stop before the submission that would pass them. They count all jobs of that ``run`` in that ledger,
     whatever device, seed and process: a new count wants a new ``run`` or ``ledger``. A bill may exceed the estimate, and a
     session bills wall-clock time: what a cap then stops is the next job. Before the first job the transpiled circuit is
-    simulated here, and must give the logical circuit's answers.
+    simulated here, and must give the logical circuit's answers; IBM's own validators see every job with its angles, in
+    rehearsals too.
+
+    **Fractional gates** (a device from ``service.backend(name, use_fractional_gates=True)``): ``rx`` is used for any angle,
+    ``rzz``, which takes 0 to pi / 2, for constant ones only. Free angles of two qubits go through the device's other gates,
+    because no gradient's shifts would stay in that range.
 
     A real device has never been used in the making of this: it was tested against IBM's own client with a server that
     imitates the service, and on fake devices.
@@ -81,15 +86,18 @@ class IBMBackend(Backend):
             ``"estimator"``, which can mitigate errors.
         options: The primitive's options by IBM's names, checked here: ``{"dynamical_decoupling": {"enable": True},
             "twirling": {"enable_gates": True}}``; for an Estimator also ``resilience_level`` (IBM's default is 1, which
-            mitigates measurement errors) and ``resilience``.
-        optimization_level: The transpiler's, 0 to 3.
+            mitigates measurement errors) and ``resilience``; or IBM's own ``SamplerOptions`` or ``EstimatorOptions``.
+            Refused are those with which results could not be read or prices not be known: ``execution.init_qubits=False``,
+            a ``meas_type`` other than ``"classified"``, private jobs, ``experimental``, PEA, PEC and layer noise models, and
+            ``simulator`` options that are set here. No job is made longer than ``max_execution_time``.
+        optimization_level: The transpiler's, 0 to 3; None: 2.
         initial_layout: The device's qubits for the circuit's, in order; None: the transpiler's choice.
         seed_transpiler: Makes the transpiler's choices repeatable.
         max_qpu_seconds: Cap for the time on the quantum processor, billed where that is known, else estimated.
         max_shots: Cap for the shots that are asked for (twirling rounds them up: see ``executions`` of a quote).
         max_jobs: Cap for the jobs.
         ledger: The file, or ``":memory:"``; None: ``qtb-jobs.sqlite`` in the working directory or what the environment
-            variable QTB_LEDGER says, and memory for rehearsals.
+            variable QTB_LEDGER says, and memory for rehearsals. It is made when the first job is about to leave.
         run: A name that tells runs with the same ledger and seed apart.
         shadow: Whether to simulate everything without noise as well, and log what shots and what the device contribute to
             the difference (``layer.last_run.shadow``).
@@ -114,7 +122,7 @@ class IBMBackend(Backend):
         max_time: int | None = None,
         primitive: Literal["sampler", "estimator"] = "sampler",
         options: Mapping[str, Any] | None = None,
-        optimization_level: int = 2,
+        optimization_level: int | None = 2,
         initial_layout: Sequence[int] | None = None,
         seed_transpiler: int | None = 0,
         max_qpu_seconds: float | None = None,
@@ -585,6 +593,10 @@ class _Given:
     def __init__(self, backend: Any, account: str | None, instance: str | None, max_time: int | None) -> None:
         self.backend, self.account, self.instance, self.max_time = backend, account, instance, max_time
         if isinstance(backend, str):
+            kind, _, meant = backend.rpartition(":")
+            if kind or not meant:  # a word for backend=, not a device's name
+                guess = f"; did you mean {'fake_' * (kind == 'fake') + meant!r}?" if meant else "."
+                raise ValueError(f"backend: got {backend!r}, expected a device's name, such as 'ibm_fez'{guess}")
             self.name = backend
         else:
             device = getattr(backend, "_backend", None) if not hasattr(backend, "target") else backend

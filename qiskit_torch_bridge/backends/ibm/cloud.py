@@ -82,8 +82,9 @@ class Device(ABC):
 
     @property
     def identity(self) -> str:
-        """What tells the device from others, in every process."""
-        return self.name
+        """What tells the device from others, in every process: with fractional gates it measures other circuits."""
+        fractional = getattr(self.device.options, "use_fractional_gates", False)
+        return self.name if fractional is False else f"{self.name}, use_fractional_gates={fractional}"
 
     def refresh(self) -> None:  # noqa: B027 - simulated ones stay as they are
         """Reads the device's properties and target anew."""
@@ -591,32 +592,38 @@ def fake_device(name: str) -> Any:
     return devices[wanted]()
 
 
+_PLAIN = "; SamplerBackend and EstimatorBackend take IBM's primitives with it, without a ledger and caps"
+_UNNAMED = "a ledger has no name for it"
 _UNFIT: dict[str, tuple[tuple[Any, ...], str]] = {
     "execution.init_qubits": ((True,), "a shot would begin in the state that the one before has left behind"),
     "execution.meas_type": (("classified",), "values are read from bits, not from the points of a measured signal"),
     "environment.private": (
         (False,),
-        "the result of a private job can be read only once, so that a lost connection would lose it",
+        f"the result of a private job can be read only once, so that a lost connection would lose it{_PLAIN}",
     ),
     "environment.max_execution_time": (
         (None,),
         "IBM's client does not heed it; give max_execution_time beside environment",
     ),
-    "experimental": (({},), "what it does to results and prices is not known"),
-    "simulator.seed_simulator": ((None,), "the layer's seed is used: QuantumLayer(..., seed=...)"),
+    "experimental": (({},), f"what it does to results and prices is not known{_PLAIN}"),
+    "simulator.seed_simulator": ((None,), "the layer's seed is used; give QuantumLayer(..., seed=...)"),
     "simulator.angle_decimals": ((5,), "angles are simulated as they are, not rounded"),
-    "simulator.layer_noise_model": ((None,), "it has no name in a ledger; give a simulated device with noise"),
-    "resilience.layer_noise_model": ((None,), "it has no name in a ledger"),
+    "simulator.layer_noise_model": ((None,), f"{_UNNAMED}; give a simulated device with noise"),
+    "resilience.layer_noise_model": ((None,), f"{_UNNAMED}{_PLAIN}"),
     "resilience.pec_mitigation": (
         (False,),
-        "its cost is not known before it has run, so that no cap could be kept; use zne_mitigation",
+        f"its cost is not known before it has run, so that no cap could be kept; use zne_mitigation{_PLAIN}",
     ),
     "resilience.zne.amplifier": (
         ("gate_folding", "gate_folding_front", "gate_folding_back"),
-        "it needs a layer_noise_model, which has no name in a ledger",
+        f"it needs a layer_noise_model, and {_UNNAMED}{_PLAIN}",
     ),
 }
-"""The options with which results could not be read or prices not be known: the values that are taken, and why no others."""
+"""The options with which results could not be read or prices not be known: the values that are taken, and why no others.
+
+All others are taken: shots, precision, twirling, delays, mitigation and maximal times are in the price; decoupling, logs,
+tags, images and timings change neither results' form nor executions. A test names each option of IBM's.
+"""
 
 _RANGES: dict[str, tuple[float, float]] = {
     "default_shots": (1, 2**31 - 1),
@@ -659,10 +666,7 @@ def checked_options(primitive: str, options: Any) -> Any:
     for path, (taken, why) in _UNFIT.items():
         value = _option(checked, path)
         if value is not _ABSENT and value not in taken:
-            raise ValueError(
-                f"options: got {path} = {value!r}, expected {' or '.join(map(repr, taken))}: {why}. (SamplerBackend and "
-                "EstimatorBackend take IBM's primitives with any options, without a ledger and caps.)"
-            )
+            raise ValueError(f"options: got {path} = {value!r}, expected {' or '.join(map(repr, taken))}: {why}.")
     for path, (least, most) in _RANGES.items():
         value = _option(checked, path)
         if value not in (_ABSENT, None) and not least <= value <= most:
