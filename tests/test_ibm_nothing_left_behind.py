@@ -22,7 +22,8 @@ from qiskit_ibm_runtime.fake_provider import FakeArmonkV2, FakeManilaV2, FakeShe
 import qiskit_torch_bridge
 from qiskit_torch_bridge import BudgetExceeded, IBMBackend, Ledger, QuantumLayer
 from qiskit_torch_bridge.backends import resolve_backend
-from qiskit_torch_bridge.backends.ibm.compiling import to_qpy
+from qiskit_torch_bridge.backends.ibm import backend as backend_module
+from qiskit_torch_bridge.backends.ibm.compiling import circuits_for, to_qpy
 
 
 @pytest.fixture(autouse=True)
@@ -101,19 +102,27 @@ def test_circuits_are_kept_from_the_first_job_on(folder):
 
 
 def test_circuits_of_another_process_are_used_if_it_was_first(folder):
-    """Two processes that begin at once must send the same jobs."""
+    """Two processes that begin at once must send the same jobs, and test what they send."""
     ours, theirs = (IBMBackend("fake_manila", ledger="jobs.sqlite") for _ in range(2))
-    layer, other = layer_on(ours), layer_on(theirs)
-    (unit,) = theirs._units(other.program)
-    flipped = unit.bound.circuit.assign_parameters(dict(zip(unit.bound.parameters, other.program.angles, strict=False)))
-    flipped.metadata = {"whose": "theirs"}
-    theirs._cache.of(other.program)["not kept"] = (
-        ours._cache.of(layer.program)["not kept"][0],
-        to_qpy([flipped]),
+    layer, other = layer_on(ours), layer_on(theirs)  # both have transpiled before either has written anything
+    circuits = circuits_for(
+        other.program, theirs.device, "sampler", optimization_level=1, initial_layout=[4, 3], seed_transpiler=0
     )
-    other(torch.zeros(1, 1))
-    layer(torch.zeros(1, 1))
-    assert ours._units(layer.program)[0].bound.circuit.metadata == {"whose": "theirs"}
+    theirs._unkept[theirs._key_of_circuits(other.program)] = to_qpy(circuits)
+    theirs._cache = type(theirs._cache)()
+    for each in (other, layer):
+        each(torch.zeros(1, 1))
+        assert each.last_run.passport.layouts == ((4, 3),)
+    assert len(ours.ledger.events("self-test")) == 2
+
+
+def test_layers_of_one_circuit_are_transpiled_once(monkeypatch):
+    """Their jobs have one name, and so must have one circuit, also where the transpiler has no seed."""
+    backend = IBMBackend("fake_manila", ledger="jobs.sqlite", seed_transpiler=None)
+    layer = layer_on(backend)
+    monkeypatch.setattr(backend_module, "circuits_for", None)
+    other = layer_on(backend)
+    assert backend._units(other.program)[0].layout == backend._units(layer.program)[0].layout
 
 
 def test_an_open_session_of_an_earlier_process_is_found(folder):

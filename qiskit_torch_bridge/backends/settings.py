@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 __all__ = ["did_you_mean", "instance_of", "number_from", "one_of"]
@@ -62,7 +62,8 @@ def number_from(name: str, value: Any, *, least: float = 0, whole: bool = False,
         ValueError: If it is not.
     """
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if is_number and math.isfinite(value) and value >= least and not (whole and value != int(value)):
+    is_finite = is_number and (isinstance(value, Integral) or math.isfinite(value))
+    if is_finite and value >= least and not (whole and value != int(value)):
         return int(value) if whole else value
     kind = "a whole number" if whole else "a finite number"
     raise ValueError(f"{name}: got {value!r}, expected {kind} from {least:g}{also}.")

@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from importlib import import_module
@@ -121,7 +121,7 @@ class IBMBackend(Backend):
         mode: Literal["job", "batch", "session"] = "job",
         max_time: int | None = None,
         primitive: Literal["sampler", "estimator"] = "sampler",
-        options: Mapping[str, Any] | None = None,
+        options: Any = None,
         optimization_level: int | None = 2,
         initial_layout: Sequence[int] | None = None,
         seed_transpiler: int | None = 0,
@@ -166,6 +166,7 @@ class IBMBackend(Backend):
         self._connection: Device | None = None
         self._connected: Sender | None = None
         self._tested: set[str] = set()
+        self._unkept: dict[str, bytes] = {}  # transpiled circuits that are not in the ledger yet
         self._units_in_use: list[Unit] = []
 
     @property
@@ -420,8 +421,10 @@ class IBMBackend(Backend):
         """Circuits that an earlier process has left, while they fit the device: a run that goes on does not change."""
         if not program.readout.groups:
             return []
-        key = digest(self.run, *self._circumstances, self._fingerprint(program))
-        kept = self.ledger.circuits(key) if self._has_ledger else None
+        key = self._key_of_circuits(program)
+        kept = self._unkept.get(key)
+        if kept is None and self._has_ledger:
+            kept = self.ledger.circuits(key)
         if kept is not None:
             circuits = from_qpy(kept, program)
             try:
@@ -430,6 +433,7 @@ class IBMBackend(Backend):
                 _log.warning("Transpiling anew, because the device has changed: %s", error)
                 self.ledger.note(self.run, "transpiled-anew", str(error))
                 self.ledger.forget_circuits(key)
+                self._unkept.pop(key, None)
             else:
                 return circuits
         circuits = circuits_for(
@@ -442,22 +446,22 @@ class IBMBackend(Backend):
         )
         self.connection.check(circuits)
         self._require_within_gates(circuits)
-        self._cache.of(program)["not kept"] = key, (mine := to_qpy(circuits))
-        return from_qpy(mine, program)
+        self._unkept[key] = to_qpy(circuits)
+        return from_qpy(self._unkept[key], program)
+
+    def _key_of_circuits(self, program: Program) -> str:
+        return digest(self.run, *self._circumstances, self._fingerprint(program))
 
     def _keep_circuits(self, program: Program) -> bool:
         """Writes transpiled circuits down for later processes; returns whether another process's were there before.
 
         Those are used then, so that a run is the same in all of its processes.
         """
-        cached = self._cache.of(program)
-        if "not kept" not in cached:
+        key = self._key_of_circuits(program)
+        mine = self._unkept.pop(key, None)
+        if mine is None or self.ledger.keep_circuits(key, mine) == mine:
             return False
-        key, mine = cached.pop("not kept")
-        kept = self.ledger.keep_circuits(key, mine)
-        if kept == mine:
-            return False
-        del cached["units"]
+        self._cache = ProgramCache()
         return True
 
     def _require_within_gates(self, circuits: Sequence[Any]) -> None:

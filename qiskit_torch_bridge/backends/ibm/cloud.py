@@ -129,7 +129,8 @@ class Device(ABC):
             return
         kind = SamplerPub if primitive == "sampler" else EstimatorPub
         try:
-            validate_rzz_pubs([kind.coerce(pub) for pub in pubs])
+            # Where there are no parameters, one PUB stands for all rows.
+            validate_rzz_pubs([kind.coerce(pub) for pub in {id(pub): pub for pub in pubs}.values()])
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from error
 

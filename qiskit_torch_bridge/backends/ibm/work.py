@@ -27,8 +27,9 @@ class Limits:
     megabytes: float = 200.0  # the service takes 300 in all
 
     def __post_init__(self) -> None:
-        number_from("limits: executions", self.executions, least=1, whole=True)
-        number_from("limits: two_qubit_gates", self.two_qubit_gates, whole=True)
+        for name, least in {"executions": 1, "two_qubit_gates": 0}.items():
+            whole = number_from(f"limits: {name}", getattr(self, name), least=least, whole=True)
+            object.__setattr__(self, name, whole)
         for name in ("qpu_seconds", "megabytes"):
             if not number_from(f"limits: {name}", getattr(self, name)):
                 raise ValueError(f"limits: {name}: got 0, with which no job could be sent; expected more.")
