@@ -75,9 +75,11 @@ def assert_as_written_or_refused(path: Path) -> bool:
             assert ledger.open_session("run", "device", "batch") == "session"
             assert [(event["kind"], event["data"]) for event in ledger.events()] == [("kind", {"number": 1})]
     except LedgerError as error:
-        assert str(path) in str(error)
-        return False
-    return True
+        said = str(error)
+    else:
+        return True
+    assert str(path) in said
+    return False
 
 
 def test_any_byte_of_the_file(path: Path, tmp_path: Path) -> None:
@@ -86,14 +88,13 @@ def test_any_byte_of_the_file(path: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.sqlite"
     refused = 0
     for _ in range(300):
-        place = draws.randrange(len(whole))
-        for length in (1, 40):
-            wrong = bytes(byte ^ draws.randrange(1, 256) for byte in whole[place : place + length])
-            damaged.write_bytes(whole[:place] + wrong + whole[place + length :])
-            refused += not assert_as_written_or_refused(damaged)
-            for beside in tmp_path.glob("damaged.sqlite-*"):
-                beside.unlink()
-    assert 100 < refused < 590
+        place, length = draws.randrange(len(whole)), draws.choice([1, 40])
+        wrong = bytes(byte ^ draws.randrange(1, 256) for byte in whole[place : place + length])
+        damaged.write_bytes(whole[:place] + wrong + whole[place + length :])
+        refused += not assert_as_written_or_refused(damaged)
+        for beside in tmp_path.glob("damaged.sqlite-*"):
+            beside.unlink()
+    assert 30 < refused < 270
 
 
 CELLS = [
@@ -116,13 +117,14 @@ def test_a_row_that_was_changed_is_named_and_can_be_given_up(path: Path, table: 
     poke(path, f"UPDATE {table} SET {column} = ? WHERE rowid = 1", value)
     assert not assert_as_written_or_refused(path)
     with closing(Ledger(path)) as ledger:
+        ask = {
+            "jobs": lambda: claim(ledger, "new"),
+            "evaluations": ledger.evaluations,
+            "sessions": lambda: ledger.open_session("run", "device", "batch"),
+            "events": ledger.events,
+        }[table]
         with pytest.raises(LedgerError, match=rf"damaged in {table} 1: .*jobs {path} --discard-damaged`") as caught:
-            if table == "jobs":
-                claim(ledger, "new")
-            else:
-                {"evaluations": ledger.evaluations, "events": ledger.events}.get(
-                    table, lambda: ledger.open_session("run", "device", "batch")
-                )()
+            ask()
         assert "all other rows are sound" in str(caught.value)
         states = [entry.state for entry in ledger.entries()]
         assert states == [*(["damaged"] if table == "jobs" else ["done"]), "done", "done", "submitted"]
@@ -210,7 +212,7 @@ def test_a_file_that_was_cut_off(path: Path, part: float) -> None:
 
 
 def test_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(LedgerError, match=f"got the folder {tmp_path}, expected a file; name one in it"):
+    with pytest.raises(LedgerError, match=rf"got the folder {tmp_path}, expected a file; name one in it"):
         Ledger(tmp_path)
     assert not any(tmp_path.iterdir())
 
@@ -249,7 +251,7 @@ def test_a_ledger_that_is_removed_while_it_is_open_is_written_anew(path: Path) -
     claim(ledger, "new")
     for file in path.parent.glob(f"{path.name}*"):
         file.unlink()
-    with pytest.raises(LedgerError, match="removed, and was written anew.*run the same again"):
+    with pytest.raises(LedgerError, match=r"removed, and was written anew.*run the same again"):
         claim(ledger, "newer")
     assert [entry.key for entry in ledger.entries()] == [*KEYS, "new"]
     assert claim(ledger, KEYS[0]).role is Role.DONE
@@ -262,7 +264,7 @@ def test_a_ledger_that_is_replaced_while_it_is_open_is_saved(path: Path, tmp_pat
     ledger = Ledger(path)
     claim(ledger, "new")
     Path(copy).replace(path)
-    with pytest.raises(LedgerError, match=r"replaced by another file, and what was in it saved as \S+;? ?") as caught:
+    with pytest.raises(LedgerError, match="replaced by another file, and what was in it saved as") as caught:
         claim(ledger, "newer")
     ledger.close()
     (saved,) = [file for file in tmp_path.glob("jobs.sqlite.*") if "-" not in file.name]

@@ -429,6 +429,7 @@ def _authorization(given: Any) -> Any:
 
         def __init__(self) -> None:
             self.manager = given.tm
+            self.manager.request_time = 0  # an attempt of before need not be waited for
 
         def __call__(self, request: Any) -> Any:
             try:
@@ -452,12 +453,24 @@ def _fault(
     error: Exception, service: Any, *, before: BaseException | None = None, certain: bool = True
 ) -> ServiceFault:
     """What the client raised, as a fault without tokens in it."""
+    if type(error).__name__ == "QiskitBackendNotFoundError":
+        error = _why_there_is_no_device(error, service)
     meaning, said = meaning_of(error, before=before), said_by(error, before)
     if meaning.fault is Fault.UNAUTHORIZED and meaning.tries != 1:
         meaning, more = _meaning_of_401(error, before, service)
         said += more
     said = shortened(masked(said, _secrets(service)))
     return ServiceFault(meaning.fault, said, certain=certain, remedy=meaning.remedy, tries=meaning.tries)
+
+
+def _why_there_is_no_device(error: Exception, service: Any) -> Exception:
+    """Asks for the list of devices: the client says that there is none such whenever the list does not come."""
+    for client in getattr(service, "_api_clients", {}).values():
+        try:
+            client.list_backends()
+        except Exception as cause:
+            return cause
+    return error
 
 
 def _meaning_of_401(error: Exception, before: BaseException | None, service: Any) -> tuple[Meaning, str]:
@@ -596,7 +609,9 @@ def _why_not_connected(error: Exception, name: str, known: list[str], service: A
             f"backend: got {name!r}, but the devices of this account and instance are: {', '.join(known) or 'none'}."
         )
     fault = _fault(error, service)
-    if fault.fault is Fault.REFUSED and names & {"AccountsError", "IBMInputValueError"}:
+    if "IBMInputValueError" in names:
+        return ValueError(f"instance: {fault}; name one of the account's, or leave it out.")
+    if "AccountsError" in names and fault.fault is Fault.REFUSED and not fault.remedy:
         return ValueError(
             f"There is no account to use ({fault}); save one with QiskitRuntimeService.save_account(...), or set "
             "QISKIT_IBM_TOKEN and QISKIT_IBM_INSTANCE."

@@ -86,6 +86,9 @@ _SMALLER = "Send less in one job: a smaller batch, or a smaller IBMBackend(..., 
 _LOCKED = "The account or instance is locked: https://quantum.cloud.ibm.com says why."
 _STRANGE = "What answers is not the service, or speaks another version of its language: update qiskit-ibm-runtime."
 _FULL = "The service takes only so many jobs at once: some must end first."
+_NO_DEVICE = (
+    "The service does not list the device: https://quantum.cloud.ibm.com says whether the instance still has it."
+)
 _GONE = "The service does not keep it any more."
 _ASKED = "What was asked for does not suit the service: change the circuit, the options or the device as it says."
 
@@ -174,7 +177,7 @@ def meaning_of(error: BaseException, *, before: BaseException | None = None, key
     if names & {"RequestsApiError", "OSError"}:
         return Meaning(Fault.TRANSIENT, _NETWORK)
     if "QiskitBackendNotFoundError" in names:
-        return Meaning(Fault.TRANSIENT, "", _SOME)  # so says the client whenever the list of devices does not come
+        return Meaning(Fault.TRANSIENT, _NO_DEVICE, _SOME)
     return Meaning(Fault.REFUSED)
 
 
