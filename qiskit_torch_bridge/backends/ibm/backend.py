@@ -29,12 +29,12 @@ from .archives import bytes_of
 from .assembling import estimate_from_arrays, parts_of, pubs_of
 from .cloud import Device, ServiceFault, checked_options, finalized_options, is_real, open_device
 from .compiling import Unit, circuits_for, from_qpy, to_qpy, units_of
-from .errors import HardwareError, ServiceUnavailable
+from .errors import HardwareError
 from .fingerprints import digest, fingerprint, seed_of
 from .ledger import Caps, Entry, Job, Ledger, Spent
 from .prices import Price, price_of
 from .selftest import test_layout
-from .sending import Patience, Sender, Task
+from .sending import Patience, Sender, Task, explained
 from .work import Limits, Piece, Stretch, packed
 
 __all__ = ["DEFAULT_LEDGER", "IBMBackend"]
@@ -370,10 +370,7 @@ class IBMBackend(Backend):
                 session_id=left_open,
             )
         except ServiceFault as fault:
-            raise ServiceUnavailable(
-                f"IBM's service cannot be reached ({fault}); nothing was submitted. Try again later; jobs that are in the "
-                f"ledger {self._path} stay there."
-            ) from None
+            raise explained(fault, f"connect with {given.name}", f"Ledger({str(self._path)!r})") from None
         self._require_delay_of(device)
         return device
 
@@ -426,12 +423,16 @@ class IBMBackend(Backend):
         if kept is None and self._has_ledger:
             kept = self.ledger.circuits(key)
         if kept is not None:
-            circuits = from_qpy(kept, program)
             try:
+                circuits = from_qpy(kept, program)
                 self.connection.check(circuits)
-            except ValueError as error:
-                _log.warning("Transpiling anew, because the device has changed: %s", error)
-                self.ledger.note(self.run, "transpiled-anew", str(error))
+            except HardwareError:
+                raise
+            except Exception as error:  # damaged bytes, or those of a newer Qiskit, raise anything
+                changed = isinstance(error, ValueError)
+                why = "the device has changed" if changed else "the transpiled circuits in the ledger cannot be read"
+                _log.warning("Transpiling anew, because %s: %s", why, error)
+                self.ledger.note(self.run, "transpiled-anew", f"{why}: {error}")
                 self.ledger.forget_circuits(key)
                 self._unkept.pop(key, None)
             else:

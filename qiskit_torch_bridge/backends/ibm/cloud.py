@@ -7,14 +7,15 @@ goes wrong it says in terms of :class:`Fault`, because the same thing arrives as
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import sys
+import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timezone
-from enum import Enum
 from functools import cached_property
 from typing import Any
 
@@ -25,7 +26,8 @@ from qiskit.circuit.library import RZZGate
 from ..settings import did_you_mean
 from ..transpiling import bounded_gates, require_bounded_angles
 from .archives import Arrays
-from .errors import HardwareError, NotAuthorized
+from .errors import HardwareError
+from .faults import Fault, Meaning, ServiceFault, masked, meaning_of, raise_alone, said_by, shortened
 from .fingerprints import digest
 
 __all__ = [
@@ -40,31 +42,11 @@ __all__ = [
 ]
 
 _EXTRA = "needs qiskit-ibm-runtime, which is not installed; install the extra: pip install 'qiskit-torch-bridge[ibm]'."
-_TRANSIENT = frozenset({-1, 408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
+_log = logging.getLogger(__name__)
+
 _CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
-
-
-class Fault(Enum):
-    """What a failed request means."""
-
-    TRANSIENT = "try again"
-    MISSING = "there is no such thing, or not yet"
-    SESSION_CLOSED = "the session takes no more jobs"
-    UNAUTHORIZED = "the account is not accepted"
-    REFUSED = "the same request will fail again"
-
-
-class ServiceFault(HardwareError):  # noqa: N818
-    """A request failed; the message holds no token.
-
-    Attributes:
-        fault: What it means.
-        certain: Whether it is certain that the request was not carried out.
-    """
-
-    def __init__(self, fault: Fault, message: str, *, certain: bool = False) -> None:
-        super().__init__(message)
-        self.fault, self.certain = fault, certain
+_POSTED = threading.local()  # ``job``: whether this thread has begun to send a job to the service
+_LOGS_OF_CLIENT = ("qiskit_ibm_runtime.qiskit_runtime_service", "qiskit_ibm_runtime.api.client")
 
 
 class Device(ABC):
@@ -314,8 +296,9 @@ class CloudDevice(Device):
         self._left_open = session_id
         self._jobs: dict[str, Any] = {}
         with self._request():
-            self._set_timeouts()
+            _prepare(self.service)
             self.plan = self._plan()
+            _ = device.target  # else the client asks for the device's properties wherever they are needed first
         if mode == "session" and self.plan == "open":
             raise ValueError(
                 f"mode: got 'session', but the plan of this account ({self.plan}) has no sessions; use mode='job' (each "
@@ -343,13 +326,14 @@ class CloudDevice(Device):
                 if (session.details() or {}).get("accepting_jobs"):
                     return session
             except Exception as error:  # whatever is wrong with the old one, a new one can be opened
-                if _fault_of(error)[0] is Fault.TRANSIENT:
+                if meaning_of(error).fault is Fault.TRANSIENT:
                     raise
         return kind(backend=self.device, max_time=self._max_time)
 
     def submit(
         self, primitive: str, pubs: Sequence[Any], *, shots: int, options: Mapping[str, Any], tag: str, seed: int
     ) -> tuple[str, str | None]:
+        _POSTED.job = not _prepare(self.service)  # where it cannot be seen, it may be
         with self._request(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*currently has a status of.*")
             return super().submit(primitive, pubs, shots=shots, options=options, tag=tag, seed=seed)
@@ -383,7 +367,7 @@ class CloudDevice(Device):
             status = str(job.status())
             said = job.error_message() if status == "ERROR" else None
         states = {"DONE": "done", "ERROR": "failed", "CANCELLED": "cancelled"}
-        return states.get(status, "waiting"), "" if said is None else self._without_token(str(said))
+        return states.get(status, "waiting"), "" if said is None else masked(str(said), _secrets(self.service))
 
     def result(self, job_id: str) -> Arrays:
         with self._request():
@@ -442,44 +426,152 @@ class CloudDevice(Device):
             self._jobs[job_id] = self.service.job(job_id)
         return self._jobs[job_id]
 
-    def _set_timeouts(self) -> None:
-        """Has requests end, and faults show at once.
-
-        The client waits for an answer without end; and after a server error it sends a job once more by itself, without
-        asking whether the first one was taken, which makes two where it was. (The names are private ones: a client that
-        has others keeps its ways.)
-        """
-        from requests import Session
-        from requests.adapters import HTTPAdapter
-        from urllib3.util.retry import Retry
-
-        class Bounded(HTTPAdapter):
-            def send(self, request: Any, **arguments: Any) -> Any:  # type: ignore[override]
-                return super().send(request, **{**arguments, "timeout": (_CONNECT_SECONDS, _READ_SECONDS)})
-
-        for client in getattr(self.service, "_api_clients", {}).values():
-            session = getattr(client, "_session", None)
-            if isinstance(session, Session):
-                for scheme in ("https://", "http://"):
-                    session.mount(scheme, Bounded(max_retries=Retry(total=0, raise_on_status=False)))
-
     @contextmanager
     def _request(self) -> Iterator[None]:
         """Turns whatever a request raises into a :class:`ServiceFault` without a token in it."""
         before = sys.exc_info()[1]
         try:
-            yield
+            with _masked_logs(self.service):
+                yield
         except (HardwareError, KeyboardInterrupt):
             raise
         except Exception as error:
-            message = self._without_token(f"{type(error).__name__}: {error}")
-            # Not chained: what the client says may hold a token.
-            fault, certain = _fault_of(error, before)
-            raise ServiceFault(fault, message, certain=certain) from None
+            raise_alone(_fault(error, self.service, before=before, certain=not getattr(_POSTED, "job", True)))
 
-    def _without_token(self, text: str) -> str:
-        token = getattr(getattr(self.service, "_account", None), "token", None)
-        return text.replace(token, "***") if token else text
+
+def _prepare(service: Any) -> bool:
+    """Has requests end, and faults show at once; returns whether it is seen when a job is sent.
+
+    The client waits for an answer without end; and after a server error it sends a job once more by itself, without
+    asking whether the first one was taken, which makes two where it was. Without an access token it sends the account's key
+    in its place, after a minute's wait if it has failed to get one before. (The names are private ones: a client that
+    has others keeps its ways.)
+    """
+    from requests import Session
+
+    sessions = [getattr(client, "_session", None) for client in getattr(service, "_api_clients", {}).values()]
+    for session in sessions:
+        if isinstance(session, Session) and not hasattr(session.get_adapter("https://"), "sees_jobs"):
+            for scheme in ("https://", "http://"):
+                session.mount(scheme, _adapter())
+            if hasattr(session.auth, "tm"):
+                session.auth = _authorization(session.auth)
+    return bool(sessions) and all(isinstance(session, Session) for session in sessions)
+
+
+def _adapter() -> Any:
+    from requests.adapters import HTTPAdapter
+    from urllib3.util.retry import Retry
+
+    class Bounded(HTTPAdapter):
+        sees_jobs = True
+
+        def send(self, request: Any, **arguments: Any) -> Any:  # type: ignore[override]
+            if request.method == "POST" and request.path_url.partition("?")[0].endswith("/jobs"):
+                _POSTED.job = True
+            return super().send(request, **{**arguments, "timeout": (_CONNECT_SECONDS, _READ_SECONDS)})
+
+    return Bounded(max_retries=Retry(total=0, raise_on_status=False))
+
+
+def _authorization(given: Any) -> Any:
+    from requests.auth import AuthBase
+
+    class WithToken(AuthBase):
+        """An access token, or a fault of the service that gives them: never the account's key itself."""
+
+        def __init__(self) -> None:
+            self.manager = given.tm
+            self.manager.request_time = 0  # an attempt of before need not be waited for
+
+        def __call__(self, request: Any) -> Any:
+            try:
+                token = self.manager.get_token()
+            except Exception:
+                if not self.manager.access_token or self.manager._is_token_expired():
+                    raise
+                token = self.manager.access_token  # it was to be renewed ahead of time
+            finally:
+                self.manager.request_time = 0  # else the next attempt waits for a minute
+            request.headers.update({"Service-CRN": given.crn, "Authorization": f"Bearer {token}"})
+            return request
+
+        def __deepcopy__(self, memo: Any) -> Any:
+            return given.__deepcopy__(memo)
+
+    return WithToken()
+
+
+def _fault(
+    error: Exception, service: Any, *, before: BaseException | None = None, certain: bool = True
+) -> ServiceFault:
+    """What the client raised, as a fault without tokens in it."""
+    if type(error).__name__ == "QiskitBackendNotFoundError":
+        error = _why_there_is_no_device(error, service)
+    meaning, said = meaning_of(error, before=before), said_by(error, before)
+    if meaning.fault is Fault.UNAUTHORIZED and meaning.tries != 1:
+        meaning, more = _meaning_of_401(error, before, service)
+        said += more
+    said = shortened(masked(said, _secrets(service)))
+    return ServiceFault(meaning.fault, said, certain=certain, remedy=meaning.remedy, tries=meaning.tries)
+
+
+def _why_there_is_no_device(error: Exception, service: Any) -> Exception:
+    """Asks for the list of devices: the client says that there is none such whenever the list does not come."""
+    for client in getattr(service, "_api_clients", {}).values():
+        try:
+            client.list_backends()
+        except Exception as cause:
+            return cause
+    return error
+
+
+def _meaning_of_401(error: Exception, before: BaseException | None, service: Any) -> tuple[Meaning, str]:
+    """Asks IBM's identity service about the key: the service refuses too when that is out of order, and so may a proxy."""
+    clients = getattr(service, "_api_clients", {}).values()
+    managers: list[Any] = [
+        getattr(getattr(getattr(client, "_session", None), "auth", None), "manager", None) for client in clients
+    ]
+    if not managers or None in managers:
+        return meaning_of(error, before=before), ""
+    try:
+        for manager in managers:
+            manager._save_token_info(manager.request_token())
+    except Exception as refusal:
+        return meaning_of(refusal, before=error), f"; IBM's identity service: {said_by(refusal, error)}"
+    return meaning_of(error, before=before, key_is_good=True), "; IBM's identity service accepts the key"
+
+
+def _secrets(service: Any) -> list[str]:
+    """What of a service must not be shown: its key, access tokens, and passwords of proxies."""
+    account = getattr(service, "_account", None)
+    proxies = getattr(account, "proxies", None)
+    found = [getattr(account, "token", None), getattr(proxies, "password_ntlm", None)]
+    for client in getattr(service, "_api_clients", {}).values():
+        auth = getattr(getattr(client, "_session", None), "auth", None)
+        manager = getattr(auth, "manager", getattr(auth, "tm", None))
+        found += [getattr(manager, "access_token", None), getattr(manager, "refresh_token", None)]
+    return [secret for secret in found if isinstance(secret, str) and len(secret) > 3 and secret != "not_supported"]
+
+
+@contextmanager
+def _masked_logs(service: Any) -> Iterator[None]:
+    """Within it, what the client logs of an answer holds no token."""
+
+    def mask(record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        if (hidden := masked(said, _secrets(service))) != said:
+            record.msg, record.args = hidden, None
+        return True
+
+    loggers = [logging.getLogger(name) for name in _LOGS_OF_CLIENT]
+    for logger in loggers:
+        logger.addFilter(mask)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(mask)
 
 
 def open_device(
@@ -498,8 +590,7 @@ def open_device(
     Raises:
         ImportError: If qiskit-ibm-runtime is not installed.
         TypeError, ValueError: If there is no such device.
-        NotAuthorized: If the account is not accepted.
-        ServiceFault: If the service cannot be reached.
+        ServiceFault: If the account is not accepted, or the service cannot be reached.
     """
     try:
         from qiskit_ibm_runtime import Batch, IBMBackend, Session
@@ -535,33 +626,51 @@ def is_real(backend: Any) -> bool:
 def _real_device(name: str, account: str | None, instance: str | None) -> Any:
     from qiskit.providers.exceptions import QiskitBackendNotFoundError
     from qiskit_ibm_runtime import QiskitRuntimeService
-    from qiskit_ibm_runtime.accounts.exceptions import AccountsError
-    from qiskit_ibm_runtime.exceptions import IBMInputValueError
 
+    _log.info("Connecting with IBM's service; without an answer its client tries again by itself for a minute at most")
+    service = None
+    known: list[str] = []
     try:
-        service = QiskitRuntimeService(name=account, instance=instance)
-        clients = getattr(service, "_api_clients", {}).values()
-        known = sorted({entry["name"] for client in clients for entry in client.list_backends()})
-        return service.backend(name)
-    except QiskitBackendNotFoundError:
-        listed = ", ".join(known) or "none (so says a refused account too: `python -m experiments ibm-check` tells)"
-        guess = did_you_mean(name, known)
-        raise ValueError(
-            f"backend: got {name!r}, but the devices of this account are: {listed}{guess or '.'}"
-        ) from None
-    except (AccountsError, IBMInputValueError) as error:
-        raise ValueError(
-            f"There is no account to use ({type(error).__name__}); save one with QiskitRuntimeService.save_account(...), or "
-            "set QISKIT_IBM_TOKEN and QISKIT_IBM_INSTANCE."
-        ) from None
+        with _masked_logs(None), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Unable to retrieve IBM Cloud access token")
+            service = QiskitRuntimeService(name=account, instance=instance)
+            _prepare(service)
+            clients = list(getattr(service, "_api_clients", {}).values())
+            known = sorted({entry["name"] for client in clients for entry in client.list_backends()})
+            try:
+                return service.backend(name)
+            except QiskitBackendNotFoundError:
+                if name not in known:
+                    raise
+                for client in clients:  # its description does not come, which the client does not say
+                    client.backend_configuration(name, refresh=True)
+                raise
     except Exception as error:
-        fault, certain = _fault_of(error)
-        if fault is Fault.UNAUTHORIZED:
-            raise NotAuthorized(
-                "The service does not accept the account; its API key may be wrong, expired or revoked. Make a new one on "
-                "the platform's page and save it with QiskitRuntimeService.save_account(..., overwrite=True)."
-            ) from None
-        raise ServiceFault(fault, f"{type(error).__name__} while connecting", certain=certain) from None
+        raise_alone(_why_not_connected(error, name, known, service))
+
+
+def _why_not_connected(error: Exception, name: str, known: list[str], service: Any) -> Exception:
+    """What to tell about a device that could not be opened."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if "QiskitBackendNotFoundError" in names:
+        if name in known:
+            return HardwareError(
+                f"The service has {name!r}, but its client cannot read the description of it; update qiskit-ibm-runtime, or "
+                "take another device. Nothing was submitted."
+            )
+        return ValueError(
+            f"backend: got {name!r}, but the devices of this account and instance are: {', '.join(known) or 'none'}"
+            f"{did_you_mean(name, known) or '.'}"
+        )
+    fault = _fault(error, service)
+    if "IBMInputValueError" in names:
+        return ValueError(f"instance: {fault}; name one of the account's, or leave it out.")
+    if "AccountsError" in names and fault.fault is Fault.REFUSED and not fault.remedy:
+        return ValueError(
+            f"There is no account to use ({fault}); save one with QiskitRuntimeService.save_account(...), or set "
+            "QISKIT_IBM_TOKEN and QISKIT_IBM_INSTANCE."
+        )
+    return fault
 
 
 def fake_device(name: str) -> Any:
@@ -756,41 +865,3 @@ def _arrays(result: Any) -> Arrays:
         else:
             arrays.append([np.asarray(pub.data["evs"], dtype=float), np.asarray(pub.data["stds"], dtype=float)])
     return arrays
-
-
-def _fault_of(error: BaseException, before: BaseException | None = None) -> tuple[Fault, bool]:
-    """What an exception of the client, or of what lies below it, means; and whether the request is sure to have failed."""
-    from qiskit.providers.exceptions import QiskitBackendNotFoundError
-    from qiskit_ibm_runtime.api.exceptions import RequestsApiError
-    from qiskit_ibm_runtime.exceptions import IBMNotAuthorizedError, RuntimeJobNotFound
-    from requests import RequestException
-
-    causes: list[BaseException] = [error]
-    # The client hides what it wraps ("from None"), but Python keeps it; and also what was being handled before the request.
-    while (cause := causes[-1].__cause__ or causes[-1].__context__) not in (None, before, *causes):
-        assert cause is not None
-        causes.append(cause)
-    if any(isinstance(each, IBMNotAuthorizedError) for each in causes):
-        return Fault.UNAUTHORIZED, True
-    if any(isinstance(each, RuntimeJobNotFound) for each in causes):
-        return Fault.MISSING, True
-    if any(isinstance(each, QiskitBackendNotFoundError) for each in causes):
-        return Fault.TRANSIENT, True  # so says the client whenever the list of devices does not come
-    statuses = [each.status_code for each in causes if isinstance(each, RequestsApiError)]
-    text = str(error).lower()
-    # The service says it with a refusal, the client by itself without any request.
-    said = "session" in text and ("closed" in text or "not accepting" in text)
-    if said and all(400 <= status < 500 for status in statuses):
-        return Fault.SESSION_CLOSED, True
-    for each in causes:
-        if isinstance(each, RequestsApiError):
-            status = each.status_code
-            if status in (401, 403):
-                return Fault.UNAUTHORIZED, True
-            if status == 404:
-                return Fault.MISSING, True
-            if status in _TRANSIENT:
-                return Fault.TRANSIENT, status in (425, 429)
-            return Fault.REFUSED, 400 <= status < 500
-    transient = any(isinstance(each, (RequestException, ConnectionError, TimeoutError)) for each in causes)
-    return (Fault.TRANSIENT if transient else Fault.REFUSED), False
