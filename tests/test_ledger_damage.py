@@ -310,3 +310,15 @@ def test_eight_open_a_new_ledger_at_the_same_instant(tmp_path: Path, kind: str) 
     assert set(roles) <= {"SUBMIT", "WAIT", "RECOVER"}, set(roles)
     assert roles.count("SUBMIT") == ROUNDS
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"{number}.sqlite" for number in range(ROUNDS)]
+
+
+def test_a_lock_on_the_mode_of_the_file_is_waited_for(path: Path) -> None:
+    """SQLite itself does not wait for it: two processes that opened a new ledger at once collided there."""
+    holder = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    assert holder.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+    holder.execute("BEGIN EXCLUSIVE")
+    release = threading.Timer(0.3, holder.execute, ["ROLLBACK"])
+    release.start()
+    Ledger(path).close()
+    release.join()
+    holder.close()

@@ -267,14 +267,14 @@ class CloudDevice(Device):
 
         kind = Session if self._kind == "session" else Batch
         if self._left_open is not None:
-            left, self._left_open = self._left_open, None
             try:
-                session = kind.from_id(left, self.service)
+                session = kind.from_id(self._left_open, self.service)
                 if (session.details() or {}).get("accepting_jobs"):
                     return session
             except Exception as error:  # whatever is wrong with the old one, a new one can be opened
-                if meaning_of(error).fault is Fault.TRANSIENT:
-                    raise
+                if meaning_of(error).fault in (Fault.TRANSIENT, Fault.UNAUTHORIZED):
+                    raise  # it may still be open, and billed
+            self._left_open = None
         return kind(backend=self.device, max_time=self._max_time)
 
     def submit(
