@@ -215,6 +215,8 @@ def test_a_folder(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match=rf"got the folder {tmp_path}, expected a file; name one in it"):
         Ledger(tmp_path)
     assert not any(tmp_path.iterdir())
+    with pytest.raises(LedgerError, match="got /dev/null, which is a device, expected a file"):
+        Ledger("/dev/null")
 
 
 def test_a_newer_version(path: Path) -> None:
@@ -230,6 +232,7 @@ def test_a_newer_version(path: Path) -> None:
     [
         ("attempt to write a readonly database", "make the file and its folder writable"),
         ("database or disk is full", "make room"),
+        ("disk I/O error", "make room if it is full"),
         ("database is locked", "look for one that hangs"),
         ("unable to open database file", "whether you may read and write"),
         ("file is not a database", "name another file"),
