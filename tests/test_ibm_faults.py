@@ -25,6 +25,7 @@ from qiskit_torch_bridge.backends.ibm.cloud import CloudDevice
 from qiskit_torch_bridge.backends.ibm.errors import JobFailed, NotAuthorized, ServiceUnavailable
 from qiskit_torch_bridge.backends.ibm.faults import Fault, meaning_of
 
+PATIENCE = Patience(retry_seconds=60.0, longest_pause_seconds=0.1, settle_seconds=0.05, poll_seconds=0.02)
 HASTY = Patience(retry_seconds=0.3, longest_pause_seconds=0.1, settle_seconds=0.05, poll_seconds=0.02)
 STATUSES = (400, 401, 403, 404, 407, 408, 409, 410, 413, 422, 423, 425, 429, 500, 503, 524)
 PASSING = (408, 425, 429, 500, 503, 524)
@@ -64,7 +65,7 @@ def since(cloud: CloudServer, before: tuple[int, int]) -> tuple[int, int]:
 def test_whatever_is_answered_after_a_job_was_taken_it_is_not_sent_again(
     cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor, status: Any
 ) -> None:
-    with ibm(ledger, patience=HASTY) as backend:
+    with ibm(ledger, patience=PATIENCE) as backend:
         layer, before = layer_on(backend), counts(cloud)
         if isinstance(status, int) and status != 200:
             cloud.inject("post_5xx_after", status=status)
@@ -82,7 +83,7 @@ def test_whatever_is_answered_after_a_job_was_taken_it_is_not_sent_again(
 def test_what_is_refused_before_it_was_taken_is_no_job(
     cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor, status: int
 ) -> None:
-    with ibm(ledger, patience=HASTY) as backend:
+    with ibm(ledger, patience=PATIENCE) as backend:
         layer, before = layer_on(backend), counts(cloud)
         cloud.inject("post_5xx", status=status)
         if status not in (*PASSING, 401, 404):
@@ -101,7 +102,7 @@ def test_one_that_is_listed_too_late_is_cancelled_and_counted(
 ) -> None:
     """The list of jobs lags longer than is waited for: two jobs at the service, and two in the ledger."""
     genuine = CloudDevice.find
-    with ibm(ledger, patience=HASTY) as backend:
+    with ibm(ledger, patience=PATIENCE) as backend:
         layer, before = layer_on(backend), counts(cloud)
         monkeypatch.setattr(
             CloudDevice, "find", lambda self, tag: genuine(self, tag) if since(cloud, before)[1] > 1 else []
@@ -188,7 +189,7 @@ def test_a_key_that_is_deleted_in_mid_run_is_told_at_once(cloud: CloudServer, le
 
 def test_a_token_that_was_revoked_is_renewed(cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor) -> None:
     """The key is valid: a token of an hour ago need not be."""
-    with ibm(ledger, patience=HASTY) as backend:
+    with ibm(ledger, patience=PATIENCE) as backend:
         layer, before = layer_on(backend), counts(cloud)
         device: Any = backend.connection
         for client in device.service._api_clients.values():
@@ -199,15 +200,18 @@ def test_a_token_that_was_revoked_is_renewed(cloud: CloudServer, ledger: Path, u
 
 def test_an_identity_service_out_of_order_is_waited_for(ledger: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Without a token nothing is sent, least of all the account's key; and nobody is told that the key is wrong."""
-    with CloudServer(token_seconds=5) as cloud, ibm(ledger, patience=HASTY) as backend:
-        layer = layer_on(backend)
-        cloud.inject("iam_outage", count=1)
-        step(layer)
-        assert "Trying again to" in caplog.text
-        assert "for 0.3 s at most" in caplog.text
-        cloud.inject("iam_outage", count=None)
-        with pytest.raises(ServiceUnavailable, match=r"Status code: 503.*nothing is sent twice") as caught:
+    with CloudServer(token_seconds=5) as cloud:
+        with ibm(ledger, patience=PATIENCE) as backend:
+            layer = layer_on(backend)
+            cloud.inject("iam_outage", count=2)
             step(layer)
+        assert "Trying again to" in caplog.text
+        assert "for 60 s at most" in caplog.text
+        with ibm(ledger, patience=HASTY) as backend:
+            layer = layer_on(backend, seed=8)
+            cloud.inject("iam_outage", count=None)
+            with pytest.raises(ServiceUnavailable, match=r"Status code: 503.*nothing is sent twice") as caught:
+                step(layer)
         assert "API key" not in str(caught.value)
         assert [request for request in cloud.requests() if request[2] == 401] == []
         assert len(cloud.jobs()) == 1
@@ -319,6 +323,11 @@ def test_no_way_to_the_service(url: str) -> None:
     meaning = meaning_of(error_of(url))
     assert meaning.fault is Fault.TRANSIENT
     assert "online" in meaning.remedy
+
+
+def test_a_lost_connection_is_no_closed_session() -> None:
+    lost = requests.exceptions.ConnectionError("url: /sessions/1 (Remote end closed connection without response)")
+    assert meaning_of(lost).fault is Fault.TRANSIENT
 
 
 def test_a_certificate_that_is_not_trusted() -> None:

@@ -130,6 +130,17 @@ def test_what_is_echoed_is_nowhere(cloud: CloudServer, tmp_path: Path, path: str
         assert "Bearer ey" not in text  # nor those of before
 
 
+def test_a_key_in_words_before_there_is_a_service(
+    server: CloudServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "wrong-key-that-has-no-name-before-it"
+    monkeypatch.setenv("QISKIT_IBM_TOKEN", key)
+    server.inject("iam_outage", count=None, status=400, says=f"I do not know {key}, sorry.")
+    with pytest.raises(HardwareError, match=r"I do not know \*\*\*, sorry"):
+        _ = ibm(tmp_path / "ledger.sqlite", patience=PATIENCE).connection
+    server.clear()
+
+
 def test_forms_of_secrets() -> None:
     jwt = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
     for text in (

@@ -215,6 +215,8 @@ def test_a_folder(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match=rf"got the folder {tmp_path}, expected a file; name one in it"):
         Ledger(tmp_path)
     assert not any(tmp_path.iterdir())
+    with pytest.raises(LedgerError, match="got /dev/null, which is a device, expected a file"):
+        Ledger("/dev/null")
 
 
 def test_a_newer_version(path: Path) -> None:
@@ -230,6 +232,7 @@ def test_a_newer_version(path: Path) -> None:
     [
         ("attempt to write a readonly database", "make the file and its folder writable"),
         ("database or disk is full", "make room"),
+        ("disk I/O error", "make room if it is full"),
         ("database is locked", "look for one that hangs"),
         ("unable to open database file", "whether you may read and write"),
         ("file is not a database", "name another file"),
@@ -310,3 +313,15 @@ def test_eight_open_a_new_ledger_at_the_same_instant(tmp_path: Path, kind: str) 
     assert set(roles) <= {"SUBMIT", "WAIT", "RECOVER"}, set(roles)
     assert roles.count("SUBMIT") == ROUNDS
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"{number}.sqlite" for number in range(ROUNDS)]
+
+
+def test_a_lock_on_the_mode_of_the_file_is_waited_for(path: Path) -> None:
+    """SQLite itself does not wait for it: two processes that opened a new ledger at once collided there."""
+    holder = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    assert holder.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+    holder.execute("BEGIN EXCLUSIVE")
+    release = threading.Timer(0.3, holder.execute, ["ROLLBACK"])
+    release.start()
+    Ledger(path).close()
+    release.join()
+    holder.close()

@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import os
 import sys
 import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timezone
 from functools import cached_property
 from typing import Any
@@ -320,14 +321,14 @@ class CloudDevice(Device):
 
         kind = Session if self._kind == "session" else Batch
         if self._left_open is not None:
-            left, self._left_open = self._left_open, None
             try:
-                session = kind.from_id(left, self.service)
+                session = kind.from_id(self._left_open, self.service)
                 if (session.details() or {}).get("accepting_jobs"):
                     return session
             except Exception as error:  # whatever is wrong with the old one, a new one can be opened
-                if meaning_of(error).fault is Fault.TRANSIENT:
-                    raise
+                if meaning_of(error).fault in (Fault.TRANSIENT, Fault.UNAUTHORIZED):
+                    raise  # it may still be open, and billed
+            self._left_open = None
         return kind(backend=self.device, max_time=self._max_time)
 
     def submit(
@@ -367,7 +368,7 @@ class CloudDevice(Device):
             status = str(job.status())
             said = job.error_message() if status == "ERROR" else None
         states = {"DONE": "done", "ERROR": "failed", "CANCELLED": "cancelled"}
-        return states.get(status, "waiting"), "" if said is None else masked(str(said), _secrets(self.service))
+        return states.get(status, "waiting"), "" if said is None else self._without_token(str(said))
 
     def result(self, job_id: str) -> Arrays:
         with self._request():
@@ -438,6 +439,9 @@ class CloudDevice(Device):
         except Exception as error:
             raise_alone(_fault(error, self.service, before=before, certain=not getattr(_POSTED, "job", True)))
 
+    def _without_token(self, text: str) -> str:
+        return masked(text, _secrets(self.service))
+
 
 def _prepare(service: Any) -> bool:
     """Has requests end, and faults show at once; returns whether it is seen when a job is sent.
@@ -449,13 +453,14 @@ def _prepare(service: Any) -> bool:
     """
     from requests import Session
 
-    sessions = [getattr(client, "_session", None) for client in getattr(service, "_api_clients", {}).values()]
+    clients = getattr(service, "_api_clients", {}).values()
+    sessions: list[Any] = [getattr(client, "_session", None) for client in clients]
     for session in sessions:
         if isinstance(session, Session) and not hasattr(session.get_adapter("https://"), "sees_jobs"):
             for scheme in ("https://", "http://"):
                 session.mount(scheme, _adapter())
-            if hasattr(session.auth, "tm"):
-                session.auth = _authorization(session.auth)
+        if hasattr(getattr(session, "auth", None), "tm"):
+            session.auth = _authorization(session.auth)
     return bool(sessions) and all(isinstance(session, Session) for session in sessions)
 
 
@@ -528,15 +533,12 @@ def _why_there_is_no_device(error: Exception, service: Any) -> Exception:
 
 def _meaning_of_401(error: Exception, before: BaseException | None, service: Any) -> tuple[Meaning, str]:
     """Asks IBM's identity service about the key: the service refuses too when that is out of order, and so may a proxy."""
-    clients = getattr(service, "_api_clients", {}).values()
-    managers: list[Any] = [
-        getattr(getattr(getattr(client, "_session", None), "auth", None), "manager", None) for client in clients
-    ]
-    if not managers or None in managers:
+    session = getattr(getattr(service, "_active_api_client", None), "_session", None)
+    manager = getattr(getattr(session, "auth", None), "manager", None)
+    if manager is None:
         return meaning_of(error, before=before), ""
     try:
-        for manager in managers:
-            manager._save_token_info(manager.request_token())
+        manager._save_token_info(manager.request_token())
     except Exception as refusal:
         return meaning_of(refusal, before=error), f"; IBM's identity service: {said_by(refusal, error)}"
     return meaning_of(error, before=before, key_is_good=True), "; IBM's identity service accepts the key"
@@ -546,7 +548,16 @@ def _secrets(service: Any) -> list[str]:
     """What of a service must not be shown: its key, access tokens, and passwords of proxies."""
     account = getattr(service, "_account", None)
     proxies = getattr(account, "proxies", None)
-    found = [getattr(account, "token", None), getattr(proxies, "password_ntlm", None)]
+    found = [
+        os.environ.get("QISKIT_IBM_TOKEN"),
+        getattr(account, "token", None),
+        getattr(proxies, "password_ntlm", None),
+    ]
+    if service is None:  # it could not be made, and might have been any of these
+        with suppress(Exception):
+            from qiskit_ibm_runtime import QiskitRuntimeService
+
+            found += [saved.get("token") for saved in QiskitRuntimeService.saved_accounts().values()]
     for client in getattr(service, "_api_clients", {}).values():
         auth = getattr(getattr(client, "_session", None), "auth", None)
         manager = getattr(auth, "manager", getattr(auth, "tm", None))

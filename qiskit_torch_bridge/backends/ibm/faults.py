@@ -105,8 +105,10 @@ _STATUSES = {
     429: Meaning(Fault.TRANSIENT),
 }
 # What IBM's service says where a status alone does not tell (old and new numbers of https://quantum.cloud.ibm.com/docs/errors).
-_USED_UP = re.compile(r"usage limit|quota|no more time|time .{0,20}used up|credits|\b4317\b", re.IGNORECASE)
-_QUEUE_IS_FULL = re.compile(r"maximum number .{0,20}(pending|concurrent)? ?jobs|\b(1012|3458)\b", re.IGNORECASE)
+_USED_UP = re.compile(r"usage limit|quota|no more time|time .{0,20}used up|credits|code\W{0,4}4317\b", re.IGNORECASE)
+_QUEUE_IS_FULL = re.compile(
+    r"maximum number .{0,20}(pending|concurrent)? ?jobs|code\W{0,4}(1012|3458)\b", re.IGNORECASE
+)
 _SESSION = re.compile(r"session.*(closed|not accepting)", re.IGNORECASE | re.DOTALL)
 _WEB_PAGE = re.compile(r"<(!doctype|html|head|body)\b", re.IGNORECASE)
 
@@ -161,7 +163,10 @@ def meaning_of(error: BaseException, *, before: BaseException | None = None, key
         return Meaning(Fault.UNAUTHORIZED, _NOT_THE_KEY if key_is_good else _KEY, _SOME)
     if "RuntimeJobNotFound" in names:
         return Meaning(Fault.MISSING)
-    if _SESSION.search(str(error)) and status < 500:  # the service says it with a refusal, the client without asking
+    answered = bool(status) or not names & {"RequestsApiError", "OSError"}
+    if (
+        _SESSION.search(str(error)) and answered and status < 500
+    ):  # the service refuses, or the client without asking it
         return Meaning(Fault.SESSION_CLOSED)
     if 400 <= status < 500:
         return _meaning_of_refusal(status, said)

@@ -101,7 +101,7 @@ _SEALS = [f"ALTER TABLE {table} ADD COLUMN seal TEXT" for table in _SEALED]
 _REMEDIES = {
     "readonly": "It is write-protected: make the file and its folder writable, or copy it and name the copy.",
     "full": "The disk is full: make room, and run the same again. {kept}",
-    "disk i/o": "The disk does not take it: see whether it is full or failing, and run the same again. {kept}",
+    "disk i/o": "The disk does not take it: make room if it is full (else it may fail), and run the same again. {kept}",
     "locked": "Another process has been writing to it for a minute: look for one that hangs, and run the same again. {kept}",
     "unable to open": "See whether you may read and write the file and its folder.",
     "not a database": "It is no ledger, or its beginning is lost: name another file, or put back a copy of it.",
@@ -625,6 +625,8 @@ class Ledger:
             raise LedgerError(
                 f"ledger: got the folder {path}, expected a file; name one in it, {path / 'jobs.sqlite'}."
             )
+        if path.exists() and not path.is_file():
+            raise LedgerError(f"ledger: got {path}, which is a device, expected a file; name another (or ':memory:').")
         if not path.parent.is_dir():
             raise LedgerError(f"ledger: got {path}, expected a file in a folder that exists; make {path.parent} first.")
         if path.exists() and path.stat().st_size == 0:
