@@ -40,6 +40,11 @@ def main(arguments: Sequence[str]) -> int:
         help="Give up the job of this number, whose result is of no use although it was paid for: the same run sends (and "
         "pays for) it again.",
     )
+    parser.add_argument(
+        "--discard-damaged",
+        action="store_true",
+        help="Give up what is damaged in the ledger: a job among it is sent and paid for again where it is asked for.",
+    )
     parser.add_argument("--record", type=str | None, default=None, help="Write the run to this file (.npz), to replay.")
     parser.add_argument("--run", type=str | None, default=None, help="Record only what was measured under this name.")
     parser.add_argument(
@@ -55,6 +60,8 @@ def main(arguments: Sequence[str]) -> int:
     ledger = Ledger(path)
     try:
         every = True
+        if options.discard_damaged:
+            _discard_damaged(ledger)
         if options.cancel is not None:
             every &= _at_the_service(_wanted(ledger, options.cancel), path, options, _cancel)
         if options.forget is not None:
@@ -87,6 +94,14 @@ def _ledger_at(path: Path) -> Path:
             f"{path}: there is no ledger; name the folder of a run with --backend ibm:NAME, or a ledger's file."
         )
     return ledger
+
+
+def _discard_damaged(ledger: Ledger) -> None:
+    job_ids = [entry.job_id or "unknown" for entry in ledger.entries() if entry.state == "damaged"]
+    lost = ledger.discard_damaged()
+    print(f"Given up: {', '.join(lost) or 'nothing, because nothing is damaged'}.")
+    if job_ids:
+        print(f"Jobs that may have been paid for, and are not known any more: {', '.join(job_ids)}.")
 
 
 def _list(ledger: Ledger) -> None:

@@ -286,7 +286,7 @@ def test_what_an_earlier_version_has_sent_is_checked_when_it_is_read(
         wrong.change = reshaped(lambda array: array[..., ::2, :])
         backend.collect(1)
         assert backend.ledger.entries()[0].state == "done"
-        with pytest.raises(LedgerError, match=r"job 1 .* not what was asked for \(PUB 0: got shape \(27, 100, 1\)"):
+        with pytest.raises(LedgerError, match=r"job 1 .* not what was asked for: PUB 0: got shape \(27, 100, 1\)"):
             step(layer_on(backend))
         wrong.change = None
         assert torch.equal(step(layer_on(backend)), right["sampler"])

@@ -27,7 +27,14 @@ from ..program import Program
 from ..readout import Expectation, Samples
 from .base import Backend, Estimate, ProgramCache, check_shots, circuit_on, estimate_from_samples, measured_circuit
 from .results import Arrays, Asked, WrongResult, arrays_from
-from .transpiling import BoundCircuit, bind_by_column, gates_of_ibms_estimator, leaves_out_idle_qubits, transpiled
+from .transpiling import (
+    BoundCircuit,
+    bind_by_column,
+    check_transpiler_options,
+    gates_of_ibms_estimator,
+    leaves_out_idle_qubits,
+    transpiled,
+)
 
 __all__ = ["EstimatorBackend", "SamplerBackend", "bindings_of", "observables_on", "restricted_to", "samples_of"]
 
@@ -112,7 +119,7 @@ class _PrimitiveBackend(Backend):
     Args:
         primitive: The V2 primitive.
         device: The device to transpile for. None: the one that the primitive has, if any.
-        optimization_level: The transpiler's, 0 to 3.
+        optimization_level: The transpiler's, 0 to 3. None: 2.
         initial_layout: The device's qubits for the circuit's, in order; None: the transpiler's choice.
         seed_transpiler: Makes the transpiler's choices repeatable.
     """
@@ -122,18 +129,17 @@ class _PrimitiveBackend(Backend):
         primitive: Any,
         *,
         device: Any = None,
-        optimization_level: int = 2,
+        optimization_level: int | None = None,
         initial_layout: Sequence[int] | None = None,
         seed_transpiler: int | None = 0,
     ) -> None:
-        if optimization_level not in (0, 1, 2, 3):
-            raise ValueError(f"optimization_level: got {optimization_level!r}, expected 0, 1, 2 or 3.")
+        level, self.initial_layout, self.seed_transpiler = check_transpiler_options(
+            optimization_level=optimization_level, initial_layout=initial_layout, seed_transpiler=seed_transpiler
+        )
         self.primitive = primitive
         self.device = device if device is not None else _device_of(primitive)
         self.name = type(primitive).__name__
-        self.optimization_level = optimization_level
-        self.initial_layout = None if initial_layout is None else tuple(initial_layout)
-        self.seed_transpiler = seed_transpiler
+        self.optimization_level = 2 if level is None else level
         self._cache = ProgramCache()
 
     @property
@@ -211,6 +217,12 @@ class SamplerBackend(_PrimitiveBackend):
         return estimate_from_samples(program, samples, len(angles))
 
     def _circuits(self, program: Program) -> list[BoundCircuit]:
+        measured = getattr(getattr(getattr(self.primitive, "options", None), "execution", None), "meas_type", None)
+        if measured in ("kerneled", "avg_kerneled"):
+            raise ValueError(
+                f"backend: got a {self.name} with the option execution.meas_type = {measured!r}, which gives points of a "
+                "measured signal, expected 'classified': values are read from bits."
+            )
         cached = self._cache.of(program)
         if "circuits" not in cached:
             compact = self._is_compact

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..results import Arrays, Asked, WrongResult, check_arrays
 from .errors import LedgerError
-from .ledger import Ledger
+from .ledger import Ledger, ResultDamaged
 
 __all__ = ["Arrays", "arrays_of", "asked_of_jobs", "bytes_of", "read_archive", "stored_result", "way_to_forget"]
 
@@ -84,9 +84,11 @@ def stored_result(ledger: Ledger, number: int, asked: Sequence[Asked] | None) ->
         arrays = arrays_of(ledger.result(number))
         if asked is not None:
             check_arrays(arrays, asked)
-    except (ValueError, TypeError, WrongResult) as error:
+    except ResultDamaged as error:
+        raise LedgerError(f"{error} {way_to_forget(ledger, number)}") from None
+    except (ValueError, WrongResult) as error:
         raise LedgerError(
-            f"The result of job {number} in {ledger!r} is damaged, or not what was asked for ({error}). All others remain. "
+            f"The result of job {number} in {ledger!r} is damaged, or not what was asked for: {error} All others remain. "
             f"{way_to_forget(ledger, number)}"
         ) from None
     return arrays

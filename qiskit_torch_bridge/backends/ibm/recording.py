@@ -22,6 +22,7 @@ from ...program import Program
 from ..base import Backend, Charge, Estimate, ProgramCache, Request, check_shots
 from ..passport import Passport
 from ..results import Asked, WrongResult, check_arrays
+from ..settings import instance_of, number_from
 from .archives import arrays_of, asked_of_jobs, read_archive, stored_result, way_to_forget
 from .assembling import estimate_from_arrays
 from .errors import LedgerError, NotRecorded
@@ -177,13 +178,14 @@ class Replay(Backend):
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a recording, or damaged.
+        TypeError, ValueError: If it is not a recording, or damaged, or ``tolerance`` is no number from 0.
     """
 
     queues = True
 
     def __init__(self, path: str | os.PathLike[str], *, tolerance: float = 1e-4) -> None:
-        self.path, self.tolerance = Path(path), tolerance
+        self.path = Path(instance_of("path", path, (str, os.PathLike), "a recording's path"))
+        self.tolerance = number_from("tolerance", tolerance, also=" (radians)")
         self.name = f"replay:{self.path.name}"
         self._evaluations = _read(self.path)
         self._given_out: set[int] = set()
