@@ -91,24 +91,17 @@ def _extrapolates(estimator: Any) -> bool:
     return getattr(getattr(estimator, "options", None), "resilience", None) is not None
 
 
-def _measured(
-    backend: _PrimitiveBackend,
-    pubs: Sequence[Any],
-    asked: Sequence[Asked],
-    seed: np.random.SeedSequence,
-    **options: Any,
-) -> Arrays:
-    """What the primitive returns for the PUBs.
+def _checked(name: str, result: Any, asked: Sequence[Asked]) -> Arrays:
+    """The arrays of what a primitive has returned.
 
     Raises:
         WrongResult: If that is not what was asked for.
     """
-    result = _reseeded(backend.primitive, seed).run(pubs, **options).result()
     try:
         return arrays_from(result, asked)
     except WrongResult as error:
         raise WrongResult(
-            f"{backend.name} did not return what it was asked for: {error} No value was made of it; call again, or use "
+            f"{name} did not return what it was asked for: {error} No value was made of it; call again, or use "
             "another primitive."
         ) from None
 
@@ -209,7 +202,8 @@ class SamplerBackend(_PrimitiveBackend):
             for mine, group in zip(pubs, program.readout.groups, strict=True)
             for pub in mine
         ]
-        arrays = iter(_measured(self, flat, asked, seed, shots=shots) if flat else ())
+        result = _reseeded(self.primitive, seed).run(flat, shots=shots).result() if flat else ()
+        arrays = iter(_checked(self.name, result, asked))
         samples = [
             samples_of([bits for (bits,) in islice(arrays, len(mine))], len(angles), len(group.qubits))
             for mine, group in zip(pubs, program.readout.groups, strict=True)
@@ -294,7 +288,7 @@ class EstimatorBackend(_PrimitiveBackend):
                 pubs = [(bound.circuit, observables, None, precision)] * len(angles)
             whole = (len(outputs), len(angles)) if bound.parameters else (len(outputs),)
             asked = [Asked(whole, extrapolates=_extrapolates(self.primitive))] * len(pubs)
-            data = _measured(self, pubs, asked, seed)
+            data = _checked(self.name, _reseeded(self.primitive, seed).run(pubs).result(), asked)
             shape = (len(angles), len(outputs))
             values[:, outputs] += np.array([found.T for found, _ in data]).reshape(shape)
             variances[:, outputs] = np.array([errors.T for _, errors in data]).reshape(shape) ** 2
