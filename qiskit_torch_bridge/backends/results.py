@@ -95,7 +95,7 @@ def _registers(pub: Any) -> list[str] | None:
 
 def _arrays_of_pub(where: str, pub: Any) -> list[np.ndarray]:
     if isinstance(pub, list):
-        return pub
+        return [np.asarray(array) for array in pub]
     names = _registers(pub)
     if names == ["outcome"] and isinstance(pub.data["outcome"], BitArray):
         return [np.asarray(pub.data["outcome"].array)]
