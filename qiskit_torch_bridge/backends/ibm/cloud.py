@@ -705,11 +705,10 @@ def fake_device(name: str) -> Any:
     }
     wanted = name.lower().removeprefix("fake").removeprefix("_").removesuffix("v2")
     if wanted not in devices:
-        guess = did_you_mean(wanted, devices)
-        known = "" if guess else f": one of {', '.join(sorted(devices))}"
-        raise ValueError(
-            f"backend: got 'fake:{name}', expected the name of a fake device after the colon{known or guess}"
-        )
+        expected = "the name of a fake device"
+        if not (guess := did_you_mean(wanted, devices)):
+            expected, guess = f"one of {', '.join(sorted(devices))}", "."
+        raise ValueError(f"backend: got 'fake:{name}', expected {expected} after the colon{guess}")
     return devices[wanted]()
 
 
