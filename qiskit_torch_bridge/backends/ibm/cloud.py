@@ -646,15 +646,17 @@ def _real_device(name: str, account: str | None, instance: str | None) -> Any:
             warnings.filterwarnings("ignore", message="Unable to retrieve IBM Cloud access token")
             service = QiskitRuntimeService(name=account, instance=instance)
             _prepare(service)
-            clients = list(getattr(service, "_api_clients", {}).values())
-            known = sorted({entry["name"] for client in clients for entry in client.list_backends()})
+            listed = [
+                (client, {entry["name"] for entry in client.list_backends()})
+                for client in getattr(service, "_api_clients", {}).values()
+            ]
+            known = sorted(set().union(*(names for _, names in listed)))
             try:
                 return service.backend(name)
             except QiskitBackendNotFoundError:
-                if name not in known:
-                    raise
-                for client in clients:  # its description does not come, which the client does not say
-                    client.backend_configuration(name, refresh=True)
+                for client, names in listed:
+                    if name in names:  # then its description does not come, which the client does not say
+                        client.backend_configuration(name, refresh=True)
                 raise
     except Exception as error:
         raise_alone(_why_not_connected(error, name, known, service))
