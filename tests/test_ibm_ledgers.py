@@ -130,7 +130,7 @@ def test_a_ledger_that_is_removed_in_mid_run(cloud: CloudServer, path: Path, fir
 def test_a_full_disk_in_mid_run(cloud: CloudServer, path: Path) -> None:
     before = len(cloud.jobs())
     with ibm(path) as backend:
-        layer = layer_on(backend)
+        layer, _ = layer_on(backend), backend.ledger  # which makes the file
         with (
             full_disk(path),
             pytest.raises(LedgerError, match=rf"{path} cannot be used.*make room"),

@@ -668,15 +668,17 @@ def _real_device(name: str, account: str | None, instance: str | None) -> Any:
             warnings.filterwarnings("ignore", message="Unable to retrieve IBM Cloud access token")
             service = QiskitRuntimeService(name=account, instance=instance)
             _prepare(service)
-            clients = list(getattr(service, "_api_clients", {}).values())
-            known = sorted({entry["name"] for client in clients for entry in client.list_backends()})
+            listed = [
+                (client, {entry["name"] for entry in client.list_backends()})
+                for client in getattr(service, "_api_clients", {}).values()
+            ]
+            known = sorted(set().union(*(names for _, names in listed)))
             try:
                 return service.backend(name)
             except QiskitBackendNotFoundError:
-                if name not in known:
-                    raise
-                for client in clients:  # its description does not come, which the client does not say
-                    client.backend_configuration(name, refresh=True)
+                for client, names in listed:
+                    if name in names:  # then its description does not come, which the client does not say
+                        client.backend_configuration(name, refresh=True)
                 raise
     except Exception as error:
         raise_alone(_why_not_connected(error, name, known, service))
@@ -727,11 +729,10 @@ def fake_device(name: str) -> Any:
     }
     wanted = name.lower().removeprefix("fake").removeprefix("_").removesuffix("v2")
     if wanted not in devices:
-        guess = did_you_mean(wanted, devices)
-        known = "" if guess else f": one of {', '.join(sorted(devices))}"
-        raise ValueError(
-            f"backend: got 'fake:{name}', expected the name of a fake device after the colon{known or guess}"
-        )
+        expected = "the name of a fake device"
+        if not (guess := did_you_mean(wanted, devices)):
+            expected, guess = f"one of {', '.join(sorted(devices))}", "."
+        raise ValueError(f"backend: got 'fake:{name}', expected {expected} after the colon{guess}")
     return devices[wanted]()
 
 
