@@ -25,7 +25,7 @@ from .base import (
     estimate_from_moments,
     measured_circuit,
 )
-from .transpiling import BoundCircuit, bind_by_column, transpiled
+from .transpiling import BoundCircuit, bind_by_column, check_transpiler_options, transpiled
 
 __all__ = ["AerBackend"]
 
@@ -123,11 +123,10 @@ class AerBackend(Backend):
         self.simulator = simulator if isinstance(simulator, AerSimulator) else AerSimulator.from_backend(simulator)
         self.name = "aer" if device is None else self.simulator.name
         self._placed = self.simulator.coupling_map is not None
-        if optimization_level not in (None, 0, 1, 2, 3):
-            raise ValueError(f"optimization_level: got {optimization_level!r}, expected 0, 1, 2, 3 or None.")
-        self.optimization_level = (2 if self._placed else 0) if optimization_level is None else optimization_level
-        self.initial_layout = None if initial_layout is None else tuple(initial_layout)
-        self.seed_transpiler = seed_transpiler
+        level, self.initial_layout, self.seed_transpiler = check_transpiler_options(
+            optimization_level=optimization_level, initial_layout=initial_layout, seed_transpiler=seed_transpiler
+        )
+        self.optimization_level = (2 if self._placed else 0) if level is None else level
         self._cache = ProgramCache()
 
     def resolve_shots(self, shots: int | None) -> int | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AnySet
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,16 @@ from ..program import Program
 
 _STANDARD = frozenset(get_standard_gate_name_mapping())
 
-__all__ = ["BoundCircuit", "bind_by_column", "gates_of_ibms_estimator", "leaves_out_idle_qubits", "transpiled"]
+__all__ = [
+    "BoundCircuit",
+    "bind_by_column",
+    "bounded_gates",
+    "check_transpiler_options",
+    "gates_of_ibms_estimator",
+    "leaves_out_idle_qubits",
+    "require_bounded_angles",
+    "transpiled",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +52,46 @@ class BoundCircuit:
         return angles @ self.slopes + self.offsets
 
 
+def check_transpiler_options(
+    *, optimization_level: Any, initial_layout: Any, seed_transpiler: Any
+) -> tuple[int | None, tuple[int, ...] | None, int | None]:
+    """The transpiler's choices as plain integers, in this order; None stands for the default of each.
+
+    Whether a layout fits a circuit and its device is only known when they are (see :func:`transpiled`).
+
+    Raises:
+        TypeError, ValueError: If they are something else.
+    """
+    level, layout, seed = optimization_level, initial_layout, seed_transpiler
+    if level is not None and not (_is_integer(level) and 0 <= level <= 3):
+        raise ValueError(f"optimization_level: got {level!r}, expected 0, 1, 2, 3 or None.")
+    if layout is not None:
+        if isinstance(layout, (str, bytes, AnySet, Mapping)) or not isinstance(layout, Iterable):
+            raise TypeError(
+                f"initial_layout: got {layout!r} ({type(layout).__name__}), expected a list of the device's qubits, one "
+                "for each qubit of the circuit, in order; or None."
+            )
+        layout = list(layout)
+        if not all(_is_integer(qubit) and qubit >= 0 for qubit in layout) or len(set(layout)) != len(layout):
+            raise ValueError(f"initial_layout: got {layout}, expected the numbers of different qubits of the device.")
+    if seed is not None:
+        if not _is_integer(seed):
+            raise TypeError(
+                f"seed_transpiler: got {seed!r} ({type(seed).__name__}), expected an integer that is not negative, or None."
+            )
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed_transpiler: got {seed}, expected an integer from 0 to 2**64 - 1, or None.")
+    return (
+        None if level is None else int(level),
+        None if layout is None else tuple(map(int, layout)),
+        None if seed is None else int(seed),
+    )
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def transpiled(
     circuits: Sequence[QuantumCircuit],
     program: Program,
@@ -54,7 +104,9 @@ def transpiled(
 ) -> list[QuantumCircuit]:
     """The circuits for a device; a circuit that came with a layout keeps its place.
 
-    ``basis_gates`` narrows down the gates of a device without connections; None: all that it knows.
+    ``basis_gates`` narrows down the gates of a device without connections; None: all that it knows. Where a gate takes some
+    angles only (IBM's fractional ``rzz``), free angles go through gates that take any, so that no angle is refused and the
+    device's noise does not depend on it; constant angles are folded by Qiskit's transpiler.
 
     Raises:
         ValueError: If they do not fit the device.
@@ -66,22 +118,81 @@ def transpiled(
         initial_layout = range(width)
     # A simulator's number of qubits is a guess at what memory holds for the worst of circuits, and no limit.
     connected = getattr(device, "coupling_map", None) is not None
+    target = device.target  # asked for once: Aer makes it anew each time
+    bounded = bounded_gates(target)
+    if bounded:
+        circuits = [_without_free_entanglers(circuit) for circuit in circuits]
     if basis_gates is None and not connected and width > device.num_qubits:
-        basis_gates = sorted(_STANDARD & set(device.operation_names))
+        basis_gates = sorted(_STANDARD & set(device.operation_names) - bounded)
     passes = generate_preset_pass_manager(
         optimization_level,
-        target=device.target if basis_gates is None else None,  # asked for once: Aer makes it anew each time
+        target=target if basis_gates is None else None,
         basis_gates=None if basis_gates is None else list(basis_gates),
         initial_layout=None if initial_layout is None else list(initial_layout),
         seed_transpiler=seed_transpiler,
     )
     try:
-        return [passes.run(circuit) for circuit in circuits]
+        done = [passes.run(circuit) for circuit in circuits]
     except TranspilerError as error:
         raise ValueError(
             f"The circuit, on {width} qubits, cannot be transpiled for {device.name!r} "
             f"({device.num_qubits} qubits): {error.message}"
         ) from error
+    require_bounded_angles(done, bounded)
+    _require_working_qubits(done, device)
+    return done
+
+
+def bounded_gates(target: Any) -> frozenset[str]:
+    """The gates of a target that take some angles only, such as IBM's fractional ``rzz`` (from 0 to pi / 2)."""
+    is_bounded = getattr(target, "gate_has_angle_bounds", None)  # from Qiskit 2.2 on
+    return frozenset() if is_bounded is None else frozenset(filter(is_bounded, target.operation_names))
+
+
+def require_bounded_angles(circuits: Sequence[QuantumCircuit], bounded: frozenset[str]) -> None:
+    """Checks that no gate that takes some angles only has a free one: shifted, it would leave them.
+
+    Raises:
+        ValueError: If one has.
+    """
+    for circuit in circuits:
+        for instruction in circuit.data:
+            if instruction.operation.name in bounded and _is_free(instruction.operation):
+                raise ValueError(
+                    f"The transpiled circuit has the free angle {instruction.operation.params[0]} in {instruction.name!r}, "
+                    "of which the device takes some angles only; use a device without this gate (for IBM's: "
+                    "use_fractional_gates=False)."
+                )
+
+
+def _require_working_qubits(circuits: Sequence[QuantumCircuit], device: Any) -> None:
+    """IBM's devices say where they are out of order, which their targets may still show."""
+    if not hasattr(device, "check_faulty"):
+        return
+    try:
+        for circuit in circuits:
+            device.check_faulty(circuit)
+    except ValueError as error:
+        raise ValueError(
+            f"{device.name!r} is out of order where the transpiled circuit would run; choose other qubits by "
+            f"initial_layout, or another device. ({error})"
+        ) from error
+
+
+def _is_free(operation: Any) -> bool:
+    return any(isinstance(value, ParameterExpression) and value.parameters for value in operation.params)
+
+
+def _without_free_entanglers(circuit: QuantumCircuit) -> QuantumCircuit:
+    """The circuit with its free rotations of several qubits in gates that take any angle (``cx`` and ``rz``)."""
+    plain = circuit.copy_empty_like()
+    for instruction in circuit.data:
+        if len(instruction.qubits) > 1 and _is_free(instruction.operation):
+            spelled_out = _without_free_entanglers(instruction.operation.definition)
+            plain.compose(spelled_out, instruction.qubits, inplace=True)
+        else:
+            plain.append(instruction, copy=False)
+    return plain
 
 
 def _is_ideal_simulator(device: Any) -> bool:
@@ -107,8 +218,7 @@ def _check_layout(layout: Sequence[int], program: Program, device: Any) -> None:
             "layout out, or give the circuit as it was before transpiling."
         )
     width = program.circuit.num_qubits
-    integers = all(isinstance(qubit, (int, np.integer)) and 0 <= qubit < device.num_qubits for qubit in layout)
-    if not integers or len(set(layout)) != len(layout) or len(layout) != width:
+    if len(layout) != width or any(qubit >= device.num_qubits for qubit in layout):
         raise ValueError(
             f"initial_layout: got {list(layout)}, expected {width} different qubits of {device.name!r}, from 0 to "
             f"{device.num_qubits - 1}: one for each qubit of the circuit."
