@@ -6,14 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from qiskit.circuit import (
-    AnnotatedOperation,
     ControlFlowOp,
-    ControlledGate,
     Gate,
     Instruction,
     Operation,
     Parameter,
-    ParameterExpression,
     QuantumCircuit,
     Qubit,
 )
@@ -27,13 +24,13 @@ from qiskit.transpiler.passes import (
     UnrollCustomDefinitions,
 )
 
+from .unrolling import free_parameters, is_parameterised, spelled_out
+
 __all__ = [
     "ROTATIONS",
     "InputBlock",
     "block_of",
     "fill_input_blocks",
-    "gate_names",
-    "is_parameterised",
     "set_input_blocks_aside",
     "to_rotations",
     "without_final_measurements",
@@ -54,11 +51,6 @@ _BASIS = sorted(ROTATIONS | _CONSTANT_GATES | _NOT_GATES | {"unitary"})
 _BLOCK_LABEL = "qiskit_torch_bridge input block "
 
 
-def is_parameterised(value: object) -> bool:
-    """Whether a gate's argument has free parameters."""
-    return isinstance(value, ParameterExpression) and bool(value.parameters)
-
-
 def to_rotations(circuit: QuantumCircuit) -> QuantumCircuit:
     """The circuit in :data:`ROTATIONS` and standard gates without parameters; measurements and barriers stay.
 
@@ -73,9 +65,8 @@ def to_rotations(circuit: QuantumCircuit) -> QuantumCircuit:
             BasisTranslator(SessionEquivalenceLibrary, _BASIS),
         ]
     )
-    named = _with_own_names(circuit)
     try:
-        flat = passes.run(named)
+        flat = passes.run(spelled_out(circuit))
     except Exception as error:  # whatever a user's own gate raises when it is asked for its definition
         raise ValueError(_undefined(circuit, error)) from error
     reduced = flat.copy_empty_like()
@@ -114,49 +105,6 @@ def _refuse_control_flow(circuit: QuantumCircuit) -> None:
             )
 
 
-def gate_names(circuit: QuantumCircuit) -> frozenset[str]:
-    """The names of the gates in the circuit and within the user's own gates."""
-    names = set()
-    for instruction in circuit.data:
-        operation = instruction.operation
-        while isinstance(operation, AnnotatedOperation):
-            operation = operation.base_op
-        names.add(operation.name)
-        if _is_users_own(operation) and _is_defined(operation):
-            names |= gate_names(operation.definition)
-    return frozenset(names)
-
-
-def _is_users_own(operation: Operation) -> bool:
-    """Whether it is a composite gate or of a class that Qiskit does not have."""
-    if not isinstance(operation, Instruction) or isinstance(operation, ControlFlowOp):
-        return False
-    kind = operation.base_class
-    return kind in (Gate, Instruction, ControlledGate) or not kind.__module__.startswith("qiskit.")
-
-
-def _with_own_names(circuit: QuantumCircuit) -> QuantumCircuit:
-    """The circuit with another name for every gate of the user's that bears a standard gate's; passes go by name."""
-    renamed = circuit.copy_empty_like()
-    for instruction in circuit.data:
-        renamed.append(instruction.replace(operation=_with_own_name(instruction.operation)), copy=False)
-    return renamed
-
-
-def _with_own_name(operation: Operation) -> Operation:
-    if isinstance(operation, AnnotatedOperation):
-        return AnnotatedOperation(_with_own_name(operation.base_op), operation.modifiers)
-    if not _is_users_own(operation):
-        return operation
-    standard = _STANDARD_CLASSES.get(operation.name)
-    own = operation.to_mutable()
-    if _is_defined(operation) and not isinstance(operation, ControlledGate):
-        own.definition = _with_own_names(operation.definition)
-    if standard is not None and operation.base_class is not standard:
-        own.name = f"{operation.name} (user's)"
-    return own
-
-
 def _resets(operation: Operation) -> bool:
     if operation.name == "reset" or not _is_defined(operation):
         return operation.name == "reset"
@@ -168,18 +116,13 @@ def _undefined(circuit: QuantumCircuit, error: Exception) -> str:
     undefined = [i.operation for i in circuit.data if not _is_defined(i.operation)]
     if not undefined:
         return f"The circuit cannot be reduced to rotations and standard gates: {error}"
-    names = sorted({p.name for p in _free_parameters(undefined[0])})
+    names = sorted({p.name for p in free_parameters(undefined[0])})
     depends = f" of the parameter(s) {', '.join(names)}" if names else ""
     return (
         f"Instruction {undefined[0].name!r} is no known function{depends} in terms of rotations, so it cannot be "
         f"differentiated ({error}). Give the gate a definition with parameterised gates, or encode the data in "
         "rotation angles (amplitudes as parameters have no gradient rule)."
     )
-
-
-def _free_parameters(operation: Operation) -> set[Parameter]:
-    values = getattr(operation, "params", ())
-    return {parameter for value in values if is_parameterised(value) for parameter in value.parameters}
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +148,7 @@ def set_input_blocks_aside(
     rest = circuit.copy_empty_like()
     for instruction in circuit.data:
         operation = instruction.operation
-        parameters = _free_parameters(operation)
+        parameters = free_parameters(operation)
         if parameters and parameters <= set(inputs) and not _is_defined(operation):
             placeholder = Barrier(operation.num_qubits, label=f"{_BLOCK_LABEL}{len(blocks)}")
             rest.append(placeholder, instruction.qubits)

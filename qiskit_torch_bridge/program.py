@@ -38,13 +38,12 @@ from .canonical import (
     InputBlock,
     block_of,
     fill_input_blocks,
-    gate_names,
-    is_parameterised,
     set_input_blocks_aside,
     to_rotations,
     without_final_measurements,
 )
 from .readout import Expectation, ObservableLike, Probabilities, Readout
+from .unrolling import is_parameterised, names_and_labels
 
 __all__ = ["Program", "Selection", "flatten_parameters"]
 
@@ -134,6 +133,7 @@ class Program:
             device's.
         blocks: Input blocks; their inputs follow the angles as further columns.
         gate_names: The names of the gates as the user wrote them, those within composite gates included.
+        gate_labels: Their labels, likewise.
     """
 
     circuit: QuantumCircuit
@@ -144,6 +144,7 @@ class Program:
     placed: bool
     blocks: tuple[InputBlock, ...]
     gate_names: frozenset[str]
+    gate_labels: frozenset[str]
 
     @classmethod
     def compile(
@@ -204,6 +205,7 @@ class Program:
                 operation = operation.to_mutable()
                 operation.params = params
             canonical.append(operation, instruction.qubits, copy=False)
+        names, labels = names_and_labels(circuit)
         program = cls(
             canonical,
             angles,
@@ -212,7 +214,8 @@ class Program:
             group_names=tuple(weight_lists),
             placed=circuit.layout is not None,
             blocks=blocks,
-            gate_names=gate_names(circuit),
+            gate_names=names,
+            gate_labels=labels,
         )
         program.example()
         return program

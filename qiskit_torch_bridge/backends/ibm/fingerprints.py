@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from qiskit import QuantumCircuit
-from qiskit.circuit import Parameter, ParameterExpression
+from qiskit.circuit import Gate, Parameter, ParameterExpression
 from qiskit.circuit.library import get_standard_gate_name_mapping
 
 from ...program import Program
@@ -53,7 +53,9 @@ def _of_circuit(circuit: QuantumCircuit, columns: Mapping[Parameter, int]) -> li
         if operation.name not in _STANDARD and getattr(operation, "definition", None) is not None:
             inside = _of_circuit(operation.definition, columns)
         state = getattr(operation, "ctrl_state", None)
-        instructions.append([operation.name, qubits, arguments, state, inside])
+        # A gate's label may have noise; without one, circuits have the hashes that they had before labels were looked at.
+        label = [operation.label] if isinstance(operation, Gate) and operation.label else []
+        instructions.append([operation.name, qubits, arguments, state, inside, *label])
     return instructions
 
 
