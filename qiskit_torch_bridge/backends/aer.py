@@ -115,11 +115,18 @@ class AerBackend(Backend):
     With ``shots=None`` the exact probabilities are read, by density matrix if there is a noise model. That leaves
     readout errors out, so that simulators (and fake devices) that have them need shots.
 
+    Noise belongs to an instruction's label, or to its name if it has none. With a noise model of your own, circuits run as
+    they are written (no gate is merged or removed), but gates that are not among the model's ``basis_gates`` are translated
+    into those, as by ``transpile(circuit, simulator, optimization_level=0)``. What would lose its noise on the way is
+    refused. On a simulated device the transpiler optimises as for hardware, and merges gates that cancel; only instructions
+    that are written for their noise (``id``, ``delay``, labelled gates) may not get lost.
+
     Args:
-        device: An ``AerSimulator`` with any method, noise model or coupling map; or a fake device, which is simulated
-            with its noise, coupling map and basis gates. None: a plain ``AerSimulator()``.
-        optimization_level: The transpiler's, 0 to 3. None: 0 where every qubit is connected to every other (the user's
-            gates stay as they are), else 2.
+        device: An ``AerSimulator`` with any method that measures, noise model or coupling map; one of Aer's older
+            simulators (``Aer.get_backend("qasm_simulator")``); or a fake device, which is simulated with its noise,
+            coupling map and basis gates. None: a plain ``AerSimulator()``.
+        optimization_level: The transpiler's, 0 to 3. None: 2 for simulated devices and for coupling maps without noise,
+            else 0. A level that you ask for may remove gates and their noise.
         initial_layout: The device's qubits for the circuit's, in order. None: the transpiler's choice; circuits that
             have been transpiled keep their place.
         seed_transpiler: Makes the transpiler's choices repeatable.

@@ -36,6 +36,8 @@ from .simulated import (
     noisy_instructions,
     require_noise,
     require_room_for_density_matrix,
+    require_separate_gates,
+    slow_density_matrix,
     slow_trajectories,
     truncation,
 )
@@ -49,6 +51,8 @@ from .transpiling import (
 )
 
 __all__ = ["EstimatorBackend", "SamplerBackend", "bindings_of", "observables_on", "restricted_to", "samples_of"]
+
+_MERGING = "qiskit_ibm_runtime.executor_estimator"
 
 
 def _device_of(primitive: Any) -> Any:
@@ -93,9 +97,12 @@ def _reseeded(primitive: Any, seed: np.random.SeedSequence) -> Any:
 
 
 def _run_options(primitive: Any) -> dict[str, Any]:
-    """What the primitive of Qiskit's or Aer's tells its simulator at every run."""
-    options = getattr(getattr(primitive, "options", None), "run_options", None)
-    return options if isinstance(options, dict) else {}
+    """What the primitive of Qiskit's, Aer's or IBM's tells its simulator at every run."""
+    options = getattr(primitive, "options", None)
+    run_options = getattr(options, "run_options", None)
+    noise = getattr(getattr(options, "simulator", None), "noise_model", None)
+    told = {"noise_model": noise} if hasattr(noise, "noise_instructions") else {}
+    return {**told, **run_options} if isinstance(run_options, dict) else told
 
 
 def _with_density_matrix(estimator: Any, qubits: int) -> Any:
@@ -146,7 +153,7 @@ class _PrimitiveBackend(Backend):
         )
         self.primitive = primitive
         self.device = device if device is not None else _device_of(primitive)
-        check_method(self.device)
+        check_method(self._runner)
         self.name = type(primitive).__name__
         self._cache = ProgramCache()
 
@@ -155,17 +162,22 @@ class _PrimitiveBackend(Backend):
         """The transpiler's."""
         if self._level is not None:
             return self._level
-        return 0 if has_noise_of_its_own(self.device, self._noise) else 2
+        return 0 if has_noise_of_its_own(self._runner, self._noise) else 2
+
+    @property
+    def _runner(self) -> Any:
+        """Where the primitive runs, as far as it says; the device to transpile for may be another."""
+        return _device_of(self.primitive) or self.device
 
     @property
     def _noise(self) -> Any:
         """The noise model that the primitive's next run would have, None if there is none to speak of or none is known."""
-        return noise_model_of(self.device, _run_options(self.primitive))
+        return noise_model_of(self._runner, _run_options(self.primitive))
 
     @property
     def _method(self) -> Any:
         """Of simulation, for a simulator of Aer's."""
-        of_device = getattr(getattr(self.device, "options", None), "method", None)
+        of_device = getattr(getattr(self._runner, "options", None), "method", None)
         return _run_options(self.primitive).get("method", of_device)
 
     @property
@@ -189,7 +201,7 @@ class _PrimitiveBackend(Backend):
         if self.device is None:
             return [bind_by_column(circuit, program) for circuit in circuits]
         noise = self._noise
-        noisy = noisy_instructions(self.device, noise)
+        noisy = noisy_instructions(_device_of(self.primitive), noise)
         level = self.optimization_level
         ready = transpiled(
             circuits,
@@ -203,8 +215,15 @@ class _PrimitiveBackend(Backend):
         )
         bound = [bind_by_column(circuit, program) for circuit in ready]
         final = [one.circuit for one in bound]
+        if self._merges_gates and has_noise_of_its_own(self._runner, noise):
+            require_separate_gates(final, noisy, self.name)
         require_noise(program, final, noisy, noise=noise, optimization_level=level, is_default=self._level is None)
         return bound
+
+    @property
+    def _merges_gates(self) -> bool:
+        """Whether it is IBM's newer Estimator (0.50), which does so even on a simulator."""
+        return any(cls.__module__.startswith(_MERGING) for cls in type(self.primitive).__mro__)
 
     @property
     def _basis_gates(self) -> list[str] | None:
@@ -275,7 +294,8 @@ class EstimatorBackend(_PrimitiveBackend):
 
     Shots become the precision that an Estimator takes, ``1 / sqrt(shots)``. What it makes of it is its own: Qiskit's
     and Aer's reference Estimators add Gaussian noise to exact values, which is not shot noise; use a Sampler to study
-    that.
+    that. With a noise model, Aer's computes them by density matrices here, because an average over random runs would have
+    an error that it does not say; readout errors are not in them.
     """
 
     def __init__(self, primitive: BaseEstimatorV2, **options: Any) -> None:
@@ -308,7 +328,7 @@ class EstimatorBackend(_PrimitiveBackend):
                 f"backend: got {self.name} with the method {method!r}, which has no expectation values; use another method, "
                 "for example 'automatic'."
             )
-        self._warn_once(truncation(self.device.options))
+        self._warn_once(truncation(self._runner.options))
         noise = self._noise
         if noise is None:
             return
@@ -348,6 +368,7 @@ class EstimatorBackend(_PrimitiveBackend):
             primitive = _reseeded(self.primitive, seed)
             if _is_aers_estimator(primitive) and has_gate_errors(self._noise):
                 primitive = _with_density_matrix(primitive, bound.circuit.num_qubits)
+                self._warn_once(slow_density_matrix(bound.circuit.num_qubits, len(angles) * bound.circuit.size()))
             precision = 0.0 if shots is None else 1 / math.sqrt(shots)
             if bound.parameters:
                 pubs: list[Any] = [(bound.circuit, [[o] for o in observables], bindings_of(bound, angles), precision)]

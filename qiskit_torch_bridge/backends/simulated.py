@@ -31,6 +31,7 @@ __all__ = [
     "noisy_instructions",
     "require_noise",
     "require_room_for_density_matrix",
+    "require_separate_gates",
     "slow_density_matrix",
     "slow_trajectories",
     "truncation",
@@ -67,8 +68,7 @@ def noise_model_of(device: Any, run_options: Mapping[str, Any] | None = None) ->
 
 def has_noise_of_its_own(device: Any, noise: Any) -> bool:
     """Whether the noise is the user's, on a simulator that stands for no device: circuits are run as they are written."""
-    is_aers = any(cls.__module__.startswith("qiskit_aer") for cls in type(device).__mro__)
-    return noise is not None and is_aers and not getattr(device, "_from_backend", False)
+    return noise is not None and _is_aers(device) and not getattr(device, "_from_backend", False)
 
 
 def has_gate_errors(noise: Any) -> bool:
@@ -81,7 +81,7 @@ def noisy_instructions(device: Any, noise: Any) -> frozenset[str]:
     if noise is not None:
         return frozenset(noise.noise_instructions)
     target = getattr(device, "target", None)
-    if target is None or getattr(device, "coupling_map", None) is None:
+    if target is None or _is_aers(device):
         return frozenset()
     errors = {name: target[name].values() for name in target.operation_names if target[name] is not None}
     return frozenset(
@@ -168,6 +168,20 @@ def require_noise(
         )
 
 
+def require_separate_gates(circuits: Iterable[QuantumCircuit], noisy: frozenset[str], name: str) -> None:
+    """Refuses noise on gates of single qubits for a primitive that merges those into gates of its own.
+
+    Raises:
+        ValueError: If there is some.
+    """
+    keys = {_key(i.operation) for circuit in circuits for i in circuit.data if len(i.qubits) == 1}
+    if changed := (keys & noisy) - _NEVER_LOST:
+        raise ValueError(
+            f"backend: {name} merges gates on single qubits into others before it runs them, and the noise of "
+            f"{_listed(changed)} would be lost or changed; use a Sampler, or the AerSimulator itself."
+        )
+
+
 def ignored_noise(noise: Any) -> str | None:
     """What to say of a noise model whose errors Aer applies in part only; None if it applies all."""
     if noise is None:
@@ -233,6 +247,10 @@ def require_room_for_density_matrix(qubits: int, options: Any, remedy: str) -> N
             f"The density matrix of {qubits} qubits with noise needs {in_gibibytes(needed)} of memory, and this "
             f"machine has {in_gibibytes(there)}; {remedy}"
         )
+
+
+def _is_aers(device: Any) -> bool:
+    return any(cls.__module__.startswith("qiskit_aer") for cls in type(device).__mro__)
 
 
 def _key(operation: Operation) -> str:

@@ -268,8 +268,8 @@ class Simulator:
             half = "StatevectorBackend(precision='single'), which takes half of that, "
             half_fits = self.dtype == np.float64 and needed // 2 <= there
             raise MemoryError(
-                f"Exact simulation of {self._num_qubits} qubits needs {in_gibibytes(needed)} of memory, and this machine has "
-                f"{in_gibibytes(there)} {what}; use fewer qubits, {half if half_fits else ''}"
+                f"Exact simulation of {self._num_qubits} qubits needs {in_gibibytes(needed)} of memory, and this machine "
+                f"has {in_gibibytes(there)} {what}; use fewer qubits, {half if half_fits else ''}"
                 "backend=AerSimulator(method='matrix_product_state'), which needs little where entanglement is low, or "
                 "hardware."
             )
