@@ -167,7 +167,7 @@ class _PrimitiveBackend(Backend):
     @property
     def _runner(self) -> Any:
         """Where the primitive runs, as far as it says; the device to transpile for may be another."""
-        return _device_of(self.primitive) or self.device
+        return _device_of(self.primitive)
 
     @property
     def _noise(self) -> Any:
@@ -201,7 +201,7 @@ class _PrimitiveBackend(Backend):
         if self.device is None:
             return [bind_by_column(circuit, program) for circuit in circuits]
         noise = self._noise
-        noisy = noisy_instructions(_device_of(self.primitive), noise)
+        noisy = noisy_instructions(self._runner, noise)
         level = self.optimization_level
         ready = transpiled(
             circuits,
