@@ -31,7 +31,6 @@ from .simulated import (
     has_noise_of_its_own,
     ignored_noise,
     noise_model_of,
-    noisy_instructions,
     require_noise,
     require_room_for_density_matrix,
     slow_density_matrix,
@@ -164,7 +163,7 @@ class AerBackend(Backend):
                 f"shots: got None, but Aer's method {method!r} has no exact values; use another one, for example "
                 "method='automatic', or (for circuits that this one can run) a number of shots."
             )
-        self._warn_once(truncation(self.simulator.options))
+        self._warn_once("truncation", truncation(self.simulator.options))
         if shots is None and self._noise is not None:
             if "measure" in self._noise.noise_instructions:
                 raise ValueError(
@@ -285,12 +284,14 @@ class AerBackend(Backend):
         if shots is None:
             remedy = "give a number of shots, for example shots=1000."
             require_room_for_density_matrix(qubits, options, remedy)
-            self._warn_once(slow_density_matrix(qubits, rows * sum(e.saving.size() for e in prepared.executables)))
+            self._warn_once(
+                "density matrix", slow_density_matrix(qubits, rows * sum(e.saving.size() for e in prepared.executables))
+            )
         elif options.method == "density_matrix":
             remedy = "use the simulator's method='automatic'."
             require_room_for_density_matrix(qubits, options, remedy)
         elif prepared.is_noisy:
-            self._warn_once(slow_trajectories(options.method, qubits, shots))
+            self._warn_once("trajectories", slow_trajectories(options.method, qubits, shots))
 
     def _chooses_threads(self) -> bool:
         """Whether the user has left the threads to us."""
@@ -354,14 +355,13 @@ class AerBackend(Backend):
         if prepared is None or not prepared.fits(source):
             executables = self._transpile(program, source)
             noise = None if source is None else _WrittenNoise(source, [e.measured.circuit for e in executables])
-            self._warn_once(ignored_noise(source))
+            self._warn_once("ignored noise", ignored_noise(source))
             prepared = cached["prepared"] = _Prepared(executables, source, noise)
         return prepared
 
     def _transpile(self, program: Program, noise: NoiseModel | None) -> list[_Executable]:
         # Noise and connections go by qubit number; elsewhere idle qubits are only a burden.
         compact = not self._placed and noise is None and self.initial_layout is None
-        noisy = frozenset() if noise is None else noisy_instructions(self.simulator, noise)
         circuits = transpiled(
             [measured_circuit(program, group, compact=compact) for group in program.readout.groups],
             program,
@@ -375,8 +375,8 @@ class AerBackend(Backend):
         require_noise(
             program,
             [one.circuit for one in bound],
-            noisy,
-            noise=noise,
+            self.simulator,
+            noise,
             optimization_level=self.optimization_level,
             is_default=self._level is None,
         )

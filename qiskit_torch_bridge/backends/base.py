@@ -173,11 +173,11 @@ class Backend(ABC):
         """
         raise NotImplementedError(f"Backend {self.name!r} does not differentiate itself.")
 
-    def _warn_once(self, message: str | None) -> None:
-        """Warns, unless this backend has said just that before, or there is nothing to say."""
+    def _warn_once(self, about: str, message: str | None) -> None:
+        """Warns, unless this backend has done so about the same, or there is nothing to say."""
         said: set[str] = self.__dict__.setdefault("_said", set())
-        if message is not None and message not in said:
-            said.add(message)
+        if message is not None and about not in said:
+            said.add(about)
             warnings.warn(message, stacklevel=2)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Backend:

@@ -33,7 +33,6 @@ from .simulated import (
     has_noise_of_its_own,
     ignored_noise,
     noise_model_of,
-    noisy_instructions,
     require_noise,
     require_room_for_density_matrix,
     require_separate_gates,
@@ -194,14 +193,13 @@ class _PrimitiveBackend(Backend):
         if "noise" not in cached or cached["noise"] != state:
             cached.clear()
             cached["noise"] = state
-            self._warn_once(ignored_noise(noise))
+            self._warn_once("ignored noise", ignored_noise(noise))
         return cached
 
     def _for_device(self, circuits: Sequence[QuantumCircuit], program: Program) -> list[BoundCircuit]:
         if self.device is None:
             return [bind_by_column(circuit, program) for circuit in circuits]
         noise = self._noise
-        noisy = noisy_instructions(self._runner, noise)
         level = self.optimization_level
         ready = transpiled(
             circuits,
@@ -216,8 +214,8 @@ class _PrimitiveBackend(Backend):
         bound = [bind_by_column(circuit, program) for circuit in ready]
         final = [one.circuit for one in bound]
         if self._merges_gates and has_noise_of_its_own(self._runner, noise):
-            require_separate_gates(final, noisy, self.name)
-        require_noise(program, final, noisy, noise=noise, optimization_level=level, is_default=self._level is None)
+            require_separate_gates(final, noise, self.name)
+        require_noise(program, final, self._runner, noise, optimization_level=level, is_default=self._level is None)
         return bound
 
     @property
@@ -261,7 +259,9 @@ class SamplerBackend(_PrimitiveBackend):
         shots = self.resolve_shots(shots)
         circuits = self._circuits(program)
         if circuits and has_gate_errors(self._noise):
-            self._warn_once(slow_trajectories(self._method, max(b.circuit.num_qubits for b in circuits), shots))
+            self._warn_once(
+                "trajectories", slow_trajectories(self._method, max(b.circuit.num_qubits for b in circuits), shots)
+            )
         # Without parameters there is nothing to broadcast over: such a circuit is a PUB for every row.
         pubs = [
             [(b.circuit, bindings_of(b, angles))] if b.parameters else [(b.circuit,)] * len(angles) for b in circuits
@@ -328,7 +328,7 @@ class EstimatorBackend(_PrimitiveBackend):
                 f"backend: got {self.name} with the method {method!r}, which has no expectation values; use another method, "
                 "for example 'automatic'."
             )
-        self._warn_once(truncation(self._runner.options))
+        self._warn_once("truncation", truncation(self._runner.options))
         noise = self._noise
         if noise is None:
             return
@@ -340,8 +340,9 @@ class EstimatorBackend(_PrimitiveBackend):
             )
         if "measure" in noise.noise_instructions:
             self._warn_once(
+                "readout errors",
                 f"{self.name} computes values without measuring, and leaves out the noise model's readout errors; a "
-                "Sampler, or the AerSimulator itself with a number of shots, has them."
+                "Sampler, or the AerSimulator itself with a number of shots, has them.",
             )
 
     def prepare(self, program: Program) -> None:
@@ -368,7 +369,9 @@ class EstimatorBackend(_PrimitiveBackend):
             primitive = _reseeded(self.primitive, seed)
             if _is_aers_estimator(primitive) and has_gate_errors(self._noise):
                 primitive = _with_density_matrix(primitive, bound.circuit.num_qubits)
-                self._warn_once(slow_density_matrix(bound.circuit.num_qubits, len(angles) * bound.circuit.size()))
+                self._warn_once(
+                    "density matrix", slow_density_matrix(bound.circuit.num_qubits, len(angles) * bound.circuit.size())
+                )
             precision = 0.0 if shots is None else 1 / math.sqrt(shots)
             if bound.parameters:
                 pubs: list[Any] = [(bound.circuit, [[o] for o in observables], bindings_of(bound, angles), precision)]

@@ -28,7 +28,6 @@ __all__ = [
     "has_noise_of_its_own",
     "ignored_noise",
     "noise_model_of",
-    "noisy_instructions",
     "require_noise",
     "require_room_for_density_matrix",
     "require_separate_gates",
@@ -63,7 +62,7 @@ def noise_model_of(device: Any, run_options: Mapping[str, Any] | None = None) ->
     """The noise model that a run would have, None if there is none to speak of, or none is known."""
     noise = getattr(getattr(device, "options", None), "noise_model", None)
     noise = (run_options or {}).get("noise_model", noise)
-    return None if noise is None or noise.is_ideal() else noise
+    return None if not hasattr(noise, "noise_instructions") or noise.is_ideal() else noise
 
 
 def has_noise_of_its_own(device: Any, noise: Any) -> bool:
@@ -74,19 +73,6 @@ def has_noise_of_its_own(device: Any, noise: Any) -> bool:
 def has_gate_errors(noise: Any) -> bool:
     """Whether a noise model has errors other than those of measurements."""
     return noise is not None and bool(set(noise.noise_instructions) - {"measure"} or noise._custom_noise_passes)
-
-
-def noisy_instructions(device: Any, noise: Any) -> frozenset[str]:
-    """The names and labels that have errors, by the noise model or, for a device without one, by what it says itself."""
-    if noise is not None:
-        return frozenset(noise.noise_instructions)
-    target = getattr(device, "target", None)
-    if target is None or _is_aers(device):
-        return frozenset()
-    errors = {name: target[name].values() for name in target.operation_names if target[name] is not None}
-    return frozenset(
-        name for name, of_qubits in errors.items() if any(getattr(one, "error", None) for one in of_qubits)
-    ) - {"reset"}
 
 
 def gates_to_keep(program: Program, device: Any, noise: Any) -> dict[str, type]:
@@ -106,9 +92,9 @@ def gates_to_keep(program: Program, device: Any, noise: Any) -> dict[str, type]:
 def require_noise(
     program: Program,
     circuits: Iterable[QuantumCircuit],
-    noisy: frozenset[str],
-    *,
+    device: Any,
     noise: Any,
+    *,
     optimization_level: int,
     is_default: bool,
 ) -> None:
@@ -120,7 +106,7 @@ def require_noise(
     Args:
         program: The program.
         circuits: Its circuits as they are going to run.
-        noisy: The names and labels that have errors.
+        device: Where.
         noise: The noise model, or None.
         optimization_level: The transpiler's.
         is_default: Whether the level is what nobody asked for.
@@ -128,16 +114,17 @@ def require_noise(
     Raises:
         ValueError: If some noise is lost.
     """
-    if not noisy:
-        return
+    noisy = _noisy_instructions(device, noise)
     circuits = list(circuits)
-    if not circuits:
+    if not noisy or not circuits:
         return
     kept = [i.operation for i in program.circuit.data if not _is_spelled_out(i.operation)]
     kept += [i.operation for circuit in circuits for i in circuit.data]
-    written = (program.gate_names | program.gate_labels) & noisy
+    # A device has errors for whatever it runs in place of a gate, but none for labels.
+    is_own = has_noise_of_its_own(device, noise)
+    written = noisy & (program.gate_names | program.gate_labels if is_own else program.gate_labels)
     lost = written - {name for operation in kept for name in (operation.name, _key(operation))} - _NEVER_LOST
-    if "reset" in lost and noise is not None and not _disturbs_a_fresh_qubit(noise):
+    if "reset" in lost and not _disturbs_a_fresh_qubit(noise):
         lost -= {"reset"}
     if lost:
         raise ValueError(
@@ -168,14 +155,14 @@ def require_noise(
         )
 
 
-def require_separate_gates(circuits: Iterable[QuantumCircuit], noisy: frozenset[str], name: str) -> None:
+def require_separate_gates(circuits: Iterable[QuantumCircuit], noise: Any, name: str) -> None:
     """Refuses noise on gates of single qubits for a primitive that merges those into gates of its own.
 
     Raises:
         ValueError: If there is some.
     """
     keys = {_key(i.operation) for circuit in circuits for i in circuit.data if len(i.qubits) == 1}
-    if changed := (keys & noisy) - _NEVER_LOST:
+    if changed := (keys & set(noise.noise_instructions)) - _NEVER_LOST:
         raise ValueError(
             f"backend: {name} merges gates on single qubits into others before it runs them, and the noise of "
             f"{_listed(changed)} would be lost or changed; use a Sampler, or the AerSimulator itself."
@@ -247,6 +234,19 @@ def require_room_for_density_matrix(qubits: int, options: Any, remedy: str) -> N
             f"The density matrix of {qubits} qubits with noise needs {in_gibibytes(needed)} of memory, and this "
             f"machine has {in_gibibytes(there)}; {remedy}"
         )
+
+
+def _noisy_instructions(device: Any, noise: Any) -> frozenset[str]:
+    """The names and labels that have errors, by the noise model or, for a device without one, by what it says itself."""
+    if noise is not None:
+        return frozenset(noise.noise_instructions)
+    target = getattr(device, "target", None)
+    if target is None or _is_aers(device):
+        return frozenset()
+    errors = {name: target[name].values() for name in target.operation_names if target[name] is not None}
+    return frozenset(
+        name for name, of_qubits in errors.items() if any(getattr(one, "error", None) for one in of_qubits)
+    )
 
 
 def _is_aers(device: Any) -> bool:
