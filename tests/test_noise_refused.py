@@ -102,7 +102,7 @@ def begun_with_a_reset() -> QuantumCircuit:
 )
 def test_what_is_decomposed_is_named(make: Any, qc: Any, name: str, num_qubits: int) -> None:
     noise = noise_on(name, error=FLIP if num_qubits == 1 else depolarizing_error(0.3, 2))
-    with pytest.raises(ValueError, match=rf"Instruction\(s\) {name} of the circuit have noise.*without it"):
+    with pytest.raises(ValueError, match=rf"Gate\(s\) {name} of the circuit have noise.*without it"):
         layer_on(make(noise), qc())
 
 
@@ -110,7 +110,7 @@ def test_what_is_decomposed_is_named(make: Any, qc: Any, name: str, num_qubits: 
 def test_a_parameterised_controlled_phase_is_named(make: Any) -> None:
     qc = rotated()
     qc.cp(W[0], 0, 1)
-    with pytest.raises(ValueError, match=r"Instruction\(s\) cp "):
+    with pytest.raises(ValueError, match=r"Gate\(s\) cp "):
         layer_on(make(noise_on("cp", error=depolarizing_error(0.3, 2))), qc)
 
 
@@ -136,9 +136,9 @@ def test_labels_that_the_transpiler_replaces_are_named() -> None:
     """On a simulator with connections, gates are its own only."""
     noise = noise_on("slow")
     simulator = AerSimulator.from_backend(manila(), noise_model=noise)
-    with pytest.raises(ValueError, match=r"Instruction\(s\) slow .*optimization_level=0"):
+    with pytest.raises(ValueError, match=r"Gate\(s\) slow .*optimization_level=0"):
         layer_on(simulator, appended(RXGate(0.4, label="slow"), [0]))
-    with pytest.raises(ValueError, match=r"Instruction\(s\) slow .*basis_gates"):
+    with pytest.raises(ValueError, match=r"Gate\(s\) slow .*basis_gates"):
         layer_on(AerBackend(simulator, optimization_level=0), appended(RXGate(0.4, label="slow"), [0]))
     layer = layer_on(AerBackend(simulator, optimization_level=0), appended(SXGate(label="slow"), [0]))
     state = DensityMatrix.from_instruction(appended(SXGate(), [0]).assign_parameters({W[0]: 0.7, W[1]: 2.1}))
@@ -164,7 +164,7 @@ def test_idle_gates_on_a_device_stay_or_are_named(make: Any, kind: Any) -> None:
     for _ in range(300):
         qc.id(0)
     options = {"init": torch.tensor([3.1, 0.0]).double(), "shots": 4000}
-    with pytest.raises(ValueError, match=r"Instruction\(s\) id .*AerBackend\(device, optimization_level=0\)"):
+    with pytest.raises(ValueError, match=r"Gate\(s\) id .*AerBackend\(device, optimization_level=0\)"):
         layer_on(make(), qc, **options)
     without = layer_on(kind(make(), optimization_level=2), qc, **options)().item()
     kept = layer_on(kind(make(), optimization_level=0), qc, **options)().item()
@@ -299,6 +299,14 @@ def test_aers_estimator_says_that_it_leaves_readout_errors_out() -> None:
     assert layer().item() == pytest.approx(np.cos(0.7), abs=1e-10)
 
 
+@pytest.mark.parametrize("make", [aer, lambda noise: AerSampler.from_backend(aer(noise))], ids=["aer", "sampler"])
+def test_errors_before_a_measurement_are_in_the_counts(make: Any) -> None:
+    layer = layer_on(make(noise_on("measure")), shots=4000)
+    assert layer().item() == pytest.approx(0.4 * np.cos(0.7), abs=5 / 4000**0.5)
+    with pytest.raises(ValueError, match="readout errors"):
+        layer_on(aer(noise_on("measure")))
+
+
 def shared_readout_error() -> NoiseModel:
     noise = NoiseModel()
     noise.add_readout_error(ReadoutError(0.7 * np.eye(4) + 0.3 * np.eye(4)[::-1]), [0, 1])
@@ -363,13 +371,13 @@ def test_exact_values_that_take_minutes_are_announced(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("make", [lambda s: s, lambda s: BackendSamplerV2(backend=s)], ids=["aer", "sampler"])
 def test_trajectories_of_small_circuits_are_announced_once(make: Any) -> None:
-    layer = layer_on(make(aer(noise_on("ry"), method="statevector")), shots=100)
+    layer = layer_on(make(aer(noise_on("ry"), method="statevector")), shots=1000)
     with pytest.warns(UserWarning, match="each shot .*method='density_matrix'"):
         layer()
     layer()
     for quiet in (
-        layer_on(make(aer(noise_on("ry"), method="statevector")), shots=10),
-        layer_on(make(aer(noise_on("ry"))), shots=100),
-        layer_on(make(aer(with_readout_error(NoiseModel()), method="statevector")), shots=100),
+        layer_on(make(aer(noise_on("ry"), method="statevector")), shots=100),
+        layer_on(make(aer(noise_on("ry"))), shots=1000),
+        layer_on(make(aer(with_readout_error(NoiseModel()), method="statevector")), shots=1000),
     ):
         quiet()

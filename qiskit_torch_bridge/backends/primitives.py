@@ -151,8 +151,10 @@ class _PrimitiveBackend(Backend):
             optimization_level=optimization_level, initial_layout=initial_layout, seed_transpiler=seed_transpiler
         )
         self.primitive = primitive
-        self.device = device if device is not None else _device_of(primitive)
+        # Where it runs, as far as it says; the device to transpile for may be another.
+        self._runner = _device_of(primitive)
         check_method(self._runner)
+        self.device = self._runner if device is None else device
         self.name = type(primitive).__name__
         self._cache = ProgramCache()
 
@@ -162,11 +164,6 @@ class _PrimitiveBackend(Backend):
         if self._level is not None:
             return self._level
         return 0 if has_noise_of_its_own(self._runner, self._noise) else 2
-
-    @property
-    def _runner(self) -> Any:
-        """Where the primitive runs, as far as it says; the device to transpile for may be another."""
-        return _device_of(self.primitive)
 
     @property
     def _noise(self) -> Any:

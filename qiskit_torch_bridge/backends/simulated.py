@@ -39,7 +39,7 @@ __all__ = [
 _WRITTEN_FOR_THEIR_NOISE = frozenset({"id", "delay"})
 _NEVER_LOST = frozenset({"measure", "barrier"})
 _TRAJECTORIES = ("statevector", "matrix_product_state")
-_MANY_TRAJECTORIES = 8  # times 2**qubits; measured from 3 to 8 qubits, two cores
+_MANY_TRAJECTORIES = 1000  # at least, and 8 times 2**qubits; measured from 3 to 8 qubits, two cores
 _SECONDS_PER_ENTRY = 2e-8  # of a density matrix, and instruction; measured at 10 and 12 qubits, two cores
 _NEGLIGIBLE = 1e-12
 
@@ -128,7 +128,7 @@ def require_noise(
         lost -= {"reset"}
     if lost:
         raise ValueError(
-            f"Instruction(s) {_listed(lost)} of the circuit have noise in the simulator, but are decomposed to be "
+            f"Gate(s) {_listed(lost)} of the circuit have noise in the simulator, but are decomposed to be "
             "differentiated or bound (a reset of a fresh qubit is left out), and would run without it. Decompose them in "
             "the circuit, and give noise to the gates that result."
         )
@@ -144,12 +144,12 @@ def require_noise(
     if lost := frozenset(name for count in counts for name in expected - count):
         if is_optimised:
             raise ValueError(
-                f"Instruction(s) {_listed(lost)} of the circuit have noise on the device, but the transpiler optimises them "
+                f"Gate(s) {_listed(lost)} of the circuit have noise on the device, but the transpiler optimises them "
                 f"away, and their noise with them; remove them, or set the level: AerBackend(device, optimization_level=0), "
                 f"or SamplerBackend and EstimatorBackend alike, keeps all, and {optimization_level} does without them."
             )
         raise ValueError(
-            f"Instruction(s) {_listed(lost)} of the circuit have noise in the simulator, but are replaced by gates that "
+            f"Gate(s) {_listed(lost)} of the circuit have noise in the simulator, but are replaced by gates that "
             "the simulator (or the noise model's basis_gates) knows, and would run without it. Write the circuit in those "
             "gates, or name theirs in noise_model.add_basis_gates([...])."
         )
@@ -189,7 +189,7 @@ def ignored_noise(noise: Any) -> str | None:
 
 def slow_trajectories(method: Any, qubits: int, shots: int) -> str | None:
     """What to say of a method that simulates each shot with noise by itself where a density matrix is far faster."""
-    if method not in _TRAJECTORIES or shots < _MANY_TRAJECTORIES * 2**qubits:
+    if method not in _TRAJECTORIES or shots < max(_MANY_TRAJECTORIES, 8 * 2**qubits):
         return None
     return (
         f"Aer's method {method!r} simulates each shot of a noisy circuit by itself; for {shots} shots of {qubits} qubits, "
