@@ -89,6 +89,9 @@ def _reseeded(primitive: Any, seed: np.random.SeedSequence) -> Any:
         fresh._seed = number
     elif "qiskit_aer" in origins:
         run_options = {**(primitive.options.run_options or {}), "seed_simulator": number}
+        if has_gate_errors(noise_model_of(primitive._backend, run_options)):
+            # Left to itself, it may average over random runs, and not say their error.
+            run_options["method"] = "density_matrix"
         fresh._options = replace(primitive.options, run_options=run_options)
     else:
         return primitive
@@ -102,22 +105,6 @@ def _run_options(primitive: Any) -> dict[str, Any]:
     noise = getattr(getattr(options, "simulator", None), "noise_model", None)
     told = {"noise_model": noise} if hasattr(noise, "noise_instructions") else {}
     return {**told, **run_options} if isinstance(run_options, dict) else told
-
-
-def _with_density_matrix(estimator: Any, qubits: int) -> Any:
-    """Aer's Estimator with exact values: left to itself, it may average over random runs, and not say their error.
-
-    Raises:
-        MemoryError: If it does not fit into this machine's memory.
-    """
-    options = estimator._backend.options
-    require_room_for_density_matrix(
-        qubits, options, "give the AerSimulator itself, or a Sampler, with a number of shots, for example shots=1000."
-    )
-    run_options = {**_run_options(estimator), "method": "density_matrix"}
-    fresh = copy.copy(estimator)
-    fresh._options = replace(estimator.options, run_options=run_options)
-    return fresh
 
 
 def _is_aers_estimator(primitive: Any) -> bool:
@@ -363,19 +350,14 @@ class EstimatorBackend(_PrimitiveBackend):
         circuits = len(angles) * len(readout.groups)
         if readout.groups:
             bound, observables, outputs = self._circuit(program)
-            primitive = _reseeded(self.primitive, seed)
-            if _is_aers_estimator(primitive) and has_gate_errors(self._noise):
-                primitive = _with_density_matrix(primitive, bound.circuit.num_qubits)
-                self._warn_once(
-                    "density matrix", slow_density_matrix(bound.circuit.num_qubits, len(angles) * bound.circuit.size())
-                )
+            self._check_costs(bound.circuit, len(angles))
             precision = 0.0 if shots is None else 1 / math.sqrt(shots)
             if bound.parameters:
                 pubs: list[Any] = [(bound.circuit, [[o] for o in observables], bindings_of(bound, angles), precision)]
             else:
                 # Without parameters there is nothing to broadcast over: a PUB for every row.
                 pubs = [(bound.circuit, observables, None, precision)] * len(angles)
-            data = [result.data for result in primitive.run(pubs).result()]
+            data = [result.data for result in _reseeded(self.primitive, seed).run(pubs).result()]
             shape = (len(angles), len(outputs))
             values[:, outputs] += np.array([entry["evs"].T for entry in data]).reshape(shape)
             variances[:, outputs] = np.array([entry["stds"].T for entry in data]).reshape(shape) ** 2
@@ -383,6 +365,14 @@ class EstimatorBackend(_PrimitiveBackend):
                 variances[:, outputs] = precision**2  # it adds just this noise, and gives zeros for its standard errors
         covariance = Covariance.of_independent(variances, shots) if shots else None
         return Estimate(values, variances, circuits, circuits * (shots or 0), covariance=covariance)
+
+    def _check_costs(self, circuit: QuantumCircuit, rows: int) -> None:
+        """Refuses density matrices of Aer's Estimator that cannot fit into memory, and says what takes long."""
+        if not _is_aers_estimator(self.primitive) or not has_gate_errors(self._noise):
+            return
+        remedy = "give the AerSimulator itself, or a Sampler, with a number of shots, for example shots=1000."
+        require_room_for_density_matrix(circuit.num_qubits, self._runner.options, remedy)
+        self._warn_once("density matrix", slow_density_matrix(circuit.num_qubits, rows * circuit.size()))
 
     def _circuit(self, program: Program) -> tuple[BoundCircuit, list[Any], list[int]]:
         """The circuit for the device, the observables on its qubits, and the outputs that they give."""
