@@ -16,6 +16,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from qiskit_torch_bridge import DressedQuantumNet, HardwareError, QuantumLayer
+from qiskit_torch_bridge.backends.ibm.faults import masked
 from qiskit_torch_bridge.circuits import textbook
 
 from .common.comparison import table
@@ -257,6 +258,4 @@ def _without_tokens(text: str) -> str:
     from qiskit_ibm_runtime import QiskitRuntimeService
 
     saved = [account.get("token") for account in QiskitRuntimeService.saved_accounts().values()]
-    for token in filter(None, [os.environ.get("QISKIT_IBM_TOKEN"), *saved]):
-        text = text.replace(token, "***")
-    return " ".join(text.split())
+    return " ".join(masked(text, filter(None, [os.environ.get("QISKIT_IBM_TOKEN"), *saved])).split())

@@ -33,6 +33,18 @@ def main(arguments: Sequence[str]) -> int:
         "--collect", action="store_true", help="Fetch the results and bills that are still at the service."
     )
     parser.add_argument("--cancel", type=str | None, default=None, help="Cancel the job of this number, or all.")
+    parser.add_argument(
+        "--forget",
+        type=str | None,
+        default=None,
+        help="Give up the job of this number, whose result is of no use although it was paid for: the same run sends (and "
+        "pays for) it again.",
+    )
+    parser.add_argument(
+        "--discard-damaged",
+        action="store_true",
+        help="Give up what is damaged in the ledger: a job among it is sent and paid for again where it is asked for.",
+    )
     parser.add_argument("--record", type=str | None, default=None, help="Write the run to this file (.npz), to replay.")
     parser.add_argument("--run", type=str | None, default=None, help="Record only what was measured under this name.")
     parser.add_argument(
@@ -48,8 +60,12 @@ def main(arguments: Sequence[str]) -> int:
     ledger = Ledger(path)
     try:
         every = True
+        if options.discard_damaged:
+            _discard_damaged(ledger)
         if options.cancel is not None:
             every &= _at_the_service(_wanted(ledger, options.cancel), path, options, _cancel)
+        if options.forget is not None:
+            every &= _forget(ledger, options.forget, path, options)
         if options.collect:
             unsettled = [
                 e for e in ledger.entries() if e.state in _OPEN or (e.state == "done" and e.usage_seconds is None)
@@ -78,6 +94,14 @@ def _ledger_at(path: Path) -> Path:
             f"{path}: there is no ledger; name the folder of a run with --backend ibm:NAME, or a ledger's file."
         )
     return ledger
+
+
+def _discard_damaged(ledger: Ledger) -> None:
+    job_ids = [entry.job_id or "unknown" for entry in ledger.entries() if entry.state == "damaged"]
+    lost = ledger.discard_damaged()
+    print(f"Given up: {', '.join(lost) or 'nothing, because nothing is damaged'}.")
+    if job_ids:
+        print(f"Jobs that may have been paid for, and are not known any more: {', '.join(job_ids)}.")
 
 
 def _list(ledger: Ledger) -> None:
@@ -127,15 +151,37 @@ def _wanted(ledger: Ledger, which: str) -> list[Entry]:
     Raises:
         ValueError: If there is no such job, or it has ended.
     """
-    entries = ledger.entries()
     if which == "all":
-        return [entry for entry in entries if entry.state in _OPEN]
-    found = [entry for entry in entries if str(entry.number) == which]
-    if not found:
-        raise ValueError(f"--cancel: got {which!r}, expected the number of a job, 1 to {len(entries)}, or all.")
-    if found[0].state not in _OPEN:
-        raise ValueError(f"--cancel: got {which}, expected a job that has not ended; this one is {found[0].state}.")
-    return found
+        return [entry for entry in ledger.entries() if entry.state in _OPEN]
+    entry = _entry(ledger, "--cancel", which, ", or all")
+    if entry.state not in _OPEN:
+        raise ValueError(
+            f"--cancel: got {which}, expected a job that has not ended; this one is {entry.state}. (--forget {which} gives "
+            "up one whose result is of no use.)"
+        )
+    return [entry]
+
+
+def _entry(ledger: Ledger, option: str, which: str, or_what: str = "") -> Entry:
+    """The job of that number.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    entries = ledger.entries()
+    for entry in entries:
+        if str(entry.number) == which:
+            return entry
+    raise ValueError(f"{option}: got {which!r}, expected the number of a job, 1 to {len(entries)}{or_what}.")
+
+
+def _forget(ledger: Ledger, which: str, path: Path, options: Any) -> bool:
+    """Gives up a job; one whose result is in the ledger needs no account for it. Returns whether that went well."""
+    entry = _entry(ledger, "--forget", which)
+    if entry.state == "submitted":
+        return _at_the_service([entry], path, options, lambda device, job: device.forget(job.number))
+    print(ledger.forget(entry.number))
+    return True
 
 
 def _cancel(device: IBMBackend, entry: Entry) -> None:

@@ -38,7 +38,8 @@ class Kind:
     Attributes:
         method: HTTP method; empty for any.
         path: Regular expression that the path, without its prefix, must match as a whole.
-        action: ``error``: an answer with ``status``. ``drop``: the connection closes without an answer. ``stall``: it
+        action: ``error``: an answer with ``status``; ``echo``: one that repeats the request, with its headers; ``page``: a
+            web page with ``status``. ``drop``: the connection closes without an answer. ``stall``: it
             stays open without one. ``delay``: the answer comes later. ``cut``: half of the body, then the connection
             closes. ``garble``: half of the body as if it were all. The others change what becomes of the job:
             ``fail``, ``over_time``, ``cancel``, ``queue``, ``close_session``, ``offline``, ``hide``.
@@ -72,6 +73,9 @@ KINDS = {
     "results_cut": Kind("GET", f"{JOB}/results", "cut", late=True),
     "results_garbled": Kind("GET", f"{JOB}/results", "garble", late=True),
     "unauthorized": Kind("", API, "error", status=401),
+    "echo": Kind("", API, "echo", status=500),
+    "page": Kind("", API, "page", status=200),
+    "page_after": Kind("", API, "page", late=True, status=200),
     "slow": Kind("", API, "delay"),
     "iam_outage": Kind("POST", "/identity/token", "error", status=503),
     "job_failed": Kind("POST", "/jobs", "fail"),
@@ -94,6 +98,7 @@ class Fault:
         path: Regular expression that replaces the kind's.
         status: Status that replaces the kind's.
         retry_after: Value of the header ``Retry-After`` in seconds; ``None`` leaves it out.
+        says: What the answer says; empty: that it is a fault.
         seconds: Of a stall, until the connection closes; of ``slow``, of delay; of ``slow_queue``, in the queue.
     """
 
@@ -103,6 +108,7 @@ class Fault:
     path: str = ""
     status: int = 0
     retry_after: int | None = None
+    says: str = ""
     seconds: float = 60.0
 
     def strikes(self, method: str, path: str, late: bool) -> bool:
@@ -133,7 +139,7 @@ class Refused(Exception):  # noqa: N818
     def __init__(self, status: int, code: int, message: str, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.status, self.retry_after = status, retry_after
-        self.body = {"errors": [{"code": code, "message": message, "solution": "", "more_info": ""}]}
+        self.body: Any = {"errors": [{"code": code, "message": message, "solution": "", "more_info": ""}]}
 
 
 class NoAnswer(Exception):  # noqa: N818

@@ -123,9 +123,15 @@ class Cloud:
     def strike(self, query: Query, fault: Fault) -> None:
         """Does to the request what the fault says, or leaves it in ``query.fault`` for what comes next."""
         kind = KINDS[fault.kind]
-        if kind.action == "error":
+        if kind.action in ("error", "echo", "page"):
             status = fault.status or kind.status
-            raise Refused(status, status, f"A fault that the test ordered: {fault.kind}.", fault.retry_after)
+            said = fault.says or f"A fault that the test ordered: {fault.kind}."
+            if kind.action == "echo":  # as a proxy does that is asked to help with debugging
+                said = f"You sent {query.method} {dict(query.headers)} {query.body!r}"
+            error = Refused(status, status, said, fault.retry_after)
+            if kind.action == "page":
+                error.body = f"<!DOCTYPE html><html><head><title>{said}</title></head><body>Log in.</body></html>"
+            raise error
         if kind.action == "stall":
             self.released.wait(fault.seconds)
         if kind.action in ("drop", "stall"):

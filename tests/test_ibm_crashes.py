@@ -164,7 +164,7 @@ def test_a_disk_that_fills_up_loses_nothing(
 def test_a_full_disk_stops_before_the_submission(cloud: CloudServer, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.sqlite"
     with ibm(ledger) as backend:
-        layer = layer_on(backend)
+        layer, _ = layer_on(backend), backend.ledger  # which makes the file
         before, requests = len(cloud.jobs()), len(cloud.requests("POST", "/jobs"))
         with full_disk(tmp_path / "ledger.sqlite-wal"), pytest.raises(LedgerError, match="make room"):
             step(layer)

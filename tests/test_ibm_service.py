@@ -271,16 +271,16 @@ def test_every_passing_fault_at_once(cloud: CloudServer, ledger: Path, undisturb
 
 # kind, details, error, what it says, jobs made before it is over, and after the same program has gone on
 LASTING: list[tuple[str, dict[str, Any], type[HardwareError], str, int, int]] = [
-    ("unauthorized", {"count": None}, NotAuthorized, "save a valid account", 0, 1),
-    ("unauthorized", {"count": None, "path": "/jobs/.*"}, NotAuthorized, "save a valid account", 1, 1),
+    ("unauthorized", {"count": None}, NotAuthorized, "The key is valid, so it is not that", 0, 1),
+    ("unauthorized", {"count": None, "path": "/jobs/.*"}, NotAuthorized, "The key is valid, so it is not that", 1, 1),
     ("post_5xx", {"count": None}, ServiceUnavailable, "nothing is sent twice", 0, 1),
     ("post_5xx_after", {"count": 1}, ServiceUnavailable, "nothing is sent twice", 1, 1),
     ("post_429", {"count": None}, ServiceUnavailable, "nothing is sent twice", 0, 1),
     ("post_drop", {"count": None}, ServiceUnavailable, "nothing is sent twice", 0, 1),
     ("get_5xx", {"count": None, "path": "/jobs/.*"}, ServiceUnavailable, "nothing is sent twice", 1, 1),
     ("job_404", {"count": None}, JobFailed, "does not know it", 1, 1),
-    ("results_garbled", {"count": None}, ServiceUnavailable, "nothing is sent twice", 1, 1),
-    ("post_5xx", {"status": 400}, JobFailed, "refuses to submit a job", 0, 1),
+    ("results_garbled", {"count": None}, JobFailed, "its result is not what was asked for", 1, 1),
+    ("post_5xx", {"status": 400}, JobFailed, "Could not submit a job .* change the circuit", 0, 1),
     ("job_failed", {}, JobFailed, "the test ordered it", 1, 2),
     ("job_over_time", {}, JobFailed, "ran longer than maximum execution time", 1, 2),
     ("job_cancelled", {}, JobFailed, "was cancelled", 1, 2),

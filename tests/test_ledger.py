@@ -91,7 +91,7 @@ def test_files_that_are_no_ledgers(tmp_path):
     with sqlite3.connect(tmp_path / "foreign.sqlite") as db:
         db.execute("CREATE TABLE jobs (number INTEGER)")
     db.close()
-    with pytest.raises(LedgerError, match="is no ledger of version 1; give another file"):
+    with pytest.raises(LedgerError, match="is no ledger, another program has made it; name another file"):
         Ledger(tmp_path / "foreign.sqlite")
 
 
@@ -227,7 +227,7 @@ def test_a_job_that_the_service_does_not_know_can_be_given_up():
     ledger, device = Ledger(None), Obedient()
     number = claim(ledger).number
     ledger.submitted(number, "deleted", session_id=None, calibrated="")
-    with pytest.raises(JobFailed, match=r"does not know it.*--cancel NUMBER"):
+    with pytest.raises(JobFailed, match=r"does not know it.*`IBMBackend.cancel\(1\)`"):
         sender(device, ledger).results([task()])
     sender(device, ledger).cancel(number)
     assert ledger.entry(number).state == "failed"

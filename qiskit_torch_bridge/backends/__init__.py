@@ -32,6 +32,7 @@ from typing import Any
 
 from .base import Backend, Charge, Estimate, Request, check_shots
 from .passport import Passport
+from .settings import did_you_mean
 from .statevector import StatevectorBackend
 
 __all__ = ["Backend", "Charge", "Estimate", "Passport", "Request", "check_shots", "resolve_backend"]
@@ -84,7 +85,15 @@ def _from_word(word: str) -> Backend:
         from .ibm.recording import Replay
 
         return Replay(name)
-    raise ValueError(f"backend: got {word!r}, expected one of {_WORDS}, or a backend object.")
+    raise ValueError(f"backend: got {word!r}, expected one of {_WORDS}, or a backend object{_guess(word) or '.'}")
+
+
+def _guess(word: str) -> str:
+    kind = word.partition(":")[0]
+    if kind.startswith(("fake_", "ibm_")):  # a device's name alone
+        return f"; did you mean '{kind.partition('_')[0]}:{word}'?"
+    forms = {form.partition(":")[0]: form for form in _WORDS.replace("'", "").split(", ")}
+    return did_you_mean(kind, forms, forms)
 
 
 def _from_object(backend: Any) -> Backend:

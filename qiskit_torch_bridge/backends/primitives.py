@@ -26,6 +26,7 @@ from ..covariance import Covariance
 from ..program import Program
 from ..readout import Expectation, Samples
 from .base import Backend, Estimate, ProgramCache, check_shots, circuit_on, estimate_from_samples, measured_circuit
+from .results import Arrays, Asked, WrongResult, arrays_from
 from .simulated import (
     check_method,
     gates_to_keep,
@@ -111,6 +112,39 @@ def _is_aers_estimator(primitive: Any) -> bool:
     return isinstance(primitive, BaseEstimatorV2) and any(
         cls.__module__.startswith("qiskit_aer") for cls in type(primitive).__mro__
     )
+
+
+def _rounds_shots_up(sampler: Any) -> bool:
+    """Whether a Sampler spreads its shots over randomised circuits, the same number for each."""
+    twirling = getattr(getattr(sampler, "options", None), "twirling", None)
+    return any(getattr(twirling, name, False) is True for name in ("enable_gates", "enable_measure"))
+
+
+def _extrapolates(estimator: Any) -> bool:
+    """Whether an Estimator may fit its values, after which a standard error can be infinite."""
+    return getattr(getattr(estimator, "options", None), "resilience", None) is not None
+
+
+def _measured(
+    backend: _PrimitiveBackend,
+    pubs: Sequence[Any],
+    asked: Sequence[Asked],
+    seed: np.random.SeedSequence,
+    **options: Any,
+) -> Arrays:
+    """What the primitive returns for the PUBs.
+
+    Raises:
+        WrongResult: If that is not what was asked for.
+    """
+    result = _reseeded(backend.primitive, seed).run(pubs, **options).result()
+    try:
+        return arrays_from(result, asked)
+    except WrongResult as error:
+        raise WrongResult(
+            f"{backend.name} did not return what it was asked for: {error} No value was made of it; call again, or use "
+            "another primitive."
+        ) from None
 
 
 class _PrimitiveBackend(Backend):
@@ -218,7 +252,11 @@ class _PrimitiveBackend(Backend):
 
 
 class SamplerBackend(_PrimitiveBackend):
-    """Measured bit strings from a V2 Sampler: one job, one PUB a measurement group, per forward or backward."""
+    """Measured bit strings from a V2 Sampler: one job, one PUB a measurement group, per forward or backward.
+
+    A result with other circuits, rows, shots, registers or bits than were asked for ends in a ``RuntimeError``. (Only a
+    Sampler with ``options.twirling`` may return more shots, because it rounds them up.)
+    """
 
     def __init__(self, primitive: BaseSamplerV2, **options: Any) -> None:
         if not isinstance(primitive, BaseSamplerV2):
@@ -251,16 +289,26 @@ class SamplerBackend(_PrimitiveBackend):
             [(b.circuit, bindings_of(b, angles))] if b.parameters else [(b.circuit,)] * len(angles) for b in circuits
         ]
         flat = list(chain.from_iterable(pubs))
-        results = iter(_reseeded(self.primitive, seed).run(flat, shots=shots).result() if flat else ())
+        twirls = _rounds_shots_up(self.primitive)
+        asked = [
+            Asked((len(angles),) if len(pub) == 2 else (), shots=shots, bits=len(group.qubits), at_least=twirls)
+            for mine, group in zip(pubs, program.readout.groups, strict=True)
+            for pub in mine
+        ]
+        arrays = iter(_measured(self, flat, asked, seed, shots=shots) if flat else ())
         samples = [
-            samples_of(
-                [result.data["outcome"].array for result in islice(results, len(mine))], len(angles), len(group.qubits)
-            )
+            samples_of([bits for (bits,) in islice(arrays, len(mine))], len(angles), len(group.qubits))
             for mine, group in zip(pubs, program.readout.groups, strict=True)
         ]
         return estimate_from_samples(program, samples, len(angles))
 
     def _circuits(self, program: Program) -> list[BoundCircuit]:
+        measured = getattr(getattr(getattr(self.primitive, "options", None), "execution", None), "meas_type", None)
+        if measured in ("kerneled", "avg_kerneled"):
+            raise ValueError(
+                f"backend: got a {self.name} with the option execution.meas_type = {measured!r}, which gives points of a "
+                "measured signal, expected 'classified': values are read from bits."
+            )
         cached = self._cached(program)
         if "circuits" not in cached:
             compact = self._is_compact
@@ -274,7 +322,9 @@ class EstimatorBackend(_PrimitiveBackend):
     """Expectation values from a V2 Estimator: one job of one PUB per forward or backward.
 
     An Estimator gives each value with its own standard error and says nothing about their covariances; gradients' standard
-    errors take the outputs as independent.
+    errors take the outputs as independent. Values of another shape than was asked for, or that are not finite, end in a
+    ``RuntimeError``, and so do standard errors that are negative or not finite (after an extrapolation by IBM's Estimator
+    they may be infinite).
 
     Shots become the precision that an Estimator takes, ``1 / sqrt(shots)``. What it makes of it is its own: Qiskit's
     and Aer's reference Estimators add Gaussian noise to exact values, which is not shot noise; use a Sampler to study
@@ -357,10 +407,12 @@ class EstimatorBackend(_PrimitiveBackend):
             else:
                 # Without parameters there is nothing to broadcast over: a PUB for every row.
                 pubs = [(bound.circuit, observables, None, precision)] * len(angles)
-            data = [result.data for result in _reseeded(self.primitive, seed).run(pubs).result()]
+            whole = (len(outputs), len(angles)) if bound.parameters else (len(outputs),)
+            asked = [Asked(whole, extrapolates=_extrapolates(self.primitive))] * len(pubs)
+            data = _measured(self, pubs, asked, seed)
             shape = (len(angles), len(outputs))
-            values[:, outputs] += np.array([entry["evs"].T for entry in data]).reshape(shape)
-            variances[:, outputs] = np.array([entry["stds"].T for entry in data]).reshape(shape) ** 2
+            values[:, outputs] += np.array([found.T for found, _ in data]).reshape(shape)
+            variances[:, outputs] = np.array([errors.T for _, errors in data]).reshape(shape) ** 2
             if isinstance(self.primitive, StatevectorEstimator):
                 variances[:, outputs] = precision**2  # it adds just this noise, and gives zeros for its standard errors
         covariance = Covariance.of_independent(variances, shots) if shots else None
@@ -416,7 +468,18 @@ def bindings_of(bound: BoundCircuit, angles: np.ndarray) -> BindingsArray:
 
 
 def samples_of(arrays: Sequence[np.ndarray], rows: int, num_bits: int) -> Samples:
-    """The measured bit strings of N parameter sets, from packed bits of shape (..., shots, bytes) in their order."""
+    """The measured bit strings of N parameter sets, from packed bits of shape (..., shots, bytes) in their order.
+
+    Raises:
+        WrongResult: If they are the bits of something else.
+    """
+    shapes = {array.shape[-2:] for array in arrays}
+    found = sum(math.prod(array.shape[:-2]) for array in arrays)
+    if found != rows or len(shapes) > 1 or any(size != math.ceil(num_bits / 8) for _, size in shapes):
+        raise WrongResult(
+            f"got {found} parameter set(s) with (shots, bytes) of {sorted(shapes)}, expected {rows} with the same shots and "
+            f"the bytes of {num_bits} bit(s)."
+        )
     packed = np.concatenate([array.reshape(-1, *array.shape[-2:]) for array in arrays])
     shots = packed.shape[1]
     bits = np.unpackbits(packed, axis=-1, bitorder="big")[..., ::-1][..., :num_bits].reshape(rows * shots, num_bits)

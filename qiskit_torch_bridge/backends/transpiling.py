@@ -25,9 +25,11 @@ _STANDARD = frozenset(get_standard_gate_name_mapping())
 __all__ = [
     "BoundCircuit",
     "bind_by_column",
+    "bounded_gates",
     "check_transpiler_options",
     "gates_of_ibms_estimator",
     "leaves_out_idle_qubits",
+    "require_bounded_angles",
     "transpiled",
 ]
 
@@ -107,7 +109,9 @@ def transpiled(
     """The circuits for a device; a circuit that came with a layout keeps its place.
 
     ``basis_gates`` narrows down the gates of a device without connections; None: all that it knows. ``keep``: further
-    gates that a device without connections can run, names and classes.
+    gates that a device without connections can run, names and classes. Where a gate takes some angles only (IBM's fractional
+    ``rzz``), free angles go through gates that take any, so that no angle is refused and the device's noise does not depend
+    on it; constant angles are folded by Qiskit's transpiler.
 
     Raises:
         ValueError: If they do not fit the device.
@@ -119,26 +123,83 @@ def transpiled(
         initial_layout = range(width)
     # A simulator's number of qubits is a guess at what memory holds for the worst of circuits, and no limit.
     connected = getattr(device, "coupling_map", None) is not None
+    target = device.target  # asked for once: Aer makes it anew each time
+    bounded = bounded_gates(target)
+    if bounded:
+        circuits = [_without_free_entanglers(circuit) for circuit in circuits]
     if basis_gates is None and not connected and width > _num_qubits(device):
-        basis_gates = sorted(_STANDARD & {*device.operation_names, *keep})
-    target = device.target if basis_gates is None else None  # asked for once: Aer makes it anew each time
-    if target is not None:
-        for name, gate in keep.items():
-            target.add_instruction(gate, name=name)
+        basis_gates = sorted(_STANDARD & {*device.operation_names, *keep} - bounded)
+    for name, gate in keep.items():
+        target.add_instruction(gate, name=name)
     passes = generate_preset_pass_manager(
         optimization_level,
-        target=target,
+        target=target if basis_gates is None else None,
         basis_gates=None if basis_gates is None else list(basis_gates),
         initial_layout=None if initial_layout is None else list(initial_layout),
         seed_transpiler=seed_transpiler,
     )
     try:
-        return [passes.run(circuit) for circuit in circuits]
+        done = [passes.run(circuit) for circuit in circuits]
     except TranspilerError as error:
         raise ValueError(
             f"The circuit, on {width} qubits, cannot be transpiled for {device.name!r} "
             f"({device.num_qubits} qubits): {error.message}"
         ) from error
+    require_bounded_angles(done, bounded)
+    _require_working_qubits(done, device)
+    return done
+
+
+def bounded_gates(target: Any) -> frozenset[str]:
+    """The gates of a target that take some angles only, such as IBM's fractional ``rzz`` (from 0 to pi / 2)."""
+    is_bounded = getattr(target, "gate_has_angle_bounds", None)  # from Qiskit 2.2 on
+    return frozenset() if is_bounded is None else frozenset(filter(is_bounded, target.operation_names))
+
+
+def require_bounded_angles(circuits: Sequence[QuantumCircuit], bounded: frozenset[str]) -> None:
+    """Checks that no gate that takes some angles only has a free one: shifted, it would leave them.
+
+    Raises:
+        ValueError: If one has.
+    """
+    for circuit in circuits:
+        for instruction in circuit.data:
+            if instruction.operation.name in bounded and _is_free(instruction.operation):
+                raise ValueError(
+                    f"The transpiled circuit has the free angle {instruction.operation.params[0]} in {instruction.name!r}, "
+                    "of which the device takes some angles only; use a device without this gate (for IBM's: "
+                    "use_fractional_gates=False)."
+                )
+
+
+def _require_working_qubits(circuits: Sequence[QuantumCircuit], device: Any) -> None:
+    """IBM's devices say where they are out of order, which their targets may still show."""
+    if not hasattr(device, "check_faulty"):
+        return
+    try:
+        for circuit in circuits:
+            device.check_faulty(circuit)
+    except ValueError as error:
+        raise ValueError(
+            f"{device.name!r} is out of order where the transpiled circuit would run; choose other qubits by "
+            f"initial_layout, or another device. ({error})"
+        ) from error
+
+
+def _is_free(operation: Any) -> bool:
+    return any(isinstance(value, ParameterExpression) and value.parameters for value in operation.params)
+
+
+def _without_free_entanglers(circuit: QuantumCircuit) -> QuantumCircuit:
+    """The circuit with its free rotations of several qubits in gates that take any angle (``cx`` and ``rz``)."""
+    plain = circuit.copy_empty_like()
+    for instruction in circuit.data:
+        if len(instruction.qubits) > 1 and _is_free(instruction.operation):
+            spelled_out = _without_free_entanglers(instruction.operation.definition)
+            plain.compose(spelled_out, instruction.qubits, inplace=True)
+        else:
+            plain.append(instruction, copy=False)
+    return plain
 
 
 def _num_qubits(device: Any) -> float:

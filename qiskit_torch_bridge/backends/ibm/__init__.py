@@ -24,7 +24,8 @@ reads finished jobs, waits for queued ones and finds, by its tag, one whose subm
 (:mod:`qiskit_torch_bridge.backends.ibm.selftest`): swapped bits and wrong layouts cost nothing.
 
 **Faults.** Passing ones (network, overload, maintenance) are retried within a stated time
-(:class:`qiskit_torch_bridge.Patience`); others say what to do (:mod:`qiskit_torch_bridge.backends.ibm.errors`).
+(:class:`qiskit_torch_bridge.Patience`); others say at once what to do (:mod:`qiskit_torch_bridge.backends.ibm.faults`,
+:mod:`qiskit_torch_bridge.backends.ibm.errors`). No message, log or file holds a key or a token.
 
 **A passport** (:class:`qiskit_torch_bridge.Passport`) in every result says where and how it was measured: calibration,
 layout, jobs, seconds, versions. ``shadow=True`` simulates everything exactly as well, and tells shot noise from the

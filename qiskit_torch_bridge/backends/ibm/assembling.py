@@ -13,11 +13,12 @@ from ...program import Program
 from ..base import Estimate, Request, estimate_from_samples
 from ..passport import Passport
 from ..primitives import bindings_of, samples_of
+from ..results import Asked
 from .archives import Arrays
 from .compiling import Unit
 from .work import Piece
 
-__all__ = ["estimate_from_arrays", "parts_of", "pubs_of"]
+__all__ = ["asked_by", "estimate_from_arrays", "parts_of", "pubs_of"]
 
 Name = TypeVar("Name")
 
@@ -44,6 +45,30 @@ def pubs_of(
         return pubs
 
     return make
+
+
+def asked_by(
+    pieces: Sequence[Piece], units: Sequence[Sequence[Unit]], *, shots: int, extrapolates: bool
+) -> list[Asked]:
+    """What the PUBs of a job ask for, in the order of :func:`pubs_of`.
+
+    Args:
+        pieces: The pieces of the job.
+        units: The circuits of each request.
+        shots: Shots of each parameter set, as they come back from a Sampler.
+        extrapolates: Whether an Estimator's standard errors come from a fit.
+    """
+    asked: list[Asked] = []
+    for piece in pieces:
+        unit = units[piece.request][piece.unit]
+        rows = piece.stop - piece.start
+        together = bool(unit.bound.parameters)
+        if unit.observables:
+            pub = Asked((len(unit.observables), rows if together else 1), extrapolates=extrapolates)
+        else:
+            pub = Asked((rows,) if together else (), shots=shots, bits=unit.bound.circuit.num_clbits)
+        asked += [pub] * (1 if together else rows)
+    return asked
 
 
 def parts_of(

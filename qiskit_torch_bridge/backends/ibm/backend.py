@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import platform
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, replace
 from functools import cached_property, lru_cache
+from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,17 +22,19 @@ from ...readout import Expectation
 from ...shadow import Shadow
 from ..base import Backend, Charge, Estimate, ProgramCache, Request, check_shots
 from ..passport import Passport
+from ..settings import instance_of, number_from, one_of
 from ..statevector import StatevectorBackend
+from ..transpiling import check_transpiler_options
 from .archives import bytes_of
-from .assembling import estimate_from_arrays, parts_of, pubs_of
+from .assembling import asked_by, estimate_from_arrays, parts_of, pubs_of
 from .cloud import Device, ServiceFault, checked_options, finalized_options, is_real, open_device
 from .compiling import Unit, circuits_for, from_qpy, to_qpy, units_of
-from .errors import HardwareError, ServiceUnavailable
+from .errors import HardwareError
 from .fingerprints import digest, fingerprint, seed_of
 from .ledger import Caps, Entry, Job, Ledger, Spent
 from .prices import Price, price_of
 from .selftest import test_layout
-from .sending import Patience, Sender, Task
+from .sending import Patience, Sender, Task, explained
 from .work import Limits, Piece, Stretch, packed
 
 __all__ = ["DEFAULT_LEDGER", "IBMBackend"]
@@ -36,7 +42,8 @@ __all__ = ["DEFAULT_LEDGER", "IBMBackend"]
 _log = logging.getLogger(__name__)
 
 DEFAULT_LEDGER = "qtb-jobs.sqlite"
-_PACKAGES = ("qiskit", "qiskit-ibm-runtime", "qiskit-torch-bridge", "torch", "numpy")
+_IN_MEMORY = ":memory:"
+_PACKAGES = ("qiskit", "qiskit-ibm-runtime", "torch", "numpy")
 
 
 class IBMBackend(Backend):
@@ -53,11 +60,20 @@ class IBMBackend(Backend):
     data, weights and versions, on the same machine.) The other side of it: a new run is to be given a new ``seed``,
     ``run`` or ``ledger``, or it gets the old one's results; and without a ``seed`` nothing is found again.
 
+    **Nothing is believed unseen.** A result is kept once it is what was asked for: as many circuits, rows, shots and bits
+    (or finite values), of this very job. Else the error is ``JobFailed``, the next run fetches it once more, and
+    :meth:`forget` gives the job up.
+
     **Nothing is paid for unseen.** ``layer.quote`` says what a step costs; ``max_qpu_seconds``, ``max_shots`` and
     ``max_jobs`` stop before the submission that would pass them. They count all jobs of that ``run`` in that ledger,
     whatever device, seed and process: a new count wants a new ``run`` or ``ledger``. A bill may exceed the estimate, and a
     session bills wall-clock time: what a cap then stops is the next job. Before the first job the transpiled circuit is
-    simulated here, and must give the logical circuit's answers.
+    simulated here, and must give the logical circuit's answers; IBM's own validators see every job with its angles, in
+    rehearsals too.
+
+    **Fractional gates** (a device from ``service.backend(name, use_fractional_gates=True)``): ``rx`` is used for any angle,
+    ``rzz``, which takes 0 to pi / 2, for constant ones only. Free angles of two qubits go through the device's other gates,
+    because no gradient's shifts would stay in that range.
 
     A real device has never been used in the making of this: it was tested against IBM's own client with a server that
     imitates the service, and on fake devices.
@@ -74,15 +90,18 @@ class IBMBackend(Backend):
             ``"estimator"``, which can mitigate errors.
         options: The primitive's options by IBM's names, checked here: ``{"dynamical_decoupling": {"enable": True},
             "twirling": {"enable_gates": True}}``; for an Estimator also ``resilience_level`` (IBM's default is 1, which
-            mitigates measurement errors) and ``resilience``.
-        optimization_level: The transpiler's, 0 to 3.
+            mitigates measurement errors) and ``resilience``; or IBM's own ``SamplerOptions`` or ``EstimatorOptions``.
+            Refused are those with which results could not be read or prices not be known: ``execution.init_qubits=False``,
+            a ``meas_type`` other than ``"classified"``, private jobs, ``experimental``, PEA, PEC and layer noise models, and
+            ``simulator`` options that are set here. No job is made longer than ``max_execution_time``.
+        optimization_level: The transpiler's, 0 to 3; None: 2.
         initial_layout: The device's qubits for the circuit's, in order; None: the transpiler's choice.
         seed_transpiler: Makes the transpiler's choices repeatable.
         max_qpu_seconds: Cap for the time on the quantum processor, billed where that is known, else estimated.
         max_shots: Cap for the shots that are asked for (twirling rounds them up: see ``executions`` of a quote).
         max_jobs: Cap for the jobs.
         ledger: The file, or ``":memory:"``; None: ``qtb-jobs.sqlite`` in the working directory or what the environment
-            variable QTB_LEDGER says, and memory for rehearsals.
+            variable QTB_LEDGER says, and memory for rehearsals. It is made when the first job is about to leave.
         run: A name that tells runs with the same ledger and seed apart.
         shadow: Whether to simulate everything without noise as well, and log what shots and what the device contribute to
             the difference (``layer.last_run.shadow``).
@@ -106,8 +125,8 @@ class IBMBackend(Backend):
         mode: Literal["job", "batch", "session"] = "job",
         max_time: int | None = None,
         primitive: Literal["sampler", "estimator"] = "sampler",
-        options: Mapping[str, Any] | None = None,
-        optimization_level: int = 2,
+        options: Any = None,
+        optimization_level: int | None = 2,
         initial_layout: Sequence[int] | None = None,
         seed_transpiler: int | None = 0,
         max_qpu_seconds: float | None = None,
@@ -119,46 +138,55 @@ class IBMBackend(Backend):
         patience: Patience | None = None,
         limits: Limits | None = None,
     ) -> None:
-        _require_one_of("mode", mode, ("job", "batch", "session"))
-        _require_one_of("primitive", primitive, ("sampler", "estimator"))
-        _require_one_of("optimization_level", optimization_level, (0, 1, 2, 3))
-        for name, cap in {"max_qpu_seconds": max_qpu_seconds, "max_shots": max_shots, "max_jobs": max_jobs}.items():
-            if cap is not None and (isinstance(cap, bool) or not isinstance(cap, (int, float)) or not cap >= 0):
-                raise ValueError(f"{name}: got {cap!r}, expected a number from 0, or None for no cap.")
-        self.primitive, self.mode, self.run = primitive, mode, run
-        self.options = checked_options(primitive, options or {}).model_dump(exclude_unset=True)
-        if (self.options.get("resilience") or {}).get("pec_mitigation"):
-            raise ValueError(
-                "options: got pec_mitigation, whose cost is not known before it has run, so that no cap could be kept; use "
-                "zne_mitigation, or EstimatorBackend(Estimator(...)) without a ledger and caps."
+        self.mode = one_of("mode", mode, ("job", "batch", "session"))
+        self.primitive = one_of("primitive", primitive, ("sampler", "estimator"))
+        self.run = instance_of("run", run, str, "a name, such as 'monday'")
+        for name, text in {"account": account, "instance": instance}.items():
+            instance_of(name, text, (str, type(None)), "a name, or None for the default")
+        if max_time is not None:
+            max_time = number_from(
+                "max_time", max_time, least=1, whole=True, also=" (seconds), or None for the service's"
             )
-        self.optimization_level, self.seed_transpiler = optimization_level, seed_transpiler
-        self.initial_layout = None if initial_layout is None else tuple(initial_layout)
-        self.caps = Caps(max_qpu_seconds, max_shots, max_jobs)
-        self.patience, self.limits = patience or Patience(), limits or Limits()
+        level, self.initial_layout, self.seed_transpiler = check_transpiler_options(
+            optimization_level=optimization_level, initial_layout=initial_layout, seed_transpiler=seed_transpiler
+        )
+        self.optimization_level = 2 if level is None else level
+        self.caps = Caps(
+            _cap("max_qpu_seconds", max_qpu_seconds),
+            _cap("max_shots", max_shots, whole=True),
+            _cap("max_jobs", max_jobs, whole=True),
+        )
+        self._ledger_path = _ledger_path(ledger)
+        self.shadow = StatevectorBackend() if instance_of("shadow", shadow, bool, "True or False") else None
+        self.patience = Patience() if patience is None else instance_of("patience", patience, Patience, "a Patience")
+        self.limits = Limits() if limits is None else instance_of("limits", limits, Limits, "Limits")
         self._given = _Given(backend, account, instance, max_time)
         self.name = f"ibm:{self._given.name}"
-        self.shadow = StatevectorBackend() if shadow else None
-        self._ledger_path = ledger
+        given = checked_options(self.primitive, {} if options is None else options)
+        self.options = given.model_dump(exclude_unset=True)
+        if given.max_execution_time is not None:  # a job that would take longer would be cut off, and paid for
+            self.limits = replace(self.limits, qpu_seconds=min(self.limits.qpu_seconds, given.max_execution_time))
         self._cache = ProgramCache()
+        self._connection: Device | None = None
         self._connected: Sender | None = None
         self._tested: set[str] = set()
+        self._unkept: dict[str, bytes] = {}  # transpiled circuits that are not in the ledger yet
         self._units_in_use: list[Unit] = []
 
     @property
     def ledger(self) -> Ledger:
-        """The ledger."""
+        """The ledger, whose file is made when it is asked for here, or when the first job is about to leave."""
         return self._sender.ledger
 
     @property
     def device(self) -> Any:
         """The ``BackendV2`` that circuits are transpiled for."""
-        return self._sender.device.device
+        return self.connection.device
 
     @property
     def spent(self) -> Spent:
         """What the run has come to so far, by the ledger."""
-        return self.ledger.spent(self.run)
+        return self.ledger.spent(self.run) if self._has_ledger else Spent(0, 0, 0.0)
 
     def resolve_shots(self, shots: int | None) -> int:
         shots = check_shots(shots)
@@ -167,6 +195,8 @@ class IBMBackend(Backend):
         options = self._finalized_options
         if options.default_shots is not None:
             return int(options.default_shots)
+        if self.primitive == "sampler":
+            raise ValueError("shots: got None, and the option default_shots is None too; give one of them a number.")
         return round(options.default_precision**-2)
 
     def prepare(self, program: Program) -> None:
@@ -190,14 +220,17 @@ class IBMBackend(Backend):
     def evaluate_all(self, requests: Sequence[Request], *, shots: int | None) -> list[Estimate]:
         shots = self.resolve_shots(shots)
         price = self._price(shots)
+        for request in requests:
+            self._test(request.program)
         units = [self._units(request.program) for request in requests]
-        for request, its_units in zip(requests, units, strict=True):
-            self._test(request.program, its_units)
+        self.connection.check([unit.bound.circuit for its_units in units for unit in its_units])
         keys = [self._key_of(request, shots) for request in requests]
         jobs = self._pack([(its_units, len(r.angles)) for its_units, r in zip(units, requests, strict=True)], price)
         tasks = [self._task(pieces, requests, units, keys, shots, price) for pieces in jobs]
+        for task in tasks:
+            self.connection.check_angles(self.primitive, task.pubs())
         for number, (request, key) in enumerate(zip(requests, keys, strict=True)):
-            parts = parts_of(number, jobs, [task.job.key for task in tasks], units)
+            parts = parts_of(number, jobs, tasks, units)
             self._note_evaluation(request, key, shots, parts)
         self._units_in_use = [unit for its_units in units for unit in its_units]
         results, numbers = self._sender.results(tasks) if tasks else ([], [])
@@ -248,12 +281,24 @@ class IBMBackend(Backend):
         self._sender.collect(number)
 
     def cancel(self, number: int) -> None:
-        """Cancels a job of the ledger."""
+        """Cancels a job of the ledger that has not ended; one that has is given up by :meth:`forget`."""
         self._sender.cancel(number)
+
+    def forget(self, number: int) -> None:
+        """Gives up a job of the ledger whose result is of no use, although it was paid for: a warning is logged.
+
+        For a job whose result the service does not hand over whole, or that is damaged in the ledger. The same run then
+        sends it anew, and pays for it again; caps count both.
+
+        Raises:
+            HardwareError: If it has not ended (cancel it then), or has ended without a result (it is sent anew anyway).
+        """
+        self._sender.forget(number)
 
     def settle_bills(self) -> None:
         """Asks the service for the usage of jobs that it had not settled when their results were fetched."""
-        self._sender.settle_bills()
+        if self._has_ledger:
+            self._sender.settle_bills()
 
     def close(self) -> None:
         """Closes a session or batch of ours, whose time is billed while it is open, and the ledger's file."""
@@ -272,13 +317,16 @@ class IBMBackend(Backend):
     def __getstate__(self) -> dict[str, Any]:
         # A device object knows the service, and the service a token: only names leave this process.
         state = {
-            name: value for name, value in self.__dict__.items() if name not in ("_connected", "_finalized_options")
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("_connection", "_connected", "_finalized_options")
         }
         mode = self._given.kind_of_session or self.mode
         kept = {"_given": self._given.without_objects(), "mode": mode}
         return {
             **state,
             **kept,
+            "_connection": None,
             "_connected": None,
             "_tested": set(),
             "_units_in_use": [],
@@ -287,22 +335,46 @@ class IBMBackend(Backend):
     @property
     def connection(self) -> Device:
         """The device's side of the connection, made on first use."""
-        return self._sender.device
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
 
     @property
     def _sender(self) -> Sender:
         if self._connected is None:
-            self._connected = self._connect()
+            self._connected = Sender(
+                self.connection,  # before the ledger: without a device there is nothing to write down
+                Ledger(self._path),
+                primitive=self.primitive,
+                options=self.options,
+                run=self.run,
+                mode=self.mode,
+                caps=self.caps,
+                patience=self.patience,
+                recalibrated=_weakly(self._fit_circuits_again),
+            )
             weakref.finalize(self, _close, self._connected, self.mode)
         return self._connected
 
-    def _connect(self) -> Sender:
+    @property
+    def _path(self) -> Path | None:
+        """The ledger's file; None for memory."""
+        if self._ledger_path is None and not self._given.is_rehearsal:
+            return _ledger_path(os.environ.get("QTB_LEDGER", DEFAULT_LEDGER), "QTB_LEDGER")
+        return None if self._ledger_path == _IN_MEMORY else self._ledger_path
+
+    @property
+    def _has_ledger(self) -> bool:
+        """Whether there is a ledger to look into; its file is made when there is something to write down."""
+        return self._connected is not None or ((path := self._path) is not None and path.exists())
+
+    def _connect(self) -> Device:
         given = self._given
-        path = self._ledger_path
-        if path is None and not given.is_rehearsal:
-            path = os.environ.get("QTB_LEDGER", DEFAULT_LEDGER)
-        ledger = Ledger(path)
-        left_open = ledger.open_session(self.run, given.name, self.mode)
+        left_open = None
+        if self._has_ledger:
+            ledger = Ledger(self._path)
+            left_open = ledger.open_session(self.run, given.name, self.mode)
+            ledger.close()
         try:
             device = open_device(
                 given.backend,
@@ -313,21 +385,17 @@ class IBMBackend(Backend):
                 session_id=left_open,
             )
         except ServiceFault as fault:
-            raise ServiceUnavailable(
-                f"IBM's service cannot be reached ({fault}); nothing was submitted. Try again later; jobs that are in "
-                f"{ledger!r} stay there."
-            ) from None
-        return Sender(
-            device,
-            ledger,
-            primitive=self.primitive,
-            options=self.options,
-            run=self.run,
-            mode=self.mode,
-            caps=self.caps,
-            patience=self.patience,
-            recalibrated=_weakly(self._fit_circuits_again),
-        )
+            raise explained(fault, f"connect with {given.name}", f"Ledger({str(self._path)!r})") from None
+        self._require_delay_of(device)
+        return device
+
+    def _require_delay_of(self, device: Device) -> None:
+        delay = self._finalized_options.execution.rep_delay
+        least, most = getattr(device.device, "rep_delay_range", None) or (0.0, math.inf)
+        if delay is not None and not least <= delay <= most:
+            raise ValueError(
+                f"options: got execution.rep_delay = {delay:g} s, but {device.name} takes {least:g} to {most:g} s."
+            )
 
     def _fit_circuits_again(self) -> None:
         """After a calibration: whether the circuits still fit the device.
@@ -348,25 +416,40 @@ class IBMBackend(Backend):
     def _units(self, program: Program) -> list[Unit]:
         cached = self._cache.of(program)
         if "units" not in cached:
-            key = digest(self.run, *self._circumstances, self._fingerprint(program))
-            circuits = self._transpiled(program, key)
-            cached["units"] = units_of(circuits, program, self.device, self.initial_layout, self.primitive)
+            circuits = self._transpiled(program)
+            its_units = units_of(circuits, program, self.device, self.initial_layout, self.primitive)
+            self._check_preparation(program, its_units)
+            cached["units"] = its_units
         units: list[Unit] = cached["units"]
         return units
 
-    def _transpiled(self, program: Program, key: str) -> list[Any]:
+    def _check_preparation(self, program: Program, units: Sequence[Unit]) -> None:
+        once = Request(program, np.zeros((1, len(program.angles))), np.random.SeedSequence(0))
+        pieces = [Piece(0, number, 0, 1) for number in range(len(units))]
+        if pieces:
+            self.connection.check_preparation(self.primitive, pubs_of(pieces, [once], [units])(), self.options)
+
+    def _transpiled(self, program: Program) -> list[Any]:
         """Circuits that an earlier process has left, while they fit the device: a run that goes on does not change."""
         if not program.readout.groups:
             return []
-        kept = self.ledger.circuits(key)
+        key = self._key_of_circuits(program)
+        kept = self._unkept.get(key)
+        if kept is None and self._has_ledger:
+            kept = self.ledger.circuits(key)
         if kept is not None:
-            circuits = from_qpy(kept, program)
             try:
+                circuits = from_qpy(kept, program)
                 self.connection.check(circuits)
-            except ValueError as error:
-                _log.warning("Transpiling anew, because the device has changed: %s", error)
-                self.ledger.note(self.run, "transpiled-anew", str(error))
+            except HardwareError:
+                raise
+            except Exception as error:  # damaged bytes, or those of a newer Qiskit, raise anything
+                changed = isinstance(error, ValueError)
+                why = "the device has changed" if changed else "the transpiled circuits in the ledger cannot be read"
+                _log.warning("Transpiling anew, because %s: %s", why, error)
+                self.ledger.note(self.run, "transpiled-anew", f"{why}: {error}")
                 self.ledger.forget_circuits(key)
+                self._unkept.pop(key, None)
             else:
                 return circuits
         circuits = circuits_for(
@@ -379,7 +462,23 @@ class IBMBackend(Backend):
         )
         self.connection.check(circuits)
         self._require_within_gates(circuits)
-        return from_qpy(self.ledger.keep_circuits(key, to_qpy(circuits)), program)
+        self._unkept[key] = to_qpy(circuits)
+        return from_qpy(self._unkept[key], program)
+
+    def _key_of_circuits(self, program: Program) -> str:
+        return digest(self.run, *self._circumstances, self._fingerprint(program))
+
+    def _keep_circuits(self, program: Program) -> bool:
+        """Writes transpiled circuits down for later processes; returns whether another process's were there before.
+
+        Those are used then, so that a run is the same in all of its processes.
+        """
+        key = self._key_of_circuits(program)
+        mine = self._unkept.pop(key, None)
+        if mine is None or self.ledger.keep_circuits(key, mine) == mine:
+            return False
+        self._cache = ProgramCache()
+        return True
 
     def _require_within_gates(self, circuits: Sequence[Any]) -> None:
         most = max((circuit.num_nonlocal_gates() for circuit in circuits), default=0)
@@ -405,11 +504,14 @@ class IBMBackend(Backend):
         name: str = cached["fingerprint"]
         return name
 
-    def _test(self, program: Program, units: Sequence[Unit]) -> None:
+    def _test(self, program: Program) -> None:
         name = self._fingerprint(program)
         if name in self._tested:
             return
-        found = test_layout(program, units)
+        found = test_layout(program, self._units(program))
+        if self._keep_circuits(program):
+            self._test(program)
+            return
         _log.info("%s: %s", self.name, found)
         self.ledger.note(self.run, "self-test", found, circuit=name)
         self._tested.add(name)
@@ -469,10 +571,14 @@ class IBMBackend(Backend):
         circuits = sum((piece.stop - piece.start) * units[piece.request][piece.unit].bases for piece in pieces)
         executions, seconds = self._cost_of(pieces, units, price)
         job = Job(key, circuits, circuits * shots, executions, seconds)
-        return Task(job, pubs_of(pieces, requests, units), shots, seed=int(key[:8], 16) >> 1)
+        resilience = getattr(self._finalized_options, "resilience", None)
+        asked = asked_by(
+            pieces, units, shots=price.executions, extrapolates=resilience is not None and resilience.zne_mitigation
+        )
+        return Task(job, pubs_of(pieces, requests, units), shots, seed=int(key[:8], 16) >> 1, asked=asked)
 
     def _note_evaluation(
-        self, request: Request, key: str, shots: int, parts: Sequence[Sequence[tuple[str, int]]]
+        self, request: Request, key: str, shots: int, parts: Sequence[Sequence[tuple[Task, int]]]
     ) -> None:
         description = {
             "fingerprint": self._fingerprint(request.program),
@@ -480,7 +586,8 @@ class IBMBackend(Backend):
             "primitive": self.primitive,
             "shots": shots,
             "seed": seed_of(request),
-            "parts": parts,
+            "parts": [[(task.job.key, place) for task, place in part] for part in parts],
+            "asked": [[astuple(task.asked[place]) for task, place in part if task.asked] for part in parts],
             "outputs": [unit.outputs for unit in self._units(request.program)],
             "passport": self._passport(self._units(request.program), shots, []).as_dict(),
         }
@@ -511,6 +618,10 @@ class _Given:
     def __init__(self, backend: Any, account: str | None, instance: str | None, max_time: int | None) -> None:
         self.backend, self.account, self.instance, self.max_time = backend, account, instance, max_time
         if isinstance(backend, str):
+            kind, _, meant = backend.rpartition(":")
+            if kind or not meant:  # a word for backend=, not a device's name
+                guess = f"; did you mean {'fake_' * (kind == 'fake') + meant!r}?" if meant else "."
+                raise ValueError(f"backend: got {backend!r}, expected a device's name, such as 'ibm_fez'{guess}")
             self.name = backend
         else:
             device = getattr(backend, "_backend", None) if not hasattr(backend, "target") else backend
@@ -541,9 +652,26 @@ class _Given:
         return _Given(self.name, self.account, self.instance, self.max_time)
 
 
-def _require_one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
-    if isinstance(value, bool) or value not in allowed:
-        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, allowed))}.")
+def _cap(name: str, cap: Any, *, whole: bool = False) -> Any:
+    return None if cap is None else number_from(name, cap, whole=whole, also=", or None for no cap")
+
+
+def _ledger_path(ledger: Any, name: str = "ledger") -> Any:
+    """The ledger's file as a path; None and the word for memory as they are.
+
+    Raises:
+        TypeError, ValueError: If there can be no such file.
+    """
+    if ledger is None or ledger == _IN_MEMORY:
+        return ledger
+    path = Path(instance_of(name, ledger, (str, os.PathLike), f"a file's path, {_IN_MEMORY!r}, or None"))
+    if path.is_dir():
+        raise ValueError(
+            f"{name}: got {str(ledger)!r}, which is a folder; give a file in it, such as {DEFAULT_LEDGER!r}."
+        )
+    if not path.parent.is_dir():
+        raise ValueError(f"{name}: got {str(ledger)!r}, expected a file in a folder that exists; make it first.")
+    return path
 
 
 def _weakly(method: Callable[[], None]) -> Callable[[], None]:
@@ -571,4 +699,7 @@ def _close(sender: Sender, mode: str) -> None:
 
 @lru_cache(maxsize=1)
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}
+    # A checkout that is only on the path has no metadata; and to import the version here would be a cycle.
+    bridge = import_module(__name__.partition(".")[0]).__version__
+    packages = {package: version(package) for package in _PACKAGES}
+    return {"python": platform.python_version(), **packages, "qiskit-torch-bridge": bridge}

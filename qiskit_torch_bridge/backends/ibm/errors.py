@@ -22,7 +22,7 @@ class BudgetExceeded(HardwareError):  # noqa: N818 - the name that other people'
 
 
 class JobFailed(HardwareError):  # noqa: N818 - as Qiskit says it
-    """A job ended without a result: it failed, was cancelled, or ran over its time."""
+    """A job ended without a result: it failed, was cancelled, ran over its time, or what came is not what was asked for."""
 
 
 class ServiceUnavailable(HardwareError):  # noqa: N818

@@ -61,14 +61,22 @@ def price_of(options: Any, shots: int, *, rep_delay: float | None) -> Price:
         options: IBM's finalised options of the primitive.
         shots: Shots a circuit.
         rep_delay: The device's default delay in seconds; None: unknown.
+
+    Raises:
+        ValueError: If the options take fewer shots than are asked for.
     """
-    executions = math.prod(_twirled(options.twirling, shots))
+    randomizations, each = _twirled(options.twirling, shots)
+    executions = randomizations * each
+    if executions < shots:
+        raise ValueError(
+            f"shots: got {shots}, but the option twirling takes {randomizations} randomizations of {each} shots, which are "
+            f"{executions}; set one of num_randomizations and shots_per_randomization to 'auto', or take fewer shots."
+        )
     calibration = 0
     resilience = getattr(options, "resilience", None)
     if resilience is not None:
         if resilience.measure_mitigation:
             learned = resilience.measure_noise_learning.num_randomizations
-            randomizations, each = _twirled(options.twirling, shots)
             calibration = (randomizations if learned == "auto" else learned) * each
         if resilience.zne_mitigation:
             factors = resilience.zne.noise_factors

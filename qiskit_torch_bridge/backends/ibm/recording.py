@@ -6,11 +6,13 @@ primitive returned, shot by shot. It holds neither account nor instance nor toke
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,21 @@ import numpy as np
 from ...program import Program
 from ..base import Backend, Charge, Estimate, ProgramCache, Request, check_shots
 from ..passport import Passport
-from .archives import arrays_of
+from ..results import Asked, WrongResult, check_arrays
+from ..settings import instance_of, number_from
+from .archives import arrays_of, asked_of_jobs, read_archive, stored_result, way_to_forget
 from .assembling import estimate_from_arrays
-from .errors import NotRecorded
+from .errors import LedgerError, NotRecorded
 from .fingerprints import digest, fingerprint, seed_of
 from .ledger import Ledger
 
 __all__ = ["Replay", "write_recording"]
 
 _FORMAT = "qiskit_torch_bridge recording 1"
+_WAY_OUT = (
+    "Give a file that `python -m experiments jobs LEDGER --record FILE` has written: another copy of this one, or one that "
+    "is recorded anew from its ledger."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,29 +77,36 @@ def write_recording(ledger: Ledger, path: str | os.PathLike[str], *, run: str | 
     Raises:
         FileExistsError: If there is such a file.
         ValueError: If there is nothing to record, or one evaluation was measured twice.
+        LedgerError: If a result in the ledger is damaged.
     """
     target = Path(path)
     if target.exists():
         raise FileExistsError(f"{target} exists; give another name, or remove it first.")
     done = {entry.key: entry for entry in ledger.entries() if entry.state == "done"}
+    asked = asked_of_jobs(ledger)
     listed: list[dict[str, Any]] = []
     arrays: dict[str, np.ndarray] = {}
     seen: set[str] = set()
-    for description, angles in ledger.evaluations():
+    for description, kept_angles in ledger.evaluations():
         keys = {key for part in description["parts"] for key, _ in part}
         if (run is not None and description["run"] != run) or not keys <= done.keys():
             continue
-        asked = digest(*(description[name] for name in ("fingerprint", "shots", "seed")), arrays_of(angles)[0][0])
-        if asked in seen:
+        angles = _angles(ledger, kept_angles)
+        name = digest(*(description[each] for each in ("fingerprint", "shots", "seed")), angles)
+        if name in seen:
             raise ValueError(
                 f"{ledger!r} holds the same evaluation twice (measured with other options, on another device, or in another "
                 "run), and a replay could not tell which is meant; record one run, or give each its own ledger."
             )
-        seen.add(asked)
+        seen.add(name)
         number = len(listed)
         entries = [done[key] for key in sorted(keys, key=lambda key: done[key].number)]
-        results = {key: arrays_of(ledger.result(done[key].number)) for key in keys}
-        arrays[f"{number}/angles"] = arrays_of(angles)[0][0]
+        results = {key: stored_result(ledger, done[key].number, asked.get(key)) for key in keys}
+        short = [key for part in description["parts"] for key, place in part if place >= len(results[key])]
+        if short:  # an earlier version may have kept it
+            wrong = done[short[0]].number
+            raise LedgerError(f"The result of job {wrong} in {ledger!r} lacks a PUB. {way_to_forget(ledger, wrong)}")
+        arrays[f"{number}/angles"] = angles
         shape = []
         for unit, part in enumerate(description["parts"]):
             shape.append([len(results[key][place]) for key, place in part])
@@ -120,10 +135,31 @@ def write_recording(ledger: Ledger, path: str | os.PathLike[str], *, run: str | 
         )
     if not listed:
         raise ValueError(f"{ledger!r} holds no evaluation{'' if run is None else f' of run {run!r}'} that is done.")
-    manifest = np.frombuffer(json.dumps({"format": _FORMAT, "evaluations": listed}).encode(), dtype=np.uint8)
+    for number, entry in enumerate(listed):
+        try:
+            _evaluation(arrays, number, entry)
+        except WrongResult as error:
+            raise LedgerError(
+                f"A result in {ledger!r} is not what was asked for ({error}); the jobs of this evaluation are "
+                f"{', '.join(entry['passport']['job_ids'])}. Nothing was written. Run the same again, which finds the wrong "
+                "one and says what can be done; or record another run."
+            ) from None
+    content = {"format": _FORMAT, "evaluations": listed, "checksum": _checksum(listed, arrays)}
+    manifest = np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
     with target.open("xb") as file:
         np.savez_compressed(file, manifest=manifest, **arrays)  # type: ignore[arg-type]
     return len(listed)
+
+
+def _angles(ledger: Ledger, kept: bytes) -> np.ndarray:
+    try:
+        ((angles,),) = arrays_of(kept)
+    except ValueError as error:
+        raise LedgerError(
+            f"The angles of an evaluation in {ledger!r} are damaged ({error}); record another run (--run NAME), or run the "
+            "same again, which writes them anew at no cost."
+        ) from None
+    return angles
 
 
 class Replay(Backend):
@@ -138,15 +174,18 @@ class Replay(Backend):
         path: The file, from ``python -m experiments jobs --record FILE`` or :func:`write_recording`.
         tolerance: How far angles may be from recorded ones, in radians.
 
+    The file is checked as a whole when it is opened.
+
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a recording.
+        TypeError, ValueError: If it is not a recording, or damaged, or ``tolerance`` is no number from 0.
     """
 
     queues = True
 
     def __init__(self, path: str | os.PathLike[str], *, tolerance: float = 1e-4) -> None:
-        self.path, self.tolerance = Path(path), tolerance
+        self.path = Path(instance_of("path", path, (str, os.PathLike), "a recording's path"))
+        self.tolerance = number_from("tolerance", tolerance, also=" (radians)")
         self.name = f"replay:{self.path.name}"
         self._evaluations = _read(self.path)
         self._given_out: set[int] = set()
@@ -180,7 +219,12 @@ class Replay(Backend):
         number = self._find(request, self.resolve_shots(shots))
         found = self._evaluations[number]
         self._given_out.add(number)
-        return estimate_from_arrays(program, len(angles), found.pubs, found.outputs, found.shots, found.passport)
+        try:
+            return estimate_from_arrays(program, len(angles), found.pubs, found.outputs, found.shots, found.passport)
+        except (WrongResult, ValueError, IndexError) as error:  # a recording of old, which has no checksum
+            raise ValueError(
+                f"{self.path}: what is recorded does not fit the circuit that it is recorded for ({error}). {_WAY_OUT}"
+            ) from None
 
     def charge(self, work: Sequence[tuple[Program, int]], *, shots: int | None) -> Charge:
         """What was paid when it was recorded; nothing is paid for now."""
@@ -258,27 +302,78 @@ def _read(path: Path) -> list[_Evaluation]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such recording.")
     try:
-        # NumPy leaves a file open that it cannot read.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            manifest = json.loads(bytes(archive["manifest"]))
-            if manifest.get("format") != _FORMAT:
-                raise ValueError("its format is another")
-            return [_evaluation(archive, number, entry) for number, entry in enumerate(manifest["evaluations"])]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no recording ({error}); give a file that `jobs --record` has written.") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error}); make it readable, or give another file.") from error
+    try:
+        arrays = read_archive(io.BytesIO(content))
+        manifest = json.loads(arrays.pop("manifest").tobytes())
+        if manifest.get("format") != _FORMAT:
+            raise ValueError("its format is another")
+        listed = manifest["evaluations"]
+        if manifest.get("checksum") not in (None, _checksum(listed, arrays)):
+            raise ValueError("its checksum is another than that of its content")
+        evaluations = [_evaluation(arrays, number, entry) for number, entry in enumerate(listed)]
+        more = len(arrays) - sum(1 + sum(map(len, chain(*each.pubs))) for each in evaluations)
+        if more:
+            raise ValueError(f"it holds {more} array(s) more than it lists")
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError, WrongResult) as error:
+        said = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} is no recording, or a damaged one ({said}). {_WAY_OUT}") from error
+    return evaluations
 
 
-def _evaluation(archive: Mapping[str, np.ndarray], number: int, entry: Mapping[str, Any]) -> _Evaluation:
-    return _Evaluation(
+def _checksum(listed: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray]) -> str:
+    return digest(listed, arrays)
+
+
+def _evaluation(arrays: Mapping[str, np.ndarray], number: int, entry: Mapping[str, Any]) -> _Evaluation:
+    """An evaluation from its entry in the manifest, and from its arrays by name.
+
+    Raises:
+        WrongResult: If the arrays are not what it says.
+    """
+    found = _Evaluation(
         entry["fingerprint"],
         entry["shots"],
         entry["seed"],
-        archive[f"{number}/angles"],
+        arrays[f"{number}/angles"],
         entry["outputs"],
         [
-            [[archive[f"{number}/{unit}/{pub}/{i}"] for i in range(count)] for pub, count in enumerate(counts)]
+            [[arrays[f"{number}/{unit}/{pub}/{i}"] for i in range(count)] for pub, count in enumerate(counts)]
             for unit, counts in enumerate(entry["arrays"])
         ],
         Passport.from_dict(entry["passport"]),
         Charge(*entry["charge"]),
     )
+    where = f"evaluation {number}"
+    if found.angles.dtype != np.float64 or found.angles.ndim != 2 or not np.isfinite(found.angles).all():
+        raise WrongResult(
+            f"{where}: got angles of {found.angles.dtype} and shape {found.angles.shape}, expected finite (N, A)"
+        )
+    if check_shots(found.shots) is None or len(found.outputs) != len(found.pubs):
+        raise WrongResult(
+            f"{where}: got {found.shots} shots and {len(found.outputs)} circuits, expected {len(found.pubs)}"
+        )
+    twirling = (found.passport.options or {}).get("twirling") or {}
+    rounded_up = any(twirling.get(name) for name in ("enable_gates", "enable_measure"))
+    for unit, (pubs, outputs) in enumerate(zip(found.pubs, found.outputs, strict=True)):
+        asked = [_asked_by(group, len(outputs), found.shots, at_least=rounded_up) for group in pubs]
+        try:
+            check_arrays(pubs, asked)
+        except WrongResult as error:
+            raise WrongResult(f"{where}, circuit {unit}, {error}") from None
+        rows = sum(each.shape[-1] if each.shape else 1 for each in asked)
+        if rows != len(found.angles):
+            raise WrongResult(
+                f"{where}, circuit {unit}: got results of {rows} sets of angles, expected {len(found.angles)}"
+            )
+    return found
+
+
+def _asked_by(group: Sequence[np.ndarray], outputs: int, shots: int, *, at_least: bool) -> Asked:
+    """What a PUB had asked for, as far as a recording says; how many rows of the angles were its, its arrays say."""
+    shape = group[0].shape
+    if outputs:
+        return Asked((outputs, *(shape[1:2] or (0,))), extrapolates=True)
+    return Asked(shape[:-2][:1], shots=shots, bits=8 * math.prod(shape[-1:]), at_least=at_least)

@@ -1,8 +1,10 @@
 """Getting jobs to a service and their results back, whatever happens in between, without sending one twice.
 
-The order is what makes it safe. A job is in the ledger before it is sent. A submission whose answer was lost (a dropped
-connection, a server error, a killed process) may have been taken or not; so before the job is sent once more, the service
-is asked for its tag, until the answer can be relied on. A result is in the ledger before it is used.
+The order is what makes it safe. A job is in the ledger before it is sent. A submission that was begun and not answered with
+a job's id may have been taken or not, whatever was answered: a refusal may come from a proxy on the way back. So before the
+job is sent once more, or given up, the service is asked for its tag, until the answer can be relied on: its list of jobs may
+lag behind for :attr:`Patience.settle_seconds`. One that shows up later still is found when the result comes, cancelled and
+counted. A result is in the ledger before it is used.
 """
 
 from __future__ import annotations
@@ -17,17 +19,19 @@ from typing import Any, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
-from .archives import Arrays, arrays_of, bytes_of
+from ..results import Asked, WrongResult, arrays_from
+from ..settings import number_from
+from .archives import Arrays, asked_of_jobs, bytes_of, stored_result, way_to_forget
 from .cloud import Device, Fault, ServiceFault
-from .errors import HardwareError, JobFailed, NotAuthorized, ServiceUnavailable
-from .ledger import Caps, Claim, Job, Ledger, Role
+from .errors import HardwareError, JobFailed, LedgerError, NotAuthorized, ServiceUnavailable
+from .ledger import Caps, Claim, Entry, Job, Ledger, Role
 
-__all__ = ["Patience", "Sender", "Task"]
+__all__ = ["Patience", "Sender", "Task", "explained"]
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
 _LONGEST_POLL = 10.0
-_MOST_REFUSALS = 3
+_MOST_WRONG_RESULTS = 3  # one that arrives whole and is wrong will hardly become right
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,12 @@ class Patience:
     Attributes:
         retry_seconds: For a service that fails: then an error says how to go on. (Queues are waited for without end.)
         longest_pause_seconds: Between two attempts; the pauses grow to it, at random, so that clients do not come together.
-        settle_seconds: How long a submission whose answer was lost may take to show up at the service.
+        settle_seconds: How long a submission that was not answered with a job's id may take to show up in the list of jobs.
         poll_seconds: Between the first two looks at a job; the pauses grow to ten seconds.
         recheck_seconds: Between two looks at the device's calibration.
+
+    Not among these: IBM's client connects by itself, once; it waits up to a minute for IBM's identity service, and a quarter
+    of one for a server that fails. A key that is refused, or anything else that waiting does not mend, is said at once.
     """
 
     retry_seconds: float = 600.0
@@ -47,6 +54,10 @@ class Patience:
     settle_seconds: float = 20.0
     poll_seconds: float = 1.0
     recheck_seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        for name, seconds in vars(self).items():
+            number_from(f"patience: {name}", seconds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +69,14 @@ class Task:
         pubs: Makes its PUBs.
         shots: Shots a circuit.
         seed: For simulated devices.
+        asked: What each PUB is to bring back.
     """
 
     job: Job
     pubs: Callable[[], Sequence[Any]]
     shots: int
     seed: int
+    asked: Sequence[Asked] | None = None
 
 
 class Sender:
@@ -99,13 +112,16 @@ class Sender:
         self._recalibrated = recalibrated
         self._calibrated: str | None = None
         self._looked = 0.0
+        self._sent_again: dict[
+            str, tuple[int, str]
+        ] = {}  # job: number and tag, of those not found after a first attempt
 
     def results(self, tasks: Sequence[Task]) -> tuple[list[Arrays], list[int]]:
         """The results of the jobs, and their numbers in the ledger: all are sent before the first is waited for.
 
         Raises:
             BudgetExceeded: If they would pass a cap; nothing has been sent then.
-            JobFailed: If one has ended without a result.
+            JobFailed: If one has ended without a result, or with one that is not what was asked for.
             ServiceUnavailable, NotAuthorized, LedgerError: If it could not be sent or fetched; what was sent is kept.
         """
         claims = self._claim(tasks)
@@ -121,7 +137,8 @@ class Sender:
         except BaseException:
             self.ledger.release(unsent)
             raise
-        return [self._fetch(claim) for claim in claims], [claim.number for claim in claims]
+        arrays = [self._fetch(claim, task.asked) for claim, task in zip(claims, tasks, strict=True)]
+        return arrays, [claim.number for claim in claims]
 
     def collect(self, number: int) -> None:
         """Fetches the result of a job that was sent, by this process or an earlier one, waiting for it."""
@@ -129,13 +146,14 @@ class Sender:
         if entry.state == "intended" and self.ledger.take_over(number) is Role.RECOVER:  # else a process is sending it
             self._find_left_behind(number, entry.tag)
         if self.ledger.entry(number).state == "submitted":
-            self._fetch(Claim(number, entry.tag, Role.AWAIT))
+            self._fetch(Claim(number, entry.tag, Role.AWAIT), asked_of_jobs(self.ledger).get(entry.key))
 
     def cancel(self, number: int) -> None:
         """Cancels a job that has not ended; the result of one that was done before that is fetched.
 
         Raises:
             HardwareError: If a process is sending it at this moment.
+            JobFailed: If it was done before that, and its result is not what was asked for.
         """
         entry = self.ledger.entry(number)
         if entry.state == "intended":
@@ -148,15 +166,32 @@ class Sender:
         if entry.state != "submitted" or entry.job_id is None:
             return
         try:
-            self._patiently(partial(self.device.cancel, entry.job_id), "cancel a job")
+            self._patiently(partial(self.device.cancel, entry.job_id), f"cancel job {entry.job_id}")
             state, _ = self._end_of(entry.job_id)
-        except JobFailed as error:  # the service does not know it
+        except _UnknownJob as error:
             self.ledger.failed(number, "failed", str(error), None)
             return
         if state == "done":
-            self._fetch(Claim(number, entry.tag, Role.AWAIT))
+            self._fetch(Claim(number, entry.tag, Role.AWAIT), asked_of_jobs(self.ledger).get(entry.key))
         else:
             self.ledger.failed(number, state, "cancelled by the user", self._usage(entry.job_id))
+
+    def forget(self, number: int) -> None:
+        """Gives up a job that was paid for, whose result is of no use, with a warning; the same run sends it anew.
+
+        Raises:
+            HardwareError: If it has not ended: then it can be cancelled.
+            LedgerError: If it was not sent, or has ended without a result.
+        """
+        entry = self.ledger.entry(number)
+        if entry.state == "submitted" and entry.job_id is not None:
+            try:
+                state, _ = self._patiently(partial(self.device.state, entry.job_id), f"look at job {entry.job_id}")
+            except _UnknownJob:
+                state = "failed"
+            if state == "waiting":
+                raise HardwareError(f"Job {number} ({entry.job_id}) has not ended; cancel it instead.")
+        _log.warning(self.ledger.forget(number))
 
     def _end_of(self, job_id: str) -> tuple[str, str]:
         """The state that a job ends in, after a cancellation too, and what the service says of it."""
@@ -164,6 +199,11 @@ class Sender:
         while True:
             state, said = self._patiently(partial(self.device.state, job_id), f"look at job {job_id}")
             if state != "waiting":
+                if job_id in self._sent_again:  # by now the list shows what it did not show before
+                    number, tag = self._sent_again.pop(job_id)
+                    self._cancel_doubles(
+                        number, job_id, self._patiently(partial(self.device.find, tag), "look for a job")
+                    )
                 return state, said
             time.sleep(pause)
             pause = min(1.5 * pause, _LONGEST_POLL)
@@ -171,7 +211,7 @@ class Sender:
     def _find_left_behind(self, number: int, tag: str) -> None:
         """Settles whether a job of ours, whose sender is no more, was submitted."""
         try:
-            job_id = self._find_settled(tag)
+            job_id = self._find_settled(number, tag)
             if job_id is None:
                 self.ledger.failed(number, "cancelled", "it was never submitted", None)
             else:
@@ -222,14 +262,21 @@ class Sender:
         calibrated = self._check_calibration()
         pubs = task.pubs()
 
+        looked = False
+
+        def recovered() -> tuple[str, str | None] | None:
+            nonlocal unsure, looked
+            found = self._find_settled(claim.number, claim.tag)
+            unsure, looked = False, True
+            if found is None:
+                return None
+            self.ledger.note(self._run, "recovered", f"job {found} had been taken although its answer was lost")
+            return found, self._session_of(found)
+
         def attempt() -> tuple[str, str | None]:
             nonlocal unsure
-            if unsure:
-                found = self._find_settled(claim.tag)
-                if found is not None:
-                    self.ledger.note(self._run, "recovered", f"job {found} had been taken although its answer was lost")
-                    return found, self.device.session_of(found)
-                unsure = False
+            if unsure and (found := recovered()) is not None:
+                return found
             if not self.ledger.is_still_ours(claim.number):
                 unsure = True  # whether the other one has sent it
                 raise HardwareError(
@@ -244,7 +291,7 @@ class Sender:
                 unsure = not fault.certain
                 if fault.fault is Fault.SESSION_CLOSED:
                     self._renew_session()
-                    raise ServiceFault(Fault.TRANSIENT, str(fault), certain=True) from None
+                    raise ServiceFault(Fault.TRANSIENT, str(fault), certain=fault.certain) from None
                 raise
             self._note_session()
             return sent
@@ -252,32 +299,43 @@ class Sender:
         try:
             job_id, session_id = self._patiently(attempt, "submit a job")
         except HardwareError as error:
-            if not unsure:  # the service has refused it, so that there is nothing to be found
-                self.ledger.failed(claim.number, "cancelled", f"not submitted: {error}", None)
-            raise
+            found = recovered() if unsure and isinstance(error, JobFailed) else None
+            if found is None:
+                if not unsure:  # the service has refused it, so that there is nothing to be found
+                    self.ledger.failed(claim.number, "cancelled", f"not submitted: {error}", None)
+                raise
+            job_id, session_id = found
+        if looked:
+            self._sent_again[job_id] = claim.number, claim.tag
         self.ledger.submitted(claim.number, job_id, session_id=session_id, calibrated=calibrated)
 
-    def _find_settled(self, tag: str) -> str | None:
+    def _find_settled(self, number: int, tag: str) -> str | None:
         """The job with the tag, once it is sure that there is one, or that there is none."""
         started = time.monotonic()
         settle = 0.0 if self.device.is_local else self._patience.settle_seconds
         while True:
             found = self._patiently(lambda: self.device.find(tag), "look for a job")
             if found:
-                for double in found[1:]:
-                    self.ledger.note(self._run, "double", f"job {double} has the tag of {found[0]}; it was cancelled")
-                    self._patiently(partial(self.device.cancel, double), "cancel a job")
+                self._cancel_doubles(number, found[0], found)
                 return found[0]
             if time.monotonic() - started >= settle:
                 return None
             time.sleep(min(1.0, settle / 10))
 
-    def _fetch(self, claim: Claim) -> Arrays:
-        if claim.role is Role.DONE:
-            return arrays_of(self.ledger.result(claim.number))
+    def _cancel_doubles(self, number: int, kept: str, found: Sequence[str]) -> None:
+        for double in set(found) - {kept}:
+            message = (
+                f"job {double} has the tag of {kept}: the service had taken it, but did not list it; it was cancelled"
+            )
+            _log.warning(message)
+            self.ledger.note(self._run, "double", message)
+            self.ledger.double(number, double)
+            self._patiently(partial(self.device.cancel, double), f"cancel job {double}")
+
+    def _fetch(self, claim: Claim, asked: Sequence[Asked] | None) -> Arrays:
         entry = self.ledger.entry(claim.number)
-        if entry.state == "done":  # another process has fetched it
-            return arrays_of(self.ledger.result(claim.number))
+        if entry.state == "done":  # from before, or another process has fetched it
+            return self._stored(entry, asked)
         job_id = entry.job_id
         if job_id is None or entry.state != "submitted":
             raise JobFailed(
@@ -285,7 +343,7 @@ class Sender:
             )
         state, said = self._end_of(job_id)
         if state == "done":
-            arrays = self._patiently(partial(self.device.result, job_id), f"fetch job {job_id}")
+            arrays = self._measured(claim.number, job_id, asked)
             self.ledger.finished(claim.number, bytes_of(arrays), self._usage(job_id))
             return arrays
         self.ledger.failed(claim.number, state, said or state, self._usage(job_id))
@@ -293,6 +351,53 @@ class Sender:
             f"Job {job_id} on {self.device.name} {'failed' if state == 'failed' else 'was cancelled'}"
             f"{f': {said}' if said else ''}. All results before it are kept in {self.ledger!r}; run the same again to "
             "submit this one anew and go on from there."
+        )
+
+    def _stored(self, entry: Entry, asked: Sequence[Asked] | None) -> Arrays:
+        """A result of the ledger; one that is damaged is fetched once more from the service, which costs nothing."""
+        try:
+            return stored_result(self.ledger, entry.number, asked)
+        except LedgerError as error:
+            if self.device.is_local or entry.job_id is None:
+                raise
+            damage = error
+        _log.warning("%s It is fetched from the service once more.", damage)
+        try:
+            arrays = self._measured(entry.number, entry.job_id, asked)
+        except JobFailed as error:
+            said = "the service does not know the job any more." if isinstance(error, _UnknownJob) else error
+            raise LedgerError(f"{damage} It could not be fetched from the service once more: {said}") from None
+        self.ledger.mended(entry.number, bytes_of(arrays))
+        return arrays
+
+    def _measured(self, number: int, job_id: str, asked: Sequence[Asked] | None) -> Arrays:
+        """The result of a job that is done, if it is what was asked for.
+
+        Raises:
+            JobFailed: If it is not, several times.
+        """
+        if self.device.is_local:
+            try:
+                return arrays_from(self.device.result(job_id), asked)
+            except WrongResult as error:
+                self.ledger.failed(number, "failed", str(error), None)
+                raise JobFailed(
+                    f"Job {number} on {self.device.name} did not bring what was asked for: {error} Run the same again to "
+                    "simulate it anew."
+                ) from None
+        wrong = ""
+        for attempt in range(_MOST_WRONG_RESULTS):
+            if attempt:
+                _log.warning("Fetching job %s once more: %s", job_id, wrong)
+                time.sleep(self._patience.poll_seconds)
+            try:
+                return arrays_from(self._patiently(partial(self.device.result, job_id), f"fetch job {job_id}"), asked)
+            except WrongResult as error:
+                wrong = str(error)
+        raise JobFailed(
+            f"Job {job_id} on {self.device.name} was run and paid for, but its result is not what was asked for: {wrong} "
+            f"Nothing of it was kept, and everything else is in {self.ledger!r}. Run the same later, to fetch it once more. "
+            f"Or {way_to_forget(self.ledger, number)}"
         )
 
     def _session_of(self, job_id: str) -> str | None:
@@ -333,60 +438,76 @@ class Sender:
             self.ledger.session_opened(session_id, self._run, self.device.name, self._mode)
 
     def _patiently(self, request: Callable[[], _Answer], what: str) -> _Answer:
-        """The answer to a request that is repeated while the service fails.
+        """The answer to a request that is repeated while the service fails; ``what`` names the job, if there is one.
 
         Raises:
             ServiceUnavailable, NotAuthorized, JobFailed: If there is none to be had.
         """
-        refusals = count(1)
+        doubts = count(1)
 
         def is_worth_trying_again(error: BaseException) -> bool:
-            # Where the service that hands out access is out of order, the client says that the account is not accepted.
-            unauthorized = isinstance(error, ServiceFault) and error.fault is Fault.UNAUTHORIZED
-            return _is_transient(error) or (unauthorized and next(refusals) < _MOST_REFUSALS)
+            if not isinstance(error, ServiceFault):
+                return False
+            return error.tries == float("inf") or next(doubts) < error.tries
 
+        patience = self._patience
         retrying = Retrying(
             retry=retry_if_exception(is_worth_trying_again),
             wait=wait_random_exponential(
-                multiplier=min(1.0, self._patience.poll_seconds), max=self._patience.longest_pause_seconds
+                multiplier=min(1.0, patience.poll_seconds), max=patience.longest_pause_seconds
             ),
-            stop=stop_before_delay(self._patience.retry_seconds),
-            before_sleep=_log_retry(what),
+            stop=stop_before_delay(patience.retry_seconds),
+            before_sleep=_log_retry(what, patience.retry_seconds),
             reraise=True,
         )
         try:
             return retrying(request)
         except ServiceFault as fault:
-            if fault.fault is Fault.UNAUTHORIZED:
-                raise NotAuthorized(
-                    f"The service does not accept the account any more ({fault}). All results so far are kept in "
-                    f"{self.ledger!r}; save a valid account, and run the same again to go on from there. (When IBM's "
-                    "identity service is out of order it looks the same: then wait.)"
-                ) from None
+            waited = patience.retry_seconds if fault.tries == float("inf") else 0.0
+            giving_up = ""
             if fault.fault is Fault.MISSING:
-                raise JobFailed(
-                    f"Could not {what}: the service does not know it ({fault}); was it deleted, or is it another account's? "
-                    f"Everything before it is kept in {self.ledger!r}. If it is lost, `python -m experiments jobs LEDGER "
-                    "--cancel NUMBER` gives it up, and the same run sends it anew."
-                ) from None
-            if fault.fault is Fault.TRANSIENT:
-                raise ServiceUnavailable(
-                    f"Could not {what} for {self._patience.retry_seconds:g} s ({fault}). Everything that was submitted is "
-                    f"kept in {self.ledger!r}; run the same again to go on from there: nothing is sent twice."
-                ) from None
-            raise JobFailed(
-                f"The service refuses to {what}: {fault}. All results so far are kept in {self.ledger!r}."
-            ) from None
+                for entry in self.ledger.entries():
+                    if entry.job_id is not None and entry.job_id in what:
+                        giving_up = f"IBMBackend.cancel({entry.number})"
+                        if self.ledger.path is not None:
+                            giving_up = f"python -m experiments jobs {self.ledger.path} --cancel {entry.number}"
+            raise explained(fault, what, repr(self.ledger), waited=waited, giving_up=giving_up) from None
 
 
-def _is_transient(error: BaseException) -> bool:
-    # What is not there may be there a moment later: a service of many machines does not agree with itself at once.
-    return isinstance(error, ServiceFault) and error.fault in (Fault.TRANSIENT, Fault.MISSING)
+class _UnknownJob(JobFailed):
+    """The service does not know the job."""
 
 
-def _log_retry(what: str) -> Callable[[RetryCallState], None]:
+def explained(
+    fault: ServiceFault, what: str, kept_in: str, *, waited: float = 0.0, giving_up: str = ""
+) -> HardwareError:
+    """What a fault that ends a request means to the user, and how to go on.
+
+    Args:
+        fault: The fault.
+        what: What the request was for.
+        kept_in: What to call the ledger.
+        waited: For how many seconds it was tried.
+        giving_up: What gives up the job that it is about, if there is one.
+    """
+    could_not = f"Could not {what}{f' for {waited:g} s' if waited else ''} ({fault})."
+    kept = f"Everything that was submitted is kept in {kept_in}; run the same again to go on: nothing is sent twice."
+    if fault.fault is Fault.UNAUTHORIZED:
+        return NotAuthorized(f"{could_not} {fault.remedy} {kept}")
+    if fault.fault is Fault.MISSING and giving_up:
+        return _UnknownJob(
+            f"{could_not} The service does not know it{' any more' if fault.remedy else ''}; was it deleted, or is it "
+            f"another account's or instance's? Everything before it is kept in {kept_in}. If it is lost, `{giving_up}` "
+            "gives it up, and the same run sends it anew."
+        )
+    if fault.fault is Fault.TRANSIENT:
+        return ServiceUnavailable(" ".join(filter(None, (could_not, fault.remedy, kept))))
+    return JobFailed(" ".join(filter(None, (could_not, fault.remedy, f"All results so far are kept in {kept_in}."))))
+
+
+def _log_retry(what: str, patience: float) -> Callable[[RetryCallState], None]:
     def log(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
-        _log.warning("Trying again to %s (%d. time): %s", what, state.attempt_number, error)
+        _log.warning("Trying again to %s (%d. time, for %g s at most): %s", what, state.attempt_number, patience, error)
 
     return log

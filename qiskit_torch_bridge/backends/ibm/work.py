@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..settings import number_from
+
 __all__ = ["Limits", "Piece", "Stretch", "packed"]
 
 
@@ -23,6 +25,14 @@ class Limits:
     two_qubit_gates: int = 5_000_000
     qpu_seconds: float = 3 * 3600.0
     megabytes: float = 200.0  # the service takes 300 in all
+
+    def __post_init__(self) -> None:
+        for name, least in {"executions": 1, "two_qubit_gates": 0}.items():
+            whole = number_from(f"limits: {name}", getattr(self, name), least=least, whole=True)
+            object.__setattr__(self, name, whole)
+        for name in ("qpu_seconds", "megabytes"):
+            if not number_from(f"limits: {name}", getattr(self, name)):
+                raise ValueError(f"limits: {name}: got 0, with which no job could be sent; expected more.")
 
 
 @dataclass(frozen=True)

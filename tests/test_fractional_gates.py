@@ -1,0 +1,247 @@
+"""Devices whose ``rzz`` takes angles from 0 to pi / 2 only: no angle of a training is refused, and all values are right."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from qiskit import QuantumCircuit
+from qiskit.circuit import ParameterVector
+from qiskit.primitives import BackendEstimatorV2, BackendSamplerV2, StatevectorEstimator
+from qiskit.primitives.containers.estimator_pub import EstimatorPub
+from qiskit.primitives.containers.sampler_pub import SamplerPub
+from qiskit.quantum_info import SparsePauliOp, Statevector
+
+pytest.importorskip("qiskit_ibm_runtime", reason="IBM devices need qiskit-ibm-runtime")
+from ibm_cloud import CloudServer
+from ibm_training import ibm
+from qiskit_aer import AerSimulator
+from qiskit_ibm_runtime import QiskitRuntimeService
+from qiskit_ibm_runtime.executor_sampler import Sampler
+from qiskit_ibm_runtime.fake_provider import FakeFractionalBackend
+from qiskit_ibm_runtime.utils import validate_isa_circuits, validate_rzz_pubs
+
+from qiskit_torch_bridge import IBMBackend, QuantumLayer
+from qiskit_torch_bridge.backends.ibm import backend as backend_module
+from qiskit_torch_bridge.backends.ibm.cloud import LocalDevice
+from qiskit_torch_bridge.backends.transpiling import BoundCircuit
+
+OBSERVABLES = ["ZII", "IXX", "YZI", "IIZ"]
+CONSTANTS = [-2.1, 0.4, math.pi / 2, 2.6, -0.7, 5.1]
+
+
+def entangled(constant: float = -2.1) -> tuple[QuantumCircuit, ParameterVector, ParameterVector]:
+    """A dressed circuit's layers with every free rotation of two qubits, one with a constant angle, and free ``rx``."""
+    x, w = ParameterVector("x", 3), ParameterVector("w", 5)
+    circuit = QuantumCircuit(3)
+    for qubit in range(3):
+        circuit.h(qubit)
+        circuit.ry(x[qubit], qubit)
+    circuit.rzz(w[0], 0, 1)
+    circuit.rzz(constant, 1, 2)
+    circuit.rxx(w[1], 1, 2)
+    circuit.ryy(w[2], 0, 2)
+    circuit.rzx(w[3], 2, 0)
+    circuit.rx(w[4], 1)
+    return circuit, x, w
+
+
+def layer_on(backend: object, constant: float = -2.1, **options: object) -> QuantumLayer:
+    circuit, x, w = entangled(constant)
+    options = {"observables": OBSERVABLES, "seed": 5, **options}
+    return QuantumLayer(circuit, inputs=x, weights=w, backend=backend, **options)
+
+
+def drawn(rows: int, columns: int, seed: int) -> torch.Tensor:
+    """Angles from all over (-4 pi, 4 pi)."""
+    return torch.from_numpy(np.random.default_rng(seed).uniform(-4 * np.pi, 4 * np.pi, (rows, columns)))
+
+
+class ExactDevice(LocalDevice):
+    """Has IBM's own validators look at every job, and measures exactly what they let pass."""
+
+    def submit(self, primitive, pubs, *, shots, options, tag, seed):
+        validate_isa_circuits([pub[0] for pub in pubs], self.device.target)
+        validate_rzz_pubs([EstimatorPub.coerce(pub) for pub in pubs])
+        job = StatevectorEstimator(default_precision=0.0).run(pubs)
+        self._sent(job)
+        return job.job_id(), None
+
+
+@pytest.fixture
+def exact(monkeypatch):
+    monkeypatch.setattr(backend_module, "open_device", lambda backend, **_: ExactDevice(backend))
+    return IBMBackend(FakeFractionalBackend(), primitive="estimator", options={"resilience_level": 0})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_values_and_gradients_are_exact_at_angles_from_everywhere(exact, seed):
+    features, weights = drawn(3, 3, seed), drawn(1, 5, 100 + seed)[0]
+    found, expected = (
+        layer_on(backend, CONSTANTS[seed], shots=shots, init=weights, gradient="parameter_shift")
+        for backend, shots in ((exact, 100), (None, None))
+    )
+    upstream = drawn(3, len(OBSERVABLES), 200 + seed)
+    results = []
+    for layer in (found, expected):
+        x = features.clone().requires_grad_()
+        values = layer(x)
+        (values * upstream).sum().backward()
+        results.append([values.detach(), x.grad, layer.weights.grad])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+    assert exact.ledger.entries()
+
+
+def test_values_are_those_of_qiskit(exact):
+    circuit, x, w = entangled(2.6)
+    features, weights = drawn(1, 3, 7)[0], drawn(1, 5, 8)[0]
+    layer = layer_on(exact, 2.6, shots=100, init=weights)
+    bound = circuit.assign_parameters({**dict(zip(x, features, strict=True)), **dict(zip(w, weights, strict=True))})
+    state = Statevector(bound)
+    expected = [state.expectation_value(SparsePauliOp(label)).real for label in OBSERVABLES]
+    np.testing.assert_allclose(layer(features[None]).detach()[0], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("constant", CONSTANTS)
+def test_constant_angles_use_the_fractional_gate_in_its_range(constant, exact):
+    layer = layer_on(exact, constant, shots=100)
+    circuit = exact._units(layer.program)[0].bound.circuit
+    angles = [instruction.operation.params[0] for instruction in circuit.data if instruction.operation.name == "rzz"]
+    assert len(angles) == 1
+    assert 0 <= angles[0] <= math.pi / 2 + 1e-10
+    assert "rx" in circuit.count_ops()  # which takes any angle
+
+
+@pytest.mark.parametrize("level", range(4))
+def test_no_level_of_optimization_brings_free_angles_back(level):
+    backend = IBMBackend(FakeFractionalBackend(), optimization_level=level)
+    for unit in backend._units(layer_on(backend, shots=10).program):
+        angles = [i.operation.params[0] for i in unit.bound.circuit.data if i.operation.name == "rzz"]
+        assert not any(getattr(angle, "parameters", None) for angle in angles)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: IBMBackend(FakeFractionalBackend()),
+        lambda: IBMBackend(FakeFractionalBackend(), primitive="estimator"),
+        lambda: IBMBackend(AerSimulator.from_backend(FakeFractionalBackend())),
+        lambda: Sampler(mode=FakeFractionalBackend()),
+        lambda: BackendSamplerV2(backend=FakeFractionalBackend()),
+        lambda: BackendEstimatorV2(backend=FakeFractionalBackend()),
+        lambda: "fake:fractional",
+    ],
+    ids=["ibm", "ibm estimator", "ibm on aer", "plain sampler", "backend sampler", "backend estimator", "fake:"],
+)
+def test_what_every_backend_runs_is_what_the_device_takes(make, monkeypatch):
+    """Measured with the device's noise, and so a little off; the circuits are looked at by IBM's validators."""
+    ran: list[QuantumCircuit] = []
+    values = BoundCircuit.values
+
+    def watched(self, angles):
+        ran.append(self.circuit)
+        parameters = values(self, angles)
+        validate_isa_circuits([self.circuit], FakeFractionalBackend().target)
+        validate_rzz_pubs([SamplerPub.coerce((self.circuit, parameters), 1)])
+        return parameters
+
+    layer, exact = layer_on(make(), shots=400), layer_on(None)
+    features = drawn(2, 3, 3).to(torch.float32)
+    with torch.no_grad():
+        exact.weights.copy_(layer.weights)
+        expected = exact(features)
+    monkeypatch.setattr(BoundCircuit, "values", watched)
+    found = layer(features)
+    found.sum().backward()
+    assert ran
+    assert (found.detach() - expected).abs().max() < 0.4
+
+
+def test_a_free_angle_that_the_device_limits_is_refused_before_any_job(monkeypatch):
+    """Whoever makes the circuits: here the step that spells free rotations out is missing."""
+    monkeypatch.setattr("qiskit_torch_bridge.backends.transpiling._without_free_entanglers", lambda circuit: circuit)
+    with pytest.raises(ValueError, match=r"free angle .* in 'rzz'.*use_fractional_gates=False"):
+        layer_on(IBMBackend(FakeFractionalBackend()), shots=10)
+
+
+@pytest.mark.parametrize("primitive", ["sampler", "estimator"])
+def test_ibms_validators_see_the_angles_before_anything_is_written_down(primitive, monkeypatch):
+    backend = IBMBackend(FakeFractionalBackend(), primitive=primitive)
+    circuit, x, w = QuantumCircuit(1), ParameterVector("x", 1), ParameterVector("w", 1)
+    circuit.ry(x[0] + w[0], 0)
+    layer = QuantumLayer(circuit, inputs=x, weights=w, backend=backend, shots=10, seed=1)
+    stale = QuantumCircuit(5, 1)
+    stale.rzz(ParameterVector("bound", 1)[0], 0, 1)
+
+    def pubs(pieces, requests, units):
+        return lambda: [(stale, [[SparsePauliOp("IIIIZ")]], [[4.0]]) if primitive == "estimator" else (stale, [[4.0]])]
+
+    monkeypatch.setattr(backend_module, "pubs_of", pubs)
+    with pytest.raises(ValueError, match=r"rzz is supported only for angles in the range \[0, pi/2\]"):
+        layer(torch.zeros(1, 1))
+    assert backend.ledger.entries() == []
+    assert backend.ledger.evaluations() == []
+
+
+def test_circuits_of_an_earlier_version_are_transpiled_anew(tmp_path):
+    """A ledger may hold circuits with free ``rzz`` from before they were spelled out."""
+    path = tmp_path / "jobs.sqlite"
+    first = IBMBackend(FakeFractionalBackend(), ledger=path)
+    layer_on(first, shots=10)(torch.zeros(1, 3))
+    stale = QuantumCircuit(5, 3)
+    stale.rzz(ParameterVector("angle", 9)[0], 0, 1)
+    with first.ledger._transaction() as db:
+        db.execute("UPDATE circuits SET circuits = ?", (backend_module.to_qpy([stale] * 3),))
+    first.close()
+    second = IBMBackend(FakeFractionalBackend(), ledger=path)
+    layer_on(second, shots=10, seed=6)(torch.zeros(1, 3))
+    assert [event["kind"] for event in second.ledger.events("transpiled-anew")] == ["transpiled-anew"]
+
+
+def test_a_simulators_rzz_takes_any_angle():
+    """As IBM's client has it too: only devices limit it."""
+    with torch.no_grad():
+        exact = layer_on(None)
+        rehearsed = layer_on(IBMBackend(AerSimulator()), shots=4000, init=exact.weights.detach())
+        features = drawn(2, 3, 3).to(torch.float32)
+        errors = rehearsed(features) - exact(features)
+        assert rehearsed.last_run is not None
+        scores = errors.numpy() / np.maximum(rehearsed.last_run.standard_errors, 1e-3)
+    assert np.abs(scores).max() < 5
+
+
+def test_twirling_that_does_not_take_fractional_gates_is_refused_when_the_layer_is_made():
+    circuit, x = QuantumCircuit(2), ParameterVector("x", 1)
+    circuit.ry(x[0], 0)
+    circuit.h(1)
+    circuit.rzz(0.7, 0, 1)
+    circuit.rx(0.3, 0)
+
+    def layer(**options):
+        backend = IBMBackend(FakeFractionalBackend(), **options)
+        return QuantumLayer(circuit, inputs=x, observables=["IZ"], backend=backend, shots=64, seed=1)
+
+    with pytest.raises(ValueError, match=r"IBM's Sampler cannot prepare.*LOCAL_PAULI.*use_fractional_gates=False"):
+        layer(options={"twirling": {"enable_gates": True}})
+    with pytest.raises(ValueError, match=r"IBM's Estimator cannot prepare.*LOCAL_PAULI"):
+        layer(primitive="estimator", options={"resilience_level": 2})
+    assert layer(options={"twirling": {"enable_gates": True, "group": "local_pauli"}})(torch.zeros(1, 1)).shape == (
+        1,
+        1,
+    )
+
+
+def test_a_device_with_and_without_fractional_gates_is_not_one_device(cloud: CloudServer, tmp_path: Path) -> None:
+    """Or a run with them would be answered by the results of one without."""
+    backends = []
+    for fractional in (False, True):
+        device = QiskitRuntimeService().backend("ibm_manila")
+        device.options.use_fractional_gates = fractional
+        backends.append(ibm(tmp_path / "jobs.sqlite", device))
+    plain, with_them = (backend.connection.identity for backend in backends)
+    assert plain == "ibm_manila"  # as it always was: ledgers of earlier versions stay valid
+    assert with_them != plain
