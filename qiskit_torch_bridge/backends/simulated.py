@@ -77,7 +77,7 @@ def has_gate_errors(noise: Any) -> bool:
 
 def gates_to_keep(program: Program, device: Any, noise: Any) -> dict[str, type]:
     """Noisy gates that the simulator can run, but that its noise model does not name among its basis gates."""
-    if noise is None or device.coupling_map is not None:
+    if noise is None or not _is_aers(device) or device.coupling_map is not None:
         return {}
     operations = [i.operation for i in program.circuit.data if _key(i.operation) in noise.noise_instructions]
     known = set(device.operation_names)
