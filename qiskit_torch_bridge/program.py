@@ -301,12 +301,6 @@ class Program:
     def _selections(self) -> dict[tuple[bool, ...], Selection]:
         return {}
 
-    def has_angles_in(self, gate: str) -> bool:
-        """Whether a gate of that name has an angle."""
-        return any(
-            i.operation.name == gate and any(map(is_parameterised, i.operation.params)) for i in self.circuit.data
-        )
-
     def describe_angle(self, column: int) -> str:
         """An angle as the user knows it: its expression, gate and qubits."""
         for instruction in self.circuit.data:

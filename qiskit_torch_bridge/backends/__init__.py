@@ -6,7 +6,7 @@ r"""Backends: where circuits run, and how what the user holds becomes a backend 
 | ``"aer"``, an ``AerSimulator`` | Aer with your method, noise, device | exact (without readout errors), or Aer's shots |
 | ``"fake:manila"``, a fake device | Aer with a device's noise, connections and gates | shots |
 | ``"ibm:NAME"``, an IBM device, ``Session``, ``Batch`` | hardware (:mod:`qiskit_torch_bridge.backends.ibm`) | shots |
-| any V2 Sampler | its counts | shots |
+| any V2 Sampler; any other ``BackendV2``, such as ``BasicSimulator`` | its counts | shots |
 | any V2 Estimator | its values and standard errors | precision ``1 / sqrt(shots)`` |
 | ``"replay:FILE"`` | a recording of hardware | the recorded shots |
 

@@ -25,6 +25,18 @@ from .base import (
     estimate_from_moments,
     measured_circuit,
 )
+from .simulated import (
+    check_method,
+    gates_to_keep,
+    has_noise_of_its_own,
+    ignored_noise,
+    noise_model_of,
+    require_noise,
+    require_room_for_density_matrix,
+    slow_density_matrix,
+    slow_trajectories,
+    truncation,
+)
 from .transpiling import BoundCircuit, bind_by_column, check_transpiler_options, transpiled
 
 __all__ = ["AerBackend"]
@@ -39,6 +51,7 @@ _MOST_DENSE_QUBITS = 30
 _MOST_SAVED_OUTCOME_QUBITS = 12
 _MOST_NUMBERS_KEPT = 2**23
 
+_OLDER_SIMULATORS = {"QasmSimulator": "automatic", "StatevectorSimulator": "statevector"}
 _THREAD_OPTIONS = ("max_parallel_threads", "max_parallel_experiments", "max_parallel_shots")
 _QUBITS_OF_ONE_THREAD = 14
 _SHOTS_OF_ONE_THREAD = 2**15
@@ -101,11 +114,18 @@ class AerBackend(Backend):
     With ``shots=None`` the exact probabilities are read, by density matrix if there is a noise model. That leaves
     readout errors out, so that simulators (and fake devices) that have them need shots.
 
+    Noise belongs to an instruction's label, or to its name if it has none. With a noise model of your own, circuits run as
+    they are written (no gate is merged or removed), but gates that are not among the model's ``basis_gates`` are translated
+    into those, as by ``transpile(circuit, simulator, optimization_level=0)``. What would lose its noise on the way is
+    refused. On a simulated device the transpiler optimises as for hardware, and merges gates that cancel; only instructions
+    that are written for their noise (``id``, ``delay``, labelled gates) may not get lost.
+
     Args:
-        device: An ``AerSimulator`` with any method, noise model or coupling map; or a fake device, which is simulated
-            with its noise, coupling map and basis gates. None: a plain ``AerSimulator()``.
-        optimization_level: The transpiler's, 0 to 3. None: 0 where every qubit is connected to every other (the user's
-            gates stay as they are), else 2.
+        device: An ``AerSimulator`` with any method that measures, noise model or coupling map; one of Aer's older
+            simulators (``Aer.get_backend("qasm_simulator")``); or a fake device, which is simulated with its noise,
+            coupling map and basis gates. None: a plain ``AerSimulator()``.
+        optimization_level: The transpiler's, 0 to 3. None: 2 for simulated devices and for coupling maps without noise,
+            else 0. A level that you ask for may remove gates and their noise.
         initial_layout: The device's qubits for the circuit's, in order. None: the transpiler's choice; circuits that
             have been transpiled keep their place.
         seed_transpiler: Makes the transpiler's choices repeatable.
@@ -119,25 +139,37 @@ class AerBackend(Backend):
         initial_layout: Sequence[int] | None = None,
         seed_transpiler: int | None = 0,
     ) -> None:
-        simulator = AerSimulator() if device is None else device
-        self.simulator = simulator if isinstance(simulator, AerSimulator) else AerSimulator.from_backend(simulator)
+        check_method(device)
+        self.simulator = _simulator_of(device)
         self.name = "aer" if device is None else self.simulator.name
         self._placed = self.simulator.coupling_map is not None
-        level, self.initial_layout, self.seed_transpiler = check_transpiler_options(
+        self._level, self.initial_layout, self.seed_transpiler = check_transpiler_options(
             optimization_level=optimization_level, initial_layout=initial_layout, seed_transpiler=seed_transpiler
         )
-        self.optimization_level = (2 if self._placed else 0) if level is None else level
         self._cache = ProgramCache()
+
+    @property
+    def optimization_level(self) -> int:
+        """The transpiler's."""
+        if self._level is not None:
+            return self._level
+        return 2 if self._placed and not has_noise_of_its_own(self.simulator, self._noise) else 0
 
     def resolve_shots(self, shots: int | None) -> int | None:
         shots = check_shots(shots)
+        method = self.simulator.options.method
+        if shots is None and method == "extended_stabilizer":
+            raise ValueError(
+                f"shots: got None, but Aer's method {method!r} has no exact values; use another one, for example "
+                "method='automatic', or (for circuits that this one can run) a number of shots."
+            )
+        self._warn_once("truncation", truncation(self.simulator.options))
         if shots is None and self._noise is not None:
             if "measure" in self._noise.noise_instructions:
                 raise ValueError(
                     f"shots: got None, but {self.name!r} has readout errors, which exact values would leave out; give a "
                     "number of shots, for example shots=1000."
                 )
-            method = self.simulator.options.method
             if method not in ("automatic", "density_matrix"):
                 raise ValueError(
                     f"shots: got None, but {self.name!r} has noise, and its method {method!r} is exact only in the mean; "
@@ -152,6 +184,7 @@ class AerBackend(Backend):
         self, program: Program, angles: np.ndarray, *, shots: int | None, seed: np.random.SeedSequence
     ) -> Estimate:
         prepared = self._prepared(program)
+        self._check_costs(prepared, len(angles), shots)
         apart = self._chooses_threads() and self._are_small(prepared, len(angles), shots)
         size = self._rows_a_run(prepared, shots, apart)
         starts = range(0, len(angles), size) if prepared.executables else ()
@@ -222,9 +255,43 @@ class AerBackend(Backend):
             options.update(parameter_binds=binds, runtime_parameter_bind_enable=not apart)
         result = self.simulator.run(jobs, **options).result()
         if not result.success:
-            failures = {str(experiment.status) for experiment in result.results if not experiment.success}
-            raise RuntimeError(f"Aer ({self.name}) failed: {result.status}. {' '.join(sorted(failures))}")
+            raise self._failure(result)
         return [experiment.data for experiment in result.results]
+
+    def _failure(self, result: Any) -> Exception:
+        """What Aer's text about a failed run means."""
+        failures = {str(experiment.status) for experiment in result.results if not experiment.success}
+        text = f"{result.status} {' '.join(sorted(failures))}"
+        method = self.simulator.options.method
+        if "memory" in text:
+            return MemoryError(
+                f"Aer ({self.name}, method {method!r}) has too little memory for the circuit; use fewer qubits or gates, or "
+                "method='matrix_product_state' with shots."
+            )
+        if method in ("stabilizer", "extended_stabilizer") and "invalid parameters" in text:
+            return ValueError(
+                f"Aer's method {method!r} rotates by multiples of pi/2 only, but the circuit has rotations by other angles; "
+                "use another method, for example method='automatic'."
+            )
+        return RuntimeError(f"Aer ({self.name}, method {method!r}) failed: {text}")
+
+    def _check_costs(self, prepared: _Prepared, rows: int, shots: int | None) -> None:
+        """Refuses what cannot fit into memory, and says what is needlessly slow."""
+        if prepared.noise is None or not prepared.executables:
+            return
+        options = self.simulator.options
+        qubits = max(len(executable.touched) for executable in prepared.executables)
+        if shots is None:
+            remedy = "give a number of shots, for example shots=1000."
+            require_room_for_density_matrix(qubits, options, remedy)
+            self._warn_once(
+                "density matrix", slow_density_matrix(qubits, rows * sum(e.saving.size() for e in prepared.executables))
+            )
+        elif options.method == "density_matrix":
+            remedy = "use the simulator's method='automatic'."
+            require_room_for_density_matrix(qubits, options, remedy)
+        elif prepared.is_noisy:
+            self._warn_once("trajectories", slow_trajectories(options.method, qubits, shots))
 
     def _chooses_threads(self) -> bool:
         """Whether the user has left the threads to us."""
@@ -278,8 +345,8 @@ class AerBackend(Backend):
     @property
     def _noise(self) -> NoiseModel | None:
         """The simulator's noise model at this moment, None if there is none to speak of."""
-        noise = self.simulator.options.noise_model
-        return None if noise is None or noise.is_ideal() else noise
+        noise: NoiseModel | None = noise_model_of(self.simulator)
+        return noise
 
     def _prepared(self, program: Program) -> _Prepared:
         cached = self._cache.of(program)
@@ -288,6 +355,7 @@ class AerBackend(Backend):
         if prepared is None or not prepared.fits(source):
             executables = self._transpile(program, source)
             noise = None if source is None else _WrittenNoise(source, [e.measured.circuit for e in executables])
+            self._warn_once("ignored noise", ignored_noise(source))
             prepared = cached["prepared"] = _Prepared(executables, source, noise)
         return prepared
 
@@ -301,10 +369,17 @@ class AerBackend(Backend):
             optimization_level=self.optimization_level,
             initial_layout=self.initial_layout,
             seed_transpiler=self.seed_transpiler,
+            keep=gates_to_keep(program, self.simulator, noise),
         )
         bound = [bind_by_column(circuit, program) for circuit in circuits]
-        if noise is not None and self.optimization_level == 0:
-            _require_noisy_gates(program, noise, bound)
+        require_noise(
+            program,
+            [one.circuit for one in bound],
+            self.simulator,
+            noise,
+            optimization_level=self.optimization_level,
+            is_default=self._level is None,
+        )
         groups = program.readout.groups
         return [
             _Executable(group, m, _saving(m.circuit, group), _touched([m.circuit]))
@@ -313,6 +388,17 @@ class AerBackend(Backend):
 
     def __repr__(self) -> str:
         return f"AerBackend({self.name!r}, optimization_level={self.optimization_level})"
+
+
+def _simulator_of(device: Any) -> AerSimulator:
+    """The simulator itself, one like Aer's older simulators, or one of a device."""
+    if device is None or isinstance(device, AerSimulator):
+        return AerSimulator() if device is None else device
+    if type(device).__name__ not in _OLDER_SIMULATORS:
+        return AerSimulator.from_backend(device)
+    known = vars(AerSimulator._default_options())
+    options = {name: value for name, value in vars(device.options).items() if name in known and value is not None}
+    return AerSimulator(**{"method": _OLDER_SIMULATORS[type(device).__name__], **options})
 
 
 class _WrittenNoise(NoiseModel):
@@ -380,22 +466,6 @@ def _touched(circuits: Iterable[QuantumCircuit]) -> frozenset[int]:
         if instruction.operation.name != "barrier"
         for qubit in instruction.qubits
     )
-
-
-def _require_noisy_gates(program: Program, noise: NoiseModel, circuits: Sequence[BoundCircuit]) -> None:
-    """Refuses circuits whose noisy gates have been spelled out, and would run without their noise.
-
-    (A transpiler that optimises may replace any gate; who asks for that expects it.)
-    """
-    kept = {instruction.operation.name for bound in circuits for instruction in bound.circuit.data}
-    if program.has_angles_in("cp"):
-        kept.discard("cp")
-    lost = sorted((program.gate_names & set(noise.noise_instructions)) - kept - {"measure", "reset"})
-    if circuits and lost:
-        raise ValueError(
-            f"Gate(s) {', '.join(lost)} of the circuit have noise in the simulator, but are decomposed to be differentiated "
-            "or bound, and would run without it. Decompose them in the circuit, and give noise to the gates that result."
-        )
 
 
 def _saving(circuit: QuantumCircuit, group: MeasurementGroup) -> QuantumCircuit:

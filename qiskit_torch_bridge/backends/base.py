@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -171,6 +172,13 @@ class Backend(ABC):
             wanted: Shape (A,), bool: the angles whose gradient is wanted; the others' may be anything finite.
         """
         raise NotImplementedError(f"Backend {self.name!r} does not differentiate itself.")
+
+    def _warn_once(self, about: str, message: str | None) -> None:
+        """Warns, unless this backend has done so about the same, or there is nothing to say."""
+        said: set[str] = self.__dict__.setdefault("_said", set())
+        if message is not None and about not in said:
+            said.add(about)
+            warnings.warn(message, stacklevel=2)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Backend:
         return self

@@ -27,6 +27,20 @@ from ..program import Program
 from ..readout import Expectation, Samples
 from .base import Backend, Estimate, ProgramCache, check_shots, circuit_on, estimate_from_samples, measured_circuit
 from .results import Arrays, Asked, WrongResult, arrays_from
+from .simulated import (
+    check_method,
+    gates_to_keep,
+    has_gate_errors,
+    has_noise_of_its_own,
+    ignored_noise,
+    noise_model_of,
+    require_noise,
+    require_room_for_density_matrix,
+    require_separate_gates,
+    slow_density_matrix,
+    slow_trajectories,
+    truncation,
+)
 from .transpiling import (
     BoundCircuit,
     bind_by_column,
@@ -37,6 +51,8 @@ from .transpiling import (
 )
 
 __all__ = ["EstimatorBackend", "SamplerBackend", "bindings_of", "observables_on", "restricted_to", "samples_of"]
+
+_MERGING = "qiskit_ibm_runtime.executor_estimator"
 
 
 def _device_of(primitive: Any) -> Any:
@@ -74,10 +90,28 @@ def _reseeded(primitive: Any, seed: np.random.SeedSequence) -> Any:
         fresh._seed = number
     elif "qiskit_aer" in origins:
         run_options = {**(primitive.options.run_options or {}), "seed_simulator": number}
+        if has_gate_errors(noise_model_of(primitive._backend, run_options)):
+            # Left to itself, it may average over random runs, and not say their error.
+            run_options["method"] = "density_matrix"
         fresh._options = replace(primitive.options, run_options=run_options)
     else:
         return primitive
     return fresh
+
+
+def _run_options(primitive: Any) -> dict[str, Any]:
+    """What the primitive of Qiskit's, Aer's or IBM's tells its simulator at every run."""
+    options = getattr(primitive, "options", None)
+    run_options = getattr(options, "run_options", None)
+    noise = getattr(getattr(options, "simulator", None), "noise_model", None)
+    told = {"noise_model": noise} if hasattr(noise, "noise_instructions") else {}
+    return {**told, **run_options} if isinstance(run_options, dict) else told
+
+
+def _is_aers_estimator(primitive: Any) -> bool:
+    return isinstance(primitive, BaseEstimatorV2) and any(
+        cls.__module__.startswith("qiskit_aer") for cls in type(primitive).__mro__
+    )
 
 
 def _rounds_shots_up(sampler: Any) -> bool:
@@ -112,7 +146,8 @@ class _PrimitiveBackend(Backend):
     Args:
         primitive: The V2 primitive.
         device: The device to transpile for. None: the one that the primitive has, if any.
-        optimization_level: The transpiler's, 0 to 3. None: 2.
+        optimization_level: The transpiler's, 0 to 3. None: 0 on an Aer simulator with a noise model that no device brought
+            along, so that the gates stay as they are with their noise, else 2.
         initial_layout: The device's qubits for the circuit's, in order; None: the transpiler's choice.
         seed_transpiler: Makes the transpiler's choices repeatable.
     """
@@ -126,31 +161,78 @@ class _PrimitiveBackend(Backend):
         initial_layout: Sequence[int] | None = None,
         seed_transpiler: int | None = 0,
     ) -> None:
-        level, self.initial_layout, self.seed_transpiler = check_transpiler_options(
+        self._level, self.initial_layout, self.seed_transpiler = check_transpiler_options(
             optimization_level=optimization_level, initial_layout=initial_layout, seed_transpiler=seed_transpiler
         )
         self.primitive = primitive
-        self.device = device if device is not None else _device_of(primitive)
+        # Where it runs, as far as it says; the device to transpile for may be another.
+        self._runner = _device_of(primitive)
+        check_method(self._runner)
+        self.device = self._runner if device is None else device
         self.name = type(primitive).__name__
-        self.optimization_level = 2 if level is None else level
         self._cache = ProgramCache()
 
     @property
-    def _is_compact(self) -> bool:
-        return self.device is None or leaves_out_idle_qubits(self.device, self.initial_layout)
+    def optimization_level(self) -> int:
+        """The transpiler's."""
+        if self._level is not None:
+            return self._level
+        return 0 if has_noise_of_its_own(self._runner, self._noise) else 2
 
-    def _for_device(self, circuits: Sequence[Any], program: Program) -> list[Any]:
+    @property
+    def _noise(self) -> Any:
+        """The noise model that the primitive's next run would have, None if there is none to speak of or none is known."""
+        return noise_model_of(self._runner, _run_options(self.primitive))
+
+    @property
+    def _method(self) -> Any:
+        """Of simulation, for a simulator of Aer's."""
+        of_device = getattr(getattr(self._runner, "options", None), "method", None)
+        return _run_options(self.primitive).get("method", of_device)
+
+    @property
+    def _is_compact(self) -> bool:
         if self.device is None:
-            return list(circuits)
-        return transpiled(
+            return True
+        return leaves_out_idle_qubits(self.device, self.initial_layout) and self._noise is None
+
+    def _cached(self, program: Program) -> dict[Any, Any]:
+        """What was derived from the program for the present noise."""
+        cached = self._cache.of(program)
+        noise = self._noise
+        state = None if noise is None else (noise, frozenset(noise.noise_instructions))
+        if "noise" not in cached or cached["noise"] != state:
+            cached.clear()
+            cached["noise"] = state
+            self._warn_once("ignored noise", ignored_noise(noise))
+        return cached
+
+    def _for_device(self, circuits: Sequence[QuantumCircuit], program: Program) -> list[BoundCircuit]:
+        if self.device is None:
+            return [bind_by_column(circuit, program) for circuit in circuits]
+        noise = self._noise
+        level = self.optimization_level
+        ready = transpiled(
             circuits,
             program,
             self.device,
-            optimization_level=self.optimization_level,
+            optimization_level=level,
             initial_layout=self.initial_layout,
             seed_transpiler=self.seed_transpiler,
             basis_gates=self._basis_gates,
+            keep=gates_to_keep(program, self.device, noise),
         )
+        bound = [bind_by_column(circuit, program) for circuit in ready]
+        final = [one.circuit for one in bound]
+        if self._merges_gates and has_noise_of_its_own(self._runner, noise):
+            require_separate_gates(final, noise, self.name)
+        require_noise(program, final, self._runner, noise, optimization_level=level, is_default=self._level is None)
+        return bound
+
+    @property
+    def _merges_gates(self) -> bool:
+        """Whether it is IBM's newer Estimator (0.50), which does so even on a simulator."""
+        return any(cls.__module__.startswith(_MERGING) for cls in type(self.primitive).__mro__)
 
     @property
     def _basis_gates(self) -> list[str] | None:
@@ -191,6 +273,10 @@ class SamplerBackend(_PrimitiveBackend):
     ) -> Estimate:
         shots = self.resolve_shots(shots)
         circuits = self._circuits(program)
+        if circuits and has_gate_errors(self._noise):
+            self._warn_once(
+                "trajectories", slow_trajectories(self._method, max(b.circuit.num_qubits for b in circuits), shots)
+            )
         # Without parameters there is nothing to broadcast over: such a circuit is a PUB for every row.
         pubs = [
             [(b.circuit, bindings_of(b, angles))] if b.parameters else [(b.circuit,)] * len(angles) for b in circuits
@@ -217,11 +303,11 @@ class SamplerBackend(_PrimitiveBackend):
                 f"backend: got a {self.name} with the option execution.meas_type = {measured!r}, which gives points of a "
                 "measured signal, expected 'classified': values are read from bits."
             )
-        cached = self._cache.of(program)
+        cached = self._cached(program)
         if "circuits" not in cached:
             compact = self._is_compact
             circuits = [measured_circuit(program, group, compact=compact) for group in program.readout.groups]
-            cached["circuits"] = [bind_by_column(circuit, program) for circuit in self._for_device(circuits, program)]
+            cached["circuits"] = self._for_device(circuits, program)
         circuits_of_groups: list[BoundCircuit] = cached["circuits"]
         return circuits_of_groups
 
@@ -236,7 +322,8 @@ class EstimatorBackend(_PrimitiveBackend):
 
     Shots become the precision that an Estimator takes, ``1 / sqrt(shots)``. What it makes of it is its own: Qiskit's
     and Aer's reference Estimators add Gaussian noise to exact values, which is not shot noise; use a Sampler to study
-    that.
+    that. With a noise model, Aer's computes them by density matrices here, because an average over random runs would have
+    an error that it does not say; readout errors are not in them.
     """
 
     def __init__(self, primitive: BaseEstimatorV2, **options: Any) -> None:
@@ -246,6 +333,8 @@ class EstimatorBackend(_PrimitiveBackend):
 
     def resolve_shots(self, shots: int | None) -> int | None:
         shots = check_shots(shots)
+        if _is_aers_estimator(self.primitive):
+            self._check_aers_values()
         if shots is not None:
             return shots
         default_shots = _option(self.primitive, "default_shots")
@@ -258,6 +347,31 @@ class EstimatorBackend(_PrimitiveBackend):
             return int(default_shots)
         # A precision of 1 / sqrt(shots) must give these shots back, whatever its last digit.
         return math.ceil(1 / precision**2 * (1 - 1e-9)) if precision else None
+
+    def _check_aers_values(self) -> None:
+        """Refuses Aer's Estimator where its values have errors that it does not know, and says what they leave out."""
+        method = self._method
+        if method == "extended_stabilizer":
+            raise ValueError(
+                f"backend: got {self.name} with the method {method!r}, which has no expectation values; use another method, "
+                "for example 'automatic'."
+            )
+        self._warn_once("truncation", truncation(self._runner.options))
+        noise = self._noise
+        if noise is None:
+            return
+        if has_gate_errors(noise) and method not in ("automatic", "density_matrix"):
+            raise ValueError(
+                f"backend: got {self.name} with noise and the method {method!r}, whose values are averages over random "
+                "runs, with an error that it does not say. Make it exact with options={'backend_options': {'noise_model': "
+                "..., 'method': 'density_matrix'}}, or give the AerSimulator itself, or a Sampler, with a number of shots."
+            )
+        if "measure" in noise.noise_instructions:
+            self._warn_once(
+                "readout errors",
+                f"{self.name} computes values without measuring, and leaves out the noise model's readout errors; a "
+                "Sampler, or the AerSimulator itself with a number of shots, has them.",
+            )
 
     def prepare(self, program: Program) -> None:
         if not isinstance(program.readout, Expectation):
@@ -280,6 +394,7 @@ class EstimatorBackend(_PrimitiveBackend):
         circuits = len(angles) * len(readout.groups)
         if readout.groups:
             bound, observables, outputs = self._circuit(program)
+            self._check_costs(bound.circuit, len(angles))
             precision = 0.0 if shots is None else 1 / math.sqrt(shots)
             if bound.parameters:
                 pubs: list[Any] = [(bound.circuit, [[o] for o in observables], bindings_of(bound, angles), precision)]
@@ -297,15 +412,23 @@ class EstimatorBackend(_PrimitiveBackend):
         covariance = Covariance.of_independent(variances, shots) if shots else None
         return Estimate(values, variances, circuits, circuits * (shots or 0), covariance=covariance)
 
+    def _check_costs(self, circuit: QuantumCircuit, rows: int) -> None:
+        """Refuses density matrices of Aer's Estimator that cannot fit into memory, and says what takes long."""
+        if not _is_aers_estimator(self.primitive) or not has_gate_errors(self._noise):
+            return
+        remedy = "give the AerSimulator itself, or a Sampler, with a number of shots, for example shots=1000."
+        require_room_for_density_matrix(circuit.num_qubits, self._runner.options, remedy)
+        self._warn_once("density matrix", slow_density_matrix(circuit.num_qubits, rows * circuit.size()))
+
     def _circuit(self, program: Program) -> tuple[BoundCircuit, list[Any], list[int]]:
         """The circuit for the device, the observables on its qubits, and the outputs that they give."""
         assert isinstance(program.readout, Expectation)
-        cached = self._cache.of(program)
+        cached = self._cached(program)
         if "circuit" not in cached:
             logical, place = circuit_on(program, compact=self._is_compact)
-            (circuit,) = self._for_device([logical], program)
-            observables, outputs = observables_on(circuit, program.readout, list(place))
-            cached["circuit"] = bind_by_column(circuit, program), observables, outputs
+            (bound,) = self._for_device([logical], program)
+            observables, outputs = observables_on(bound.circuit, program.readout, list(place))
+            cached["circuit"] = bound, observables, outputs
         circuit_and_observables: tuple[BoundCircuit, list[Any], list[int]] = cached["circuit"]
         return circuit_and_observables
 

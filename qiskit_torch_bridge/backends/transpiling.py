@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AnySet
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from qiskit.transpiler.exceptions import TranspilerError
 
 from ..angles import Affine, as_affine
 from ..program import Program
+from .simulated import noise_model_of
 
 _STANDARD = frozenset(get_standard_gate_name_mapping())
 
@@ -101,12 +104,14 @@ def transpiled(
     initial_layout: Sequence[int] | None,
     seed_transpiler: int | None,
     basis_gates: Sequence[str] | None = None,
+    keep: Mapping[str, type] = MappingProxyType({}),
 ) -> list[QuantumCircuit]:
     """The circuits for a device; a circuit that came with a layout keeps its place.
 
-    ``basis_gates`` narrows down the gates of a device without connections; None: all that it knows. Where a gate takes some
-    angles only (IBM's fractional ``rzz``), free angles go through gates that take any, so that no angle is refused and the
-    device's noise does not depend on it; constant angles are folded by Qiskit's transpiler.
+    ``basis_gates`` narrows down the gates of a device without connections; None: all that it knows. ``keep``: further
+    gates that a device without connections can run, names and classes. Where a gate takes some angles only (IBM's fractional
+    ``rzz``), free angles go through gates that take any, so that no angle is refused and the device's noise does not depend
+    on it; constant angles are folded by Qiskit's transpiler.
 
     Raises:
         ValueError: If they do not fit the device.
@@ -114,7 +119,7 @@ def transpiled(
     width = program.circuit.num_qubits
     if initial_layout is not None:
         _check_layout(initial_layout, program, device)
-    elif program.placed and width == device.num_qubits:
+    elif program.placed and width == _num_qubits(device):
         initial_layout = range(width)
     # A simulator's number of qubits is a guess at what memory holds for the worst of circuits, and no limit.
     connected = getattr(device, "coupling_map", None) is not None
@@ -122,8 +127,10 @@ def transpiled(
     bounded = bounded_gates(target)
     if bounded:
         circuits = [_without_free_entanglers(circuit) for circuit in circuits]
-    if basis_gates is None and not connected and width > device.num_qubits:
-        basis_gates = sorted(_STANDARD & set(device.operation_names) - bounded)
+    if basis_gates is None and not connected and width > _num_qubits(device):
+        basis_gates = sorted(_STANDARD & {*device.operation_names, *keep} - bounded)
+    for name, gate in keep.items():
+        target.add_instruction(gate, name=name)
     passes = generate_preset_pass_manager(
         optimization_level,
         target=target if basis_gates is None else None,
@@ -195,10 +202,14 @@ def _without_free_entanglers(circuit: QuantumCircuit) -> QuantumCircuit:
     return plain
 
 
+def _num_qubits(device: Any) -> float:
+    """Infinity where the device says none: it has no limit."""
+    return math.inf if device.num_qubits is None else int(device.num_qubits)
+
+
 def _is_ideal_simulator(device: Any) -> bool:
     """Whether qubit numbers mean nothing to the device: every qubit reaches every other, and none has noise."""
-    noise = getattr(getattr(device, "options", None), "noise_model", None)
-    return getattr(device, "coupling_map", None) is None and (noise is None or noise.is_ideal())
+    return getattr(device, "coupling_map", None) is None and noise_model_of(device) is None
 
 
 def leaves_out_idle_qubits(device: Any, initial_layout: Sequence[int] | None) -> bool:
@@ -218,10 +229,11 @@ def _check_layout(layout: Sequence[int], program: Program, device: Any) -> None:
             "layout out, or give the circuit as it was before transpiling."
         )
     width = program.circuit.num_qubits
-    if len(layout) != width or any(qubit >= device.num_qubits for qubit in layout):
+    if len(layout) != width or any(qubit >= _num_qubits(device) for qubit in layout):
+        most = "" if device.num_qubits is None else f", from 0 to {device.num_qubits - 1}"
         raise ValueError(
-            f"initial_layout: got {list(layout)}, expected {width} different qubits of {device.name!r}, from 0 to "
-            f"{device.num_qubits - 1}: one for each qubit of the circuit."
+            f"initial_layout: got {list(layout)}, expected {width} different qubits of {device.name!r}{most}: one for each "
+            "qubit of the circuit."
         )
 
 

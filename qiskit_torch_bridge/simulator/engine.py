@@ -12,6 +12,7 @@ from ..program import Program
 from ..readout import MOST_TABULATED_QUBITS, MeasurementGroup, OutcomeGroup, Samples, bits_of
 from . import kernels, readout_kernels, sampling
 from .plan import Pass, Plan, basis_change_passes, plan_of
+from .sizes import in_gibibytes
 from .threads import in_parallel, worth_sharing
 from .vectors import WIDTH
 
@@ -264,10 +265,13 @@ class Simulator:
 
     def _require_memory(self, needed: int, there: int, what: str) -> None:
         if needed > there:
+            half = "StatevectorBackend(precision='single'), which takes half of that, "
+            half_fits = self.dtype == np.float64 and needed // 2 <= there
             raise MemoryError(
-                f"Exact simulation of {self._num_qubits} qubits needs {needed / 2**30:,.1f} GiB of memory, and this "
-                f"machine has {there / 2**30:,.1f} GiB {what}; use fewer qubits, StatevectorBackend(precision='single') "
-                "(half of what double precision takes), or AerSimulator(method='matrix_product_state')."
+                f"Exact simulation of {self._num_qubits} qubits needs {in_gibibytes(needed)} of memory, and this machine "
+                f"has {in_gibibytes(there)} {what}; use fewer qubits, {half if half_fits else ''}"
+                "backend=AerSimulator(method='matrix_product_state'), which needs little where entanglement is low, or "
+                "hardware."
             )
 
     # Steps

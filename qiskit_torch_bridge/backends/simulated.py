@@ -1,0 +1,277 @@
+"""What a simulator's options mean for the values: the noise that it has, and what it would leave out.
+
+An error belongs to an instruction's label where it has one, else to its name. Whatever changes a circuit on its way
+(gates decomposed to be differentiated, gates optimised away or translated for the device) can lose it; nothing in the
+values would say so.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from copy import deepcopy
+from typing import Any
+
+import psutil
+from qiskit import QuantumCircuit
+from qiskit.circuit import Operation
+from qiskit.quantum_info import DensityMatrix
+
+from ..program import Program
+from ..simulator.sizes import in_gibibytes
+from ..unrolling import is_parameterised
+
+__all__ = [
+    "check_method",
+    "gates_to_keep",
+    "has_gate_errors",
+    "has_noise_of_its_own",
+    "ignored_noise",
+    "noise_model_of",
+    "require_noise",
+    "require_room_for_density_matrix",
+    "require_separate_gates",
+    "slow_density_matrix",
+    "slow_trajectories",
+    "truncation",
+]
+
+_WRITTEN_FOR_THEIR_NOISE = frozenset({"id", "delay"})
+_NEVER_LOST = frozenset({"measure", "barrier"})
+_TRAJECTORIES = ("statevector", "matrix_product_state")
+_MANY_TRAJECTORIES = 1000  # at least, and 8 times 2**qubits; measured from 3 to 8 qubits, two cores
+_SECONDS_PER_ENTRY = 2e-8  # of a density matrix, and instruction; measured at 10 and 12 qubits, two cores
+_NEGLIGIBLE = 1e-12
+
+
+def check_method(device: Any) -> None:
+    """Refuses simulators of matrices.
+
+    Raises:
+        ValueError: If the device is one.
+    """
+    method = getattr(getattr(device, "options", None), "method", None)
+    if method in ("unitary", "superop") or type(device).__name__ == "UnitarySimulator":
+        raise ValueError(
+            f"backend: got {device.name!r}, which computes the matrix of a circuit and measures nothing; use AerSimulator() "
+            "or another of its methods, for example method='density_matrix'."
+        )
+
+
+def noise_model_of(device: Any, run_options: Mapping[str, Any] | None = None) -> Any:
+    """The noise model that a run would have, None if there is none to speak of, or none is known."""
+    noise = getattr(getattr(device, "options", None), "noise_model", None)
+    noise = (run_options or {}).get("noise_model", noise)
+    return None if not hasattr(noise, "noise_instructions") or noise.is_ideal() else noise
+
+
+def has_noise_of_its_own(device: Any, noise: Any) -> bool:
+    """Whether the noise is the user's, on a simulator that stands for no device: circuits are run as they are written."""
+    return noise is not None and _is_aers(device) and not getattr(device, "_from_backend", False)
+
+
+def has_gate_errors(noise: Any) -> bool:
+    """Whether a noise model has errors other than those of measurements."""
+    return noise is not None and bool(set(noise.noise_instructions) - {"measure"} or noise._custom_noise_passes)
+
+
+def gates_to_keep(program: Program, device: Any, noise: Any) -> dict[str, type]:
+    """Noisy gates that the simulator can run, but that its noise model does not name among its basis gates."""
+    if noise is None or not _is_aers(device) or device.coupling_map is not None:
+        return {}
+    operations = [i.operation for i in program.circuit.data if _key(i.operation) in noise.noise_instructions]
+    known = set(device.operation_names)
+    missing = {o.name: o.base_class for o in operations if o.name not in known and o.name not in _NEVER_LOST}
+    if missing:
+        bare = deepcopy(device)
+        bare.set_options(noise_model=None)
+        known = set(bare.operation_names)
+    return {name: kind for name, kind in missing.items() if name in known}
+
+
+def require_noise(
+    program: Program,
+    circuits: Iterable[QuantumCircuit],
+    device: Any,
+    noise: Any,
+    *,
+    optimization_level: int,
+    is_default: bool,
+) -> None:
+    """Refuses circuits that have lost noise on the way from what the user wrote.
+
+    An optimising transpiler may remove or merge any gate, as it does for hardware. Who asks for its level expects that; who
+    does not is told of instructions that are only written for their noise (``id``, ``delay``, labelled ones).
+
+    Args:
+        program: The program.
+        circuits: Its circuits as they are going to run.
+        device: Where.
+        noise: The noise model, or None.
+        optimization_level: The transpiler's.
+        is_default: Whether the level is what nobody asked for.
+
+    Raises:
+        ValueError: If some noise is lost.
+    """
+    noisy = _noisy_instructions(device, noise)
+    circuits = list(circuits)
+    if not noisy or not circuits:
+        return
+    kept = [i.operation for i in program.circuit.data if not _is_spelled_out(i.operation)]
+    kept += [i.operation for circuit in circuits for i in circuit.data]
+    # A device has errors for whatever it runs in place of a gate, but none for labels.
+    is_own = has_noise_of_its_own(device, noise)
+    written = noisy & (program.gate_names | program.gate_labels if is_own else program.gate_labels)
+    lost = written - {name for operation in kept for name in (operation.name, _key(operation))} - _NEVER_LOST
+    if "reset" in lost and not _disturbs_a_fresh_qubit(noise):
+        lost -= {"reset"}
+    if lost:
+        raise ValueError(
+            f"Gate(s) {_listed(lost)} of the circuit have noise in the simulator, but are decomposed to be "
+            "differentiated or bound (a reset of a fresh qubit is left out), and would run without it. Decompose them in "
+            "the circuit, and give noise to the gates that result."
+        )
+    is_optimised = optimization_level > 0
+    if is_optimised and not is_default:
+        return
+    expected = Counter(
+        _key(i.operation)
+        for i in program.circuit.data
+        if _key(i.operation) in noisy - _NEVER_LOST and (not is_optimised or _is_written_for_its_noise(i.operation))
+    )
+    counts = [Counter(_key(i.operation) for i in circuit.data) for circuit in circuits]
+    if lost := frozenset(name for count in counts for name in expected - count):
+        if is_optimised:
+            raise ValueError(
+                f"Gate(s) {_listed(lost)} of the circuit have noise on the device, but the transpiler optimises them "
+                f"away, and their noise with them; remove them, or set the level: AerBackend(device, optimization_level=0), "
+                f"or SamplerBackend and EstimatorBackend alike, keeps all, and {optimization_level} does without them."
+            )
+        raise ValueError(
+            f"Gate(s) {_listed(lost)} of the circuit have noise in the simulator, but are replaced by gates that "
+            "the simulator (or the noise model's basis_gates) knows, and would run without it. Write the circuit in those "
+            "gates, or name theirs in noise_model.add_basis_gates([...])."
+        )
+
+
+def require_separate_gates(circuits: Iterable[QuantumCircuit], noise: Any, name: str) -> None:
+    """Refuses noise on gates of single qubits for a primitive that merges those into gates of its own.
+
+    Raises:
+        ValueError: If there is some.
+    """
+    keys = {_key(i.operation) for circuit in circuits for i in circuit.data if len(i.qubits) == 1}
+    if changed := (keys & set(noise.noise_instructions)) - _NEVER_LOST:
+        raise ValueError(
+            f"backend: {name} merges gates on single qubits into others before it runs them, and the noise of "
+            f"{_listed(changed)} would be lost or changed; use a Sampler, or the AerSimulator itself."
+        )
+
+
+def ignored_noise(noise: Any) -> str | None:
+    """What to say of a noise model whose errors Aer applies in part only; None if it applies all."""
+    if noise is None:
+        return None
+    shared = {*noise._local_readout_errors, *noise._local_quantum_errors.get("measure", ())}
+    ignored = [
+        f"errors of measurements that qubits {', '.join(map(str, q))} share" for q in sorted(shared) if len(q) > 1
+    ]
+    if "barrier" in noise.noise_instructions:
+        ignored.append("errors of barriers")
+    if not ignored:
+        return None
+    return (
+        f"Aer ignores part of the noise model: {'; '.join(ignored)}. Measurements are of one qubit each, so give each qubit "
+        "a readout error of its own; and give the errors of barriers to gates ('id')."
+    )
+
+
+def slow_trajectories(method: Any, qubits: int, shots: int) -> str | None:
+    """What to say of a method that simulates each shot with noise by itself where a density matrix is far faster."""
+    if method not in _TRAJECTORIES or shots < max(_MANY_TRAJECTORIES, 8 * 2**qubits):
+        return None
+    return (
+        f"Aer's method {method!r} simulates each shot of a noisy circuit by itself; for {shots} shots of {qubits} qubits, "
+        "method='density_matrix' (or 'automatic') gives the same statistics many times faster."
+    )
+
+
+def slow_density_matrix(qubits: int, instructions: int) -> str | None:
+    """What to say of exact values with noise that take longer than a minute, by a rough guess."""
+    minutes = _SECONDS_PER_ENTRY * 4**qubits * instructions / 60
+    if minutes < 1:
+        return None
+    return (
+        f"Exact values with noise of {qubits} qubits take density matrices of 4**{qubits} numbers, here some "
+        f"{minutes:,.0f} minute(s) a call; a number of shots, for example shots=1000, takes far less."
+    )
+
+
+def truncation(options: Any) -> str | None:
+    """What to say of matrix product states that are cut off: their values are exact only for the state that is left."""
+    bond = getattr(options, "matrix_product_state_max_bond_dimension", None)
+    threshold = getattr(options, "matrix_product_state_truncation_threshold", None) or 0.0
+    if options.method != "matrix_product_state" or (bond is None and threshold <= _NEGLIGIBLE):
+        return None
+    return (
+        "Aer's matrix product states are truncated by the simulator's options (matrix_product_state_max_bond_dimension "
+        f"{bond}, ..._truncation_threshold {threshold}); values then differ from the exact ones by more than their standard "
+        "errors say. Compare a few with those of a larger bond dimension."
+    )
+
+
+def require_room_for_density_matrix(qubits: int, options: Any, remedy: str) -> None:
+    """Refuses density matrices that are larger than this machine's memory.
+
+    Raises:
+        MemoryError: If this one is.
+    """
+    needed = (8 if getattr(options, "precision", "double") == "single" else 16) * 4**qubits
+    there = psutil.virtual_memory().total
+    if needed > there:
+        raise MemoryError(
+            f"The density matrix of {qubits} qubits with noise needs {in_gibibytes(needed)} of memory, and this "
+            f"machine has {in_gibibytes(there)}; {remedy}"
+        )
+
+
+def _noisy_instructions(device: Any, noise: Any) -> frozenset[str]:
+    """The names and labels that have errors, by the noise model or, for a device without one, by what it says itself."""
+    if noise is not None:
+        return frozenset(noise.noise_instructions)
+    target = getattr(device, "target", None)
+    if target is None or _is_aers(device):
+        return frozenset()
+    errors = {name: target[name].values() for name in target.operation_names if target[name] is not None}
+    return frozenset(
+        name for name, of_qubits in errors.items() if any(getattr(one, "error", None) for one in of_qubits)
+    )
+
+
+def _is_aers(device: Any) -> bool:
+    return any(cls.__module__.startswith("qiskit_aer") for cls in type(device).__mro__)
+
+
+def _key(operation: Operation) -> str:
+    """What its noise goes by."""
+    return getattr(operation, "label", None) or operation.name
+
+
+def _is_spelled_out(operation: Operation) -> bool:
+    return operation.name == "cp" and any(map(is_parameterised, operation.params))
+
+
+def _is_written_for_its_noise(operation: Operation) -> bool:
+    return operation.name in _WRITTEN_FOR_THEIR_NOISE or bool(getattr(operation, "label", None))
+
+
+def _disturbs_a_fresh_qubit(noise: Any) -> bool:
+    """Whether errors of resets change a qubit that is in its ground state anyway."""
+    errors = [noise._default_quantum_errors.get("reset"), *noise._local_quantum_errors.get("reset", {}).values()]
+    ground = DensityMatrix.from_label("0")
+    return any(error is not None and error.num_qubits == 1 and ground.evolve(error) != ground for error in errors)
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(names))

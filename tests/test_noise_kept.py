@@ -1,0 +1,146 @@
+"""Noise that the user gives to an instruction is in the values, on Aer and through every primitive on it, or is refused.
+
+The reference is Aer itself, on the user's own circuit with numbers in it: a density matrix, exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from qiskit import QuantumCircuit
+from qiskit.circuit import ParameterVector
+from qiskit.circuit.library import RXGate, UnitaryGate
+from qiskit.primitives import BackendEstimatorV2, BackendSamplerV2
+from qiskit.quantum_info import Pauli
+from qiskit_aer import AerSimulator
+from qiskit_aer.noise import NoiseModel, depolarizing_error, pauli_error
+from qiskit_aer.primitives import EstimatorV2 as AerEstimator
+from qiskit_aer.primitives import SamplerV2 as AerSampler
+
+from qiskit_torch_bridge import QuantumLayer
+
+W = ParameterVector("w", 2)
+WEIGHTS = torch.tensor([0.7, 2.1], dtype=torch.float64)
+OBSERVABLES = ["IZ", "ZI", "ZZ"]
+SHOTS = 4000
+FLIP = pauli_error([("X", 0.3), ("I", 0.7)])
+BOTH = depolarizing_error(0.4, 2)
+RX = RXGate(0.4).to_matrix()
+BASIS = ["id", "rz", "sx", "ry", "cx"]
+
+
+def noise_on(
+    *names: str, error: Any = FLIP, qubits: list[int] | None = None, basis: list[str] | None = None
+) -> NoiseModel:
+    noise = NoiseModel(basis)
+    if qubits is None:
+        noise.add_all_qubit_quantum_error(error, list(names))
+    else:
+        noise.add_quantum_error(error, list(names), qubits)
+    return noise
+
+
+def rotated(change: Callable[[QuantumCircuit], Any]) -> QuantumCircuit:
+    qc = QuantumCircuit(2)
+    qc.ry(W[0], 0)
+    qc.ry(W[1], 1)
+    change(qc)
+    return qc
+
+
+def composite() -> QuantumCircuit:
+    inner = QuantumCircuit(2, name="mine")
+    inner.append(RXGate(W[0], label="slow"), [1])
+    inner.x(0)
+    return rotated(lambda qc: qc.append(inner.to_gate(), [0, 1]))
+
+
+def labelled_and_plain(qc: QuantumCircuit) -> None:
+    """The label's noise, and none of the name's: so Aer has it."""
+    qc.append(RXGate(W[0], label="slow"), [0])
+    qc.rx(W[1], 1)
+
+
+CASES: dict[str, tuple[QuantumCircuit, NoiseModel]] = {
+    "id": (rotated(lambda qc: qc.id(0)), noise_on("id")),
+    "folded x": (rotated(lambda qc: [qc.x(0), qc.x(0)]), noise_on("x")),
+    "folded cx": (rotated(lambda qc: [qc.cx(0, 1), qc.cx(0, 1)]), noise_on("cx", error=BOTH)),
+    "swap": (rotated(lambda qc: qc.swap(0, 1)), noise_on("swap", error=BOTH)),
+    "delay": (rotated(lambda qc: qc.delay(100, 1, "dt")), noise_on("delay")),
+    "labelled rx": (rotated(lambda qc: qc.append(RXGate(W[0], label="slow"), [0])), noise_on("slow")),
+    "labelled unitary": (rotated(lambda qc: qc.append(UnitaryGate(RX, label="flip"), [0])), noise_on("flip")),
+    "unitary": (rotated(lambda qc: qc.append(UnitaryGate(RX), [0])), noise_on("unitary")),
+    "label and name": (rotated(labelled_and_plain), noise_on("slow", "rx", basis=BASIS)),
+    "label without noise": (rotated(labelled_and_plain), noise_on("rx", basis=BASIS)),
+    "u": (rotated(lambda qc: qc.u(W[0], 0.3, W[1], 0)), noise_on("u", basis=BASIS)),
+    "constant controlled phase": (rotated(lambda qc: [qc.h(0), qc.cz(0, 1), qc.h(0)]), noise_on("cz", error=BOTH)),
+    "composite": (composite(), noise_on("slow", "x")),
+    "one qubit only": (rotated(lambda qc: [qc.id(0), qc.id(1)]), noise_on("id", qubits=[1])),
+    "reset": (rotated(lambda qc: None), noise_on("ry", "reset")),
+}
+cases = pytest.mark.parametrize(("qc", "noise"), CASES.values(), ids=CASES)
+
+
+def directly(qc: QuantumCircuit, noise: NoiseModel, weights: torch.Tensor = WEIGHTS) -> torch.Tensor:
+    bound = qc.assign_parameters({p: w for p, w in zip(W, weights.tolist(), strict=True) if p in qc.parameters})
+    bound = bound.decompose(["mine"])
+    for observable in OBSERVABLES:
+        bound.save_expectation_value(Pauli(observable), [0, 1], label=observable)
+    run = AerSimulator(method="density_matrix", noise_model=noise, max_parallel_threads=1).run(bound).result()
+    return torch.tensor([run.data(0)[observable] for observable in OBSERVABLES], dtype=torch.float64)
+
+
+def layer_on(backend: Any, qc: QuantumCircuit, **options: Any) -> QuantumLayer:
+    return QuantumLayer(
+        qc, weights=list(W), init=WEIGHTS, backend=backend, **{"observables": OBSERVABLES, "seed": 5} | options
+    )
+
+
+def aer(noise: NoiseModel, **options: Any) -> AerSimulator:
+    return AerSimulator(noise_model=noise, max_parallel_threads=1, **options)
+
+
+EXACT = {
+    "aer": aer,
+    "aer's density matrix": lambda noise: aer(noise, method="density_matrix"),
+    "Aer's Estimator": lambda noise: AerEstimator(options={"backend_options": {"noise_model": noise}}),
+    "Aer's Estimator of a simulator": lambda noise: AerEstimator.from_backend(aer(noise)),
+    "Aer's Estimator at a run": lambda noise: AerEstimator(options={"run_options": {"noise_model": noise}}),
+}
+SAMPLED = {
+    "aer": aer,
+    "Aer's Sampler": lambda noise: AerSampler(options={"backend_options": {"noise_model": noise}}),
+    "Aer's Sampler of a simulator": lambda noise: AerSampler.from_backend(aer(noise)),
+    "Aer's Sampler at a run": lambda noise: AerSampler(options={"run_options": {"noise_model": noise}}),
+    "BackendSamplerV2": lambda noise: BackendSamplerV2(backend=aer(noise)),
+    "BackendEstimatorV2": lambda noise: BackendEstimatorV2(backend=aer(noise)),
+}
+
+
+@cases
+def test_the_reference_sees_the_noise(qc: QuantumCircuit, noise: NoiseModel) -> None:
+    noiseless = directly(qc, NoiseModel())
+    assert (directly(qc, noise) - noiseless).abs().max() > 0.15
+
+
+@cases
+@pytest.mark.parametrize("make", EXACT.values(), ids=EXACT)
+def test_exact_values_and_gradients_are_those_of_aer_itself(make: Any, qc: QuantumCircuit, noise: NoiseModel) -> None:
+    layer = layer_on(make(noise), qc)
+    torch.testing.assert_close(layer().detach(), directly(qc, noise), rtol=0, atol=1e-10)
+    layer()[2].backward()
+    step = 1e-5 * torch.eye(2, dtype=torch.float64)
+    differences = [(directly(qc, noise, WEIGHTS + s) - directly(qc, noise, WEIGHTS - s))[2] / 2e-5 for s in step]
+    torch.testing.assert_close(layer.weights.grad, torch.stack(differences), rtol=0, atol=1e-8)
+
+
+@cases
+@pytest.mark.parametrize("make", SAMPLED.values(), ids=SAMPLED)
+def test_shots_are_those_of_aer_itself(make: Any, qc: QuantumCircuit, noise: NoiseModel) -> None:
+    layer = layer_on(make(noise), qc, shots=SHOTS)
+    expected = directly(qc, noise)
+    errors = ((1 - expected**2) / SHOTS).sqrt()
+    assert ((layer().detach() - expected) / errors).abs().max() < 5

@@ -1,0 +1,383 @@
+"""Noise that cannot be kept, or that a simulator leaves out, is named before anything runs."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from qiskit import QuantumCircuit
+from qiskit.circuit import ParameterVector
+from qiskit.circuit.library import CRXGate, RXGate, SXGate
+from qiskit.primitives import BackendEstimatorV2, BackendSamplerV2, StatevectorSampler
+from qiskit.quantum_info import DensityMatrix, Pauli
+from qiskit_aer import AerSimulator
+from qiskit_aer.noise import NoiseModel, ReadoutError, depolarizing_error, pauli_error
+from qiskit_aer.primitives import EstimatorV2 as AerEstimator
+from qiskit_aer.primitives import SamplerV2 as AerSampler
+
+from qiskit_torch_bridge import AerBackend, EstimatorBackend, QuantumLayer, SamplerBackend
+
+W = ParameterVector("w", 2)
+WEIGHTS = torch.tensor([0.7, 2.1], dtype=torch.float64)
+FLIP = pauli_error([("X", 0.3), ("I", 0.7)])
+
+
+def noise_on(*names: str, error: Any = FLIP) -> NoiseModel:
+    noise = NoiseModel()
+    noise.add_all_qubit_quantum_error(error, list(names))
+    return noise
+
+
+def with_readout_error(noise: NoiseModel) -> NoiseModel:
+    noise.add_all_qubit_readout_error(ReadoutError([[0.9, 0.1], [0.1, 0.9]]))
+    return noise
+
+
+def rotated() -> QuantumCircuit:
+    qc = QuantumCircuit(2)
+    qc.ry(W[0], 0)
+    qc.ry(W[1], 1)
+    return qc
+
+
+def appended(operation: Any, qubits: list[int]) -> QuantumCircuit:
+    qc = rotated()
+    qc.append(operation, qubits)
+    return qc
+
+
+def layer_on(backend: Any, qc: QuantumCircuit | None = None, **options: Any) -> QuantumLayer:
+    qc = rotated() if qc is None else qc
+    defaults = {"observables": ["IZ"], "init": WEIGHTS, "seed": 5}
+    return QuantumLayer(qc, weights=list(W), backend=backend, **defaults | options)
+
+
+def aer(noise: NoiseModel, **options: Any) -> AerSimulator:
+    return AerSimulator(noise_model=noise, max_parallel_threads=1, **options)
+
+
+@cache
+def manila() -> Any:
+    fake_provider = pytest.importorskip("qiskit_ibm_runtime.fake_provider", reason="a fake device is needed")
+    return fake_provider.FakeManilaV2()
+
+
+NOISY = {
+    "aer": aer,
+    "Aer's Sampler": lambda noise: AerSampler(options={"backend_options": {"noise_model": noise}}),
+    "Aer's Estimator": lambda noise: AerEstimator(options={"run_options": {"noise_model": noise}}),
+    "BackendSamplerV2": lambda noise: BackendSamplerV2(backend=aer(noise)),
+    "BackendEstimatorV2": lambda noise: BackendEstimatorV2(backend=aer(noise)),
+}
+noisy = pytest.mark.parametrize("make", NOISY.values(), ids=NOISY)
+
+
+def composite() -> Any:
+    inner = QuantumCircuit(2, name="mine")
+    inner.cx(0, 1)
+    return inner.to_gate(label="block")
+
+
+def begun_with_a_reset() -> QuantumCircuit:
+    qc = QuantumCircuit(2)
+    qc.reset(0)
+    return qc.compose(rotated())
+
+
+@noisy
+@pytest.mark.parametrize(
+    ("qc", "name", "num_qubits"),
+    [
+        (lambda: appended(CRXGate(W[0]), [0, 1]), "crx", 2),
+        (lambda: appended(CRXGate(W[0], label="slow"), [0, 1]), "slow", 2),
+        (lambda: appended(composite(), [0, 1]), "block", 2),
+        (lambda: appended(composite(), [0, 1]), "mine", 2),
+        (begun_with_a_reset, "reset", 1),
+    ],
+)
+def test_what_is_decomposed_is_named(make: Any, qc: Any, name: str, num_qubits: int) -> None:
+    noise = noise_on(name, error=FLIP if num_qubits == 1 else depolarizing_error(0.3, 2))
+    with pytest.raises(ValueError, match=rf"Gate\(s\) {name} of the circuit have noise.*without it"):
+        layer_on(make(noise), qc())
+
+
+@noisy
+def test_a_parameterised_controlled_phase_is_named(make: Any) -> None:
+    qc = rotated()
+    qc.cp(W[0], 0, 1)
+    with pytest.raises(ValueError, match=r"Gate\(s\) cp "):
+        layer_on(make(noise_on("cp", error=depolarizing_error(0.3, 2))), qc)
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_a_level_that_is_asked_for_does_not_hide_what_was_decomposed(level: int) -> None:
+    simulator = aer(noise_on("crx", error=depolarizing_error(0.3, 2)))
+    for backend in (
+        AerBackend(simulator, optimization_level=level),
+        SamplerBackend(BackendSamplerV2(backend=simulator), optimization_level=level),
+    ):
+        with pytest.raises(ValueError, match="crx"):
+            layer_on(backend, appended(CRXGate(W[0]), [0, 1]))
+
+
+def test_a_level_that_is_asked_for_optimises() -> None:
+    qc = rotated()
+    qc.id(0)
+    backend = AerBackend(aer(noise_on("id")), optimization_level=2)
+    assert layer_on(backend, qc)().item() == pytest.approx(np.cos(0.7), abs=1e-10)
+
+
+def test_labels_that_the_transpiler_replaces_are_named() -> None:
+    """On a simulator with connections, gates are its own only."""
+    noise = noise_on("slow")
+    simulator = AerSimulator.from_backend(manila(), noise_model=noise)
+    with pytest.raises(ValueError, match=r"Gate\(s\) slow .*optimization_level=0"):
+        layer_on(simulator, appended(RXGate(0.4, label="slow"), [0]))
+    with pytest.raises(ValueError, match=r"Gate\(s\) slow .*basis_gates"):
+        layer_on(AerBackend(simulator, optimization_level=0), appended(RXGate(0.4, label="slow"), [0]))
+    layer = layer_on(AerBackend(simulator, optimization_level=0), appended(SXGate(label="slow"), [0]))
+    state = DensityMatrix.from_instruction(appended(SXGate(), [0]).assign_parameters({W[0]: 0.7, W[1]: 2.1}))
+    assert layer().item() == pytest.approx(0.4 * state.expectation_value(Pauli("IZ")).real, abs=1e-10)
+
+
+# ------------------------------------------------------------------------------------------------- devices
+
+
+DEVICES = {
+    "fake device": (lambda: manila(), AerBackend),
+    "Aer's Sampler": (lambda: AerSampler.from_backend(manila()), SamplerBackend),
+    "BackendSamplerV2": (lambda: BackendSamplerV2(backend=manila()), SamplerBackend),
+    "BackendEstimatorV2": (lambda: BackendEstimatorV2(backend=manila()), EstimatorBackend),
+}
+devices = pytest.mark.parametrize(("make", "kind"), DEVICES.values(), ids=DEVICES)
+
+
+@devices
+def test_idle_gates_on_a_device_stay_or_are_named(make: Any, kind: Any) -> None:
+    """Three hundred of them relax the qubit, which is excited, by some 0.2."""
+    qc = rotated()
+    for _ in range(300):
+        qc.id(0)
+    options = {"init": torch.tensor([3.1, 0.0]).double(), "shots": 4000}
+    with pytest.raises(ValueError, match=r"Gate\(s\) id .*AerBackend\(device, optimization_level=0\)"):
+        layer_on(make(), qc, **options)
+    without = layer_on(kind(make(), optimization_level=2), qc, **options)().item()
+    kept = layer_on(kind(make(), optimization_level=0), qc, **options)().item()
+    assert kept - without > 5 * (2 / 4000) ** 0.5
+
+
+def test_idle_gates_without_noise_are_nobody_s_business() -> None:
+    qc = rotated()
+    qc.id(0)
+    noiseless = AerSimulator.from_backend(manila(), noise_model=None)
+    for backend in (
+        noiseless,
+        BackendSamplerV2(backend=noiseless),
+        SamplerBackend(StatevectorSampler(), device=manila()),
+    ):
+        assert layer_on(backend, qc, shots=4000)().item() == pytest.approx(np.cos(0.7), abs=5 / 4000**0.5)
+
+
+def test_a_device_s_optimisation_stays_as_it_was() -> None:
+    assert AerBackend(manila()).optimization_level == 2
+    assert SamplerBackend(BackendSamplerV2(backend=manila())).optimization_level == 2
+    assert SamplerBackend(BackendSamplerV2(backend=AerSimulator())).optimization_level == 2
+    assert AerBackend(AerSimulator(coupling_map=[[0, 1]])).optimization_level == 2
+
+
+def test_resets_of_a_device_change_nothing_on_fresh_qubits() -> None:
+    """They relax to the ground state, where the qubit is."""
+    assert "reset" in NoiseModel.from_backend(manila()).noise_instructions
+    layer_on(manila(), begun_with_a_reset(), shots=10)()
+
+
+def test_a_coupling_map_does_not_lose_the_user_s_noise() -> None:
+    qc = rotated()
+    qc.x(0)
+    qc.x(0)
+    layer = layer_on(aer(noise_on("x"), coupling_map=[[0, 1], [1, 0]]), qc)
+    assert layer().item() == pytest.approx(0.16 * np.cos(0.7), abs=1e-10)
+
+
+def test_noise_that_comes_later_counts() -> None:
+    simulator = AerSimulator(max_parallel_threads=1)
+    qc = rotated()
+    qc.id(0)
+    layer = layer_on(BackendSamplerV2(backend=simulator), qc, shots=4000)
+    before = layer().item()
+    simulator.set_options(noise_model=noise_on("id"))
+    assert before == pytest.approx(np.cos(0.7), abs=5 / 4000**0.5)
+    assert layer().item() == pytest.approx(0.4 * np.cos(0.7), abs=5 / 4000**0.5)
+
+
+def test_ibms_estimator_refuses_noise_that_it_would_change() -> None:
+    """It merges the gates on single qubits into templates of its own; two x become nothing, without their noise."""
+    estimator = pytest.importorskip("qiskit_ibm_runtime.executor_estimator").Estimator
+    qc = rotated()
+    qc.x(0)
+    with pytest.raises(ValueError, match=r"Estimator merges gates on single qubits.*noise of x .*Sampler"):
+        layer_on(estimator(mode=aer(noise_on("x"))), qc)
+    qc.cz(0, 1)
+    layer = layer_on(estimator(mode=aer(noise_on("cz", error=depolarizing_error(0.4, 2)))), qc, shots=4000)
+    assert layer().item() == pytest.approx(-0.6 * np.cos(0.7), abs=5 / 4000**0.5)
+
+
+def test_noise_in_the_options_of_ibms_sampler() -> None:
+    runtime = pytest.importorskip("qiskit_ibm_runtime")
+    qc = rotated()
+    qc.id(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the class is on its way out
+        sampler = runtime.SamplerV2(mode=aer(NoiseModel()), options={"simulator": {"noise_model": noise_on("id")}})
+        value = layer_on(sampler, qc, shots=4000)().item()
+    assert value == pytest.approx(0.4 * np.cos(0.7), abs=5 / 4000**0.5)
+
+
+def test_noise_stays_on_its_qubit_beside_idle_ones() -> None:
+    noise = NoiseModel()
+    noise.add_quantum_error(FLIP, "id", [2])
+    qc = QuantumCircuit(3)
+    qc.ry(W[0], 2)
+    qc.ry(W[1], 1)
+    qc.id(2)
+    for backend, atol in (
+        (aer(noise), 1e-10),
+        (AerEstimator.from_backend(aer(noise)), 1e-10),
+        (AerSampler.from_backend(aer(noise)), 5 / 4000**0.5),
+        (AerSampler(options={"run_options": {"noise_model": noise}}), 5 / 4000**0.5),
+    ):
+        layer = layer_on(backend, qc, observables=["ZII"], shots=None if atol < 0.01 else 4000)
+        assert layer().item() == pytest.approx(0.4 * np.cos(0.7), abs=atol)
+
+
+# ------------------------------------------------------------------------------------------------- what Aer leaves out
+
+
+def test_aers_estimator_is_exact_with_noise() -> None:
+    """Left to itself, Aer averages over as many runs as it has shots where these are few for the qubits."""
+    options = {"backend_options": {"noise_model": noise_on("ry"), "shots": 4}}
+    bound = rotated().assign_parameters({W[0]: 0.7, W[1]: 2.1})
+    exact = 0.4 * np.cos(0.7)
+    own = [float(AerEstimator(options=options).run([(bound, "IZ")]).result()[0].data.evs) for _ in range(3)]
+    assert np.abs(np.array(own) - exact).min() > 0.01, "what is to be mended"
+    layer = layer_on(AerEstimator(options=options))
+    assert layer().item() == pytest.approx(exact, abs=1e-12)
+    assert layer.last_run.standard_errors.item() == 0.0
+    layer = layer_on(AerEstimator(options=options), shots=10_000)
+    assert layer().item() == pytest.approx(exact, abs=5 / 100)
+    assert layer.last_run.standard_errors.item() == pytest.approx(1 / 100)
+
+
+@pytest.mark.parametrize("method", ["statevector", "matrix_product_state", "stabilizer"])
+@pytest.mark.parametrize("place", ["backend_options", "run_options"])
+def test_aers_estimator_refuses_averages_over_runs(method: str, place: str) -> None:
+    options = {"backend_options": {"noise_model": noise_on("x")}}
+    options.setdefault(place, {})["method"] = method
+    for shots in (None, 1000):
+        with pytest.raises(ValueError, match=rf"method '{method}'.*'method': 'density_matrix'"):
+            layer_on(AerEstimator(options=options), shots=shots)
+
+
+def test_aers_estimator_without_noise_takes_any_method() -> None:
+    layer = layer_on(AerEstimator(options={"backend_options": {"method": "matrix_product_state"}}))
+    assert layer().item() == pytest.approx(np.cos(0.7), abs=1e-10)
+
+
+def test_aers_estimator_says_that_it_leaves_readout_errors_out() -> None:
+    estimator = AerEstimator(
+        options={"backend_options": {"noise_model": with_readout_error(NoiseModel()), "method": "statevector"}}
+    )
+    with pytest.warns(UserWarning, match="EstimatorV2 computes values without measuring.*readout errors"):
+        layer = layer_on(estimator)
+    layer.shots = 100  # and says it no more, for warnings are errors
+    layer.shots = None
+    assert layer().item() == pytest.approx(np.cos(0.7), abs=1e-10)
+
+
+@pytest.mark.parametrize("make", [aer, lambda noise: AerSampler.from_backend(aer(noise))], ids=["aer", "sampler"])
+def test_errors_before_a_measurement_are_in_the_counts(make: Any) -> None:
+    layer = layer_on(make(noise_on("measure")), shots=4000)
+    assert layer().item() == pytest.approx(0.4 * np.cos(0.7), abs=5 / 4000**0.5)
+    with pytest.raises(ValueError, match="readout errors"):
+        layer_on(aer(noise_on("measure")))
+
+
+def shared_readout_error() -> NoiseModel:
+    noise = NoiseModel()
+    noise.add_readout_error(ReadoutError(0.7 * np.eye(4) + 0.3 * np.eye(4)[::-1]), [0, 1])
+    return noise
+
+
+@pytest.mark.parametrize("make", [aer, lambda noise: AerSampler.from_backend(aer(noise))])
+@pytest.mark.parametrize("noise", [shared_readout_error, lambda: noise_on("barrier")], ids=["readout", "barrier"])
+def test_what_aer_ignores_is_said_once(make: Any, noise: Any) -> None:
+    qc = rotated()
+    qc.barrier()
+    with pytest.warns(UserWarning, match="Aer ignores part of the noise model: errors of"):
+        layer = layer_on(make(noise()), qc, shots=2000)
+    assert layer().item() == pytest.approx(np.cos(0.7), abs=5 / 2000**0.5), "as Aer has it: without that noise"
+
+
+# ------------------------------------------------------------------------------------------------- what it costs
+
+
+def row(n: int) -> tuple[QuantumCircuit, ParameterVector]:
+    weights = ParameterVector("w", n)
+    qc = QuantumCircuit(n)
+    for qubit in range(n):
+        qc.ry(weights[qubit], qubit)
+        qc.id(qubit)
+    return qc, weights
+
+
+@pytest.mark.parametrize("make", [aer, lambda noise: AerEstimator(options={"backend_options": {"noise_model": noise}})])
+def test_density_matrices_that_do_not_fit_are_refused_before_they_run(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AerSimulator, "run", None)
+    qc, weights = row(22)
+    layer = QuantumLayer(qc, weights=weights, backend=make(noise_on("id")))
+    with pytest.raises(MemoryError, match=r"22 qubits with noise needs 262,144.0 GiB.*shots=1000"):
+        layer()
+
+
+def test_the_method_density_matrix_with_shots_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AerSimulator, "run", None)
+    qc, weights = row(22)
+    layer = QuantumLayer(qc, weights=weights, backend=aer(noise_on("id"), method="density_matrix"), shots=10)
+    with pytest.raises(MemoryError, match="method='automatic'"):
+        layer()
+
+
+def test_exact_values_that_take_minutes_are_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise StoppedError
+
+    monkeypatch.setattr(AerSimulator, "run", stop)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"total": 2**40})())
+    qc, weights = row(15)
+    layer = QuantumLayer(qc, weights=weights, backend=aer(noise_on("id")))
+    with pytest.warns(UserWarning, match=r"15 qubits.*minute.*shots=1000"), pytest.raises(StoppedError):
+        layer()
+
+
+@pytest.mark.parametrize("make", [lambda s: s, lambda s: BackendSamplerV2(backend=s)], ids=["aer", "sampler"])
+def test_trajectories_of_small_circuits_are_announced_once(make: Any) -> None:
+    layer = layer_on(make(aer(noise_on("ry"), method="statevector")), shots=1000)
+    with pytest.warns(UserWarning, match="each shot .*method='density_matrix'"):
+        layer()
+    layer()
+    for quiet in (
+        layer_on(make(aer(noise_on("ry"), method="statevector")), shots=100),
+        layer_on(make(aer(noise_on("ry"))), shots=1000),
+        layer_on(make(aer(with_readout_error(NoiseModel()), method="statevector")), shots=1000),
+    ):
+        quiet()
