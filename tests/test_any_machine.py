@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
@@ -39,6 +40,17 @@ def test_type_checkers_follow_the_editable_install(tmp_path):
     if installed.get("url") != CHECKOUT.as_uri() or not installed["dir_info"].get("editable"):
         pytest.skip("this checkout is not installed with pip install -e")
     check_types(Path(sys.executable), tmp_path)
+
+
+def test_a_ledger_that_is_let_go_of_closes_its_file(tmp_path):
+    """Python 3.13 warns where it does not."""
+    pytest.importorskip("qiskit_ibm_runtime")
+    from qiskit_torch_bridge import Ledger
+
+    for path in (None, tmp_path / "jobs.sqlite"):
+        connection = Ledger(path)._opened()
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("SELECT 1")
 
 
 def test_every_requirement_has_a_floor(project):
