@@ -471,7 +471,7 @@ class QuantumLayer(nn.Module):
                 return
         except RuntimeError:
             return  # under torch.func.vmap no value can be looked at
-        # Before torch 2.8 the list of a tensor under torch.func.grad cannot be read, but a single number can.
+        # Under torch.func.grad, torch up to 2.7 cannot give the list of a tensor, but a single number it can.
         row, column = divmod(int(bad.int().argmax()), self.program.num_inputs)
         value = features.detach().reshape(-1, self.program.num_inputs)[row, column].item()
         raise ValueError(
