@@ -1,11 +1,14 @@
 """Trains a small circuit on a simulated device of IBM's through all that a real one needs, and records what it measured.
 
 Anyone can replay the recording, without an account and without a simulator: ``lesson("replay:FILE")`` gives the same
-numbers to the last digit. ``experiments/recordings/fake-manila.npz`` was made so.
+shots, and so the same losses as those in ``FILE.json`` beside it: to the last bit on the machine that recorded them, to
+single precision on any other. ``experiments/recordings/fake-manila.npz`` was made so. On another processor a *new* recording
+holds other shots: the optimiser's steps round in another way there, and the seed of a rehearsed job follows from its angles.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +23,7 @@ from qiskit_torch_bridge.circuits import dressed
 from .common.comparison import table
 from .common.hardware import IN_MEMORY, connected
 
-__all__ = ["DEVICE", "RECORDING", "Lesson", "lesson", "record"]
+__all__ = ["DEVICE", "RECORDING", "Lesson", "lesson", "losses_beside", "record"]
 
 DEVICE = "fake_manila"
 RECORDING = Path(__file__).parent / "recordings" / "fake-manila.npz"
@@ -72,15 +75,22 @@ def lesson(backend: Any) -> Lesson:
         return Lesson(losses, layer(points))
 
 
+def losses_beside(path: Path) -> Path:
+    """The file with the losses that a recording comes to."""
+    return path.with_name(f"{path.name}.json")
+
+
 def record(path: Path) -> Lesson:
-    """Gives the lesson on the simulated device and writes it to a file, which must not exist; returns what it came to."""
+    """Gives the lesson on the simulated device and writes it to a file, and its losses beside it; neither may exist."""
     from qiskit_torch_bridge.backends.ibm.recording import write_recording
 
-    if path.exists():
-        raise FileExistsError(f"{path} exists; give another name, or remove it first.")
+    for file in (path, losses_beside(path)):
+        if file.exists():
+            raise FileExistsError(f"{file} exists; give another name, or remove it first.")
     with connected(DEVICE, {}, IN_MEMORY) as device:
         came_to = lesson(device)
         write_recording(device.ledger, path)
+    losses_beside(path).write_text(json.dumps({"losses": came_to.losses}) + "\n")
     return came_to
 
 

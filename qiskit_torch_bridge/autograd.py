@@ -424,7 +424,7 @@ class QuantumFunction(torch.autograd.Function):
             gradient = evaluation.pull_back(numbers, angles, table.selection)
             if noting:
                 evaluation.record(table, groups, numbers, gradient, None, angles)
-            if not torch._C._autograd._get_current_graph_task_keep_graph():
+            if not _keeps_graph():
                 evaluation.forget()  # as torch forgets saved tensors, even if an output lives on
             return None, *table.hand_out_numbers(gradient, groups)
         at_points = table.at_points
@@ -641,6 +641,12 @@ class _Table:
                 part = whole
             parts.append(torch.from_numpy(part))
         return parts
+
+
+def _keeps_graph() -> bool:
+    """Whether the backward that runs is one with ``retain_graph``; if torch cannot say (2.4 cannot), what is kept stays."""
+    keeps = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return keeps is None or keeps()
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:

@@ -235,9 +235,10 @@ class QuantumLayer(nn.Module):
         shots: Shots a circuit, for values and gradients alike; None: exact where the backend can, else its default.
         gradient: ``"adjoint"``, ``"parameter_shift"``, ``"finite_difference"``, ``"spsa"``, or a rule object; None: the
             best for the backend.
-        seed: Makes initial weights and shots repeatable to the last bit; each call still draws fresh shots. None: taken
-            from PyTorch's global generator, so that ``torch.manual_seed`` does the same. Processes and copies that share a
-            seed share their noise: in distributed training give ``(seed, rank)``.
+        seed: Makes initial weights and shots repeatable to the last bit (on the same kind of machine:
+            :mod:`qiskit_torch_bridge.run`); each call still draws fresh shots. None: taken from PyTorch's global generator,
+            so that ``torch.manual_seed`` does the same. Processes and copies that share a seed share their noise: in
+            distributed training give ``(seed, rank)``.
         allocation: How a gradient's shots are shared among the rows of a batch: ``"uniform"``; or ``"sensitivity"``: none
             for rows without upstream gradient, in proportion to it for the others, ``shots`` on average
             (:mod:`qiskit_torch_bridge.allocation`).
@@ -529,7 +530,8 @@ class QuantumLayer(nn.Module):
                 return
         except RuntimeError:
             return  # under torch.func.vmap no value can be looked at
-        row, column = bad.nonzero()[0].tolist()
+        # Under torch.func.grad, torch up to 2.7 cannot give the list of a tensor, but a single number it can.
+        row, column = divmod(int(bad.int().argmax()), self.program.num_inputs)
         value = features.detach().reshape(-1, self.program.num_inputs)[row, column].item()
         raise ValueError(
             f"features: column {column} is {value} in row {row} of the flattened batch, expected finite numbers "

@@ -38,6 +38,9 @@ in the outputs is not, because :math:`E[\ell(f)] \ne \ell(E[f])`; its bias falls
 
 **Randomness.** One ``seed`` makes a run repeatable to the last bit, and every call still draws fresh shots
 (:mod:`qiskit_torch_bridge.seeding`). Shots from ``statevector`` are exact multinomial draws from exact probabilities.
+*To the last bit* means on the same kind of processor, with the same versions and as many threads: others add and multiply
+in another order, so that the last digits differ. Exact values then agree to rounding. Shots are the same but for rare
+ones, except on a rehearsal of IBM hardware, where one digit of one angle makes another job with a seed of its own.
 
 **Fewer shots.** :mod:`qiskit_torch_bridge.schedules` changes them during training,
 :mod:`qiskit_torch_bridge.allocation` gives them to the rows that matter; :mod:`qiskit_torch_bridge.testing` checks

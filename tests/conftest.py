@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,6 +27,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
     They are started after this, with these environment variables.
     """
+    # A shell starts background jobs with Ctrl-C ignored, and so would be all that the tests start.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "figures: figures are rendered, in a module of ``no_pictures``")
     if getattr(config.option, "numprocesses", None):
         os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -253,6 +253,7 @@ def test_unknown_ways_are_refused():
 
 
 def test_a_queue_has_no_upstream_gradient_yet():
+    pytest.importorskip("qiskit_ibm_runtime")
     with pytest.raises(ValueError, match="before there is an upstream gradient; use 'uniform'"):
         layer_and_rows(backend="ibm:fake_manila")
 

@@ -36,7 +36,6 @@ from qiskit_aer.primitives import SamplerV2 as AerSampler
 from qiskit_torch_bridge import (
     AerBackend,
     EstimatorBackend,
-    IBMBackend,
     QuantumLayer,
     SamplerBackend,
     StatevectorBackend,
@@ -44,10 +43,6 @@ from qiskit_torch_bridge import (
 from qiskit_torch_bridge.backends import aer as aer_module
 from qiskit_torch_bridge.backends import resolve_backend
 from qiskit_torch_bridge.simulator import engine as engine_module
-
-fake_provider = pytest.importorskip("qiskit_ibm_runtime.fake_provider", reason="fake devices need qiskit-ibm-runtime")
-from qiskit_ibm_runtime.executor_estimator import Estimator as ExecutorEstimator  # noqa: E402
-from qiskit_ibm_runtime.executor_sampler import Sampler as ExecutorSampler  # noqa: E402
 
 X = ParameterVector("x", 2)
 W = ParameterVector("w", 3)
@@ -98,10 +93,15 @@ def noiseless(device: Any) -> AerSimulator:
     return AerSimulator.from_backend(device, noise_model=None, max_parallel_threads=1)
 
 
+def runtime(module: str) -> Any:
+    """A module of qiskit-ibm-runtime; a test that asks for it is skipped where the extra is not installed."""
+    return pytest.importorskip(f"qiskit_ibm_runtime.{module}", reason="needs qiskit-ibm-runtime")
+
+
 @cache
 def fake(name: str) -> BackendV2:
     """A fake device, which is read from files; nobody changes it."""
-    return getattr(fake_provider, name)()
+    return getattr(runtime("fake_provider"), name)()
 
 
 def manila() -> AerSimulator:
@@ -208,14 +208,14 @@ SAMPLERS: dict[str, Callable[[], Any]] = {
     "Aer SamplerV2 of manila": lambda: AerSampler.from_backend(manila()),
     "BackendSamplerV2 of aer": lambda: BackendSamplerV2(backend=aer()),
     "BackendSamplerV2 of manila": lambda: BackendSamplerV2(backend=manila()),
-    "IBM Sampler of aer": lambda: ExecutorSampler(mode=aer()),
-    "IBM Sampler of manila": lambda: ExecutorSampler(mode=manila()),
+    "IBM Sampler of aer": lambda: runtime("executor_sampler").Sampler(mode=aer()),
+    "IBM Sampler of manila": lambda: runtime("executor_sampler").Sampler(mode=manila()),
 }
 SHOT_ESTIMATORS: dict[str, Callable[[], Any]] = {
     **EXACT_ESTIMATORS,
     "BackendEstimatorV2 of manila": lambda: BackendEstimatorV2(backend=manila()),
-    "IBM Estimator of aer": lambda: ExecutorEstimator(mode=aer()),
-    "IBM Estimator of manila": lambda: ExecutorEstimator(mode=manila()),
+    "IBM Estimator of aer": lambda: runtime("executor_estimator").Estimator(mode=aer()),
+    "IBM Estimator of manila": lambda: runtime("executor_estimator").Estimator(mode=manila()),
 }
 WITH_SHOTS = {
     **{name: EXACT[name] for name in ("statevector", "aer", "aer matrix product state", "aer of manila")},
@@ -561,7 +561,12 @@ def test_an_ideal_noise_model_is_no_noise():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: fake("FakeManilaV2"), lambda: GenericBackendV2(4, seed=1), lambda: "fake:manila"]
+    "make",
+    [
+        lambda: fake("FakeManilaV2"),
+        lambda: GenericBackendV2(4, seed=1),
+        lambda: runtime("fake_provider") and "fake:manila",
+    ],
 )
 def test_fake_devices_are_simulated_with_their_noise(make):
     with pytest.raises(ValueError, match="readout errors"):
@@ -859,6 +864,7 @@ def test_forty_qubits_exactly_say_what_to_do():
 
 @pytest.mark.parametrize("word", ["fake:manila", "fake:fake_manila", "fake:FakeManilaV2", "fake:Manila"])
 def test_fake_words(word):
+    runtime("fake_provider")
     backend = resolve_backend(word)
     assert isinstance(backend, AerBackend)
     assert "manila" in backend.name
@@ -925,12 +931,17 @@ RealDevice.__module__ = "qiskit_ibm_runtime.ibm_backend"
     ],
 )
 def test_what_is_no_backend(backend, error, message):
+    if backend == "fake:nowhere":
+        runtime("fake_provider")
     with pytest.raises(error, match=message):
         one_qubit_layer(backend=backend)
 
 
 def test_an_ibm_device_itself_takes_the_way_of_hardware():
     """A stand-in that is no fake device by its class: what a service hands out takes the same way."""
+    runtime("fake_provider")
+    from qiskit_torch_bridge import IBMBackend  # needs the extra
+
     device = RealDevice()
     layer = make_layer(model(), backend=device, shots=SHOTS, **EXPECTATION)
     assert isinstance(layer.backend, IBMBackend)

@@ -252,6 +252,8 @@ BACKENDS = {
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_outputs_of_the_same_shots_are_correlated(backend, sign):
+    if backend == "rehearsal":
+        pytest.importorskip("qiskit_ibm_runtime")
     layer = bell(backend=BACKENDS[backend](), shots=1000, seed=1)
     run, _ = backward(layer, None, upstream=np.array([[1.0, sign]]))
     # By the two points of the rule, each of which measures (1 + sign) times one bit.
@@ -385,6 +387,7 @@ def test_gradients_scatter_as_their_standard_errors_say(backend, rule):
 
 def test_noise_is_in_the_error_bars():
     """On a simulated device the counts are the device's, and so are their errors."""
+    pytest.importorskip("qiskit_ibm_runtime")
     layer, x, upstream = entangled(backend="fake:manila", shots=100, seed=11)
     found, reported = [], []
     for _ in range(40):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ import torch
 import yaml
 from ibm_cloud import TOKEN, CloudServer
 from runs import assert_same_run, ctrl_c_at, metrics, one_line, parsed, result, start, weights
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 pytest.importorskip("qiskit_ibm_runtime")
 
 from experiments.__main__ import main
 from experiments.mnist01 import EXPERIMENT
-from experiments.record_lesson import DEVICE, RECORDING, lesson, record
+from experiments.record_lesson import DEVICE, RECORDING, lesson, losses_beside, record
 from qiskit_torch_bridge import Ledger, Replay
 from qiskit_torch_bridge.backends.ibm import sending
 
@@ -252,16 +255,41 @@ def test_a_recording_is_not_written_over(tmp_path, undisturbed, capsys):
     assert "exists" in one_line(capsys, "jobs", str(undisturbed), "--record", str(file))
     assert "exists" in one_line(capsys, "record-lesson", str(file))
     assert file.read_bytes() == b"something else"
+    file.rename(losses_beside(file))
+    assert f"{file.name}.json exists" in one_line(capsys, "record-lesson", str(file))
+    assert not file.exists()
+
+
+@contextmanager
+def rounding_in_another_way() -> Iterator[None]:
+    """Within it, the last digit of every weight is another after each step, as it may be on another processor."""
+
+    def nudge(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for weight in optimizer.param_groups[0]["params"]:
+            weight.data.mul_(1 + torch.finfo(weight.dtype).eps)
+
+    hook = register_optimizer_step_post_hook(nudge)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def test_the_lesson_that_comes_with_the_project(tmp_path):
-    measured = record(tmp_path / "again.npz")
-    for file in (RECORDING, tmp_path / "again.npz"):
-        replayed = lesson(f"replay:{file}")
-        assert replayed.losses == measured.losses
-        assert torch.equal(replayed.scores, measured.scores)
-    assert replayed.losses[-1] < 0.1 < replayed.losses[0]
-    assert (replayed.scores[:, 0] > 0).tolist() == [False, True, True, False]
+    again = tmp_path / "again.npz"
+    measured, replayed = record(again), lesson(f"replay:{again}")
+    assert replayed.losses == measured.losses == json.loads(losses_beside(again).read_text())["losses"]
+    assert torch.equal(replayed.scores, measured.scores)
+    with rounding_in_another_way():
+        kept = lesson(f"replay:{RECORDING}")
+        elsewhere = record(tmp_path / "elsewhere.npz")
+        assert lesson(f"replay:{tmp_path / 'elsewhere.npz'}").losses == elsewhere.losses != measured.losses
+    recorded = json.loads(losses_beside(RECORDING).read_text())["losses"]
+    assert kept.losses == pytest.approx(recorded, rel=1e-5)
+    assert lesson(f"replay:{RECORDING}").losses == pytest.approx(recorded, rel=1e-5)
+    for came_to in (replayed, kept, elsewhere):
+        assert came_to.losses[-1] < 0.1 < came_to.losses[0]
+        assert (came_to.scores[:, 0] > 0).tolist() == [False, True, True, False]
     assert RECORDING.stat().st_size < 200_000
     assert {passport.backend for passport in Replay(RECORDING).passports} == {DEVICE}
 

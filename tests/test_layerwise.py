@@ -115,7 +115,7 @@ class TestCircuits:
         def drawn(seed: int, depth: int = 200) -> list[str]:
             return [name for name, _ in names(random_rotations(3, depth, seed=seed).circuit)[3:] if name != "cz"]
 
-        counts = np.unique_counts(drawn(1)).counts
+        counts = np.unique(drawn(1), return_counts=True)[1]
         assert len(counts) == 3
         assert (np.abs(counts - 200) < 5 * math.sqrt(600 * (1 / 3) * (2 / 3))).all()
         assert drawn(1) == drawn(1)

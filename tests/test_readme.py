@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from experiments.__main__ import EXPERIMENTS, TOOLS
-from qiskit_torch_bridge import IBMBackend, QuantumLayer
+from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import dressed, textbook
 
 CHECKOUT = Path(__file__).parent.parent
-README = (CHECKOUT / "README.md").read_text()
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -77,7 +77,7 @@ def test_prices_are_those_of_the_quotes(name):
     (line,) = [line for line in README.splitlines() if line.startswith("|") and name in line and " s |" in line]
     circuits, *priced = re.findall(r"\| ([\d.]+)", line)
     for shots, seconds, steps in zip((100, 1000), priced[::2], priced[1::2], strict=True):
-        quote = PRICED[name](backend=IBMBackend("fake_fez"), shots=shots)
+        quote = PRICED[name](backend="ibm:fake_fez", shots=shots)
         assert quote.circuits == int(circuits)
         assert abs(quote.qpu_seconds - float(seconds)) < (0.5 if quote.qpu_seconds > 9 else 0.05)
         assert abs(600 / quote.qpu_seconds - int(steps)) < 1

@@ -826,7 +826,7 @@ def test_kept_states_of_one_row_are_not_used_for_several(n):
     point = layer.weights.detach()
     case = Case(circuit, some_observables(n))
     jacobian = np.concatenate([case.expected_pullback(point.numpy()[None], upstream[None]) for upstream in np.eye(5)])
-    by_rows = torch.func.jacrev(lambda w: torch.func.functional_call(layer, {"weights": w}))(point)
+    by_rows = torch.func.jacrev(lambda w: torch.func.functional_call(layer, {"weights": w}, ()))(point)
     np.testing.assert_allclose(by_rows.numpy(), jacobian, atol=GRADIENTS)
     angles = case.angles(point.numpy()[None])
     states = case.simulator.values(angles, keep=True)[1]

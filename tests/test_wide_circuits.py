@@ -11,7 +11,6 @@ from qiskit.transpiler import generate_preset_pass_manager
 from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel, depolarizing_error
 from qiskit_aer.primitives import EstimatorV2, SamplerV2
-from qiskit_ibm_runtime.fake_provider import FakeSherbrooke
 
 from qiskit_torch_bridge import AerBackend, QuantumLayer
 from qiskit_torch_bridge.backends.primitives import EstimatorBackend
@@ -34,9 +33,8 @@ def small_circuit() -> QuantumCircuit:
 
 def wide_circuit() -> QuantumCircuit:
     """The same, transpiled for 127 qubits."""
-    passes = generate_preset_pass_manager(
-        1, backend=FakeSherbrooke(), initial_layout=[112, 126, 125], seed_transpiler=1
-    )
+    device = pytest.importorskip("qiskit_ibm_runtime.fake_provider").FakeSherbrooke()
+    passes = generate_preset_pass_manager(1, backend=device, initial_layout=[112, 126, 125], seed_transpiler=1)
     return passes.run(small_circuit())
 
 

@@ -60,7 +60,7 @@ def key_of(cell: Cell) -> str:
 
 
 def seed_of(seed: int, cell: Cell) -> np.random.SeedSequence:
-    """The randomness of a cell: from the run's seed and the cell's content alone, so that it is the same anywhere."""
+    """The randomness of a cell: from the run's seed and the cell's content alone, so that it is the same on any worker."""
     digest = hashlib.sha256(key_of(cell).encode()).digest()
     return np.random.SeedSequence([seed, *np.frombuffer(digest, dtype="<u4").tolist()])
 

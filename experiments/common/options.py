@@ -60,7 +60,7 @@ def experiment_parser(
     parser.add_argument("--epochs", type=PositiveInt, default=epochs, help="Passes through the training images.")
     parser.add_argument("--batch-size", type=PositiveInt, default=batch_size, help="Images a step.")
     parser.add_argument("--lr", type=PositiveFloat, default=lr, help="Learning rate.")
-    parser.add_argument("--seed", type=Seed, default=0, help="Makes the run repeatable to the last bit.")
+    parser.add_argument("--seed", type=Seed, default=0, help="Makes runs repeatable, on one machine to the last bit.")
     parser.add_argument(
         "--seeds", type=PositiveInt, default=1, help="Runs of as many seeds, from --seed on, and their distribution."
     )

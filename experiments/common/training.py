@@ -1,4 +1,4 @@
-"""Training a classifier so that it can be interrupted at any step and continued to the last bit."""
+"""Training a classifier so that it can be interrupted at any step and continued to the last bit, on the same machine."""
 
 from __future__ import annotations
 

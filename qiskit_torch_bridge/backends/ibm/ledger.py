@@ -539,6 +539,12 @@ class Ledger:
                 self._connection.close()
                 self._connection = None
 
+    def __del__(self) -> None:
+        # From 3.13 on Python complains of a connection that nobody closes; a forked process leaves its parent's alone.
+        connection = getattr(self, "_connection", None)
+        if connection is not None and self._process == os.getpid():
+            connection.close()
+
     @staticmethod
     def _spent(db: sqlite3.Connection, run: str) -> Spent:
         jobs, shots, seconds = db.execute(

@@ -1,0 +1,75 @@
+"""The tests pass, and the package is what it says, whatever machine, shell and environment they meet."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+
+tomllib = pytest.importorskip("tomllib", reason="tests/environments.py needs Python 3.11")
+from environments import check_types, floor_of, lowest_and_highest_python, requirements, stages  # noqa: E402
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def project():
+    return tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_tested_where_the_shell_ignores_it():
+    test = "tests/test_training.py::test_ctrl_c_twice_interrupts_at_once"
+    background = f"trap '' INT; exec '{sys.executable}' -m pytest -q -p no:cacheprovider {test}"
+    done = subprocess.run(["sh", "-c", background], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
+
+
+@pytest.mark.slow
+def test_type_checkers_follow_the_editable_install(tmp_path):
+    try:
+        installed = json.loads(distribution("qiskit-torch-bridge").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:
+        installed = {}
+    if installed.get("url") != CHECKOUT.as_uri() or not installed["dir_info"].get("editable"):
+        pytest.skip("this checkout is not installed with pip install -e")
+    check_types(Path(sys.executable), tmp_path)
+
+
+def test_a_ledger_that_is_let_go_of_closes_its_file(tmp_path):
+    """Python 3.13 warns where it does not."""
+    pytest.importorskip("qiskit_ibm_runtime")
+    from qiskit_torch_bridge import Ledger
+
+    for path in (None, tmp_path / "jobs.sqlite"):
+        connection = Ledger(path)._opened()
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("SELECT 1")
+
+
+def test_every_requirement_has_a_floor(project):
+    for extra, lines in project["optional-dependencies"].items():
+        if extra not in ("all", "peers"):
+            assert all(floor_of(line) for line in lines), extra
+    with pytest.raises(ValueError, match="write numba>=VERSION"):
+        floor_of("numba<2")
+
+
+def test_floors_are_those_of_the_extras_where_they_have_their_own(project):
+    (plain, _), (with_ibm, _) = stages(project, "floors")
+    assert "qiskit==2.1" in plain
+    assert "qiskit==2.3" in with_ibm
+    assert {line.partition("==")[0] for line in plain} < {line.partition("==")[0] for line in with_ibm}
+    assert "qiskit>=2.3,<3" in requirements(project, "ibm").values()
+
+
+def test_pythons_are_those_of_the_classifiers(project):
+    lowest, highest = lowest_and_highest_python(project)
+    assert project["requires-python"] == f">={lowest}"
+    assert highest == "3.13"
