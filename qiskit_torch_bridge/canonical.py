@@ -66,7 +66,7 @@ def to_rotations(circuit: QuantumCircuit) -> QuantumCircuit:
             )
         if not is_standard(operation):
             raise ValueError(why_not(operation))
-        if operation.name not in ("barrier", "delay"):
+        if not _only_orders(operation):
             fresh.difference_update(instruction.qubits)
         reduced.append(instruction, copy=False)
     return reduced
@@ -159,6 +159,11 @@ def block_of(operation: Operation) -> int | None:
     return int(label.removeprefix(_BLOCK_LABEL)) if label.startswith(_BLOCK_LABEL) else None
 
 
+def _only_orders(operation: Operation) -> bool:
+    """Whether it does nothing to its qubits: a barrier or a delay, but not what keeps the place of an input block."""
+    return operation.name in ("barrier", "delay") and block_of(operation) is None
+
+
 def fill_input_blocks(
     circuit: QuantumCircuit, blocks: Sequence[InputBlock], values: Mapping[Parameter, float]
 ) -> QuantumCircuit:
@@ -196,11 +201,12 @@ def without_final_measurements(circuit: QuantumCircuit) -> tuple[QuantumCircuit,
     for instruction in circuit.data:
         name = instruction.operation.name
         touched = [circuit.find_bit(qubit).index for qubit in instruction.qubits if qubit in measured]
-        if name in ("barrier", "delay") and touched:
+        if _only_orders(instruction.operation) and touched:
             continue
         if touched:
+            acting = f"instruction {name!r}" if block_of(instruction.operation) is None else "an amplitude encoding"
             raise ValueError(
-                f"Mid-circuit measurement: qubit(s) {touched} are measured before instruction {name!r} acts on them. "
+                f"Mid-circuit measurement: qubit(s) {touched} are measured before {acting} acts on them. "
                 "Measurements are only differentiable at the end; move them there or use a fresh qubit."
             )
         if name == "measure":

@@ -149,8 +149,7 @@ class Program:
         placed: Whether the circuit came with a layout (already transpiled for a device), so that its qubits are the
             device's.
         blocks: Input blocks; their inputs follow the angles as further columns.
-        gate_names: The names of the gates as the user wrote them, those within composite gates included.
-        gate_labels: Their labels, likewise.
+        instructions: How often the user wrote an instruction of a name and a label, those within composite gates included.
     """
 
     circuit: QuantumCircuit
@@ -160,8 +159,7 @@ class Program:
     group_names: tuple[str, ...]
     placed: bool
     blocks: tuple[InputBlock, ...]
-    gate_names: frozenset[str]
-    gate_labels: frozenset[str]
+    instructions: Mapping[tuple[str, str | None], int]
 
     @classmethod
     def compile(
@@ -224,7 +222,6 @@ class Program:
                 operation = operation.to_mutable()
                 operation.params = params
             canonical.append(operation, instruction.qubits, copy=False)
-        names, labels = names_and_labels(circuit)
         program = cls(
             canonical,
             angles,
@@ -233,8 +230,7 @@ class Program:
             group_names=tuple(weight_lists),
             placed=circuit.layout is not None,
             blocks=blocks,
-            gate_names=names,
-            gate_labels=labels,
+            instructions=names_and_labels(circuit),
         )
         program.example()
         return program

@@ -8,6 +8,7 @@ down to gates of Qiskit's library, which keep their labels.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from math import isfinite
@@ -29,7 +30,7 @@ from qiskit.circuit import (
     QuantumCircuit,
 )
 from qiskit.circuit.equivalence_library import SessionEquivalenceLibrary, StandardEquivalenceLibrary
-from qiskit.circuit.library import Barrier, MCMTGate, UnitaryGate, get_standard_gate_name_mapping
+from qiskit.circuit.library import Barrier, Initialize, MCMTGate, UnitaryGate, get_standard_gate_name_mapping
 from qiskit.quantum_info.operators.predicates import is_unitary_matrix
 from qiskit.transpiler.passes.synthesis.plugin import HighLevelSynthesisPluginManager
 
@@ -70,27 +71,25 @@ def _has_users_rule(operation: Operation) -> bool:
     return bool(SessionEquivalenceLibrary.has_entry(operation)) and not known
 
 
-def names_and_labels(circuit: QuantumCircuit) -> tuple[frozenset[str], frozenset[str]]:
-    """The names of the instructions in the circuit and within the user's own gates; and their labels."""
-    names: set[str] = set()
-    labels: set[str] = set()
-    _collect(circuit, names, labels)
-    return frozenset(names), frozenset(labels)
+def names_and_labels(circuit: QuantumCircuit) -> Counter[tuple[str, str | None]]:
+    """How often the circuit, the user's own gates within it included, has an instruction of a name and a label.
 
-
-def _collect(circuit: QuantumCircuit, names: set[str], labels: set[str]) -> None:
+    Bodies of loops count once; the resets that ``Initialize`` begins with count as well.
+    """
+    counts: Counter[tuple[str, str | None]] = Counter()
     for instruction in circuit.data:
         operation = instruction.operation
         while isinstance(operation, AnnotatedOperation):
             operation = operation.base_op
-        names.add(operation.name)
-        if label := getattr(operation, "label", None):
-            labels.add(label)
+        counts[operation.name, getattr(operation, "label", None) or None] += 1
         if isinstance(operation, ControlFlowOp):
             for body in operation.blocks:
-                _collect(body, names, labels)
+                counts += names_and_labels(body)
+        elif isinstance(operation, Initialize):
+            counts["reset", None] += operation.num_qubits
         elif _is_users_own(operation) and (definition := _definition(operation)) is not None:
-            _collect(definition, names, labels)
+            counts += names_and_labels(definition)
+    return counts
 
 
 def is_defined(operation: Operation, within: tuple[str, ...] = ()) -> bool:

@@ -14,7 +14,7 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 from qiskit.circuit.library import RXGate, UnitaryGate
 from qiskit.primitives import BackendEstimatorV2, BackendSamplerV2
-from qiskit.quantum_info import Pauli
+from qiskit.quantum_info import Pauli, random_unitary
 from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel, depolarizing_error, pauli_error
 from qiskit_aer.primitives import EstimatorV2 as AerEstimator
@@ -144,3 +144,14 @@ def test_shots_are_those_of_aer_itself(make: Any, qc: QuantumCircuit, noise: Noi
     expected = directly(qc, noise)
     errors = ((1 - expected**2) / SHOTS).sqrt()
     assert ((layer().detach() - expected) / errors).abs().max() < 5
+
+
+@pytest.mark.parametrize("entangler", ["ecr", "cz"])
+def test_a_matrix_has_one_decomposition_whatever_the_choice(entangler: str) -> None:
+    """The simulator knows CNOT, which is without noise, and another entangling gate: Qiskit takes either at random."""
+    qc = rotated(lambda qc: (qc.unitary(random_unitary(4, seed=1), [0, 1]), getattr(qc, entangler)(0, 1)))
+    noise = NoiseModel()
+    noise.add_all_qubit_quantum_error(depolarizing_error(0.3, 2), entangler)
+    expected = directly(qc, noise)
+    for _ in range(6):
+        torch.testing.assert_close(layer_on(aer(noise), qc)(), expected, atol=1e-9, rtol=0)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
-from qiskit.circuit.library import CRXGate, RXGate, SXGate
+from qiskit.circuit.library import CHGate, CRXGate, RGate, RXGate, SXGate
 from qiskit.primitives import BackendEstimatorV2, BackendSamplerV2, StatevectorSampler
 from qiskit.quantum_info import DensityMatrix, Pauli
 from qiskit_aer import AerSimulator
@@ -89,6 +89,12 @@ def begun_with_a_reset() -> QuantumCircuit:
     return qc.compose(rotated())
 
 
+def initialized() -> QuantumCircuit:
+    qc = QuantumCircuit(2)
+    qc.initialize([1, 0], 0)
+    return qc
+
+
 @noisy
 @pytest.mark.parametrize(
     ("qc", "name", "num_qubits"),
@@ -98,6 +104,11 @@ def begun_with_a_reset() -> QuantumCircuit:
         (lambda: appended(composite(), [0, 1]), "block", 2),
         (lambda: appended(composite(), [0, 1]), "mine", 2),
         (begun_with_a_reset, "reset", 1),
+        (lambda: initialized().compose(rotated()), "reset", 1),
+        # The transpiler makes gates of that very name of another one.
+        (lambda: appended(RGate(W[0], 0.3), [0]).compose(appended(CHGate(), [0, 1])), "r", 1),
+        # One of two labelled gates survives.
+        (lambda: appended(RXGate(W[0], label="slow"), [0]).compose(appended(CRXGate(W[0], label="slow"), [0, 1])), "slow", 1),
     ],
 )
 def test_what_is_decomposed_is_named(make: Any, qc: Any, name: str, num_qubits: int) -> None:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from qiskit import QuantumCircuit
-from qiskit.circuit import AnnotatedOperation, Annotation, Gate, Instruction, InverseModifier, Operation, Parameter
+from qiskit.circuit import (
+    AnnotatedOperation,
+    Annotation,
+    Gate,
+    Instruction,
+    InverseModifier,
+    Operation,
+    Parameter,
+    ParameterVector,
+)
 from qiskit.circuit import library as lib
 from qiskit.circuit.classical import expr
 from qiskit.quantum_info import Kraus
@@ -266,3 +275,27 @@ def test_inputs_of_gates_that_no_number_defines_are_refused(kind):
     circuit.append(kind(X), [0])
     with pytest.raises(ValueError, match=r"'(endless|own)'"):
         QuantumLayer(circuit, inputs=[X])
+
+
+class TestInputBlocks:
+    """An instruction whose inputs are only known with the features acts on its qubits, though a barrier keeps its place."""
+
+    X = ParameterVector("x", 2)
+
+    def _layer(self, qc: QuantumCircuit) -> QuantumLayer:
+        return QuantumLayer(qc, inputs=self.X)
+
+    @pytest.mark.parametrize("measured", [[0], [0, 1]], ids=str)
+    def test_after_a_measurement(self, measured):
+        qc = QuantumCircuit(2, 2)
+        qc.measure(measured, measured)
+        qc.append(lib.RVGate(*self.X, 0.2).control(1, annotated=True), [0, 1])
+        with pytest.raises(ValueError, match="Mid-circuit measurement.*before an amplitude encoding acts on them"):
+            self._layer(qc)
+
+    def test_before_a_reset(self):
+        qc = QuantumCircuit(1)
+        qc.append(lib.RVGate(*self.X, 0.2), [0])
+        qc.reset(0)
+        with pytest.raises(ValueError, match="'reset' reset a qubit in mid-circuit"):
+            self._layer(qc)

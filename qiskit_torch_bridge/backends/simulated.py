@@ -118,19 +118,22 @@ def require_noise(
     circuits = list(circuits)
     if not noisy or not circuits:
         return
-    kept = [i.operation for i in program.circuit.data if not _is_spelled_out(i.operation)]
-    kept += [i.operation for circuit in circuits for i in circuit.data]
     # A device has errors for whatever it runs in place of a gate, but none for labels.
     is_own = has_noise_of_its_own(device, noise)
-    written = noisy & (program.gate_names | program.gate_labels if is_own else program.gate_labels)
-    lost = written - {name for operation in kept for name in (operation.name, _key(operation))} - _NEVER_LOST
+    written: Counter[str | None] = Counter()
+    for (name, label), times in program.instructions.items():
+        written.update({name: times if is_own else 0, label: times})
+    kept = [i.operation for i in program.circuit.data if not _is_spelled_out(i.operation)]
+    counts_of_kept = Counter(word for operation in kept for word in (operation.name, getattr(operation, "label", None)))
+    lost = frozenset(word for word in written - counts_of_kept if word in noisy - _NEVER_LOST)
     if "reset" in lost and not _disturbs_a_fresh_qubit(noise):
         lost -= {"reset"}
     if lost:
+        left_out = " (a reset of a fresh qubit is left out)" if "reset" in lost else ""
         raise ValueError(
             f"Gate(s) {_listed(lost)} of the circuit have noise in the simulator, but are decomposed to be "
-            "differentiated or bound (a reset of a fresh qubit is left out), and would run without it. Decompose them in "
-            "the circuit, and give noise to the gates that result."
+            f"differentiated or bound{left_out}, and would run without it. Decompose them in the circuit, and give noise to "
+            "the gates that result."
         )
     is_optimised = optimization_level > 0
     if is_optimised and not is_default:

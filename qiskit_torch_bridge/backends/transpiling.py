@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AnySet
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,14 +13,16 @@ import numpy as np
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter, ParameterExpression, ParameterVector
 from qiskit.circuit.library import get_standard_gate_name_mapping
-from qiskit.transpiler import generate_preset_pass_manager
+from qiskit.transpiler import PassManager, generate_preset_pass_manager
 from qiskit.transpiler.exceptions import TranspilerError
+from qiskit.transpiler.passes import UnitarySynthesis
 
 from ..angles import Affine, as_affine
 from ..program import Program
 from .simulated import noise_model_of
 
 _STANDARD = frozenset(get_standard_gate_name_mapping())
+_ENTANGLERS = ("cx", "cz", "ecr", "iswap", "rzz", "rxx", "ryy", "rzx")
 
 __all__ = [
     "BoundCircuit",
@@ -131,6 +133,8 @@ def transpiled(
         basis_gates = sorted(_STANDARD & {*device.operation_names, *keep} - bounded)
     for name, gate in keep.items():
         target.add_instruction(gate, name=name)
+    if not connected and "unitary" not in (target.operation_names if basis_gates is None else basis_gates):
+        circuits = [_synthesized(circuit, target.operation_names) for circuit in circuits]
     passes = generate_preset_pass_manager(
         optimization_level,
         target=target if basis_gates is None else None,
@@ -200,6 +204,16 @@ def _without_free_entanglers(circuit: QuantumCircuit) -> QuantumCircuit:
         else:
             plain.append(instruction, copy=False)
     return plain
+
+
+def _synthesized(circuit: QuantumCircuit, gates: Collection[str]) -> QuantumCircuit:
+    """The circuit with its matrices as gates; where Qiskit has a choice of entangling gates, it takes either at random."""
+    entanglers = [name for name in _ENTANGLERS if name in gates]
+    matrices = any(i.operation.name == "unitary" and len(i.qubits) > 1 for i in circuit.data)
+    if not matrices or len(entanglers) < 2:
+        return circuit
+    ready: QuantumCircuit = PassManager([UnitarySynthesis([*sorted(set(gates) - {*entanglers}), entanglers[0]])]).run(circuit)
+    return ready
 
 
 def _num_qubits(device: Any) -> float:
