@@ -89,6 +89,10 @@ def begun_with_a_reset() -> QuantumCircuit:
     return qc.compose(rotated())
 
 
+def labelled_twice(label: str) -> QuantumCircuit:
+    return appended(RXGate(W[0], label=label), [0]).compose(appended(CRXGate(W[0], label=label), [0, 1]))
+
+
 def initialized() -> QuantumCircuit:
     qc = QuantumCircuit(2)
     qc.initialize([1, 0], 0)
@@ -108,7 +112,7 @@ def initialized() -> QuantumCircuit:
         # The transpiler makes gates of that very name of another one.
         (lambda: appended(RGate(W[0], 0.3), [0]).compose(appended(CHGate(), [0, 1])), "r", 1),
         # One of two labelled gates survives.
-        (lambda: appended(RXGate(W[0], label="slow"), [0]).compose(appended(CRXGate(W[0], label="slow"), [0, 1])), "slow", 1),
+        (lambda: labelled_twice("slow"), "slow", 1),
     ],
 )
 def test_what_is_decomposed_is_named(make: Any, qc: Any, name: str, num_qubits: int) -> None:

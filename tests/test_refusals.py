@@ -290,7 +290,7 @@ class TestInputBlocks:
         qc = QuantumCircuit(2, 2)
         qc.measure(measured, measured)
         qc.append(lib.RVGate(*self.X, 0.2).control(1, annotated=True), [0, 1])
-        with pytest.raises(ValueError, match="Mid-circuit measurement.*before an amplitude encoding acts on them"):
+        with pytest.raises(ValueError, match=r"Mid-circuit measurement.*before an amplitude encoding acts on them"):
             self._layer(qc)
 
     def test_before_a_reset(self):

@@ -30,9 +30,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import did_you_mean
 from .base import Backend, Charge, Estimate, Request, check_shots
 from .passport import Passport
-from .settings import did_you_mean
 from .statevector import StatevectorBackend
 
 __all__ = ["Backend", "Charge", "Estimate", "Passport", "Request", "check_shots", "resolve_backend"]

@@ -212,7 +212,8 @@ def _synthesized(circuit: QuantumCircuit, gates: Collection[str]) -> QuantumCirc
     matrices = any(i.operation.name == "unitary" and len(i.qubits) > 1 for i in circuit.data)
     if not matrices or len(entanglers) < 2:
         return circuit
-    ready: QuantumCircuit = PassManager([UnitarySynthesis([*sorted(set(gates) - {*entanglers}), entanglers[0]])]).run(circuit)
+    basis = sorted({*gates} - {*entanglers[1:]})
+    ready: QuantumCircuit = PassManager([UnitarySynthesis(basis)]).run(circuit)
     return ready
 
 

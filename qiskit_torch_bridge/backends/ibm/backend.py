@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ...arguments import instance_of, number_from, one_of
 from ...program import Program
 from ...readout import Expectation
 from ...shadow import Shadow
 from ..base import Backend, Charge, Estimate, ProgramCache, Request, check_shots
 from ..passport import Passport
-from ..settings import instance_of, number_from, one_of
 from ..statevector import StatevectorBackend
 from ..transpiling import check_transpiler_options
 from .archives import bytes_of

@@ -24,8 +24,8 @@ import numpy as np
 from qiskit import QuantumCircuit
 from qiskit.circuit.library import RZZGate
 
+from ...arguments import did_you_mean
 from ..results import WrongResult
-from ..settings import did_you_mean
 from ..transpiling import bounded_gates, require_bounded_angles
 from .errors import HardwareError
 from .faults import Fault, Meaning, ServiceFault, masked, meaning_of, raise_alone, said_by, shortened

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from ...arguments import instance_of, number_from
 from ...program import Program
 from ..base import Backend, Charge, Estimate, ProgramCache, Request, check_shots
 from ..passport import Passport
 from ..results import Asked, WrongResult, check_arrays
-from ..settings import instance_of, number_from
 from .archives import arrays_of, asked_of_jobs, read_archive, stored_result, way_to_forget
 from .assembling import estimate_from_arrays
 from .errors import LedgerError, NotRecorded

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
+from ...arguments import number_from
 from ..results import Asked, WrongResult, arrays_from
-from ..settings import number_from
 from .archives import Arrays, asked_of_jobs, bytes_of, stored_result, way_to_forget
 from .cloud import Device, Fault, ServiceFault
 from .errors import HardwareError, JobFailed, LedgerError, NotAuthorized, ServiceUnavailable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..settings import number_from
+from ...arguments import number_from
 
 __all__ = ["Limits", "Piece", "Stretch", "packed"]
 
