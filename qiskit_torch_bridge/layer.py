@@ -459,6 +459,8 @@ class QuantumLayer(nn.Module):
 
     def extra_repr(self) -> str:
         """What ``print(layer)`` shows."""
+        if "_backend" not in vars(self):
+            return "not made yet"  # as tracebacks of what went wrong show it
         program = self.program
         groups = ", ".join(f"{n}={w}" for n, w in zip(program.group_names, program.num_weights, strict=True))
         return (

@@ -10,6 +10,7 @@ import pytest
 import torch
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
+from qiskit.circuit.library import XGate
 from qiskit.result import Counts
 from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel, ReadoutError, depolarizing_error, pauli_error
@@ -268,9 +269,7 @@ def labelled() -> QuantumCircuit:
     """A gate with a label has the label's noise."""
     qc = circuit()
     qc.h(1)
-    qc.x(2)
-    qc.data[-1] = qc.data[-1].replace(operation=qc.data[-1].operation.to_mutable())
-    qc.data[-1].operation.label = "worn"
+    qc.append(XGate(label="worn"), [2])
     return qc
 
 

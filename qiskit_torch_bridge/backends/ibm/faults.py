@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 from urllib.parse import quote
 
 from .errors import HardwareError
@@ -49,7 +50,8 @@ class ServiceFault(HardwareError):  # noqa: N818
         self.tries = tries if tries is not None else 1.0 if lasting else float("inf")
 
 
-class Meaning(NamedTuple):
+@dataclass(frozen=True)
+class Meaning:
     """What an exception means, what helps, and how often the request is worth making (None: as the fault has it)."""
 
     fault: Fault
