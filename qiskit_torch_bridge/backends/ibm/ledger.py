@@ -22,7 +22,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import Enum
@@ -44,6 +44,7 @@ _VERSION = 2
 _SECONDS_OF_FOREIGN_CLAIM = 300.0  # after which a claim from another machine counts as abandoned
 _SECONDS_OF_CLOCK = 60.0
 _SECONDS_OF_LOCK = 60.0
+_SECONDS_OF_CLOSING = 5.0  # after which it is closed all the same
 _SEALED = ("jobs", "circuits", "evaluations", "sessions", "events")
 _LIVE = "('intended', 'submitted', 'done')"
 
@@ -536,7 +537,8 @@ class Ledger:
         """Closes the file; it is opened again when needed."""
         with self._lock:
             if self._connection is not None and self._process == os.getpid() and self.path is not None:
-                self._connection.close()
+                with _closing_alone(self.path.parent):
+                    self._connection.close()
                 self._connection = None
 
     def __del__(self) -> None:
@@ -640,6 +642,7 @@ class Ledger:
         if self.path is not None:
             self._require_usable(self.path)
             if not self.path.exists():
+                _require_no_remains(self.path)
                 _make(self.path)
         deadline = time.monotonic() + _SECONDS_OF_LOCK
         while True:
@@ -707,6 +710,38 @@ class Ledger:
         for row in _discard(db, "circuits") if damaged.pop("circuits") else []:
             _log.warning("%s is damaged in circuits %s; these circuits are transpiled anew", self._place, row)
         self._damaged = damaged
+
+
+@contextmanager
+def _closing_alone(folder: Path) -> Iterator[None]:
+    """Lets one connection close at a time, as far as the file system has locks on folders.
+
+    The last one to close writes ``NAME-wal`` into the file and removes it; of two that close at once neither is the last.
+    """
+    with ExitStack() as stack:
+        with suppress(ImportError, OSError):  # no such locks here
+            import fcntl
+
+            opened = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, opened)
+            deadline = time.monotonic() + _SECONDS_OF_CLOSING
+            while time.monotonic() < deadline:
+                try:
+                    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(0.005)
+        yield
+
+
+def _require_no_remains(path: Path) -> None:
+    """Whether nothing of an earlier ledger is there, which SQLite would write into a new one of that name."""
+    wal = path.with_name(f"{path.name}-wal")
+    if wal.exists() and not path.exists():  # in this order: another process may be making it
+        raise LedgerError(
+            f"ledger: {path} is gone, but {wal}, with its last writes, is still there. Put the ledger back if it held jobs, "
+            f"or all of them are paid for again; for a new one, remove {wal} too."
+        )
 
 
 def _make(path: Path) -> None:
