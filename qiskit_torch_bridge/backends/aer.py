@@ -35,6 +35,7 @@ from .simulated import (
     require_room_for_density_matrix,
     slow_density_matrix,
     slow_trajectories,
+    touched_qubits,
     truncation,
 )
 from .transpiling import BoundCircuit, bind_by_column, check_transpiler_options, transpiled
@@ -382,7 +383,7 @@ class AerBackend(Backend):
         )
         groups = program.readout.groups
         return [
-            _Executable(group, m, _saving(m.circuit, group), _touched([m.circuit]))
+            _Executable(group, m, _saving(m.circuit, group), touched_qubits([m.circuit]))
             for m, group in zip(bound, groups, strict=True)
         ]
 
@@ -448,24 +449,13 @@ def _concerning(circuits: Sequence[QuantumCircuit], noise: dict[str, Any]) -> di
     """
     operations = [instruction.operation for circuit in circuits for instruction in circuit.data]
     names = {operation.name for operation in operations} | {operation.label for operation in operations}
-    qubits = _touched(circuits)
+    qubits = touched_qubits(circuits)
 
     def concerns(error: dict[str, Any]) -> bool:
         is_of_names = "operations" not in error or not names.isdisjoint(error["operations"])
         return is_of_names and ("gate_qubits" not in error or any(qubits.issuperset(q) for q in error["gate_qubits"]))
 
     return {**noise, "errors": [error for error in noise["errors"] if concerns(error)]}
-
-
-def _touched(circuits: Iterable[QuantumCircuit]) -> frozenset[int]:
-    """The qubits that an instruction acts on."""
-    return frozenset(
-        circuit.find_bit(qubit).index
-        for circuit in circuits
-        for instruction in circuit.data
-        if instruction.operation.name != "barrier"
-        for qubit in instruction.qubits
-    )
 
 
 def _saving(circuit: QuantumCircuit, group: MeasurementGroup) -> QuantumCircuit:

@@ -39,6 +39,7 @@ from .simulated import (
     require_separate_gates,
     slow_density_matrix,
     slow_trajectories,
+    touched_qubits,
     truncation,
 )
 from .transpiling import (
@@ -274,9 +275,8 @@ class SamplerBackend(_PrimitiveBackend):
         shots = self.resolve_shots(shots)
         circuits = self._circuits(program)
         if circuits and has_gate_errors(self._noise):
-            self._warn_once(
-                "trajectories", slow_trajectories(self._method, max(b.circuit.num_qubits for b in circuits), shots)
-            )
+            qubits = len(touched_qubits(bound.circuit for bound in circuits))
+            self._warn_once("trajectories", slow_trajectories(self._method, qubits, shots))
         # Without parameters there is nothing to broadcast over: such a circuit is a PUB for every row.
         pubs = [
             [(b.circuit, bindings_of(b, angles))] if b.parameters else [(b.circuit,)] * len(angles) for b in circuits
@@ -394,7 +394,7 @@ class EstimatorBackend(_PrimitiveBackend):
         circuits = len(angles) * len(readout.groups)
         if readout.groups:
             bound, observables, outputs = self._circuit(program)
-            self._check_costs(bound.circuit, len(angles))
+            self._check_costs(bound.circuit, observables, len(angles))
             precision = 0.0 if shots is None else 1 / math.sqrt(shots)
             if bound.parameters:
                 pubs: list[Any] = [(bound.circuit, [[o] for o in observables], bindings_of(bound, angles), precision)]
@@ -412,13 +412,16 @@ class EstimatorBackend(_PrimitiveBackend):
         covariance = Covariance.of_independent(variances, shots) if shots else None
         return Estimate(values, variances, circuits, circuits * (shots or 0), covariance=covariance)
 
-    def _check_costs(self, circuit: QuantumCircuit, rows: int) -> None:
+    def _check_costs(self, circuit: QuantumCircuit, observables: Sequence[SparsePauliOp], rows: int) -> None:
         """Refuses density matrices of Aer's Estimator that cannot fit into memory, and says what takes long."""
         if not _is_aers_estimator(self.primitive) or not has_gate_errors(self._noise):
             return
         remedy = "give the AerSimulator itself, or a Sampler, with a number of shots, for example shots=1000."
-        require_room_for_density_matrix(circuit.num_qubits, self._runner.options, remedy)
-        self._warn_once("density matrix", slow_density_matrix(circuit.num_qubits, rows * circuit.size()))
+        # A simulator with connections is as wide as its memory lets it guess, and so is a circuit that is laid out on it.
+        measured = {q for o in observables for q in np.flatnonzero((o.paulis.x | o.paulis.z).any(axis=0)).tolist()}
+        qubits = len(touched_qubits([circuit]) | measured)
+        require_room_for_density_matrix(qubits, self._runner.options, remedy)
+        self._warn_once("density matrix", slow_density_matrix(qubits, rows * circuit.size()))
 
     def _circuit(self, program: Program) -> tuple[BoundCircuit, list[Any], list[int]]:
         """The circuit for the device, the observables on its qubits, and the outputs that they give."""

@@ -33,6 +33,7 @@ __all__ = [
     "require_separate_gates",
     "slow_density_matrix",
     "slow_trajectories",
+    "touched_qubits",
     "truncation",
 ]
 
@@ -187,6 +188,17 @@ def ignored_noise(noise: Any) -> str | None:
     return (
         f"Aer ignores part of the noise model: {'; '.join(ignored)}. Measurements are of one qubit each, so give each qubit "
         "a readout error of its own; and give the errors of barriers to gates ('id')."
+    )
+
+
+def touched_qubits(circuits: Iterable[QuantumCircuit]) -> frozenset[int]:
+    """The qubits that an instruction acts on; Aer leaves out the others."""
+    return frozenset(
+        circuit.find_bit(qubit).index
+        for circuit in circuits
+        for instruction in circuit.data
+        if instruction.operation.name != "barrier"
+        for qubit in instruction.qubits
     )
 
 
