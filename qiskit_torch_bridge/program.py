@@ -50,7 +50,7 @@ from .canonical import (
 )
 from .readout import Expectation, ObservablesLike, Probabilities, Readout
 from .refusals import is_parameterised
-from .unrolling import names_and_labels
+from .unrolling import names_and_labels, without_loops
 
 __all__ = ["Program", "QubitsLike", "Selection", "flatten_parameters"]
 
@@ -189,7 +189,8 @@ class Program:
             }
         else:
             weight_lists = {"weights": flatten_parameters(weights, "weights")}
-        columns = _columns(circuit, input_list, weight_lists)
+        # Without loops, because older Qiskit counts a loop's own parameter among the circuit's.
+        columns = _columns(without_loops(circuit), input_list, weight_lists)
 
         rest, blocks = set_input_blocks_aside(circuit, input_list)
         unitary, measured = without_final_measurements(to_rotations(rest))

@@ -26,8 +26,51 @@ import tomllib
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 WITH_TESTS = ("filelock", "mypy", "pytest", "pytest-xdist")
-TESTS = ("circuits", "gradients", "torch", "backends", "errors", "layerwise", "simulator")
-TESTS_WITH_IBM = ("backends", "ibm_backend", "replay", "ledger", "wide_circuits", "experiments", "readme")
+TESTS = (
+    "circuits",
+    "gradients",
+    "torch",
+    "backends",
+    "errors",
+    "layerwise",
+    "simulator",
+    "half_precision",
+    "labels",
+    "misread_arguments",
+    "noise_kept",
+    "noise_refused",
+    "observables_as_in_qiskit",
+    "other_backends",
+    "refusals",
+    "replaced_parts",
+    "results_of_primitives",
+    "schedules_of_exact_layers",
+    "stale_definitions",
+    "transpiler_options",
+    "unrolling",
+)
+TESTS_WITH_IBM = (
+    "backends",
+    "ibm_backend",
+    "replay",
+    "ledger",
+    "wide_circuits",
+    "experiments",
+    "readme",
+    "any_machine",
+    "damage",
+    "fractional_gates",
+    "ibm_faults",
+    "ibm_ledgers",
+    "ibm_nothing_left_behind",
+    "ibm_options",
+    "ibm_results",
+    "ibm_settings",
+    "ibm_tokens",
+    "ledger_damage",
+    "noise_refused",
+    "results_of_primitives",
+)
 USERS_SCRIPT = """
 from qiskit.circuit import Parameter, QuantumCircuit
 

@@ -73,7 +73,7 @@ class TestTracing:
             lambda model, x: make_fx(model)(x),
             lambda model, x: make_fx(model, tracing_mode="fake")(x),
             lambda model, x: make_fx(torch.func.grad(lambda x: model(x).sum()))(x),
-            lambda model, x: torch.export.export(model, (x,), strict=False),
+            lambda model, x: torch.export.export(model, (x,), strict=False),  # not the default of older PyTorch
         ],
         ids=["real", "fake", "gradient", "export"],
     )

@@ -15,9 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Any, TypeVar
-
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...arguments import number_from
 from ..results import Asked, WrongResult, arrays_from
@@ -25,6 +23,9 @@ from .archives import Arrays, asked_of_jobs, bytes_of, stored_result, way_to_for
 from .cloud import Device, Fault, ServiceFault
 from .errors import HardwareError, JobFailed, LedgerError, NotAuthorized, ServiceUnavailable
 from .ledger import Caps, Claim, Entry, Job, Ledger, Role
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 __all__ = ["Patience", "Sender", "Task", "explained"]
 
@@ -444,6 +445,9 @@ class Sender:
             ServiceUnavailable, NotAuthorized, JobFailed: If there is none to be had.
         """
         doubts = count(1)
+
+        # Part of the extra "ibm": without it the connection says so, which a failed import of this module would forestall.
+        from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
         def is_worth_trying_again(error: BaseException) -> bool:
             if not isinstance(error, ServiceFault):
