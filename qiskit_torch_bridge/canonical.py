@@ -21,7 +21,7 @@ from qiskit.transpiler.passes import (
 )
 
 from .refusals import free_parameters, why_not
-from .unrolling import is_defined, is_standard, spelled_out, without_loops
+from .unrolling import is_defined, is_standard, spelled_out
 
 __all__ = [
     "ROTATIONS",
@@ -137,8 +137,7 @@ class InputBlock:
 def set_input_blocks_aside(
     circuit: QuantumCircuit, inputs: Collection[Parameter]
 ) -> tuple[QuantumCircuit, tuple[InputBlock, ...]]:
-    """The circuit with a labelled barrier for every input block, and the blocks; loops and boxes are unrolled."""
-    circuit = without_loops(circuit)
+    """The circuit, without loops, with a labelled barrier for every input block, and the blocks."""
     blocks: list[InputBlock] = []
     rest = circuit.copy_empty_like()
     for instruction in circuit.data:

@@ -189,10 +189,10 @@ class Program:
             }
         else:
             weight_lists = {"weights": flatten_parameters(weights, "weights")}
-        # Without loops, because older Qiskit counts a loop's own parameter among the circuit's.
-        columns = _columns(without_loops(circuit), input_list, weight_lists)
+        unrolled = without_loops(circuit)  # older Qiskit counts a loop's own parameter among the circuit's
+        columns = _columns(unrolled, input_list, weight_lists)
 
-        rest, blocks = set_input_blocks_aside(circuit, input_list)
+        rest, blocks = set_input_blocks_aside(unrolled, input_list)
         unitary, measured = without_final_measurements(to_rotations(rest))
         positions = _positions(circuit)
         readout = _readout(circuit, positions, measured, observables, probabilities, interpret)
