@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -50,12 +52,26 @@ class TestBackend:
         ],
     )
     def test_one_that_does_not_fit_is_refused_and_the_layer_stays_as_it_was(self, options, backend, message):
+        if str(backend).startswith("ibm:"):
+            pytest.importorskip("qiskit_ibm_runtime")
         kept = layer(**options)
         before = kept.backend
         with pytest.raises((TypeError, ValueError), match=message):
             kept.backend = backend
         assert kept.backend is before
         kept()
+
+
+def test_without_the_extra_an_ibm_device_names_it():
+    """In a process of its own, where none of it has been imported."""
+    script = (
+        "import sys; sys.modules.update(tenacity=None, pydantic=None, qiskit_ibm_runtime=None)\n"
+        "from qiskit_torch_bridge.backends import resolve_backend\n"
+        "try: resolve_backend('ibm:ibm_fez')\n"
+        "except ImportError as error: print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
+    assert "install the extra" in said
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex128])

@@ -785,15 +785,16 @@ def checked_options(primitive: str, options: Any) -> Any:
         options: A mapping, or an options object of IBM's for this primitive (of the deprecated primitives too).
 
     Raises:
+        ImportError: If qiskit-ibm-runtime is not installed.
         TypeError: If they are neither, or the other primitive's.
         ValueError: If there is no such option, it does not take that value, or it is one that is not supported here.
     """
-    from pydantic import ValidationError
-
-    if primitive == "sampler":
-        from qiskit_ibm_runtime.options_models import SamplerOptions as Options
-    else:
-        from qiskit_ibm_runtime.options_models import EstimatorOptions as Options
+    try:
+        from pydantic import ValidationError
+        from qiskit_ibm_runtime.options_models import EstimatorOptions, SamplerOptions
+    except ImportError as error:
+        raise ImportError(f"An IBM backend {_EXTRA}") from error
+    Options = SamplerOptions if primitive == "sampler" else EstimatorOptions  # noqa: N806
     given = _options_as_mapping(primitive, options)
     try:
         with warnings.catch_warnings():
