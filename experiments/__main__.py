@@ -63,10 +63,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _end_process_group(status: int) -> None:
+    """Ends the group of processes that torchrun started, while all of them are there.
+
+    Left to the interpreter's end, in a process that is done before the others, its threads sometimes abort the process.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return
+    if status == 0:
+        torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
 if __name__ == "__main__":
     try:
         status = main()
         sys.stdout.flush()
+        _end_process_group(status)
     except BrokenPipeError:  # whoever read our lines (head, say) has seen enough; Python flushes once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
