@@ -8,21 +8,21 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .autograd import Evaluation, QuantumFunction
 from .backends.base import Backend, Charge, Estimate, Request
 from .backends.ibm.errors import BudgetExceeded, HardwareError, NotRecorded
 from .backends.passport import Passport
 from .backends.statevector import StatevectorBackend
+from .bridge.function import Evaluation, QuantumFunction
+from .bridge.result import Run
 from .dressed import DressedQuantumNet
-from .gradients import SPSA, Adjoint, FiniteDifference, GradientRule, ParameterShift
+from .gradients.rules import SPSA, Adjoint, FiniteDifference, GradientRule, ParameterShift
+from .gradients.stencil import Stencil
 from .layer import QuantumLayer, Quote, evaluate
 from .layerwise import LayerwiseQuantumLayer, Phase, complete_depth_schedule, layerwise_schedule
-from .program import Program
-from .run import Run
+from .program.compiled import Program
 from .schedules import ConstantShots, GrowingShots, ShotSchedule, TargetSNR
-from .seeding import SeedStream
-from .shadow import Deviation, Shadow
-from .stencil import Stencil
+from .shots.seeding import SeedStream
+from .shots.shadow import Deviation, Shadow
 
 if TYPE_CHECKING:
     from .backends.aer import AerBackend

@@ -11,7 +11,7 @@ from torch import nn
 
 from .arguments import explain_misfits, require_dense, require_integer, require_number
 from .circuits import dressed
-from .gradients import GradientRule
+from .gradients.rules import GradientRule
 from .layer import QuantumLayer
 
 __all__ = ["DressedQuantumNet"]

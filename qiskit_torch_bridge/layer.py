@@ -14,10 +14,9 @@ import torch
 from qiskit.circuit import Parameter, ParameterVector, QuantumCircuit
 from torch import nn
 
-from .allocation import ALLOCATIONS
-from .angles import batch_size
 from .arguments import explain_misfits, require_dense, require_integer
-from .autograd import (
+from .backends import Backend, Estimate, check_shots, resolve_backend
+from .bridge.function import (
     Evaluation,
     GradientRecord,
     NonFiniteAnglesError,
@@ -26,13 +25,14 @@ from .autograd import (
     refuse_block_gradients,
     refuse_tracing,
 )
-from .backends import Backend, Estimate, check_shots, resolve_backend
-from .gradients import Adjoint, GradientRule, ParameterShift, resolve_gradient
-from .program import Program, QubitsLike
-from .readout import ObservablesLike
-from .run import Call, Run, call_of
-from .seeding import SeedStream
-from .shadow import Shadow
+from .bridge.result import Call, Run, call_of
+from .gradients.rules import Adjoint, GradientRule, ParameterShift, resolve_gradient
+from .program.angles import batch_size
+from .program.compiled import Program, QubitsLike
+from .program.readout import ObservablesLike
+from .shots.allocation import ALLOCATIONS
+from .shots.seeding import SeedStream
+from .shots.shadow import Shadow
 
 __all__ = ["QuantumLayer", "Quote", "Run", "evaluate"]
 
@@ -236,12 +236,12 @@ class QuantumLayer(nn.Module):
         gradient: ``"adjoint"``, ``"parameter_shift"``, ``"finite_difference"``, ``"spsa"``, or a rule object; None: the
             best for the backend.
         seed: Makes initial weights and shots repeatable to the last bit (on the same kind of machine:
-            :mod:`qiskit_torch_bridge.run`); each call still draws fresh shots. None: taken from PyTorch's global generator,
-            so that ``torch.manual_seed`` does the same. Processes and copies that share a seed share their noise: in
-            distributed training give ``(seed, rank)``.
+            :mod:`qiskit_torch_bridge.shots`); each call still draws fresh shots. None: taken from PyTorch's global
+            generator, so that ``torch.manual_seed`` does the same. Processes and copies that share a seed share their
+            noise: in distributed training give ``(seed, rank)``.
         allocation: How a gradient's shots are shared among the rows of a batch: ``"uniform"``; or ``"sensitivity"``: none
             for rows without upstream gradient, in proportion to it for the others, ``shots`` on average
-            (:mod:`qiskit_torch_bridge.allocation`).
+            (:mod:`qiskit_torch_bridge.shots.allocation`).
         init: Initial weights: ``"uniform"`` in [0, 2 pi), ``"zeros"``, ``"normal"`` (standard deviation 0.01), or a
             tensor of shape (W,); or a mapping of these by group.
 

@@ -11,9 +11,9 @@ from torch import nn
 
 from .arguments import explain_misfits, refuse_unordered, require_integer
 from .circuits import LayeredCircuit
-from .gradients import GradientRule
+from .gradients.rules import GradientRule
 from .layer import QuantumLayer
-from .readout import ObservablesLike
+from .program.readout import ObservablesLike
 
 __all__ = ["LayerwiseQuantumLayer", "Phase", "complete_depth_schedule", "layerwise_schedule"]
 

@@ -44,7 +44,7 @@ from qiskit.quantum_info import Statevector
 
 from qiskit_torch_bridge import Backend
 from qiskit_torch_bridge.backends.base import check_shots, estimate_from_samples, measured_circuit
-from qiskit_torch_bridge.readout import Samples, bits_of
+from qiskit_torch_bridge.program.readout import Samples, bits_of
 
 
 class QuantumInfoBackend(Backend):

@@ -13,7 +13,7 @@ from qiskit.circuit import ParameterVector
 from qiskit.quantum_info import SparsePauliOp
 
 from qiskit_torch_bridge import QuantumLayer, evaluate
-from qiskit_torch_bridge.allocation import shots_by_sensitivity
+from qiskit_torch_bridge.shots.allocation import shots_by_sensitivity
 
 ROWS = 8
 UPSTREAM = torch.tensor(

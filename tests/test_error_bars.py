@@ -30,7 +30,7 @@ from qiskit_torch_bridge import (
     StatevectorBackend,
 )
 from qiskit_torch_bridge.backends import resolve_backend
-from qiskit_torch_bridge.readout import PauliGroup
+from qiskit_torch_bridge.program.readout import PauliGroup
 
 SHOTS = 200
 CIRCUITS = [
@@ -472,7 +472,7 @@ def test_large_batches_are_added_up_in_parts(monkeypatch, rule):
     layer, x, upstream = entangled(shots=50, seed=1, gradient=RULES[rule])
     run, _ = backward(layer, x.requires_grad_(), upstream=upstream)
     whole = [run.gradients, run.gradient_standard_errors, run.input_gradients, run.input_gradient_standard_errors]
-    monkeypatch.setattr("qiskit_torch_bridge.run._MOST_NUMBERS_AT_ONCE", 1)
+    monkeypatch.setattr("qiskit_torch_bridge.bridge.result._MOST_NUMBERS_AT_ONCE", 1)
     layer, x, upstream = entangled(shots=50, seed=1, gradient=RULES[rule])
     run, _ = backward(layer, x.requires_grad_(), upstream=upstream)
     parts = [run.gradients, run.gradient_standard_errors, run.input_gradients, run.input_gradient_standard_errors]

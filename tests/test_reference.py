@@ -19,7 +19,7 @@ from qiskit_torch_bridge.testing import shot_gradcheck
 EXAMPLES = re.findall(r"```python\n(.*?)```", qiskit_torch_bridge.testing.__doc__, re.DOTALL)
 PAGES = {
     "gradients": ["Parameter shift", "Finite differences", "SPSA", "Adjoint", "Mitarai"],
-    "run": ["Shots and statistics", "standard error", "Prediction"],
+    "shots": ["Shots and statistics", "standard error", "Prediction"],
     "backends": ["statevector", "Which one?"],
     "backends/ibm": ["One job a training step", "A ledger", "Recordings"],
     "simulator": ["Performance", "Rules of thumb"],

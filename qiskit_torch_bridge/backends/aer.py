@@ -14,9 +14,9 @@ from qiskit_aer import AerSimulator
 from qiskit_aer.library import SaveExpectationValue, SaveProbabilities
 from qiskit_aer.noise import NoiseModel
 
-from ..covariance import Covariance, variance_of_one_shot
-from ..program import Program
-from ..readout import MeasurementGroup, PauliGroup, Samples, bits_of
+from ..program.compiled import Program
+from ..program.readout import MeasurementGroup, PauliGroup, Samples, bits_of
+from ..shots.covariance import Covariance, variance_of_one_shot
 from .base import (
     Backend,
     Estimate,

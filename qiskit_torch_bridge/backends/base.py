@@ -13,10 +13,10 @@ import numpy as np
 from qiskit import ClassicalRegister, QuantumCircuit
 from qiskit.circuit.library import Barrier
 
-from ..covariance import Covariance, variance_of_one_shot
-from ..program import Program
-from ..readout import MeasurementGroup, Samples
-from ..shadow import Shadow
+from ..program.compiled import Program
+from ..program.readout import MeasurementGroup, Samples
+from ..shots.covariance import Covariance, variance_of_one_shot
+from ..shots.shadow import Shadow
 from .passport import Passport
 
 __all__ = [

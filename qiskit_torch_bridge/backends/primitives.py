@@ -22,9 +22,9 @@ from qiskit.primitives import (
 from qiskit.primitives.containers.bindings_array import BindingsArray
 from qiskit.quantum_info import PauliList, SparsePauliOp
 
-from ..covariance import Covariance
-from ..program import Program
-from ..readout import Expectation, Samples
+from ..program.compiled import Program
+from ..program.readout import Expectation, Samples
+from ..shots.covariance import Covariance
 from .base import Backend, Estimate, ProgramCache, check_shots, circuit_on, estimate_from_samples, measured_circuit
 from .results import Arrays, Asked, WrongResult, arrays_from
 from .simulated import (

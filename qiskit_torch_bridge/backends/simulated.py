@@ -17,9 +17,9 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import Operation
 from qiskit.quantum_info import DensityMatrix
 
-from ..program import Program
+from ..program.compiled import Program
+from ..program.unrolling import is_parameterised
 from ..simulator.sizes import in_gibibytes
-from ..unrolling import is_parameterised
 
 __all__ = [
     "check_method",

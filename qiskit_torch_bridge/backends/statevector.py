@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..covariance import Covariance
-from ..program import Program
+from ..program.compiled import Program
+from ..shots.covariance import Covariance
 from .base import Backend, Estimate, ProgramCache, check_shots, estimate_from_moments
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from qiskit.transpiler import PassManager, generate_preset_pass_manager
 from qiskit.transpiler.exceptions import TranspilerError
 from qiskit.transpiler.passes import UnitarySynthesis
 
-from ..angles import Affine, as_affine
-from ..program import Program
+from ..program.angles import Affine, as_affine
+from ..program.compiled import Program
 from .simulated import noise_model_of
 
 _STANDARD = frozenset(get_standard_gate_name_mapping())

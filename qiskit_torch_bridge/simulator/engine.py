@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 
-from ..covariance import variance_of_one_shot
-from ..program import Program
-from ..readout import MOST_TABULATED_QUBITS, MeasurementGroup, OutcomeGroup, Samples, bits_of
+from ..program.compiled import Program
+from ..program.readout import MOST_TABULATED_QUBITS, MeasurementGroup, OutcomeGroup, Samples, bits_of
+from ..shots.covariance import variance_of_one_shot
 from . import kernels, readout_kernels, sampling
 from .plan import Pass, Plan, basis_change_passes, plan_of
 from .sizes import in_gibibytes

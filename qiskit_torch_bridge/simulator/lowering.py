@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from qiskit.circuit import Parameter, Qubit
 
-from ..program import Program
+from ..program.compiled import Program
 
 __all__ = [
     "DenseGate",

@@ -18,8 +18,8 @@ from functools import cached_property, lru_cache, reduce
 import numpy as np
 from qiskit.quantum_info import SparsePauliOp
 
-from ..program import Program
-from ..readout import Expectation
+from ..program.compiled import Program
+from ..program.readout import Expectation
 from . import kernels
 from . import readout_kernels as readout
 from .lowering import DenseGate, DiagonalGate, Factor, LoweredGate, MonomialGate, OneQubitGate, basis_change, lowered

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ...covariance import Covariance
-from ...program import Program
+from ...program.compiled import Program
+from ...shots.covariance import Covariance
 from ..base import Estimate, Request, estimate_from_samples
 from ..passport import Passport
 from ..primitives import bindings_of, samples_of

@@ -18,9 +18,9 @@ from typing import Any, Literal
 import numpy as np
 
 from ...arguments import instance_of, number_from, one_of
-from ...program import Program
-from ...readout import Expectation
-from ...shadow import Shadow
+from ...program.compiled import Program
+from ...program.readout import Expectation
+from ...shots.shadow import Shadow
 from ..base import Backend, Charge, Estimate, ProgramCache, Request, check_shots
 from ..passport import Passport
 from ..statevector import StatevectorBackend

@@ -12,8 +12,8 @@ from qiskit import QuantumCircuit, qpy
 from qiskit.circuit import ParameterVectorElement
 from qiskit.quantum_info import SparsePauliOp
 
-from ...program import Program
-from ...readout import Expectation
+from ...program.compiled import Program
+from ...program.readout import Expectation
 from ..base import circuit_on, measured_circuit
 from ..primitives import observables_on
 from ..transpiling import BoundCircuit, bind_by_column, gates_of_ibms_estimator, leaves_out_idle_qubits, transpiled

@@ -12,8 +12,8 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import Gate, Parameter, ParameterExpression
 from qiskit.circuit.library import get_standard_gate_name_mapping
 
-from ...program import Program
-from ...readout import Expectation, Readout
+from ...program.compiled import Program
+from ...program.readout import Expectation, Readout
 from ..base import Request
 
 __all__ = ["digest", "fingerprint", "seed_of"]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...arguments import instance_of, number_from
-from ...program import Program
+from ...program.compiled import Program
 from ..base import Backend, Charge, Estimate, ProgramCache, Request, check_shots
 from ..passport import Passport
 from ..results import Asked, WrongResult, check_arrays

@@ -13,8 +13,8 @@ import torch
 from qiskit import QuantumCircuit
 from qiskit.circuit.library import Barrier
 
-from ...program import Program
-from ...readout import MeasurementGroup, OutcomeGroup, PauliGroup
+from ...program.compiled import Program
+from ...program.readout import MeasurementGroup, OutcomeGroup, PauliGroup
 from ..primitives import restricted_to
 from ..statevector import StatevectorBackend
 from .compiling import Unit

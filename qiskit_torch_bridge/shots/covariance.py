@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .readout import MeasurementGroup, Samples
+from ..program.readout import MeasurementGroup, Samples
 
 __all__ = ["Covariance", "variance_of_one_shot"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .arguments import require_integer
+from ..arguments import require_integer
 
 __all__ = ["SeedStream"]
 
@@ -19,7 +19,7 @@ class SeedStream:
 
     A simulator given the same seed at every call repeats the same shot noise at every call, so that averages over calls
     never improve. Each call to :meth:`next` therefore hands out a fresh child, and the pair ``(entropy, position)`` is
-    all that has to be saved to continue a run to the last bit (of what that asks, see :mod:`qiskit_torch_bridge.run`).
+    all that has to be saved to continue a run to the last bit (of what that asks, see :mod:`qiskit_torch_bridge.shots`).
 
     Args:
         seed: A non-negative integer, or a sequence of them; or None to draw the entropy from PyTorch's global generator,

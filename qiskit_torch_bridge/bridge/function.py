@@ -4,7 +4,7 @@ PyTorch cannot see into a circuit that runs in a simulator or on hardware, so th
 Its design:
 
 * It knows angles only. The map from inputs and weights to angles is ordinary torch
-  (:mod:`qiskit_torch_bridge.angles`), so chain rules for shared parameters and expressions are torch's business.
+  (:mod:`qiskit_torch_bridge.program.angles`), so chain rules for shared parameters and expressions are torch's business.
 * Backward calls the *same* Function at all shifted points of the batch in one go. So it is itself differentiable, to
   any order, with shots too, and ``torch.func`` transforms pass through.
 * Angles come in groups by what they depend on, each a tensor of its own; ``ctx.needs_input_grad`` then says which
@@ -27,15 +27,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .allocation import shots_by_sensitivity
-from .angles import batch_size
-from .backends.base import Backend, Estimate, Request
-from .covariance import Covariance
-from .gradients import GradientRule
-from .program import Program, Selection
-from .seeding import SeedStream
-from .shadow import Deviation, Shadow
-from .stencil import Stencil
+from ..backends.base import Backend, Estimate, Request
+from ..gradients.rules import GradientRule
+from ..gradients.stencil import Stencil
+from ..program.angles import batch_size
+from ..program.compiled import Program, Selection
+from ..shots.allocation import shots_by_sensitivity
+from ..shots.covariance import Covariance
+from ..shots.seeding import SeedStream
+from ..shots.shadow import Deviation, Shadow
 
 __all__ = [
     "Evaluation",
@@ -74,7 +74,7 @@ class Evaluation:
         note_shadow: Called with what the backend's shadow shows, where it has one.
         note_gradient: Called by backward with what it was made of, outside of torch.func transforms.
         by_sensitivity: Whether a gradient's shots go to the rows by their upstream gradient
-            (:mod:`qiskit_torch_bridge.allocation`), where nothing will differentiate it.
+            (:mod:`qiskit_torch_bridge.shots.allocation`), where nothing will differentiate it.
         shots_of_rows: Shape (N,): the shots of each row of this call, 0 for rows that need not be measured; None: ``shots``.
     """
 
