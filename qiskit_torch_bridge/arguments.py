@@ -16,6 +16,7 @@ import torch
 __all__ = [
     "did_you_mean",
     "explain_misfits",
+    "in_gibibytes",
     "instance_of",
     "number_from",
     "one_of",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 _MOST_GUESSES = 3
+_MOST_GIBIBYTES_WRITTEN_OUT = 10**6
 
 _Class = TypeVar("_Class", bound=Any)
 
@@ -209,3 +211,11 @@ def number_from(name: str, value: Any, *, least: float = 0, whole: bool = False,
         return int(value) if whole else value
     kind = "a whole number" if whole else "a finite number"
     raise ValueError(f"{name}: got {value!r}, expected {kind} from {least:g}{also}.")
+
+
+def in_gibibytes(size: int) -> str:
+    """A number of bytes; of enormous ones only the power of ten is of interest."""
+    whole = size >> 30
+    if whole >= _MOST_GIBIBYTES_WRITTEN_OUT:
+        return f"some 10**{math.floor(math.log10(whole))} GiB"
+    return f"{size / 2**30:,.1f} GiB"

@@ -184,15 +184,13 @@ class Backend(ABC):
         return self
 
 
-class ProgramCache:
+class ProgramCache(WeakKeyDictionary[Program, Any]):
     """What a backend derives from programs, forgotten with them; empty again after pickling."""
 
-    def __init__(self) -> None:
-        self._entries: WeakKeyDictionary[Program, dict[Any, Any]] = WeakKeyDictionary()
-
     def of(self, program: Program) -> dict[Any, Any]:
-        """The dictionary that belongs to the program."""
-        return self._entries.setdefault(program, {})
+        """The dictionary that belongs to the program, for backends that derive several things."""
+        derived: dict[Any, Any] = self.setdefault(program, {})
+        return derived
 
     def __reduce__(self) -> tuple[type[ProgramCache], tuple[()]]:
         return ProgramCache, ()

@@ -17,9 +17,9 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import Operation
 from qiskit.quantum_info import DensityMatrix
 
+from ..arguments import in_gibibytes
 from ..program.compiled import Program
 from ..program.unrolling import is_parameterised
-from ..simulator.sizes import in_gibibytes
 
 __all__ = [
     "check_method",

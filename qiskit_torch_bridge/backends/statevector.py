@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..program.compiled import Program
 from ..shots.covariance import Covariance
-from .base import Backend, Estimate, ProgramCache, check_shots, estimate_from_moments
+from .base import Backend, Estimate, ProgramCache, check_shots
 
 if TYPE_CHECKING:
     from ..simulator.engine import Simulator
@@ -55,10 +56,12 @@ class StatevectorBackend(Backend):
     ) -> Estimate:
         if shots is None:
             return self._exact(program, angles, keep=False)
-        moments = self._simulator(program).sampled_moments(_contiguous(angles), shots, seed)
-        return estimate_from_moments(
-            program, moments, len(angles), shots, self._covariance(program, angles, shots, seed)
-        )
+        angles = _contiguous(angles)
+        values, variances = self._simulator(program).sampled(angles, shots, seed)
+        circuits = len(angles) * len(program.readout.groups)
+        of_one_shot = partial(self._variances_of_one_shot, program, angles, shots, seed)
+        covariance = Covariance(of_one_shot, shots, len(angles))
+        return Estimate(values, variances, circuits, circuits * shots, covariance=covariance)
 
     def evaluate_for_pullback(self, program: Program, angles: np.ndarray) -> Estimate:
         return self._exact(program, angles, keep=True)
@@ -69,28 +72,30 @@ class StatevectorBackend(Backend):
         return self._simulator(program).pullback(_contiguous(angles), _contiguous(upstream), state, wanted)
 
     def _exact(self, program: Program, angles: np.ndarray, *, keep: bool) -> Estimate:
-        values, states = self._simulator(program).values(_contiguous(angles), keep=keep)
+        angles = _contiguous(angles)
+        values, states = self._simulator(program).values(angles, keep=keep)
         circuits = len(angles) * len(program.readout.groups)
-        covariance = self._covariance(program, angles, None, None)
-        return Estimate(values, np.zeros(values.shape), circuits, 0, states, covariance=covariance)
+        of_one_shot = partial(self._variances_of_one_shot, program, angles, None, None)
+        covariance = Covariance(of_one_shot, math.inf, len(angles))
+        return Estimate(values, np.zeros(values.shape), circuits, 0, state=states, covariance=covariance)
 
-    def _covariance(
-        self, program: Program, angles: np.ndarray, shots: int | None, seed: np.random.SeedSequence | None
-    ) -> Covariance:
-        """The covariance of the outputs; by drawing the same shots once more, if anyone asks for it."""
-
-        def of_one_shot(upstream: np.ndarray) -> np.ndarray:
-            return self._simulator(program).variances_of_one_shot(_contiguous(angles), upstream, shots, seed)
-
-        return Covariance(of_one_shot, math.inf if shots is None else shots, len(angles))
+    def _variances_of_one_shot(
+        self,
+        program: Program,
+        angles: np.ndarray,
+        shots: int | None,
+        seed: np.random.SeedSequence | None,
+        upstream: np.ndarray,
+    ) -> np.ndarray:
+        """For :class:`Covariance`; by drawing the same shots once more, if anyone asks for it."""
+        return self._simulator(program).variances_of_one_shot(angles, upstream, shots, seed)
 
     def _simulator(self, program: Program) -> Simulator:
-        cached = self._cache.of(program)
-        if "simulator" not in cached:
+        simulator: Simulator | None = self._cache.get(program)
+        if simulator is None:
             from ..simulator.engine import Simulator  # on first use: it loads the compiler
 
-            cached["simulator"] = Simulator(program, _DTYPES[self.precision])
-        simulator: Simulator = cached["simulator"]
+            simulator = self._cache[program] = Simulator(program, _DTYPES[self.precision])
         return simulator
 
     def __repr__(self) -> str:

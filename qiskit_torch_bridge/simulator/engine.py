@@ -1,19 +1,19 @@
-"""Runs plans: batches in parts, parts in threads, and states kept where a gradient will want them."""
+"""Carries plans out: batches in parts, parts in threads, and states kept where a gradient will want them."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
 
+from ..arguments import in_gibibytes
 from ..program.compiled import Program
-from ..program.readout import MOST_TABULATED_QUBITS, MeasurementGroup, OutcomeGroup, Samples, bits_of
+from ..program.readout import MOST_TABULATED_QUBITS, Samples, bits_of
 from ..shots.covariance import variance_of_one_shot
-from . import kernels, readout_kernels, sampling
-from .plan import Pass, Plan, basis_change_passes, plan_of
-from .sizes import in_gibibytes
-from .threads import in_parallel, worth_sharing
+from . import kernels, outcome_kernels, pauli_kernels, threads
+from .plan import Measurement, Pass, Plan, plan_of
 from .vectors import WIDTH
 
 __all__ = ["Simulator", "States"]
@@ -28,23 +28,20 @@ _MOST_QUBITS_OF_A_MASK = 62
 _SECONDS_PER_ELEMENT = 1.5e-10  # and operation; a rough guess that only decides about threads
 _SECONDS_PER_DRAW = 5e-8
 
-_Runner = Callable[[Callable[[int, int], None], int, float], None]
+_Work = Callable[[slice, slice, bool], None]
+"""On a part of a batch: its rows, its slabs, and whether its kernels are to be spread over the threads."""
 
 
 class States(NamedTuple):
     """The final states of a batch.
 
     Attributes:
-        planes: Shape (units, planes, lanes * 2**n): element ``b * lanes + l`` is amplitude b of row ``unit * lanes + l``.
-        rows: How many there are; the last unit may have room for more.
+        planes: Shape (slabs, planes, lanes * 2**n): element ``b * lanes + l`` is amplitude b of row ``slab * lanes + l``.
+        rows: How many there are; the last slab may have room for more.
     """
 
     planes: np.ndarray
     rows: int
-
-
-def _alone(work: Callable[[int, int], None], units: int, seconds: float) -> None:
-    work(0, units)
 
 
 class Simulator:
@@ -65,20 +62,11 @@ class Simulator:
         if self._num_qubits > _MOST_QUBITS_OF_A_MASK:
             self._require_memory(self.dtype.itemsize << self._num_qubits, memory, "altogether")
         self.plan: Plan = plan_of(program, self.dtype)
-        self._require_memory(self._bytes_of_unit(1), memory, "altogether")
-        self._groups = program.readout.groups
+        self._bytes_of_row = self.plan.planes * self.dtype.itemsize << self._num_qubits
+        self._require_memory(self._bytes_of_row, memory, "altogether")
         self._num_outputs = program.num_outputs
-        self._constants = program.readout.constants if program.readout.constants.any() else None
-        # Copied, because unpickled arrays may be read-only, and kernels are compiled anew for those.
-        self._output_of = next(
-            (group.outputs.copy() for group in self._groups if isinstance(group, OutcomeGroup)), None
-        )
-        place = {qubit: i for i, qubit in enumerate(program.active_qubits)}
-        self._measured = [np.array([place[qubit] for qubit in group.qubits], np.int64) for group in self._groups]
-        self._changes = [
-            basis_change_passes(qubits.tolist(), group.bases, self.plan.num_qubits, self.dtype)
-            for qubits, group in zip(self._measured, self._groups, strict=True)
-        ]
+        self._constants = program.readout.constants
+        self._num_outcomes = sum(2 ** len(measurement.qubits) for measurement in self.plan.measurements)
 
     def values(self, angles: np.ndarray, *, keep: bool = False) -> tuple[np.ndarray, States | None]:
         """Exact values.
@@ -95,58 +83,59 @@ class Simulator:
         """
         rows = len(angles)
         lanes = self._lanes(rows)
-        units = -(-rows // lanes)
+        num_slabs = -(-rows // lanes)
         kept = None
-        if keep and units * self._bytes_of_unit(lanes) <= _BYTES_OF_A_LARGE_PART:
-            kept = States(self._room(units, lanes, copies=3), rows)
-        values = np.zeros((rows, self._num_outputs))
-        if self._constants is not None:
-            values += self._constants
+        if keep and num_slabs * lanes * self._bytes_of_row <= _BYTES_OF_A_LARGE_PART:
+            kept = States(self._room(num_slabs, lanes, copies=3), rows)
+        values = np.empty((rows, self._num_outputs))
+        values[:] = self._constants
 
-        def work(part: slice, run: _Runner) -> None:
-            into = None if kept is None else kept.planes[_units(part, lanes)]
-            self._read(self._simulate(angles[part], lanes, run, into), lanes, values[part], run)
+        def work(part: slice, slabs: slice, spread: bool) -> None:
+            into = None if kept is None else kept.planes[slabs]
+            self._read(self._simulate(angles[part], lanes, spread, into), lanes, values[part], spread)
 
         self._in_parts(rows, lanes, work, sweeps=1)
         return values, kept
 
     def pullback(
-        self, angles: np.ndarray, upstream: np.ndarray, states: States | None, wanted: np.ndarray
+        self, angles: np.ndarray, upstream: np.ndarray, states: States | None, selected: np.ndarray
     ) -> np.ndarray:
-        """The vector-Jacobian product, shape (N, A); zero for angles that are not wanted.
+        """The vector-Jacobian product, shape (N, A); zero for angles that are not selected.
 
         Args:
             angles: As in :meth:`values`.
             upstream: Shape (N, M), float64, contiguous: the gradient by the values.
             states: What :meth:`values` kept for the same angles, or None. They stay as they are; states of another
                 number of rows (of one row that has since been repeated) are not used.
-            wanted: Shape (A,), bool.
+            selected: Shape (A,), bool.
         """
         rows = len(angles)
         lanes = self._lanes(rows)
         if states is not None and states.rows != rows:
             states = None
-        gradients = np.zeros((rows, angles.shape[1]))
+        gradients = np.zeros(angles.shape)
         passes = list(self.plan.passes)
-        while passes and not wanted[passes[0].columns].any():
+        while passes and not np.count_nonzero(selected[passes[0].columns]):
             passes.pop(0)
 
-        def work(part: slice, run: _Runner) -> None:
-            mine = np.ascontiguousarray(angles[part])
+        def work(part: slice, slabs: slice, spread: bool) -> None:
             if states is None:
-                planes = self._simulate(mine, lanes, run, None)
+                planes = self._simulate(angles[part], lanes, spread)
             else:
-                planes = states.planes[_units(part, lanes)]
+                planes = states.planes[slabs]
                 planes = planes.copy() if len(passes) > 1 else planes
-            duals = self._observe(planes, lanes, upstream[part], run)
+            duals = self._observe(planes, lanes, upstream[part], spread)
             for number, one in reversed(list(enumerate(passes))):
                 blocks = 1 << len(one.outer_bits)
-                by_block = gradients[part, None] if blocks == 1 else np.zeros((len(mine), blocks, angles.shape[1]))
-                fixed = (
-                    *one.tables, one.runs, one.outer_bits, one.num_qubits, lanes, number == 0,
-                    wanted, mine, planes, duals, by_block,
+                by_block = gradients[part, None]
+                if blocks > 1:
+                    by_block = np.zeros((part.stop - part.start, blocks, angles.shape[1]))
+                arguments = (
+                    *one.arrays, one.segments, one.outer_bits, one.num_qubits, lanes, number == 0,
+                    selected, angles[part], planes, duals, by_block,
                 )  # fmt: skip
-                _share(run, kernels.sweep, fixed, len(planes) << len(one.outer_bits), 4 * one.num_operations, planes)
+                seconds = 4 * one.num_operations * planes.size * _SECONDS_PER_ELEMENT
+                _compute(kernels.sweep, arguments, len(planes) * blocks, seconds, spread)
                 if blocks > 1:
                     gradients[part] += by_block.sum(axis=1)
 
@@ -154,19 +143,20 @@ class Simulator:
             self._in_parts(rows, lanes, work, sweeps=5)
         return gradients
 
-    def sampled_moments(
-        self, angles: np.ndarray, shots: int, seed: np.random.SeedSequence
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """First and second moments of the scores over ``shots`` shots of each measurement: a pair of (N, M) a group."""
-        shape = (len(angles), self._num_outputs)
-        moments = [(np.empty(shape), np.empty(shape)) for _ in self._groups]
+    def sampled(self, angles: np.ndarray, shots: int, seed: np.random.SeedSequence) -> tuple[np.ndarray, np.ndarray]:
+        """Values from ``shots`` shots of each measurement, and their squared standard errors, both of shape (N, M)."""
+        values = np.empty((len(angles), self._num_outputs))
+        values[:] = self._constants
+        variances = np.zeros(values.shape)
+        degrees = shots - 1.0 if shots > 1 else math.nan  # one shot says nothing about the variance
 
-        def use(number: int, part: slice, counts: np.ndarray) -> None:
-            for moment, mine in zip(moments[number], _moments(self._groups[number], counts, shots), strict=True):
-                moment[part] = mine
+        def use(measurement: Measurement, part: slice, counts: np.ndarray) -> None:
+            first, second = self._moments(measurement, counts, shots)
+            values[part] += first
+            variances[part] += np.maximum(second - first**2, 0.0) / degrees
 
         self._measure(angles, shots, seed, use)
-        return moments
+        return values, variances
 
     def variances_of_one_shot(
         self, angles: np.ndarray, upstream: np.ndarray, shots: int | None, seed: np.random.SeedSequence | None
@@ -176,14 +166,14 @@ class Simulator:
         Args:
             angles: As in :meth:`values`.
             upstream: Shape (N, M).
-            shots: Of how many shots it is to be estimated, the same that :meth:`sampled_moments` draws; None: exactly.
+            shots: Of how many shots it is to be estimated, the same that :meth:`sampled` draws; None: exactly.
             seed: The seed of those.
         """
         variances = np.zeros(len(angles))
 
-        def use(number: int, part: slice, measured: np.ndarray) -> None:
-            weights = measured if shots is None else measured / shots
-            variances[part] += variance_of_one_shot(self._groups[number], weights, upstream[part], shots)
+        def use(measurement: Measurement, part: slice, measured: np.ndarray) -> None:
+            frequencies = measured if shots is None else measured / shots
+            variances[part] += variance_of_one_shot(measurement.group, frequencies, upstream[part], shots)
 
         self._measure(angles, shots, seed, use)
         return variances
@@ -193,75 +183,72 @@ class Simulator:
         angles: np.ndarray,
         shots: int | None,
         seed: np.random.SeedSequence | None,
-        use: Callable[[int, slice, np.ndarray], None],
+        use: Callable[[Measurement, slice, np.ndarray], None],
     ) -> None:
-        """Hands on the counts of each group's outcomes, (its number, rows, counts), or their probabilities."""
+        """Hands on the counts of each measurement's outcomes, with its rows; or their probabilities."""
         lanes = self._lanes(len(angles))
         key = None if seed is None else seed.generate_state(2, np.uint32).astype(np.uint64)
 
-        def work(part: slice, run: _Runner) -> None:
-            states = self._simulate(angles[part], lanes, run, None)
-            for number in range(len(self._groups)):
-                changed = self._changed(states, number, angles[part], lanes, run)
-                probabilities = self._probabilities(changed, lanes, number, part.stop - part.start, run)
+        def work(part: slice, slabs: slice, spread: bool) -> None:
+            planes = self._simulate(angles[part], lanes, spread)
+            for number, measurement in enumerate(self.plan.measurements):
+                turned = planes
+                if measurement.basis_changes:
+                    turned = self._with_bases_changed(planes, measurement.basis_changes, angles[part], lanes, spread)
+                probabilities = _probabilities(turned, lanes, measurement, part.stop - part.start, spread)
                 if shots is None:
-                    use(number, part, probabilities)
+                    use(measurement, part, probabilities)
                     continue
                 counts = np.empty(probabilities.shape, np.int64)
-                draw = partial(sampling.draw_counts, probabilities, shots, key, number, part.start, counts)
-                run(draw, len(counts), counts.size * _SECONDS_PER_DRAW)
+                arguments = (probabilities, shots, key, number, part.start, counts)
+                _compute(outcome_kernels.draw_counts, arguments, len(counts), counts.size * _SECONDS_PER_DRAW, spread)
                 if counts.min() < 0:
                     raise FloatingPointError(
                         "The probabilities of a circuit's outcomes are not finite; please report this."
                     )
-                use(number, part, counts)
+                use(measurement, part, counts)
 
-        draws = sum(2 ** len(group.qubits) for group in self._groups)
-        self._in_parts(len(angles), lanes, work, sweeps=1, more=draws * len(angles) * _SECONDS_PER_DRAW)
+        self._in_parts(len(angles), lanes, work, sweeps=1, more=self._num_outcomes * len(angles) * _SECONDS_PER_DRAW)
 
     # Sharing the work out
 
     def _lanes(self, rows: int) -> int:
         """How many rows stand side by side: a matter of the sizes alone, so that results depend on nothing else."""
-        n = self.plan.num_qubits
+        n = self._num_qubits
         if 1 << n < WIDTH or (n <= _MOST_QUBITS_SIDE_BY_SIDE and rows >= _LEAST_ROWS_SIDE_BY_SIDE):
             return WIDTH
         return WIDTH if n <= _MOST_QUBITS_OF_LONG_BATCHES and rows >= _ROWS_OF_LONG_BATCHES else 1
 
-    def _bytes_of_unit(self, lanes: int) -> int:
-        return self.plan.planes * self.dtype.itemsize * lanes << self.plan.num_qubits
-
-    def _in_parts(
-        self, rows: int, lanes: int, work: Callable[[slice, _Runner], None], *, sweeps: int, more: float = 0.0
-    ) -> None:
+    def _in_parts(self, rows: int, lanes: int, work: _Work, *, sweeps: int, more: float = 0.0) -> None:
         """Calls ``work`` for parts of the batch: small states' in threads, large ones' in turn, each with all threads."""
         if not self.plan.whole:
-            size = max(1, _BYTES_OF_A_LARGE_PART // self._bytes_of_unit(1))
+            size = max(1, _BYTES_OF_A_LARGE_PART // self._bytes_of_row)
             for start in range(0, rows, size):
-                work(slice(start, min(start + size, rows)), in_parallel)
+                part = slice(start, min(start + size, rows))
+                work(part, part, True)
             return
-        units = -(-rows // lanes)
-        size_of_unit = self._bytes_of_unit(lanes)
-        size = max(1, _BYTES_OF_A_SMALL_PART // size_of_unit)
-        elements = units * size_of_unit // self.dtype.itemsize
+        slabs = -(-rows // lanes)
+        size = max(1, _BYTES_OF_A_SMALL_PART // (lanes * self._bytes_of_row))
+        elements = slabs * lanes * self._bytes_of_row // self.dtype.itemsize
         seconds = sweeps * elements * (self.plan.passes[0].num_operations + 2) * _SECONDS_PER_ELEMENT + more
-        if units <= size and not worth_sharing(seconds):
-            work(slice(0, rows), _alone)
+        if slabs <= size and seconds < 2 * threads.LEAST_SECONDS:
+            work(slice(0, rows), slice(0, slabs), False)
             return
 
         def of_thread(start: int, stop: int) -> None:
-            for unit in range(start, stop, size):
-                work(slice(unit * lanes, min(min(unit + size, stop) * lanes, rows)), _alone)
+            for first in range(start, stop, size):
+                last = min(first + size, stop)
+                work(slice(first * lanes, min(last * lanes, rows)), slice(first, last), False)
 
-        in_parallel(of_thread, units, seconds)
+        threads.in_parallel(of_thread, slabs, seconds)
 
-    def _room(self, units: int, lanes: int, *, copies: int) -> np.ndarray:
+    def _room(self, slabs: int, lanes: int, *, copies: int) -> np.ndarray:
         """Memory for states; zeros for large ones, whose first pass touches only what is not zero."""
-        size = units * self._bytes_of_unit(lanes)
+        size = slabs * lanes * self._bytes_of_row
         if size >= _BYTES_OF_A_LARGE_PART // 2:
             self._require_memory(copies * size, psutil.virtual_memory().available, "free")
         make = np.empty if self.plan.whole else np.zeros
-        return make((units, self.plan.planes, lanes << self.plan.num_qubits), self.dtype)
+        return make((slabs, self.plan.planes, lanes << self._num_qubits), self.dtype)
 
     def _require_memory(self, needed: int, there: int, what: str) -> None:
         if needed > there:
@@ -276,80 +263,94 @@ class Simulator:
 
     # Steps
 
-    def _simulate(self, angles: np.ndarray, lanes: int, run: _Runner, into: np.ndarray | None) -> np.ndarray:
+    def _simulate(self, angles: np.ndarray, lanes: int, spread: bool, into: np.ndarray | None = None) -> np.ndarray:
         planes = self._room(-(-len(angles) // lanes), lanes, copies=1) if into is None else into
-        for number, one in enumerate(self.plan.passes):
-            self._forward(one, angles, planes, lanes, run, fresh=number == 0)
+        _apply(self.plan.passes, angles, planes, lanes, spread, fresh=True)
         return planes
 
-    def _forward(
-        self, one: Pass, angles: np.ndarray, planes: np.ndarray, lanes: int, run: _Runner, *, fresh: bool
-    ) -> None:
-        fixed = (*one.tables, one.runs, one.outer_bits, one.num_qubits, lanes, fresh, angles, planes)
-        _share(run, kernels.forward, fixed, len(planes) << len(one.outer_bits), one.num_operations, planes)
-
-    def _read(self, planes: np.ndarray, lanes: int, values: np.ndarray, run: _Runner) -> None:
+    def _read(self, planes: np.ndarray, lanes: int, values: np.ndarray, spread: bool) -> None:
         """Adds what is read from the states to the rows' values."""
         observables = self.plan.observables
         if observables is None:
-            (group,) = self._groups
-            values += group.moments(self._probabilities(planes, lanes, 0, len(values), run))[0]
+            (measurement,) = self.plan.measurements
+            probabilities = _probabilities(planes, lanes, measurement, len(values), spread)
+            outcome_kernels.add_by_output(measurement.output_of, probabilities, 1, values)
             return
-        blocks = 1 << (self.plan.num_qubits - observables.num_qubits)
+        blocks = 1 << (self._num_qubits - observables.num_qubits)
         by_block = values[:, None] if blocks == 1 else np.zeros((len(values), blocks, self._num_outputs))
-        fixed = (*observables.tables, observables.num_qubits, blocks, lanes, planes, by_block)
-        _share(run, readout_kernels.expectations, fixed, len(planes) * blocks, 4 * observables.num_families, planes)
+        arguments = (*observables.arrays, observables.num_qubits, blocks, lanes, planes, by_block)
+        seconds = 4 * observables.num_families * planes.size * _SECONDS_PER_ELEMENT
+        _compute(pauli_kernels.expectations, arguments, len(planes) * blocks, seconds, spread)
         if blocks > 1:
             values += by_block.sum(axis=1)
 
-    def _observe(self, planes: np.ndarray, lanes: int, upstream: np.ndarray, run: _Runner) -> np.ndarray:
+    def _observe(self, planes: np.ndarray, lanes: int, upstream: np.ndarray, spread: bool) -> np.ndarray:
         """The effective observable applied to the states."""
         duals = self._room(len(planes), lanes, copies=1)
         observables = self.plan.observables
+        seconds = 4 * planes.size * _SECONDS_PER_ELEMENT
         if observables is None:
-            fixed: tuple[Any, ...] = (self._measured[0], self._output_of, lanes, planes, upstream, duals)
-            _share(run, readout_kernels.observe_outcomes, fixed, len(planes), 4, planes)
+            (measurement,) = self.plan.measurements
+            of_outcomes = (measurement.qubits, measurement.output_of, lanes, planes, upstream, duals)
+            _compute(outcome_kernels.observe, of_outcomes, len(planes), seconds, spread)
         else:
-            blocks = 1 << (self.plan.num_qubits - observables.num_qubits)
-            fixed = (*observables.tables, observables.num_qubits, blocks, lanes, planes, upstream, duals)
-            _share(run, readout_kernels.observe, fixed, len(planes) * blocks, 4 * observables.num_families, planes)
+            blocks = 1 << (self._num_qubits - observables.num_qubits)
+            arguments = (*observables.arrays, observables.num_qubits, blocks, lanes, planes, upstream, duals)
+            seconds *= observables.num_families
+            _compute(pauli_kernels.observe, arguments, len(planes) * blocks, seconds, spread)
         return duals
 
-    def _changed(self, planes: np.ndarray, number: int, angles: np.ndarray, lanes: int, run: _Runner) -> np.ndarray:
-        """The states with a group's bases turned to Z."""
-        if not self._changes[number]:
-            return planes
-        if self.plan.planes == 1 and any(one.is_complex for one in self._changes[number]):
+    def _with_bases_changed(
+        self, planes: np.ndarray, changes: tuple[Pass, ...], angles: np.ndarray, lanes: int, spread: bool
+    ) -> np.ndarray:
+        """The states as they are to be measured in Z."""
+        if self.plan.planes == 1 and any(one.is_complex for one in changes):
             changed = np.stack([planes[:, 0], np.zeros_like(planes[:, 0])], axis=1)
         else:
             changed = planes.copy()
-        for one in self._changes[number]:
-            self._forward(one, angles, changed, lanes, run, fresh=False)
+        _apply(changes, angles, changed, lanes, spread, fresh=False)
         return changed
 
-    def _probabilities(self, planes: np.ndarray, lanes: int, number: int, rows: int, run: _Runner) -> np.ndarray:
-        probabilities = np.zeros((rows, 2 ** len(self._measured[number])))
-        fixed = (self._measured[number], lanes, planes, probabilities)
-        _share(run, readout_kernels.outcome_probabilities, fixed, len(planes), 4, planes)
-        return probabilities
+    def _moments(self, measurement: Measurement, counts: np.ndarray, shots: int) -> tuple[np.ndarray, np.ndarray]:
+        """First and second moments of the scores over the shots, shape (N, M)."""
+        group, output_of = measurement.group, measurement.output_of
+        if output_of is not None:  # an indicator is its own square
+            first = np.zeros((len(counts), self._num_outputs))
+            outcome_kernels.add_by_output(output_of, counts, shots, first)
+            return first, first
+        if len(measurement.qubits) > MOST_TABULATED_QUBITS:
+            rows, outcomes = np.nonzero(counts)
+            bits = bits_of(outcomes, len(measurement.qubits))
+            return group.sample_moments(Samples(rows, bits, counts[rows, outcomes], len(counts)))
+        scores, squares = measurement.scores
+        # One row at a time, to the same bits for a row whatever others there are (BLAS adds in another order for more).
+        frequencies = (counts / shots)[:, None]
+        return (frequencies @ scores)[:, 0], (frequencies @ squares)[:, 0]
 
 
-def _share(run: _Runner, kernel: Any, fixed: tuple[Any, ...], units: int, operations: int, planes: np.ndarray) -> None:
-    """Runs a kernel, whose last two arguments are a range of units, over all units."""
-    if run is _alone:
-        kernel(*fixed, 0, units)
+def _apply(
+    passes: Iterable[Pass], angles: np.ndarray, planes: np.ndarray, lanes: int, spread: bool, *, fresh: bool
+) -> None:
+    """Takes the states through the passes; ``fresh``: from all qubits in 0, whatever the memory holds."""
+    for number, one in enumerate(passes):
+        arguments = (
+            *one.arrays, one.segments, one.outer_bits, one.num_qubits, lanes, fresh and number == 0, angles, planes,
+        )  # fmt: skip
+        seconds = one.num_operations * planes.size * _SECONDS_PER_ELEMENT
+        _compute(kernels.forward, arguments, len(planes) << len(one.outer_bits), seconds, spread)
+
+
+def _probabilities(planes: np.ndarray, lanes: int, measurement: Measurement, rows: int, spread: bool) -> np.ndarray:
+    probabilities = np.zeros((rows, 1 << len(measurement.qubits)))
+    arguments = (measurement.qubits, lanes, planes, probabilities)
+    seconds = 4 * planes.size * _SECONDS_PER_ELEMENT
+    _compute(outcome_kernels.add_probabilities, arguments, len(planes), seconds, spread)
+    return probabilities
+
+
+def _compute(kernel: Any, arguments: tuple[Any, ...], size: int, seconds: float, spread: bool) -> None:
+    """Calls a kernel, whose last two arguments are a range of blocks, for all of them; ``spread``: over the threads."""
+    if spread:
+        threads.in_parallel(partial(kernel, *arguments), size, seconds)
     else:
-        run(partial(kernel, *fixed), units, operations * planes.size * _SECONDS_PER_ELEMENT)
-
-
-def _units(part: slice, lanes: int) -> slice:
-    return slice(part.start // lanes, -(-part.stop // lanes))
-
-
-def _moments(group: MeasurementGroup, counts: np.ndarray, shots: int) -> tuple[np.ndarray, np.ndarray]:
-    if len(group.qubits) <= MOST_TABULATED_QUBITS:
-        return group.moments(counts / shots)
-    rows, outcomes = np.nonzero(counts)
-    return group.sample_moments(
-        Samples(rows, bits_of(outcomes, len(group.qubits)), counts[rows, outcomes], len(counts))
-    )
+        kernel(*arguments, 0, size)

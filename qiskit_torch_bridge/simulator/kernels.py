@@ -1,10 +1,11 @@
 r"""The simulator's inner loops, compiled by numba: gates on a block of amplitudes, forward and in the adjoint sweep.
 
 **A block.** All work happens on blocks of :math:`2^m` amplitudes, small enough for the processor's cache; of one batch
-row, or of eight rows side by side (``lanes``). Amplitude ``b`` of lane ``l`` is element ``b * lanes + l``; real and
-imaginary parts are planes of their own, and circuits whose amplitudes are all real have one plane. A gate on qubit q
-pairs elements whose indices differ by ``stride = lanes << q``: elements of two vectors of eight where the stride is 8 or
-more, and elements of one vector below. So a gate is a few vector instructions, whatever qubit it acts on.
+row, or of eight rows side by side (``lanes``; together a *slab*). Amplitude ``b`` of lane ``l`` is element
+``b * lanes + l``; real and imaginary parts are planes of their own, and circuits whose amplitudes are all real have one
+plane. A gate on qubit q pairs elements whose indices differ by ``stride = lanes << q``: elements of two vectors of eight
+where the stride is 8 or more, and elements of one vector below. So a gate is a few vector instructions, whatever qubit it
+acts on.
 
 **Operations.** A run of one-qubit gates is one rotation of the Bloch sphere, a unit quaternion ``(w, x, y, z)`` for
 :math:`w - i (x X + y Y + z Z)`; global phases are dropped, because no expectation value sees them. Its matrix is
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .compiling import entry, inner
+from .machine_code import entry, inner
 from .vectors import WIDTH, get, load, pointer, put, splat, store, swapped
 
 __all__ = [
@@ -42,9 +43,9 @@ __all__ = [
     "sweep",
 ]
 
-# Kinds of operations, and the fields of a row of the table of operations.
+# Kinds of operations, and the fields of a row of the array of operations.
 REAL, COMPLEX, DIAGONAL, MONOMIAL, DENSE = range(5)
-KIND, FIRST, SECOND, FACTORS, FACTORS_END, TABLE, FLAGS, WIDTH_OF_DENSE, NUM_FIELDS = range(9)
+KIND, FIRST, SECOND, FACTORS, FACTORS_END, OFFSET, FLAGS, WIDTH_OF_DENSE, NUM_FIELDS = range(9)
 ODD = 1  # a real one-qubit run that is -i times a real matrix
 HAS_PERMUTATION, HAS_SIGNS = 1, 2
 
@@ -328,7 +329,7 @@ def _apply(k, ops, work, block, other, planes, m, lanes, coefs, permutations, si
         first, second = lanes << _field(ops, k, FIRST), lanes << _field(ops, k, SECOND)
         _apply_diagonal(work, block, block + size, size, first, second, coefs, base, inverse)
     elif kind == MONOMIAL:
-        at = _field(ops, k, TABLE)
+        at = _field(ops, k, OFFSET)
         if _field(ops, k, FLAGS) & HAS_PERMUTATION:
             for p in range(planes):
                 source, target = block + p * size, other + p * size
@@ -337,13 +338,13 @@ def _apply(k, ops, work, block, other, planes, m, lanes, coefs, permutations, si
         for p in range(planes):
             _apply_signs(work, block + p * size, amplitudes, lanes, signs, at)
     else:
-        first, width, at = _field(ops, k, FIRST), _field(ops, k, WIDTH_OF_DENSE), _field(ops, k, TABLE)
+        first, width, at = _field(ops, k, FIRST), _field(ops, k, WIDTH_OF_DENSE), _field(ops, k, OFFSET)
         _apply_dense(work, block, planes, amplitudes, lanes, dense_qubits, first, width, dense, at, inverse)
     return False
 
 
-# A block is either a whole small state (``runs`` is empty), or a part of a large one: all values of the pass's qubits,
-# with the other qubits fixed. In a large state it lies in runs of consecutive amplitudes.
+# A block is either a whole small state (``segments`` is empty), or a part of a large one: all values of the pass's
+# qubits, with the other qubits fixed. In a large state it lies in segments of consecutive amplitudes.
 
 
 @inner
@@ -355,22 +356,22 @@ def _start_of(outer, outer_bits):
 
 
 @inner
-def _gather(states, at, stride, work, block, planes, size, start, runs):
+def _gather(states, at, stride, work, block, planes, size, start, segments):
     """Copies a block out of the large state at ``states[at]``, whose planes lie ``stride`` apart."""
-    length = size // len(runs)
+    length = size // len(segments)
     for p in range(planes):
-        for run in range(len(runs)):
-            source, target = at + p * stride + start + runs[run], block + p * size + run * length
+        for segment in range(len(segments)):
+            source, target = at + p * stride + start + segments[segment], block + p * size + segment * length
             for i in range(0, length, WIDTH):
                 store(work, target + i, load(states, source + i))
 
 
 @inner
-def _scatter(work, block, planes, size, states, at, stride, start, runs):
-    length = size // len(runs)
+def _scatter(work, block, planes, size, states, at, stride, start, segments):
+    length = size // len(segments)
     for p in range(planes):
-        for run in range(len(runs)):
-            source, target = block + p * size + run * length, at + p * stride + start + runs[run]
+        for segment in range(len(segments)):
+            source, target = block + p * size + segment * length, at + p * stride + start + segments[segment]
             for i in range(0, length, WIDTH):
                 store(states, target + i, load(work, source + i))
 
@@ -390,30 +391,28 @@ def _scratch(num_ops, num_factors, block, like):
 
 @entry
 def forward(
-    ops, columns, constants, permutations, signs, dense_qubits, dense, runs, outer_bits,
-    m, lanes, fresh, angles, states, unit_start, unit_stop,
+    ops, columns, constants, permutations, signs, dense_qubits, dense, segments, outer_bits,
+    m, lanes, fresh, angles, states, first_block, stop_block,
 ):  # fmt: skip
-    """Takes the units from ``unit_start`` to ``unit_stop`` through the operations.
-
-    A unit is a block: the rows of all lanes of a small state, or a part of a row's large state.
+    """Takes blocks through the operations: the rows of all lanes of small states, or parts of rows' large states.
 
     Args:
-        ops: Shape (K, NUM_FIELDS); with the six arrays after it, the tables of a pass.
+        ops: Shape (K, NUM_FIELDS); with the six arrays after it, the operations of a pass.
         columns: Shape (F,): each factor's column of the angles, or -1 for a constant.
         constants: Shape (F, 4): axes of rotations (from entry 1 on), constant quaternions, phases of diagonals.
-        permutations: The signed permutations' tables, behind each other.
+        permutations: The signed permutations, behind each other.
         signs: Likewise.
         dense_qubits: The dense matrices' qubits.
         dense: The dense matrices, of shape (2, 2**k, 2**k) each.
-        runs: Where the block's runs of amplitudes are within a large state; empty for whole states.
+        segments: Where the block's segments of amplitudes are within a large state; empty for whole states.
         outer_bits: The qubits that are fixed within a block.
         m: The number of qubits of a block.
-        lanes: The number of rows side by side in a unit.
+        lanes: The number of rows side by side.
         fresh: Whether the states are to be made, from all qubits in 0.
         angles: Shape (N, A).
-        states: Shape (units, planes, lanes * 2**m), or (N, planes, 2**n) for large states, which then start as 0.
-        unit_start: The first unit.
-        unit_stop: The unit after the last.
+        states: Shape (blocks, planes, lanes * 2**m), or (N, planes, 2**n) for large states, which then start as 0.
+        first_block: The number of the first.
+        stop_block: That after the last.
     """
     planes, stride = states.shape[1], states.shape[2]
     size = lanes << m
@@ -431,18 +430,18 @@ def forward(
     seen_values = np.zeros(max(1, len(columns) * WIDTH))
     seen = pointer(seen_values)
     kept_at, change = -1, 0
-    whole = len(runs) == 0
+    whole = len(segments) == 0
     num_outer = 1 << len(outer_bits)
     unseen = True
-    for unit in range(unit_start, unit_stop):
-        row0, outer = (unit * lanes, 0) if whole else (unit // num_outer, unit % num_outer)
+    for number in range(first_block, stop_block):
+        row0, outer = (number * lanes, 0) if whole else (number // num_outer, number % num_outer)
         if fresh and outer > 0:
             continue  # these amplitudes are still 0
         _refresh(num_ops, p_ops, p_columns, p_constants, angles, row0, lanes, seen, coefs, axes, unseen)
         unseen = False
         # Rows that follow each other may share their beginning (shifted circuits do): it is kept for the next.
         ahead = -1
-        if whole and fresh and unit + 1 < unit_stop:
+        if whole and fresh and number + 1 < stop_block:
             ahead = _first_change(num_ops, p_ops, p_columns, angles, row0, row0 + lanes, lanes)
         first = 0
         if fresh and 0 <= kept_at <= change:
@@ -455,10 +454,10 @@ def forward(
                 put(work, i, 1.0)
             kept_at = -1
         elif whole:
-            _copy(flat, unit * both, work, block, both)
+            _copy(flat, number * both, work, block, both)
         else:
             start = _start_of(outer, outer_bits)
-            _gather(flat, row0 * planes * stride, stride, work, block, planes, size, start, runs)
+            _gather(flat, row0 * planes * stride, stride, work, block, planes, size, start, segments)
         for k in range(first, num_ops):
             if k == ahead and k > 0:
                 _copy(work, block, work, kept, both)
@@ -471,10 +470,10 @@ def forward(
             kept_at = -1
         change = ahead
         if whole:
-            _copy(work, block, flat, unit * both, both)
+            _copy(work, block, flat, number * both, both)
         else:
             start = _start_of(outer, outer_bits)
-            _scatter(work, block, planes, size, flat, row0 * planes * stride, stride, start, runs)
+            _scatter(work, block, planes, size, flat, row0 * planes * stride, stride, start, segments)
     return seen_values[0] + scratch[0]  # which keeps them alive until here: numba does not see through pointers
 
 
@@ -565,7 +564,7 @@ def _sweep_diagonal(work, psi, lam, size, first, second, coefs, base, sums):
 
 
 @inner
-def _one_qubit_gradients(k, ops, columns, wanted, axes, sums, complex_kind, stride, lanes, row0, gradients, line):
+def _one_qubit_gradients(k, ops, columns, selected, axes, sums, complex_kind, stride, lanes, row0, gradients, line):
     """Adds the derivatives by the run's angles to the gradients of the lanes' rows.
 
     ``sums`` holds the vectors of the sums for X, Y and Z; a real run has only the one for Y.
@@ -582,7 +581,7 @@ def _one_qubit_gradients(k, ops, columns, wanted, axes, sums, complex_kind, stri
                 sy = -sy
         for f in range(_field(ops, k, FACTORS), _field(ops, k, FACTORS_END)):
             column = get(columns, f)
-            if column >= 0 and wanted[column]:
+            if column >= 0 and selected[column]:
                 derivative = get(axes, f * _AXES + WIDTH + e) * sy
                 if complex_kind:
                     derivative += get(axes, f * _AXES + e) * sx + get(axes, f * _AXES + 2 * WIDTH + e) * sz
@@ -590,7 +589,7 @@ def _one_qubit_gradients(k, ops, columns, wanted, axes, sums, complex_kind, stri
 
 
 @inner
-def _diagonal_gradients(k, ops, columns, constants, wanted, sums, first, second, lanes, row0, gradients, line):
+def _diagonal_gradients(k, ops, columns, constants, selected, sums, first, second, lanes, row0, gradients, line):
     for outer in range(4):
         for e in range(WIDTH):
             row = row0 + e % lanes
@@ -599,31 +598,31 @@ def _diagonal_gradients(k, ops, columns, constants, wanted, sums, first, second,
             corner = _corner(outer, e, first, second)
             for f in range(_field(ops, k, FACTORS), _field(ops, k, FACTORS_END)):
                 column = get(columns, f)
-                if column >= 0 and wanted[column]:
+                if column >= 0 and selected[column]:
                     gradients[row, line, column] -= 2.0 * get(constants, 4 * f + corner) * get(sums, outer * WIDTH + e)
 
 
 @inner
-def _wants(k, ops, columns, wanted):
+def _is_selected(k, ops, columns, selected):
     if _field(ops, k, KIND) <= DIAGONAL:
         for f in range(_field(ops, k, FACTORS), _field(ops, k, FACTORS_END)):
-            if get(columns, f) >= 0 and wanted[get(columns, f)]:
+            if get(columns, f) >= 0 and selected[get(columns, f)]:
                 return True
     return False
 
 
 @entry
 def sweep(
-    ops, columns, constants, permutations, signs, dense_qubits, dense, runs, outer_bits,
-    m, lanes, last_pass, wanted, angles, states, duals, gradients, unit_start, unit_stop,
+    ops, columns, constants, permutations, signs, dense_qubits, dense, segments, outer_bits,
+    m, lanes, last_pass, selected, angles, states, duals, gradients, first_block, stop_block,
 ):  # fmt: skip
-    """Takes states and duals back through the operations, and collects the derivatives by the wanted angles.
+    """Takes states and duals back through the operations, and collects the derivatives by the selected angles.
 
     Args:
         ops: This and what is not named here: as in :func:`forward`.
-        last_pass: Whether nothing wanted lies before this pass: then it may stop early, and leaves the states as they
+        last_pass: Whether no selected angle lies before this pass: then it may stop early, and leaves the states as they
             were.
-        wanted: Shape (A,): which angles' derivatives are wanted.
+        selected: Shape (A,), bool: by which angles.
         states: The states behind the pass, as in :func:`forward`; before it when this returns (unless ``last_pass``).
         duals: The effective observable applied to the final states, likewise.
         gradients: Shape (N, blocks of a state, A), to be added to.
@@ -644,29 +643,29 @@ def sweep(
     sums = pointer(scratch[4 * both + num_ops * TILES + len(columns) * _AXES :])
     seen_values = np.zeros(max(1, len(columns) * WIDTH))
     seen = pointer(seen_values)
-    whole = len(runs) == 0
+    whole = len(segments) == 0
     num_outer = 1 << len(outer_bits)
-    wants = np.zeros(num_ops + 1, np.uint8)
+    differentiated = np.zeros(num_ops + 1, np.uint8)
     for k in range(num_ops):
-        wants[k] = _wants(k, p_ops, p_columns, wanted)
+        differentiated[k] = _is_selected(k, p_ops, p_columns, selected)
     stop = 0
-    while last_pass and stop < num_ops and not wants[stop]:
+    while last_pass and stop < num_ops and not differentiated[stop]:
         stop += 1
-    for unit in range(unit_start, unit_stop):
-        row0, outer = (unit * lanes, 0) if whole else (unit // num_outer, unit % num_outer)
-        _refresh(num_ops, p_ops, p_columns, p_constants, angles, row0, lanes, seen, coefs, axes, unit == unit_start)
+    for number in range(first_block, stop_block):
+        row0, outer = (number * lanes, 0) if whole else (number // num_outer, number % num_outer)
+        _refresh(num_ops, p_ops, p_columns, p_constants, angles, row0, lanes, seen, coefs, axes, number == first_block)
         start, at = _start_of(outer, outer_bits), row0 * planes * stride
         if whole:
-            _copy(flat_states, unit * both, work, psi, both)
-            _copy(flat_duals, unit * both, work, lam, both)
+            _copy(flat_states, number * both, work, psi, both)
+            _copy(flat_duals, number * both, work, lam, both)
         else:
-            _gather(flat_states, at, stride, work, psi, planes, size, start, runs)
-            _gather(flat_duals, at, stride, work, lam, planes, size, start, runs)
+            _gather(flat_states, at, stride, work, psi, planes, size, start, segments)
+            _gather(flat_duals, at, stride, work, lam, planes, size, start, segments)
         for k in range(num_ops - 1, stop - 1, -1):
             kind = _field(p_ops, k, KIND)
             base = k * TILES
             first = lanes << _field(p_ops, k, FIRST)
-            if not wants[k]:
+            if not differentiated[k]:
                 _apply(
                     k, p_ops, work, lam, lam2, planes, m, lanes, coefs, p_permutations, p_signs, p_qubits, p_dense, True
                 )
@@ -680,7 +679,7 @@ def sweep(
                     put(sums, i, 0.0)
                 _sweep_diagonal(work, psi, lam, size, first, second, coefs, base, sums)
                 _diagonal_gradients(
-                    k, p_ops, p_columns, p_constants, wanted, sums, first, second, lanes, row0, gradients, outer
+                    k, p_ops, p_columns, p_constants, selected, sums, first, second, lanes, row0, gradients, outer
                 )
             else:
                 if kind == REAL:
@@ -691,14 +690,14 @@ def sweep(
                     store(sums, WIDTH, sum_y)
                     store(sums, 2 * WIDTH, sum_z)
                 _one_qubit_gradients(
-                    k, p_ops, p_columns, wanted, axes, sums, kind == COMPLEX, first, lanes, row0, gradients, outer
+                    k, p_ops, p_columns, selected, axes, sums, kind == COMPLEX, first, lanes, row0, gradients, outer
                 )
         if last_pass:
             continue
         if whole:
-            _copy(work, psi, flat_states, unit * both, both)
-            _copy(work, lam, flat_duals, unit * both, both)
+            _copy(work, psi, flat_states, number * both, both)
+            _copy(work, lam, flat_duals, number * both, both)
         else:
-            _scatter(work, psi, planes, size, flat_states, at, stride, start, runs)
-            _scatter(work, lam, planes, size, flat_duals, at, stride, start, runs)
+            _scatter(work, psi, planes, size, flat_states, at, stride, start, segments)
+            _scatter(work, lam, planes, size, flat_duals, at, stride, start, segments)
     return seen_values[0] + scratch[0]  # which keeps them alive until here: numba does not see through pointers

@@ -1,11 +1,11 @@
-"""How a program is run: passes over blocks of amplitudes, and in each pass few operations.
+"""How a program is simulated: passes over blocks of amplitudes, and in each pass few operations.
 
 * **Passes.** A state that is larger than a block (:data:`BLOCK_QUBITS`) is worked on in blocks that fit the
   processor's cache. A pass takes as many gates as act on the qubits of one block, in any order that the gates' own
   dependencies allow; gates that need other qubits wait for the next pass. So a layer of gates on twenty qubits reads
   the state two or three times, not twenty.
 * **Fusion.** Within a pass, one-qubit gates that follow each other on a qubit become one operation, whatever number of
-  angles they have; signed permutations (CNOT, CZ, SWAP ...) that follow each other become one table; so do diagonal
+  angles they have; signed permutations (CNOT, CZ, SWAP ...) that follow each other become one; so do diagonal
   gates on the same two qubits.
 """
 
@@ -19,32 +19,31 @@ import numpy as np
 from qiskit.quantum_info import SparsePauliOp
 
 from ..program.compiled import Program
-from ..program.readout import Expectation
-from . import kernels
-from . import readout_kernels as readout
+from ..program.readout import Expectation, MeasurementGroup, OutcomeGroup
+from . import kernels, pauli_kernels
 from .lowering import DenseGate, DiagonalGate, Factor, LoweredGate, MonomialGate, OneQubitGate, basis_change, lowered
 
-__all__ = ["BLOCK_QUBITS", "Pass", "PauliTables", "Plan", "basis_change_passes", "plan_of"]
+__all__ = ["BLOCK_QUBITS", "Measurement", "Observables", "Pass", "Plan", "plan_of"]
 
 BLOCK_QUBITS = 13
-_RUN_QUBITS = 4  # a block's amplitudes lie in runs of at least 2**4, whole cache lines of memory
+_SEGMENT_QUBITS = 4  # a block's amplitudes lie in segments of at least 2**4, whole cache lines of memory
 _FACTORS = tuple[Factor, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Pass:
-    """Operations on the qubits of a block, as the tables that :func:`kernels.forward` takes.
+    """Operations on the qubits of a block, as :func:`kernels.forward` takes them.
 
     Attributes:
-        tables: Its first seven arguments.
-        runs: Where a block's runs of amplitudes are; empty where the block is the whole state.
+        arrays: Its first seven arguments.
+        segments: Where a block's segments of amplitudes are; empty where the block is the whole state.
         outer_bits: The qubits that number the blocks.
         num_qubits: The number of qubits of a block.
         columns: The angles' columns that the operations use, ascending.
     """
 
-    tables: tuple[np.ndarray, ...]
-    runs: np.ndarray
+    arrays: tuple[np.ndarray, ...]
+    segments: np.ndarray
     outer_bits: np.ndarray
     num_qubits: int
     columns: np.ndarray
@@ -57,68 +56,106 @@ class Pass:
     @cached_property
     def num_operations(self) -> int:
         """The number of operations."""
-        return len(self.tables[0])
+        return len(self.arrays[0])
 
 
 @dataclass(frozen=True, eq=False)
-class PauliTables:
-    """Observables as the tables that :func:`readout_kernels.expectations` takes.
+class Observables:
+    """Observables as :func:`pauli_kernels.expectations` takes them.
 
     Attributes:
-        tables: Its first seven arguments.
+        arrays: Its first seven arguments.
         num_qubits: The number of qubits of a block.
-        complex: Whether a value depends on phases between amplitudes that a real state has not.
+        is_complex: Whether a value depends on phases between amplitudes that a real state has not.
     """
 
-    tables: tuple[np.ndarray, ...]
+    arrays: tuple[np.ndarray, ...]
     num_qubits: int
-    complex: bool
+    is_complex: bool
 
     @cached_property
     def num_families(self) -> int:
         """The number of families."""
-        return len(self.tables[0])
+        return len(self.arrays[0])
 
 
 @dataclass(frozen=True, eq=False)
+class Measurement:
+    """A measurement of some of a state's qubits.
+
+    Attributes:
+        group: What the program says of it.
+        qubits: Shape (k,): where its qubits are in the state.
+        basis_changes: What turns its bases to Z.
+    """
+
+    group: MeasurementGroup
+    qubits: np.ndarray
+    basis_changes: tuple[Pass, ...]
+
+    @cached_property
+    def output_of(self) -> np.ndarray | None:
+        """Shape (2**k,): the output that each outcome counts towards; None where each contributes to several."""
+        # Copied, because unpickled arrays may be read-only, and kernels are compiled anew for those.
+        return self.group.outputs.copy() if isinstance(self.group, OutcomeGroup) else None
+
+    @cached_property
+    def scores(self) -> tuple[np.ndarray, np.ndarray]:
+        """The scores of all outcomes, shape (2**k, M), and their squares; of up to ``MOST_TABULATED_QUBITS`` qubits."""
+        ((_, scores),) = self.group.score_blocks()
+        return scores, scores**2
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Plan:
-    """A program as the simulator runs it.
+    """A program as it is simulated.
 
     Attributes:
         num_qubits: The number n of qubits of a state.
+        whole: Whether a state fits into a block.
         planes: 1 where all amplitudes are real, else 2.
         passes: What takes all qubits in 0 to the final state.
         observables: What is read from it; None for probabilities.
+        measurements: What takes shots of it.
     """
 
     num_qubits: int
+    whole: bool
     planes: int
     passes: tuple[Pass, ...]
-    observables: PauliTables | None
-
-    @property
-    def whole(self) -> bool:
-        """Whether a state fits into a block."""
-        return self.num_qubits <= BLOCK_QUBITS
+    observables: Observables | None
+    measurements: tuple[Measurement, ...]
 
 
 def plan_of(program: Program, dtype: np.dtype) -> Plan:
     """Plans a program; ``dtype`` is that of a plane of the state."""
     n = len(program.active_qubits)
-    observables = _pauli_tables(program) if isinstance(program.readout, Expectation) else None
-    gates = lowered(program)
-    passes = [_compiled(qubits, part, n, dtype) for qubits, part in _schedule(gates, n)]
-    if not passes:
-        passes = [_compiled(_block(n), [], n, dtype)]
-    is_complex = any(one.is_complex for one in passes) or (observables is not None and observables.complex)
-    return Plan(n, 2 if is_complex else 1, tuple(passes), observables)
+    observables = _observables(program) if isinstance(program.readout, Expectation) else None
+    passes = _passes(lowered(program), n, dtype) or (_compiled(_block(n), [], n, dtype),)
+    is_complex = any(one.is_complex for one in passes) or (observables is not None and observables.is_complex)
+    return Plan(
+        num_qubits=n,
+        whole=n <= BLOCK_QUBITS,
+        planes=2 if is_complex else 1,
+        passes=passes,
+        observables=observables,
+        measurements=tuple(_measurement(program, group, dtype) for group in program.readout.groups),
+    )
 
 
-def basis_change_passes(qubits: Sequence[int], bases: str, n: int, dtype: np.dtype) -> tuple[Pass, ...]:
-    """What turns measurements in the given bases into ones in Z."""
+def _measurement(program: Program, group: MeasurementGroup, dtype: np.dtype) -> Measurement:
+    place = {qubit: i for i, qubit in enumerate(program.active_qubits)}
+    qubits = [place[qubit] for qubit in group.qubits]
     gates = [
-        gate for qubit, basis in zip(qubits, bases, strict=True) if basis != "Z" for gate in basis_change(qubit, basis)
+        gate
+        for qubit, basis in zip(qubits, group.bases, strict=True)
+        if basis != "Z"
+        for gate in basis_change(qubit, basis)
     ]
+    return Measurement(group, np.array(qubits, np.int64), _passes(gates, len(place), dtype))
+
+
+def _passes(gates: Iterable[LoweredGate], n: int, dtype: np.dtype) -> tuple[Pass, ...]:
     return tuple(_compiled(block, part, n, dtype) for block, part in _schedule(gates, n))
 
 
@@ -133,7 +170,7 @@ def _schedule(gates: Iterable[LoweredGate], n: int) -> list[tuple[list[int], lis
         return [(_block(n), waiting)] if waiting else []
     passes = []
     while waiting:
-        inside, blocked = set(range(_RUN_QUBITS)), set[int]()
+        inside, blocked = set(range(_SEGMENT_QUBITS)), set[int]()
         now: list[LoweredGate] = []
         later: list[LoweredGate] = []
         for gate in waiting:
@@ -199,22 +236,27 @@ def _to_join(gate: LoweredGate, last: list[_Fused], depth: int, operations: list
     return alone if alone.qubits == set(gate.qubits) else None
 
 
-# Tables
+# Arrays
 
 
 def _compiled(block: list[int], gates: Sequence[LoweredGate], n: int, dtype: np.dtype) -> Pass:
     place = {qubit: i for i, qubit in enumerate(block)}
-    tables = _Tables(len(block), dtype)
-    for operation in _fuse(gates):
-        tables.add(operation.gates, place)
+    operations = _Operations(len(block), dtype)
+    for fused in _fuse(gates):
+        operations.add(fused.gates, place)
     outer = [qubit for qubit in range(n) if qubit not in place]
-    runs = np.zeros(0, np.int64)
+    segments = np.zeros(0, np.int64)
     if outer:
         length = next(i for i, qubit in enumerate([*block, -1]) if i != qubit)
-        runs = _deposited(np.arange(2 ** (len(block) - length)), block[length:])
-    arrays = tables.arrays()
-    columns = np.unique(arrays[1][arrays[1] >= 0])
-    return Pass(arrays, runs, np.array(outer, dtype=np.int64), len(block), columns)
+        segments = _deposited(np.arange(2 ** (len(block) - length)), block[length:])
+    arrays = operations.arrays()
+    return Pass(
+        arrays=arrays,
+        segments=segments,
+        outer_bits=np.array(outer, dtype=np.int64),
+        num_qubits=len(block),
+        columns=np.unique(arrays[1][arrays[1] >= 0]),
+    )
 
 
 def _deposited(numbers: np.ndarray, bits: Sequence[int]) -> np.ndarray:
@@ -222,8 +264,8 @@ def _deposited(numbers: np.ndarray, bits: Sequence[int]) -> np.ndarray:
     return sum((((numbers >> i) & 1) << bit for i, bit in enumerate(bits)), start=np.zeros_like(numbers))
 
 
-class _Tables:
-    """The tables of a pass, as operations are added to it."""
+class _Operations:
+    """The operations of a pass, as they are added to it."""
 
     def __init__(self, num_qubits: int, dtype: np.dtype) -> None:
         self.num_qubits = num_qubits
@@ -261,7 +303,7 @@ class _Tables:
         else:
             row[kernels.KIND] = kernels.DENSE
             row[kernels.FIRST], row[kernels.WIDTH_OF_DENSE] = len(self.dense_qubits), len(qubits)
-            row[kernels.TABLE] = sum(map(len, self.dense))
+            row[kernels.OFFSET] = sum(map(len, self.dense))
             self.dense_qubits += qubits
             self.dense.append(np.stack([first.matrix.real, first.matrix.imag]).ravel())
         self.rows.append(row)
@@ -283,7 +325,7 @@ class _Tables:
             self.permutations.append(permutation)
             self.signs.append(signs)
         flags = kernels.HAS_PERMUTATION * permuted | kernels.HAS_SIGNS * signed
-        return {kernels.TABLE: self.monomials[key], kernels.FLAGS: flags}
+        return {kernels.OFFSET: self.monomials[key], kernels.FLAGS: flags}
 
     def arrays(self) -> tuple[np.ndarray, ...]:
         operations = np.zeros((len(self.rows), kernels.NUM_FIELDS), np.int64)
@@ -322,7 +364,7 @@ def _real_type(factors: _FACTORS) -> bool | None:
 
 
 def _is_complex(one: Pass) -> bool:
-    operations, *_, dense = one.tables
+    operations, *_, dense = one.arrays
     kinds = set(operations[:, kernels.KIND].tolist())
     if kinds & {kernels.COMPLEX, kernels.DIAGONAL}:
         return True
@@ -338,7 +380,7 @@ def _is_complex(one: Pass) -> bool:
 # Observables
 
 
-def _pauli_tables(program: Program) -> PauliTables:
+def _observables(program: Program) -> Observables:
     assert isinstance(program.readout, Expectation)
     families = _families(program.readout.observables, program.active_qubits)
     n = len(program.active_qubits)
@@ -355,14 +397,14 @@ def _pauli_tables(program: Program) -> PauliTables:
         seen = reduce(int.__or__, terms, 0) & local
         bits = [bit for bit in range(m) if (seen >> bit) & 1]
         row = {
-            readout.FLIP: flip,
-            readout.ODD: int(odd),
-            readout.BITS: len(bits),
-            readout.OUTCOMES: len(outcomes) << m,
-            readout.TERMS: len(local_masks),
-            readout.TERMS_END: len(local_masks) + len(terms),
+            pauli_kernels.FLIP: flip,
+            pauli_kernels.ODD: int(odd),
+            pauli_kernels.BITS: len(bits),
+            pauli_kernels.OUTCOMES: len(outcomes) << m,
+            pauli_kernels.TERMS: len(local_masks),
+            pauli_kernels.TERMS_END: len(local_masks) + len(terms),
         }
-        rows.append([row[name] for name in range(readout.FAMILY_FIELDS)])
+        rows.append([row[name] for name in range(pauli_kernels.FAMILY_FIELDS)])
         outcomes.append(_outcomes(m, tuple(bits)))
         for z, shares in terms.items():
             local_masks.append(sum(((z >> bit) & 1) << i for i, bit in enumerate(bits)))
@@ -370,8 +412,8 @@ def _pauli_tables(program: Program) -> PauliTables:
             outputs += shares.keys()
             coefficients += shares.values()
             entries.append(len(outputs))
-    tables = (
-        np.array(rows, np.int64).reshape(-1, readout.FAMILY_FIELDS),
+    arrays = (
+        np.array(rows, np.int64).reshape(-1, pauli_kernels.FAMILY_FIELDS),
         np.concatenate([np.zeros(0, np.int32), *outcomes]),
         np.array(local_masks, np.int64),
         np.array(block_masks, np.int64),
@@ -379,7 +421,7 @@ def _pauli_tables(program: Program) -> PauliTables:
         np.array(outputs, np.int64),
         np.array(coefficients, np.float64),
     )
-    return PauliTables(tables, m, any(odd for _, odd in families))
+    return Observables(arrays, m, any(odd for _, odd in families))
 
 
 @lru_cache(maxsize=64)

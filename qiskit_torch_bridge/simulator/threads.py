@@ -15,9 +15,10 @@ from threading import Event
 
 import torch
 
-__all__ = ["in_parallel", "worth_sharing"]
+__all__ = ["LEAST_SECONDS", "in_parallel"]
 
-_LEAST_SECONDS = 1e-4  # below this, waking a thread costs more than it saves
+LEAST_SECONDS = 1e-4
+"""Below this, waking a thread costs more than it saves."""
 _SECONDS_BETWEEN_STOPS = 0.1  # compiled code cannot be interrupted
 _pool: ThreadPoolExecutor | None = None
 
@@ -32,24 +33,19 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
 
 
-def worth_sharing(seconds: float) -> bool:
-    """Whether work of that length is worth another thread."""
-    return seconds >= 2 * _LEAST_SECONDS
-
-
-def in_parallel(work: Callable[[int, int], None], units: int, seconds: float) -> None:
-    """Calls ``work(start, stop)`` for parts that together make up ``range(units)``.
+def in_parallel(work: Callable[[int, int], None], size: int, seconds: float) -> None:
+    """Calls ``work(start, stop)`` for parts that together make up ``range(size)``.
 
     Args:
         work: Releases the interpreter's lock while it computes; writes nowhere where another part does.
-        units: How many units there are.
-        seconds: Roughly how long all of them take in one thread.
+        size: Of the whole range.
+        seconds: Roughly how long all of it takes in one thread.
     """
-    parts = max(1, min(torch.get_num_threads(), units, int(seconds / _LEAST_SECONDS)))
+    parts = max(1, min(torch.get_num_threads(), size, int(seconds / LEAST_SECONDS)))
     if parts == 1 and seconds < _SECONDS_BETWEEN_STOPS:
-        work(0, units)
+        work(0, size)
         return
-    step = max(1, int(units * _SECONDS_BETWEEN_STOPS / seconds))
+    step = max(1, int(size * _SECONDS_BETWEEN_STOPS / seconds))
     stopped = Event()
 
     def share(start: int, stop: int) -> None:
@@ -58,7 +54,7 @@ def in_parallel(work: Callable[[int, int], None], units: int, seconds: float) ->
                 return
             work(first, min(first + step, stop))
 
-    edges = [units * part // parts for part in range(parts + 1)]
+    edges = [size * part // parts for part in range(parts + 1)]
     futures: list[Future[None]] = []
     alone = edges[1]
     try:
@@ -69,7 +65,7 @@ def in_parallel(work: Callable[[int, int], None], units: int, seconds: float) ->
             alone = stop
         share(0, edges[1])
         # What no thread could be had for.
-        share(alone, units)
+        share(alone, size)
     except BaseException:
         stopped.set()
         raise

@@ -32,7 +32,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     def set_sizes(block: int = 5, run: int = 3) -> None:
         monkeypatch.setattr(Simulator, "_lanes", lanes)
         monkeypatch.setattr(plan, "BLOCK_QUBITS", block)
-        monkeypatch.setattr(plan, "_RUN_QUBITS", run)
+        monkeypatch.setattr(plan, "_SEGMENT_QUBITS", run)
 
     return set_sizes
 
@@ -50,7 +50,7 @@ class RecordingPool(ThreadPoolExecutor):
 @pytest.fixture
 def busy_threads(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Threads share any work, however small; the pool that does it."""
-    monkeypatch.setattr(threads, "_LEAST_SECONDS", 1e-15)
+    monkeypatch.setattr(threads, "LEAST_SECONDS", 1e-15)
     with RecordingPool(8) as pool:
         monkeypatch.setattr(threads, "_pool", pool)
         yield pool

@@ -11,7 +11,7 @@ from typing import Any
 import numba
 import pytest
 
-from qiskit_torch_bridge.simulator import compiling
+from qiskit_torch_bridge.simulator import machine_code
 
 COMPILE_ALL = """
 import torch
@@ -44,9 +44,9 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 
 COMPILE_LITTLE = """
 import numpy as np
-from qiskit_torch_bridge.simulator import sampling
+from qiskit_torch_bridge.simulator import outcome_kernels
 for kind in (np.uint64, np.uint32):
-    print(sampling.random_words(np.zeros(4, kind), np.zeros(2, kind)))
+    print(outcome_kernels.random_words(np.zeros(4, kind), np.zeros(2, kind)))
 """
 
 
@@ -83,9 +83,9 @@ def test_functions_work_where_nothing_can_be_written(monkeypatch, caplog):
 
     for locator in caching.CacheImpl._locator_classes:
         monkeypatch.setattr(locator, "from_function", classmethod(nowhere))
-    monkeypatch.setattr(compiling, "_entries", set(compiling._entries))
+    monkeypatch.setattr(machine_code, "_entries", set(machine_code._entries))
     with caplog.at_level(logging.WARNING):
-        function = compiling.entry(increment)
+        function = machine_code.entry(increment)
     assert function(1) == 2
     assert "cannot be kept on disk" in caplog.text
     assert "NUMBA_CACHE_DIR" in caplog.text
@@ -95,7 +95,7 @@ def test_a_folder_that_cannot_be_written_is_passed_over(monkeypatch, tmp_path, c
     """There is another; without a warning."""
     (tmp_path / "file").touch()
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "file" / "below"))
-    monkeypatch.setattr(compiling, "_entries", set(compiling._entries))
+    monkeypatch.setattr(machine_code, "_entries", set(machine_code._entries))
     with caplog.at_level(logging.WARNING):
-        assert compiling.entry(increment)(1) == 2
+        assert machine_code.entry(increment)(1) == 2
     assert "cannot be kept" not in caplog.text

@@ -18,7 +18,7 @@ from scipy import stats
 from simulator_cases import FAMILY, SEED, Case, pauli, random_circuit
 
 from qiskit_torch_bridge import QuantumLayer
-from qiskit_torch_bridge.simulator import sampling
+from qiskit_torch_bridge.simulator import outcome_kernels
 
 
 def assert_plausible(pvalues: Sequence[float]) -> None:
@@ -58,7 +58,7 @@ def chi_square(observed: np.ndarray, expected: np.ndarray) -> float:
 def test_philox_gives_the_published_answers(counter, key, answer):
     """The known answers of Random123 for Philox4x32-10."""
     words = [np.array([int(word, 16) for word in text.split()], np.uint64) for text in (counter, key)]
-    assert " ".join(f"{word:08x}" for word in sampling.random_words(*words)) == answer
+    assert " ".join(f"{word:08x}" for word in outcome_kernels.random_words(*words)) == answer
 
 
 def key_of(seed: int) -> np.ndarray:
@@ -80,7 +80,7 @@ BINOMIALS = (
 
 def ours(n: int, p: float, rng: np.random.Generator) -> np.ndarray:
     draws = np.empty(DRAWS, np.int64)
-    sampling.binomials(n, p, key_of(int(rng.integers(2**31))), draws)
+    outcome_kernels.binomials(n, p, key_of(int(rng.integers(2**31))), draws)
     return draws
 
 
@@ -112,7 +112,7 @@ def test_binomial_draws():
 def test_sure_binomial_draws(n):
     draws = np.empty(1000, np.int64)
     for p, expected in [(0.0, 0), (1.0, n), (1e-300, 0)]:
-        sampling.binomials(n, p, key_of(0), draws)
+        outcome_kernels.binomials(n, p, key_of(0), draws)
         assert (draws == expected).all()
 
 
@@ -140,7 +140,7 @@ def test_right_binomial_draws_of_another_library_pass_the_check():
 
 def drawn(probabilities: np.ndarray, shots: int, seed: int = 0, group: int = 0, first_row: int = 0) -> np.ndarray:
     counts = np.full(probabilities.shape, -1, np.int64)
-    sampling.draw_counts(probabilities, shots, key_of(seed), group, first_row, counts, 0, len(counts))
+    outcome_kernels.draw_counts(probabilities, shots, key_of(seed), group, first_row, counts, 0, len(counts))
     return counts
 
 
@@ -272,7 +272,7 @@ def test_a_seed_repeats_its_counts_and_rows_do_not_see_each_other():
     other[::2] = rng.dirichlet(np.ones(16), 15)
     np.testing.assert_array_equal(counts[1::2], drawn(other, 200)[1::2])
     part = np.full((30, 16), -1, np.int64)
-    sampling.draw_counts(p, 200, key_of(0), 0, 0, part, 10, 20)
+    outcome_kernels.draw_counts(p, 200, key_of(0), 0, 0, part, 10, 20)
     np.testing.assert_array_equal(part[10:20], counts[10:20])
     assert (part[:10] == -1).all()
     assert (part[20:] == -1).all()
@@ -392,6 +392,6 @@ def test_probabilities_that_are_not_finite_end_the_draws(bad):
     counts = np.zeros((2, 4), np.int64)
     probabilities = np.full((2, 4), 0.25)
     probabilities[1, 2] = bad
-    sampling.draw_counts(probabilities, 100, np.array([1, 2], np.uint64), 0, 0, counts, 0, 2)
+    outcome_kernels.draw_counts(probabilities, 100, np.array([1, 2], np.uint64), 0, 0, counts, 0, 2)
     assert counts[0].sum() == 100
     assert (counts[1] == -1).all()

@@ -108,7 +108,7 @@ def test_random_circuits_in_many_small_blocks(small_blocks, block, run, seed, ke
 def test_threads_share_the_blocks_of_several_rows(small_blocks, num_threads, monkeypatch, rows, count):
     """A thread may begin in the middle of a row, at blocks that are still zero."""
     small_blocks()
-    monkeypatch.setattr(threads, "_LEAST_SECONDS", 1e-15)
+    monkeypatch.setattr(threads, "LEAST_SECONDS", 1e-15)
     num_threads(count)
     Case(random_circuit(8, 4, 40, free=5), some_observables(8)).check(rows)
     constant = Case(fixed(8), [pauli(8, X=7, Z=0)])
@@ -157,7 +157,7 @@ def test_a_unitary_on_ten_of_fourteen_qubits():
     circuit.ry(Parameter("c"), 12)
     case = Case(circuit, [SparsePauliOp([pauli(14, Z=[0, 9, 12]), pauli(14, X=[12, 3])], [1.0, 2.0])])
     assert case.num_passes > 1
-    assert any(len(one.runs) == 0 for one in case.simulator.plan.passes)
+    assert any(len(one.segments) == 0 for one in case.simulator.plan.passes)
     case.check(1)
 
 

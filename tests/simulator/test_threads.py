@@ -138,7 +138,7 @@ def layer_with_threads() -> QuantumLayer:
 
 def run_with_threads() -> list[list[float]]:
     """Values, gradients and values with shots of a layer, in two threads."""
-    threads._LEAST_SECONDS = 1e-15
+    threads.LEAST_SECONDS = 1e-15
     torch.set_num_threads(2)
     layer = layer_with_threads()
     x = torch.linspace(-2, 2, 200, dtype=torch.float64).reshape(40, 5).requires_grad_()
@@ -176,7 +176,7 @@ def in_child(method: str, work: Callable[[], Any]) -> Any:
 @forks
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_child_process_computes_the_same(num_threads, monkeypatch, method):
-    monkeypatch.setattr(threads, "_LEAST_SECONDS", 1e-15)
+    monkeypatch.setattr(threads, "LEAST_SECONDS", 1e-15)
     monkeypatch.setattr(threads, "_pool", None)
     expected = run_with_threads()
     pool = threads._pool
@@ -252,7 +252,7 @@ from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.simulator import threads
 
 torch.set_num_threads(2)
-threads._LEAST_SECONDS = 1e-12
+threads.LEAST_SECONDS = 1e-12
 x = ParameterVector("x", 2)
 circuit = QuantumCircuit(2)
 circuit.ry(x[0], 0)

@@ -1,8 +1,9 @@
-r"""Shots: exact multinomial counts from probabilities, in compiled code, each row from a random stream of its own.
+r"""Outcomes of measured qubits, in compiled code: their probabilities, the derivatives of those, and draws from them.
 
-The random numbers are Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3",
-SC 2011), a function of a key and a counter. The key is the call's seed; the counter names the row and the draw. So rows
-are independent, and a row's shots do not depend on threads, chunks or the other rows.
+**Shots** are exact multinomial counts, each row's from a random stream of its own. The random numbers are Philox4x32-10
+(Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011), a function of a key and a counter.
+The key is the call's seed; the counter names the row and the draw. So rows are independent, and a row's shots do not
+depend on threads, chunks or the other rows.
 
 A row's shots are split by a binomial draw between the two halves of its outcomes, each half likewise, down to single
 outcomes; halves without shots are left alone. That is a multinomial draw, with sums of probabilities (never their
@@ -19,15 +20,107 @@ import math
 
 import numpy as np
 
-from .compiling import entry, inner
+from .machine_code import entry, inner
 
-__all__ = ["binomials", "draw_counts", "random_words"]
+__all__ = ["add_by_output", "add_probabilities", "binomials", "draw_counts", "observe", "random_words"]
 
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL_0, _WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _ROUNDS = 10
+
+
+@inner
+def _outcome(amplitude, qubits):
+    outcome = 0
+    for bit in range(len(qubits)):
+        outcome |= ((amplitude >> qubits[bit]) & 1) << bit
+    return outcome
+
+
+@inner
+def _first_outcomes(amplitudes, qubits):
+    """The outcomes of the first amplitudes; those of later ones differ from them in higher bits alone."""
+    outcomes = np.empty(min(amplitudes, 4096), np.int64)
+    for b in range(len(outcomes)):
+        outcomes[b] = _outcome(b, qubits)
+    return outcomes
+
+
+@entry
+def add_probabilities(qubits, lanes, states, probabilities, first_slab, stop_slab):
+    """Adds up the probabilities of the outcomes of measuring some qubits.
+
+    Args:
+        qubits: Shape (k,): bit j of an outcome is the j-th.
+        lanes: Rows side by side, a slab.
+        states: Shape (slabs, planes, lanes * 2**n).
+        probabilities: Shape (N, 2**k), 0, to be filled.
+        first_slab: The number of the first slab.
+        stop_slab: That after the last.
+    """
+    planes = states.shape[1]
+    amplitudes = states.shape[2] // lanes
+    outcomes = _first_outcomes(amplitudes, qubits)
+    low = len(outcomes)
+    for slab in range(first_slab, stop_slab):
+        for start in range(0, amplitudes, low):
+            above = _outcome(start, qubits)
+            for b in range(low):
+                for lane in range(lanes):
+                    row = slab * lanes + lane
+                    if row < len(probabilities):
+                        i = (start + b) * lanes + lane
+                        weight = np.float64(states[slab, 0, i]) ** 2
+                        if planes == 2:
+                            weight += np.float64(states[slab, 1, i]) ** 2
+                        probabilities[row, above | outcomes[b]] += weight
+
+
+@entry
+def observe(qubits, output_of, lanes, states, upstream, duals, first_slab, stop_slab):
+    """Writes every amplitude times the upstream gradient of its outcome's output into ``duals``.
+
+    Args:
+        qubits: This and what is not named here: as in :func:`add_probabilities`.
+        output_of: Shape (2**k,): the output that each outcome counts towards.
+        upstream: Shape (N, M).
+        duals: Shaped like ``states``.
+    """
+    planes = states.shape[1]
+    amplitudes = states.shape[2] // lanes
+    last = len(upstream) - 1
+    outcomes = _first_outcomes(amplitudes, qubits)
+    low = len(outcomes)
+    for slab in range(first_slab, stop_slab):
+        for start in range(0, amplitudes, low):
+            above = _outcome(start, qubits)
+            for b in range(low):
+                output = output_of[above | outcomes[b]]
+                for lane in range(lanes):
+                    weight = upstream[min(slab * lanes + lane, last), output]
+                    i = (start + b) * lanes + lane
+                    for p in range(planes):
+                        duals[slab, p, i] = weight * states[slab, p, i]
+
+
+@entry
+def add_by_output(output_of, weights, shots, sums):
+    """Adds the share of each outcome to the output that it counts towards.
+
+    Args:
+        output_of: As in :func:`observe`.
+        weights: Shape (N, 2**k): counts, or probabilities.
+        shots: What to divide them by.
+        sums: Shape (N, M), to be added to.
+    """
+    for row in range(len(weights)):
+        for outcome in range(len(output_of)):
+            sums[row, output_of[outcome]] += weights[row, outcome] / shots
+
+
+# Draws
 
 
 @inner

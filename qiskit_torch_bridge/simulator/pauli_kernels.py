@@ -1,4 +1,4 @@
-r"""Compiled readout: expectation values of Pauli sums, the effective observable, and probabilities of outcomes.
+r"""Expectation values of Pauli sums and their effective observable, in compiled code.
 
 A Pauli string is :math:`i^{y} X^{x} Z^{z}` with bit masks x and z and the number y of its Y's. Strings with the same x
 (and the same parity of y) form a *family*: their expectation values are, up to a sign, the Walsh-Hadamard transform of
@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from .compiling import entry, inner
 from .kernels import aligned
+from .machine_code import entry, inner
 from .vectors import WIDTH, load, store, swapped
 
-__all__ = ["FAMILY_FIELDS", "expectations", "observe", "observe_outcomes", "outcome_probabilities"]
+__all__ = ["FAMILY_FIELDS", "expectations", "observe"]
 
 FLIP, ODD, BITS, OUTCOMES, TERMS, TERMS_END, FAMILY_FIELDS = range(7)
 
@@ -92,13 +92,13 @@ def _collect_all(state, here, size, bins):
 @entry
 def expectations(
     families, outcomes, local_masks, block_masks, entries, outputs, coefficients,
-    m, num_blocks, lanes, states, values, unit_start, unit_stop,
+    m, num_blocks, lanes, states, values, first_block, stop_block,
 ):  # fmt: skip
     """Adds the families' expectation values to the outputs.
 
     Args:
         families: Shape (families, FAMILY_FIELDS).
-        outcomes: The families' tables of 2**m outcomes, behind each other.
+        outcomes: 2**m for each family, behind each other: where each amplitude falls into.
         local_masks: Shape (T,): where each term is in the transform within a block.
         block_masks: Shape (T,): its z on the qubits that number the blocks.
         entries: Shape (T + 1,): where each term's part of the next two begins.
@@ -107,15 +107,15 @@ def expectations(
         m: The number of qubits of a block.
         num_blocks: How many blocks a state has.
         lanes: Rows side by side (1 where there are several blocks).
-        states: Shape (units, planes, lanes * 2**m), or (N, planes, 2**n) with several blocks.
+        states: Shape (slabs, planes, lanes * 2**m), or (N, planes, 2**n) with several blocks.
         values: Shape (N, num_blocks, M), to be added to.
-        unit_start: The first unit; a unit is a group of rows, or a block of a row.
-        unit_stop: The unit after the last.
+        first_block: The number of the first block.
+        stop_block: That after the last.
     """
     amplitudes = 1 << m
     bins = aligned(1, max(WIDTH, lanes << m), states)[0]
-    for unit in range(unit_start, unit_stop):
-        slab, block = unit // num_blocks, unit % num_blocks
+    for number in range(first_block, stop_block):
+        slab, block = number // num_blocks, number % num_blocks
         for family in range(len(families)):
             flip, odd, bits = families[family, FLIP], families[family, ODD], families[family, BITS]
             first, stop = families[family, TERMS], families[family, TERMS_END]
@@ -125,8 +125,10 @@ def expectations(
                 _collect_all(states[slab], here * lanes, lanes << m, bins)
             else:
                 bins[: max(WIDTH, lanes << bits)] = 0.0
-                table = outcomes[families[family, OUTCOMES] : families[family, OUTCOMES] + amplitudes]
-                _collect(states[slab], local_flip, odd, here, there, amplitudes, lanes, table, bins)
+                at = families[family, OUTCOMES]
+                _collect(
+                    states[slab], local_flip, odd, here, there, amplitudes, lanes, outcomes[at : at + amplitudes], bins
+                )
             _walsh_hadamard(bins, bits, lanes)
             for term in range(first, stop):
                 sign = 1.0 - 2.0 * _parity(block_masks[term] & block)
@@ -141,7 +143,7 @@ def expectations(
 @entry
 def observe(
     families, outcomes, local_masks, block_masks, entries, outputs, coefficients,
-    m, num_blocks, lanes, states, upstream, duals, unit_start, unit_stop,
+    m, num_blocks, lanes, states, upstream, duals, first_block, stop_block,
 ):  # fmt: skip
     """Writes ``sum_m upstream[:, m] O_m |psi>``, the effective observable applied to the states, into ``duals``.
 
@@ -155,8 +157,8 @@ def observe(
     planes = states.shape[1]
     bins = aligned(1, max(WIDTH, size), states)[0]
     last = len(upstream) - 1
-    for unit in range(unit_start, unit_stop):
-        slab, block = unit // num_blocks, unit % num_blocks
+    for number in range(first_block, stop_block):
+        slab, block = number // num_blocks, number % num_blocks
         state, dual = states[slab], duals[slab]
         here = block << m
         dual[:, here * lanes : here * lanes + size] = 0.0
@@ -194,76 +196,3 @@ def observe(
                 else:
                     for p in range(planes):
                         dual[p, i] += bins[bin_of] * state[p, j]
-
-
-@inner
-def _outcome(amplitude, qubits):
-    outcome = 0
-    for bit in range(len(qubits)):
-        outcome |= ((amplitude >> qubits[bit]) & 1) << bit
-    return outcome
-
-
-@inner
-def _first_outcomes(amplitudes, qubits):
-    """The outcomes of the first amplitudes; those of later ones differ from them in higher bits alone."""
-    table = np.empty(min(amplitudes, 4096), np.int64)
-    for b in range(len(table)):
-        table[b] = _outcome(b, qubits)
-    return table
-
-
-@entry
-def outcome_probabilities(qubits, lanes, states, probabilities, unit_start, unit_stop):
-    """The probabilities of the outcomes of measuring some qubits.
-
-    Args:
-        qubits: Shape (k,): bit j of an outcome is the j-th.
-        lanes: Rows side by side.
-        states: Shape (units, planes, lanes * 2**n).
-        probabilities: Shape (N, 2**k), 0, to be filled.
-        unit_start: The first unit.
-        unit_stop: The unit after the last.
-    """
-    planes = states.shape[1]
-    amplitudes = states.shape[2] // lanes
-    table = _first_outcomes(amplitudes, qubits)
-    low = len(table)
-    for unit in range(unit_start, unit_stop):
-        for start in range(0, amplitudes, low):
-            above = _outcome(start, qubits)
-            for b in range(low):
-                for lane in range(lanes):
-                    row = unit * lanes + lane
-                    if row < len(probabilities):
-                        i = (start + b) * lanes + lane
-                        weight = np.float64(states[unit, 0, i]) ** 2
-                        if planes == 2:
-                            weight += np.float64(states[unit, 1, i]) ** 2
-                        probabilities[row, above | table[b]] += weight
-
-
-@entry
-def observe_outcomes(qubits, output_of, lanes, states, upstream, duals, unit_start, unit_stop):
-    """What :func:`observe` does for probabilities: every amplitude times the upstream gradient of its output.
-
-    Args:
-        qubits: The measured qubits, as in :func:`outcome_probabilities`.
-        output_of: Shape (2**k,): the output that each outcome counts towards.
-        lanes: This and the rest: as in :func:`observe`.
-    """
-    planes = states.shape[1]
-    amplitudes = states.shape[2] // lanes
-    last = len(upstream) - 1
-    table = _first_outcomes(amplitudes, qubits)
-    low = len(table)
-    for unit in range(unit_start, unit_stop):
-        for start in range(0, amplitudes, low):
-            above = _outcome(start, qubits)
-            for b in range(low):
-                output = output_of[above | table[b]]
-                for lane in range(lanes):
-                    weight = upstream[min(unit * lanes + lane, last), output]
-                    i = (start + b) * lanes + lane
-                    for p in range(planes):
-                        duals[unit, p, i] = weight * states[unit, p, i]
