@@ -164,7 +164,7 @@ class Backend(ABC):
         raise NotImplementedError(f"Backend {self.name!r} does not differentiate itself.")
 
     def pullback(
-        self, program: Program, angles: np.ndarray, upstream: np.ndarray, state: Any, wanted: np.ndarray
+        self, program: Program, angles: np.ndarray, upstream: np.ndarray, state: Any, selected: np.ndarray
     ) -> np.ndarray:
         """The vector-Jacobian product of exact values, shape (N, A), where the backend :attr:`differentiates`.
 
@@ -173,7 +173,7 @@ class Backend(ABC):
             angles: Shape (N, A); radians.
             upstream: Shape (N, M): the gradient by the values.
             state: :attr:`Estimate.state` of the evaluation at the same angles, or None. It stays as it is.
-            wanted: Shape (A,), bool: the angles whose gradient is wanted; the others' may be anything finite.
+            selected: Shape (A,), bool: the angles whose gradient is asked for; the others' may be anything finite.
         """
         raise NotImplementedError(f"Backend {self.name!r} does not differentiate itself.")
 

@@ -55,41 +55,38 @@ class StatevectorBackend(Backend):
     def evaluate(
         self, program: Program, angles: np.ndarray, *, shots: int | None, seed: np.random.SeedSequence
     ) -> Estimate:
-        if shots is None:
-            return self._exact(program, angles, keep=False)
-        angles = _contiguous(angles)
-        values, variances = self._simulator(program).sampled(angles, shots, seed)
-        circuits = len(angles) * len(program.readout.groups)
-        of_one_shot = partial(self._variances_of_one_shot, program, angles, shots, seed)
-        covariance = Covariance(of_one_shot, shots, len(angles))
-        return Estimate(values, variances, circuits, circuits * shots, covariance=covariance)
+        return self._evaluate(program, angles, shots, seed)
 
     def evaluate_for_pullback(self, program: Program, angles: np.ndarray) -> Estimate:
-        return self._exact(program, angles, keep=True)
+        return self._evaluate(program, angles, None, None, keep=True)
 
     def pullback(
-        self, program: Program, angles: np.ndarray, upstream: np.ndarray, state: Any, wanted: np.ndarray
+        self, program: Program, angles: np.ndarray, upstream: np.ndarray, state: Any, selected: np.ndarray
     ) -> np.ndarray:
-        return self._simulator(program).pullback(_contiguous(angles), _contiguous(upstream), state, wanted)
+        return self._simulator(program).pullback(_contiguous(angles), _contiguous(upstream), state, selected)
 
-    def _exact(self, program: Program, angles: np.ndarray, *, keep: bool) -> Estimate:
-        angles = _contiguous(angles)
-        values, states = self._simulator(program).values(angles, keep=keep)
-        circuits = len(angles) * len(program.readout.groups)
-        of_one_shot = partial(self._variances_of_one_shot, program, angles, None, None)
-        covariance = Covariance(of_one_shot, math.inf, len(angles))
-        return Estimate(values, np.zeros(values.shape), circuits, 0, state=states, covariance=covariance)
-
-    def _variances_of_one_shot(
+    def _evaluate(
         self,
         program: Program,
         angles: np.ndarray,
         shots: int | None,
         seed: np.random.SeedSequence | None,
-        upstream: np.ndarray,
-    ) -> np.ndarray:
-        """For :class:`Covariance`; by drawing the same shots once more, if anyone asks for it."""
-        return self._simulator(program).variances_of_one_shot(angles, upstream, shots, seed)
+        *,
+        keep: bool = False,
+    ) -> Estimate:
+        """Exact values, unless there are shots and a seed for them; ``keep``: with the states for a gradient."""
+        simulator, angles = self._simulator(program), _contiguous(angles)
+        states = None
+        if shots is None or seed is None:
+            values, states = simulator.values(angles, keep=keep)
+            variances = np.zeros(values.shape)
+        else:
+            values, variances = simulator.sampled(angles, shots, seed)
+        circuits = len(angles) * len(program.readout.groups)
+        # The covariance is seldom looked at; it then draws the same shots once more.
+        of_one_shot = partial(simulator.variances_of_one_shot, angles, shots, seed)
+        covariance = Covariance(of_one_shot, math.inf if shots is None else shots, len(angles))
+        return Estimate(values, variances, circuits, circuits * (shots or 0), state=states, covariance=covariance)
 
     def _simulator(self, program: Program) -> Simulator:
         simulator: Simulator | None = self._cache.get(program)
@@ -100,11 +97,8 @@ class StatevectorBackend(Backend):
         return simulator
 
     def __repr__(self) -> str:
-        return (
-            "StatevectorBackend()"
-            if self.precision == "double"
-            else f"StatevectorBackend(precision={self.precision!r})"
-        )
+        precision = "" if self.precision == "double" else f"precision={self.precision!r}"
+        return f"StatevectorBackend({precision})"
 
 
 def _contiguous(array: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ A step on ``statevector`` is one forward simulation of the batch and one sweep b
 * **One sweep.** The adjoint gradient costs one backward pass whatever the number of weights and outputs, and stops at the
   first angle whose gradient is wanted. Frozen weights and plain data shorten it.
 * **Readout.** Observables with the same flips are read by one Walsh-Hadamard transform; shots are multinomial draws
-  (:mod:`qiskit_torch_bridge.simulator.sampling`), not repetitions.
+  (:mod:`qiskit_torch_bridge.simulator.outcome_kernels`), not repetitions.
 
 Batches run in parts that bound the memory, parts in as many threads as ``torch.get_num_threads()`` says
 (:mod:`qiskit_torch_bridge.simulator.engine`, :mod:`qiskit_torch_bridge.simulator.threads`); results depend on neither.
@@ -26,5 +26,5 @@ choose. Error bars are computed when they are looked at, and cost a second simul
 ideal shots use ``statevector``. On hardware a job costs two seconds whatever is in it, so the number of jobs is what counts.
 Several processes on one machine want one thread each (``torch.set_num_threads(1)``).
 
-``python -m experiments benchmark`` measures all this beside other libraries.
+The benchmark in this project's repository measures all this beside other libraries.
 """

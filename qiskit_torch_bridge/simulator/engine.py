@@ -159,15 +159,15 @@ class Simulator:
         return values, variances
 
     def variances_of_one_shot(
-        self, angles: np.ndarray, upstream: np.ndarray, shots: int | None, seed: np.random.SeedSequence | None
+        self, angles: np.ndarray, shots: int | None, seed: np.random.SeedSequence | None, upstream: np.ndarray
     ) -> np.ndarray:
         """The variance from shot to shot of ``upstream @ scores``, shape (N,), summed over the measurements.
 
         Args:
             angles: As in :meth:`values`.
-            upstream: Shape (N, M).
             shots: Of how many shots it is to be estimated, the same that :meth:`sampled` draws; None: exactly.
             seed: The seed of those.
+            upstream: Shape (N, M).
         """
         variances = np.zeros(len(angles))
 
@@ -279,7 +279,7 @@ class Simulator:
         blocks = 1 << (self._num_qubits - observables.num_qubits)
         by_block = values[:, None] if blocks == 1 else np.zeros((len(values), blocks, self._num_outputs))
         arguments = (*observables.arrays, observables.num_qubits, blocks, lanes, planes, by_block)
-        seconds = 4 * observables.num_families * planes.size * _SECONDS_PER_ELEMENT
+        seconds = 4 * len(observables.arrays[0]) * planes.size * _SECONDS_PER_ELEMENT
         _compute(pauli_kernels.expectations, arguments, len(planes) * blocks, seconds, spread)
         if blocks > 1:
             values += by_block.sum(axis=1)
@@ -296,7 +296,7 @@ class Simulator:
         else:
             blocks = 1 << (self._num_qubits - observables.num_qubits)
             arguments = (*observables.arrays, observables.num_qubits, blocks, lanes, planes, upstream, duals)
-            seconds *= observables.num_families
+            seconds *= len(observables.arrays[0])
             _compute(pauli_kernels.observe, arguments, len(planes) * blocks, seconds, spread)
         return duals
 

@@ -29,19 +29,7 @@ import numpy as np
 from .machine_code import entry, inner
 from .vectors import WIDTH, get, load, pointer, put, splat, store, swapped
 
-__all__ = [
-    "COMPLEX",
-    "DENSE",
-    "DIAGONAL",
-    "HAS_PERMUTATION",
-    "HAS_SIGNS",
-    "MONOMIAL",
-    "NUM_FIELDS",
-    "ODD",
-    "REAL",
-    "forward",
-    "sweep",
-]
+__all__ = ["forward", "sweep"]
 
 # Kinds of operations, and the fields of a row of the array of operations.
 REAL, COMPLEX, DIAGONAL, MONOMIAL, DENSE = range(5)

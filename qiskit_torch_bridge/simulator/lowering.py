@@ -56,13 +56,8 @@ class Factor:
 class OneQubitGate:
     """A rotation of the Bloch sphere."""
 
-    qubit: int
+    qubits: tuple[int]
     factor: Factor
-
-    @property
-    def qubits(self) -> tuple[int, ...]:
-        """The qubit."""
-        return (self.qubit,)
 
 
 @dataclass(frozen=True)
@@ -122,18 +117,19 @@ def lowered(program: Program) -> list[LoweredGate]:
 
 
 def basis_change(qubit: int, basis: str) -> Iterator[OneQubitGate]:
-    """What turns a measurement in the basis X or Y into one in Z."""
+    """What turns a measurement in the basis X or Y into one in Z; nothing where it is one."""
     if basis == "Y":
-        yield OneQubitGate(qubit, Factor(-1, _S_DAGGER))
-    yield OneQubitGate(qubit, Factor(-1, _HADAMARD))
+        yield OneQubitGate((qubit,), Factor(-1, _S_DAGGER))
+    if basis != "Z":
+        yield OneQubitGate((qubit,), Factor(-1, _HADAMARD))
 
 
 def _rotation(qubit: int, axis: tuple[float, float, float], angle: int | float) -> OneQubitGate:
     """Columns are named by integers; a fixed angle is a float."""
     if isinstance(angle, int):
-        return OneQubitGate(qubit, Factor(angle, (0.0, *axis)))
+        return OneQubitGate((qubit,), Factor(angle, (0.0, *axis)))
     x, y, z = (np.sin(angle / 2) * component for component in axis)
-    return OneQubitGate(qubit, Factor(-1, (float(np.cos(angle / 2)), float(x), float(y), float(z))))
+    return OneQubitGate((qubit,), Factor(-1, (float(np.cos(angle / 2)), float(x), float(y), float(z))))
 
 
 def _diagonal(qubits: tuple[int, int], phases: Sequence[float], angle: int | float) -> DiagonalGate:
@@ -144,15 +140,15 @@ def _diagonal(qubits: tuple[int, int], phases: Sequence[float], angle: int | flo
 def _pauli_rotation(paulis: str, qubits: tuple[int, int], angle: int | float) -> list[LoweredGate]:
     around = [(qubit, _AROUND_Z[pauli]) for qubit, pauli in zip(qubits, paulis, strict=True) if pauli != "Z"]
     return [
-        *(OneQubitGate(qubit, Factor(-1, first)) for qubit, (first, _) in around),
+        *(OneQubitGate((qubit,), Factor(-1, first)) for qubit, (first, _) in around),
         _diagonal(qubits, _RZZ_PHASES, angle),
-        *(OneQubitGate(qubit, Factor(-1, last)) for qubit, (_, last) in around),
+        *(OneQubitGate((qubit,), Factor(-1, last)) for qubit, (_, last) in around),
     ]
 
 
 def _constant(matrix: np.ndarray, qubits: tuple[int, ...]) -> LoweredGate:
     if len(qubits) == 1:
-        return OneQubitGate(qubits[0], Factor(-1, _quaternion(matrix)))
+        return OneQubitGate((qubits[0],), Factor(-1, _quaternion(matrix)))
     support = np.abs(matrix) > _ROUNDING
     if bool((support.sum(axis=1) == 1).all()):
         permutation = support.argmax(axis=1)

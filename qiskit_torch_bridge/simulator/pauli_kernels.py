@@ -18,7 +18,7 @@ from .kernels import aligned
 from .machine_code import entry, inner
 from .vectors import WIDTH, load, store, swapped
 
-__all__ = ["FAMILY_FIELDS", "expectations", "observe"]
+__all__ = ["expectations", "observe"]
 
 FLIP, ODD, BITS, OUTCOMES, TERMS, TERMS_END, FAMILY_FIELDS = range(7)
 

@@ -51,7 +51,17 @@ class Pass:
     @cached_property
     def is_complex(self) -> bool:
         """Whether real amplitudes may become complex ones."""
-        return _is_complex(self)
+        operations, *_, dense = self.arrays
+        kinds = operations[:, kernels.KIND]
+        if np.isin(kinds, (kernels.COMPLEX, kernels.DIAGONAL)).any():
+            return True
+        at = 0
+        for width in operations[kinds == kernels.DENSE, kernels.WIDTH_OF_DENSE].tolist():
+            size = 4**width
+            if dense[at + size : at + 2 * size].any():
+                return True
+            at += 2 * size
+        return False
 
     @cached_property
     def num_operations(self) -> int:
@@ -73,11 +83,6 @@ class Observables:
     num_qubits: int
     is_complex: bool
 
-    @cached_property
-    def num_families(self) -> int:
-        """The number of families."""
-        return len(self.arrays[0])
-
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
@@ -87,21 +92,17 @@ class Measurement:
         group: What the program says of it.
         qubits: Shape (k,): where its qubits are in the state.
         basis_changes: What turns its bases to Z.
+        output_of: Shape (2**k,): the output that each outcome counts towards; None where each contributes to several.
     """
 
     group: MeasurementGroup
     qubits: np.ndarray
     basis_changes: tuple[Pass, ...]
-
-    @cached_property
-    def output_of(self) -> np.ndarray | None:
-        """Shape (2**k,): the output that each outcome counts towards; None where each contributes to several."""
-        # Copied, because unpickled arrays may be read-only, and kernels are compiled anew for those.
-        return self.group.outputs.copy() if isinstance(self.group, OutcomeGroup) else None
+    output_of: np.ndarray | None
 
     @cached_property
     def scores(self) -> tuple[np.ndarray, np.ndarray]:
-        """The scores of all outcomes, shape (2**k, M), and their squares; of up to ``MOST_TABULATED_QUBITS`` qubits."""
+        """The scores of all outcomes, shape (2**k, M), and their squares, where they come as one block."""
         ((_, scores),) = self.group.score_blocks()
         return scores, scores**2
 
@@ -146,13 +147,10 @@ def plan_of(program: Program, dtype: np.dtype) -> Plan:
 def _measurement(program: Program, group: MeasurementGroup, dtype: np.dtype) -> Measurement:
     place = {qubit: i for i, qubit in enumerate(program.active_qubits)}
     qubits = [place[qubit] for qubit in group.qubits]
-    gates = [
-        gate
-        for qubit, basis in zip(qubits, group.bases, strict=True)
-        if basis != "Z"
-        for gate in basis_change(qubit, basis)
-    ]
-    return Measurement(group, np.array(qubits, np.int64), _passes(gates, len(place), dtype))
+    gates = [gate for qubit, basis in zip(qubits, group.bases, strict=True) for gate in basis_change(qubit, basis)]
+    # Copied, because unpickled arrays may be read-only, and kernels are compiled anew for those.
+    output_of = group.outputs.copy() if isinstance(group, OutcomeGroup) else None
+    return Measurement(group, np.array(qubits, np.int64), _passes(gates, len(place), dtype), output_of)
 
 
 def _passes(gates: Iterable[LoweredGate], n: int, dtype: np.dtype) -> tuple[Pass, ...]:
@@ -201,11 +199,6 @@ class _Fused:
 
     depth: int
     gates: list[LoweredGate] = field(default_factory=list)
-    qubits: set[int] = field(default_factory=set)
-
-    def add(self, gate: LoweredGate) -> None:
-        self.gates.append(gate)
-        self.qubits.update(gate.qubits)
 
 
 def _fuse(gates: Sequence[LoweredGate]) -> list[_Fused]:
@@ -218,7 +211,7 @@ def _fuse(gates: Sequence[LoweredGate]) -> list[_Fused]:
         if target is None:
             target = _Fused(depth + 1)
             operations.append(target)
-        target.add(gate)
+        target.gates.append(gate)
         for qubit in gate.qubits:
             last[qubit] = target
     return sorted(operations, key=lambda operation: operation.depth)
@@ -233,7 +226,7 @@ def _to_join(gate: LoweredGate, last: list[_Fused], depth: int, operations: list
         return next((o for o in operations if o.depth > depth and isinstance(o.gates[0], MonomialGate)), None)
     if alone is None or type(alone.gates[0]) is not type(gate) or isinstance(gate, DenseGate):
         return None
-    return alone if alone.qubits == set(gate.qubits) else None
+    return alone if set(alone.gates[0].qubits) == set(gate.qubits) else None
 
 
 # Arrays
@@ -262,6 +255,11 @@ def _compiled(block: list[int], gates: Sequence[LoweredGate], n: int, dtype: np.
 def _deposited(numbers: np.ndarray, bits: Sequence[int]) -> np.ndarray:
     """Numbers with bit i moved to ``bits[i]``."""
     return sum((((numbers >> i) & 1) << bit for i, bit in enumerate(bits)), start=np.zeros_like(numbers))
+
+
+def _extracted(numbers: np.ndarray, bits: Sequence[int]) -> np.ndarray:
+    """The given bits of numbers, ``bits[i]`` as bit i."""
+    return sum((((numbers >> bit) & 1) << i for i, bit in enumerate(bits)), start=np.zeros_like(numbers))
 
 
 class _Operations:
@@ -314,7 +312,7 @@ class _Operations:
         for gate in gates:
             assert isinstance(gate, MonomialGate)
             qubits = [place[qubit] for qubit in gate.qubits]
-            outcome = sum((((basis >> qubit) & 1) << bit for bit, qubit in enumerate(qubits)), start=0 * basis)
+            outcome = _extracted(basis, qubits)
             mask = sum(1 << qubit for qubit in qubits)
             source = (basis & ~mask) | _deposited(gate.permutation[outcome], qubits)
             permutation, signs = permutation[source], signs[source] * gate.signs[outcome]
@@ -361,20 +359,6 @@ def _real_type(factors: _FACTORS) -> bool | None:
         else:
             return None
     return odd
-
-
-def _is_complex(one: Pass) -> bool:
-    operations, *_, dense = one.arrays
-    kinds = set(operations[:, kernels.KIND].tolist())
-    if kinds & {kernels.COMPLEX, kernels.DIAGONAL}:
-        return True
-    at = 0
-    for width in operations[operations[:, kernels.KIND] == kernels.DENSE, kernels.WIDTH_OF_DENSE].tolist():
-        size = 4**width
-        if dense[at + size : at + 2 * size].any():
-            return True
-        at += 2 * size
-    return False
 
 
 # Observables
@@ -426,8 +410,7 @@ def _observables(program: Program) -> Observables:
 
 @lru_cache(maxsize=64)
 def _outcomes(m: int, bits: tuple[int, ...]) -> np.ndarray:
-    basis = np.arange(2**m, dtype=np.int32)
-    return sum((((basis >> bit) & 1) << i for i, bit in enumerate(bits)), start=np.zeros_like(basis))
+    return _extracted(np.arange(2**m, dtype=np.int32), bits)
 
 
 def _families(

@@ -17,8 +17,7 @@ import torch
 
 __all__ = ["LEAST_SECONDS", "in_parallel"]
 
-LEAST_SECONDS = 1e-4
-"""Below this, waking a thread costs more than it saves."""
+LEAST_SECONDS = 1e-4  # below this, waking a thread costs more than it saves
 _SECONDS_BETWEEN_STOPS = 0.1  # compiled code cannot be interrupted
 _pool: ThreadPoolExecutor | None = None
 
