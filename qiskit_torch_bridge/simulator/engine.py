@@ -224,7 +224,7 @@ class Simulator:
         if not self.plan.whole:
             size = max(1, _BYTES_OF_A_LARGE_PART // self._bytes_of_row)
             for start in range(0, rows, size):
-                part = slice(start, min(start + size, rows))
+                part = slice(start, min(start + size, rows))  # of slabs too: large states lie one by one
                 work(part, part, True)
             return
         slabs = -(-rows // lanes)
