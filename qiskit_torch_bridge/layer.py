@@ -28,8 +28,9 @@ from .bridge.function import (
 from .bridge.result import Call, Run, call_of
 from .gradients.rules import Adjoint, GradientRule, ParameterShift, resolve_gradient
 from .program.angles import batch_size
-from .program.compiled import Program, QubitsLike
-from .program.readout import ObservablesLike
+from .program.compiled import Program
+from .program.observables import ObservablesLike
+from .program.outcomes import QubitsLike
 from .shots.allocation import ALLOCATIONS
 from .shots.seeding import SeedStream
 from .shots.shadow import Shadow

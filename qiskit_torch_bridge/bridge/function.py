@@ -266,7 +266,7 @@ class Evaluation:
 
     def _joined(self, groups: Sequence[torch.Tensor]) -> np.ndarray:
         angle_map = self.program.angle_map
-        angles = np.empty((batch_size(groups), angle_map.num_angles))
+        angles = np.empty((batch_size(groups), angle_map.num_columns))
         for group, columns in zip(groups, angle_map.slices, strict=True):
             angles[:, columns] = group.detach().resolve_neg().numpy()
         if not np.logical_and.reduce(np.isfinite(angles), axis=None):
@@ -543,7 +543,7 @@ class _Table:
         Raises:
             ValueError: If inputs of an input block are among them.
         """
-        selection = evaluation.program.select(wanted)
+        selection = evaluation.program.select(tuple(wanted))
         refuse_block_gradients(evaluation.program, selection.fixed)
         return cls(evaluation, selection, rows)
 
