@@ -87,13 +87,11 @@ class DressedQuantumNet(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """From features of shape (..., num_features) to outputs of shape (..., num_outputs)."""
-        outputs: torch.Tensor = self.post(self.quantum_features(features))
-        return outputs
+        return self.post(self.quantum_features(features))
 
     def quantum_features(self, features: torch.Tensor) -> torch.Tensor:
         """``<Z>`` on each qubit, shape (..., num_qubits): what a network that is truncated after the circuit gives."""
-        values: torch.Tensor = self.quantum(torch.tanh(self.pre(features)) * (math.pi / 2))
-        return values
+        return self.quantum(torch.tanh(self.pre(features)) * (math.pi / 2))
 
     def load_published(self, weights: Mapping[str, Any]) -> None:
         """Takes over a head that was trained with the authors' code (or PennyLane's demonstration of it).

@@ -208,8 +208,7 @@ class LayerwiseQuantumLayer(nn.Module):
 
     def forward(self, features: torch.Tensor | None = None, *, shots: int | None = None) -> torch.Tensor:
         """As :meth:`QuantumLayer.forward`, with the circuit of the present depth."""
-        values: torch.Tensor = self.quantum(features, shots=shots)
-        return values
+        return self.quantum(features, shots=shots)
 
     def extra_repr(self) -> str:
         """What ``print(layer)`` shows."""

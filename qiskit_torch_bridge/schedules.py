@@ -220,8 +220,7 @@ class TargetSNR(ShotSchedule):
 
     def _next(self, layer: QuantumLayer) -> int:
         result = layer.last_run
-        values = None if result is None else result.gradients
-        if result is None or values is None or not result.shots or layer.shots is None:
+        if result is None or (values := result.gradients) is None or not result.shots or layer.shots is None:
             raise ValueError(
                 "step: the quantum layer's last call has no gradient with shots; call step() after backward() and before "
                 "any other evaluation, and train the layer's weights."

@@ -142,12 +142,6 @@ class AngleGroup:
         with torch.inference_mode(False):
             object.__setattr__(self, "_linear", _Linear.of(self))
 
-    @property
-    def source_columns(self) -> set[SourceColumn]:
-        """The columns of the sources that the angles depend on."""
-        affine = {column for form in self.affine for column, _ in form.terms}
-        return affine | set(self.translated.columns if self.translated is not None else ())
-
     def evaluate(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         """The angles, of shape (N, A_g), or (1, A_g) if no source has a batch.
 
@@ -167,23 +161,21 @@ class AngleGroup:
 
     def slopes(self, source: int, tensors: Mapping[int, torch.Tensor]) -> np.ndarray:
         """The derivatives of the angles by one source's parameters, shape (N, A_g, columns) or (1, A_g, columns)."""
-        rows = 1
-        values: list[torch.Tensor] = []
-        if self.translated is not None:
-            values = [tensors[s][:, column].detach().clone() for s, column in self.translated.columns]
-            rows = batch_size(values)
-            values = [value.expand(rows).clone().requires_grad_() for value in values]
+        columns = () if self.translated is None else self.translated.columns
+        values = [tensors[s][:, column].detach() for s, column in columns]
+        rows = batch_size(values)
         slopes = np.zeros((rows, len(self.expressions), self.source_widths[source]))
         for angle, form in enumerate(self.affine):
             for (s, column), slope in form.terms:
                 if s == source:
                     slopes[:, angle, column] = slope
         if self.translated is not None:
+            values = [value.expand(rows).clone().requires_grad_() for value in values]
             with torch.enable_grad():
                 angles = self.translated(values)
             for angle, angle_values in enumerate(angles, start=len(self.affine)):
                 derivatives = torch.autograd.grad(angle_values.sum(), values, retain_graph=True, allow_unused=True)
-                for (s, column), derivative in zip(self.translated.columns, derivatives, strict=True):
+                for (s, column), derivative in zip(columns, derivatives, strict=True):
                     if s == source and derivative is not None:
                         slopes[:, angle, column] = derivative.numpy()
         return slopes
@@ -364,9 +356,7 @@ class AngleMap:
             raise ValueError(f"inputs: got shape {got}, expected (N, {width}).")
         shapes = [weight.shape for weight in weights]
         if shapes != self._weight_shapes and (shapes or any(self.source_widths[1:])):
-            raise ValueError(
-                f"weights: got shapes {[tuple(shape) for shape in shapes]}, expected {self._weight_shapes}."
-            )
+            raise ValueError(f"weights: got shapes {[*map(tuple, shapes)]}, expected {self._weight_shapes}.")
         tensors: list[Any] = [inputs]  # no group looks at inputs that are None
         for weight in weights:
             tensors.append(weight.unsqueeze(0))
@@ -395,6 +385,6 @@ class AngleMap:
             tensors: Each source's values, shape (N, width) or (1, width), float64; not looked at where :attr:`is_affine`.
         """
         parts = [group.slopes(source, tensors) for group in self.groups]
-        rows = max((len(part) for part in parts), default=1)
+        rows = max(len(part) for part in parts)
         whole = np.concatenate([np.broadcast_to(part, (rows, *part.shape[1:])) for part in parts], axis=1)
         return whole[:, list(columns)]

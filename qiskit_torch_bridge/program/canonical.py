@@ -164,8 +164,7 @@ def fill_input_blocks(
     """
     filled = circuit.copy_empty_like()
     for instruction in circuit.data:
-        number = block_of(instruction.operation)
-        if number is None:
+        if (number := block_of(instruction.operation)) is None:
             filled.append(instruction, copy=False)
             continue
         block = blocks[number]

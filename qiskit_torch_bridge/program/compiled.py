@@ -259,12 +259,10 @@ class Program:
             TypeError: If a tensor is not float64 on the CPU.
             ValueError: If a shape does not fit.
         """
-        for tensor in weights if inputs is None else (inputs, *weights):
-            if tensor.dtype != torch.float64 or tensor.device.type != "cpu":
-                name = "inputs" if tensor is inputs else "weights"
-                raise TypeError(
-                    f"{name}: got a tensor of {tensor.dtype} on {tensor.device}, expected float64 on the CPU."
-                )
+        for t in weights if inputs is None else (inputs, *weights):
+            if t.dtype != torch.float64 or t.device.type != "cpu":
+                name = "inputs" if t is inputs else "weights"
+                raise TypeError(f"{name}: got a tensor of {t.dtype} on {t.device}, expected float64 on the CPU.")
         return self.angle_map(inputs, weights)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -272,10 +270,6 @@ class Program:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         return self
-
-
-def _number(value: Any) -> Any:
-    return float(value) if isinstance(value, ParameterExpression) else value
 
 
 def _with_angles(circuit: QuantumCircuit, angles: Sequence[Parameter]) -> QuantumCircuit:
@@ -286,9 +280,11 @@ def _with_angles(circuit: QuantumCircuit, angles: Sequence[Parameter]) -> Quantu
     for instruction in circuit.data:
         operation = instruction.operation
         if operation.params and operation.name in ROTATIONS:
-            params = [next(remaining) if is_parameterised(value) else _number(value) for value in operation.params]
             operation = operation.to_mutable()
-            operation.params = params
+            operation.params = [
+                next(remaining) if is_parameterised(v) else float(v) if isinstance(v, ParameterExpression) else v
+                for v in operation.params
+            ]
         canonical.append(operation, instruction.qubits, copy=False)
     return canonical
 

@@ -68,6 +68,10 @@ def _qubit_index(circuit: QuantumCircuit, qubit: Any, num_qubits: int) -> int:
 def outputs_of_outcomes(num_qubits: int, interpret: Callable[[int], int] | None) -> np.ndarray:
     """Shape (2**k,): the output that each outcome of k qubits counts towards.
 
+    Args:
+        num_qubits: The number k.
+        interpret: Maps an outcome (an integer below 2**k) to a class (an integer from 0), its output; None: each is its own.
+
     Raises:
         TypeError: If ``interpret`` is no function.
         ValueError: If there are too many qubits to list all outcomes, or ``interpret`` gives no class.

@@ -40,15 +40,12 @@ def flatten_parameters(
         )
     flat: list[Parameter] = []
     for entry in parameters:
-        if isinstance(entry, ParameterVector):
-            flat += list(entry)
-        elif isinstance(entry, Parameter):
-            flat.append(entry)
-        else:
+        if not isinstance(entry, _PARAMETERS):
             raise TypeError(
                 f"{name}: got {entry!r} ({type(entry).__name__}), expected Parameters or a ParameterVector "
                 "(the objects in the circuit, not their names or values)."
             )
+        flat += entry if isinstance(entry, ParameterVector) else [entry]
     repeated = {p.name for p in flat if flat.count(p) > 1} if len(set(flat)) < len(flat) else set()
     if repeated:
         raise ValueError(f"{name}: {', '.join(sorted(repeated))} named more than once, expected each parameter once.")
@@ -61,20 +58,19 @@ def weight_groups(weights: Any) -> dict[str, list[Parameter]]:
     Raises:
         TypeError, ValueError: As :func:`flatten_parameters`, or if a group's name cannot be a parameter's.
     """
-    if isinstance(weights, Mapping) and weights and not isinstance(next(iter(weights)), _PARAMETERS):
-        return {_group_name(n): flatten_parameters(group, f"weights[{n!r}]") for n, group in weights.items()}
-    return {"weights": flatten_parameters(weights, "weights")}
-
-
-def _group_name(name: Any) -> str:
-    if not isinstance(name, str):
-        raise TypeError(f"weights: got the group name {name!r} ({type(name).__name__}), expected a string.")
-    if not name or "." in name or hasattr(nn.ParameterDict, name):
-        raise ValueError(
-            f"weights: got the group name {name!r}, expected a name for a parameter: not empty, without dots, and none that "
-            "nn.ParameterDict needs itself."
-        )
-    return name
+    if not isinstance(weights, Mapping) or not weights or isinstance(next(iter(weights)), _PARAMETERS):
+        return {"weights": flatten_parameters(weights, "weights")}
+    groups = {}
+    for name, group in weights.items():
+        if not isinstance(name, str):
+            raise TypeError(f"weights: got the group name {name!r} ({type(name).__name__}), expected a string.")
+        if not name or "." in name or hasattr(nn.ParameterDict, name):
+            raise ValueError(
+                f"weights: got the group name {name!r}, expected a name for a parameter: not empty, without dots, and none "
+                "that nn.ParameterDict needs itself."
+            )
+        groups[name] = flatten_parameters(group, f"weights[{name!r}]")
+    return groups
 
 
 def source_columns(
@@ -95,8 +91,7 @@ def source_columns(
                 )
             owners[parameter] = name
             columns[parameter] = (source, column)
-    in_circuit = set(circuit.parameters)
-    names = {parameter.name for parameter in owners}
+    names, in_circuit = {parameter.name for parameter in owners}, set(circuit.parameters)
     if forgotten := [p.name for p in circuit.parameters if p not in owners]:
         raise ValueError(
             f"Parameter(s) {', '.join(forgotten)} of the circuit are in neither inputs nor weights; name each in one of "

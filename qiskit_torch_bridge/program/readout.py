@@ -64,8 +64,7 @@ class Samples:
     @cached_property
     def frequencies(self) -> np.ndarray:
         """Shape (E,): the share of the circuit's shots that gave these bits."""
-        shares: np.ndarray = self.counts / self.shots[self.rows]
-        return shares
+        return self.counts / self.shots[self.rows]
 
 
 def bits_of(outcomes: np.ndarray, num_bits: int) -> np.ndarray:
@@ -155,8 +154,7 @@ class MeasurementGroup(ABC):
 
     def _along(self, samples: Samples, upstream: np.ndarray) -> np.ndarray:
         """Shape (E,): ``sum_m u_m score_m`` of each bit string."""
-        scores: np.ndarray = (self.scores(samples.bits) * upstream[samples.rows]).sum(axis=1)
-        return scores
+        return (self.scores(samples.bits) * upstream[samples.rows]).sum(axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,8 +185,7 @@ class PauliGroup(MeasurementGroup):
     def scores(self, bits: np.ndarray) -> np.ndarray:
         """The parity of the bits that each term acts on, as +1 or -1, times its coefficients."""
         parities = (bits.astype(np.float64) @ self.supports.T.astype(np.float64)) % 2
-        scores: np.ndarray = ((1.0 - 2.0 * parities)[:, None] @ self.coefficients)[:, 0]  # row by row, as in moments
-        return scores
+        return ((1.0 - 2.0 * parities)[:, None] @ self.coefficients)[:, 0]  # row by row, as in moments
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,7 +286,7 @@ class Expectation(Readout):
 
     @classmethod
     def of(cls, observables: ObservablesLike, layout: Sequence[int], num_qubits: int) -> Expectation:
-        """Of the user's observables; arguments and errors are those of :func:`.observables.sparse_pauli_ops`."""
+        """Arguments and errors are those of :func:`qiskit_torch_bridge.program.observables.sparse_pauli_ops`."""
         operators = sparse_pauli_ops(observables, layout, num_qubits)
         constants = np.zeros(len(operators))
         coefficients: dict[str, np.ndarray] = {}
@@ -324,15 +321,9 @@ class Probabilities(Readout):
 
     @classmethod
     def of(cls, qubits: Sequence[int], interpret: Callable[[int], int] | None = None) -> Probabilities:
-        """Of the user's choice.
+        """Of measured qubits, as positions in the circuit; bit j of an outcome belongs to the j-th.
 
-        Args:
-            qubits: The measured qubits, as positions in the circuit; bit j of an outcome belongs to the j-th.
-            interpret: Maps an outcome (an integer below 2**k) to a class (an integer from 0); the outputs are then the
-                classes' probabilities, and there are as many as the largest class says.
-
-        Raises:
-            ValueError: If there are too many qubits to list all outcomes, or ``interpret`` gives something else.
+        ``interpret`` and the errors are those of :func:`qiskit_torch_bridge.program.outcomes.outputs_of_outcomes`.
         """
         outputs = outputs_of_outcomes(len(qubits), interpret)
         num_outputs = int(outputs.max()) + 1

@@ -50,19 +50,19 @@ _DEEPEST = 100
 
 def is_standard(operation: Operation) -> bool:
     """Whether it is what its name says: one of Qiskit's standard instructions, or a user's subclass that does the same."""
-    base_class = operation.base_class if isinstance(operation, Instruction) else None
+    kind = operation.base_class if isinstance(operation, Instruction) else None
     standard = _STANDARD_CLASSES.get(operation.name)
-    if base_class is None or standard is None or not issubclass(base_class, standard):
+    if kind is None or standard is None or not issubclass(kind, standard):
         return False
-    return base_class is standard or (standard is not UnitaryGate and base_class._define is standard._define)
+    return kind is standard or (standard is not UnitaryGate and kind._define is standard._define)
 
 
 def _is_users_own(operation: Operation) -> bool:
     """Whether it is a composite gate or of a class that Qiskit does not have."""
     if not isinstance(operation, Instruction) or is_standard(operation):
         return False
-    base_class = operation.base_class
-    return base_class in (Gate, Instruction, ControlledGate) or not base_class.__module__.startswith(_LIBRARY)
+    kind = operation.base_class
+    return kind in (Gate, Instruction, ControlledGate) or not kind.__module__.startswith(_LIBRARY)
 
 
 def _has_users_rule(operation: Operation) -> bool:
@@ -272,12 +272,8 @@ def _definition(operation: Instruction, within: tuple[str, ...] = ()) -> Quantum
 
 def _keeps_others(operation: Instruction) -> bool:
     """Whether params show expressions that the definition is not made of, because a user's class keeps others elsewhere."""
-    base_class = operation.base_class
-    if (
-        not _is_users_own(operation)
-        or issubclass(base_class, ControlledGate)
-        or base_class._define is Instruction._define
-    ):
+    kind = operation.base_class
+    if not _is_users_own(operation) or issubclass(kind, ControlledGate) or kind._define is Instruction._define:
         return False
     kept = [value for value in vars(operation).values() if isinstance(value, ParameterExpression)]
     shown = [value for value in operation.params if is_parameterised(value)]

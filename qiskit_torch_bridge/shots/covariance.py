@@ -55,8 +55,7 @@ class Covariance:
             upstream: Shape (N, M): ``u``.
             shots: What it would be with so many shots a measurement, one number or shape (N,); None: with those taken.
         """
-        variances: np.ndarray = self.of_one_shot(upstream) / (self.shots if shots is None else shots)
-        return variances
+        return self.of_one_shot(upstream) / (self.shots if shots is None else shots)
 
     def of_outputs(self, num_outputs: int, shots: int) -> np.ndarray:
         """The variance that each output would have with so many shots, shape (N, M)."""
