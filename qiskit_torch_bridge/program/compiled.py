@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -191,13 +191,18 @@ class Program:
                     inside[index[value]] = True
         return inside
 
-    @cached_property
-    def select(self) -> Callable[[tuple[bool, ...]], Selection]:
-        """From whether each group of :attr:`angle_map` needs a gradient to the angles that it is for.
+    def select(self, needs_grad: Sequence[bool]) -> Selection:
+        """The angles whose gradient is needed.
 
-        A function that keeps what it has given, so that a training step costs a look-up.
+        Args:
+            needs_grad: Whether each group's is (see :class:`qiskit_torch_bridge.program.angles.AngleMap`).
         """
-        return lru_cache(maxsize=None)(partial(Selection.of, self.angle_map, self.influential))
+        return self.selections[tuple(needs_grad)]
+
+    @cached_property
+    def selections(self) -> Mapping[tuple[bool, ...], Selection]:
+        """:meth:`select`, as a mapping: each selection is made when it is first looked up."""
+        return _Selections(self)
 
     def describe_angle(self, column: int) -> str:
         """An angle as the user knows it: its expression, gate and qubits."""
@@ -266,10 +271,20 @@ class Program:
         return self.angle_map(inputs, weights)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_fillings", "select")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_fillings", "selections")}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         return self
+
+
+class _Selections(dict[tuple[bool, ...], Selection]):
+    """A program's selections, by whether each group needs a gradient."""
+
+    def __init__(self, program: Program) -> None:
+        self._angle_map, self._influential = program.angle_map, program.influential
+
+    def __missing__(self, needs_grad: tuple[bool, ...]) -> Selection:
+        return self.setdefault(needs_grad, Selection.of(self._angle_map, self._influential, needs_grad))
 
 
 def _with_angles(circuit: QuantumCircuit, angles: Sequence[Parameter]) -> QuantumCircuit:
