@@ -101,10 +101,8 @@ class MeasurementGroup(ABC):
         k, size = len(self.qubits), 2**MOST_TABULATED_QUBITS
         if k <= MOST_TABULATED_QUBITS:
             return [(slice(0, 2**k), self._all_scores)]
-        starts = range(0, 2**k, size)
-        return (
-            (slice(start, start + size), self.scores(bits_of(np.arange(start, start + size), k))) for start in starts
-        )
+        blocks = (slice(start, start + size) for start in range(0, 2**k, size))
+        return ((block, self.scores(bits_of(np.arange(block.start, block.stop), k))) for block in blocks)
 
     def moments(self, frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """First and second moments of the scores.
@@ -146,10 +144,8 @@ class MeasurementGroup(ABC):
 
     def sample_moments_along(self, samples: Samples, upstream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The same over measured bit strings."""
-        along = self._along(samples, upstream)
-        first, second = (
-            np.bincount(samples.rows, samples.frequencies * power, samples.num_rows) for power in (along, along**2)
-        )
+        rows, frequencies, along = samples.rows, samples.frequencies, self._along(samples, upstream)
+        first, second = (np.bincount(rows, frequencies * power, samples.num_rows) for power in (along, along**2))
         return first, second
 
     def _along(self, samples: Samples, upstream: np.ndarray) -> np.ndarray:
@@ -242,10 +238,9 @@ class OutcomeGroup(MeasurementGroup):
 
     def _totals(self, rows: np.ndarray, outputs: np.ndarray, frequencies: np.ndarray, *, num_rows: int) -> np.ndarray:
         """Shape (N, M): the frequencies, summed by row and output."""
-        flat = np.bincount(
-            (rows * self.num_outputs + outputs).ravel(), frequencies.ravel(), num_rows * self.num_outputs
-        )
-        return flat.reshape(num_rows, self.num_outputs)
+        places = rows * self.num_outputs + outputs
+        totals = np.bincount(places.ravel(), frequencies.ravel(), num_rows * self.num_outputs)
+        return totals.reshape(num_rows, self.num_outputs)
 
 
 @dataclass(frozen=True, eq=False)
