@@ -23,7 +23,8 @@ class DressedQuantumNet(nn.Module):
 
     The classical layers fit any number of features and classes to a circuit of few qubits. From Mari et al., "Transfer
     learning in hybrid classical-quantum neural networks" (arXiv 1912.08278), section 2.4. The circuit is
-    :func:`qiskit_torch_bridge.circuits.dressed`.
+    :func:`qiskit_torch_bridge.circuits.dressed`. The options from ``backend`` on, which make the signature long, are handed
+    on to the quantum layer.
 
     Args:
         num_features: Features of an example.
@@ -86,13 +87,11 @@ class DressedQuantumNet(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """From features of shape (..., num_features) to outputs of shape (..., num_outputs)."""
-        outputs: torch.Tensor = self.post(self.quantum_features(features))
-        return outputs
+        return self.post(self.quantum_features(features))
 
     def quantum_features(self, features: torch.Tensor) -> torch.Tensor:
         """``<Z>`` on each qubit, shape (..., num_qubits): what a network that is truncated after the circuit gives."""
-        values: torch.Tensor = self.quantum(torch.tanh(self.pre(features)) * (math.pi / 2))
-        return values
+        return self.quantum(torch.tanh(self.pre(features)) * (math.pi / 2))
 
     def load_published(self, weights: Mapping[str, Any]) -> None:
         """Takes over a head that was trained with the authors' code (or PennyLane's demonstration of it).
@@ -112,25 +111,24 @@ class DressedQuantumNet(nn.Module):
                 f"weights: got {type(weights).__name__}, expected a mapping of names to arrays; read a file first, with "
                 "torch.load(path) or numpy.load(path)."
             )
-        wanted = {f"{part}.{kind}": f"{part}_net.{kind}" for part in ("pre", "post") for kind in ("weight", "bias")}
-        wanted["quantum.weights"] = "q_params"
-        found = {mine: _named(theirs, weights) for mine, theirs in wanted.items()}
-        if several := [f"{wanted[mine]} ({', '.join(names)})" for mine, names in found.items() if len(names) > 1]:
+        published = {f"{part}.{kind}": f"{part}_net.{kind}" for part in ("pre", "post") for kind in ("weight", "bias")}
+        published["quantum.weights"] = "q_params"
+        given = {key: _spellings(name, weights) for key, name in published.items()}
+        if several := [f"{published[key]} ({', '.join(names)})" for key, names in given.items() if len(names) > 1]:
             raise ValueError(f"weights: got more than one of {'; '.join(several)}; expected a single head.")
-        missing = sorted(wanted[mine] for mine, names in found.items() if not names)
-        if missing:
+        if missing := sorted(published[key] for key, names in given.items() if not names):
             raise ValueError(
                 f"weights: got {', '.join(map(str, weights)) or 'none'}; expected {', '.join(missing)} among them: the head "
                 "of the authors' network."
             )
         state = self.state_dict()
-        loaded = {mine: _numbers(wanted[mine], weights[names[0]]) for mine, names in found.items()}
+        loaded = {key: _numbers(published[key], weights[name]) for key, [name] in given.items()}
         num_qubits, num_weights = self.pre.out_features, state["quantum.weights"].numel()
         loaded["quantum.weights"] = loaded["quantum.weights"].flatten()[num_qubits : num_qubits + num_weights]
-        for mine, tensor in loaded.items():
-            if tensor.shape != state[mine].shape:
+        for key, tensor in loaded.items():
+            if tensor.shape != state[key].shape:
                 raise ValueError(
-                    f"{wanted[mine]}: got shape {tuple(tensor.shape)}, expected {tuple(state[mine].shape)}; make the "
+                    f"{published[key]}: got shape {tuple(tensor.shape)}, expected {tuple(state[key].shape)}; make the "
                     "network with the features, outputs, qubits and depth of the published one."
                 )
         self.load_state_dict(loaded, strict=False)
@@ -149,6 +147,6 @@ def _numbers(name: str, array: Any) -> torch.Tensor:
     return numbers
 
 
-def _named(name: str, weights: Mapping[str, Any]) -> list[str]:
+def _spellings(name: str, weights: Mapping[str, Any]) -> list[str]:
     """The names that end in this one, dots or underscores in them."""
     return [given for given in weights if f".{given}".replace("_net_", "_net.").endswith(f".{name}")]

@@ -19,8 +19,9 @@ from .bridge.functional import Tally, measure
 from .bridge.method import Method
 from .bridge.result import LayerResult
 from .gradients.rules import GradientRule, resolve_gradient
-from .program.compiled import Program, QubitsLike
-from .program.readout import ObservablesLike
+from .program.compiled import Program
+from .program.observables import ObservablesLike
+from .program.outcomes import QubitsLike
 from .quote import Quote, quote_step
 from .shots.seeding import SeedStream
 

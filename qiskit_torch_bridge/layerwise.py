@@ -13,7 +13,7 @@ from .arguments import explain_misfits, refuse_unordered, require_integer
 from .circuits import LayeredCircuit
 from .gradients.rules import GradientRule
 from .layer import QuantumLayer
-from .program.readout import ObservablesLike
+from .program.observables import ObservablesLike
 
 __all__ = ["LayerwiseQuantumLayer", "Phase", "complete_depth_schedule", "layerwise_schedule"]
 
@@ -81,22 +81,16 @@ def layerwise_schedule(
         ValueError: If a number is too small, or there are more parts than layers.
     """
     _require_positive(steps=steps, layers_per_step=layers_per_step, epochs=epochs, partitions=partitions)
-    if freeze_after is not None:
-        _require_positive(freeze_after=freeze_after)
-    if partition_epochs is not None:
-        _require_positive(partition_epochs=partition_epochs)
+    optional = {"freeze_after": freeze_after, "partition_epochs": partition_epochs}
+    _require_positive(**{name: number for name, number in optional.items() if number is not None})
     require_integer("sweeps", sweeps, least=0)
-    depth = steps * layers_per_step
+    depths = [step * layers_per_step for step in range(steps + 1)]
+    depth = depths[-1]
     if sweeps and partitions > depth:
         raise ValueError(f"partitions: got {partitions}, expected at most the {depth} layers of the grown circuit.")
     kept = steps if freeze_after is None else freeze_after
     growing = [
-        Phase(
-            f"step {step}",
-            step * layers_per_step,
-            tuple(range(max(0, step - kept) * layers_per_step, step * layers_per_step)),
-            epochs,
-        )
+        Phase(f"step {step}", depths[step], tuple(range(depths[max(0, step - kept)], depths[step])), epochs)
         for step in range(1, steps + 1)
     ]
     sweeping = [
@@ -126,7 +120,8 @@ class LayerwiseQuantumLayer(nn.Module):
     position in the stream of shots, the counts of circuits and shots. It does not matter through which phases the
     layer has come to a depth, so a fresh one that enters a phase can load the ``state_dict`` that was saved in it.
 
-    New parameters appear when the circuit grows: make the optimiser after ``enter``.
+    New parameters appear when the circuit grows: make the optimiser after ``enter``. The options from ``observables`` on,
+    which make the signature long, are handed on to the quantum layer of each depth.
 
     Args:
         make_circuit: From a depth to the circuit of so many layers, each weight group a layer, in their order; the first
@@ -213,8 +208,7 @@ class LayerwiseQuantumLayer(nn.Module):
 
     def forward(self, features: torch.Tensor | None = None, *, shots: int | None = None) -> torch.Tensor:
         """As :meth:`QuantumLayer.forward`, with the circuit of the present depth."""
-        values: torch.Tensor = self.quantum(features, shots=shots)
-        return values
+        return self.quantum(features, shots=shots)
 
     def extra_repr(self) -> str:
         """What ``print(layer)`` shows."""
@@ -232,11 +226,11 @@ class LayerwiseQuantumLayer(nn.Module):
         )
         assert isinstance(after.weights, nn.ParameterDict)
         sizes = {name: weights.numel() for name, weights in after.weights.items()}
-        mine = {name: weights.numel() for name, weights in self.groups.items()}
-        if list(sizes.items())[: self.depth] != list(mine.items()):
+        present = {name: weights.numel() for name, weights in self.groups.items()}
+        if list(sizes.items())[: self.depth] != list(present.items()):
             raise ValueError(
-                f"make_circuit({depth}): got the weight groups {sizes}, expected them to begin with {mine}, those of depth "
-                f"{self.depth}; the first layers must not depend on the depth."
+                f"make_circuit({depth}): got the weight groups {sizes}, expected them to begin with {present}, those of "
+                f"depth {self.depth}; the first layers must not depend on the depth."
             )
         like = next(iter(self.groups.values()))
         after.to(device=like.device, dtype=like.dtype).train(before.training)

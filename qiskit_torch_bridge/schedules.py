@@ -219,26 +219,25 @@ class TargetSNR(ShotSchedule):
         self._set([first] * len(self.layers))
 
     def _next(self, layer: QuantumLayer) -> int:
-        run = layer.last_run
-        values = None if run is None else run.gradients
-        if run is None or values is None or not run.shots or layer.shots is None:
+        result = layer.last_run
+        if result is None or (values := result.gradients) is None or not result.shots or layer.shots is None:
             raise ValueError(
                 "step: the quantum layer's last call has no gradient with shots; call step() after backward() and before "
                 "any other evaluation, and train the layer's weights."
             )
-        errors = run.gradient_standard_errors
+        errors = result.gradient_standard_errors
         if isinstance(values, dict):
             values, errors = (np.concatenate([*parts.values()]) for parts in (values, errors))
         noise = float((errors**2).sum())
         signal = float((values**2).sum()) - noise
-        if not run.gradient_circuits or (noise == 0 and not values.any()):
+        if not result.gradient_circuits or (noise == 0 and not values.any()):
             return layer.shots  # no upstream gradient: a step that tells nothing
-        taken = run.gradient_shots / run.gradient_circuits
+        taken = result.gradient_shots / result.gradient_circuits
         if noise == 0:
             return max(self._least, int(taken / 2))
         if not math.isfinite(noise):
             raise ValueError(
                 f"step: the standard errors of the gradient are not known ({layer.backend.name!r} with {layer.shots} shots)."
             )
-        wanted = taken * self._target**2 * noise / signal if signal > 0 else math.inf
-        return int(max(min(max(wanted, taken / 2), 2 * taken, self._most), self._least))
+        needed = taken * self._target**2 * noise / signal if signal > 0 else math.inf
+        return int(max(min(max(needed, taken / 2), 2 * taken, self._most), self._least))

@@ -302,7 +302,7 @@ class Evaluation:
             NonFiniteAnglesError: If one is NaN or infinite.
         """
         angle_map = self.program.angle_map
-        angles = np.empty((batch_size(groups), angle_map.num_angles))
+        angles = np.empty((batch_size(groups), angle_map.num_columns))
         for group, columns in zip(groups, angle_map.slices, strict=True):
             angles[:, columns] = group.detach().resolve_neg().numpy()
         if not np.logical_and.reduce(np.isfinite(angles), axis=None):

@@ -18,7 +18,7 @@ or plain data cost no gradient circuit.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property, reduce
 from itertools import pairwise
 from typing import Any
@@ -131,6 +131,7 @@ class AngleGroup:
     affine: tuple[Affine, ...]
     translated: _Translated | None
     expressions: tuple[ParameterExpression, ...]
+    _: KW_ONLY
     source_widths: tuple[int, ...]
     fixed: bool = False
     _linear: _Linear = field(init=False, repr=False)
@@ -141,56 +142,42 @@ class AngleGroup:
         with torch.inference_mode(False):
             object.__setattr__(self, "_linear", _Linear.of(self))
 
-    @property
-    def source_columns(self) -> set[SourceColumn]:
-        """The columns of the sources that the angles depend on."""
-        affine = {column for form in self.affine for column, _ in form.terms}
-        return affine | set(self.translated.columns if self.translated is not None else ())
-
-    @property
-    def width(self) -> int:
-        """How many angles there are in the group."""
-        return len(self.expressions)
-
-    def evaluate(self, tensors: dict[int, torch.Tensor]) -> torch.Tensor:
-        """The angles, of shape (N, width), or (1, width) if no source has a batch.
+    def evaluate(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The angles, of shape (N, A_g), or (1, A_g) if no source has a batch.
 
         Args:
-            tensors: Each source's values by its index, of shape (N, columns) or (1, columns), float64, on the CPU.
+            tensors: Each source's values, of shape (N, columns) or (1, columns), float64, on the CPU.
         """
-        parts = []
-        if self.affine:
-            parts.append(self._linear(tensors))
-        if self.translated is not None:
-            values = [tensors[source][:, column] for source, column in self.translated.columns]
-            columns = torch.broadcast_tensors(*self.translated(values), *values)[: -len(values)]
-            parts.append(torch.stack(columns, dim=1))
-        if len(parts) == 1:
-            return parts[0]
+        if self.translated is None:
+            return self._linear(tensors)
+        values = [tensors[source][:, column] for source, column in self.translated.columns]
+        angles = torch.broadcast_tensors(*self.translated(values), *values)[: -len(values)]
+        translated = torch.stack(angles, dim=1)
+        if not self.affine:
+            return translated
+        parts = (self._linear(tensors), translated)
         rows = batch_size(parts)
         return torch.cat([part.expand(rows, -1) for part in parts], dim=1)
 
-    def slopes(self, source: int, width: int, tensors: Mapping[int, torch.Tensor]) -> np.ndarray:
-        """The derivatives of the group's angles by one source's parameters, shape (N, A_g, width) or (1, A_g, width)."""
-        rows = 1
-        values: list[torch.Tensor] = []
-        if self.translated is not None:
-            values = [tensors[s][:, column].detach().clone() for s, column in self.translated.columns]
-            rows = batch_size(values)
-            values = [value.expand(rows).clone().requires_grad_() for value in values]
-        slopes = np.zeros((rows, self.width, width))
+    def slopes(self, source: int, tensors: Mapping[int, torch.Tensor]) -> np.ndarray:
+        """The derivatives of the angles by one source's parameters, shape (N, A_g, columns) or (1, A_g, columns)."""
+        columns = () if self.translated is None else self.translated.columns
+        values = [tensors[s][:, column].detach() for s, column in columns]
+        rows = batch_size(values)
+        slopes = np.zeros((rows, len(self.expressions), self.source_widths[source]))
         for angle, form in enumerate(self.affine):
-            for (its_source, column), slope in form.terms:
-                if its_source == source:
+            for (s, column), slope in form.terms:
+                if s == source:
                     slopes[:, angle, column] = slope
         if self.translated is not None:
+            values = [value.expand(rows).clone().requires_grad_() for value in values]
             with torch.enable_grad():
                 angles = self.translated(values)
-            for number, angle_values in enumerate(angles, start=len(self.affine)):
-                found = torch.autograd.grad(angle_values.sum(), values, retain_graph=True, allow_unused=True)
-                for (its_source, column), derivative in zip(self.translated.columns, found, strict=True):
-                    if its_source == source and derivative is not None:
-                        slopes[:, number, column] = derivative.numpy()
+            for angle, angle_values in enumerate(angles, start=len(self.affine)):
+                derivatives = torch.autograd.grad(angle_values.sum(), values, retain_graph=True, allow_unused=True)
+                for (s, column), derivative in zip(columns, derivatives, strict=True):
+                    if s == source and derivative is not None:
+                        slopes[:, angle, column] = derivative.numpy()
         return slopes
 
 
@@ -205,6 +192,7 @@ class _Linear:
     gathers: bool
     columns: torch.Tensor | None
     slopes: tuple[torch.Tensor, ...]
+    _: KW_ONLY
     offsets: torch.Tensor | None
 
     @classmethod
@@ -217,14 +205,14 @@ class _Linear:
             whole = chosen == list(range(group.source_widths[group.sources[0]]))
             columns = None if whole else torch.tensor(chosen, dtype=torch.long, device="cpu")
             slopes = torch.tensor([form.terms[0][1] for form in forms], **_EXACT)
-            return cls(group.sources, True, columns, () if bool((slopes == 1).all()) else (slopes,), offsets)
+            return cls(group.sources, True, columns, () if bool((slopes == 1).all()) else (slopes,), offsets=offsets)
         matrices = {s: torch.zeros((group.source_widths[s], len(forms)), **_EXACT) for s in group.sources}
         for angle, form in enumerate(forms):
             for (source, column), slope in form.terms:
                 matrices[source][column, angle] = slope
-        return cls(group.sources, False, None, tuple(matrices.values()), offsets)
+        return cls(group.sources, False, None, tuple(matrices.values()), offsets=offsets)
 
-    def __call__(self, tensors: dict[int, torch.Tensor]) -> torch.Tensor:
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         if self.gathers:
             angles = tensors[self.sources[0]]
             if self.columns is not None:
@@ -280,39 +268,30 @@ class AngleMap:
         """
         sources_of = [tuple(sorted({columns[p][0] for p in e.parameters})) for e in expressions]
         affine_of = [as_affine(e, columns) for e in expressions]
+        ranking = sorted(range(len(expressions)), key=lambda i: (sources_of[i], affine_of[i] is None))
+        widths = tuple(source_widths)
         groups = []
-        ranking: list[int] = []
         for sources in sorted({(0,), *sources_of}):
-            members = [i for i, s in enumerate(sources_of) if s == sources]
-            affine = [i for i in members if affine_of[i] is not None]
-            other = [i for i in members if affine_of[i] is None]
-            ranking += affine + other
-            groups.append(
-                AngleGroup(
-                    sources=sources,
-                    affine=tuple(form for i in affine if (form := affine_of[i]) is not None),
-                    translated=_Translated([expressions[i] for i in other], columns) if other else None,
-                    expressions=tuple(expressions[i] for i in affine + other),
-                    source_widths=tuple(source_widths),
-                )
-            )
+            members = [i for i in ranking if sources_of[i] == sources]
+            affine = tuple(form for i in members if (form := affine_of[i]) is not None)
+            angles = tuple(expressions[i] for i in members)
+            others = angles[len(affine) :]
+            translated = _Translated(others, columns) if others else None
+            groups.append(AngleGroup(sources, affine, translated, angles, source_widths=widths))
         if fixed:
             forms = tuple(Affine(((columns[parameter], 1.0),), 0.0) for parameter in fixed)
-            groups.append(AngleGroup((0,), forms, None, tuple(fixed), tuple(source_widths), fixed=True))
-        order = [0] * len(expressions)
-        for angle, i in enumerate(ranking):
-            order[i] = angle
-        return cls(tuple(groups), tuple(source_widths), tuple(order))
+            groups.append(AngleGroup((0,), forms, None, tuple(fixed), source_widths=widths, fixed=True))
+        return cls(tuple(groups), widths, tuple(np.argsort(ranking).tolist()))
 
     @cached_property
-    def num_angles(self) -> int:
-        """The number of columns: A angles, and what is handed on after them."""
-        return sum(group.width for group in self.groups)
+    def num_columns(self) -> int:
+        """The number A of angles, and what is handed on after them."""
+        return len(self.expressions)
 
     @cached_property
     def slices(self) -> tuple[slice, ...]:
         """The columns of each group among all angles."""
-        edges = np.cumsum([0, *(group.width for group in self.groups)]).tolist()
+        edges = np.cumsum([0, *(len(group.expressions) for group in self.groups)]).tolist()
         return tuple(slice(start, stop) for start, stop in pairwise(edges))
 
     @cached_property
@@ -323,13 +302,14 @@ class AngleMap:
     @cached_property
     def has_idle_inputs(self) -> bool:
         """Whether there are inputs that no angle depends on (they are in the global phase, say)."""
-        used = {column for group in self.groups for source, column in group.source_columns if source == 0}
-        return len(used) < self.source_widths[0]
+        affine = {column for group in self.groups for form in group.affine for column, _ in form.terms}
+        used = affine.union(*(group.translated.columns for group in self.groups if group.translated is not None))
+        return sum(source == 0 for source, _ in used) < self.source_widths[0]
 
     @cached_property
     def _idle_sources(self) -> tuple[int, ...]:
         """Sources with columns that no angle depends on."""
-        used = {source for group in self.groups if group.width for source in group.sources}
+        used = {source for group in self.groups if group.expressions for source in group.sources}
         return tuple(source for source, width in enumerate(self.source_widths) if width and source not in used)
 
     @cached_property
@@ -353,6 +333,10 @@ class AngleMap:
                 ties.append((classes.setdefault(str(expression), len(classes)), 1.0))
         return tuple(ties)
 
+    @cached_property
+    def _weight_shapes(self) -> list[tuple[int]]:
+        return [(width,) for width in self.source_widths[1:]]
+
     def __call__(self, inputs: torch.Tensor | None, weights: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """All angles, a tensor a group.
 
@@ -364,25 +348,28 @@ class AngleMap:
             A tensor of shape (N, A_0) for the first group, and (N, A_g) or (1, A_g) for each other.
 
         Raises:
-            TypeError: If a tensor is not float64 on the CPU.
             ValueError: If a shape does not fit.
         """
-        self._check_inputs(inputs)
-        if weights or self._has_weights:
-            self._check_weights(weights)
-        tensors = {1 + g: weight.unsqueeze(0) for g, weight in enumerate(weights)}
-        if inputs is not None:
-            tensors[0] = inputs
-        first = self.groups[0]
-        # Empty columns of what no angle depends on keep it in torch's graph, so that its gradient is zero, not an error.
-        idle = [tensors[source][:, :0] for source in self._idle_sources if source in tensors]
+        width = self.source_widths[0]
+        if (inputs is None and width) or (inputs is not None and inputs.shape[1:] != (width,)):
+            got = None if inputs is None else tuple(inputs.shape)
+            raise ValueError(f"inputs: got shape {got}, expected (N, {width}).")
+        shapes = [weight.shape for weight in weights]
+        if shapes != self._weight_shapes and (shapes or any(self.source_widths[1:])):
+            raise ValueError(f"weights: got shapes {[*map(tuple, shapes)]}, expected {self._weight_shapes}.")
+        tensors: list[Any] = [inputs]  # no group looks at inputs that are None
+        for weight in weights:
+            tensors.append(weight.unsqueeze(0))
+        first, *others = self.groups
         rows = 1 if inputs is None else inputs.shape[0]
-        parts = [first.evaluate(tensors)] if first.width else []
-        if parts + idle:
-            head = torch.cat([part.expand(rows, -1) for part in parts + idle], dim=1) if idle else parts[0]
-        else:
-            head = torch.zeros((rows, 0), dtype=torch.float64)
-        return head, *(group.evaluate(tensors) for group in self.groups[1:])
+        angles = [first.evaluate(tensors) if first.expressions else torch.zeros((rows, 0), **_EXACT)]
+        if self._idle_sources:
+            # Empty columns of what no angle depends on keep it in torch's graph, so that its gradient is zero, not an error.
+            idle = [tensors[source][:, :0].expand(rows, -1) for source in self._idle_sources]
+            angles = [torch.cat(angles + idle, dim=1)]
+        for group in others:
+            angles.append(group.evaluate(tensors))
+        return tuple(angles)
 
     @cached_property
     def is_affine(self) -> bool:
@@ -397,31 +384,7 @@ class AngleMap:
             columns: Which W angles.
             tensors: Each source's values, shape (N, width) or (1, width), float64; not looked at where :attr:`is_affine`.
         """
-        parts = [group.slopes(source, self.source_widths[source], tensors) for group in self.groups]
-        rows = max((len(part) for part in parts), default=1)
+        parts = [group.slopes(source, tensors) for group in self.groups]
+        rows = max(len(part) for part in parts)
         whole = np.concatenate([np.broadcast_to(part, (rows, *part.shape[1:])) for part in parts], axis=1)
         return whole[:, list(columns)]
-
-    @cached_property
-    def _has_weights(self) -> bool:
-        return any(self.source_widths[1:])
-
-    def _check_inputs(self, inputs: torch.Tensor | None) -> None:
-        width = self.source_widths[0]
-        if (inputs is None and width) or (inputs is not None and inputs.shape[1:] != (width,)):
-            got = None if inputs is None else tuple(inputs.shape)
-            raise ValueError(f"inputs: got shape {got}, expected (N, {width}).")
-        if inputs is not None:
-            _require_exact(inputs, "inputs")
-
-    def _check_weights(self, weights: Sequence[torch.Tensor]) -> None:
-        expected = [(width,) for width in self.source_widths[1:]]
-        if [weight.shape for weight in weights] != expected:
-            raise ValueError(f"weights: got shapes {[tuple(w.shape) for w in weights]}, expected {expected}.")
-        for weight in weights:
-            _require_exact(weight, "weights")
-
-
-def _require_exact(tensor: torch.Tensor, name: str) -> None:
-    if tensor.dtype != torch.float64 or tensor.device.type != "cpu":
-        raise TypeError(f"{name}: got a tensor of {tensor.dtype} on {tensor.device}, expected float64 on the CPU.")

@@ -5,20 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from qiskit.circuit import (
-    Operation,
-    Parameter,
-    QuantumCircuit,
-    Qubit,
-)
+from qiskit.circuit import Operation, Parameter, QuantumCircuit, Qubit
 from qiskit.circuit.equivalence_library import SessionEquivalenceLibrary
 from qiskit.circuit.library import Barrier, get_standard_gate_name_mapping
 from qiskit.transpiler import PassManager
-from qiskit.transpiler.passes import (
-    BasisTranslator,
-    HighLevelSynthesis,
-    UnrollCustomDefinitions,
-)
+from qiskit.transpiler.passes import BasisTranslator, HighLevelSynthesis, UnrollCustomDefinitions
 
 from .refusals import free_parameters, why_not
 from .unrolling import is_defined, is_standard, spelled_out
@@ -173,29 +164,28 @@ def fill_input_blocks(
     """
     filled = circuit.copy_empty_like()
     for instruction in circuit.data:
-        number = block_of(instruction.operation)
-        if number is None:
+        if (number := block_of(instruction.operation)) is None:
             filled.append(instruction, copy=False)
             continue
         block = blocks[number]
         bound = QuantumCircuit(block.operation.num_qubits)
         bound.append(block.operation, bound.qubits)
-        mine = {parameter: values[parameter] for parameter in block.parameters}
+        numbers = {parameter: values[parameter] for parameter in block.parameters}
         try:
-            bound.assign_parameters(mine, inplace=True)
+            bound.assign_parameters(numbers, inplace=True)
             filled.compose(bound.decompose(), instruction.qubits, inplace=True)
         except Exception as error:  # whatever a user's own gate raises for these numbers
-            named = {parameter.name: value for parameter, value in mine.items()}
+            inputs = {parameter.name: value for parameter, value in numbers.items()}
             raise ValueError(
-                f"Instruction {block.operation.name!r} does not take the inputs {named}: {error}"
+                f"Instruction {block.operation.name!r} does not take the inputs {inputs}: {error}"
             ) from error
     return to_rotations(filled)
 
 
 def without_final_measurements(circuit: QuantumCircuit) -> tuple[QuantumCircuit, dict[int, int]]:
     """The circuit without its final measurements, and which qubit each classical bit measures."""
-    measured: dict[Qubit, int] = {}
-    bits: dict[int, int] = {}
+    measured: set[Qubit] = set()
+    qubit_of_bit: dict[int, int] = {}
     bare = QuantumCircuit(circuit.qubits, *circuit.qregs)
     for instruction in circuit.data:
         name = instruction.operation.name
@@ -211,12 +201,12 @@ def without_final_measurements(circuit: QuantumCircuit) -> tuple[QuantumCircuit,
         if name == "measure":
             qubit = instruction.qubits[0]
             clbit = circuit.find_bit(instruction.clbits[0]).index
-            if clbit in bits:
+            if clbit in qubit_of_bit:
                 raise ValueError(
                     f"Classical bit {clbit} is measured into twice; expected at most one measurement a bit."
                 )
-            measured[qubit] = clbit
-            bits[clbit] = circuit.find_bit(qubit).index
+            measured.add(qubit)
+            qubit_of_bit[clbit] = circuit.find_bit(qubit).index
         else:
             bare.append(instruction.operation, instruction.qubits, copy=False)
-    return bare, bits
+    return bare, qubit_of_bit

@@ -20,7 +20,7 @@ from qiskit.circuit import (
 )
 from qiskit.circuit.library import HamiltonianGate, Initialize, Isometry, StatePreparation
 
-__all__ = ["free_parameters", "has_matrix", "is_parameterised", "misnamed", "named", "stale", "why_not"]
+__all__ = ["free_parameters", "has_matrix", "is_parameterised", "named", "why_misnamed", "why_not", "why_stale"]
 
 _CHANNELS = frozenset({"kraus", "superop", "quantum_channel", "choi", "ptm", "chi", "stinespring", "roerror"})
 _ANOTHER_WAY = "Give the gate a definition with parameterised gates, or encode the data in rotation angles"
@@ -48,7 +48,7 @@ def named(operation: Operation, within: Sequence[str] = ()) -> str:
     return f"Instruction {operation.name!r}" + (f" (within {' / '.join(map(repr, within))})" if within else "")
 
 
-def stale(operation: Operation, inside: Collection[Parameter], within: Sequence[str] = ()) -> str:
+def why_stale(operation: Operation, inside: Collection[Parameter], within: Sequence[str] = ()) -> str:
     """What is said of a gate that shows other free parameters than its definition has."""
     shown, has = (", ".join(sorted(p.name for p in ps)) or "none" for ps in (free_parameters(operation), inside))
     return (
@@ -59,7 +59,7 @@ def stale(operation: Operation, inside: Collection[Parameter], within: Sequence[
     )
 
 
-def misnamed(operation: Operation, inner: str, within: Sequence[str] = ()) -> str:
+def why_misnamed(operation: Operation, inner: str, within: Sequence[str] = ()) -> str:
     """What is said of a controlled gate that Qiskit has made for the name of another."""
     return (
         f"{named(operation, within)} is the control of a gate of your own that is named {inner!r}, for which Qiskit takes "

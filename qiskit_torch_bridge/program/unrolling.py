@@ -34,7 +34,7 @@ from qiskit.circuit.library import Barrier, Initialize, MCMTGate, UnitaryGate, g
 from qiskit.quantum_info.operators.predicates import is_unitary_matrix
 from qiskit.transpiler.passes.synthesis.plugin import HighLevelSynthesisPluginManager
 
-from .refusals import free_parameters, has_matrix, is_parameterised, misnamed, named, stale, why_not
+from .refusals import free_parameters, has_matrix, is_parameterised, named, why_misnamed, why_not, why_stale
 
 __all__ = ["is_defined", "is_parameterised", "is_standard", "names_and_labels", "spelled_out", "without_loops"]
 
@@ -124,7 +124,7 @@ def spelled_out(circuit: QuantumCircuit) -> QuantumCircuit:
     Raises:
         ValueError: If it is not known what an instruction does, or if a definition does not fit its gate.
     """
-    if all(_spelled_out(instruction.operation, ()) is instruction.operation for instruction in circuit.data):
+    if all(_replacement(instruction.operation, ()) is instruction.operation for instruction in circuit.data):
         return circuit
     flat = circuit.copy_empty_like()
     _append(flat, circuit)
@@ -149,7 +149,7 @@ def _append(
         if loops_only and not instruction.is_control_flow():
             parts: Operation | Iterable[QuantumCircuit] = operation
         else:
-            parts = _spelled_out(operation, within)
+            parts = _replacement(operation, within)
         if isinstance(parts, Operation):
             flat.append(instruction if parts is operation else instruction.replace(operation=parts), copy=False)
             continue
@@ -162,7 +162,7 @@ def _append(
             _append(flat, part, inside, (*within, operation.name), loops_only=loops_only)
 
 
-def _spelled_out(operation: Operation, within: tuple[str, ...]) -> Operation | Iterable[QuantumCircuit]:
+def _replacement(operation: Operation, within: tuple[str, ...]) -> Operation | Iterable[QuantumCircuit]:
     """Circuits to put in the instruction's place, one after the other, or another instruction."""
     _check_numbers(operation, within)
     if is_standard(operation):
@@ -187,7 +187,7 @@ def _check_library_gate(operation: Operation, within: tuple[str, ...]) -> None:
     """Refuses gates of the library that do not do what they show, because of what the user has put into them."""
     if isinstance(operation, MCMTGate) and _is_users_own(operation.base_gate):
         if (inner := _misnamed(operation.base_gate)) is not None:
-            raise ValueError(misnamed(operation, inner, within))
+            raise ValueError(why_misnamed(operation, inner, within))
         _definition(operation.base_gate, (*within, operation.name))
     elif isinstance(operation, Instruction) and operation.name not in _synthesized():
         _definition(operation, within)
@@ -230,7 +230,7 @@ def _bodies(operation: ControlFlowOp, within: tuple[str, ...]) -> Iterable[Quant
 
 def _with_base_spelled_out(operation: AnnotatedOperation, within: tuple[str, ...]) -> AnnotatedOperation:
     base = operation.base_op
-    parts = _spelled_out(base, within)
+    parts = _replacement(base, within)
     if isinstance(parts, Operation):
         return AnnotatedOperation(parts, operation.modifiers)
     if base.num_clbits:
@@ -253,7 +253,7 @@ def _definition(operation: Instruction, within: tuple[str, ...] = ()) -> Quantum
     if (definition := _definition_or_none(operation)) is None:
         return None
     if isinstance(operation, ControlledGate) and (inner := _misnamed(operation.base_gate)) is not None:
-        raise ValueError(misnamed(operation, inner, within))
+        raise ValueError(why_misnamed(operation, inner, within))
     if len(within) > _DEEPEST:
         raise ValueError(
             f"Instruction {within[0]!r} is made of gates within gates, more than {_DEEPEST} deep, or contains itself; "
@@ -261,7 +261,7 @@ def _definition(operation: Instruction, within: tuple[str, ...] = ()) -> Quantum
         )
     inside = set(definition.parameters)
     if free_parameters(operation) != inside or (inside and _keeps_others(operation)):
-        raise ValueError(stale(operation, inside, within))
+        raise ValueError(why_stale(operation, inside, within))
     if (definition.num_qubits, definition.num_clbits) != (operation.num_qubits, operation.num_clbits):
         raise ValueError(
             f"{named(operation, within)} acts on {operation.num_qubits} qubits and {operation.num_clbits} classical bits, "

@@ -8,10 +8,10 @@ that were measured in the same shots are correlated, and this counts their covar
 ```python
 layer = QuantumLayer(circuit, inputs=x, weights=w, shots=1000)
 layer(features).sum().backward()
-run = layer.last_run
-run.standard_errors           # of every output, shape (N, M)
-run.gradient_standard_errors  # of every weight's gradient, shape (W,)
-run.signal_to_noise           # how many standard errors a gradient is long: below 1 it is mostly noise
+result = layer.last_run
+result.standard_errors           # of every output, shape (N, M)
+result.gradient_standard_errors  # of every weight's gradient, shape (W,)
+result.signal_to_noise           # how many standard errors a gradient is long: below 1 it is mostly noise
 ```
 
 **Gradients.** The gradient by weight w is a sum over the rows n of the batch and the points k of the shift table

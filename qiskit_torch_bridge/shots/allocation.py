@@ -48,16 +48,16 @@ def shots_by_sensitivity(upstream: np.ndarray, scales: np.ndarray, shots: int) -
             f"The upstream gradient of row {row} is {upstream[row]}, expected finite numbers; the loss may have diverged. "
             "No circuit of the gradient was run."
         )
-    live = (upstream != 0).any(axis=1)
-    # A row whose outputs are all constants has no sensitivity; its values are exact with any number of shots.
-    weights = np.sqrt(((_of_order_one(upstream[live]) * _of_order_one(scales)) ** 2).sum(axis=1))
-    positive = weights > 0
-    weights[positive] = 2.0 ** (np.round(2 * np.log2(weights[positive])) / 2)
+    active = (upstream != 0).any(axis=1)
+    # A row whose outputs are all constants has none; its values are exact with any number of shots.
+    sensitivities = np.sqrt(((_of_order_one(upstream[active]) * _of_order_one(scales)) ** 2).sum(axis=1))
+    positive = sensitivities > 0
+    sensitivities[positive] = 2.0 ** (np.round(2 * np.log2(sensitivities[positive])) / 2)
     least = min(2, shots)
-    total = weights.sum()
-    shares = np.floor((shots - least) * len(weights) * weights / total) if total > 0 else np.zeros(len(weights))
+    total = sensitivities.sum()
+    shares = np.floor((shots - least) * len(sensitivities) * sensitivities / total) if total > 0 else 0.0
     allotted = np.zeros(len(upstream), dtype=np.int64)
-    allotted[live] = np.minimum(least + shares, _MOST).astype(np.int64)
+    allotted[active] = np.minimum(least + shares, _MOST).astype(np.int64)
     return allotted
 
 

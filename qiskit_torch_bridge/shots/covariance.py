@@ -31,12 +31,12 @@ class Covariance:
     Attributes:
         of_one_shot: From ``u`` of shape (N, M) to :math:`\sigma^2`, summed over the measurements, shape (N,).
         shots: How often each measurement of a row was taken, one number or shape (N,); infinite for exact values.
-        rows: The number N.
+        num_rows: The number N.
     """
 
     of_one_shot: Callable[[np.ndarray], np.ndarray]
     shots: np.ndarray | float
-    rows: int
+    num_rows: int
 
     @classmethod
     def of_independent(cls, variances: np.ndarray, shots: np.ndarray | float) -> Covariance:
@@ -55,44 +55,43 @@ class Covariance:
             upstream: Shape (N, M): ``u``.
             shots: What it would be with so many shots a measurement, one number or shape (N,); None: with those taken.
         """
-        variances: np.ndarray = self.of_one_shot(upstream) / (self.shots if shots is None else shots)
-        return variances
+        return self.of_one_shot(upstream) / (self.shots if shots is None else shots)
 
     def of_outputs(self, num_outputs: int, shots: int) -> np.ndarray:
         """The variance that each output would have with so many shots, shape (N, M)."""
-        shape = (self.rows, num_outputs)
+        shape = (self.num_rows, num_outputs)
         return np.stack([self.along(np.broadcast_to(one, shape), shots) for one in np.eye(num_outputs)], axis=1)
 
     def of_rows(self, rows: slice) -> Covariance:
         """That of some of the rows."""
 
         def of_one_shot(upstream: np.ndarray) -> np.ndarray:
-            padded = np.zeros((self.rows, upstream.shape[1]))
+            padded = np.zeros((self.num_rows, upstream.shape[1]))
             padded[rows] = upstream
             return self.of_one_shot(padded)[rows]
 
-        shots = np.broadcast_to(self.shots, self.rows)[rows]
+        shots = np.broadcast_to(self.shots, self.num_rows)[rows]
         return Covariance(of_one_shot, shots, len(shots))
 
     @staticmethod
     def stitched(
-        where: Sequence[slice | np.ndarray], parts: Sequence[Covariance | None], rows: int
+        rows: Sequence[slice | np.ndarray], parts: Sequence[Covariance | None], num_rows: int
     ) -> Covariance | None:
         """That of several sets of rows as one; None if one of them is unknown. Rows in no set have no variance."""
-        known = [part for part in parts if part is not None]
-        if len(known) < len(parts):
+        pairs = [(indices, part) for indices, part in zip(rows, parts, strict=True) if part is not None]
+        if len(pairs) < len(parts):
             return None
-        shots = np.full(rows, np.inf)
-        for its_rows, part in zip(where, known, strict=True):
-            shots[its_rows] = part.shots
+        shots = np.full(num_rows, np.inf)
+        for indices, part in pairs:
+            shots[indices] = part.shots
 
         def of_one_shot(upstream: np.ndarray) -> np.ndarray:
-            variances = np.zeros(rows)
-            for its_rows, part in zip(where, known, strict=True):
-                variances[its_rows] = part.of_one_shot(upstream[its_rows])
+            variances = np.zeros(num_rows)
+            for indices, part in pairs:
+                variances[indices] = part.of_one_shot(upstream[indices])
             return variances
 
-        return Covariance(of_one_shot, shots, rows)
+        return Covariance(of_one_shot, shots, num_rows)
 
 
 def variance_of_one_shot(

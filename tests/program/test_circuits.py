@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
@@ -568,6 +570,19 @@ def test_tensors_of_a_wrong_width_are_refused(inputs, weights, message):
     program = Program.compile(circuit, inputs=[X], weights=[T])
     with pytest.raises(ValueError, match=message):
         evaluate(program, inputs, weights)
+
+
+def test_angles_are_computed_in_double_precision_only():
+    program = Program.compile(rotated(), weights=[T])
+    with pytest.raises(TypeError, match=r"weights: got a tensor of torch\.float32 on cpu, expected float64 on the CPU"):
+        program.evaluate_angles(None, [torch.zeros(1)])
+
+
+@pytest.mark.parametrize(("name", "room"), [("Samples", "readout"), ("ObservableLike", "observables")])
+def test_the_old_name_of_readouts_says_where_they_are(name, room):
+    with pytest.warns(DeprecationWarning, match=rf"is now qiskit_torch_bridge\.program\.{room}; import {name}"):
+        old = getattr(import_module("qiskit_torch_bridge.readout"), name)
+    assert old is getattr(import_module(f"qiskit_torch_bridge.program.{room}"), name)
 
 
 def test_probabilities_of_many_qubits_agree_with_qiskit():
