@@ -25,6 +25,7 @@ from .base import (
     estimate_from_moments,
     measured_circuit,
 )
+from .results import BoundCircuit
 from .simulated import (
     check_method,
     gates_to_keep,
@@ -38,7 +39,7 @@ from .simulated import (
     touched_qubits,
     truncation,
 )
-from .transpiling import BoundCircuit, bind_by_column, check_transpiler_options, transpiled
+from .transpiling import bind_by_column, check_transpiler_options, transpiled
 
 __all__ = ["AerBackend"]
 

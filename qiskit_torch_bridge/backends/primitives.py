@@ -19,14 +19,23 @@ from qiskit.primitives import (
     StatevectorEstimator,
     StatevectorSampler,
 )
-from qiskit.primitives.containers.bindings_array import BindingsArray
 from qiskit.quantum_info import PauliList, SparsePauliOp
 
 from ..program.compiled import Program
-from ..program.readout import Expectation, Samples
+from ..program.readout import Expectation
 from ..shots.covariance import Covariance
-from .base import Backend, Estimate, ProgramCache, check_shots, circuit_on, estimate_from_samples, measured_circuit
-from .results import Arrays, Asked, WrongResult, arrays_from
+from .base import Backend, Estimate, ProgramCache, check_shots, circuit_on, measured_circuit
+from .results import (
+    Arrays,
+    Asked,
+    BoundCircuit,
+    WrongResult,
+    arrays_from,
+    bindings_of,
+    estimate_from_samples,
+    pubs_of,
+    samples_of,
+)
 from .simulated import (
     check_method,
     gates_to_keep,
@@ -43,7 +52,6 @@ from .simulated import (
     truncation,
 )
 from .transpiling import (
-    BoundCircuit,
     bind_by_column,
     check_transpiler_options,
     gates_of_ibms_estimator,
@@ -51,7 +59,7 @@ from .transpiling import (
     transpiled,
 )
 
-__all__ = ["EstimatorBackend", "SamplerBackend", "bindings_of", "observables_on", "restricted_to", "samples_of"]
+__all__ = ["EstimatorBackend", "SamplerBackend", "observables_on", "restricted_to"]
 
 _MERGING = "qiskit_ibm_runtime.executor_estimator"
 
@@ -277,10 +285,7 @@ class SamplerBackend(_PrimitiveBackend):
         if circuits and has_gate_errors(self._noise):
             qubits = len(touched_qubits(bound.circuit for bound in circuits))
             self._warn_once("trajectories", slow_trajectories(self._method, qubits, shots))
-        # Without parameters there is nothing to broadcast over: such a circuit is a PUB for every row.
-        pubs = [
-            [(b.circuit, bindings_of(b, angles))] if b.parameters else [(b.circuit,)] * len(angles) for b in circuits
-        ]
+        pubs = [pubs_of(bound, angles) for bound in circuits]
         flat = list(chain.from_iterable(pubs))
         twirls = _rounds_shots_up(self.primitive)
         asked = [
@@ -457,27 +462,3 @@ def restricted_to(observable: SparsePauliOp, qubits: list[int]) -> SparsePauliOp
     """The observable on these qubits, the others left out (it acts on none of them)."""
     paulis = PauliList.from_symplectic(observable.paulis.z[:, qubits], observable.paulis.x[:, qubits])
     return SparsePauliOp(paulis, observable.coeffs)
-
-
-def bindings_of(bound: BoundCircuit, angles: np.ndarray) -> BindingsArray:
-    """N parameter sets; by object, so that no order of names matters."""
-    return BindingsArray({bound.parameters: bound.values(angles)})
-
-
-def samples_of(arrays: Sequence[np.ndarray], rows: int, num_bits: int) -> Samples:
-    """The measured bit strings of N parameter sets, from packed bits of shape (..., shots, bytes) in their order.
-
-    Raises:
-        WrongResult: If they are the bits of something else.
-    """
-    shapes = {array.shape[-2:] for array in arrays}
-    found = sum(math.prod(array.shape[:-2]) for array in arrays)
-    if found != rows or len(shapes) > 1 or any(size != math.ceil(num_bits / 8) for _, size in shapes):
-        raise WrongResult(
-            f"got {found} parameter set(s) with (shots, bytes) of {sorted(shapes)}, expected {rows} with the same shots and "
-            f"the bytes of {num_bits} bit(s)."
-        )
-    packed = np.concatenate([array.reshape(-1, *array.shape[-2:]) for array in arrays])
-    shots = packed.shape[1]
-    bits = np.unpackbits(packed, axis=-1, bitorder="big")[..., ::-1][..., :num_bits].reshape(rows * shots, num_bits)
-    return Samples(np.repeat(np.arange(rows), shots), bits, np.ones(rows * shots, dtype=np.int64), rows)

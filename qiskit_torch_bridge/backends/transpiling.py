@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AnySet
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from qiskit import QuantumCircuit
-from qiskit.circuit import Parameter, ParameterExpression, ParameterVector
+from qiskit.circuit import ParameterExpression, ParameterVector
 from qiskit.circuit.library import get_standard_gate_name_mapping
 from qiskit.transpiler import PassManager, generate_preset_pass_manager
 from qiskit.transpiler.exceptions import TranspilerError
@@ -19,13 +18,13 @@ from qiskit.transpiler.passes import UnitarySynthesis
 
 from ..program.angles import Affine, as_affine
 from ..program.compiled import Program
+from .results import BoundCircuit
 from .simulated import noise_model_of
 
 _STANDARD = frozenset(get_standard_gate_name_mapping())
 _ENTANGLERS = ("cx", "cz", "ecr", "iswap", "rzz", "rxx", "ryy", "rzx")
 
 __all__ = [
-    "BoundCircuit",
     "bind_by_column",
     "bounded_gates",
     "check_transpiler_options",
@@ -34,27 +33,6 @@ __all__ = [
     "require_bounded_angles",
     "transpiled",
 ]
-
-
-@dataclass(frozen=True, eq=False)
-class BoundCircuit:
-    """A circuit each parameter of which is an affine function of the program's angles: ``angles @ slopes + offsets``.
-
-    Attributes:
-        circuit: The circuit.
-        parameters: Its P parameters.
-        slopes: Shape (A, P).
-        offsets: Shape (P,); radians.
-    """
-
-    circuit: QuantumCircuit
-    parameters: tuple[Parameter, ...]
-    slopes: np.ndarray
-    offsets: np.ndarray
-
-    def values(self, angles: np.ndarray) -> np.ndarray:
-        """Shape (N, P): the parameters' values."""
-        return angles @ self.slopes + self.offsets
 
 
 def check_transpiler_options(

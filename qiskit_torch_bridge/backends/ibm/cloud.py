@@ -29,8 +29,7 @@ from ..results import WrongResult
 from ..transpiling import bounded_gates, require_bounded_angles
 from .errors import HardwareError
 from .faults import Fault, Meaning, ServiceFault, masked, meaning_of, raise_alone, said_by, shortened
-from .fingerprints import digest
-from .ledger import TAG
+from .ledger import TAG, digest
 
 __all__ = [
     "CloudDevice",

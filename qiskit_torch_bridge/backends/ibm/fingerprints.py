@@ -1,10 +1,8 @@
-"""Names for what was asked for, the same in every process: hashes of circuits, readouts and angles."""
+"""Names of programs that are the same in every process: hashes of circuits and readouts."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,16 +12,11 @@ from qiskit.circuit.library import get_standard_gate_name_mapping
 
 from ...program.compiled import Program
 from ...program.readout import Expectation, Readout
-from ..base import Request
+from .ledger import digest
 
-__all__ = ["digest", "fingerprint", "seed_of"]
+__all__ = ["fingerprint"]
 
 _STANDARD = frozenset(get_standard_gate_name_mapping())
-
-
-def digest(*parts: Any) -> str:
-    """A hash of numbers, words, arrays and nested lists and mappings of them."""
-    return hashlib.sha256(json.dumps([_plain(part) for part in parts], sort_keys=True).encode()).hexdigest()
 
 
 def fingerprint(program: Program) -> str:
@@ -34,13 +27,6 @@ def fingerprint(program: Program) -> str:
     """
     columns = {angle: column for column, angle in enumerate(program.angles)}
     return digest(_of_circuit(program.circuit, columns), _of_readout(program.readout), program.placed)
-
-
-def seed_of(request: Request) -> list[list[int]]:
-    """The seed of an evaluation as numbers: its entropy, and its place in the stream."""
-    entropy = request.seed.entropy
-    parts = list(entropy) if isinstance(entropy, Sequence) else [0 if entropy is None else entropy]
-    return [[int(part) for part in parts], [int(part) for part in request.seed.spawn_key]]
 
 
 def _of_circuit(circuit: QuantumCircuit, columns: Mapping[Parameter, int]) -> list[Any]:
@@ -87,15 +73,3 @@ def _of_readout(readout: Readout) -> list[Any]:
     # An Estimator groups terms itself: it is given whole observables.
     operators = [sorted(o.to_list()) for o in readout.observables] if isinstance(readout, Expectation) else []
     return [readout.num_outputs, groups, readout.constants, operators]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return [str(value.dtype), list(value.shape), hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (np.integer, np.floating)):
-        return value.item()
-    return [value.real, value.imag] if isinstance(value, complex) else value

@@ -29,11 +29,12 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 from .errors import BudgetExceeded, LedgerError
 
-__all__ = ["TAG", "Caps", "Claim", "Entry", "Job", "Ledger", "ResultDamaged", "Role", "Spent"]
+__all__ = ["TAG", "Caps", "Claim", "Entry", "Job", "Ledger", "ResultDamaged", "Role", "Spent", "digest"]
 
 TAG = "qtb-"
 """What the tags of jobs begin with."""
@@ -205,6 +206,11 @@ class Entry:
 
 
 _COLUMNS = ", ".join(Entry.__dataclass_fields__)
+
+
+def digest(*parts: Any) -> str:
+    """A key: a hash of numbers, words, arrays and nested lists and mappings of them, the same in every process."""
+    return hashlib.sha256(json.dumps([_plain(part) for part in parts], sort_keys=True).encode()).hexdigest()
 
 
 class Ledger:
@@ -864,6 +870,18 @@ def _discard(db: sqlite3.Connection, table: str) -> list[int]:
     rows = [row for (row,) in db.execute(f"SELECT rowid FROM {table} WHERE NOT ({_sound(db, table)})")]
     db.executemany(f"DELETE FROM {table} WHERE rowid = ?", [(row,) for row in rows])
     return rows
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), list(value.shape), hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (np.integer, np.floating)):
+        return value.item()
+    return [value.real, value.imag] if isinstance(value, complex) else value
 
 
 def _seal(*values: bytes | None) -> str:

@@ -22,12 +22,12 @@ from ...arguments import instance_of, number_from
 from ...program.compiled import Program
 from ..base import Backend, Charge, Estimate, ProgramCache, Request, check_shots
 from ..passport import Passport
-from ..results import Asked, WrongResult, check_arrays
-from .archives import arrays_of, asked_of_jobs, read_archive, stored_result, way_to_forget
-from .assembling import estimate_from_arrays
+from ..results import Asked, WrongResult, arrays_of, check_arrays, read_archive
+from .archives import asked_of_jobs, stored_result, way_to_forget
 from .errors import LedgerError, NotRecorded
-from .fingerprints import digest, fingerprint, seed_of
-from .ledger import Ledger
+from .fingerprints import fingerprint
+from .ledger import Ledger, digest
+from .workload import estimate_from_arrays, seed_of
 
 __all__ = ["Replay", "write_recording"]
 

@@ -18,8 +18,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...arguments import number_from
-from ..results import Asked, WrongResult, arrays_from
-from .archives import Arrays, asked_of_jobs, bytes_of, stored_result, way_to_forget
+from ..results import Arrays, Asked, WrongResult, arrays_from, bytes_of
+from .archives import asked_of_jobs, stored_result, way_to_forget
 from .cloud import Device, Fault, ServiceFault
 from .errors import HardwareError, JobFailed, LedgerError, NotAuthorized, ServiceUnavailable
 from .ledger import Caps, Claim, Entry, Job, Ledger, Role

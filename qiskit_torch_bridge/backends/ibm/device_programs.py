@@ -1,0 +1,172 @@
+"""Programs in a device's gates: transpiled once, kept for later processes, and tested before they cost anything."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from qiskit import QuantumCircuit
+
+from ...program.compiled import Program
+from ..results import pubs_of
+from .cloud import Device
+from .device_circuits import DeviceProgram, circuits_for, device_circuits, from_qpy, to_qpy
+from .errors import HardwareError
+from .fingerprints import fingerprint
+from .ledger import Ledger, digest
+from .selftest import test_layout
+
+__all__ = ["DevicePrograms"]
+
+_log = logging.getLogger(__name__)
+_CHANGE_NO_RESULT = ("environment", "max_execution_time")  # a job that may take longer, or logs more, measures the same
+
+
+class DevicePrograms:
+    """Makes programs ready for a device.
+
+    Args:
+        name: The backend's, for logs.
+        run: The name of the run.
+        primitive: ``"sampler"`` or ``"estimator"``.
+        options: The primitive's, as they were set.
+        transpiling: The transpiler's choices, by the names of its options.
+        most_two_qubit_gates: Of one circuit.
+
+    Attributes:
+        tested: The programs that may be sent.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: str,
+        *,
+        primitive: str,
+        options: Mapping[str, Any],
+        transpiling: Mapping[str, Any],
+        most_two_qubit_gates: int,
+    ) -> None:
+        self._name, self._run, self._primitive, self._options = name, run, primitive, options
+        self._transpiling, self._most_two_qubit_gates = transpiling, most_two_qubit_gates
+        self._unkept: dict[str, bytes] = {}  # transpiled circuits that are not in the ledger yet
+        self.forget()
+
+    def forget(self) -> None:
+        """Has everything made ready and tested anew."""
+        self.tested: WeakKeyDictionary[Program, DeviceProgram] = WeakKeyDictionary()
+        self._ready: WeakKeyDictionary[Program, DeviceProgram] = WeakKeyDictionary()
+        self._fingerprints_of_tested: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "tested": None, "_ready": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.forget()
+
+    def ready(self, program: Program, device: Device, ledger: Ledger | None) -> DeviceProgram:
+        """The program in the device's gates.
+
+        Args:
+            program: The program.
+            device: Where it is to be measured.
+            ledger: What may have its circuits from an earlier process; None: there is none yet.
+
+        Raises:
+            ValueError: If the device cannot run it as it is to be measured.
+        """
+        if program not in self._ready:
+            name = fingerprint(program)
+            circumstances = (self._run, *self._circumstances(device), name)
+            circuits = device_circuits(
+                self._transpiled(program, device, ledger, key=digest(*circumstances)),
+                program,
+                device.device,
+                self._primitive,
+                initial_layout=self._transpiling["initial_layout"],
+            )
+            angles = np.zeros((1, len(program.angles)))
+            if pubs := [pub for each in circuits for pub in pubs_of(each.bound, angles, each.observables)]:
+                device.check_preparation(self._primitive, pubs, self._options)
+            self._ready[program] = DeviceProgram(circuits, name, circumstances)
+        return self._ready[program]
+
+    def test(self, program: Program, device: Device, ledger: Ledger) -> DeviceProgram:
+        """The program in the device's gates, which gives its answers there and is in the ledger.
+
+        Raises:
+            ValueError: If it does not give them, or the device cannot run it.
+        """
+        ready = self.ready(program, device, ledger)
+        if ready.fingerprint not in self._fingerprints_of_tested:
+            outcome = test_layout(program, ready.circuits)
+            if self._another_was_first(digest(*ready.circumstances), ledger):
+                return self.test(program, device, ledger)
+            _log.info("%s: %s", self._name, outcome)
+            ledger.note(self._run, "self-test", outcome, circuit=ready.fingerprint)
+            self._fingerprints_of_tested.add(ready.fingerprint)
+        self.tested[program] = ready
+        return ready
+
+    def _another_was_first(self, key: str, ledger: Ledger) -> bool:
+        """Writes transpiled circuits down for later processes; returns whether another process's were there before.
+
+        Those are used then, so that a run is the same in all of its processes.
+        """
+        circuits = self._unkept.pop(key, None)
+        if circuits is None or ledger.keep_circuits(key, circuits) == circuits:
+            return False
+        self.tested.clear()
+        self._ready.clear()
+        return True
+
+    def _transpiled(
+        self, program: Program, device: Device, ledger: Ledger | None, *, key: str
+    ) -> Sequence[QuantumCircuit]:
+        """Circuits that an earlier process has left, while they fit the device: a run that goes on does not change."""
+        if not program.readout.groups:
+            return []
+        kept = self._unkept.get(key)
+        if kept is None and ledger is not None:
+            kept = ledger.circuits(key)
+        if kept is not None:
+            try:
+                circuits = from_qpy(kept, program)
+                device.check(circuits)
+            except HardwareError:
+                raise
+            except Exception as error:  # damaged bytes, or those of a newer Qiskit, raise anything
+                self._give_up(key, error, ledger)
+            else:
+                return circuits
+        circuits = circuits_for(program, device.device, self._primitive, **self._transpiling)
+        device.check(circuits)
+        self._require_within_gates(circuits)
+        self._unkept[key] = to_qpy(circuits)
+        return from_qpy(self._unkept[key], program)
+
+    def _give_up(self, key: str, error: Exception, ledger: Ledger | None) -> None:
+        changed = isinstance(error, ValueError)
+        why = "the device has changed" if changed else "the transpiled circuits in the ledger cannot be read"
+        _log.warning("Transpiling anew, because %s: %s", why, error)
+        self._unkept.pop(key, None)
+        if ledger is not None:
+            ledger.note(self._run, "transpiled-anew", f"{why}: {error}")
+            ledger.forget_circuits(key)
+
+    def _require_within_gates(self, circuits: Sequence[QuantumCircuit]) -> None:
+        most = max((circuit.num_nonlocal_gates() for circuit in circuits), default=0)
+        if most > self._most_two_qubit_gates:
+            raise ValueError(
+                f"The transpiled circuit has {most:,} two-qubit gates, expected at most {self._most_two_qubit_gates:,}: "
+                "the service takes no more."
+            )
+
+    def _circumstances(self, device: Device) -> tuple[Any, ...]:
+        """All that a result depends on besides the evaluation itself."""
+        options = {name: value for name, value in self._options.items() if name not in _CHANGE_NO_RESULT}
+        return device.identity, self._primitive, *self._transpiling.values(), options
