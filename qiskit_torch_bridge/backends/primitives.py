@@ -21,11 +21,12 @@ from qiskit.primitives import (
 )
 from qiskit.primitives.containers.bindings_array import BindingsArray
 from qiskit.quantum_info import PauliList, SparsePauliOp
+from qiskit.transpiler import PassManager
 
 from ..program.compiled import Program
 from ..program.readout import Expectation, Samples
 from ..shots.covariance import Covariance
-from .base import Backend, Estimate, ProgramCache, check_shots, circuit_on, estimate_from_samples, measured_circuit
+from .base import Estimate, check_shots, circuit_on, estimate_from_samples, measured_circuit
 from .results import Arrays, Asked, WrongResult, arrays_from
 from .simulated import (
     check_method,
@@ -33,6 +34,7 @@ from .simulated import (
     has_gate_errors,
     has_noise_of_its_own,
     ignored_noise,
+    leaves_out_idle_qubits,
     noise_model_of,
     require_noise,
     require_room_for_density_matrix,
@@ -44,10 +46,10 @@ from .simulated import (
 )
 from .transpiling import (
     BoundCircuit,
+    TranspilerOptions,
+    TranspilingBackend,
     bind_by_column,
-    check_transpiler_options,
     gates_of_ibms_estimator,
-    leaves_out_idle_qubits,
     transpiled,
 )
 
@@ -141,7 +143,7 @@ def _checked(name: str, result: Any, asked: Sequence[Asked]) -> Arrays:
         ) from None
 
 
-class _PrimitiveBackend(Backend):
+class _PrimitiveBackend(TranspilingBackend):
     """What Samplers and Estimators share.
 
     Args:
@@ -151,6 +153,7 @@ class _PrimitiveBackend(Backend):
             along, so that the gates stay as they are with their noise, else 2.
         initial_layout: The device's qubits for the circuit's, in order; None: the transpiler's choice.
         seed_transpiler: Makes the transpiler's choices repeatable.
+        pass_manager: Your own, in place of the preset one and its options above. What it makes is checked.
     """
 
     def __init__(
@@ -161,23 +164,28 @@ class _PrimitiveBackend(Backend):
         optimization_level: int | None = None,
         initial_layout: Sequence[int] | None = None,
         seed_transpiler: int | None = 0,
+        pass_manager: PassManager | None = None,
     ) -> None:
-        self._level, self.initial_layout, self.seed_transpiler = check_transpiler_options(
-            optimization_level=optimization_level, initial_layout=initial_layout, seed_transpiler=seed_transpiler
+        options = TranspilerOptions(
+            optimization_level=optimization_level,
+            initial_layout=initial_layout,
+            seed_transpiler=seed_transpiler,
+            pass_manager=pass_manager,
         )
+        super().__init__(options)
         self.primitive = primitive
         # Where it runs, as far as it says; the device to transpile for may be another.
         self._runner = _device_of(primitive)
         check_method(self._runner)
         self.device = self._runner if device is None else device
         self.name = type(primitive).__name__
-        self._cache = ProgramCache()
+        if self.device is None and pass_manager is not None:
+            raise ValueError(
+                f"pass_manager: got one for {self.name}, which has no device to transpile for; name one by device=."
+            )
 
     @property
-    def optimization_level(self) -> int:
-        """The transpiler's."""
-        if self._level is not None:
-            return self._level
+    def _default_level(self) -> int:
         return 0 if has_noise_of_its_own(self._runner, self._noise) else 2
 
     @property
@@ -195,7 +203,7 @@ class _PrimitiveBackend(Backend):
     def _is_compact(self) -> bool:
         if self.device is None:
             return True
-        return leaves_out_idle_qubits(self.device, self.initial_layout) and self._noise is None
+        return leaves_out_idle_qubits(self.device, self.transpiler) and self._noise is None
 
     def _cached(self, program: Program) -> dict[Any, Any]:
         """What was derived from the program for the present noise."""
@@ -212,22 +220,14 @@ class _PrimitiveBackend(Backend):
         if self.device is None:
             return [bind_by_column(circuit, program) for circuit in circuits]
         noise = self._noise
-        level = self.optimization_level
-        ready = transpiled(
-            circuits,
-            program,
-            self.device,
-            optimization_level=level,
-            initial_layout=self.initial_layout,
-            seed_transpiler=self.seed_transpiler,
-            basis_gates=self._basis_gates,
-            keep=gates_to_keep(program, self.device, noise),
-        )
+        options = self.transpiler
+        keep = gates_to_keep(program, self.device, noise)
+        ready = transpiled(circuits, program, self.device, options, basis_gates=self._basis_gates, keep=keep)
         bound = [bind_by_column(circuit, program) for circuit in ready]
         final = [one.circuit for one in bound]
         if self._merges_gates and has_noise_of_its_own(self._runner, noise):
             require_separate_gates(final, noise, self.name)
-        require_noise(program, final, self._runner, noise, optimization_level=level, is_default=self._level is None)
+        require_noise(program, final, self._runner, noise, options)
         return bound
 
     @property

@@ -24,6 +24,7 @@ from qiskit_torch_bridge import BudgetExceeded, IBMBackend, Ledger, QuantumLayer
 from qiskit_torch_bridge.backends import resolve_backend
 from qiskit_torch_bridge.backends.ibm import backend as backend_module
 from qiskit_torch_bridge.backends.ibm.compiling import circuits_for, to_qpy
+from qiskit_torch_bridge.backends.transpiling import TranspilerOptions
 
 
 @pytest.fixture(autouse=True)
@@ -105,9 +106,8 @@ def test_circuits_of_another_process_are_used_if_it_was_first(folder):
     """Two processes that begin at once must send the same jobs, and test what they send."""
     ours, theirs = (IBMBackend("fake_manila", ledger="jobs.sqlite") for _ in range(2))
     layer, other = layer_on(ours), layer_on(theirs)  # both have transpiled before either has written anything
-    circuits = circuits_for(
-        other.program, theirs.device, "sampler", optimization_level=1, initial_layout=[4, 3], seed_transpiler=0
-    )
+    choices = TranspilerOptions(optimization_level=1, initial_layout=[4, 3])
+    circuits = circuits_for(other.program, theirs.device, "sampler", choices)
     theirs._unkept[theirs._key_of_circuits(other.program)] = to_qpy(circuits)
     theirs._cache = type(theirs._cache)()
     for each in (other, layer):

@@ -21,10 +21,10 @@ from ...arguments import instance_of, number_from, one_of
 from ...program.compiled import Program
 from ...program.readout import Expectation
 from ...shots.shadow import Shadow
-from ..base import Backend, Charge, Estimate, ProgramCache, Request, check_shots
+from ..base import Charge, Estimate, ProgramCache, Request, check_shots
 from ..passport import Passport
 from ..statevector import StatevectorBackend
-from ..transpiling import check_transpiler_options
+from ..transpiling import TranspilerOptions, TranspilingBackend
 from .archives import bytes_of
 from .assembling import asked_by, estimate_from_arrays, parts_of, pubs_of
 from .cloud import Device, ServiceFault, checked_options, finalized_options, is_real, open_device
@@ -46,7 +46,7 @@ _IN_MEMORY = ":memory:"
 _PACKAGES = ("qiskit", "qiskit-ibm-runtime", "torch", "numpy")
 
 
-class IBMBackend(Backend):
+class IBMBackend(TranspilingBackend):
     """An IBM device, real or fake, through qiskit-ibm-runtime.
 
     **One job a step.** The circuits of a training step, those of its gradient included, leave together; so whatever needs no
@@ -126,7 +126,7 @@ class IBMBackend(Backend):
         max_time: int | None = None,
         primitive: Literal["sampler", "estimator"] = "sampler",
         options: Any = None,
-        optimization_level: int | None = 2,
+        optimization_level: int | None = None,
         initial_layout: Sequence[int] | None = None,
         seed_transpiler: int | None = 0,
         max_qpu_seconds: float | None = None,
@@ -147,10 +147,10 @@ class IBMBackend(Backend):
             max_time = number_from(
                 "max_time", max_time, least=1, whole=True, also=" (seconds), or None for the service's"
             )
-        level, self.initial_layout, self.seed_transpiler = check_transpiler_options(
+        transpiler = TranspilerOptions(
             optimization_level=optimization_level, initial_layout=initial_layout, seed_transpiler=seed_transpiler
         )
-        self.optimization_level = 2 if level is None else level
+        super().__init__(transpiler)
         self.caps = Caps(
             _cap("max_qpu_seconds", max_qpu_seconds),
             _cap("max_shots", max_shots, whole=True),
@@ -166,7 +166,6 @@ class IBMBackend(Backend):
         self.options = given.model_dump(exclude_unset=True)
         if given.max_execution_time is not None:  # a job that would take longer would be cut off, and paid for
             self.limits = replace(self.limits, qpu_seconds=min(self.limits.qpu_seconds, given.max_execution_time))
-        self._cache = ProgramCache()
         self._connection: Device | None = None
         self._connected: Sender | None = None
         self._tested: set[str] = set()
@@ -417,7 +416,7 @@ class IBMBackend(Backend):
         cached = self._cache.of(program)
         if "units" not in cached:
             circuits = self._transpiled(program)
-            its_units = units_of(circuits, program, self.device, self.initial_layout, self.primitive)
+            its_units = units_of(circuits, program, self.device, self.transpiler, self.primitive)
             self._check_preparation(program, its_units)
             cached["units"] = its_units
         units: list[Unit] = cached["units"]
@@ -452,14 +451,7 @@ class IBMBackend(Backend):
                 self._unkept.pop(key, None)
             else:
                 return circuits
-        circuits = circuits_for(
-            program,
-            self.device,
-            self.primitive,
-            optimization_level=self.optimization_level,
-            initial_layout=self.initial_layout,
-            seed_transpiler=self.seed_transpiler,
-        )
+        circuits = circuits_for(program, self.device, self.primitive, self.transpiler)
         self.connection.check(circuits)
         self._require_within_gates(circuits)
         self._unkept[key] = to_qpy(circuits)

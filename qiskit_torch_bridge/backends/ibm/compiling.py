@@ -16,7 +16,8 @@ from ...program.compiled import Program
 from ...program.readout import Expectation
 from ..base import circuit_on, measured_circuit
 from ..primitives import observables_on
-from ..transpiling import BoundCircuit, bind_by_column, gates_of_ibms_estimator, leaves_out_idle_qubits, transpiled
+from ..simulated import leaves_out_idle_qubits
+from ..transpiling import BoundCircuit, TranspilerOptions, bind_by_column, gates_of_ibms_estimator, transpiled
 
 __all__ = ["Unit", "circuits_for", "from_qpy", "to_qpy", "units_of"]
 
@@ -42,37 +43,22 @@ class Unit:
     outputs: tuple[int, ...] = ()
 
 
-def circuits_for(
-    program: Program,
-    device: Any,
-    primitive: str,
-    *,
-    optimization_level: int,
-    initial_layout: Sequence[int] | None,
-    seed_transpiler: int | None,
-) -> list[QuantumCircuit]:
+def circuits_for(program: Program, device: Any, primitive: str, options: TranspilerOptions) -> list[QuantumCircuit]:
     """The circuits in the device's gates: one a measurement group for a Sampler, one in all for an Estimator."""
-    compact = leaves_out_idle_qubits(device, initial_layout)
+    compact = leaves_out_idle_qubits(device, options)
     if primitive == "sampler":
         circuits = [measured_circuit(program, group, compact=compact) for group in program.readout.groups]
     else:
         circuits = [circuit_on(program, compact=compact)[0]]
-    return transpiled(
-        circuits,
-        program,
-        device,
-        optimization_level=optimization_level,
-        initial_layout=initial_layout,
-        seed_transpiler=seed_transpiler,
-        basis_gates=gates_of_ibms_estimator(device) if primitive == "estimator" else None,
-    )
+    basis_gates = gates_of_ibms_estimator(device) if primitive == "estimator" else None
+    return transpiled(circuits, program, device, options, basis_gates=basis_gates)
 
 
 def units_of(
     circuits: Sequence[QuantumCircuit],
     program: Program,
     device: Any,
-    initial_layout: Sequence[int] | None,
+    options: TranspilerOptions,
     primitive: str,
 ) -> list[Unit]:
     """The circuits with all that is needed to measure them."""
@@ -82,7 +68,7 @@ def units_of(
     if primitive == "estimator" and circuits:
         assert isinstance(program.readout, Expectation)
         place = list(range(program.circuit.num_qubits))
-        if leaves_out_idle_qubits(device, initial_layout):
+        if leaves_out_idle_qubits(device, options):
             place = list(program.active_qubits)
         observables, outputs = map(tuple, observables_on(circuits[0], program.readout, place))
         bases = len(program.readout.groups)
