@@ -20,7 +20,7 @@ from qiskit.primitives import (
     StatevectorSampler,
 )
 from qiskit.primitives.containers.bindings_array import BindingsArray
-from qiskit.quantum_info import PauliList, SparsePauliOp
+from qiskit.quantum_info import SparsePauliOp
 from qiskit.transpiler import PassManager
 
 from ..program.compiled import Program
@@ -28,6 +28,7 @@ from ..program.readout import Expectation, Samples
 from ..shots.covariance import Covariance
 from .base import Estimate, check_shots, circuit_on, estimate_from_samples, measured_circuit
 from .results import Arrays, Asked, WrongResult, arrays_from
+from .selftest import require_same_answers
 from .simulated import (
     check_method,
     gates_to_keep,
@@ -50,10 +51,11 @@ from .transpiling import (
     TranspilingBackend,
     bind_by_column,
     gates_of_ibms_estimator,
+    observables_on,
     transpiled,
 )
 
-__all__ = ["EstimatorBackend", "SamplerBackend", "bindings_of", "observables_on", "restricted_to", "samples_of"]
+__all__ = ["EstimatorBackend", "SamplerBackend", "bindings_of", "samples_of"]
 
 _MERGING = "qiskit_ibm_runtime.executor_estimator"
 
@@ -153,7 +155,8 @@ class _PrimitiveBackend(TranspilingBackend):
             along, so that the gates stay as they are with their noise, else 2.
         initial_layout: The device's qubits for the circuit's, in order; None: the transpiler's choice.
         seed_transpiler: Makes the transpiler's choices repeatable.
-        pass_manager: Your own, in place of the preset one and its options above. What it makes is checked.
+        pass_manager: A ``PassManager`` of yours in place of the preset one and its three options above. What it makes is
+            checked: gates, connections, noise, measurements and, for up to 20 qubits, the circuit's exact values.
     """
 
     def __init__(
@@ -307,7 +310,10 @@ class SamplerBackend(_PrimitiveBackend):
         if "circuits" not in cached:
             compact = self._is_compact
             circuits = [measured_circuit(program, group, compact=compact) for group in program.readout.groups]
-            cached["circuits"] = self._for_device(circuits, program)
+            ready = self._for_device(circuits, program)
+            if self.transpiler.pass_manager is not None:
+                require_same_answers(program, ready)
+            cached["circuits"] = ready
         circuits_of_groups: list[BoundCircuit] = cached["circuits"]
         return circuits_of_groups
 
@@ -431,32 +437,11 @@ class EstimatorBackend(_PrimitiveBackend):
             logical, place = circuit_on(program, compact=self._is_compact)
             (bound,) = self._for_device([logical], program)
             observables, outputs = observables_on(bound.circuit, program.readout, list(place))
+            if self.transpiler.pass_manager is not None:
+                require_same_answers(program, [bound], observables, outputs)
             cached["circuit"] = bound, observables, outputs
         circuit_and_observables: tuple[BoundCircuit, list[Any], list[int]] = cached["circuit"]
         return circuit_and_observables
-
-
-def observables_on(
-    circuit: QuantumCircuit, readout: Expectation, qubits: list[int]
-) -> tuple[list[SparsePauliOp], list[int]]:
-    """The observables on a transpiled circuit's qubits, and the outputs that they give (constants need no circuit).
-
-    Args:
-        circuit: The transpiled circuit.
-        readout: What is read.
-        qubits: Which of the program's qubits were transpiled, in order.
-    """
-    outputs = [m for m, observable in enumerate(readout.observables) if observable.coeffs.any()]
-    observables = [restricted_to(readout.observables[m], qubits) for m in outputs]
-    if circuit.layout is not None:
-        observables = [observable.apply_layout(circuit.layout) for observable in observables]
-    return observables, outputs
-
-
-def restricted_to(observable: SparsePauliOp, qubits: list[int]) -> SparsePauliOp:
-    """The observable on these qubits, the others left out (it acts on none of them)."""
-    paulis = PauliList.from_symplectic(observable.paulis.z[:, qubits], observable.paulis.x[:, qubits])
-    return SparsePauliOp(paulis, observable.coeffs)
 
 
 def bindings_of(bound: BoundCircuit, angles: np.ndarray) -> BindingsArray:

@@ -15,12 +15,14 @@ import numpy as np
 from qiskit import QuantumCircuit
 from qiskit.circuit import ControlFlowOp, Parameter, ParameterExpression, ParameterVector
 from qiskit.circuit.library import get_standard_gate_name_mapping
+from qiskit.quantum_info import PauliList, SparsePauliOp
 from qiskit.transpiler import PassManager, generate_preset_pass_manager
 from qiskit.transpiler.exceptions import TranspilerError
 from qiskit.transpiler.passes import UnitarySynthesis
 
 from ..program.angles import Affine, as_affine
 from ..program.compiled import Program
+from ..program.readout import Expectation
 from .base import Backend, ProgramCache
 
 _STANDARD = frozenset(get_standard_gate_name_mapping())
@@ -34,7 +36,9 @@ __all__ = [
     "bind_by_column",
     "bounded_gates",
     "gates_of_ibms_estimator",
+    "observables_on",
     "require_bounded_angles",
+    "restricted_to",
     "transpiled",
 ]
 
@@ -389,6 +393,29 @@ def _check_layout(layout: Sequence[int], program: Program, device: Any) -> None:
             f"initial_layout: got {list(layout)}, expected {width} different qubits of {device.name!r}{most}: one for each "
             "qubit of the circuit."
         )
+
+
+def observables_on(
+    circuit: QuantumCircuit, readout: Expectation, qubits: list[int]
+) -> tuple[list[SparsePauliOp], list[int]]:
+    """The observables on a transpiled circuit's qubits, and the outputs that they give (constants need no circuit).
+
+    Args:
+        circuit: The transpiled circuit.
+        readout: What is read.
+        qubits: Which of the program's qubits were transpiled, in order.
+    """
+    outputs = [m for m, observable in enumerate(readout.observables) if observable.coeffs.any()]
+    observables = [restricted_to(readout.observables[m], qubits) for m in outputs]
+    if circuit.layout is not None:
+        observables = [observable.apply_layout(circuit.layout) for observable in observables]
+    return observables, outputs
+
+
+def restricted_to(observable: SparsePauliOp, qubits: list[int]) -> SparsePauliOp:
+    """The observable on these qubits, the others left out (it acts on none of them)."""
+    paulis = PauliList.from_symplectic(observable.paulis.z[:, qubits], observable.paulis.x[:, qubits])
+    return SparsePauliOp(paulis, observable.coeffs)
 
 
 def bind_by_column(circuit: QuantumCircuit, program: Program) -> BoundCircuit:

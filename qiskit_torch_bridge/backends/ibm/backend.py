@@ -23,6 +23,7 @@ from ...program.readout import Expectation
 from ...shots.shadow import Shadow
 from ..base import Charge, Estimate, ProgramCache, Request, check_shots
 from ..passport import Passport
+from ..selftest import require_same_answers
 from ..statevector import StatevectorBackend
 from ..transpiling import TranspilerOptions, TranspilingBackend
 from .archives import bytes_of
@@ -33,7 +34,6 @@ from .errors import HardwareError
 from .fingerprints import digest, fingerprint, seed_of
 from .ledger import Caps, Entry, Job, Ledger, Spent
 from .prices import Price, price_of
-from .selftest import test_layout
 from .sending import Patience, Sender, Task, explained
 from .work import Limits, Piece, Stretch, packed
 
@@ -273,7 +273,10 @@ class IBMBackend(TranspilingBackend):
         Raises:
             ValueError: If they do not agree.
         """
-        return test_layout(program, self._units(program))
+        units = self._units(program)
+        observables, outputs = (units[0].observables, units[0].outputs) if units else ((), ())
+        remedy = "Nothing was submitted. Check initial_layout; if there is none, this is a defect: report it."
+        return require_same_answers(program, [unit.bound for unit in units], observables, outputs, remedy=remedy)
 
     def collect(self, number: int) -> None:
         """Fetches the result of a job of the ledger into it, waiting for it if need be."""
@@ -500,7 +503,7 @@ class IBMBackend(TranspilingBackend):
         name = self._fingerprint(program)
         if name in self._tested:
             return
-        found = test_layout(program, self._units(program))
+        found = self.self_test(program)
         if self._keep_circuits(program):
             self._test(program)
             return

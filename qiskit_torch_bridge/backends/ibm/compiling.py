@@ -15,9 +15,15 @@ from qiskit.quantum_info import SparsePauliOp
 from ...program.compiled import Program
 from ...program.readout import Expectation
 from ..base import circuit_on, measured_circuit
-from ..primitives import observables_on
 from ..simulated import leaves_out_idle_qubits
-from ..transpiling import BoundCircuit, TranspilerOptions, bind_by_column, gates_of_ibms_estimator, transpiled
+from ..transpiling import (
+    BoundCircuit,
+    TranspilerOptions,
+    bind_by_column,
+    gates_of_ibms_estimator,
+    observables_on,
+    transpiled,
+)
 
 __all__ = ["Unit", "circuits_for", "from_qpy", "to_qpy", "units_of"]
 
