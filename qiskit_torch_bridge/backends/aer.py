@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 from qiskit import QuantumCircuit
+from qiskit.transpiler import PassManager
 from qiskit_aer import AerSimulator
 from qiskit_aer.library import SaveExpectationValue, SaveProbabilities
 from qiskit_aer.noise import NoiseModel
@@ -18,19 +19,19 @@ from ..program.compiled import Program
 from ..program.readout import MeasurementGroup, PauliGroup, Samples, bits_of
 from ..shots.covariance import Covariance, variance_of_one_shot
 from .base import (
-    Backend,
     Estimate,
-    ProgramCache,
     check_shots,
     estimate_from_moments,
     measured_circuit,
 )
 from .results import BoundCircuit
+from .selftest import require_same_answers
 from .simulated import (
     check_method,
     gates_to_keep,
     has_noise_of_its_own,
     ignored_noise,
+    leaves_out_idle_qubits,
     noise_model_of,
     require_noise,
     require_room_for_density_matrix,
@@ -39,7 +40,7 @@ from .simulated import (
     touched_qubits,
     truncation,
 )
-from .transpiling import bind_by_column, check_transpiler_options, transpiled
+from .transpiling import TranspilerOptions, TranspilingBackend, bind_by_column, transpiled
 
 __all__ = ["AerBackend"]
 
@@ -99,7 +100,7 @@ class _Prepared:
         return self.source is source and (self.noise is None or self.noise.is_current())
 
 
-class AerBackend(Backend):
+class AerBackend(TranspilingBackend):
     """Runs on an ``AerSimulator``: one ``run`` per forward or backward, or a few where one would not fit into memory.
 
     Shots are given to the layer; the simulator's own ``shots`` option is not used. Basis changes before a measurement are
@@ -131,6 +132,8 @@ class AerBackend(Backend):
         initial_layout: The device's qubits for the circuit's, in order. None: the transpiler's choice; circuits that
             have been transpiled keep their place.
         seed_transpiler: Makes the transpiler's choices repeatable.
+        pass_manager: A ``PassManager`` of yours in place of the preset one and its three options above. What it makes is
+            checked: gates, connections, noise, measurements and, for up to 20 qubits, the circuit's exact values.
     """
 
     def __init__(
@@ -140,22 +143,23 @@ class AerBackend(Backend):
         optimization_level: int | None = None,
         initial_layout: Sequence[int] | None = None,
         seed_transpiler: int | None = 0,
+        pass_manager: PassManager | None = None,
     ) -> None:
         check_method(device)
         self.simulator = _simulator_of(device)
         self.name = "aer" if device is None else self.simulator.name
-        self._placed = self.simulator.coupling_map is not None
-        self._level, self.initial_layout, self.seed_transpiler = check_transpiler_options(
-            optimization_level=optimization_level, initial_layout=initial_layout, seed_transpiler=seed_transpiler
+        options = TranspilerOptions(
+            optimization_level=optimization_level,
+            initial_layout=initial_layout,
+            seed_transpiler=seed_transpiler,
+            pass_manager=pass_manager,
         )
-        self._cache = ProgramCache()
+        super().__init__(options)
 
     @property
-    def optimization_level(self) -> int:
-        """The transpiler's."""
-        if self._level is not None:
-            return self._level
-        return 2 if self._placed and not has_noise_of_its_own(self.simulator, self._noise) else 0
+    def _default_level(self) -> int:
+        is_connected = self.simulator.coupling_map is not None
+        return 2 if is_connected and not has_noise_of_its_own(self.simulator, self._noise) else 0
 
     def resolve_shots(self, shots: int | None) -> int | None:
         shots = check_shots(shots)
@@ -362,27 +366,18 @@ class AerBackend(Backend):
         return prepared
 
     def _transpile(self, program: Program, noise: NoiseModel | None) -> list[_Executable]:
-        # Noise and connections go by qubit number; elsewhere idle qubits are only a burden.
-        compact = not self._placed and noise is None and self.initial_layout is None
-        circuits = transpiled(
-            [measured_circuit(program, group, compact=compact) for group in program.readout.groups],
-            program,
-            self.simulator,
-            optimization_level=self.optimization_level,
-            initial_layout=self.initial_layout,
-            seed_transpiler=self.seed_transpiler,
-            keep=gates_to_keep(program, self.simulator, noise),
-        )
-        bound = [bind_by_column(circuit, program) for circuit in circuits]
-        require_noise(
-            program,
-            [one.circuit for one in bound],
-            self.simulator,
-            noise,
-            optimization_level=self.optimization_level,
-            is_default=self._level is None,
-        )
+        options = self.transpiler
+        compact = leaves_out_idle_qubits(self.simulator, options)
         groups = program.readout.groups
+        circuits = [measured_circuit(program, group, compact=compact) for group in groups]
+        keep = gates_to_keep(program, self.simulator, noise)
+        bound = [
+            bind_by_column(circuit, program)
+            for circuit in transpiled(circuits, program, self.simulator, options, keep=keep)
+        ]
+        require_noise(program, [one.circuit for one in bound], self.simulator, noise, options)
+        if options.pass_manager is not None:
+            require_same_answers(program, bound)
         return [
             _Executable(group, m, _saving(m.circuit, group), touched_qubits([m.circuit]))
             for m, group in zip(bound, groups, strict=True)

@@ -19,12 +19,13 @@ from qiskit.primitives import (
     StatevectorEstimator,
     StatevectorSampler,
 )
-from qiskit.quantum_info import PauliList, SparsePauliOp
+from qiskit.quantum_info import SparsePauliOp
+from qiskit.transpiler import PassManager
 
 from ..program.compiled import Program
 from ..program.readout import Expectation
 from ..shots.covariance import Covariance
-from .base import Backend, Estimate, ProgramCache, check_shots, circuit_on, measured_circuit
+from .base import Estimate, check_shots, circuit_on, measured_circuit
 from .results import (
     Arrays,
     Asked,
@@ -36,12 +37,14 @@ from .results import (
     pubs_of,
     samples_of,
 )
+from .selftest import require_same_answers
 from .simulated import (
     check_method,
     gates_to_keep,
     has_gate_errors,
     has_noise_of_its_own,
     ignored_noise,
+    leaves_out_idle_qubits,
     noise_model_of,
     require_noise,
     require_room_for_density_matrix,
@@ -52,14 +55,15 @@ from .simulated import (
     truncation,
 )
 from .transpiling import (
+    TranspilerOptions,
+    TranspilingBackend,
     bind_by_column,
-    check_transpiler_options,
     gates_of_ibms_estimator,
-    leaves_out_idle_qubits,
+    observables_on,
     transpiled,
 )
 
-__all__ = ["EstimatorBackend", "SamplerBackend", "observables_on", "restricted_to"]
+__all__ = ["EstimatorBackend", "SamplerBackend"]
 
 _MERGING = "qiskit_ibm_runtime.executor_estimator"
 
@@ -149,7 +153,7 @@ def _checked(name: str, result: Any, asked: Sequence[Asked]) -> Arrays:
         ) from None
 
 
-class _PrimitiveBackend(Backend):
+class _PrimitiveBackend(TranspilingBackend):
     """What Samplers and Estimators share.
 
     Args:
@@ -159,6 +163,8 @@ class _PrimitiveBackend(Backend):
             along, so that the gates stay as they are with their noise, else 2.
         initial_layout: The device's qubits for the circuit's, in order; None: the transpiler's choice.
         seed_transpiler: Makes the transpiler's choices repeatable.
+        pass_manager: A ``PassManager`` of yours in place of the preset one and its three options above. What it makes is
+            checked: gates, connections, noise, measurements and, for up to 20 qubits, the circuit's exact values.
     """
 
     def __init__(
@@ -169,23 +175,28 @@ class _PrimitiveBackend(Backend):
         optimization_level: int | None = None,
         initial_layout: Sequence[int] | None = None,
         seed_transpiler: int | None = 0,
+        pass_manager: PassManager | None = None,
     ) -> None:
-        self._level, self.initial_layout, self.seed_transpiler = check_transpiler_options(
-            optimization_level=optimization_level, initial_layout=initial_layout, seed_transpiler=seed_transpiler
+        options = TranspilerOptions(
+            optimization_level=optimization_level,
+            initial_layout=initial_layout,
+            seed_transpiler=seed_transpiler,
+            pass_manager=pass_manager,
         )
+        super().__init__(options)
         self.primitive = primitive
         # Where it runs, as far as it says; the device to transpile for may be another.
         self._runner = _device_of(primitive)
         check_method(self._runner)
         self.device = self._runner if device is None else device
         self.name = type(primitive).__name__
-        self._cache = ProgramCache()
+        if self.device is None and pass_manager is not None:
+            raise ValueError(
+                f"pass_manager: got one for {self.name}, which has no device to transpile for; name one by device=."
+            )
 
     @property
-    def optimization_level(self) -> int:
-        """The transpiler's."""
-        if self._level is not None:
-            return self._level
+    def _default_level(self) -> int:
         return 0 if has_noise_of_its_own(self._runner, self._noise) else 2
 
     @property
@@ -203,7 +214,7 @@ class _PrimitiveBackend(Backend):
     def _is_compact(self) -> bool:
         if self.device is None:
             return True
-        return leaves_out_idle_qubits(self.device, self.initial_layout) and self._noise is None
+        return leaves_out_idle_qubits(self.device, self.transpiler) and self._noise is None
 
     def _cached(self, program: Program) -> dict[Any, Any]:
         """What was derived from the program for the present noise."""
@@ -220,22 +231,14 @@ class _PrimitiveBackend(Backend):
         if self.device is None:
             return [bind_by_column(circuit, program) for circuit in circuits]
         noise = self._noise
-        level = self.optimization_level
-        ready = transpiled(
-            circuits,
-            program,
-            self.device,
-            optimization_level=level,
-            initial_layout=self.initial_layout,
-            seed_transpiler=self.seed_transpiler,
-            basis_gates=self._basis_gates,
-            keep=gates_to_keep(program, self.device, noise),
-        )
+        options = self.transpiler
+        keep = gates_to_keep(program, self.device, noise)
+        ready = transpiled(circuits, program, self.device, options, basis_gates=self._basis_gates, keep=keep)
         bound = [bind_by_column(circuit, program) for circuit in ready]
         final = [one.circuit for one in bound]
         if self._merges_gates and has_noise_of_its_own(self._runner, noise):
             require_separate_gates(final, noise, self.name)
-        require_noise(program, final, self._runner, noise, optimization_level=level, is_default=self._level is None)
+        require_noise(program, final, self._runner, noise, options)
         return bound
 
     @property
@@ -312,7 +315,10 @@ class SamplerBackend(_PrimitiveBackend):
         if "circuits" not in cached:
             compact = self._is_compact
             circuits = [measured_circuit(program, group, compact=compact) for group in program.readout.groups]
-            cached["circuits"] = self._for_device(circuits, program)
+            ready = self._for_device(circuits, program)
+            if self.transpiler.pass_manager is not None:
+                require_same_answers(program, ready)
+            cached["circuits"] = ready
         circuits_of_groups: list[BoundCircuit] = cached["circuits"]
         return circuits_of_groups
 
@@ -436,29 +442,8 @@ class EstimatorBackend(_PrimitiveBackend):
             logical, place = circuit_on(program, compact=self._is_compact)
             (bound,) = self._for_device([logical], program)
             observables, outputs = observables_on(bound.circuit, program.readout, list(place))
+            if self.transpiler.pass_manager is not None:
+                require_same_answers(program, [bound], observables, outputs)
             cached["circuit"] = bound, observables, outputs
         circuit_and_observables: tuple[BoundCircuit, list[Any], list[int]] = cached["circuit"]
         return circuit_and_observables
-
-
-def observables_on(
-    circuit: QuantumCircuit, readout: Expectation, qubits: list[int]
-) -> tuple[list[SparsePauliOp], list[int]]:
-    """The observables on a transpiled circuit's qubits, and the outputs that they give (constants need no circuit).
-
-    Args:
-        circuit: The transpiled circuit.
-        readout: What is read.
-        qubits: Which of the program's qubits were transpiled, in order.
-    """
-    outputs = [m for m, observable in enumerate(readout.observables) if observable.coeffs.any()]
-    observables = [restricted_to(readout.observables[m], qubits) for m in outputs]
-    if circuit.layout is not None:
-        observables = [observable.apply_layout(circuit.layout) for observable in observables]
-    return observables, outputs
-
-
-def restricted_to(observable: SparsePauliOp, qubits: list[int]) -> SparsePauliOp:
-    """The observable on these qubits, the others left out (it acts on none of them)."""
-    paulis = PauliList.from_symplectic(observable.paulis.z[:, qubits], observable.paulis.x[:, qubits])
-    return SparsePauliOp(paulis, observable.coeffs)

@@ -20,6 +20,7 @@ from qiskit.quantum_info import DensityMatrix
 from ..program.compiled import Program
 from ..program.unrolling import is_parameterised
 from ..simulator.sizes import in_gibibytes
+from .transpiling import TranspilerOptions
 
 __all__ = [
     "check_method",
@@ -27,6 +28,7 @@ __all__ = [
     "has_gate_errors",
     "has_noise_of_its_own",
     "ignored_noise",
+    "leaves_out_idle_qubits",
     "noise_model_of",
     "require_noise",
     "require_room_for_density_matrix",
@@ -90,27 +92,30 @@ def gates_to_keep(program: Program, device: Any, noise: Any) -> dict[str, type]:
     return {name: kind for name, kind in missing.items() if name in known}
 
 
+def leaves_out_idle_qubits(device: Any, options: TranspilerOptions) -> bool:
+    """Whether circuits may lose qubits that nothing touches, because nothing depends on where they run.
+
+    So it is where every qubit reaches every other, none has noise, and the user has chosen no places.
+    """
+    chosen = options.initial_layout is not None or options.pass_manager is not None
+    return not chosen and getattr(device, "coupling_map", None) is None and noise_model_of(device) is None
+
+
 def require_noise(
-    program: Program,
-    circuits: Iterable[QuantumCircuit],
-    device: Any,
-    noise: Any,
-    *,
-    optimization_level: int,
-    is_default: bool,
+    program: Program, circuits: Iterable[QuantumCircuit], device: Any, noise: Any, options: TranspilerOptions
 ) -> None:
     """Refuses circuits that have lost noise on the way from what the user wrote.
 
     An optimising transpiler may remove or merge any gate, as it does for hardware. Who asks for its level expects that; who
-    does not is told of instructions that are only written for their noise (``id``, ``delay``, labelled ones).
+    does not is told of instructions that are only written for their noise (``id``, ``delay``, labelled ones). A pass manager
+    of the user's own has to keep what the default level keeps.
 
     Args:
         program: The program.
         circuits: Its circuits as they are going to run.
         device: Where.
         noise: The noise model, or None.
-        optimization_level: The transpiler's.
-        is_default: Whether the level is what nobody asked for.
+        options: How they were transpiled.
 
     Raises:
         ValueError: If some noise is lost.
@@ -119,8 +124,43 @@ def require_noise(
     circuits = list(circuits)
     if not noisy or not circuits:
         return
+    _require_undecomposed(program, noisy, noise, is_own=has_noise_of_its_own(device, noise))
+    level = options.default_level if options.level is None else options.level
+    if level > 0 and options.optimization_level is not None:
+        return
+    expected = Counter(
+        _key(i.operation)
+        for i in program.circuit.data
+        if _key(i.operation) in noisy - _NEVER_LOST and (level == 0 or _is_written_for_its_noise(i.operation))
+    )
+    counts = [Counter(_key(i.operation) for i in circuit.data) for circuit in circuits]
+    if lost := frozenset(name for count in counts for name in expected - count):
+        raise ValueError(f"Gate(s) {_listed(lost)} of the circuit have noise {_how_it_was_lost(options)}")
+
+
+def _how_it_was_lost(options: TranspilerOptions) -> str:
+    """The rest of the sentence, and what to do."""
+    if options.level is None:
+        return (
+            "where it runs, but the pass manager removes or replaces them, and their noise with them; use one that keeps "
+            "them, or remove them from the circuit."
+        )
+    if options.level > 0:
+        return (
+            "on the device, but the transpiler optimises them "
+            "away, and their noise with them; remove them, or set the level: AerBackend(device, optimization_level=0), "
+            f"or SamplerBackend and EstimatorBackend alike, keeps all, and {options.level} does without them."
+        )
+    return (
+        "in the simulator, but are replaced by gates that "
+        "the simulator (or the noise model's basis_gates) knows, and would run without it. Write the circuit in those "
+        "gates, or name theirs in noise_model.add_basis_gates([...])."
+    )
+
+
+def _require_undecomposed(program: Program, noisy: frozenset[str], noise: Any, *, is_own: bool) -> None:
+    """Checks that no instruction with noise was decomposed before it came to the transpiler."""
     # A device has errors for whatever it runs in place of a gate, but none for labels.
-    is_own = has_noise_of_its_own(device, noise)
     written: Counter[str | None] = Counter()
     for (name, label), times in program.instructions.items():
         written.update({name: times if is_own else 0, label: times})
@@ -135,27 +175,6 @@ def require_noise(
             f"Gate(s) {_listed(lost)} of the circuit have noise in the simulator, but are decomposed to be "
             f"differentiated or bound{left_out}, and would run without it. Decompose them in the circuit, and give noise to "
             "the gates that result."
-        )
-    is_optimised = optimization_level > 0
-    if is_optimised and not is_default:
-        return
-    expected = Counter(
-        _key(i.operation)
-        for i in program.circuit.data
-        if _key(i.operation) in noisy - _NEVER_LOST and (not is_optimised or _is_written_for_its_noise(i.operation))
-    )
-    counts = [Counter(_key(i.operation) for i in circuit.data) for circuit in circuits]
-    if lost := frozenset(name for count in counts for name in expected - count):
-        if is_optimised:
-            raise ValueError(
-                f"Gate(s) {_listed(lost)} of the circuit have noise on the device, but the transpiler optimises them "
-                f"away, and their noise with them; remove them, or set the level: AerBackend(device, optimization_level=0), "
-                f"or SamplerBackend and EstimatorBackend alike, keeps all, and {optimization_level} does without them."
-            )
-        raise ValueError(
-            f"Gate(s) {_listed(lost)} of the circuit have noise in the simulator, but are replaced by gates that "
-            "the simulator (or the noise model's basis_gates) knows, and would run without it. Write the circuit in those "
-            "gates, or name theirs in noise_model.add_basis_gates([...])."
         )
 
 

@@ -25,6 +25,7 @@ from qiskit_torch_bridge.backends import resolve_backend
 from qiskit_torch_bridge.backends.ibm import device_programs as device_programs_module
 from qiskit_torch_bridge.backends.ibm.device_circuits import circuits_for, to_qpy
 from qiskit_torch_bridge.backends.ibm.ledger import digest
+from qiskit_torch_bridge.backends.transpiling import TranspilerOptions
 
 
 @pytest.fixture(autouse=True)
@@ -106,9 +107,8 @@ def test_circuits_of_another_process_are_used_if_it_was_first(folder):
     """Two processes that begin at once must send the same jobs, and test what they send."""
     ours, theirs = (IBMBackend("fake_manila", ledger="jobs.sqlite") for _ in range(2))
     layer, other = layer_on(ours), layer_on(theirs)  # both have transpiled before either has written anything
-    circuits = circuits_for(
-        other.program, theirs.device, "sampler", optimization_level=1, initial_layout=[4, 3], seed_transpiler=0
-    )
+    choices = TranspilerOptions(optimization_level=1, initial_layout=[4, 3])
+    circuits = circuits_for(other.program, theirs.device, "sampler", choices)
     key = digest(*theirs._ready(other.program).circumstances)
     theirs._programs._unkept[key] = to_qpy(circuits)
     theirs._programs.forget()

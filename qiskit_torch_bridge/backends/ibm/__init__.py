@@ -21,7 +21,7 @@ reads finished jobs, waits for queued ones and finds, by its tag, one whose subm
 (:mod:`qiskit_torch_bridge.backends.ibm.sending`). A new run needs a new seed, ``run`` or ledger.
 
 **A test before the first job.** The transpiled circuits are simulated here and must give the logical circuit's answers
-(:mod:`qiskit_torch_bridge.backends.ibm.selftest`): swapped bits and wrong layouts cost nothing.
+(:mod:`qiskit_torch_bridge.backends.selftest`): swapped bits and wrong layouts cost nothing.
 
 **Faults.** Passing ones (network, overload, maintenance) are retried within a stated time
 (:class:`qiskit_torch_bridge.Patience`); others say at once what to do (:mod:`qiskit_torch_bridge.backends.ibm.faults`,

@@ -16,23 +16,23 @@ from typing import Any, Literal
 
 import numpy as np
 from qiskit import QuantumCircuit
+from qiskit.transpiler import PassManager
 
 from ...arguments import instance_of, number_from, one_of
 from ...program.compiled import Program
 from ...program.readout import Expectation
 from ...shots.shadow import Shadow
-from ..base import Backend, Charge, Estimate, Request, check_shots
+from ..base import Charge, Estimate, Request, check_shots
 from ..passport import Passport
 from ..statevector import StatevectorBackend
-from ..transpiling import check_transpiler_options
+from ..transpiling import TranspilerOptions, TranspilingBackend
 from .cloud import Device, ServiceFault, checked_options, finalized_options
 from .destination import Destination
 from .device_circuits import DeviceProgram
 from .device_programs import DevicePrograms
 from .errors import HardwareError
 from .ledger import Caps, Ledger, Spent
-from .prices import Price, price_of
-from .selftest import test_layout
+from .prices import price_of
 from .sending import Patience, Sender
 from .workload import Limits, Measurement, Workload
 
@@ -41,10 +41,10 @@ __all__ = ["IBMBackend"]
 _log = logging.getLogger(__name__)
 
 _PACKAGES = ("qiskit", "qiskit-ibm-runtime", "torch", "numpy")
-_STAYS_HERE = ("_device", "_connected", "_finalized_options", "_circuits_in_use", "_prices")  # when it is pickled
+_STAYS_HERE = ("_device", "_connected", "_finalized_options", "_circuits_in_use", "_settled")  # when it is pickled
 
 
-class IBMBackend(Backend):
+class IBMBackend(TranspilingBackend):
     """An IBM device, real or fake, through qiskit-ibm-runtime.
 
     **One job a step.** The circuits of a training step, those of its gradient included, leave together; so whatever needs no
@@ -95,6 +95,8 @@ class IBMBackend(Backend):
         optimization_level: The transpiler's, 0 to 3; None: 2.
         initial_layout: The device's qubits for the circuit's, in order; None: the transpiler's choice.
         seed_transpiler: Makes the transpiler's choices repeatable.
+        pass_manager: A ``PassManager`` of yours in place of the preset one and its three options above. It has no name in
+            a ledger; the circuits that it makes have. So a later process finds results again if it makes the same ones.
         max_qpu_seconds: Cap for the time on the quantum processor, billed where that is known, else estimated.
         max_shots: Cap for the shots that are asked for (twirling rounds them up: see ``executions`` of a quote).
         max_jobs: Cap for the jobs.
@@ -124,9 +126,10 @@ class IBMBackend(Backend):
         max_time: int | None = None,
         primitive: Literal["sampler", "estimator"] = "sampler",
         options: Any = None,
-        optimization_level: int | None = 2,
+        optimization_level: int | None = None,
         initial_layout: Sequence[int] | None = None,
         seed_transpiler: int | None = 0,
+        pass_manager: PassManager | None = None,
         max_qpu_seconds: float | None = None,
         max_shots: int | None = None,
         max_jobs: int | None = None,
@@ -136,13 +139,16 @@ class IBMBackend(Backend):
         patience: Patience | None = None,
         limits: Limits | None = None,
     ) -> None:
+        transpiler = TranspilerOptions(
+            optimization_level=optimization_level,
+            initial_layout=initial_layout,
+            seed_transpiler=seed_transpiler,
+            pass_manager=pass_manager,
+        )
+        super().__init__(transpiler)
         self.mode = one_of("mode", mode, ("job", "batch", "session"))
         self.primitive = one_of("primitive", primitive, ("sampler", "estimator"))
         self.run = instance_of("run", run, str, "a name, such as 'monday'")
-        level, self.initial_layout, self.seed_transpiler = check_transpiler_options(
-            optimization_level=optimization_level, initial_layout=initial_layout, seed_transpiler=seed_transpiler
-        )
-        self.optimization_level = 2 if level is None else level
         self.caps = _caps(max_qpu_seconds=max_qpu_seconds, max_shots=max_shots, max_jobs=max_jobs)
         self.shadow = StatevectorBackend() if instance_of("shadow", shadow, bool, "True or False") else None
         self.patience = Patience() if patience is None else instance_of("patience", patience, Patience, "a Patience")
@@ -158,11 +164,7 @@ class IBMBackend(Backend):
             self.run,
             primitive=self.primitive,
             options=self.options,
-            transpiling={
-                "optimization_level": self.optimization_level,
-                "initial_layout": self.initial_layout,
-                "seed_transpiler": self.seed_transpiler,
-            },
+            transpiler=self.transpiler,
             most_two_qubit_gates=self.limits.two_qubit_gates,
         )
         self._begin()
@@ -172,7 +174,7 @@ class IBMBackend(Backend):
         self._device: Device | None = None
         self._connected: Sender | None = None
         self._circuits_in_use: list[QuantumCircuit] = []
-        self._prices: dict[int, Price] = {}
+        self._settled: dict[int, Workload] = {}
 
     @property
     def ledger(self) -> Ledger:
@@ -257,7 +259,7 @@ class IBMBackend(Backend):
         Raises:
             ValueError: If they do not agree.
         """
-        return test_layout(program, self._ready(program).circuits)
+        return self._programs.self_test(program, self._ready(program))
 
     def collect(self, number: int) -> None:
         """Fetches the result of a job of the ledger into it, waiting for it if need be."""
@@ -305,7 +307,7 @@ class IBMBackend(Backend):
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        super().__setstate__(state)
         self._begin()
 
     @property
@@ -375,14 +377,19 @@ class IBMBackend(Backend):
     def _workload(
         self, requests: Sequence[Request], shots: int, prepared: Callable[[Program], DeviceProgram]
     ) -> Workload:
+        if shots not in self._settled:
+            self._settled[shots] = self._nothing(shots)
+        measurements = [Measurement(request, prepared(request.program)) for request in requests]
+        return replace(self._settled[shots], measurements=measurements)
+
+    def _nothing(self, shots: int) -> Workload:
+        """A workload of nothing with so many shots, whose settings are those of all others."""
         options = self._finalized_options
-        if shots not in self._prices:
-            self._prices[shots] = price_of(options, shots, rep_delay=self.connection.rep_delay)
         resilience = getattr(options, "resilience", None)
         return Workload(
-            measurements=[Measurement(request, prepared(request.program)) for request in requests],
+            measurements=(),
             shots=shots,
-            price=self._prices[shots],
+            price=price_of(options, shots, rep_delay=self.connection.rep_delay),
             limits=self.limits,
             extrapolates=resilience is not None and resilience.zne_mitigation,
             run=self.run,

@@ -15,9 +15,9 @@ from qiskit.quantum_info import SparsePauliOp
 from ...program.compiled import Program
 from ...program.readout import Expectation
 from ..base import circuit_on, measured_circuit
-from ..primitives import observables_on
 from ..results import BoundCircuit
-from ..transpiling import bind_by_column, gates_of_ibms_estimator, leaves_out_idle_qubits, transpiled
+from ..simulated import leaves_out_idle_qubits
+from ..transpiling import TranspilerOptions, bind_by_column, gates_of_ibms_estimator, observables_on, transpiled
 from .prices import USUAL_DURATION
 
 __all__ = ["DeviceCircuit", "DeviceProgram", "circuits_for", "device_circuits", "from_qpy", "to_qpy"]
@@ -60,39 +60,23 @@ class DeviceProgram:
     circumstances: tuple[Any, ...]
 
 
-def circuits_for(
-    program: Program,
-    device: Any,
-    primitive: str,
-    *,
-    optimization_level: int,
-    initial_layout: Sequence[int] | None,
-    seed_transpiler: int | None,
-) -> list[QuantumCircuit]:
+def circuits_for(program: Program, device: Any, primitive: str, options: TranspilerOptions) -> list[QuantumCircuit]:
     """The circuits in the device's gates: one a measurement group for a Sampler, one in all for an Estimator."""
-    compact = leaves_out_idle_qubits(device, initial_layout)
+    compact = leaves_out_idle_qubits(device, options)
     if primitive == "sampler":
         circuits = [measured_circuit(program, group, compact=compact) for group in program.readout.groups]
     else:
         circuits = [circuit_on(program, compact=compact)[0]]
-    return transpiled(
-        circuits,
-        program,
-        device,
-        optimization_level=optimization_level,
-        initial_layout=initial_layout,
-        seed_transpiler=seed_transpiler,
-        basis_gates=gates_of_ibms_estimator(device) if primitive == "estimator" else None,
-    )
+    basis_gates = gates_of_ibms_estimator(device) if primitive == "estimator" else None
+    return transpiled(circuits, program, device, options, basis_gates=basis_gates)
 
 
 def device_circuits(
     circuits: Sequence[QuantumCircuit],
     program: Program,
     device: Any,
+    options: TranspilerOptions,
     primitive: str,
-    *,
-    initial_layout: Sequence[int] | None,
 ) -> tuple[DeviceCircuit, ...]:
     """The circuits with all that is needed to measure them."""
     observables: tuple[SparsePauliOp, ...] = ()
@@ -101,7 +85,7 @@ def device_circuits(
     if primitive == "estimator" and circuits:
         assert isinstance(program.readout, Expectation)
         place = list(range(program.circuit.num_qubits))
-        if leaves_out_idle_qubits(device, initial_layout):
+        if leaves_out_idle_qubits(device, options):
             place = list(program.active_qubits)
         observables, outputs = map(tuple, observables_on(circuits[0], program.readout, place))
         bases = len(program.readout.groups)

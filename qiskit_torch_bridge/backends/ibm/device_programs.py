@@ -12,12 +12,13 @@ from qiskit import QuantumCircuit
 
 from ...program.compiled import Program
 from ..results import pubs_of
+from ..selftest import require_same_answers
+from ..transpiling import TranspilerOptions
 from .cloud import Device
 from .device_circuits import DeviceProgram, circuits_for, device_circuits, from_qpy, to_qpy
 from .errors import HardwareError
-from .fingerprints import fingerprint
+from .fingerprints import fingerprint, fingerprint_on_device
 from .ledger import Ledger, digest
-from .selftest import test_layout
 
 __all__ = ["DevicePrograms"]
 
@@ -33,7 +34,7 @@ class DevicePrograms:
         run: The name of the run.
         primitive: ``"sampler"`` or ``"estimator"``.
         options: The primitive's, as they were set.
-        transpiling: The transpiler's choices, by the names of its options.
+        transpiler: How circuits are transpiled.
         most_two_qubit_gates: Of one circuit.
 
     Attributes:
@@ -47,11 +48,11 @@ class DevicePrograms:
         *,
         primitive: str,
         options: Mapping[str, Any],
-        transpiling: Mapping[str, Any],
+        transpiler: TranspilerOptions,
         most_two_qubit_gates: int,
     ) -> None:
         self._name, self._run, self._primitive, self._options = name, run, primitive, options
-        self._transpiling, self._most_two_qubit_gates = transpiling, most_two_qubit_gates
+        self._transpiler, self._most_two_qubit_gates = transpiler, most_two_qubit_gates
         self._unkept: dict[str, bytes] = {}  # transpiled circuits that are not in the ledger yet
         self.forget()
 
@@ -59,7 +60,7 @@ class DevicePrograms:
         """Has everything made ready and tested anew."""
         self.tested: WeakKeyDictionary[Program, DeviceProgram] = WeakKeyDictionary()
         self._ready: WeakKeyDictionary[Program, DeviceProgram] = WeakKeyDictionary()
-        self._fingerprints_of_tested: set[str] = set()
+        self._keys_of_tested: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "tested": None, "_ready": None}
@@ -82,13 +83,10 @@ class DevicePrograms:
         if program not in self._ready:
             name = fingerprint(program)
             circumstances = (self._run, *self._circumstances(device), name)
-            circuits = device_circuits(
-                self._transpiled(program, device, ledger, key=digest(*circumstances)),
-                program,
-                device.device,
-                self._primitive,
-                initial_layout=self._transpiling["initial_layout"],
-            )
+            transpiled = self._transpiled(program, device, ledger, key=digest(*circumstances))
+            circuits = device_circuits(transpiled, program, device.device, self._transpiler, self._primitive)
+            if self._transpiler.pass_manager is not None:  # which has no name of its own
+                circumstances = (*circumstances, fingerprint_on_device(circuits))
             angles = np.zeros((1, len(program.angles)))
             if pubs := [pub for each in circuits for pub in pubs_of(each.bound, angles, each.observables)]:
                 device.check_preparation(self._primitive, pubs, self._options)
@@ -102,15 +100,35 @@ class DevicePrograms:
             ValueError: If it does not give them, or the device cannot run it.
         """
         ready = self.ready(program, device, ledger)
-        if ready.fingerprint not in self._fingerprints_of_tested:
-            outcome = test_layout(program, ready.circuits)
-            if self._another_was_first(digest(*ready.circumstances), ledger):
+        key = digest(*ready.circumstances)
+        if key not in self._keys_of_tested:
+            outcome = self.self_test(program, ready)
+            if self._another_was_first(key, ledger):
                 return self.test(program, device, ledger)
             _log.info("%s: %s", self._name, outcome)
             ledger.note(self._run, "self-test", outcome, circuit=ready.fingerprint)
-            self._fingerprints_of_tested.add(ready.fingerprint)
+            self._keys_of_tested.add(key)
         self.tested[program] = ready
         return ready
+
+    def self_test(self, program: Program, ready: DeviceProgram) -> str:
+        """Whether the circuits in the device's gates give the program's answers, in words.
+
+        Raises:
+            ValueError: If they do not.
+        """
+        circuits = ready.circuits
+        observables, outputs = (circuits[0].observables, circuits[0].outputs) if circuits else ((), ())
+        remedy = "Check initial_layout; if there is none, this is a defect: report it."
+        if self._transpiler.pass_manager is not None:
+            remedy = "Check the pass manager: it may drop no gate, and has to set a layout if it moves qubits."
+        return require_same_answers(
+            program,
+            [each.bound for each in circuits],
+            observables,
+            outputs,
+            remedy=f"Nothing was submitted. {remedy}",
+        )
 
     def _another_was_first(self, key: str, ledger: Ledger) -> bool:
         """Writes transpiled circuits down for later processes; returns whether another process's were there before.
@@ -131,7 +149,7 @@ class DevicePrograms:
         if not program.readout.groups:
             return []
         kept = self._unkept.get(key)
-        if kept is None and ledger is not None:
+        if kept is None and ledger is not None and self._transpiler.pass_manager is None:
             kept = ledger.circuits(key)
         if kept is not None:
             try:
@@ -143,9 +161,11 @@ class DevicePrograms:
                 self._give_up(key, error, ledger)
             else:
                 return circuits
-        circuits = circuits_for(program, device.device, self._primitive, **self._transpiling)
+        circuits = circuits_for(program, device.device, self._primitive, self._transpiler)
         device.check(circuits)
         self._require_within_gates(circuits)
+        if self._transpiler.pass_manager is not None:  # no key tells its circuits from another one's
+            return circuits
         self._unkept[key] = to_qpy(circuits)
         return from_qpy(self._unkept[key], program)
 
@@ -169,4 +189,5 @@ class DevicePrograms:
     def _circumstances(self, device: Device) -> tuple[Any, ...]:
         """All that a result depends on besides the evaluation itself."""
         options = {name: value for name, value in self._options.items() if name not in _CHANGE_NO_RESULT}
-        return device.identity, self._primitive, *self._transpiling.values(), options
+        choices = self._transpiler.level, self._transpiler.initial_layout, self._transpiler.seed_transpiler
+        return device.identity, self._primitive, *choices, options

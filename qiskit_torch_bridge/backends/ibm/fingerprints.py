@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from qiskit.circuit.library import get_standard_gate_name_mapping
 
 from ...program.compiled import Program
 from ...program.readout import Expectation, Readout
+from .device_circuits import DeviceCircuit
 from .ledger import digest
 
-__all__ = ["fingerprint"]
+__all__ = ["fingerprint", "fingerprint_on_device"]
 
 _STANDARD = frozenset(get_standard_gate_name_mapping())
 
@@ -27,6 +28,18 @@ def fingerprint(program: Program) -> str:
     """
     columns = {angle: column for column, angle in enumerate(program.angles)}
     return digest(_of_circuit(program.circuit, columns), _of_readout(program.readout), program.placed)
+
+
+def fingerprint_on_device(circuits: Iterable[DeviceCircuit]) -> str:
+    """A hash of all that results of these circuits depend on besides the program's angles, and that it leaves open."""
+    return digest(*map(_on_device, circuits))
+
+
+def _on_device(each: DeviceCircuit) -> list[Any]:
+    circuit = each.bound.circuit
+    bits = [[circuit.find_bit(bit).index for bit in instruction.clbits] for instruction in circuit.data]
+    angles = [_argument(each.bound.slopes, {}), _argument(each.bound.offsets, {})]
+    return [_of_circuit(circuit, {}), bits, angles, each.layout, [sorted(o.to_list()) for o in each.observables]]
 
 
 def _of_circuit(circuit: QuantumCircuit, columns: Mapping[Parameter, int]) -> list[Any]:
