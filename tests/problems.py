@@ -22,6 +22,7 @@ import torch
 from qiskit import QuantumCircuit
 from qiskit.circuit import ClassicalRegister, Gate, Parameter, ParameterExpression, ParameterVector, QuantumRegister
 from qiskit.circuit import library as lib
+from qiskit.circuit.exceptions import CircuitError
 from qiskit.quantum_info import SparsePauliOp, Statevector, random_unitary
 from qiskit.synthesis import SuzukiTrotter
 from scipy.sparse import SparseEfficiencyWarning
@@ -650,6 +651,20 @@ def _random_problem(seed: int) -> Problem:
 
 
 PROBLEMS.update({f"random_{seed}": partial(_random_problem, seed) for seed in range(8)})
+
+
+class AmplitudeGate(Gate):
+    """Amplitudes as parameters, up to their norm: its definition can only be computed from numbers."""
+
+    def __init__(self, *amplitudes):
+        super().__init__("amplitudes", 1, list(amplitudes))
+
+    def _define(self):
+        if any(getattr(amplitude, "parameters", ()) for amplitude in self.params):
+            raise CircuitError("amplitudes must be numbers")
+        amplitudes = np.array([float(amplitude) for amplitude in self.params])
+        self.definition = QuantumCircuit(1)
+        self.definition.prepare_state(amplitudes / np.linalg.norm(amplitudes), 0)
 
 
 def only_defined_for_numbers() -> tuple[QuantumCircuit, ParameterVector, ParameterVector]:

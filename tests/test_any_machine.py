@@ -24,7 +24,7 @@ def project():
 
 @pytest.mark.slow
 def test_ctrl_c_is_tested_where_the_shell_ignores_it():
-    test = "tests/test_training.py::test_ctrl_c_twice_interrupts_at_once"
+    test = "tests/experiments/test_training.py::test_ctrl_c_twice_interrupts_at_once"
     background = f"trap '' INT; exec '{sys.executable}' -m pytest -q -p no:cacheprovider {test}"
     done = subprocess.run(["sh", "-c", background], cwd=CHECKOUT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

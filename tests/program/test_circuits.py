@@ -5,11 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from problems import PROBLEMS, Problem, features, generic_observables, mix, mixed, oracle, oracle_at, point, problem, z
+from problems import (
+    PROBLEMS,
+    AmplitudeGate,
+    Problem,
+    features,
+    generic_observables,
+    mix,
+    mixed,
+    oracle,
+    oracle_at,
+    point,
+    problem,
+    z,
+)
 from qiskit import QuantumCircuit
 from qiskit.circuit import Gate, Parameter, ParameterVector
 from qiskit.circuit import library as lib
-from qiskit.circuit.exceptions import CircuitError
 from qiskit.quantum_info import Operator, Pauli, SparseObservable, SparsePauliOp, Statevector
 
 from qiskit_torch_bridge import Program, QuantumLayer, evaluate
@@ -234,20 +246,6 @@ def test_angles_outside_the_light_cone_cost_no_circuits():
 
 
 # --- inputs that have no gradient -------------------------------------------------------------------------------------
-
-
-class AmplitudeGate(Gate):
-    """Amplitudes as parameters, up to their norm: its definition can only be computed from numbers."""
-
-    def __init__(self, *amplitudes):
-        super().__init__("amplitudes", 1, list(amplitudes))
-
-    def _define(self):
-        if any(getattr(amplitude, "parameters", ()) for amplitude in self.params):
-            raise CircuitError("amplitudes must be numbers")
-        amplitudes = np.array([float(amplitude) for amplitude in self.params])
-        self.definition = QuantumCircuit(1)
-        self.definition.prepare_state(amplitudes / np.linalg.norm(amplitudes), 0)
 
 
 def _within_a_gate(gate):

@@ -22,7 +22,7 @@ pytest.importorskip("qiskit_ibm_runtime")
 from ibm_quantum_schemas.common import CompressedTensorModel
 from ibm_training import SHOTS, ibm, layer_on, step
 from qiskit_ibm_runtime.api.client import RuntimeClient
-from test_ibm_service import HASTY, Watch, bounds, exact_step, leave_a_job
+from test_service import HASTY, Watch, bounds, exact_step, leave_a_job
 
 from experiments.__main__ import main
 from qiskit_torch_bridge import HardwareError, IBMBackend

@@ -22,7 +22,7 @@ from experiments.common.command import Experiment
 from experiments.common.options import parse
 from experiments.common.runs import RunFolder
 
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parents[2]
 CONFIGS = CHECKOUT / "experiments" / "configs"
 IMPORTED_BEFORE = [
     *("experiments.__main__", "experiments.mnist01", "experiments.transfer", "qiskit_torch_bridge.simulator.engine"),

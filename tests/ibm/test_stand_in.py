@@ -370,7 +370,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from qiskit.quantum_info import SparsePauliOp
 from qiskit_ibm_runtime import QiskitRuntimeService
-from test_ibm_cloud import ROWS, Estimator, Sampler, isa, logical
+from test_stand_in import ROWS, Estimator, Sampler, isa, logical
 
 backend = QiskitRuntimeService().backend("ibm_manila")
 circuit, measured = isa(logical(), backend), isa(logical(), backend, measured=True)

@@ -11,13 +11,12 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from problems import oracle, problem
+from gradient_checks import EXACT, RULES, SUBSET, check_gradients
+from problems import AmplitudeGate, oracle, problem
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 from qiskit.primitives import StatevectorEstimator
 from qiskit.providers.fake_provider import GenericBackendV2
-from test_circuits import AmplitudeGate
-from test_gradients import EXACT, RULES, SUBSET, check_gradients
 
 pytest.importorskip("qiskit_ibm_runtime", reason="IBM devices need qiskit-ibm-runtime")
 from qiskit_aer import AerSimulator

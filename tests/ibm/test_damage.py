@@ -25,8 +25,8 @@ pytest.importorskip("qiskit_ibm_runtime")
 from ibm_cloud import CloudServer
 from ibm_quantum_schemas.common import CompressedTensorModel
 from ibm_training import FEATURES, ibm, layer_on
-from test_ibm_backend import noiseless, textbook_layer
-from test_ibm_results import OPTIONS
+from test_fake_devices import noiseless, textbook_layer
+from test_wrong_results import OPTIONS
 
 from qiskit_torch_bridge import HardwareError, IBMBackend, Replay
 from qiskit_torch_bridge.backends.ibm.archives import arrays_of, asked_of_jobs, bytes_of
@@ -35,7 +35,7 @@ from qiskit_torch_bridge.backends.ibm.errors import LedgerError
 from qiskit_torch_bridge.backends.ibm.recording import write_recording
 from qiskit_torch_bridge.backends.results import Arrays, WrongResult, arrays_from
 
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parents[2]
 X = torch.tensor([[0.3], [1.9]], dtype=torch.float64)
 
 

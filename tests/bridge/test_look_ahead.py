@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from problems import PROBLEMS, features, oracle, problem
+from gradient_checks import EXACT, RULES, SUBSET, check_gradients
+from problems import PROBLEMS, AmplitudeGate, features, oracle, problem
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
-from test_circuits import AmplitudeGate
-from test_gradients import EXACT, RULES, SUBSET, check_gradients
 
 from qiskit_torch_bridge import QuantumLayer, Request, StatevectorBackend
 

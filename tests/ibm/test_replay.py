@@ -8,12 +8,12 @@ import sqlite3
 import numpy as np
 import pytest
 import torch
+from problems import AmplitudeGate
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
-from test_circuits import AmplitudeGate
 
 pytest.importorskip("qiskit_ibm_runtime", reason="something has to be recorded")
-from test_ibm_backend import noiseless, textbook_layer
+from test_fake_devices import noiseless, textbook_layer
 
 from qiskit_torch_bridge import HardwareError, IBMBackend, Ledger, Limits, QuantumLayer, Replay, StatevectorBackend
 from qiskit_torch_bridge.backends import resolve_backend
