@@ -573,7 +573,7 @@ class IBMBackend(Backend):
         key = digest(content)
         circuits = sum((piece.stop - piece.start) * units[piece.request][piece.unit].bases for piece in pieces)
         executions, seconds = self._cost_of(pieces, units, price)
-        job = Job(key, circuits, circuits * shots, executions, seconds)
+        job = Job(key, circuits, circuits * shots, executions, estimated_seconds=seconds)
         resilience = getattr(self._finalized_options, "resilience", None)
         asked = asked_by(
             pieces, units, shots=price.executions, extrapolates=resilience is not None and resilience.zne_mitigation
