@@ -21,9 +21,9 @@ pytest.importorskip("qiskit_ibm_runtime")
 from ibm_training import ibm, layer_on, step
 
 from qiskit_torch_bridge import HardwareError, Patience
-from qiskit_torch_bridge.backends.ibm.cloud import CloudDevice
 from qiskit_torch_bridge.backends.ibm.errors import JobFailed, NotAuthorized, ServiceUnavailable
 from qiskit_torch_bridge.backends.ibm.faults import Fault, meaning_of
+from qiskit_torch_bridge.backends.ibm.service import CloudDevice
 
 PATIENCE = Patience(retry_seconds=60.0, longest_pause_seconds=0.1, settle_seconds=0.05, poll_seconds=0.02)
 HASTY = Patience(retry_seconds=0.3, longest_pause_seconds=0.1, settle_seconds=0.05, poll_seconds=0.02)

@@ -27,7 +27,7 @@ from test_service import HASTY, Watch, bounds, exact_step, leave_a_job
 from experiments.__main__ import main
 from qiskit_torch_bridge import HardwareError, IBMBackend
 from qiskit_torch_bridge.backends.ibm import sending
-from qiskit_torch_bridge.backends.ibm.cloud import LocalDevice
+from qiskit_torch_bridge.backends.ibm.device import LocalDevice
 from qiskit_torch_bridge.backends.ibm.errors import JobFailed, LedgerError
 
 OPTIONS: dict[str, dict[str, Any]] = {

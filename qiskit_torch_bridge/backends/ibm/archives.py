@@ -43,7 +43,7 @@ def stored_result(ledger: Ledger, number: int, asked: Sequence[Asked] | None) ->
 
 def way_to_forget(ledger: Ledger, number: int) -> str:
     """How a user gives up a job that was paid for."""
-    command = f" (or `python -m experiments jobs {ledger.path} --forget {number}`)" if ledger.path else ""
+    command = f" (or `qtb jobs {ledger.path} --forget {number}`)" if ledger.path else ""
     return (
         f"IBMBackend.forget({number}){command} gives it up: then the same run sends it again, which is paid for again."
     )

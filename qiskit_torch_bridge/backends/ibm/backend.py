@@ -26,13 +26,15 @@ from ..base import Charge, Estimate, Request, check_shots
 from ..passport import Passport
 from ..statevector import StatevectorBackend
 from ..transpiling import TranspilerOptions, TranspilingBackend
-from .cloud import Device, ServiceFault, checked_options, finalized_options
 from .destination import Destination
+from .device import Device
 from .device_circuits import DeviceProgram
 from .device_programs import DevicePrograms
 from .errors import HardwareError
+from .faults import ServiceFault
 from .ledger import Caps, Ledger, Spent
 from .prices import price_of
+from .primitive_options import checked_options, finalized_options
 from .sending import Patience, Sender
 from .workload import Limits, Measurement, Workload
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ...arguments import instance_of, number_from
-from .cloud import Device, ServiceFault, is_real, open_device
+from .device import Device
+from .faults import ServiceFault
 from .ledger import Ledger
 from .sending import explained
+from .service import is_real, open_device
 
 __all__ = ["DEFAULT_LEDGER", "Destination"]
 

@@ -14,7 +14,7 @@ from ...program.compiled import Program
 from ..results import pubs_of
 from ..selftest import require_same_answers
 from ..transpiling import TranspilerOptions
-from .cloud import Device
+from .device import Device
 from .device_circuits import DeviceProgram, circuits_for, device_circuits, from_qpy, to_qpy
 from .errors import HardwareError
 from .fingerprints import fingerprint, fingerprint_on_device

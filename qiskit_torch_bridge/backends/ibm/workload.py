@@ -222,7 +222,9 @@ class Workload:
     def charge(self) -> Charge:
         """What all jobs cost together."""
         costs = [self._cost_of(job) for job in self.jobs]
-        return Charge(len(costs), sum(executions for executions, _ in costs), sum(seconds for _, seconds in costs))
+        return Charge(
+            len(costs), sum(executions for executions, _ in costs), sum((seconds for _, seconds in costs), 0.0)
+        )
 
     def evaluations(self) -> list[tuple[str, str, dict[str, Any], bytes]]:
         """Each measurement as the ledger notes it: key, run, description and angles."""
