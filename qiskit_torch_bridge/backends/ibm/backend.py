@@ -78,6 +78,9 @@ class IBMBackend(TranspilingBackend):
     A real device has never been used in the making of this: it was tested against IBM's own client with a server that
     imitates the service, and on fake devices.
 
+    There are many options, all by name, because each is a decision of its own and most runs take two or three of them: where
+    circuits go, how they are transpiled and measured, what they may cost, and where all is written down.
+
     Args:
         backend: A device's name (``"ibm_fez"``; ``"fake_manila"`` for a rehearsal that costs nothing), the device as an
             object, or a ``Session`` or ``Batch`` of yours.
@@ -117,6 +120,7 @@ class IBMBackend(TranspilingBackend):
     """
 
     queues = True
+    settings_may_change = False
 
     def __init__(
         self,
@@ -373,8 +377,11 @@ class IBMBackend(TranspilingBackend):
 
     def _tested(self, program: Program) -> DeviceProgram:
         """The same, tested and in the ledger."""
-        tested = self._programs.tested.get(program)
-        return self._programs.test(program, self.connection, self.ledger) if tested is None else tested
+        while (tested := self._programs.tested.get(program)) is None:
+            ready = self._ready(program)
+            self._programs.test(program, ready)  # first, because the ledger makes its file
+            self._programs.keep(program, ready, self.ledger)
+        return tested
 
     def _workload(
         self, requests: Sequence[Request], shots: int, prepared: Callable[[Program], DeviceProgram]

@@ -38,7 +38,7 @@ class DevicePrograms:
         most_two_qubit_gates: Of one circuit.
 
     Attributes:
-        tested: The programs that may be sent.
+        tested: The programs that may be sent: they have been tested, and are in the ledger.
     """
 
     def __init__(
@@ -60,7 +60,8 @@ class DevicePrograms:
         """Has everything made ready and tested anew."""
         self.tested: WeakKeyDictionary[Program, DeviceProgram] = WeakKeyDictionary()
         self._ready: WeakKeyDictionary[Program, DeviceProgram] = WeakKeyDictionary()
-        self._keys_of_tested: set[str] = set()
+        self._outcomes: dict[str, str] = {}
+        self._noted: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "tested": None, "_ready": None}
@@ -93,23 +94,34 @@ class DevicePrograms:
             self._ready[program] = DeviceProgram(circuits, name, circumstances)
         return self._ready[program]
 
-    def test(self, program: Program, device: Device, ledger: Ledger) -> DeviceProgram:
-        """The program in the device's gates, which gives its answers there and is in the ledger.
+    def test(self, program: Program, ready: DeviceProgram) -> None:
+        """Tests a program that is ready, unless that has been done.
 
         Raises:
-            ValueError: If it does not give them, or the device cannot run it.
+            ValueError: If it does not give its answers in the device's gates.
         """
-        ready = self.ready(program, device, ledger)
         key = digest(*ready.circumstances)
-        if key not in self._keys_of_tested:
-            outcome = self.self_test(program, ready)
-            if self._another_was_first(key, ledger):
-                return self.test(program, device, ledger)
-            _log.info("%s: %s", self._name, outcome)
-            ledger.note(self._run, "self-test", outcome, circuit=ready.fingerprint)
-            self._keys_of_tested.add(key)
+        if key not in self._outcomes:
+            self._outcomes[key] = self.self_test(program, ready)
+
+    def keep(self, program: Program, ready: DeviceProgram, ledger: Ledger) -> None:
+        """Writes a tested program down for later processes, after which it may be sent.
+
+        Where another process was first, its circuits are used, so that a run is the same in all of its processes: the
+        program has to be made ready and tested anew.
+        """
+        key = digest(*ready.circumstances)
+        circuits = self._unkept.pop(key, None)
+        if circuits is not None and ledger.keep_circuits(key, circuits) != circuits:
+            self.tested.clear()
+            self._ready.clear()
+            del self._outcomes[key]
+            return
+        if key not in self._noted:
+            _log.info("%s: %s", self._name, self._outcomes[key])
+            ledger.note(self._run, "self-test", self._outcomes[key], circuit=ready.fingerprint)
+            self._noted.add(key)
         self.tested[program] = ready
-        return ready
 
     def self_test(self, program: Program, ready: DeviceProgram) -> str:
         """Whether the circuits in the device's gates give the program's answers, in words.
@@ -129,18 +141,6 @@ class DevicePrograms:
             outputs,
             remedy=f"Nothing was submitted. {remedy}",
         )
-
-    def _another_was_first(self, key: str, ledger: Ledger) -> bool:
-        """Writes transpiled circuits down for later processes; returns whether another process's were there before.
-
-        Those are used then, so that a run is the same in all of its processes.
-        """
-        circuits = self._unkept.pop(key, None)
-        if circuits is None or ledger.keep_circuits(key, circuits) == circuits:
-            return False
-        self.tested.clear()
-        self._ready.clear()
-        return True
 
     def _transpiled(
         self, program: Program, device: Device, ledger: Ledger | None, *, key: str

@@ -13,19 +13,21 @@ import json
 import os
 import socket
 import sqlite3
+import threading
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import psutil
 
 from .errors import BudgetExceeded, LedgerError
-from .ledger_file import LIVE, LedgerFile, is_sound, seal_of
+from .ledger_file import LIVE, closing_alone, discard_damaged, is_sound, open_tables, remedy_of, save
 
 __all__ = ["TAG", "Caps", "Claim", "Entry", "Job", "Ledger", "ResultDamaged", "Role", "Spent", "digest"]
 
@@ -291,7 +293,7 @@ class Ledger:
             LedgerError: If there is none of that number, or it is damaged.
         """
         with self._file.transaction() as db:
-            row = db.execute(f"SELECT {is_sound(db, 'jobs')} FROM jobs WHERE number = ?", (number,)).fetchone()
+            row = db.execute(f"SELECT {self._file.is_sound} FROM jobs WHERE number = ?", (number,)).fetchone()
             if row is None:
                 raise LedgerError(
                     f"{self._file.place} has no job number {number}; `{self._file.command}` lists those it has."
@@ -303,7 +305,7 @@ class Ledger:
     def entries(self) -> list[Entry]:
         """All jobs, in the order in which they were written down."""
         with self._file.transaction() as db:
-            sound = is_sound(db, "jobs")
+            sound = self._file.is_sound
             entries = [_entry(row) for row in db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE {sound}")]
             for number, job_id in db.execute(f"SELECT number, CAST(job_id AS BLOB) FROM jobs WHERE NOT ({sound})"):
                 said = None if job_id is None else job_id.decode(errors="replace")
@@ -480,6 +482,152 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (np.integer, np.floating)):
         return value.item()
     return [value.real, value.imag] if isinstance(value, complex) else value
+
+
+class LedgerFile:
+    """The tables of a ledger, in a file or in memory.
+
+    Args:
+        path: The file; made where there is none. None: in memory.
+
+    Attributes:
+        place: What messages call it.
+        command: What lists its jobs on the command line.
+        is_sound: In SQL, whether a row of the jobs is as it was written.
+
+    Raises:
+        LedgerError: If the file is no ledger, is empty, or cannot be opened; also of every method.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.place = f"the ledger {path}" if path else "the ledger in memory"
+        self.command = f"qtb jobs {path}"
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._process = -1
+        self._identity: tuple[int, int] | None = None
+        self._damaged: dict[str, list[str]] = {}  # the rows of each table that were damaged when the file was opened
+        with self.transaction():
+            pass
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Within it everything is written, or nothing."""
+        with self._lock, self._explained():
+            db = self._opened()
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:  # after some errors SQLite has gone back by itself
+                    db.execute("ROLLBACK")
+                raise
+
+    def rows(self, query: str, *values: Any, of: str = "") -> list[Any]:
+        """The rows of a query; ``of`` names the table that must be free of damage for it."""
+        with self.transaction() as db:
+            if of:
+                self.require_sound(of)
+            return db.execute(query, values).fetchall()
+
+    def change(self, statement: str, *values: Any) -> int:
+        """Carries out one statement; returns how many rows it has changed."""
+        with self.transaction() as db:
+            return db.execute(statement, values).rowcount
+
+    def require_sound(self, name: str) -> None:
+        """Refuses a table some of whose rows were damaged when the file was opened; to be asked in a transaction."""
+        if self._damaged.get(name):
+            self.refuse(*(f"{name} {row}" for row in self._damaged[name]))
+
+    def refuse(self, *rows: str) -> NoReturn:
+        """Says that rows, each named as ``"TABLE ROW"``, are damaged, and what can be done."""
+        raise LedgerError(
+            f"{self._place_in_front} is damaged in {', '.join(rows)}: what is there is not what was written. "
+            "Nothing was sent, because it may be what is asked for; all other rows are sound. Put back a copy of the file, "
+            f"or give the damaged rows up with `{self.command} --discard-damaged`: a job among them is sent and paid for "
+            "again where it is asked for."
+        )
+
+    def discard_damaged(self) -> list[str]:
+        """Removes all rows that are damaged; returns them as ``"TABLE ROW"``."""
+        with self.transaction() as db:
+            self._damaged = {}
+            return discard_damaged(db)
+
+    def close(self) -> None:
+        """Closes the file; it is opened again when needed."""
+        with self._lock:
+            if self._connection is not None and self._process == os.getpid() and self.path is not None:
+                with closing_alone(self.path.parent):
+                    self._connection.close()
+                self._connection = None
+
+    def __del__(self) -> None:
+        # From 3.13 on Python complains of a connection that nobody closes; a forked process leaves its parent's alone.
+        connection = getattr(self, "_connection", None)
+        if connection is not None and self._process == os.getpid():
+            connection.close()
+
+    @property
+    def _place_in_front(self) -> str:
+        return f"{self.place[0].upper()}{self.place[1:]}"
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Says of SQLite's errors, and of the file system's, what can be done about them."""
+        try:
+            yield
+        except (sqlite3.Error, OSError, UnicodeError) as error:  # SQLite quotes damaged names in its errors
+            remedy = remedy_of(error, self.path)
+            raise LedgerError(f"{self._place_in_front} cannot be used: {error}. {remedy}") from error
+
+    def _opened(self) -> sqlite3.Connection:
+        # A connection must not be carried into a forked process.
+        if self._connection is None or self._process != os.getpid():
+            self._connection, self._damaged = open_tables(self.path, seal_of, place=self.place)
+            self._process, self._identity = os.getpid(), self._identity_now()
+            self.is_sound = is_sound(self._connection, "jobs")
+        else:
+            self._require_same_file(self._connection)
+        return self._connection
+
+    def _identity_now(self) -> tuple[int, int] | None:
+        """What tells the file from another one of its name; None if there is none."""
+        if self.path is None:
+            return None
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _require_same_file(self, open_still: sqlite3.Connection) -> None:
+        """Notices a file that was removed or replaced while it was open, and saves what was in it."""
+        if self.path is None or self._identity == (new := self._identity_now()):
+            return
+        saved = self.path if new is None else self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex[:8]}")
+        self._connection = None
+        with closing(open_still):
+            save(open_still, saved, seal_of)
+        what, then = "removed, and was written anew", "run the same again to go on"
+        if new is not None:
+            what = f"replaced by another file, and what was in it saved as {saved}"
+            then = "put back the one that is right, and run the same again"
+        raise LedgerError(
+            f"The ledger {self.path} was {what}, while this process was using it. Nothing was sent since; {then}."
+        )
+
+
+def seal_of(*values: bytes | None) -> str:
+    """The seal of a row with these values."""
+    hashed = hashlib.blake2b(digest_size=16)
+    for value in values:
+        hashed.update(b"-" if value is None else b"%d:" % len(value))
+        hashed.update(value or b"")
+    return hashed.hexdigest()
 
 
 def _entry(row: Sequence[Any]) -> Entry:

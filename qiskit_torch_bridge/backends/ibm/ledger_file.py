@@ -8,21 +8,21 @@ ledger is open: copy both, or close it first.)
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import sqlite3
-import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TypeAlias
 
 from .errors import LedgerError
 
-__all__ = ["LIVE", "LedgerFile", "is_sound", "seal_of"]
+__all__ = ["LIVE", "Seal", "closing_alone", "discard_damaged", "is_sound", "open_tables", "remedy_of", "save"]
+
+Seal: TypeAlias = Callable[..., str]
 
 _log = logging.getLogger(__name__)
 
@@ -103,164 +103,55 @@ _BROKEN = (
 _KEPT = "What was submitted is still at the service, and is found by its tag."
 
 
-class LedgerFile:
-    """The tables of a ledger, in a file or in memory.
+def open_tables(path: Path | None, seal: Seal, *, place: str) -> tuple[sqlite3.Connection, dict[str, list[str]]]:
+    """Opens a ledger, made or brought up to date where need be, every row of which is sealed when it is written.
 
     Args:
-        path: The file; made where there is none. None: in memory.
-
-    Attributes:
+        path: The file; None: in memory.
+        seal: What makes the seal of a row with these values.
         place: What messages call it.
-        command: What lists its jobs on the command line.
 
-    Raises:
-        LedgerError: If the file is no ledger, is empty, or cannot be opened; also of every method.
+    Returns:
+        The connection, and the rows of each table that are not as they were written; transpiled circuits among them are let
+        go of, and made anew.
     """
+    if path is not None:
+        _require_usable(path)
+        if not path.exists():
+            with _made_whole(path, seal) as db:
+                _bring_up_to_date(db, path)
+    db = _connected_in_time(path, seal)
+    try:
+        _bring_up_to_date(db, path)
+        _keep_sealed(db)
+        return db, {} if path is None else _damage(db, place)
+    except BaseException:
+        db.close()
+        raise
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.place = f"the ledger {path}" if path else "the ledger in memory"
-        self.command = f"qtb jobs {path}"
-        self._lock = threading.RLock()
-        self._connection: sqlite3.Connection | None = None
-        self._process = -1
-        self._identity: tuple[int, int] | None = None
-        self._damaged: dict[str, list[str]] = {}  # the rows of each table that were damaged when the file was opened
-        with self.transaction():
-            pass
 
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Within it everything is written, or nothing."""
-        with self._lock, self._explained():
-            db = self._opened()
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:  # after some errors SQLite has gone back by itself
-                    db.execute("ROLLBACK")
-                raise
+def save(db: sqlite3.Connection, path: Path, seal: Seal) -> None:
+    """Writes what an open ledger holds into a file, unless there is one of that name."""
+    with _made_whole(path, seal) as copy:
+        db.backup(copy)
 
-    def rows(self, query: str, *values: Any, of: str = "") -> list[Any]:
-        """The rows of a query; ``of`` names the table that must be free of damage for it."""
-        with self.transaction() as db:
-            if of:
-                self.require_sound(of)
-            return db.execute(query, values).fetchall()
 
-    def change(self, statement: str, *values: Any) -> int:
-        """Carries out one statement; returns how many rows it has changed."""
-        with self.transaction() as db:
-            return db.execute(statement, values).rowcount
+def remedy_of(error: Exception, path: Path | None) -> str:
+    """What can be done about an error of SQLite's, or of the file system's."""
+    said = str(error).lower()
+    remedy = next((remedy for words, remedy in _REMEDIES.items() if words in said), _BROKEN)
+    if isinstance(error, OSError):
+        remedy = _REMEDIES["full" if "no space" in said else "unable to open"]
+    return remedy.format(kept=_KEPT, path=path)
 
-    def require_sound(self, name: str) -> None:
-        """Refuses a table some of whose rows were damaged when the file was opened; to be asked in a transaction."""
-        if self._damaged.get(name):
-            self.refuse(*(f"{name} {row}" for row in self._damaged[name]))
 
-    def refuse(self, *rows: str) -> NoReturn:
-        """Says that rows, each named as ``"TABLE ROW"``, are damaged, and what can be done."""
-        raise LedgerError(
-            f"{self._place_in_front} is damaged in {', '.join(rows)}: what is there is not what was written. "
-            "Nothing was sent, because it may be what is asked for; all other rows are sound. Put back a copy of the file, "
-            f"or give the damaged rows up with `{self.command} --discard-damaged`: a job among them is sent and paid for "
-            "again where it is asked for."
-        )
-
-    def discard_damaged(self) -> list[str]:
-        """Removes all rows that are damaged; returns them as ``"TABLE ROW"``."""
-        with self.transaction() as db:
-            lost = [f"{name} {row}" for name in _SEALED for row in _discard(db, name)]
-            self._damaged = {}
-        return lost
-
-    def close(self) -> None:
-        """Closes the file; it is opened again when needed."""
-        with self._lock:
-            if self._connection is not None and self._process == os.getpid() and self.path is not None:
-                with _closing_alone(self.path.parent):
-                    self._connection.close()
-                self._connection = None
-
-    def __del__(self) -> None:
-        # From 3.13 on Python complains of a connection that nobody closes; a forked process leaves its parent's alone.
-        connection = getattr(self, "_connection", None)
-        if connection is not None and self._process == os.getpid():
-            connection.close()
-
-    @property
-    def _place_in_front(self) -> str:
-        return f"{self.place[0].upper()}{self.place[1:]}"
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Says of SQLite's errors, and of the file system's, what can be done about them."""
-        try:
-            yield
-        except (sqlite3.Error, OSError, UnicodeError) as error:  # SQLite quotes damaged names in its errors
-            said = str(error).lower()
-            remedy = next((remedy for words, remedy in _REMEDIES.items() if words in said), _BROKEN)
-            if isinstance(error, OSError):
-                remedy = _REMEDIES["full" if "no space" in said else "unable to open"]
-            remedy = remedy.format(kept=_KEPT, path=self.path)
-            raise LedgerError(f"{self._place_in_front} cannot be used: {error}. {remedy}") from error
-
-    def _opened(self) -> sqlite3.Connection:
-        # A connection must not be carried into a forked process.
-        if self._connection is not None and self._process == os.getpid():
-            self._require_same_file()
-            return self._connection
-        if self.path is not None:
-            _require_usable(self.path)
-            if not self.path.exists():
-                with _made_whole(self.path) as db:
-                    _bring_up_to_date(db, self.path)
-        db = _connected_in_time(self.path)
-        try:
-            _bring_up_to_date(db, self.path)
-            _keep_sealed(db)
-            self._look_for_damage(db)
-        except BaseException:
-            db.close()
-            raise
-        self._connection, self._process = db, os.getpid()
-        self._identity = None if self.path is None else _identity(self.path)
-        return self._connection
-
-    def _require_same_file(self) -> None:
-        """Notices a file that was removed or replaced while it was open, and saves what was in it."""
-        open_still = self._connection
-        if self.path is None or open_still is None or self._identity == (new := _identity(self.path)):
-            return
-        saved = self.path if new is None else self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex[:8]}")
-        self._connection = None
-        with closing(open_still), _made_whole(saved) as copy:
-            open_still.backup(copy)
-        what, then = "removed, and was written anew", "run the same again to go on"
-        if new is not None:
-            what = f"replaced by another file, and what was in it saved as {saved}"
-            then = "put back the one that is right, and run the same again"
-        raise LedgerError(
-            f"The ledger {self.path} was {what}, while this process was using it. Nothing was sent since; {then}."
-        )
-
-    def _look_for_damage(self, db: sqlite3.Connection) -> None:
-        """Finds rows that are not as they were written; transpiled circuits among them are let go of, and made anew."""
-        if self.path is None:
-            return
-        answers = [str(answer) for (answer,) in db.execute("PRAGMA integrity_check(3)")]
-        if answers != ["ok"]:
-            raise sqlite3.DatabaseError("; ".join(answers))
-        damaged = {name: list(map(str, _damaged(db, name))) for name in _SEALED}
-        for row in _discard(db, "circuits") if damaged.pop("circuits") else []:
-            _log.warning("%s is damaged in circuits %s; these circuits are transpiled anew", self.place, row)
-        self._damaged = damaged
+def discard_damaged(db: sqlite3.Connection) -> list[str]:
+    """Removes all rows that are damaged; returns them as ``"TABLE ROW"``."""
+    return [f"{name} {row}" for name in _SEALED for row in _discard(db, name)]
 
 
 @contextmanager
-def _closing_alone(folder: Path) -> Iterator[None]:
+def closing_alone(folder: Path) -> Iterator[None]:
     """Lets one connection close at a time, as far as the file system has locks on folders.
 
     The last one to close writes ``NAME-wal`` into the file and removes it; of two that close at once neither is the last.
@@ -279,6 +170,11 @@ def _closing_alone(folder: Path) -> Iterator[None]:
                 except BlockingIOError:
                     time.sleep(0.005)
         yield
+
+
+def is_sound(db: sqlite3.Connection, name: str) -> str:
+    """In SQL: whether a row of that table is as it was written."""
+    return f"seal IS {_seal(db, name)}"
 
 
 def _require_usable(path: Path) -> None:
@@ -303,11 +199,11 @@ def _require_usable(path: Path) -> None:
 
 
 @contextmanager
-def _made_whole(path: Path) -> Iterator[sqlite3.Connection]:
+def _made_whole(path: Path, seal: Seal) -> Iterator[sqlite3.Connection]:
     """A new file that has its name only once it is whole; of several processes that make it at once, one is first."""
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with closing(_connected(unfinished, "rwc")) as db:
+        with closing(_connected(unfinished, seal, "rwc")) as db:
             yield db
         _name(unfinished, path)
     finally:
@@ -326,26 +222,18 @@ def _name(unfinished: Path, path: Path) -> None:
                 file.write(unfinished.read_bytes())
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _connected_in_time(path: Path | None) -> sqlite3.Connection:
+def _connected_in_time(path: Path | None, seal: Seal) -> sqlite3.Connection:
     deadline = time.monotonic() + _SECONDS_OF_LOCK
     while True:
         try:
-            return _connected(path)
+            return _connected(path, seal)
         except sqlite3.OperationalError as error:  # SQLite does not wait for locks on its mode
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
 
 
-def _connected(path: Path | None, mode: str = "rw") -> sqlite3.Connection:
+def _connected(path: Path | None, seal: Seal, mode: str = "rw") -> sqlite3.Connection:
     db = sqlite3.connect(
         ":memory:" if path is None else f"{path.absolute().as_uri()}?mode={mode}",
         timeout=_SECONDS_OF_LOCK,
@@ -354,7 +242,7 @@ def _connected(path: Path | None, mode: str = "rw") -> sqlite3.Connection:
         uri=path is not None,
     )
     try:
-        db.create_function("qtb_seal", -1, seal_of, deterministic=True)
+        db.create_function("qtb_seal", -1, seal, deterministic=True)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
     except BaseException:
@@ -404,25 +292,21 @@ def _keep_sealed(db: sqlite3.Connection) -> None:
     db.execute(f"CREATE TEMP TRIGGER result_of_jobs AFTER UPDATE OF result ON jobs BEGIN {seal}; END")
 
 
-def is_sound(db: sqlite3.Connection, name: str) -> str:
-    """In SQL: whether a row of that table is as it was written."""
-    return f"seal IS {_seal(db, name)}"
-
-
-def seal_of(*values: bytes | None) -> str:
-    """The seal of a row with these values."""
-    hashed = hashlib.blake2b(digest_size=16)
-    for value in values:
-        hashed.update(b"-" if value is None else b"%d:" % len(value))
-        hashed.update(value or b"")
-    return hashed.hexdigest()
-
-
 def _seal(db: sqlite3.Connection, name: str, row: str = "") -> str:
     """In SQL: the seal of a row's columns, as bytes because damaged text need not be text."""
     columns = [column for _, column, *_ in db.execute(f"PRAGMA table_info({name})")]
     sealed = [column for column in columns if column not in ("seal", "result", "result_seal")]
     return f"qtb_seal({', '.join(f'CAST({row}{column} AS BLOB)' for column in sealed)})"
+
+
+def _damage(db: sqlite3.Connection, place: str) -> dict[str, list[str]]:
+    answers = [str(answer) for (answer,) in db.execute("PRAGMA integrity_check(3)")]
+    if answers != ["ok"]:
+        raise sqlite3.DatabaseError("; ".join(answers))
+    damaged = {name: list(map(str, _damaged(db, name))) for name in _SEALED}
+    for row in _discard(db, "circuits") if damaged.pop("circuits") else []:
+        _log.warning("%s is damaged in circuits %s; these circuits are transpiled anew", place, row)
+    return damaged
 
 
 def _damaged(db: sqlite3.Connection, name: str) -> list[int]:
