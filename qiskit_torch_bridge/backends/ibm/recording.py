@@ -233,16 +233,11 @@ def _evaluations_of(ledger: Ledger, run: str | None) -> Iterator[_Evaluation]:
                 "run), and a replay could not tell which is meant; record one run, or give each its own ledger."
             )
         seen.add(name)
-        results = {key: stored_result(ledger, done[key].number, asked.get(key)) for key in keys}
-        short = [key for part in description["parts"] for key, place in part if place >= len(results[key])]
-        if short:  # an earlier version may have kept it
-            wrong = done[short[0]].number
-            raise LedgerError(f"The result of job {wrong} in {ledger!r} lacks a PUB. {way_to_forget(ledger, wrong)}")
         entries = sorted((done[key] for key in keys), key=lambda entry: entry.number)
         yield _Evaluation(
             **{name: description[name] for name in _DESCRIBED},
             angles=angles,
-            pubs=[[results[key][place] for key, place in part] for part in description["parts"]],
+            pubs=_pubs(ledger, description["parts"], done, asked),
             passport=_passport(description["passport"], entries),
             charge=Charge(
                 len(entries),
@@ -250,6 +245,22 @@ def _evaluations_of(ledger: Ledger, run: str | None) -> Iterator[_Evaluation]:
                 sum(entry.estimated_seconds for entry in entries),
             ),
         )
+
+
+def _pubs(
+    ledger: Ledger,
+    parts: Sequence[Sequence[tuple[str, int]]],
+    done: Mapping[str, Entry],
+    asked: Mapping[str, Sequence[Asked]],
+) -> list[Arrays]:
+    """For each circuit of an evaluation, the arrays of its PUBs: of those jobs, at those places in them."""
+    keys = {key for key, _ in chain(*parts)}
+    results = {key: stored_result(ledger, done[key].number, asked.get(key)) for key in keys}
+    for key, place in chain(*parts):
+        if place >= len(results[key]):  # an earlier version may have kept it
+            number = done[key].number
+            raise LedgerError(f"The result of job {number} in {ledger!r} lacks a PUB. {way_to_forget(ledger, number)}")
+    return [[results[key][place] for key, place in part] for part in parts]
 
 
 def _passport(noted: Mapping[str, Any], entries: Sequence[Entry]) -> Passport:
