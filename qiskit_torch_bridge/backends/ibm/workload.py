@@ -222,9 +222,7 @@ class Workload:
     def charge(self) -> Charge:
         """What all jobs cost together."""
         costs = [self._cost_of(job) for job in self.jobs]
-        return Charge(
-            len(costs), sum(executions for executions, _ in costs), sum((seconds for _, seconds in costs), 0.0)
-        )
+        return Charge(len(costs), sum(executions for executions, _ in costs), sum(seconds for _, seconds in costs))
 
     def evaluations(self) -> list[tuple[str, str, dict[str, Any], bytes]]:
         """Each measurement as the ledger notes it: key, run, description and angles."""
