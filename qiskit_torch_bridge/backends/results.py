@@ -205,10 +205,10 @@ def samples_of(arrays: Sequence[np.ndarray], rows: int, num_bits: int) -> Sample
         WrongResult: If they are the bits of something else.
     """
     shapes = {array.shape[-2:] for array in arrays}
-    found = sum(math.prod(array.shape[:-2]) for array in arrays)
-    if found != rows or len(shapes) > 1 or any(size != math.ceil(num_bits / 8) for _, size in shapes):
+    sets = sum(math.prod(array.shape[:-2]) for array in arrays)
+    if sets != rows or len(shapes) > 1 or any(size != math.ceil(num_bits / 8) for _, size in shapes):
         raise WrongResult(
-            f"got {found} parameter set(s) with (shots, bytes) of {sorted(shapes)}, expected {rows} with the same shots and "
+            f"got {sets} parameter set(s) with (shots, bytes) of {sorted(shapes)}, expected {rows} with the same shots and "
             f"the bytes of {num_bits} bit(s)."
         )
     packed = np.concatenate([array.reshape(-1, *array.shape[-2:]) for array in arrays])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 from pathlib import Path
 
@@ -63,7 +62,7 @@ def test_jobs_of_a_pass_manager_go_by_the_circuits_that_it_makes(primitive, tmp_
 
     def measured(passes: PassManager | None):
         backend = IBMBackend(FakeManilaV2(), primitive=primitive, pass_manager=passes, ledger=tmp_path / "jobs.sqlite")
-        layer = textbook_layer(pickle.loads(pickle.dumps(backend)), shots=50)
+        layer = textbook_layer(backend, shots=50)
         with torch.no_grad():
             values = layer(X)
         return values, layer.last_run.passport, len(layer.backend.ledger.entries())

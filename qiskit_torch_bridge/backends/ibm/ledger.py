@@ -15,7 +15,7 @@ import socket
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime, timezone
@@ -554,8 +554,9 @@ class LedgerFile:
     def discard_damaged(self) -> list[str]:
         """Removes all rows that are damaged; returns them as ``"TABLE ROW"``."""
         with self.transaction() as db:
+            lost = discard_damaged(db)
             self._damaged = {}
-            return discard_damaged(db)
+        return lost
 
     def close(self) -> None:
         """Closes the file; it is opened again when needed."""
@@ -565,10 +566,10 @@ class LedgerFile:
                     self._connection.close()
                 self._connection = None
 
-    def __del__(self) -> None:
+    def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:  # when Python ends, there may be no os any more
         # From 3.13 on Python complains of a connection that nobody closes; a forked process leaves its parent's alone.
         connection = getattr(self, "_connection", None)
-        if connection is not None and self._process == os.getpid():
+        if connection is not None and self._process == getpid():
             connection.close()
 
     @property
