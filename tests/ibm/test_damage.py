@@ -30,9 +30,9 @@ from test_wrong_results import OPTIONS
 
 from qiskit_torch_bridge import HardwareError, IBMBackend, Replay
 from qiskit_torch_bridge.backends.ibm.archives import arrays_of, asked_of_jobs, bytes_of
-from qiskit_torch_bridge.backends.ibm.cloud import CloudDevice
 from qiskit_torch_bridge.backends.ibm.errors import LedgerError
 from qiskit_torch_bridge.backends.ibm.recording import write_recording
+from qiskit_torch_bridge.backends.ibm.service import CloudDevice
 from qiskit_torch_bridge.backends.results import Arrays, WrongResult, arrays_from
 
 CHECKOUT = Path(__file__).parents[2]

@@ -26,7 +26,7 @@ from qiskit_ibm_runtime.utils import validate_isa_circuits, validate_rzz_pubs
 
 from qiskit_torch_bridge import IBMBackend, QuantumLayer
 from qiskit_torch_bridge.backends.ibm import backend as backend_module
-from qiskit_torch_bridge.backends.ibm.cloud import LocalDevice
+from qiskit_torch_bridge.backends.ibm.device import LocalDevice
 from qiskit_torch_bridge.backends.transpiling import BoundCircuit
 
 OBSERVABLES = ["ZII", "IXX", "YZI", "IIZ"]

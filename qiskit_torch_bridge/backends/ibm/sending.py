@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ...arguments import number_from
 from ..results import Asked, WrongResult, arrays_from
 from .archives import Arrays, asked_of_jobs, bytes_of, stored_result, way_to_forget
-from .cloud import Device, Fault, ServiceFault
+from .device import Device
 from .errors import HardwareError, JobFailed, LedgerError, NotAuthorized, ServiceUnavailable
+from .faults import Fault, ServiceFault
 from .ledger import Caps, Claim, Entry, Job, Ledger, Role
 
 if TYPE_CHECKING:
