@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -57,6 +59,13 @@ def test_a_new_ledger_does_not_take_on_what_a_lost_one_has_left(tmp_path: Path, 
     beside.unlink()  # the second
     with closing(Ledger(path)) as ledger:
         assert ledger.entries() == []
+
+
+def test_a_process_that_ends_with_an_open_ledger_does_so_quietly(tmp_path: Path) -> None:
+    program = "import sys; from qiskit_torch_bridge import Ledger; ledger = Ledger(sys.argv[1])"
+    ended = subprocess.run([sys.executable, "-c", program, tmp_path / "jobs.sqlite"], capture_output=True, check=True)
+    assert ended.stderr == b""
+    assert [file.name for file in tmp_path.iterdir()] == ["jobs.sqlite"]
 
 
 class Slow(sqlite3.Connection):

@@ -36,6 +36,7 @@ class Device(ABC):
     name: str
     device: Any
     is_local: bool
+    _jobs: dict[str, Any]  # the client's objects of jobs, by their ids
 
     @property
     def identity(self) -> str:
@@ -159,9 +160,8 @@ class Device(ABC):
     def _mode(self) -> Any:
         """What primitives take as ``mode``."""
 
-    @abstractmethod
     def _sent(self, job: Any) -> None:
-        """A job was sent."""
+        self._jobs[job.job_id()] = job
 
     @property
     @abstractmethod
@@ -213,7 +213,7 @@ class LocalDevice(Device):
 
     def __init__(self, device: Any) -> None:
         self.device, self.name = device, device.name
-        self._jobs: dict[str, Any] = {}
+        self._jobs = {}
 
     @cached_property
     def identity(self) -> str:
@@ -229,9 +229,6 @@ class LocalDevice(Device):
 
     def _mode(self) -> Any:
         return self.device
-
-    def _sent(self, job: Any) -> None:
-        self._jobs[job.job_id()] = job
 
     def find(self, tag: str) -> list[str]:
         return []

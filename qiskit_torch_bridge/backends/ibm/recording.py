@@ -133,16 +133,7 @@ class Recording:
 
     @classmethod
     def from_ledger(cls, ledger: Ledger, *, run: str | None = None) -> Recording:
-        """All evaluations of a ledger whose jobs are done.
-
-        Args:
-            ledger: Where they are.
-            run: Only those of this run; None: all.
-
-        Raises:
-            ValueError: If there is nothing to record, or one evaluation was measured twice.
-            LedgerError: If a result in the ledger is damaged.
-        """
+        """All evaluations of a ledger whose jobs are done; arguments and errors are those of :func:`write_recording`."""
         evaluations = tuple(_evaluations_of(ledger, run))
         if not evaluations:
             raise ValueError(f"{ledger!r} holds no evaluation{'' if run is None else f' of run {run!r}'} that is done.")

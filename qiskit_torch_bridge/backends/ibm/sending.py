@@ -150,7 +150,7 @@ class Sender:
         except BaseException:
             self.ledger.release(unsent)
             raise
-        arrays = [self._fetch(claim, task.asked) for claim, task in zip(claims, tasks, strict=True)]
+        arrays = [self._fetch(claim.number, task.asked) for claim, task in zip(claims, tasks, strict=True)]
         return arrays, [claim.number for claim in claims]
 
     def collect(self, number: int) -> None:
@@ -159,7 +159,7 @@ class Sender:
         if entry.state == "intended" and self.ledger.take_over(number) is Role.RECOVER:  # else a process is sending it
             self._find_left_behind(number, entry.tag)
         if self.ledger.entry(number).state == "submitted":
-            self._fetch(Claim(number, entry.tag, Role.AWAIT), asked_of_jobs(self.ledger).get(entry.key))
+            self._fetch(number, asked_of_jobs(self.ledger).get(entry.key))
 
     def cancel(self, number: int) -> None:
         """Cancels a job that has not ended; the result of one that was done before that is fetched.
@@ -185,7 +185,7 @@ class Sender:
             self.ledger.failed(number, "failed", str(error), None)
             return
         if state == "done":
-            self._fetch(Claim(number, entry.tag, Role.AWAIT), asked_of_jobs(self.ledger).get(entry.key))
+            self._fetch(number, asked_of_jobs(self.ledger).get(entry.key))
         else:
             self.ledger.failed(number, state, "cancelled by the user", self._usage(entry.job_id))
 
@@ -344,8 +344,8 @@ class Sender:
             self.ledger.double(number, double)
             self._patiently(partial(self.device.cancel, double), f"cancel job {double}")
 
-    def _fetch(self, claim: Claim, asked: Sequence[Asked] | None) -> Arrays:
-        entry = self.ledger.entry(claim.number)
+    def _fetch(self, number: int, asked: Sequence[Asked] | None) -> Arrays:
+        entry = self.ledger.entry(number)
         if entry.state == "done":  # from before, or another process has fetched it
             return self._stored(entry, asked)
         job_id = entry.job_id
@@ -355,10 +355,10 @@ class Sender:
             )
         state, said = self._end_of(job_id)
         if state == "done":
-            arrays = self._measured(claim.number, job_id, asked)
-            self.ledger.finished(claim.number, bytes_of(arrays), self._usage(job_id))
+            arrays = self._measured(number, job_id, asked)
+            self.ledger.finished(number, bytes_of(arrays), self._usage(job_id))
             return arrays
-        self.ledger.failed(claim.number, state, said or state, self._usage(job_id))
+        self.ledger.failed(number, state, said or state, self._usage(job_id))
         raise JobFailed(
             f"Job {job_id} on {self.device.name} {'failed' if state == 'failed' else 'was cancelled'}"
             f"{f': {said}' if said else ''}. All results before it are kept in {self.ledger!r}; run the same again to "

@@ -53,7 +53,7 @@ class CloudDevice(Device):
         self._max_time = max_time
         self._session = None if isinstance(mode, str) else mode
         self._left_open = session_id
-        self._jobs: dict[str, Any] = {}
+        self._jobs = {}
         with self._request():
             _prepare(self.service)
             self.plan = self._plan()
@@ -101,9 +101,6 @@ class CloudDevice(Device):
             warnings.filterwarnings("ignore", message=".*currently has a status of.*")
             return super().submit(primitive, pubs, shots=shots, options=options, tag=tag, seed=seed)
 
-    def _sent(self, job: Any) -> None:
-        self._jobs[job.job_id()] = job
-
     def _properties(self, properties: Any) -> Any:
         with self._request():
             return properties(refresh=True)
@@ -117,7 +114,7 @@ class CloudDevice(Device):
         with self._request():
             jobs = self.service.jobs(job_tags=[tag], limit=None, descending=False, instance=self._instance)
         for job in jobs:
-            self._jobs[job.job_id()] = job
+            self._sent(job)
         return [job.job_id() for job in jobs]
 
     def session_of(self, job_id: str) -> str | None:
