@@ -25,6 +25,7 @@ from .base import (
     estimate_from_moments,
     measured_circuit,
 )
+from .results import BoundCircuit
 from .selftest import require_same_answers
 from .simulated import (
     check_method,
@@ -40,7 +41,7 @@ from .simulated import (
     touched_qubits,
     truncation,
 )
-from .transpiling import BoundCircuit, TranspilerOptions, TranspilingBackend, bind_by_column, transpiled
+from .transpiling import TranspilerOptions, TranspilingBackend, bind_by_column, transpiled
 
 __all__ = ["AerBackend"]
 

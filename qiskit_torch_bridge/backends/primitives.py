@@ -20,15 +20,24 @@ from qiskit.primitives import (
     StatevectorEstimator,
     StatevectorSampler,
 )
-from qiskit.primitives.containers.bindings_array import BindingsArray
 from qiskit.quantum_info import SparsePauliOp
 from qiskit.transpiler import PassManager
 
 from ..program.compiled import Program
-from ..program.readout import Expectation, Samples
+from ..program.readout import Expectation
 from ..shots.covariance import Covariance
-from .base import Estimate, check_shots, circuit_on, estimate_from_samples, measured_circuit
-from .results import Arrays, Asked, WrongResult, arrays_from
+from .base import Estimate, check_shots, circuit_on, measured_circuit
+from .results import (
+    Arrays,
+    Asked,
+    BoundCircuit,
+    WrongResult,
+    arrays_from,
+    bindings_of,
+    estimate_from_samples,
+    pubs_of,
+    samples_of,
+)
 from .selftest import require_same_answers
 from .simulated import (
     check_method,
@@ -47,7 +56,6 @@ from .simulated import (
     truncation,
 )
 from .transpiling import (
-    BoundCircuit,
     TranspilerOptions,
     TranspilingBackend,
     bind_by_column,
@@ -56,7 +64,7 @@ from .transpiling import (
     transpiled,
 )
 
-__all__ = ["EstimatorBackend", "SamplerBackend", "bindings_of", "samples_of"]
+__all__ = ["EstimatorBackend", "SamplerBackend"]
 
 
 def _device_of(primitive: Any) -> Any:
@@ -282,10 +290,7 @@ class SamplerBackend(_PrimitiveBackend):
         if circuits and has_gate_errors(self._noise):
             qubits = len(touched_qubits(bound.circuit for bound in circuits))
             self._warn_once("trajectories", slow_trajectories(self._method, qubits, shots))
-        # Without parameters there is nothing to broadcast over: such a circuit is a PUB for every row.
-        pubs = [
-            [(b.circuit, bindings_of(b, angles))] if b.parameters else [(b.circuit,)] * len(angles) for b in circuits
-        ]
+        pubs = [pubs_of(bound, angles) for bound in circuits]
         flat = list(chain.from_iterable(pubs))
         twirls = _rounds_shots_up(self.primitive)
         asked = [
@@ -432,27 +437,3 @@ class EstimatorBackend(_PrimitiveBackend):
         if self.transpiler.pass_manager is not None:
             require_same_answers(program, [bound], observables, outputs)
         return bound, observables, outputs
-
-
-def bindings_of(bound: BoundCircuit, angles: np.ndarray) -> BindingsArray:
-    """N parameter sets; by object, so that no order of names matters."""
-    return BindingsArray({bound.parameters: bound.values(angles)})
-
-
-def samples_of(arrays: Sequence[np.ndarray], rows: int, num_bits: int) -> Samples:
-    """The measured bit strings of N parameter sets, from packed bits of shape (..., shots, bytes) in their order.
-
-    Raises:
-        WrongResult: If they are the bits of something else.
-    """
-    shapes = {array.shape[-2:] for array in arrays}
-    sets = sum(math.prod(array.shape[:-2]) for array in arrays)
-    if sets != rows or len(shapes) > 1 or any(size != math.ceil(num_bits / 8) for _, size in shapes):
-        raise WrongResult(
-            f"got {sets} parameter set(s) with (shots, bytes) of {sorted(shapes)}, expected {rows} with the same shots and "
-            f"the bytes of {num_bits} bit(s)."
-        )
-    packed = np.concatenate([array.reshape(-1, *array.shape[-2:]) for array in arrays])
-    shots = packed.shape[1]
-    bits = np.unpackbits(packed, axis=-1, bitorder="big")[..., ::-1][..., :num_bits].reshape(rows * shots, num_bits)
-    return Samples(np.repeat(np.arange(rows), shots), bits, np.ones(rows * shots, dtype=np.int64), rows)

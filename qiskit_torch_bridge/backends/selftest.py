@@ -17,8 +17,9 @@ from qiskit.quantum_info import SparsePauliOp
 
 from ..program.compiled import Program
 from ..program.readout import MeasurementGroup, OutcomeGroup, PauliGroup
+from .results import BoundCircuit
 from .statevector import StatevectorBackend
-from .transpiling import BoundCircuit, restricted_to
+from .transpiling import restricted_to
 
 __all__ = ["require_same_answers"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import dill  # type: ignore[import-untyped]
 import numpy as np
 from qiskit import QuantumCircuit
-from qiskit.circuit import ControlFlowOp, Parameter, ParameterExpression, ParameterVector
+from qiskit.circuit import ControlFlowOp, ParameterExpression, ParameterVector
 from qiskit.circuit.library import get_standard_gate_name_mapping
 from qiskit.quantum_info import PauliList, SparsePauliOp
 from qiskit.transpiler import PassManager, generate_preset_pass_manager
@@ -24,13 +24,13 @@ from ..program.angles import Affine, as_affine
 from ..program.compiled import Program
 from ..program.readout import Expectation
 from .base import Backend, ProgramCache
+from .results import BoundCircuit
 
 _STANDARD = frozenset(get_standard_gate_name_mapping())
 _NO_GATES = frozenset({"measure", "reset", "delay"})
 _ENTANGLERS = ("cx", "cz", "ecr", "iswap", "rzz", "rxx", "ryy", "rzx")
 
 __all__ = [
-    "BoundCircuit",
     "TranspilerOptions",
     "TranspilingBackend",
     "bind_by_column",
@@ -41,27 +41,6 @@ __all__ = [
     "restricted_to",
     "transpiled",
 ]
-
-
-@dataclass(frozen=True, eq=False)
-class BoundCircuit:
-    """A circuit each parameter of which is an affine function of the program's angles: ``angles @ slopes + offsets``.
-
-    Attributes:
-        circuit: The circuit.
-        parameters: Its P parameters.
-        slopes: Shape (A, P).
-        offsets: Shape (P,); radians.
-    """
-
-    circuit: QuantumCircuit
-    parameters: tuple[Parameter, ...]
-    slopes: np.ndarray
-    offsets: np.ndarray
-
-    def values(self, angles: np.ndarray) -> np.ndarray:
-        """Shape (N, P): the parameters' values."""
-        return angles @ self.slopes + self.offsets
 
 
 @dataclass(frozen=True, kw_only=True)

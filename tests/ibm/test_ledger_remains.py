@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from qiskit_torch_bridge import Ledger
-from qiskit_torch_bridge.backends.ibm import ledger as ledger_module
+from qiskit_torch_bridge.backends.ibm import ledger_file
 from qiskit_torch_bridge.backends.ibm.errors import LedgerError
 from qiskit_torch_bridge.backends.ibm.ledger import Caps, Job
 
@@ -23,7 +23,7 @@ from qiskit_torch_bridge.backends.ibm.ledger import Caps, Job
 def fill(ledger: Ledger, jobs: int, size: int) -> None:
     for _ in range(jobs):
         key = f"key-{len(ledger.entries())}"
-        (claim,) = ledger.claim([Job(key, 1, 1, 1, 1.0)], run="", backend="device", caps=Caps())
+        (claim,) = ledger.claim([Job(key, 1, 1, 1, estimated_seconds=1.0)], run="", backend="device", caps=Caps())
         ledger.submitted(claim.number, f"id of {key}", session_id=None, calibrated="")
         ledger.finished(claim.number, os.urandom(size), 1.0)
 
@@ -84,7 +84,7 @@ def _seen() -> Iterator[None]:
         return genuine(*arguments, factory=Slow, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ledger_module.sqlite3, "connect", connect)
+        patch.setattr(ledger_file.sqlite3, "connect", connect)
         yield
 
 
@@ -108,7 +108,7 @@ def test_a_folder_that_somebody_else_has_locked_holds_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fcntl = pytest.importorskip("fcntl")
-    monkeypatch.setattr(ledger_module, "_SECONDS_OF_CLOSING", 0.02)
+    monkeypatch.setattr(ledger_file, "_SECONDS_OF_CLOSING", 0.02)
     ledger = Ledger(tmp_path / "jobs.sqlite")
     folder = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)

@@ -8,8 +8,8 @@ layer.quote(batch_size=4)                             # jobs, executions, estima
 
 **One job a training step.** The values and all shifted points of the gradient are the same circuit at many angles: one
 broadcast PUB a measurement basis. Forward sends the gradient's points along, and backward finds them answered. What needs
-no gradient belongs under ``torch.no_grad()``. :mod:`qiskit_torch_bridge.backends.ibm.work` cuts what is too large for one
-job.
+no gradient belongs under ``torch.no_grad()``. :mod:`qiskit_torch_bridge.backends.ibm.workload` cuts what is too large for
+one job.
 
 **A price before, a cap throughout.** :mod:`qiskit_torch_bridge.backends.ibm.prices` estimates what IBM bills (some 2 s a
 job, then each execution's circuit and repetition delay), and ``max_qpu_seconds``, ``max_shots`` and ``max_jobs`` stop

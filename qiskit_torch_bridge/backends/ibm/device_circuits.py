@@ -1,10 +1,10 @@
-"""A program's circuits in a device's own gates, kept for later processes, and tested before they cost anything."""
+"""A program's circuits in a device's own gates, with all that is needed to measure them."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,38 +15,49 @@ from qiskit.quantum_info import SparsePauliOp
 from ...program.compiled import Program
 from ...program.readout import Expectation
 from ..base import circuit_on, measured_circuit
+from ..results import BoundCircuit
 from ..simulated import leaves_out_idle_qubits
-from ..transpiling import (
-    BoundCircuit,
-    TranspilerOptions,
-    bind_by_column,
-    gates_of_ibms_estimator,
-    observables_on,
-    transpiled,
-)
+from ..transpiling import TranspilerOptions, bind_by_column, gates_of_ibms_estimator, observables_on, transpiled
+from .prices import USUAL_DURATION
 
-__all__ = ["Unit", "circuits_for", "from_qpy", "to_qpy", "units_of"]
+__all__ = ["DeviceCircuit", "DeviceProgram", "circuits_for", "device_circuits", "from_qpy", "to_qpy"]
 
 
 @dataclass(frozen=True, eq=False)
-class Unit:
+class DeviceCircuit:
     """A circuit that a program needs measured, in the device's gates.
 
     Attributes:
         bound: The circuit; for a Sampler with the measurements of one group.
         layout: The device's qubit for each of the logical circuit's.
-        duration: Of one execution, in seconds; None where the device does not say.
-        bases: How many measurement bases it is run in for one parameter set.
+        bases: How many measurement bases it is executed in for one parameter set.
+        duration: Of one execution, in seconds.
         observables: For an Estimator: the observables on the device's qubits.
         outputs: For an Estimator: the outputs that they give.
     """
 
     bound: BoundCircuit
     layout: tuple[int, ...]
-    duration: float | None
     bases: int
+    duration: float
+    _: KW_ONLY
     observables: tuple[SparsePauliOp, ...] = ()
     outputs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceProgram:
+    """A program in a device's gates.
+
+    Attributes:
+        circuits: All that it needs measured.
+        fingerprint: What tells the program from others, in every process.
+        circumstances: All that a result depends on besides shots, angles and seed, the fingerprint included.
+    """
+
+    circuits: tuple[DeviceCircuit, ...]
+    fingerprint: str
+    circumstances: tuple[Any, ...]
 
 
 def circuits_for(program: Program, device: Any, primitive: str, options: TranspilerOptions) -> list[QuantumCircuit]:
@@ -60,13 +71,13 @@ def circuits_for(program: Program, device: Any, primitive: str, options: Transpi
     return transpiled(circuits, program, device, options, basis_gates=basis_gates)
 
 
-def units_of(
+def device_circuits(
     circuits: Sequence[QuantumCircuit],
     program: Program,
     device: Any,
     options: TranspilerOptions,
     primitive: str,
-) -> list[Unit]:
+) -> tuple[DeviceCircuit, ...]:
     """The circuits with all that is needed to measure them."""
     observables: tuple[SparsePauliOp, ...] = ()
     outputs: tuple[int, ...] = ()
@@ -78,17 +89,17 @@ def units_of(
             place = list(program.active_qubits)
         observables, outputs = map(tuple, observables_on(circuits[0], program.readout, place))
         bases = len(program.readout.groups)
-    return [
-        Unit(
+    return tuple(
+        DeviceCircuit(
             bind_by_column(circuit, program),
             _layout_of(circuit),
-            _duration(circuit, device),
             bases,
-            observables,
-            outputs,
+            _duration(circuit, device),
+            observables=observables,
+            outputs=outputs,
         )
         for circuit in circuits
-    ]
+    )
 
 
 def to_qpy(circuits: Sequence[QuantumCircuit]) -> bytes:
@@ -115,8 +126,8 @@ def _layout_of(circuit: QuantumCircuit) -> tuple[int, ...]:
     return tuple(circuit.layout.initial_index_layout(filter_ancillas=True))
 
 
-def _duration(circuit: QuantumCircuit, device: Any) -> float | None:
-    """The time from the circuit's first gate to its last measurement, by the device's gate times."""
+def _duration(circuit: QuantumCircuit, device: Any) -> float:
+    """The time from the circuit's first gate to its last measurement, by the device's gate times; else the usual one."""
     target = getattr(device, "target", None)
     ends = np.zeros(circuit.num_qubits)
     for instruction in circuit.data:
@@ -125,10 +136,11 @@ def _duration(circuit: QuantumCircuit, device: Any) -> float | None:
         length = 0.0
         if instruction.operation.name != "barrier":
             try:
-                length = target[instruction.operation.name][tuple(qubits)].duration  # type: ignore[index]
+                known = target[instruction.operation.name][tuple(qubits)].duration  # type: ignore[index]
             except (KeyError, TypeError, AttributeError):
-                return None
-            if length is None:
-                return None
+                known = None
+            if known is None:
+                return USUAL_DURATION
+            length = known
         ends[qubits] = start + length
     return float(ends.max(initial=0.0))
