@@ -33,7 +33,6 @@ from .results import (
     BoundCircuit,
     WrongResult,
     arrays_from,
-    bindings_of,
     estimate_from_samples,
     pubs_of,
     samples_of,
@@ -401,17 +400,13 @@ class EstimatorBackend(_PrimitiveBackend):
             bound, observables, outputs = self._ready(program)
             self._check_costs(bound.circuit, observables, len(angles))
             precision = 0.0 if shots is None else 1 / math.sqrt(shots)
-            if bound.parameters:
-                pubs: list[Any] = [(bound.circuit, [[o] for o in observables], bindings_of(bound, angles), precision)]
-            else:
-                # Without parameters there is nothing to broadcast over: a PUB for every row.
-                pubs = [(bound.circuit, observables, None, precision)] * len(angles)
-            whole = (len(outputs), len(angles)) if bound.parameters else (len(outputs),)
-            asked = [Asked(whole, extrapolates=_extrapolates(self.primitive))] * len(pubs)
-            data = _checked(self.name, _reseeded(self.primitive, seed).run(pubs).result(), asked)
-            shape = (len(angles), len(outputs))
-            values[:, outputs] += np.array([means.T for means, _ in data]).reshape(shape)
-            variances[:, outputs] = np.array([errors.T for _, errors in data]).reshape(shape) ** 2
+            pubs = pubs_of(bound, angles, observables)
+            shape = len(outputs), len(angles) if bound.parameters else 1
+            asked = [Asked(shape, extrapolates=_extrapolates(self.primitive))] * len(pubs)
+            result = _reseeded(self.primitive, seed).run(pubs, precision=precision).result()
+            data = _checked(self.name, result, asked)
+            values[:, outputs] += np.concatenate([means.T for means, _ in data])
+            variances[:, outputs] = np.concatenate([errors.T for _, errors in data]) ** 2
             if isinstance(self.primitive, StatevectorEstimator):
                 variances[:, outputs] = precision**2  # it adds just this noise, and gives zeros for its standard errors
         covariance = Covariance.of_independent(variances, shots) if shots else None

@@ -10,7 +10,7 @@ import io
 import math
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -84,7 +84,7 @@ def pubs_of(
 ) -> list[tuple[Any, ...]]:
     """The PUBs of a circuit at N rows of angles: one with N parameter sets or, where there are no parameters, N PUBs.
 
-    ``observables``: for an Estimator, those that are wanted of each row.
+    ``observables``: for an Estimator, what is to be estimated of each row.
     """
     pub: tuple[Any, ...] = (bound.circuit, [[o] for o in observables]) if observables else (bound.circuit,)
     if not bound.parameters:  # there is nothing to broadcast over
@@ -107,6 +107,7 @@ class Asked:
     shape: tuple[int, ...]
     shots: int | None = None
     bits: int = 0
+    _: KW_ONLY
     at_least: bool = False
     extrapolates: bool = False
 
@@ -205,10 +206,10 @@ def samples_of(arrays: Sequence[np.ndarray], rows: int, num_bits: int) -> Sample
         WrongResult: If they are the bits of something else.
     """
     shapes = {array.shape[-2:] for array in arrays}
-    found = sum(math.prod(array.shape[:-2]) for array in arrays)
-    if found != rows or len(shapes) > 1 or any(size != math.ceil(num_bits / 8) for _, size in shapes):
+    sets = sum(math.prod(array.shape[:-2]) for array in arrays)
+    if sets != rows or len(shapes) > 1 or any(size != math.ceil(num_bits / 8) for _, size in shapes):
         raise WrongResult(
-            f"got {found} parameter set(s) with (shots, bytes) of {sorted(shapes)}, expected {rows} with the same shots and "
+            f"got {sets} parameter set(s) with (shots, bytes) of {sorted(shapes)}, expected {rows} with the same shots and "
             f"the bytes of {num_bits} bit(s)."
         )
     packed = np.concatenate([array.reshape(-1, *array.shape[-2:]) for array in arrays])
