@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["Passport"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Passport:
     """All that one must know of a measurement to repeat it, or to doubt it.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, islice
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from qiskit import QuantumCircuit
@@ -32,7 +33,6 @@ from .results import (
     BoundCircuit,
     WrongResult,
     arrays_from,
-    bindings_of,
     estimate_from_samples,
     pubs_of,
     samples_of,
@@ -40,16 +40,16 @@ from .results import (
 from .selftest import require_same_answers
 from .simulated import (
     check_method,
+    cost_of_density_matrix,
     gates_to_keep,
     has_gate_errors,
     has_noise_of_its_own,
     ignored_noise,
+    is_from,
     leaves_out_idle_qubits,
     noise_model_of,
     require_noise,
-    require_room_for_density_matrix,
     require_separate_gates,
-    slow_density_matrix,
     slow_trajectories,
     touched_qubits,
     truncation,
@@ -64,8 +64,6 @@ from .transpiling import (
 )
 
 __all__ = ["EstimatorBackend", "SamplerBackend"]
-
-_MERGING = "qiskit_ibm_runtime.executor_estimator"
 
 
 def _device_of(primitive: Any) -> Any:
@@ -93,15 +91,14 @@ def _reseeded(primitive: Any, seed: np.random.SeedSequence) -> Any:
     parameter set; that is no shot noise.
     """
     number = int(seed.generate_state(1, np.uint32)[0] >> 1)
-    origins = {cls.__module__.split(".")[0] for cls in type(primitive).__mro__}
     fresh = copy.copy(primitive)
     if isinstance(primitive, (StatevectorSampler, StatevectorEstimator)):
         fresh._seed = np.random.default_rng(seed)
     elif isinstance(primitive, (BackendSamplerV2, BackendEstimatorV2)):
         fresh._options = replace(primitive.options, seed_simulator=number)
-    elif "qiskit_aer" in origins and isinstance(primitive, BaseSamplerV2):
+    elif is_from("qiskit_aer", primitive) and isinstance(primitive, BaseSamplerV2):
         fresh._seed = number
-    elif "qiskit_aer" in origins:
+    elif is_from("qiskit_aer", primitive):
         run_options = {**(primitive.options.run_options or {}), "seed_simulator": number}
         if has_gate_errors(noise_model_of(primitive._backend, run_options)):
             # Left to itself, it may average over random runs, and not say their error.
@@ -122,9 +119,7 @@ def _run_options(primitive: Any) -> dict[str, Any]:
 
 
 def _is_aers_estimator(primitive: Any) -> bool:
-    return isinstance(primitive, BaseEstimatorV2) and any(
-        cls.__module__.startswith("qiskit_aer") for cls in type(primitive).__mro__
-    )
+    return isinstance(primitive, BaseEstimatorV2) and is_from("qiskit_aer", primitive)
 
 
 def _rounds_shots_up(sampler: Any) -> bool:
@@ -167,6 +162,8 @@ class _PrimitiveBackend(TranspilingBackend):
             checked: gates, connections, noise, measurements and, for up to 20 qubits, the circuit's exact values.
     """
 
+    _base: ClassVar[type]
+
     def __init__(
         self,
         primitive: Any,
@@ -177,6 +174,9 @@ class _PrimitiveBackend(TranspilingBackend):
         seed_transpiler: int | None = 0,
         pass_manager: PassManager | None = None,
     ) -> None:
+        if not isinstance(primitive, self._base):
+            kind = self._base.__name__.removeprefix("Base").removesuffix("V2")
+            raise TypeError(f"primitive: got {type(primitive).__name__}, expected a V2 {kind}.")
         options = TranspilerOptions(
             optimization_level=optimization_level,
             initial_layout=initial_layout,
@@ -216,8 +216,11 @@ class _PrimitiveBackend(TranspilingBackend):
             return True
         return leaves_out_idle_qubits(self.device, self.transpiler) and self._noise is None
 
-    def _cached(self, program: Program) -> dict[Any, Any]:
-        """What was derived from the program for the present noise."""
+    def prepare(self, program: Program) -> None:
+        self._ready(program)
+
+    def _ready(self, program: Program) -> Any:
+        """What :meth:`_make_ready` has made of the program for the present noise."""
         cached = self._cache.of(program)
         noise = self._noise
         state = None if noise is None else (noise, frozenset(noise.noise_instructions))
@@ -225,7 +228,13 @@ class _PrimitiveBackend(TranspilingBackend):
             cached.clear()
             cached["noise"] = state
             self._warn_once("ignored noise", ignored_noise(noise))
-        return cached
+        if "ready" not in cached:
+            cached["ready"] = self._make_ready(program)
+        return cached["ready"]
+
+    @abstractmethod
+    def _make_ready(self, program: Program) -> Any:
+        """The program's circuits for the device, with all that is needed to run them."""
 
     def _for_device(self, circuits: Sequence[QuantumCircuit], program: Program) -> list[BoundCircuit]:
         if self.device is None:
@@ -236,20 +245,18 @@ class _PrimitiveBackend(TranspilingBackend):
         ready = transpiled(circuits, program, self.device, options, basis_gates=self._basis_gates, keep=keep)
         bound = [bind_by_column(circuit, program) for circuit in ready]
         final = [one.circuit for one in bound]
-        if self._merges_gates and has_noise_of_its_own(self._runner, noise):
+        # IBM's newer Estimator (0.50) merges gates even on a simulator.
+        if is_from("qiskit_ibm_runtime.executor_estimator", self.primitive) and has_noise_of_its_own(
+            self._runner, noise
+        ):
             require_separate_gates(final, noise, self.name)
         require_noise(program, final, self._runner, noise, options)
         return bound
 
     @property
-    def _merges_gates(self) -> bool:
-        """Whether it is IBM's newer Estimator (0.50), which does so even on a simulator."""
-        return any(cls.__module__.startswith(_MERGING) for cls in type(self.primitive).__mro__)
-
-    @property
     def _basis_gates(self) -> list[str] | None:
-        ibm = any(cls.__module__.startswith("qiskit_ibm_runtime") for cls in type(self.primitive).__mro__)
-        return gates_of_ibms_estimator(self.device) if ibm and isinstance(self.primitive, BaseEstimatorV2) else None
+        is_ibms = is_from("qiskit_ibm_runtime", self.primitive) and isinstance(self.primitive, BaseEstimatorV2)
+        return gates_of_ibms_estimator(self.device) if is_ibms else None
 
     def __repr__(self) -> str:
         device = "" if self.device is None else f", device={self.device.name!r}"
@@ -263,10 +270,7 @@ class SamplerBackend(_PrimitiveBackend):
     Sampler with ``options.twirling`` may return more shots, because it rounds them up.)
     """
 
-    def __init__(self, primitive: BaseSamplerV2, **options: Any) -> None:
-        if not isinstance(primitive, BaseSamplerV2):
-            raise TypeError(f"primitive: got {type(primitive).__name__}, expected a V2 Sampler.")
-        super().__init__(primitive, **options)
+    _base = BaseSamplerV2
 
     def resolve_shots(self, shots: int | None) -> int:
         shots = check_shots(shots)
@@ -277,14 +281,11 @@ class SamplerBackend(_PrimitiveBackend):
             )
         return int(default if shots is None else shots)
 
-    def prepare(self, program: Program) -> None:
-        self._circuits(program)
-
     def evaluate(
         self, program: Program, angles: np.ndarray, *, shots: int | None, seed: np.random.SeedSequence
     ) -> Estimate:
         shots = self.resolve_shots(shots)
-        circuits = self._circuits(program)
+        circuits: list[BoundCircuit] = self._ready(program)
         if circuits and has_gate_errors(self._noise):
             qubits = len(touched_qubits(bound.circuit for bound in circuits))
             self._warn_once("trajectories", slow_trajectories(self._method, qubits, shots))
@@ -293,34 +294,33 @@ class SamplerBackend(_PrimitiveBackend):
         twirls = _rounds_shots_up(self.primitive)
         asked = [
             Asked((len(angles),) if len(pub) == 2 else (), shots=shots, bits=len(group.qubits), at_least=twirls)
-            for mine, group in zip(pubs, program.readout.groups, strict=True)
-            for pub in mine
+            for of_group, group in zip(pubs, program.readout.groups, strict=True)
+            for pub in of_group
         ]
         result = _reseeded(self.primitive, seed).run(flat, shots=shots).result() if flat else ()
         arrays = iter(_checked(self.name, result, asked))
         samples = [
-            samples_of([bits for (bits,) in islice(arrays, len(mine))], len(angles), len(group.qubits))
-            for mine, group in zip(pubs, program.readout.groups, strict=True)
+            samples_of([bits for (bits,) in islice(arrays, len(of_group))], len(angles), len(group.qubits))
+            for of_group, group in zip(pubs, program.readout.groups, strict=True)
         ]
         return estimate_from_samples(program, samples, len(angles))
 
-    def _circuits(self, program: Program) -> list[BoundCircuit]:
+    def _ready(self, program: Program) -> Any:
         measured = getattr(getattr(getattr(self.primitive, "options", None), "execution", None), "meas_type", None)
         if measured in ("kerneled", "avg_kerneled"):
             raise ValueError(
                 f"backend: got a {self.name} with the option execution.meas_type = {measured!r}, which gives points of a "
                 "measured signal, expected 'classified': values are read from bits."
             )
-        cached = self._cached(program)
-        if "circuits" not in cached:
-            compact = self._is_compact
-            circuits = [measured_circuit(program, group, compact=compact) for group in program.readout.groups]
-            ready = self._for_device(circuits, program)
-            if self.transpiler.pass_manager is not None:
-                require_same_answers(program, ready)
-            cached["circuits"] = ready
-        circuits_of_groups: list[BoundCircuit] = cached["circuits"]
-        return circuits_of_groups
+        return super()._ready(program)
+
+    def _make_ready(self, program: Program) -> list[BoundCircuit]:
+        compact = self._is_compact
+        circuits = [measured_circuit(program, group, compact=compact) for group in program.readout.groups]
+        ready = self._for_device(circuits, program)
+        if self.transpiler.pass_manager is not None:
+            require_same_answers(program, ready)
+        return ready
 
 
 class EstimatorBackend(_PrimitiveBackend):
@@ -337,10 +337,7 @@ class EstimatorBackend(_PrimitiveBackend):
     an error that it does not say; readout errors are not in them.
     """
 
-    def __init__(self, primitive: BaseEstimatorV2, **options: Any) -> None:
-        if not isinstance(primitive, BaseEstimatorV2):
-            raise TypeError(f"primitive: got {type(primitive).__name__}, expected a V2 Estimator.")
-        super().__init__(primitive, **options)
+    _base = BaseEstimatorV2
 
     def resolve_shots(self, shots: int | None) -> int | None:
         shots = check_shots(shots)
@@ -390,11 +387,7 @@ class EstimatorBackend(_PrimitiveBackend):
                 f"backend: {self.name} is an Estimator, which gives expectation values only, but probabilities were asked "
                 "for; use a Sampler, or observables."
             )
-        self._circuit(program)
-
-    def circuits_per_row(self, program: Program) -> int:
-        """The Estimator groups the terms itself; the groups here are what it needs at least."""
-        return len(program.readout.groups)
+        super().prepare(program)
 
     def evaluate(
         self, program: Program, angles: np.ndarray, *, shots: int | None, seed: np.random.SeedSequence
@@ -404,20 +397,16 @@ class EstimatorBackend(_PrimitiveBackend):
         variances = np.zeros_like(values)
         circuits = len(angles) * len(readout.groups)
         if readout.groups:
-            bound, observables, outputs = self._circuit(program)
+            bound, observables, outputs = self._ready(program)
             self._check_costs(bound.circuit, observables, len(angles))
             precision = 0.0 if shots is None else 1 / math.sqrt(shots)
-            if bound.parameters:
-                pubs: list[Any] = [(bound.circuit, [[o] for o in observables], bindings_of(bound, angles), precision)]
-            else:
-                # Without parameters there is nothing to broadcast over: a PUB for every row.
-                pubs = [(bound.circuit, observables, None, precision)] * len(angles)
-            whole = (len(outputs), len(angles)) if bound.parameters else (len(outputs),)
-            asked = [Asked(whole, extrapolates=_extrapolates(self.primitive))] * len(pubs)
-            data = _checked(self.name, _reseeded(self.primitive, seed).run(pubs).result(), asked)
-            shape = (len(angles), len(outputs))
-            values[:, outputs] += np.array([found.T for found, _ in data]).reshape(shape)
-            variances[:, outputs] = np.array([errors.T for _, errors in data]).reshape(shape) ** 2
+            pubs = pubs_of(bound, angles, observables)
+            shape = len(outputs), len(angles) if bound.parameters else 1
+            asked = [Asked(shape, extrapolates=_extrapolates(self.primitive))] * len(pubs)
+            result = _reseeded(self.primitive, seed).run(pubs, precision=precision).result()
+            data = _checked(self.name, result, asked)
+            values[:, outputs] += np.concatenate([means.T for means, _ in data])
+            variances[:, outputs] = np.concatenate([errors.T for _, errors in data]) ** 2
             if isinstance(self.primitive, StatevectorEstimator):
                 variances[:, outputs] = precision**2  # it adds just this noise, and gives zeros for its standard errors
         covariance = Covariance.of_independent(variances, shots) if shots else None
@@ -431,19 +420,15 @@ class EstimatorBackend(_PrimitiveBackend):
         # A simulator with connections is as wide as its memory lets it guess, and so is a circuit that is laid out on it.
         measured = {q for o in observables for q in np.flatnonzero((o.paulis.x | o.paulis.z).any(axis=0)).tolist()}
         qubits = len(touched_qubits([circuit]) | measured)
-        require_room_for_density_matrix(qubits, self._runner.options, remedy)
-        self._warn_once("density matrix", slow_density_matrix(qubits, rows * circuit.size()))
+        cost = cost_of_density_matrix(qubits, rows * circuit.size(), self._runner.options, remedy)
+        self._warn_once("density matrix", cost)
 
-    def _circuit(self, program: Program) -> tuple[BoundCircuit, list[Any], list[int]]:
+    def _make_ready(self, program: Program) -> tuple[BoundCircuit, list[SparsePauliOp], list[int]]:
         """The circuit for the device, the observables on its qubits, and the outputs that they give."""
         assert isinstance(program.readout, Expectation)
-        cached = self._cached(program)
-        if "circuit" not in cached:
-            logical, place = circuit_on(program, compact=self._is_compact)
-            (bound,) = self._for_device([logical], program)
-            observables, outputs = observables_on(bound.circuit, program.readout, list(place))
-            if self.transpiler.pass_manager is not None:
-                require_same_answers(program, [bound], observables, outputs)
-            cached["circuit"] = bound, observables, outputs
-        circuit_and_observables: tuple[BoundCircuit, list[Any], list[int]] = cached["circuit"]
-        return circuit_and_observables
+        logical, place = circuit_on(program, compact=self._is_compact)
+        (bound,) = self._for_device([logical], program)
+        observables, outputs = observables_on(bound.circuit, program.readout, list(place))
+        if self.transpiler.pass_manager is not None:
+            require_same_answers(program, [bound], observables, outputs)
+        return bound, observables, outputs

@@ -10,7 +10,7 @@ import io
 import math
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -84,7 +84,7 @@ def pubs_of(
 ) -> list[tuple[Any, ...]]:
     """The PUBs of a circuit at N rows of angles: one with N parameter sets or, where there are no parameters, N PUBs.
 
-    ``observables``: for an Estimator, those that are wanted of each row.
+    ``observables``: for an Estimator, what is to be estimated of each row.
     """
     pub: tuple[Any, ...] = (bound.circuit, [[o] for o in observables]) if observables else (bound.circuit,)
     if not bound.parameters:  # there is nothing to broadcast over
@@ -107,6 +107,7 @@ class Asked:
     shape: tuple[int, ...]
     shots: int | None = None
     bits: int = 0
+    _: KW_ONLY
     at_least: bool = False
     extrapolates: bool = False
 

@@ -24,16 +24,16 @@ from .transpiling import TranspilerOptions
 
 __all__ = [
     "check_method",
+    "cost_of_density_matrix",
     "gates_to_keep",
     "has_gate_errors",
     "has_noise_of_its_own",
     "ignored_noise",
+    "is_from",
     "leaves_out_idle_qubits",
     "noise_model_of",
     "require_noise",
-    "require_room_for_density_matrix",
     "require_separate_gates",
-    "slow_density_matrix",
     "slow_trajectories",
     "touched_qubits",
     "truncation",
@@ -45,6 +45,11 @@ _TRAJECTORIES = ("statevector", "matrix_product_state")
 _MANY_TRAJECTORIES = 1000  # at least, and 8 times 2**qubits; measured from 3 to 8 qubits, two cores
 _SECONDS_PER_ENTRY = 2e-8  # of a density matrix, and instruction; measured at 10 and 12 qubits, two cores
 _NEGLIGIBLE = 1e-12
+
+
+def is_from(package: str, value: Any) -> bool:
+    """Whether a package has defined the value's class, or one that it derives from."""
+    return any(cls.__module__.startswith(package) for cls in type(value).__mro__)
 
 
 def check_method(device: Any) -> None:
@@ -70,17 +75,22 @@ def noise_model_of(device: Any, run_options: Mapping[str, Any] | None = None) ->
 
 def has_noise_of_its_own(device: Any, noise: Any) -> bool:
     """Whether the noise is the user's, on a simulator that stands for no device: circuits are run as they are written."""
-    return noise is not None and _is_aers(device) and not getattr(device, "_from_backend", False)
+    return noise is not None and is_from("qiskit_aer", device) and not getattr(device, "_from_backend", False)
 
 
-def has_gate_errors(noise: Any) -> bool:
-    """Whether a noise model has errors other than those of measurements."""
-    return noise is not None and bool(set(noise.noise_instructions) - {"measure"} or noise._custom_noise_passes)
+def has_gate_errors(noise: Any, circuits: Iterable[QuantumCircuit] | None = None) -> bool:
+    """Whether a noise model has errors, other than those of readout, for circuits; None: for any without measurements."""
+    if noise is None or noise._custom_noise_passes:
+        return noise is not None
+    noisy = {*noise._default_quantum_errors, *noise._local_quantum_errors}
+    if circuits is None:
+        return bool(noisy - {"measure"})
+    return any(_key(instruction.operation) in noisy for circuit in circuits for instruction in circuit.data)
 
 
 def gates_to_keep(program: Program, device: Any, noise: Any) -> dict[str, type]:
     """Noisy gates that the simulator can run, but that its noise model does not name among its basis gates."""
-    if noise is None or not _is_aers(device) or device.coupling_map is not None:
+    if noise is None or not is_from("qiskit_aer", device) or device.coupling_map is not None:
         return {}
     operations = [i.operation for i in program.circuit.data if _key(i.operation) in noise.noise_instructions]
     known = set(device.operation_names)
@@ -231,8 +241,19 @@ def slow_trajectories(method: Any, qubits: int, shots: int) -> str | None:
     )
 
 
-def slow_density_matrix(qubits: int, instructions: int) -> str | None:
-    """What to say of exact values with noise that take longer than a minute, by a rough guess."""
+def cost_of_density_matrix(qubits: int, instructions: int, options: Any, remedy: str) -> str | None:
+    """What to say of exact values with noise that take longer than a minute, by a rough guess.
+
+    Raises:
+        MemoryError: If the density matrix is larger than this machine's memory.
+    """
+    needed = (8 if getattr(options, "precision", "double") == "single" else 16) * 4**qubits
+    there = psutil.virtual_memory().total
+    if needed > there:
+        raise MemoryError(
+            f"The density matrix of {qubits} qubits with noise needs {in_gibibytes(needed)} of memory, and this "
+            f"machine has {in_gibibytes(there)}; {remedy}"
+        )
     minutes = _SECONDS_PER_ENTRY * 4**qubits * instructions / 60
     if minutes < 1:
         return None
@@ -255,36 +276,17 @@ def truncation(options: Any) -> str | None:
     )
 
 
-def require_room_for_density_matrix(qubits: int, options: Any, remedy: str) -> None:
-    """Refuses density matrices that are larger than this machine's memory.
-
-    Raises:
-        MemoryError: If this one is.
-    """
-    needed = (8 if getattr(options, "precision", "double") == "single" else 16) * 4**qubits
-    there = psutil.virtual_memory().total
-    if needed > there:
-        raise MemoryError(
-            f"The density matrix of {qubits} qubits with noise needs {in_gibibytes(needed)} of memory, and this "
-            f"machine has {in_gibibytes(there)}; {remedy}"
-        )
-
-
 def _noisy_instructions(device: Any, noise: Any) -> frozenset[str]:
     """The names and labels that have errors, by the noise model or, for a device without one, by what it says itself."""
     if noise is not None:
         return frozenset(noise.noise_instructions)
     target = getattr(device, "target", None)
-    if target is None or _is_aers(device):
+    if target is None or is_from("qiskit_aer", device):
         return frozenset()
     errors = {name: target[name].values() for name in target.operation_names if target[name] is not None}
     return frozenset(
         name for name, of_qubits in errors.items() if any(getattr(one, "error", None) for one in of_qubits)
     )
-
-
-def _is_aers(device: Any) -> bool:
-    return any(cls.__module__.startswith("qiskit_aer") for cls in type(device).__mro__)
 
 
 def _key(operation: Operation) -> str:

@@ -202,10 +202,7 @@ def transpiled(
         ValueError: If they do not fit the device, or the user's pass manager did not do what a transpiler has to.
     """
     width = program.circuit.num_qubits
-    if options.initial_layout is not None:
-        _check_layout(options.initial_layout, program, device)
-    elif options.pass_manager is None and program.placed and width == _num_qubits(device):
-        options = replace(options, initial_layout=range(width))
+    options = _kept_in_place(options, program, device)
     # A simulator's number of qubits is a guess at what memory holds for the worst of circuits, and no limit.
     connected = getattr(device, "coupling_map", None) is not None
     target = device.target  # asked for once: Aer makes it anew each time
@@ -216,7 +213,8 @@ def transpiled(
         basis_gates = sorted(_STANDARD & {*device.operation_names, *keep} - bounded)
     for name, gate in keep.items():
         target.add_instruction(gate, name=name)
-    if not connected and "unitary" not in (target.operation_names if basis_gates is None else basis_gates):
+    known = set(target.operation_names if basis_gates is None else basis_gates)
+    if not connected and "unitary" not in known:
         circuits = [_synthesized(circuit, target.operation_names) for circuit in circuits]
     passes = options.passes(target, basis_gates)
     try:
@@ -227,29 +225,23 @@ def transpiled(
             f"({device.num_qubits} qubits): {error.message}"
         ) from error
     if options.pass_manager is not None:
-        _require_angles_and_measurements(circuits, done, program)
-        names = {*target.operation_names} if basis_gates is None else {*basis_gates, *_NO_GATES}
-        for circuit in done:
-            _require_gates_and_connections(circuit, names, target if connected else None, device.name)
+        for before, after in zip(circuits, done, strict=True):
+            _require_angles_and_measurements(before, after, program)
+            _require_gates_and_connections(after, known | _NO_GATES, target if connected else None, device.name)
     require_bounded_angles(done, bounded)
     _require_working_qubits(done, device)
     return done
 
 
-def _require_angles_and_measurements(
-    before: Sequence[QuantumCircuit], after: Sequence[QuantumCircuit], program: Program
-) -> None:
+def _require_angles_and_measurements(before: QuantumCircuit, after: QuantumCircuit, program: Program) -> None:
     """Checks that a pass manager has kept what values are computed from: measured bits, and affine angles."""
-    for circuit, expected in zip(map(_measured_bits, after), map(_measured_bits, before), strict=True):
-        if circuit != expected:
-            raise ValueError(
-                f"The pass manager made a circuit with the registers and measured bits {circuit}, expected {expected}; use "
-                "one that keeps measurements."
-            )
+    if _measured_bits(after) != _measured_bits(before):
+        raise ValueError(
+            f"The pass manager made a circuit with the registers and measured bits {_measured_bits(after)}, expected "
+            f"{_measured_bits(before)}; use one that keeps measurements."
+        )
     columns = {angle: (0, column) for column, angle in enumerate(program.angles)}
-    for value in (v for circuit in after for i in circuit.data for v in i.operation.params):
-        if not isinstance(value, ParameterExpression):
-            continue
+    for value in (v for i in after.data for v in i.operation.params if isinstance(v, ParameterExpression)):
         if not value.parameters <= columns.keys() or as_affine(value, columns) is None:
             raise ValueError(
                 f"The pass manager made the angle {value}, expected an affine function of the circuit's own angles; use one "
@@ -265,24 +257,23 @@ def _measured_bits(circuit: QuantumCircuit) -> tuple[list[tuple[str, int]], list
 def _require_gates_and_connections(circuit: QuantumCircuit, names: Collection[str], target: Any, device: str) -> None:
     """Checks that a pass manager has used what the device has; ``target`` is None where there are no connections."""
     coupling = None if target is None else target.build_coupling_map()
-    links = frozenset() if coupling is None else frozenset(map(frozenset, coupling.get_edges()))
+    links = [] if coupling is None else [set(edge) for edge in coupling.get_edges()]
     for instruction in circuit.data:
         name = instruction.operation.name
         qubits = tuple(circuit.find_bit(qubit).index for qubit in instruction.qubits)
+        problem = f"The pass manager made a circuit with {name!r} on qubits {list(qubits)}, "
         if name == "barrier":
             continue
         if name not in names or isinstance(instruction.operation, ControlFlowOp):
-            raise ValueError(
-                f"The pass manager made a circuit with {name!r} on qubits {list(qubits)}, which {device!r} cannot run; have "
-                "it translated into the device's gates."
-            )
+            raise ValueError(f"{problem}which {device!r} cannot run; have it translated into the device's gates.")
+        if target is None:
+            continue
         # An AerSimulator says of each of its gates that it goes everywhere, whatever the connections.
-        everywhere = target is None or None in (target[name] or {None: None})
-        linked = target is None or not everywhere or all(frozenset(pair) in links for pair in combinations(qubits, 2))
-        if not linked or (target is not None and not target.instruction_supported(name, qubits)):
+        goes_everywhere = None in (target[name] or [None])
+        are_linked = not goes_everywhere or all({*pair} in links for pair in combinations(qubits, 2))
+        if not are_linked or not target.instruction_supported(name, qubits):
             raise ValueError(
-                f"The pass manager made a circuit with {name!r} on qubits {list(qubits)}, where {device!r} does not have "
-                "it; have the circuit laid out and routed for the device."
+                f"{problem}where {device!r} does not have it; have the circuit laid out and routed for the device."
             )
 
 
@@ -359,19 +350,24 @@ def gates_of_ibms_estimator(device: Any) -> list[str] | None:
     return ["cz", "rz", "sx", "x"] if getattr(device, "coupling_map", None) is None else None
 
 
-def _check_layout(layout: Sequence[int], program: Program, device: Any) -> None:
+def _kept_in_place(options: TranspilerOptions, program: Program, device: Any) -> TranspilerOptions:
+    """The options with the layout that a circuit came with, unless they have one, which is checked."""
+    layout, width = options.initial_layout, program.circuit.num_qubits
+    if layout is None:
+        stays = options.pass_manager is None and program.placed and width == _num_qubits(device)
+        return replace(options, initial_layout=range(width)) if stays else options
     if program.placed:
         raise ValueError(
             f"initial_layout: got {list(layout)} for a circuit that has been transpiled and keeps its place; leave the "
             "layout out, or give the circuit as it was before transpiling."
         )
-    width = program.circuit.num_qubits
     if len(layout) != width or any(qubit >= _num_qubits(device) for qubit in layout):
         most = "" if device.num_qubits is None else f", from 0 to {device.num_qubits - 1}"
         raise ValueError(
             f"initial_layout: got {list(layout)}, expected {width} different qubits of {device.name!r}{most}: one for each "
             "qubit of the circuit."
         )
+    return options
 
 
 def observables_on(

@@ -39,7 +39,7 @@ from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel, depolarizing_error
 from qiskit_aer.primitives import EstimatorV2 as AerEstimator
 
-from qiskit_torch_bridge import AerBackend, EstimatorBackend, QuantumLayer, SamplerBackend
+from qiskit_torch_bridge import AerBackend, EstimatorBackend, IBMBackend, QuantumLayer, SamplerBackend
 
 GATES = ["cx", "rz", "sx", "x"]
 STRANGER = Parameter("stranger")
@@ -87,6 +87,8 @@ BACKENDS = {
     "sampler for": lambda passes: SamplerBackend(StatevectorSampler(), device=manila(), pass_manager=passes),
     "estimator": lambda passes: EstimatorBackend(AerEstimator.from_backend(manila()), pass_manager=passes),
     "estimator for": lambda passes: EstimatorBackend(StatevectorEstimator(), device=manila(), pass_manager=passes),
+    "ibm sampler": lambda passes: IBMBackend(manila(), pass_manager=passes),
+    "ibm estimator": lambda passes: IBMBackend(manila(), pass_manager=passes, primitive="estimator"),
 }
 backends = pytest.mark.parametrize("make", BACKENDS.values(), ids=BACKENDS)
 
@@ -94,16 +96,11 @@ backends = pytest.mark.parametrize("make", BACKENDS.values(), ids=BACKENDS)
 @pytest.mark.parametrize("passes", [preset, routed])
 @pytest.mark.parametrize(
     ("kind", "readout"),
-    [
-        (kind, readout)
-        for kind in BACKENDS
-        for readout in (EXPECTATION, PROBABILITIES)
-        if kind[0] != "e" or readout is EXPECTATION
-    ],
+    [*((kind, EXPECTATION) for kind in BACKENDS), *((k, PROBABILITIES) for k in BACKENDS if "estimator" not in k)],
 )
 def test_layouts_of_a_pass_manager_never_move_values(kind, readout, passes):
     backend = BACKENDS[kind](passes())
-    shots = LAYOUT_SHOTS if kind.startswith("sampler") else None
+    shots = LAYOUT_SHOTS if "sampler" in kind or "ibm" in kind else None
     expected = expected_step(*reference(partial(simulated, model(), readout)))
     layer = make_layer(model(), backend=backend, shots=shots, **readout)
     assert_step(layer, expected, atol=EXACT_ATOL if shots is None else shots_atol(readout, shots))
@@ -130,7 +127,7 @@ def angle_of(value: Any) -> QuantumCircuit:
 
 
 WRONG = {
-    "no gate translated": (PassManager, r"'r[xy]' on qubits \[\d\], which 'aer_simulator.*' cannot run"),
+    "no gate translated": (PassManager, r"'r[xy]' on qubits \[\d\], which '.*' cannot run"),
     "no connection heeded": (without_layout, r"'cx' on qubits \[\d, \d\], where .* does not have it"),
     "a gate dropped": (lambda: with_last(Replaced("sx")), "does not give the circuit's answers.*may drop no gate"),
     "an angle dropped": (lambda: with_last(Replaced("rz")), "does not give the circuit's answers"),
@@ -153,10 +150,10 @@ WRONG = {
 @pytest.mark.parametrize(("passes", "message"), WRONG.values(), ids=WRONG)
 def test_what_a_pass_manager_does_wrong_is_refused_before_anything_runs(make, passes, message):
     with pytest.raises(ValueError, match=message):
-        make_layer(model(), backend=make(passes()), **EXPECTATION, shots=10)
+        make_layer(model(), backend=make(passes()), **EXPECTATION, shots=10)(FEATURES)
 
 
-@pytest.mark.parametrize("kind", ["aer", "sampler", "sampler for"])
+@pytest.mark.parametrize("kind", ["aer", "sampler", "sampler for", "ibm sampler"])
 def test_measurements_have_to_stay(kind):
     for passes in (with_last(RemoveFinalMeasurements()), with_last(Replaced("measure"))):
         with pytest.raises(ValueError, match=r"measured bits .*expected \(\[\('outcome', 3\)\], \[0, 1, 2\]\)"):

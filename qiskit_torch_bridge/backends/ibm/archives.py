@@ -17,7 +17,8 @@ def asked_of_jobs(ledger: Ledger) -> dict[str, list[Asked]]:
     for description, _ in ledger.evaluations():
         for part, asked in zip(description["parts"], description.get("asked", ()), strict=False):
             for (key, place), (shape, *rest) in zip(part, asked, strict=True):
-                jobs.setdefault(key, {})[place] = Asked(tuple(shape), *rest)
+                others = dict(zip(("shots", "bits", "at_least", "extrapolates"), rest, strict=False))
+                jobs.setdefault(key, {})[place] = Asked(tuple(shape), **others)
     return {key: [pubs[place] for place in range(len(pubs))] for key, pubs in jobs.items() if max(pubs) < len(pubs)}
 
 
