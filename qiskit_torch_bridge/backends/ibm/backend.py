@@ -158,13 +158,11 @@ class IBMBackend(TranspilingBackend):
         self.caps = _caps(max_qpu_seconds=max_qpu_seconds, max_shots=max_shots, max_jobs=max_jobs)
         self.shadow = StatevectorBackend() if instance_of("shadow", shadow, bool, "True or False") else None
         self.patience = Patience() if patience is None else instance_of("patience", patience, Patience, "a Patience")
-        self.limits = Limits() if limits is None else instance_of("limits", limits, Limits, "Limits")
         self._destination = Destination(backend, account=account, instance=instance, max_time=max_time, ledger=ledger)
         self.name = f"ibm:{self._destination.name}"
         checked = checked_options(self.primitive, {} if options is None else options)
         self.options = checked.model_dump(exclude_unset=True)
-        if checked.max_execution_time is not None:  # a job that would take longer would be cut off, and paid for
-            self.limits = replace(self.limits, qpu_seconds=min(self.limits.qpu_seconds, checked.max_execution_time))
+        self.limits = _limits(limits, checked.max_execution_time)
         self._programs = DevicePrograms(
             self.name,
             self.run,
@@ -433,6 +431,14 @@ def _caps(*, max_qpu_seconds: Any, max_shots: Any, max_jobs: Any) -> Caps:
         checked("max_shots", max_shots, whole=True),
         checked("max_jobs", max_jobs, whole=True),
     )
+
+
+def _limits(limits: Any, max_execution_time: int | None) -> Limits:
+    checked: Limits = Limits() if limits is None else instance_of("limits", limits, Limits, "Limits")
+    if max_execution_time is None:
+        return checked
+    # A job that would take longer would be cut off, and paid for.
+    return replace(checked, qpu_seconds=min(checked.qpu_seconds, max_execution_time))
 
 
 @lru_cache(maxsize=1)
