@@ -386,7 +386,7 @@ class IBMBackend(TranspilingBackend):
     ) -> Workload:
         if shots not in self._settled:
             self._settled[shots] = self._nothing(shots)
-        measurements = [Measurement(request, prepared(request.program)) for request in requests]
+        measurements = [Measurement(request, prepared(request.program), shots) for request in requests]
         return replace(self._settled[shots], measurements=measurements)
 
     def _nothing(self, shots: int) -> Workload:

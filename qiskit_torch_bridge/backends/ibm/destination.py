@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import KW_ONLY, dataclass, replace
+from copy import copy
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Destination:
         ledger: The ledger's file, or the word for memory; None: the default.
 
     Raises:
-        TypeError, ValueError: If there can be no such device, account or file.
+        TypeError, ValueError: If there can be no such account or file; :attr:`name` says so of a device.
     """
 
     backend: Any
@@ -49,7 +50,6 @@ class Destination:
             also = " (seconds), or None for the service's"
             object.__setattr__(self, "max_time", number_from("max_time", self.max_time, least=1, whole=True, also=also))
         object.__setattr__(self, "ledger", _file("ledger", self.ledger))
-        _ = self.name
 
     @property
     def name(self) -> str:
@@ -89,7 +89,11 @@ class Destination:
 
     def without_objects(self) -> Destination:
         """The same by names: a device object knows the service, and the service a token."""
-        return self if isinstance(self.backend, str) or self.is_rehearsal else replace(self, backend=self.name)
+        if isinstance(self.backend, str) or self.is_rehearsal:
+            return self
+        named = copy(self)
+        object.__setattr__(named, "backend", self.name)
+        return named
 
     def open(self, *, mode: str, run: str) -> Device:
         """Connects with the device; a session of the run that an earlier process has left open goes on.

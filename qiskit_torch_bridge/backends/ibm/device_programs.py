@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,33 +27,29 @@ _log = logging.getLogger(__name__)
 _CHANGE_NO_RESULT = ("environment", "max_execution_time")  # a job that may take longer, or logs more, measures the same
 
 
+@dataclass(eq=False)
 class DevicePrograms:
     """Makes programs ready for a device.
 
-    Args:
+    Attributes:
         name: The backend's, for logs.
         run: The name of the run.
         primitive: ``"sampler"`` or ``"estimator"``.
         options: The primitive's, as they were set.
         transpiler: How circuits are transpiled.
         most_two_qubit_gates: Of one circuit.
-
-    Attributes:
         tested: The programs that may be sent: they have been tested, and are in the ledger.
     """
 
-    def __init__(
-        self,
-        name: str,
-        run: str,
-        *,
-        primitive: str,
-        options: Mapping[str, Any],
-        transpiler: TranspilerOptions,
-        most_two_qubit_gates: int,
-    ) -> None:
-        self._name, self._run, self._primitive, self._options = name, run, primitive, options
-        self._transpiler, self._most_two_qubit_gates = transpiler, most_two_qubit_gates
+    name: str
+    run: str
+    _: KW_ONLY
+    primitive: str
+    options: Mapping[str, Any]
+    transpiler: TranspilerOptions
+    most_two_qubit_gates: int
+
+    def __post_init__(self) -> None:
         self._unkept: dict[str, bytes] = {}  # transpiled circuits that are not in the ledger yet
         self.forget()
 
@@ -83,14 +80,14 @@ class DevicePrograms:
         """
         if program not in self._ready:
             name = fingerprint(program)
-            circumstances = (self._run, *self._circumstances(device), name)
+            circumstances = (self.run, *self._circumstances(device), name)
             transpiled = self._transpiled(program, device, ledger, key=digest(*circumstances))
-            circuits = device_circuits(transpiled, program, device.device, self._transpiler, self._primitive)
-            if self._transpiler.pass_manager is not None:  # which has no name of its own
+            circuits = device_circuits(transpiled, program, device.device, self.transpiler, self.primitive)
+            if self.transpiler.pass_manager is not None:  # which has no name of its own
                 circumstances = (*circumstances, fingerprint_on_device(circuits))
             angles = np.zeros((1, len(program.angles)))
             if pubs := [pub for each in circuits for pub in pubs_of(each.bound, angles, each.observables)]:
-                device.check_preparation(self._primitive, pubs, self._options)
+                device.check_preparation(self.primitive, pubs, self.options)
             self._ready[program] = DeviceProgram(circuits, name, circumstances)
         return self._ready[program]
 
@@ -118,8 +115,8 @@ class DevicePrograms:
             del self._outcomes[key]
             return
         if key not in self._noted:
-            _log.info("%s: %s", self._name, self._outcomes[key])
-            ledger.note(self._run, "self-test", self._outcomes[key], circuit=ready.fingerprint)
+            _log.info("%s: %s", self.name, self._outcomes[key])
+            ledger.note(self.run, "self-test", self._outcomes[key], circuit=ready.fingerprint)
             self._noted.add(key)
         self.tested[program] = ready
 
@@ -132,15 +129,10 @@ class DevicePrograms:
         circuits = ready.circuits
         observables, outputs = (circuits[0].observables, circuits[0].outputs) if circuits else ((), ())
         remedy = "Check initial_layout; if there is none, this is a defect: report it."
-        if self._transpiler.pass_manager is not None:
+        if self.transpiler.pass_manager is not None:
             remedy = "Check the pass manager: it may drop no gate, and has to set a layout if it moves qubits."
-        return require_same_answers(
-            program,
-            [each.bound for each in circuits],
-            observables,
-            outputs,
-            remedy=f"Nothing was submitted. {remedy}",
-        )
+        remedy = f"Nothing was submitted. {remedy}"
+        return require_same_answers(program, [each.bound for each in circuits], observables, outputs, remedy=remedy)
 
     def _transpiled(
         self, program: Program, device: Device, ledger: Ledger | None, *, key: str
@@ -149,7 +141,7 @@ class DevicePrograms:
         if not program.readout.groups:
             return []
         kept = self._unkept.get(key)
-        if kept is None and ledger is not None and self._transpiler.pass_manager is None:
+        if kept is None and ledger is not None and self.transpiler.pass_manager is None:
             kept = ledger.circuits(key)
         if kept is not None:
             try:
@@ -161,10 +153,10 @@ class DevicePrograms:
                 self._give_up(key, error, ledger)
             else:
                 return circuits
-        circuits = circuits_for(program, device.device, self._primitive, self._transpiler)
+        circuits = circuits_for(program, device.device, self.primitive, self.transpiler)
         device.check(circuits)
         self._require_within_gates(circuits)
-        if self._transpiler.pass_manager is not None:  # no key tells its circuits from another one's
+        if self.transpiler.pass_manager is not None:  # no key tells its circuits from another one's
             return circuits
         self._unkept[key] = to_qpy(circuits)
         return from_qpy(self._unkept[key], program)
@@ -175,19 +167,19 @@ class DevicePrograms:
         _log.warning("Transpiling anew, because %s: %s", why, error)
         self._unkept.pop(key, None)
         if ledger is not None:
-            ledger.note(self._run, "transpiled-anew", f"{why}: {error}")
+            ledger.note(self.run, "transpiled-anew", f"{why}: {error}")
             ledger.forget_circuits(key)
 
     def _require_within_gates(self, circuits: Sequence[QuantumCircuit]) -> None:
         most = max((circuit.num_nonlocal_gates() for circuit in circuits), default=0)
-        if most > self._most_two_qubit_gates:
+        if most > self.most_two_qubit_gates:
             raise ValueError(
-                f"The transpiled circuit has {most:,} two-qubit gates, expected at most {self._most_two_qubit_gates:,}: "
+                f"The transpiled circuit has {most:,} two-qubit gates, expected at most {self.most_two_qubit_gates:,}: "
                 "the service takes no more."
             )
 
     def _circumstances(self, device: Device) -> tuple[Any, ...]:
         """All that a result depends on besides the evaluation itself."""
-        options = {name: value for name, value in self._options.items() if name not in _CHANGE_NO_RESULT}
-        choices = self._transpiler.level, self._transpiler.initial_layout, self._transpiler.seed_transpiler
-        return device.identity, self._primitive, *choices, options
+        options = {name: value for name, value in self.options.items() if name not in _CHANGE_NO_RESULT}
+        choices = self.transpiler.level, self.transpiler.initial_layout, self.transpiler.seed_transpiler
+        return device.identity, self.primitive, *choices, options

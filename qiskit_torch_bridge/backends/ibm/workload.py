@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, asdict, astuple, dataclass, replace
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain, count, islice, repeat
 from typing import Any, TypeVar
 
 import numpy as np
@@ -53,10 +53,21 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """A request, and its program in the device's gates."""
+    """A request with shots a circuit, and its program in the device's gates."""
 
     request: Request
     program: DeviceProgram
+    shots: int
+
+    @property
+    def circuits(self) -> Sequence[DeviceCircuit]:
+        """The circuits that it takes."""
+        return self.program.circuits
+
+    @cached_property
+    def key(self) -> str:
+        """What tells it from others, in every process."""
+        return digest(*self.program.circumstances, self.shots, self.request.angles, seed_of(self.request))
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +99,7 @@ class Rows:
     @property
     def circuit(self) -> DeviceCircuit:
         """The circuit."""
-        return self.measurement.program.circuits[self.number]
+        return self.measurement.circuits[self.number]
 
     @property
     def num_pubs(self) -> int:
@@ -101,14 +112,8 @@ class Rows:
         return pubs_of(self.circuit.bound, angles, self.circuit.observables)
 
     def asked(self, *, shots: int, extrapolates: bool) -> list[Asked]:
-        """What the PUBs ask for.
-
-        Args:
-            shots: Shots of each parameter set, as they come back from a Sampler.
-            extrapolates: Whether an Estimator's standard errors come from a fit.
-        """
-        circuit = self.circuit
-        sets = len(self) // self.num_pubs
+        """What the PUBs ask for, with so many shots of each parameter set, as they come back from a Sampler."""
+        circuit, sets = self.circuit, len(self) // self.num_pubs
         if circuit.observables:
             pub = Asked((len(circuit.observables), sets), extrapolates=extrapolates)
         else:
@@ -189,7 +194,7 @@ class Workload:
     @property
     def circuits(self) -> list[DeviceCircuit]:
         """All circuits."""
-        return list(chain.from_iterable(measurement.program.circuits for measurement in self.measurements))
+        return [circuit for measurement in self.measurements for circuit in measurement.circuits]
 
     @cached_property
     def jobs(self) -> list[list[Rows]]:
@@ -209,7 +214,7 @@ class Workload:
                 bytes=8 * len(circuit.bound.parameters),
             )
             for measurement in self.measurements
-            for number, circuit in enumerate(measurement.program.circuits)
+            for number, circuit in enumerate(measurement.circuits)
         ]
         price = self.price
         return packed(rows, self.limits, executions_of_job=price.executions_of_job, seconds_of_job=price.seconds_of_job)
@@ -217,7 +222,7 @@ class Workload:
     @cached_property
     def tasks(self) -> list[Task]:
         """The jobs as they are sent."""
-        return [self._task(job, asked) for job, asked in zip(self.jobs, self._asked, strict=True)]
+        return list(map(self._task, self.jobs))
 
     def charge(self) -> Charge:
         """What all jobs cost together."""
@@ -226,14 +231,11 @@ class Workload:
 
     def evaluations(self) -> list[tuple[str, str, dict[str, Any], bytes]]:
         """Each measurement as the ledger notes it: key, run, description and angles."""
-        asked = self._of_circuits(self._asked)
-        places = self._of_circuits(
-            [(task.job.key, place) for place in range(len(pubs))]
-            for task, pubs in zip(self.tasks, self._asked, strict=True)
-        )
+        asked = self._of_circuits(task.asked or () for task in self.tasks)
+        places = self._of_circuits(zip(repeat(task.job.key), count()) for task in self.tasks)
         return [
             (
-                self._keys[measurement],
+                measurement.key,
                 self.run,
                 {
                     "fingerprint": measurement.program.fingerprint,
@@ -243,7 +245,7 @@ class Workload:
                     "seed": seed_of(measurement.request),
                     "parts": places[measurement],
                     "asked": [[astuple(pub) for pub in pubs] for pubs in asked[measurement]],
-                    "outputs": [circuit.outputs for circuit in measurement.program.circuits],
+                    "outputs": [circuit.outputs for circuit in measurement.circuits],
                     "passport": asdict(self._passport_of(measurement, [])),
                 },
                 bytes_of([[measurement.request.angles]]),
@@ -264,49 +266,24 @@ class Workload:
                 measurement.request.program,
                 len(measurement.request.angles),
                 arrays[measurement],
-                [circuit.outputs for circuit in measurement.program.circuits],
+                [circuit.outputs for circuit in measurement.circuits],
                 self.shots,
                 self._passport_of(measurement, entries),
             )
             for measurement in self.measurements
         ]
 
-    @cached_property
-    def _keys(self) -> dict[Measurement, str]:
-        return {
-            measurement: digest(
-                *measurement.program.circumstances,
-                self.shots,
-                measurement.request.angles,
-                seed_of(measurement.request),
-            )
-            for measurement in self.measurements
-        }
-
-    @cached_property
-    def _asked(self) -> list[list[Asked]]:
-        """What the PUBs of each job ask for."""
-        shots, extrapolates = self.price.executions, self.extrapolates
-        return [
-            [pub for rows in job for pub in rows.asked(shots=shots, extrapolates=extrapolates)] for job in self.jobs
-        ]
-
-    def _task(self, job: Sequence[Rows], asked: Sequence[Asked]) -> Task:
-        key = digest([(self._keys[rows.measurement], rows.number, rows.start, rows.stop) for rows in job])
+    def _task(self, job: Sequence[Rows]) -> Task:
+        key = digest([(rows.measurement.key, rows.number, rows.start, rows.stop) for rows in job])
         circuits = sum(len(rows) * rows.circuit.bases for rows in job)
         executions, seconds = self._cost_of(job)
+        asked = [rows.asked(shots=self.price.executions, extrapolates=self.extrapolates) for rows in job]
         return Task(
-            Job(
-                key,
-                circuits=circuits,
-                shots=circuits * self.shots,
-                executions=executions,
-                estimated_seconds=seconds,
-            ),
+            Job(key, circuits, circuits * self.shots, executions, estimated_seconds=seconds),
             lambda: [pub for rows in job for pub in rows.pubs()],
             self.shots,
             seed=int(key[:8], 16) >> 1,
-            asked=asked,
+            asked=list(chain.from_iterable(asked)),
         )
 
     def _cost_of(self, job: Sequence[Rows]) -> tuple[int, float]:
@@ -319,9 +296,7 @@ class Workload:
 
     def _of_circuits(self, jobs: Iterable[Iterable[_OfPub]]) -> dict[Measurement, list[list[_OfPub]]]:
         """What belongs to each PUB of each job, as lists of each circuit of each measurement, in the order of the rows."""
-        by_circuit: dict[Measurement, list[list[_OfPub]]] = {
-            measurement: [[] for _ in measurement.program.circuits] for measurement in self.measurements
-        }
+        by_circuit: dict[Measurement, list[list[_OfPub]]] = {m: [[] for _ in m.circuits] for m in self.measurements}
         for job, of_pubs in zip(self.jobs, jobs, strict=True):
             remaining = iter(of_pubs)
             for rows in job:
@@ -333,7 +308,7 @@ class Workload:
         return replace(
             self.passport,
             calibrated=tuple(entry.calibrated for entry in entries),
-            layouts=tuple(circuit.layout for circuit in measurement.program.circuits),
+            layouts=tuple(circuit.layout for circuit in measurement.circuits),
             job_ids=tuple(entry.job_id for entry in entries if entry.job_id),
             sessions=tuple(dict.fromkeys(entry.session_id for entry in entries if entry.session_id)),
             usage_seconds=sum(usage) if usage else None,
