@@ -31,7 +31,7 @@ class DeviceCircuit:
         bound: The circuit; for a Sampler with the measurements of one group.
         layout: The device's qubit for each of the logical circuit's.
         bases: How many measurement bases it is executed in for one parameter set.
-        duration: Of one execution, in seconds.
+        duration: Of one execution, in seconds; the usual one where the device does not say.
         observables: For an Estimator: the observables on the device's qubits.
         outputs: For an Estimator: the outputs that they give.
     """

@@ -31,7 +31,7 @@ def fingerprint(program: Program) -> str:
 
 
 def fingerprint_on_device(circuits: Iterable[DeviceCircuit]) -> str:
-    """A hash of all that results of these circuits depend on besides the program's angles, and that it leaves open."""
+    """A hash of all that is measured of a device's circuits, and of how their parameters follow from a program's angles."""
     return digest(*map(_on_device, circuits))
 
 
