@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .backends.ibm.ledger import Ledger
     from .backends.ibm.recording import Replay
     from .backends.ibm.sending import Patience
-    from .backends.ibm.work import Limits
+    from .backends.ibm.workload import Limits
     from .backends.primitives import EstimatorBackend, SamplerBackend
 
 __version__ = "0.1.0"
@@ -90,7 +90,7 @@ _LAZY = {
     "AerBackend": ".backends.aer",
     "IBMBackend": ".backends.ibm.backend",
     "Ledger": ".backends.ibm.ledger",
-    "Limits": ".backends.ibm.work",
+    "Limits": ".backends.ibm.workload",
     "Patience": ".backends.ibm.sending",
     "Replay": ".backends.ibm.recording",
     "EstimatorBackend": ".backends.primitives",

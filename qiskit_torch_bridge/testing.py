@@ -43,7 +43,8 @@ import numpy as np
 from qiskit.quantum_info import Statevector
 
 from qiskit_torch_bridge import Backend
-from qiskit_torch_bridge.backends.base import check_shots, estimate_from_samples, measured_circuit
+from qiskit_torch_bridge.backends.base import check_shots, measured_circuit
+from qiskit_torch_bridge.backends.results import estimate_from_samples
 from qiskit_torch_bridge.program.readout import Samples, bits_of
 
 

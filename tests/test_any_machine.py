@@ -47,7 +47,7 @@ def test_a_ledger_that_is_let_go_of_closes_its_file(tmp_path):
     from qiskit_torch_bridge import Ledger
 
     for path in (None, tmp_path / "jobs.sqlite"):
-        connection = Ledger(path)._opened()
+        connection = Ledger(path)._file._opened()
         with pytest.raises(sqlite3.ProgrammingError, match="closed"):
             connection.execute("SELECT 1")
 

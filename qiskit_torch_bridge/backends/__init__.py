@@ -39,8 +39,6 @@ __all__ = ["Backend", "Charge", "Estimate", "Passport", "Request", "check_shots"
 
 _WORDS = "'statevector', 'aer', 'fake:NAME', 'ibm:NAME', 'replay:FILE'"
 
-_IBM_MODES = {("qiskit_ibm_runtime", "Session"), ("qiskit_ibm_runtime", "Batch")}
-
 
 def resolve_backend(backend: Any) -> Backend:
     """The backend that the user means.
@@ -74,7 +72,7 @@ def _from_word(word: str) -> Backend:
         return AerBackend()
     if kind == "fake" and name:
         from .aer import AerBackend
-        from .ibm.cloud import fake_device
+        from .ibm.device import fake_device
 
         return AerBackend(fake_device(name))
     if kind == "ibm" and name:
@@ -101,24 +99,21 @@ def _from_object(backend: Any) -> Backend:
     from qiskit.providers import BackendV2
 
     from .primitives import EstimatorBackend, SamplerBackend
+    from .simulated import is_from
 
+    names = {cls.__name__ for cls in type(backend).__mro__}
     if isinstance(backend, BaseSamplerV2):
         return SamplerBackend(backend)
     if isinstance(backend, BaseEstimatorV2):
         return EstimatorBackend(backend)
     if isinstance(backend, BackendV2):
-        modules = {cls.__module__.split(".")[0] for cls in type(backend).__mro__}
-        names = {cls.__name__ for cls in type(backend).__mro__}
-        if "qiskit_aer" in modules or {"FakeBackendV2", "GenericBackendV2"} & names:
+        if is_from("qiskit_aer", backend) or {"FakeBackendV2", "GenericBackendV2"} & names:
             from .aer import AerBackend
 
             return AerBackend(backend)
-        if "qiskit_ibm_runtime" in modules:
-            from .ibm.backend import IBMBackend
-
-            return IBMBackend(backend)
-        return SamplerBackend(BackendSamplerV2(backend=backend))
-    if {(c.__module__.split(".")[0], c.__name__) for c in type(backend).__mro__} & _IBM_MODES:
+        if not is_from("qiskit_ibm_runtime", backend):
+            return SamplerBackend(BackendSamplerV2(backend=backend))
+    if isinstance(backend, BackendV2) or (is_from("qiskit_ibm_runtime", backend) and {"Session", "Batch"} & names):
         from .ibm.backend import IBMBackend
 
         return IBMBackend(backend)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from itertools import chain
+from functools import cache
+from itertools import chain, islice
 from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 from qiskit import QuantumCircuit
+from qiskit.transpiler import PassManager
 from qiskit_aer import AerSimulator
 from qiskit_aer.library import SaveExpectationValue, SaveProbabilities
 from qiskit_aer.noise import NoiseModel
@@ -18,34 +20,35 @@ from ..program.compiled import Program
 from ..program.readout import MeasurementGroup, PauliGroup, Samples, bits_of
 from ..shots.covariance import Covariance, variance_of_one_shot
 from .base import (
-    Backend,
     Estimate,
-    ProgramCache,
     check_shots,
     estimate_from_moments,
     measured_circuit,
 )
+from .results import BoundCircuit
+from .selftest import require_same_answers
 from .simulated import (
     check_method,
+    cost_of_density_matrix,
     gates_to_keep,
+    has_gate_errors,
     has_noise_of_its_own,
     ignored_noise,
+    leaves_out_idle_qubits,
     noise_model_of,
     require_noise,
-    require_room_for_density_matrix,
-    slow_density_matrix,
     slow_trajectories,
     touched_qubits,
     truncation,
 )
-from .transpiling import BoundCircuit, bind_by_column, check_transpiler_options, transpiled
+from .transpiling import TranspilerOptions, TranspilingBackend, bind_by_column, transpiled
 
 __all__ = ["AerBackend"]
 
-_MOST_EXPERIMENTS_A_RUN = 8192
-_MOST_ENTRIES_A_RUN = 2**20
-_MOST_AMPLITUDES_A_RUN = 2**24
-_MOST_BOUND_INSTRUCTIONS_A_RUN = 2**18
+_MOST_EXPERIMENTS_A_CALL = 8192
+_MOST_ENTRIES_A_CALL = 2**20
+_MOST_AMPLITUDES_A_CALL = 2**24
+_MOST_BOUND_INSTRUCTIONS_A_CALL = 2**18
 _MOST_TABULATED_BITS = 8
 _MOST_INTEGER_BITS = 62
 _MOST_DENSE_QUBITS = 30
@@ -82,23 +85,18 @@ class _Executable:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A program's executables, and the noise that they were made for."""
+    """A program's executables, the noise that they were made for, and whether it is more than that of readout."""
 
     executables: list[_Executable]
-    source: NoiseModel | None
     noise: _WrittenNoise | None
-
-    @property
-    def is_noisy(self) -> bool:
-        """Whether gates have errors, which readout errors are not."""
-        return self.noise is not None and self.noise.has_gate_errors
+    is_noisy: bool
 
     def fits(self, source: NoiseModel | None) -> bool:
         """Whether the simulator's noise is still the one that the executables were made for."""
-        return self.source is source and (self.noise is None or self.noise.is_current())
+        return source is None if self.noise is None else self.noise.is_of(source)
 
 
-class AerBackend(Backend):
+class AerBackend(TranspilingBackend):
     """Runs on an ``AerSimulator``: one ``run`` per forward or backward, or a few where one would not fit into memory.
 
     Shots are given to the layer; the simulator's own ``shots`` option is not used. Basis changes before a measurement are
@@ -130,6 +128,8 @@ class AerBackend(Backend):
         initial_layout: The device's qubits for the circuit's, in order. None: the transpiler's choice; circuits that
             have been transpiled keep their place.
         seed_transpiler: Makes the transpiler's choices repeatable.
+        pass_manager: A ``PassManager`` of yours in place of the preset one and its three options above. What it makes is
+            checked: gates, connections, noise, measurements and, for up to 20 qubits, the circuit's exact values.
     """
 
     def __init__(
@@ -139,22 +139,23 @@ class AerBackend(Backend):
         optimization_level: int | None = None,
         initial_layout: Sequence[int] | None = None,
         seed_transpiler: int | None = 0,
+        pass_manager: PassManager | None = None,
     ) -> None:
         check_method(device)
         self.simulator = _simulator_of(device)
         self.name = "aer" if device is None else self.simulator.name
-        self._placed = self.simulator.coupling_map is not None
-        self._level, self.initial_layout, self.seed_transpiler = check_transpiler_options(
-            optimization_level=optimization_level, initial_layout=initial_layout, seed_transpiler=seed_transpiler
+        options = TranspilerOptions(
+            optimization_level=optimization_level,
+            initial_layout=initial_layout,
+            seed_transpiler=seed_transpiler,
+            pass_manager=pass_manager,
         )
-        self._cache = ProgramCache()
+        super().__init__(options)
 
     @property
-    def optimization_level(self) -> int:
-        """The transpiler's."""
-        if self._level is not None:
-            return self._level
-        return 2 if self._placed and not has_noise_of_its_own(self.simulator, self._noise) else 0
+    def _default_level(self) -> int:
+        is_connected = self.simulator.coupling_map is not None
+        return 2 if is_connected and not has_noise_of_its_own(self.simulator, self._noise) else 0
 
     def resolve_shots(self, shots: int | None) -> int | None:
         shots = check_shots(shots)
@@ -187,13 +188,13 @@ class AerBackend(Backend):
         prepared = self._prepared(program)
         self._check_costs(prepared, len(angles), shots)
         apart = self._chooses_threads() and self._are_small(prepared, len(angles), shots)
-        size = self._rows_a_run(prepared, shots, apart)
+        size = self._rows_a_call(prepared, shots, apart)
         starts = range(0, len(angles), size) if prepared.executables else ()
         # Aer gives experiment i the seed s + 2113 i; 63 random bits keep the ranges of different calls apart.
         seeds = (seed.generate_state(max(1, len(starts)), np.uint64) >> np.uint64(1)).tolist()
         parts = [(slice(start, start + size), seed) for start, seed in zip(starts, seeds, strict=False)]
 
-        def runs() -> Iterator[tuple[slice, list[_Measured]]]:
+        def measurements() -> Iterator[tuple[slice, list[_Measured]]]:
             for part, seed in parts:
                 yield part, self._measured(prepared, angles[part], shots, seed, apart)
 
@@ -201,48 +202,35 @@ class AerBackend(Backend):
         moments = []
         kept: list[tuple[slice, list[_Measured]]] = []
         numbers = 0
-        # Each run is read before the next begins: Aer's results take far more memory than what is read from them.
-        for part, measured in runs():
-            moments.append([_moments(group, found) for group, found in zip(groups, measured, strict=True)])
+        # Each call's result is read before the next call: Aer's results take far more memory than what is read from them.
+        for part, measured in measurements():
+            moments.append([_moments(group, outcomes) for group, outcomes in zip(groups, measured, strict=True)])
             numbers += sum(map(_size, measured))
             if numbers <= _MOST_NUMBERS_KEPT:
                 kept.append((part, measured))
         covariance = None
         if shots is not None or not any(map(_saves_values, groups)):
             # Where it would be too much to keep, the same shots are taken once more, if anyone asks.
-            again = runs if numbers > _MOST_NUMBERS_KEPT else lambda: kept
+            again = measurements if numbers > _MOST_NUMBERS_KEPT else lambda: kept
             covariance = _covariance(groups, again, len(angles), shots)
-        whole = [_joined(parts) for parts in zip(*moments, strict=True)]
+        of_groups = [zip(*of_parts, strict=True) for of_parts in zip(*moments, strict=True)]
+        whole = [(np.concatenate(first), np.concatenate(second)) for first, second in of_groups]
         return estimate_from_moments(program, whole, len(angles), shots, covariance)
 
     def _measured(
         self, prepared: _Prepared, angles: np.ndarray, shots: int | None, seed: int, apart: bool
     ) -> list[_Measured]:
-        """What each group gives at each row of ``angles``, in one ``run``."""
-        data = self._run(prepared, angles, shots, seed, apart)
-        measured = []
-        for position, executable in enumerate(prepared.executables):
-            rows = data[position * len(angles) : (position + 1) * len(angles)]
-            group = executable.group
-            measured.append(_exact(rows, group) if shots is None else _sampled(rows, group, shots))
-        return measured
-
-    def _run(self, prepared: _Prepared, angles: np.ndarray, shots: int | None, seed: int, apart: bool) -> list[Any]:
-        """The data of each row of ``angles``, for one executable after the other.
+        """What each group gives at each row of ``angles``, in one ``AerSimulator.run``.
 
         Where they are to run ``apart``, each row is an experiment of its own, with one thread.
         """
-        jobs: list[QuantumCircuit] = []
+        circuits: list[QuantumCircuit] = []
         binds: list[dict[Any, list[float]]] = []
         for executable in prepared.executables:
             bound = executable.measured
-            circuit = executable.saving if shots is None else bound.circuit
-            if bound.parameters:
-                jobs.append(circuit)
-                binds.append(dict(zip(bound.parameters, bound.values(angles).T.tolist(), strict=True)))
-            else:
-                jobs += [circuit] * len(angles)
-                binds += [{}] * len(angles)
+            times = 1 if bound.parameters else len(angles)
+            circuits += [executable.saving if shots is None else bound.circuit] * times
+            binds += [dict(zip(bound.parameters, bound.values(angles).T.tolist(), strict=True))] * times
         options: dict[str, Any] = {"seed_simulator": seed, "shots": shots or 1}
         if prepared.noise is not None:
             options["noise_model"] = prepared.noise
@@ -254,10 +242,11 @@ class AerBackend(Backend):
         if any(binds):
             # What is bound at runtime is a single experiment to Aer, which it would then give to a single thread.
             options.update(parameter_binds=binds, runtime_parameter_bind_enable=not apart)
-        result = self.simulator.run(jobs, **options).result()
+        result = self.simulator.run(circuits, **options).result()
         if not result.success:
             raise self._failure(result)
-        return [experiment.data for experiment in result.results]
+        data = iter([experiment.data for experiment in result.results])
+        return [_read(list(islice(data, len(angles))), one.group, shots) for one in prepared.executables]
 
     def _failure(self, result: Any) -> Exception:
         """What Aer's text about a failed run means."""
@@ -283,14 +272,11 @@ class AerBackend(Backend):
         options = self.simulator.options
         qubits = max(len(executable.touched) for executable in prepared.executables)
         if shots is None:
+            instructions = rows * sum(executable.saving.size() for executable in prepared.executables)
             remedy = "give a number of shots, for example shots=1000."
-            require_room_for_density_matrix(qubits, options, remedy)
-            self._warn_once(
-                "density matrix", slow_density_matrix(qubits, rows * sum(e.saving.size() for e in prepared.executables))
-            )
+            self._warn_once("density matrix", cost_of_density_matrix(qubits, instructions, options, remedy))
         elif options.method == "density_matrix":
-            remedy = "use the simulator's method='automatic'."
-            require_room_for_density_matrix(qubits, options, remedy)
+            cost_of_density_matrix(qubits, 0, options, "use the simulator's method='automatic'.")
         elif prepared.is_noisy:
             self._warn_once("trajectories", slow_trajectories(options.method, qubits, shots))
 
@@ -312,21 +298,21 @@ class AerBackend(Backend):
                 return False
         return True
 
-    def _rows_a_run(self, prepared: _Prepared, shots: int | None, apart: bool) -> int:
+    def _rows_a_call(self, prepared: _Prepared, shots: int | None, apart: bool) -> int:
         """How many rows one ``run`` takes, such that what Aer makes and returns of them fits into memory."""
         executables = prepared.executables
         costs = [
-            (_MOST_EXPERIMENTS_A_RUN, len(executables)),
-            (_MOST_ENTRIES_A_RUN, sum(_entries_a_row(executable.group, shots) for executable in executables)),
+            (_MOST_EXPERIMENTS_A_CALL, len(executables)),
+            (_MOST_ENTRIES_A_CALL, sum(_entries_a_row(executable.group, shots) for executable in executables)),
         ]
         if apart:
             # Bound before the run, every row is a circuit of its own, and has its noise written into it.
             instructions = sum(executable.measured.circuit.size() for executable in executables)
-            costs.append((_MOST_BOUND_INSTRUCTIONS_A_RUN, instructions))
+            costs.append((_MOST_BOUND_INSTRUCTIONS_A_CALL, instructions))
         else:
             # Bound at runtime, the states of all rows are there at once, of one circuit after the other.
             amplitudes = [self._amplitudes(len(e.touched), shots, prepared.is_noisy) for e in executables]
-            costs.append((_MOST_AMPLITUDES_A_RUN, max(amplitudes, default=0)))
+            costs.append((_MOST_AMPLITUDES_A_CALL, max(amplitudes, default=0)))
         return max(1, min(most // max(1, cost) for most, cost in costs))
 
     def _amplitudes(self, qubits: int, shots: int | None, is_noisy: bool) -> int:
@@ -346,8 +332,7 @@ class AerBackend(Backend):
     @property
     def _noise(self) -> NoiseModel | None:
         """The simulator's noise model at this moment, None if there is none to speak of."""
-        noise: NoiseModel | None = noise_model_of(self.simulator)
-        return noise
+        return noise_model_of(self.simulator)
 
     def _prepared(self, program: Program) -> _Prepared:
         cached = self._cache.of(program)
@@ -355,33 +340,25 @@ class AerBackend(Backend):
         source = self._noise
         if prepared is None or not prepared.fits(source):
             executables = self._transpile(program, source)
-            noise = None if source is None else _WrittenNoise(source, [e.measured.circuit for e in executables])
+            circuits = [executable.measured.circuit for executable in executables]
+            noise = None if source is None else _WrittenNoise(source, circuits)
             self._warn_once("ignored noise", ignored_noise(source))
-            prepared = cached["prepared"] = _Prepared(executables, source, noise)
+            prepared = cached["prepared"] = _Prepared(executables, noise, has_gate_errors(source, circuits))
         return prepared
 
     def _transpile(self, program: Program, noise: NoiseModel | None) -> list[_Executable]:
-        # Noise and connections go by qubit number; elsewhere idle qubits are only a burden.
-        compact = not self._placed and noise is None and self.initial_layout is None
-        circuits = transpiled(
-            [measured_circuit(program, group, compact=compact) for group in program.readout.groups],
-            program,
-            self.simulator,
-            optimization_level=self.optimization_level,
-            initial_layout=self.initial_layout,
-            seed_transpiler=self.seed_transpiler,
-            keep=gates_to_keep(program, self.simulator, noise),
-        )
-        bound = [bind_by_column(circuit, program) for circuit in circuits]
-        require_noise(
-            program,
-            [one.circuit for one in bound],
-            self.simulator,
-            noise,
-            optimization_level=self.optimization_level,
-            is_default=self._level is None,
-        )
+        options = self.transpiler
+        compact = leaves_out_idle_qubits(self.simulator, options)
         groups = program.readout.groups
+        circuits = [measured_circuit(program, group, compact=compact) for group in groups]
+        keep = gates_to_keep(program, self.simulator, noise)
+        bound = [
+            bind_by_column(circuit, program)
+            for circuit in transpiled(circuits, program, self.simulator, options, keep=keep)
+        ]
+        require_noise(program, [one.circuit for one in bound], self.simulator, noise, options)
+        if options.pass_manager is not None:
+            require_same_answers(program, bound)
         return [
             _Executable(group, m, _saving(m.circuit, group), touched_qubits([m.circuit]))
             for m, group in zip(bound, groups, strict=True)
@@ -416,15 +393,10 @@ class _WrittenNoise(NoiseModel):
         self._seen = _snapshot(vars(source))
         self._written = _concerning(circuits, source.to_dict(serializable=True))
 
-    def is_current(self) -> bool:
-        """Whether nothing has been added to the noise model since."""
+    def is_of(self, source: NoiseModel | None) -> bool:
+        """Whether it is this noise model that was written out, and nothing has been added to it since."""
         # Quick, because containers compare their elements by identity first.
-        return vars(self._source) == self._seen
-
-    @property
-    def has_gate_errors(self) -> bool:
-        """Whether there are others than readout errors."""
-        return any(error["type"] != "roerror" for error in self._written["errors"])
+        return source is self._source and vars(source) == self._seen
 
     def to_dict(self, serializable: bool = False) -> dict[str, Any]:
         """What Aer reads at a run."""
@@ -494,16 +466,8 @@ def _saves_values(group: MeasurementGroup) -> TypeGuard[PauliGroup]:
     return isinstance(group, PauliGroup) and len(group.qubits) > _MOST_SAVED_OUTCOME_QUBITS
 
 
-def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """The moments of all rows from those of one run after the other."""
-    if len(parts) == 1:
-        return parts[0]
-    first, second = zip(*parts, strict=True)
-    return np.concatenate(first), np.concatenate(second)
-
-
 def _moments(group: MeasurementGroup, measured: _Measured) -> tuple[np.ndarray, np.ndarray]:
-    """First and second moments of the scores; the second are not wanted of exact values."""
+    """First and second moments of the scores; the second mean nothing for exact values."""
     if isinstance(measured, _Values):
         return measured.values, np.square(measured.values)
     return group.sample_moments(measured) if isinstance(measured, Samples) else group.moments(measured)
@@ -518,55 +482,47 @@ def _size(measured: _Measured) -> int:
 
 def _covariance(
     groups: Sequence[MeasurementGroup],
-    runs: Callable[[], Iterable[tuple[slice, Sequence[_Measured]]]],
+    measurements: Callable[[], Iterable[tuple[slice, Sequence[_Measured]]]],
     rows: int,
     shots: int | None,
 ) -> Covariance:
     def of_one_shot(upstream: np.ndarray) -> np.ndarray:
         variances = np.zeros(rows)
-        for part, measured in runs():
-            for group, found in zip(groups, measured, strict=True):
-                assert not isinstance(found, _Values)
-                variances[part] += variance_of_one_shot(group, found, upstream[part], shots)
+        for part, measured in measurements():
+            for group, outcomes in zip(groups, measured, strict=True):
+                assert not isinstance(outcomes, _Values)
+                variances[part] += variance_of_one_shot(group, outcomes, upstream[part], shots)
         return variances
 
     return Covariance(of_one_shot, np.inf if shots is None else shots, rows)
 
 
-def _exact(data: Sequence[Any], group: MeasurementGroup) -> _Measured:
+def _read(data: Sequence[Any], group: MeasurementGroup, shots: int | None) -> _Measured:
+    """What Aer's data of N rows say of a group."""
+    if shots is not None:
+        return _sampled([entry.counts for entry in data], len(group.qubits), shots)
     if _saves_values(group):
         return _Values(np.array([[getattr(entry, _label(m)) for m in range(len(group.operators))] for entry in data]))
     return np.array([entry.probabilities for entry in data])
 
 
-class _Outcomes(dict[str, int]):
-    """The outcomes that Aer's hexadecimal keys stand for; each key is read once."""
-
-    def __missing__(self, key: str) -> int:
-        self[key] = outcome = int(key, 16)
-        return outcome
-
-
-def _sampled(data: Sequence[Any], group: MeasurementGroup, shots: int) -> _Measured:
-    """The counts as they come from Aer: building ``Counts`` objects would cost more than the run."""
-    tallies = [entry.counts for entry in data]
-    num_rows, num_bits = len(tallies), len(group.qubits)
+def _sampled(tallies: Sequence[dict[str, int]], num_bits: int, shots: int) -> _Measured:
+    """The counts as they come from Aer: building ``Counts`` objects would cost more than the simulation."""
+    num_rows = len(tallies)
     rows = np.repeat(np.arange(num_rows), [len(tally) for tally in tallies])
     counts = np.fromiter(chain.from_iterable(tally.values() for tally in tallies), np.int64, len(rows))
-    outcomes = list(map(_Outcomes().__getitem__, chain.from_iterable(tallies)))
-    _require_all_shots(np.bincount(rows, counts, num_rows), shots)
-    if num_bits <= _MOST_TABULATED_BITS:
-        cells = (rows << num_bits) + np.array(outcomes)
-        return np.bincount(cells, counts, num_rows << num_bits).reshape(num_rows, -1) / shots
-    return Samples(rows, _bits(outcomes, num_bits), counts, num_rows)
-
-
-def _require_all_shots(taken: np.ndarray, shots: int) -> None:
+    taken = np.bincount(rows, counts, num_rows)
     if (taken != shots).any():
         raise RuntimeError(
             f"Aer returned counts of {int(taken[taken != shots][0])} shots of a circuit, expected {shots}; use the "
             "simulator's options for shots and jobs as they are by default."
         )
+    outcome_of = cache(lambda key: int(key, 16))  # few of the many hexadecimal keys differ
+    outcomes = list(map(outcome_of, chain.from_iterable(tallies)))
+    if num_bits <= _MOST_TABULATED_BITS:
+        cells = (rows << num_bits) + np.array(outcomes)
+        return np.bincount(cells, counts, num_rows << num_bits).reshape(num_rows, -1) / shots
+    return Samples(rows, _bits(outcomes, num_bits), counts, num_rows)
 
 
 def _bits(outcomes: Sequence[int], num_bits: int) -> np.ndarray:

@@ -14,8 +14,8 @@ from qiskit import ClassicalRegister, QuantumCircuit
 from qiskit.circuit.library import Barrier
 
 from ..program.compiled import Program
-from ..program.readout import MeasurementGroup, Samples
-from ..shots.covariance import Covariance, variance_of_one_shot
+from ..program.readout import MeasurementGroup
+from ..shots.covariance import Covariance
 from ..shots.shadow import Shadow
 from .passport import Passport
 
@@ -27,7 +27,6 @@ __all__ = [
     "check_shots",
     "circuit_on",
     "estimate_from_moments",
-    "estimate_from_samples",
     "measured_circuit",
 ]
 
@@ -264,42 +263,6 @@ def estimate_from_moments(
     for first, second in moments:
         values += first
         if shots is not None:
-            variances += _variance_of_mean(first, second, shots)
+            variances += np.maximum(second - first**2, 0.0) / (shots - 1.0 if shots > 1 else np.nan)  # unbiased
     circuits = rows * len(moments)
     return Estimate(values, variances, circuits, circuits * (shots or 0), covariance=covariance)
-
-
-def estimate_from_samples(program: Program, samples: Sequence[Samples], rows: int) -> Estimate:
-    """Values and variances from measured bit strings, one :class:`Samples` a group, by the shots that were taken."""
-    readout = program.readout
-    values = np.broadcast_to(readout.constants, (rows, readout.num_outputs)).copy()
-    variances = np.zeros_like(values)
-    for group, outcomes in zip(readout.groups, samples, strict=True):
-        first, second = group.sample_moments(outcomes)
-        values += first
-        variances += _variance_of_mean(first, second, outcomes.shots[:, None])
-    shots = sum(int(outcomes.shots.sum()) for outcomes in samples)
-    if readout.num_outputs == 1 and samples:  # the same, without keeping the bit strings
-        covariance = Covariance.of_independent(variances, samples[0].shots)
-    else:
-        covariance = _covariance_from_samples(program, samples, rows)
-    return Estimate(values, variances, rows * len(samples), shots, covariance=covariance)
-
-
-def _covariance_from_samples(program: Program, samples: Sequence[Samples], rows: int) -> Covariance:
-    groups = program.readout.groups
-
-    def of_one_shot(upstream: np.ndarray) -> np.ndarray:
-        variances = np.zeros(rows)
-        for group, outcomes in zip(groups, samples, strict=True):
-            variances += variance_of_one_shot(group, outcomes, upstream, outcomes.shots)
-        return variances
-
-    # One number of shots for all measurements of a call.
-    return Covariance(of_one_shot, samples[0].shots if samples else np.inf, rows)
-
-
-def _variance_of_mean(first: np.ndarray, second: np.ndarray, shots: int | np.ndarray) -> np.ndarray:
-    """Unbiased: the sample variance over the shots; NaN where there is one shot."""
-    degrees = np.where(np.asarray(shots) > 1, np.asarray(shots) - 1.0, np.nan)
-    return np.maximum(second - first**2, 0.0) / degrees

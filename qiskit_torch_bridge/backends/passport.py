@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["Passport"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Passport:
     """All that one must know of a measurement to repeat it, or to doubt it.
 
@@ -18,7 +18,7 @@ class Passport:
         calibrated: When it was last calibrated before the jobs were sent (ISO 8601, UTC), one entry a job; empty where it
             does not say.
         layouts: For each measured circuit, the device's qubit for each of the logical circuit's, in their order.
-        optimization_level: The transpiler's.
+        optimization_level: The transpiler's; None: it was a pass manager of the user's own.
         seed_transpiler: The transpiler's seed.
         primitive: ``"sampler"`` or ``"estimator"``.
         options: The primitive's options that differ from its defaults.
@@ -33,7 +33,7 @@ class Passport:
     backend: str
     calibrated: tuple[str, ...]
     layouts: tuple[tuple[int, ...], ...]
-    optimization_level: int
+    optimization_level: int | None
     seed_transpiler: int | None
     primitive: str
     options: Mapping[str, Any]

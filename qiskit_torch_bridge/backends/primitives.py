@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, islice
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from qiskit import QuantumCircuit
@@ -19,41 +20,50 @@ from qiskit.primitives import (
     StatevectorEstimator,
     StatevectorSampler,
 )
-from qiskit.primitives.containers.bindings_array import BindingsArray
-from qiskit.quantum_info import PauliList, SparsePauliOp
+from qiskit.quantum_info import SparsePauliOp
+from qiskit.transpiler import PassManager
 
 from ..program.compiled import Program
-from ..program.readout import Expectation, Samples
+from ..program.readout import Expectation
 from ..shots.covariance import Covariance
-from .base import Backend, Estimate, ProgramCache, check_shots, circuit_on, estimate_from_samples, measured_circuit
-from .results import Arrays, Asked, WrongResult, arrays_from
+from .base import Estimate, check_shots, circuit_on, measured_circuit
+from .results import (
+    Arrays,
+    Asked,
+    BoundCircuit,
+    WrongResult,
+    arrays_from,
+    estimate_from_samples,
+    pubs_of,
+    samples_of,
+)
+from .selftest import require_same_answers
 from .simulated import (
     check_method,
+    cost_of_density_matrix,
     gates_to_keep,
     has_gate_errors,
     has_noise_of_its_own,
     ignored_noise,
+    is_from,
+    leaves_out_idle_qubits,
     noise_model_of,
     require_noise,
-    require_room_for_density_matrix,
     require_separate_gates,
-    slow_density_matrix,
     slow_trajectories,
     touched_qubits,
     truncation,
 )
 from .transpiling import (
-    BoundCircuit,
+    TranspilerOptions,
+    TranspilingBackend,
     bind_by_column,
-    check_transpiler_options,
     gates_of_ibms_estimator,
-    leaves_out_idle_qubits,
+    observables_on,
     transpiled,
 )
 
-__all__ = ["EstimatorBackend", "SamplerBackend", "bindings_of", "observables_on", "restricted_to", "samples_of"]
-
-_MERGING = "qiskit_ibm_runtime.executor_estimator"
+__all__ = ["EstimatorBackend", "SamplerBackend"]
 
 
 def _device_of(primitive: Any) -> Any:
@@ -81,15 +91,14 @@ def _reseeded(primitive: Any, seed: np.random.SeedSequence) -> Any:
     parameter set; that is no shot noise.
     """
     number = int(seed.generate_state(1, np.uint32)[0] >> 1)
-    origins = {cls.__module__.split(".")[0] for cls in type(primitive).__mro__}
     fresh = copy.copy(primitive)
     if isinstance(primitive, (StatevectorSampler, StatevectorEstimator)):
         fresh._seed = np.random.default_rng(seed)
     elif isinstance(primitive, (BackendSamplerV2, BackendEstimatorV2)):
         fresh._options = replace(primitive.options, seed_simulator=number)
-    elif "qiskit_aer" in origins and isinstance(primitive, BaseSamplerV2):
+    elif is_from("qiskit_aer", primitive) and isinstance(primitive, BaseSamplerV2):
         fresh._seed = number
-    elif "qiskit_aer" in origins:
+    elif is_from("qiskit_aer", primitive):
         run_options = {**(primitive.options.run_options or {}), "seed_simulator": number}
         if has_gate_errors(noise_model_of(primitive._backend, run_options)):
             # Left to itself, it may average over random runs, and not say their error.
@@ -110,9 +119,7 @@ def _run_options(primitive: Any) -> dict[str, Any]:
 
 
 def _is_aers_estimator(primitive: Any) -> bool:
-    return isinstance(primitive, BaseEstimatorV2) and any(
-        cls.__module__.startswith("qiskit_aer") for cls in type(primitive).__mro__
-    )
+    return isinstance(primitive, BaseEstimatorV2) and is_from("qiskit_aer", primitive)
 
 
 def _rounds_shots_up(sampler: Any) -> bool:
@@ -141,7 +148,7 @@ def _checked(name: str, result: Any, asked: Sequence[Asked]) -> Arrays:
         ) from None
 
 
-class _PrimitiveBackend(Backend):
+class _PrimitiveBackend(TranspilingBackend):
     """What Samplers and Estimators share.
 
     Args:
@@ -151,7 +158,11 @@ class _PrimitiveBackend(Backend):
             along, so that the gates stay as they are with their noise, else 2.
         initial_layout: The device's qubits for the circuit's, in order; None: the transpiler's choice.
         seed_transpiler: Makes the transpiler's choices repeatable.
+        pass_manager: A ``PassManager`` of yours in place of the preset one and its three options above. What it makes is
+            checked: gates, connections, noise, measurements and, for up to 20 qubits, the circuit's exact values.
     """
+
+    _base: ClassVar[type]
 
     def __init__(
         self,
@@ -161,23 +172,31 @@ class _PrimitiveBackend(Backend):
         optimization_level: int | None = None,
         initial_layout: Sequence[int] | None = None,
         seed_transpiler: int | None = 0,
+        pass_manager: PassManager | None = None,
     ) -> None:
-        self._level, self.initial_layout, self.seed_transpiler = check_transpiler_options(
-            optimization_level=optimization_level, initial_layout=initial_layout, seed_transpiler=seed_transpiler
+        if not isinstance(primitive, self._base):
+            kind = self._base.__name__.removeprefix("Base").removesuffix("V2")
+            raise TypeError(f"primitive: got {type(primitive).__name__}, expected a V2 {kind}.")
+        options = TranspilerOptions(
+            optimization_level=optimization_level,
+            initial_layout=initial_layout,
+            seed_transpiler=seed_transpiler,
+            pass_manager=pass_manager,
         )
+        super().__init__(options)
         self.primitive = primitive
         # Where it runs, as far as it says; the device to transpile for may be another.
         self._runner = _device_of(primitive)
         check_method(self._runner)
         self.device = self._runner if device is None else device
         self.name = type(primitive).__name__
-        self._cache = ProgramCache()
+        if self.device is None and pass_manager is not None:
+            raise ValueError(
+                f"pass_manager: got one for {self.name}, which has no device to transpile for; name one by device=."
+            )
 
     @property
-    def optimization_level(self) -> int:
-        """The transpiler's."""
-        if self._level is not None:
-            return self._level
+    def _default_level(self) -> int:
         return 0 if has_noise_of_its_own(self._runner, self._noise) else 2
 
     @property
@@ -195,10 +214,13 @@ class _PrimitiveBackend(Backend):
     def _is_compact(self) -> bool:
         if self.device is None:
             return True
-        return leaves_out_idle_qubits(self.device, self.initial_layout) and self._noise is None
+        return leaves_out_idle_qubits(self.device, self.transpiler) and self._noise is None
 
-    def _cached(self, program: Program) -> dict[Any, Any]:
-        """What was derived from the program for the present noise."""
+    def prepare(self, program: Program) -> None:
+        self._ready(program)
+
+    def _ready(self, program: Program) -> Any:
+        """What :meth:`_make_ready` has made of the program for the present noise."""
         cached = self._cache.of(program)
         noise = self._noise
         state = None if noise is None else (noise, frozenset(noise.noise_instructions))
@@ -206,39 +228,35 @@ class _PrimitiveBackend(Backend):
             cached.clear()
             cached["noise"] = state
             self._warn_once("ignored noise", ignored_noise(noise))
-        return cached
+        if "ready" not in cached:
+            cached["ready"] = self._make_ready(program)
+        return cached["ready"]
+
+    @abstractmethod
+    def _make_ready(self, program: Program) -> Any:
+        """The program's circuits for the device, with all that is needed to run them."""
 
     def _for_device(self, circuits: Sequence[QuantumCircuit], program: Program) -> list[BoundCircuit]:
         if self.device is None:
             return [bind_by_column(circuit, program) for circuit in circuits]
         noise = self._noise
-        level = self.optimization_level
-        ready = transpiled(
-            circuits,
-            program,
-            self.device,
-            optimization_level=level,
-            initial_layout=self.initial_layout,
-            seed_transpiler=self.seed_transpiler,
-            basis_gates=self._basis_gates,
-            keep=gates_to_keep(program, self.device, noise),
-        )
+        options = self.transpiler
+        keep = gates_to_keep(program, self.device, noise)
+        ready = transpiled(circuits, program, self.device, options, basis_gates=self._basis_gates, keep=keep)
         bound = [bind_by_column(circuit, program) for circuit in ready]
         final = [one.circuit for one in bound]
-        if self._merges_gates and has_noise_of_its_own(self._runner, noise):
+        # IBM's newer Estimator (0.50) merges gates even on a simulator.
+        if is_from("qiskit_ibm_runtime.executor_estimator", self.primitive) and has_noise_of_its_own(
+            self._runner, noise
+        ):
             require_separate_gates(final, noise, self.name)
-        require_noise(program, final, self._runner, noise, optimization_level=level, is_default=self._level is None)
+        require_noise(program, final, self._runner, noise, options)
         return bound
 
     @property
-    def _merges_gates(self) -> bool:
-        """Whether it is IBM's newer Estimator (0.50), which does so even on a simulator."""
-        return any(cls.__module__.startswith(_MERGING) for cls in type(self.primitive).__mro__)
-
-    @property
     def _basis_gates(self) -> list[str] | None:
-        ibm = any(cls.__module__.startswith("qiskit_ibm_runtime") for cls in type(self.primitive).__mro__)
-        return gates_of_ibms_estimator(self.device) if ibm and isinstance(self.primitive, BaseEstimatorV2) else None
+        is_ibms = is_from("qiskit_ibm_runtime", self.primitive) and isinstance(self.primitive, BaseEstimatorV2)
+        return gates_of_ibms_estimator(self.device) if is_ibms else None
 
     def __repr__(self) -> str:
         device = "" if self.device is None else f", device={self.device.name!r}"
@@ -252,10 +270,7 @@ class SamplerBackend(_PrimitiveBackend):
     Sampler with ``options.twirling`` may return more shots, because it rounds them up.)
     """
 
-    def __init__(self, primitive: BaseSamplerV2, **options: Any) -> None:
-        if not isinstance(primitive, BaseSamplerV2):
-            raise TypeError(f"primitive: got {type(primitive).__name__}, expected a V2 Sampler.")
-        super().__init__(primitive, **options)
+    _base = BaseSamplerV2
 
     def resolve_shots(self, shots: int | None) -> int:
         shots = check_shots(shots)
@@ -266,50 +281,46 @@ class SamplerBackend(_PrimitiveBackend):
             )
         return int(default if shots is None else shots)
 
-    def prepare(self, program: Program) -> None:
-        self._circuits(program)
-
     def evaluate(
         self, program: Program, angles: np.ndarray, *, shots: int | None, seed: np.random.SeedSequence
     ) -> Estimate:
         shots = self.resolve_shots(shots)
-        circuits = self._circuits(program)
+        circuits: list[BoundCircuit] = self._ready(program)
         if circuits and has_gate_errors(self._noise):
             qubits = len(touched_qubits(bound.circuit for bound in circuits))
             self._warn_once("trajectories", slow_trajectories(self._method, qubits, shots))
-        # Without parameters there is nothing to broadcast over: such a circuit is a PUB for every row.
-        pubs = [
-            [(b.circuit, bindings_of(b, angles))] if b.parameters else [(b.circuit,)] * len(angles) for b in circuits
-        ]
+        pubs = [pubs_of(bound, angles) for bound in circuits]
         flat = list(chain.from_iterable(pubs))
         twirls = _rounds_shots_up(self.primitive)
         asked = [
             Asked((len(angles),) if len(pub) == 2 else (), shots=shots, bits=len(group.qubits), at_least=twirls)
-            for mine, group in zip(pubs, program.readout.groups, strict=True)
-            for pub in mine
+            for of_group, group in zip(pubs, program.readout.groups, strict=True)
+            for pub in of_group
         ]
         result = _reseeded(self.primitive, seed).run(flat, shots=shots).result() if flat else ()
         arrays = iter(_checked(self.name, result, asked))
         samples = [
-            samples_of([bits for (bits,) in islice(arrays, len(mine))], len(angles), len(group.qubits))
-            for mine, group in zip(pubs, program.readout.groups, strict=True)
+            samples_of([bits for (bits,) in islice(arrays, len(of_group))], len(angles), len(group.qubits))
+            for of_group, group in zip(pubs, program.readout.groups, strict=True)
         ]
         return estimate_from_samples(program, samples, len(angles))
 
-    def _circuits(self, program: Program) -> list[BoundCircuit]:
+    def _ready(self, program: Program) -> Any:
         measured = getattr(getattr(getattr(self.primitive, "options", None), "execution", None), "meas_type", None)
         if measured in ("kerneled", "avg_kerneled"):
             raise ValueError(
                 f"backend: got a {self.name} with the option execution.meas_type = {measured!r}, which gives points of a "
                 "measured signal, expected 'classified': values are read from bits."
             )
-        cached = self._cached(program)
-        if "circuits" not in cached:
-            compact = self._is_compact
-            circuits = [measured_circuit(program, group, compact=compact) for group in program.readout.groups]
-            cached["circuits"] = self._for_device(circuits, program)
-        circuits_of_groups: list[BoundCircuit] = cached["circuits"]
-        return circuits_of_groups
+        return super()._ready(program)
+
+    def _make_ready(self, program: Program) -> list[BoundCircuit]:
+        compact = self._is_compact
+        circuits = [measured_circuit(program, group, compact=compact) for group in program.readout.groups]
+        ready = self._for_device(circuits, program)
+        if self.transpiler.pass_manager is not None:
+            require_same_answers(program, ready)
+        return ready
 
 
 class EstimatorBackend(_PrimitiveBackend):
@@ -326,10 +337,7 @@ class EstimatorBackend(_PrimitiveBackend):
     an error that it does not say; readout errors are not in them.
     """
 
-    def __init__(self, primitive: BaseEstimatorV2, **options: Any) -> None:
-        if not isinstance(primitive, BaseEstimatorV2):
-            raise TypeError(f"primitive: got {type(primitive).__name__}, expected a V2 Estimator.")
-        super().__init__(primitive, **options)
+    _base = BaseEstimatorV2
 
     def resolve_shots(self, shots: int | None) -> int | None:
         shots = check_shots(shots)
@@ -379,11 +387,7 @@ class EstimatorBackend(_PrimitiveBackend):
                 f"backend: {self.name} is an Estimator, which gives expectation values only, but probabilities were asked "
                 "for; use a Sampler, or observables."
             )
-        self._circuit(program)
-
-    def circuits_per_row(self, program: Program) -> int:
-        """The Estimator groups the terms itself; the groups here are what it needs at least."""
-        return len(program.readout.groups)
+        super().prepare(program)
 
     def evaluate(
         self, program: Program, angles: np.ndarray, *, shots: int | None, seed: np.random.SeedSequence
@@ -393,20 +397,16 @@ class EstimatorBackend(_PrimitiveBackend):
         variances = np.zeros_like(values)
         circuits = len(angles) * len(readout.groups)
         if readout.groups:
-            bound, observables, outputs = self._circuit(program)
+            bound, observables, outputs = self._ready(program)
             self._check_costs(bound.circuit, observables, len(angles))
             precision = 0.0 if shots is None else 1 / math.sqrt(shots)
-            if bound.parameters:
-                pubs: list[Any] = [(bound.circuit, [[o] for o in observables], bindings_of(bound, angles), precision)]
-            else:
-                # Without parameters there is nothing to broadcast over: a PUB for every row.
-                pubs = [(bound.circuit, observables, None, precision)] * len(angles)
-            whole = (len(outputs), len(angles)) if bound.parameters else (len(outputs),)
-            asked = [Asked(whole, extrapolates=_extrapolates(self.primitive))] * len(pubs)
-            data = _checked(self.name, _reseeded(self.primitive, seed).run(pubs).result(), asked)
-            shape = (len(angles), len(outputs))
-            values[:, outputs] += np.array([found.T for found, _ in data]).reshape(shape)
-            variances[:, outputs] = np.array([errors.T for _, errors in data]).reshape(shape) ** 2
+            pubs = pubs_of(bound, angles, observables)
+            shape = len(outputs), len(angles) if bound.parameters else 1
+            asked = [Asked(shape, extrapolates=_extrapolates(self.primitive))] * len(pubs)
+            result = _reseeded(self.primitive, seed).run(pubs, precision=precision).result()
+            data = _checked(self.name, result, asked)
+            values[:, outputs] += np.concatenate([means.T for means, _ in data])
+            variances[:, outputs] = np.concatenate([errors.T for _, errors in data]) ** 2
             if isinstance(self.primitive, StatevectorEstimator):
                 variances[:, outputs] = precision**2  # it adds just this noise, and gives zeros for its standard errors
         covariance = Covariance.of_independent(variances, shots) if shots else None
@@ -420,64 +420,15 @@ class EstimatorBackend(_PrimitiveBackend):
         # A simulator with connections is as wide as its memory lets it guess, and so is a circuit that is laid out on it.
         measured = {q for o in observables for q in np.flatnonzero((o.paulis.x | o.paulis.z).any(axis=0)).tolist()}
         qubits = len(touched_qubits([circuit]) | measured)
-        require_room_for_density_matrix(qubits, self._runner.options, remedy)
-        self._warn_once("density matrix", slow_density_matrix(qubits, rows * circuit.size()))
+        cost = cost_of_density_matrix(qubits, rows * circuit.size(), self._runner.options, remedy)
+        self._warn_once("density matrix", cost)
 
-    def _circuit(self, program: Program) -> tuple[BoundCircuit, list[Any], list[int]]:
+    def _make_ready(self, program: Program) -> tuple[BoundCircuit, list[SparsePauliOp], list[int]]:
         """The circuit for the device, the observables on its qubits, and the outputs that they give."""
         assert isinstance(program.readout, Expectation)
-        cached = self._cached(program)
-        if "circuit" not in cached:
-            logical, place = circuit_on(program, compact=self._is_compact)
-            (bound,) = self._for_device([logical], program)
-            observables, outputs = observables_on(bound.circuit, program.readout, list(place))
-            cached["circuit"] = bound, observables, outputs
-        circuit_and_observables: tuple[BoundCircuit, list[Any], list[int]] = cached["circuit"]
-        return circuit_and_observables
-
-
-def observables_on(
-    circuit: QuantumCircuit, readout: Expectation, qubits: list[int]
-) -> tuple[list[SparsePauliOp], list[int]]:
-    """The observables on a transpiled circuit's qubits, and the outputs that they give (constants need no circuit).
-
-    Args:
-        circuit: The transpiled circuit.
-        readout: What is read.
-        qubits: Which of the program's qubits were transpiled, in order.
-    """
-    outputs = [m for m, observable in enumerate(readout.observables) if observable.coeffs.any()]
-    observables = [restricted_to(readout.observables[m], qubits) for m in outputs]
-    if circuit.layout is not None:
-        observables = [observable.apply_layout(circuit.layout) for observable in observables]
-    return observables, outputs
-
-
-def restricted_to(observable: SparsePauliOp, qubits: list[int]) -> SparsePauliOp:
-    """The observable on these qubits, the others left out (it acts on none of them)."""
-    paulis = PauliList.from_symplectic(observable.paulis.z[:, qubits], observable.paulis.x[:, qubits])
-    return SparsePauliOp(paulis, observable.coeffs)
-
-
-def bindings_of(bound: BoundCircuit, angles: np.ndarray) -> BindingsArray:
-    """N parameter sets; by object, so that no order of names matters."""
-    return BindingsArray({bound.parameters: bound.values(angles)})
-
-
-def samples_of(arrays: Sequence[np.ndarray], rows: int, num_bits: int) -> Samples:
-    """The measured bit strings of N parameter sets, from packed bits of shape (..., shots, bytes) in their order.
-
-    Raises:
-        WrongResult: If they are the bits of something else.
-    """
-    shapes = {array.shape[-2:] for array in arrays}
-    found = sum(math.prod(array.shape[:-2]) for array in arrays)
-    if found != rows or len(shapes) > 1 or any(size != math.ceil(num_bits / 8) for _, size in shapes):
-        raise WrongResult(
-            f"got {found} parameter set(s) with (shots, bytes) of {sorted(shapes)}, expected {rows} with the same shots and "
-            f"the bytes of {num_bits} bit(s)."
-        )
-    packed = np.concatenate([array.reshape(-1, *array.shape[-2:]) for array in arrays])
-    shots = packed.shape[1]
-    bits = np.unpackbits(packed, axis=-1, bitorder="big")[..., ::-1][..., :num_bits].reshape(rows * shots, num_bits)
-    return Samples(np.repeat(np.arange(rows), shots), bits, np.ones(rows * shots, dtype=np.int64), rows)
+        logical, place = circuit_on(program, compact=self._is_compact)
+        (bound,) = self._for_device([logical], program)
+        observables, outputs = observables_on(bound.circuit, program.readout, list(place))
+        if self.transpiler.pass_manager is not None:
+            require_same_answers(program, [bound], observables, outputs)
+        return bound, observables, outputs

@@ -20,18 +20,20 @@ from qiskit.quantum_info import DensityMatrix
 from ..arguments import in_gibibytes
 from ..program.compiled import Program
 from ..program.unrolling import is_parameterised
+from .transpiling import TranspilerOptions
 
 __all__ = [
     "check_method",
+    "cost_of_density_matrix",
     "gates_to_keep",
     "has_gate_errors",
     "has_noise_of_its_own",
     "ignored_noise",
+    "is_from",
+    "leaves_out_idle_qubits",
     "noise_model_of",
     "require_noise",
-    "require_room_for_density_matrix",
     "require_separate_gates",
-    "slow_density_matrix",
     "slow_trajectories",
     "touched_qubits",
     "truncation",
@@ -43,6 +45,11 @@ _TRAJECTORIES = ("statevector", "matrix_product_state")
 _MANY_TRAJECTORIES = 1000  # at least, and 8 times 2**qubits; measured from 3 to 8 qubits, two cores
 _SECONDS_PER_ENTRY = 2e-8  # of a density matrix, and instruction; measured at 10 and 12 qubits, two cores
 _NEGLIGIBLE = 1e-12
+
+
+def is_from(package: str, value: Any) -> bool:
+    """Whether a package has defined the value's class, or one that it derives from."""
+    return any(cls.__module__.startswith(package) for cls in type(value).__mro__)
 
 
 def check_method(device: Any) -> None:
@@ -68,17 +75,22 @@ def noise_model_of(device: Any, run_options: Mapping[str, Any] | None = None) ->
 
 def has_noise_of_its_own(device: Any, noise: Any) -> bool:
     """Whether the noise is the user's, on a simulator that stands for no device: circuits are run as they are written."""
-    return noise is not None and _is_aers(device) and not getattr(device, "_from_backend", False)
+    return noise is not None and is_from("qiskit_aer", device) and not getattr(device, "_from_backend", False)
 
 
-def has_gate_errors(noise: Any) -> bool:
-    """Whether a noise model has errors other than those of measurements."""
-    return noise is not None and bool(set(noise.noise_instructions) - {"measure"} or noise._custom_noise_passes)
+def has_gate_errors(noise: Any, circuits: Iterable[QuantumCircuit] | None = None) -> bool:
+    """Whether a noise model has errors, other than those of readout, for circuits; None: for any without measurements."""
+    if noise is None or noise._custom_noise_passes:
+        return noise is not None
+    noisy = {*noise._default_quantum_errors, *noise._local_quantum_errors}
+    if circuits is None:
+        return bool(noisy - {"measure"})
+    return any(_key(instruction.operation) in noisy for circuit in circuits for instruction in circuit.data)
 
 
 def gates_to_keep(program: Program, device: Any, noise: Any) -> dict[str, type]:
     """Noisy gates that the simulator can run, but that its noise model does not name among its basis gates."""
-    if noise is None or not _is_aers(device) or device.coupling_map is not None:
+    if noise is None or not is_from("qiskit_aer", device) or device.coupling_map is not None:
         return {}
     operations = [i.operation for i in program.circuit.data if _key(i.operation) in noise.noise_instructions]
     known = set(device.operation_names)
@@ -90,27 +102,30 @@ def gates_to_keep(program: Program, device: Any, noise: Any) -> dict[str, type]:
     return {name: kind for name, kind in missing.items() if name in known}
 
 
+def leaves_out_idle_qubits(device: Any, options: TranspilerOptions) -> bool:
+    """Whether circuits may lose qubits that nothing touches, because nothing depends on where they run.
+
+    So it is where every qubit reaches every other, none has noise, and the user has chosen no places.
+    """
+    chosen = options.initial_layout is not None or options.pass_manager is not None
+    return not chosen and getattr(device, "coupling_map", None) is None and noise_model_of(device) is None
+
+
 def require_noise(
-    program: Program,
-    circuits: Iterable[QuantumCircuit],
-    device: Any,
-    noise: Any,
-    *,
-    optimization_level: int,
-    is_default: bool,
+    program: Program, circuits: Iterable[QuantumCircuit], device: Any, noise: Any, options: TranspilerOptions
 ) -> None:
     """Refuses circuits that have lost noise on the way from what the user wrote.
 
     An optimising transpiler may remove or merge any gate, as it does for hardware. Who asks for its level expects that; who
-    does not is told of instructions that are only written for their noise (``id``, ``delay``, labelled ones).
+    does not is told of instructions that are only written for their noise (``id``, ``delay``, labelled ones). A pass manager
+    of the user's own has to keep what the default level keeps.
 
     Args:
         program: The program.
         circuits: Its circuits as they are going to run.
         device: Where.
         noise: The noise model, or None.
-        optimization_level: The transpiler's.
-        is_default: Whether the level is what nobody asked for.
+        options: How they were transpiled.
 
     Raises:
         ValueError: If some noise is lost.
@@ -119,8 +134,43 @@ def require_noise(
     circuits = list(circuits)
     if not noisy or not circuits:
         return
+    _require_undecomposed(program, noisy, noise, is_own=has_noise_of_its_own(device, noise))
+    level = options.default_level if options.level is None else options.level
+    if level > 0 and options.optimization_level is not None:
+        return
+    expected = Counter(
+        _key(i.operation)
+        for i in program.circuit.data
+        if _key(i.operation) in noisy - _NEVER_LOST and (level == 0 or _is_written_for_its_noise(i.operation))
+    )
+    counts = [Counter(_key(i.operation) for i in circuit.data) for circuit in circuits]
+    if lost := frozenset(name for count in counts for name in expected - count):
+        raise ValueError(f"Gate(s) {_listed(lost)} of the circuit have noise {_how_it_was_lost(options)}")
+
+
+def _how_it_was_lost(options: TranspilerOptions) -> str:
+    """The rest of the sentence, and what to do."""
+    if options.level is None:
+        return (
+            "where it runs, but the pass manager removes or replaces them, and their noise with them; use one that keeps "
+            "them, or remove them from the circuit."
+        )
+    if options.level > 0:
+        return (
+            "on the device, but the transpiler optimises them "
+            "away, and their noise with them; remove them, or set the level: AerBackend(device, optimization_level=0), "
+            f"or SamplerBackend and EstimatorBackend alike, keeps all, and {options.level} does without them."
+        )
+    return (
+        "in the simulator, but are replaced by gates that "
+        "the simulator (or the noise model's basis_gates) knows, and would run without it. Write the circuit in those "
+        "gates, or name theirs in noise_model.add_basis_gates([...])."
+    )
+
+
+def _require_undecomposed(program: Program, noisy: frozenset[str], noise: Any, *, is_own: bool) -> None:
+    """Checks that no instruction with noise was decomposed before it came to the transpiler."""
     # A device has errors for whatever it runs in place of a gate, but none for labels.
-    is_own = has_noise_of_its_own(device, noise)
     written: Counter[str | None] = Counter()
     for (name, label), times in program.instructions.items():
         written.update({name: times if is_own else 0, label: times})
@@ -135,27 +185,6 @@ def require_noise(
             f"Gate(s) {_listed(lost)} of the circuit have noise in the simulator, but are decomposed to be "
             f"differentiated or bound{left_out}, and would run without it. Decompose them in the circuit, and give noise to "
             "the gates that result."
-        )
-    is_optimised = optimization_level > 0
-    if is_optimised and not is_default:
-        return
-    expected = Counter(
-        _key(i.operation)
-        for i in program.circuit.data
-        if _key(i.operation) in noisy - _NEVER_LOST and (not is_optimised or _is_written_for_its_noise(i.operation))
-    )
-    counts = [Counter(_key(i.operation) for i in circuit.data) for circuit in circuits]
-    if lost := frozenset(name for count in counts for name in expected - count):
-        if is_optimised:
-            raise ValueError(
-                f"Gate(s) {_listed(lost)} of the circuit have noise on the device, but the transpiler optimises them "
-                f"away, and their noise with them; remove them, or set the level: AerBackend(device, optimization_level=0), "
-                f"or SamplerBackend and EstimatorBackend alike, keeps all, and {optimization_level} does without them."
-            )
-        raise ValueError(
-            f"Gate(s) {_listed(lost)} of the circuit have noise in the simulator, but are replaced by gates that "
-            "the simulator (or the noise model's basis_gates) knows, and would run without it. Write the circuit in those "
-            "gates, or name theirs in noise_model.add_basis_gates([...])."
         )
 
 
@@ -212,8 +241,19 @@ def slow_trajectories(method: Any, qubits: int, shots: int) -> str | None:
     )
 
 
-def slow_density_matrix(qubits: int, instructions: int) -> str | None:
-    """What to say of exact values with noise that take longer than a minute, by a rough guess."""
+def cost_of_density_matrix(qubits: int, instructions: int, options: Any, remedy: str) -> str | None:
+    """What to say of exact values with noise that take longer than a minute, by a rough guess.
+
+    Raises:
+        MemoryError: If the density matrix is larger than this machine's memory.
+    """
+    needed = (8 if getattr(options, "precision", "double") == "single" else 16) * 4**qubits
+    there = psutil.virtual_memory().total
+    if needed > there:
+        raise MemoryError(
+            f"The density matrix of {qubits} qubits with noise needs {in_gibibytes(needed)} of memory, and this "
+            f"machine has {in_gibibytes(there)}; {remedy}"
+        )
     minutes = _SECONDS_PER_ENTRY * 4**qubits * instructions / 60
     if minutes < 1:
         return None
@@ -236,36 +276,17 @@ def truncation(options: Any) -> str | None:
     )
 
 
-def require_room_for_density_matrix(qubits: int, options: Any, remedy: str) -> None:
-    """Refuses density matrices that are larger than this machine's memory.
-
-    Raises:
-        MemoryError: If this one is.
-    """
-    needed = (8 if getattr(options, "precision", "double") == "single" else 16) * 4**qubits
-    there = psutil.virtual_memory().total
-    if needed > there:
-        raise MemoryError(
-            f"The density matrix of {qubits} qubits with noise needs {in_gibibytes(needed)} of memory, and this "
-            f"machine has {in_gibibytes(there)}; {remedy}"
-        )
-
-
 def _noisy_instructions(device: Any, noise: Any) -> frozenset[str]:
     """The names and labels that have errors, by the noise model or, for a device without one, by what it says itself."""
     if noise is not None:
         return frozenset(noise.noise_instructions)
     target = getattr(device, "target", None)
-    if target is None or _is_aers(device):
+    if target is None or is_from("qiskit_aer", device):
         return frozenset()
     errors = {name: target[name].values() for name in target.operation_names if target[name] is not None}
     return frozenset(
         name for name, of_qubits in errors.items() if any(getattr(one, "error", None) for one in of_qubits)
     )
-
-
-def _is_aers(device: Any) -> bool:
-    return any(cls.__module__.startswith("qiskit_aer") for cls in type(device).__mro__)
 
 
 def _key(operation: Operation) -> str:

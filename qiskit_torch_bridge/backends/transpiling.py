@@ -5,92 +5,177 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AnySet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from types import MappingProxyType
 from typing import Any
 
+import dill  # type: ignore[import-untyped]
 import numpy as np
 from qiskit import QuantumCircuit
-from qiskit.circuit import Parameter, ParameterExpression, ParameterVector
+from qiskit.circuit import ControlFlowOp, ParameterExpression, ParameterVector
 from qiskit.circuit.library import get_standard_gate_name_mapping
+from qiskit.quantum_info import PauliList, SparsePauliOp
 from qiskit.transpiler import PassManager, generate_preset_pass_manager
 from qiskit.transpiler.exceptions import TranspilerError
 from qiskit.transpiler.passes import UnitarySynthesis
 
 from ..program.angles import Affine, as_affine
 from ..program.compiled import Program
-from .simulated import noise_model_of
+from ..program.readout import Expectation
+from .base import Backend, ProgramCache
+from .results import BoundCircuit
 
 _STANDARD = frozenset(get_standard_gate_name_mapping())
+_NO_GATES = frozenset({"measure", "reset", "delay"})
 _ENTANGLERS = ("cx", "cz", "ecr", "iswap", "rzz", "rxx", "ryy", "rzx")
 
 __all__ = [
-    "BoundCircuit",
+    "TranspilerOptions",
+    "TranspilingBackend",
     "bind_by_column",
     "bounded_gates",
-    "check_transpiler_options",
     "gates_of_ibms_estimator",
-    "leaves_out_idle_qubits",
+    "observables_on",
     "require_bounded_angles",
+    "restricted_to",
     "transpiled",
 ]
 
 
-@dataclass(frozen=True, eq=False)
-class BoundCircuit:
-    """A circuit each parameter of which is an affine function of the program's angles: ``angles @ slopes + offsets``.
+@dataclass(frozen=True, kw_only=True)
+class TranspilerOptions:
+    """How circuits become those of a device: by Qiskit's preset pass manager with some choices, or by the user's own.
 
     Attributes:
-        circuit: The circuit.
-        parameters: Its P parameters.
-        slopes: Shape (A, P).
-        offsets: Shape (P,); radians.
-    """
-
-    circuit: QuantumCircuit
-    parameters: tuple[Parameter, ...]
-    slopes: np.ndarray
-    offsets: np.ndarray
-
-    def values(self, angles: np.ndarray) -> np.ndarray:
-        """Shape (N, P): the parameters' values."""
-        return angles @ self.slopes + self.offsets
-
-
-def check_transpiler_options(
-    *, optimization_level: Any, initial_layout: Any, seed_transpiler: Any
-) -> tuple[int | None, tuple[int, ...] | None, int | None]:
-    """The transpiler's choices as plain integers, in this order; None stands for the default of each.
-
-    Whether a layout fits a circuit and its device is only known when they are (see :func:`transpiled`).
+        optimization_level: From 0 to 3; None: the default, or what the pass manager does.
+        initial_layout: The device's qubits for the circuit's, in order; None: left to the transpiler. Whether it fits a
+            circuit and its device is only known when they are (see :func:`transpiled`).
+        seed_transpiler: Makes the preset pass manager's choices repeatable; None: nothing does.
+        pass_manager: What transpiles in place of the preset pass manager, alone: none of the other choices goes with it.
+        default_level: The level where nobody has asked for one.
 
     Raises:
         TypeError, ValueError: If they are something else.
     """
-    level, layout, seed = optimization_level, initial_layout, seed_transpiler
-    if level is not None and not (_is_integer(level) and 0 <= level <= 3):
-        raise ValueError(f"optimization_level: got {level!r}, expected 0, 1, 2, 3 or None.")
-    if layout is not None:
-        if isinstance(layout, (str, bytes, AnySet, Mapping)) or not isinstance(layout, Iterable):
-            raise TypeError(
-                f"initial_layout: got {layout!r} ({type(layout).__name__}), expected a list of the device's qubits, one "
-                "for each qubit of the circuit, in order; or None."
-            )
-        layout = list(layout)
-        if not all(_is_integer(qubit) and qubit >= 0 for qubit in layout) or len(set(layout)) != len(layout):
-            raise ValueError(f"initial_layout: got {layout}, expected the numbers of different qubits of the device.")
-    if seed is not None:
-        if not _is_integer(seed):
+
+    optimization_level: int | None = None
+    initial_layout: Sequence[int] | None = None
+    seed_transpiler: int | None = 0
+    pass_manager: PassManager | None = None
+    default_level: int = 2
+
+    def __post_init__(self) -> None:
+        level, seed = self.optimization_level, self.seed_transpiler
+        if level is not None and not (_is_integer(level) and 0 <= level <= 3):
+            raise ValueError(f"optimization_level: got {level!r}, expected 0, 1, 2, 3 or None.")
+        layout = _checked_layout(self.initial_layout)
+        if seed is not None and not _is_integer(seed):
             raise TypeError(
                 f"seed_transpiler: got {seed!r} ({type(seed).__name__}), expected an integer that is not negative, or None."
             )
-        if not 0 <= seed < 2**64:
+        if seed is not None and not 0 <= seed < 2**64:
             raise ValueError(f"seed_transpiler: got {seed}, expected an integer from 0 to 2**64 - 1, or None.")
-    return (
-        None if level is None else int(level),
-        None if layout is None else tuple(map(int, layout)),
-        None if seed is None else int(seed),
-    )
+        if self.pass_manager is not None:
+            self._check_pass_manager()
+            seed = None
+        object.__setattr__(self, "optimization_level", None if level is None else int(level))
+        object.__setattr__(self, "initial_layout", layout)
+        object.__setattr__(self, "seed_transpiler", None if seed is None else int(seed))
+
+    @property
+    def level(self) -> int | None:
+        """The optimisation level that circuits are transpiled at; None: the pass manager does as it likes."""
+        if self.pass_manager is not None:
+            return None
+        return self.default_level if self.optimization_level is None else self.optimization_level
+
+    def passes(self, target: Any, basis_gates: Sequence[str] | None = None) -> PassManager:
+        """What transpiles for a target or, without connections, for the gates that are named."""
+        if self.pass_manager is not None:
+            return self.pass_manager
+        return generate_preset_pass_manager(
+            self.level,
+            target=target if basis_gates is None else None,
+            basis_gates=None if basis_gates is None else list(basis_gates),
+            initial_layout=None if self.initial_layout is None else list(self.initial_layout),
+            seed_transpiler=self.seed_transpiler,
+        )
+
+    def _check_pass_manager(self) -> None:
+        if not isinstance(self.pass_manager, PassManager):
+            raise TypeError(
+                f"pass_manager: got {self.pass_manager!r} ({type(self.pass_manager).__name__}), expected a PassManager of "
+                "Qiskit's (or a StagedPassManager), or None for the preset one."
+            )
+        unset = {"optimization_level": (None,), "initial_layout": (None,), "seed_transpiler": (0, None)}
+        if given := [name for name, values in unset.items() if getattr(self, name) not in values]:
+            raise ValueError(
+                f"pass_manager: got one together with {' and '.join(given)}, which only the preset pass manager heeds; "
+                "leave them out, or make your pass manager with them."
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By dill, as Qiskit itself sends pass managers: pickle knows no name for the functions in preset ones.
+        return _unpickled, (dill.dumps(vars(self)),)
+
+
+def _unpickled(choices: bytes) -> TranspilerOptions:
+    return TranspilerOptions(**dill.loads(choices))
+
+
+class TranspilingBackend(Backend):
+    """A backend that transpiles circuits, and keeps what comes of it."""
+
+    def __init__(self, options: TranspilerOptions) -> None:
+        self._transpiler = options
+        self._cache = ProgramCache()
+
+    @property
+    def transpiler(self) -> TranspilerOptions:
+        """How circuits are transpiled."""
+        return replace(self._transpiler, default_level=self._default_level)
+
+    @property
+    def optimization_level(self) -> int | None:
+        """The transpiler's; None: a pass manager's of the user's own."""
+        return self.transpiler.level
+
+    @property
+    def initial_layout(self) -> Sequence[int] | None:
+        """The device's qubits for the circuit's, in order; None: left to the transpiler."""
+        return self._transpiler.initial_layout
+
+    @property
+    def seed_transpiler(self) -> int | None:
+        """What makes the transpiler's choices repeatable, None if nothing does."""
+        return self._transpiler.seed_transpiler
+
+    @property
+    def _default_level(self) -> int:
+        """The optimisation level where nobody has asked for one."""
+        return 2
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if "_transpiler" not in state:  # pickled when the choices were attributes
+            level = state.get("_level", state.get("optimization_level"))
+            layout, seed = state["initial_layout"], state["seed_transpiler"]
+            self._transpiler = TranspilerOptions(optimization_level=level, initial_layout=layout, seed_transpiler=seed)
+
+
+def _checked_layout(layout: Any) -> tuple[int, ...] | None:
+    if layout is None:
+        return None
+    if isinstance(layout, (str, bytes, AnySet, Mapping)) or not isinstance(layout, Iterable):
+        raise TypeError(
+            f"initial_layout: got {layout!r} ({type(layout).__name__}), expected a list of the device's qubits, one "
+            "for each qubit of the circuit, in order; or None."
+        )
+    layout = list(layout)
+    if not all(_is_integer(qubit) and qubit >= 0 for qubit in layout) or len(set(layout)) != len(layout):
+        raise ValueError(f"initial_layout: got {layout}, expected the numbers of different qubits of the device.")
+    return tuple(map(int, layout))
 
 
 def _is_integer(value: Any) -> bool:
@@ -101,10 +186,8 @@ def transpiled(
     circuits: Sequence[QuantumCircuit],
     program: Program,
     device: Any,
+    options: TranspilerOptions,
     *,
-    optimization_level: int,
-    initial_layout: Sequence[int] | None,
-    seed_transpiler: int | None,
     basis_gates: Sequence[str] | None = None,
     keep: Mapping[str, type] = MappingProxyType({}),
 ) -> list[QuantumCircuit]:
@@ -116,13 +199,10 @@ def transpiled(
     on it; constant angles are folded by Qiskit's transpiler.
 
     Raises:
-        ValueError: If they do not fit the device.
+        ValueError: If they do not fit the device, or the user's pass manager did not do what a transpiler has to.
     """
     width = program.circuit.num_qubits
-    if initial_layout is not None:
-        _check_layout(initial_layout, program, device)
-    elif program.placed and width == _num_qubits(device):
-        initial_layout = range(width)
+    options = _kept_in_place(options, program, device)
     # A simulator's number of qubits is a guess at what memory holds for the worst of circuits, and no limit.
     connected = getattr(device, "coupling_map", None) is not None
     target = device.target  # asked for once: Aer makes it anew each time
@@ -133,15 +213,10 @@ def transpiled(
         basis_gates = sorted(_STANDARD & {*device.operation_names, *keep} - bounded)
     for name, gate in keep.items():
         target.add_instruction(gate, name=name)
-    if not connected and "unitary" not in (target.operation_names if basis_gates is None else basis_gates):
+    known = set(target.operation_names if basis_gates is None else basis_gates)
+    if not connected and "unitary" not in known:
         circuits = [_synthesized(circuit, target.operation_names) for circuit in circuits]
-    passes = generate_preset_pass_manager(
-        optimization_level,
-        target=target if basis_gates is None else None,
-        basis_gates=None if basis_gates is None else list(basis_gates),
-        initial_layout=None if initial_layout is None else list(initial_layout),
-        seed_transpiler=seed_transpiler,
-    )
+    passes = options.passes(target, basis_gates)
     try:
         done = [passes.run(circuit) for circuit in circuits]
     except TranspilerError as error:
@@ -149,9 +224,57 @@ def transpiled(
             f"The circuit, on {width} qubits, cannot be transpiled for {device.name!r} "
             f"({device.num_qubits} qubits): {error.message}"
         ) from error
+    if options.pass_manager is not None:
+        for before, after in zip(circuits, done, strict=True):
+            _require_angles_and_measurements(before, after, program)
+            _require_gates_and_connections(after, known | _NO_GATES, target if connected else None, device.name)
     require_bounded_angles(done, bounded)
     _require_working_qubits(done, device)
     return done
+
+
+def _require_angles_and_measurements(before: QuantumCircuit, after: QuantumCircuit, program: Program) -> None:
+    """Checks that a pass manager has kept what values are computed from: measured bits, and affine angles."""
+    if _measured_bits(after) != _measured_bits(before):
+        raise ValueError(
+            f"The pass manager made a circuit with the registers and measured bits {_measured_bits(after)}, expected "
+            f"{_measured_bits(before)}; use one that keeps measurements."
+        )
+    columns = {angle: (0, column) for column, angle in enumerate(program.angles)}
+    for value in (v for i in after.data for v in i.operation.params if isinstance(v, ParameterExpression)):
+        if not value.parameters <= columns.keys() or as_affine(value, columns) is None:
+            raise ValueError(
+                f"The pass manager made the angle {value}, expected an affine function of the circuit's own angles; use one "
+                "that makes no other."
+            )
+
+
+def _measured_bits(circuit: QuantumCircuit) -> tuple[list[tuple[str, int]], list[int]]:
+    bits = [circuit.find_bit(i.clbits[0]).index for i in circuit.data if i.operation.name == "measure"]
+    return [(register.name, register.size) for register in circuit.cregs], sorted(bits)
+
+
+def _require_gates_and_connections(circuit: QuantumCircuit, names: Collection[str], target: Any, device: str) -> None:
+    """Checks that a pass manager has used what the device has; ``target`` is None where there are no connections."""
+    coupling = None if target is None else target.build_coupling_map()
+    links = [] if coupling is None else [set(edge) for edge in coupling.get_edges()]
+    for instruction in circuit.data:
+        name = instruction.operation.name
+        qubits = tuple(circuit.find_bit(qubit).index for qubit in instruction.qubits)
+        problem = f"The pass manager made a circuit with {name!r} on qubits {list(qubits)}, "
+        if name == "barrier":
+            continue
+        if name not in names or isinstance(instruction.operation, ControlFlowOp):
+            raise ValueError(f"{problem}which {device!r} cannot run; have it translated into the device's gates.")
+        if target is None:
+            continue
+        # An AerSimulator says of each of its gates that it goes everywhere, whatever the connections.
+        goes_everywhere = None in (target[name] or [None])
+        are_linked = not goes_everywhere or all({*pair} in links for pair in combinations(qubits, 2))
+        if not are_linked or not target.instruction_supported(name, qubits):
+            raise ValueError(
+                f"{problem}where {device!r} does not have it; have the circuit laid out and routed for the device."
+            )
 
 
 def bounded_gates(target: Any) -> frozenset[str]:
@@ -222,34 +345,52 @@ def _num_qubits(device: Any) -> float:
     return math.inf if device.num_qubits is None else int(device.num_qubits)
 
 
-def _is_ideal_simulator(device: Any) -> bool:
-    """Whether qubit numbers mean nothing to the device: every qubit reaches every other, and none has noise."""
-    return getattr(device, "coupling_map", None) is None and noise_model_of(device) is None
-
-
-def leaves_out_idle_qubits(device: Any, initial_layout: Sequence[int] | None) -> bool:
-    """Whether circuits may lose qubits that nothing touches, because nothing depends on where they run."""
-    return initial_layout is None and _is_ideal_simulator(device)
-
-
 def gates_of_ibms_estimator(device: Any) -> list[str] | None:
     """IBM's Estimator takes circuits of its devices' gates only, also on a simulator that knows more; None: the device's."""
     return ["cz", "rz", "sx", "x"] if getattr(device, "coupling_map", None) is None else None
 
 
-def _check_layout(layout: Sequence[int], program: Program, device: Any) -> None:
+def _kept_in_place(options: TranspilerOptions, program: Program, device: Any) -> TranspilerOptions:
+    """The options with the layout that a circuit came with, unless they have one, which is checked."""
+    layout, width = options.initial_layout, program.circuit.num_qubits
+    if layout is None:
+        stays = options.pass_manager is None and program.placed and width == _num_qubits(device)
+        return replace(options, initial_layout=range(width)) if stays else options
     if program.placed:
         raise ValueError(
             f"initial_layout: got {list(layout)} for a circuit that has been transpiled and keeps its place; leave the "
             "layout out, or give the circuit as it was before transpiling."
         )
-    width = program.circuit.num_qubits
     if len(layout) != width or any(qubit >= _num_qubits(device) for qubit in layout):
         most = "" if device.num_qubits is None else f", from 0 to {device.num_qubits - 1}"
         raise ValueError(
             f"initial_layout: got {list(layout)}, expected {width} different qubits of {device.name!r}{most}: one for each "
             "qubit of the circuit."
         )
+    return options
+
+
+def observables_on(
+    circuit: QuantumCircuit, readout: Expectation, qubits: list[int]
+) -> tuple[list[SparsePauliOp], list[int]]:
+    """The observables on a transpiled circuit's qubits, and the outputs that they give (constants need no circuit).
+
+    Args:
+        circuit: The transpiled circuit.
+        readout: What is read.
+        qubits: Which of the program's qubits were transpiled, in order.
+    """
+    outputs = [m for m, observable in enumerate(readout.observables) if observable.coeffs.any()]
+    observables = [restricted_to(readout.observables[m], qubits) for m in outputs]
+    if circuit.layout is not None:
+        observables = [observable.apply_layout(circuit.layout) for observable in observables]
+    return observables, outputs
+
+
+def restricted_to(observable: SparsePauliOp, qubits: list[int]) -> SparsePauliOp:
+    """The observable on these qubits, the others left out (it acts on none of them)."""
+    paulis = PauliList.from_symplectic(observable.paulis.z[:, qubits], observable.paulis.x[:, qubits])
+    return SparsePauliOp(paulis, observable.coeffs)
 
 
 def bind_by_column(circuit: QuantumCircuit, program: Program) -> BoundCircuit:

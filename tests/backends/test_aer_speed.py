@@ -111,7 +111,7 @@ def test_a_batch_is_one_run_and_builds_no_counts(monkeypatch, recorded, name, ro
 @pytest.mark.parametrize("rows", [7, 8, 9, 17])
 def test_there_is_one_run_up_to_the_largest_number_of_experiments(monkeypatch, recorded, rows):
     layer = layer_of(circuit(), "aer", observables=["ZZZ", "XXX"])
-    monkeypatch.setattr(aer_module, "_MOST_EXPERIMENTS_A_RUN", 16)
+    monkeypatch.setattr(aer_module, "_MOST_EXPERIMENTS_A_CALL", 16)
     evaluate(layer, rows_of(layer, rows))
     assert len(recorded.runs) == -(-rows // 8), "two groups, so eight rows a run"
 
@@ -122,7 +122,7 @@ def test_there_is_one_run_up_to_the_largest_number_of_experiments(monkeypatch, r
 def test_runs_are_bounded_by_what_aer_returns(monkeypatch, recorded, shots, rows_a_run):
     """Of four qubits at most 16 outcomes a row, and at most as many as shots."""
     layer = layer_of(circuit(4), "aer", probabilities=[0, 1, 2, 3], shots=shots)
-    monkeypatch.setattr(aer_module, "_MOST_ENTRIES_A_RUN", 64)
+    monkeypatch.setattr(aer_module, "_MOST_ENTRIES_A_CALL", 64)
     values = evaluate(layer, rows_of(layer, 12), shots).values
     assert len(recorded.runs) == 12 // rows_a_run
     assert np.allclose(values.sum(axis=1), 1.0)
@@ -141,14 +141,14 @@ def test_runs_are_bounded_by_what_aer_returns(monkeypatch, recorded, shots, rows
 )
 def test_runs_are_bounded_by_the_states(monkeypatch, recorded, options, shots, rows_a_run):
     layer = layer_of(circuit(), AerSimulator(**options), observables=["ZZZ"], shots=shots)
-    monkeypatch.setattr(aer_module, "_MOST_AMPLITUDES_A_RUN", 4 * 2**3)
+    monkeypatch.setattr(aer_module, "_MOST_AMPLITUDES_A_CALL", 4 * 2**3)
     evaluate(layer, rows_of(layer, 12), shots)
     assert len(recorded.runs) == 12 // rows_a_run
 
 
 def test_runs_are_bounded_by_the_circuits_that_are_bound_before(monkeypatch, recorded):
     layer = layer_of(circuit(), AerSimulator(noise_model=depolarising()), observables=["ZZZ"])
-    monkeypatch.setattr(aer_module, "_MOST_BOUND_INSTRUCTIONS_A_RUN", 3 * 8)  # three ry, two cx, three measurements
+    monkeypatch.setattr(aer_module, "_MOST_BOUND_INSTRUCTIONS_A_CALL", 3 * 8)  # three ry, two cx, three measurements
     evaluate(layer, rows_of(layer, 9))
     assert len(recorded.runs) == 3
 

@@ -224,7 +224,7 @@ def test_a_users_own_subclass_of_a_primitive_is_the_one_that_runs(base):
 @pytest.mark.parametrize("limit", [1, 4, 7])
 def test_aer_in_chunks_gives_the_same_answers(monkeypatch, limit):
     whole = step(make_layer(model(), backend="aer", **EXPECTATION))
-    monkeypatch.setattr(aer_module, "_MOST_EXPERIMENTS_A_RUN", limit)
+    monkeypatch.setattr(aer_module, "_MOST_EXPERIMENTS_A_CALL", limit)
     calls = Calls(monkeypatch, AerSimulator)
     for part, all_at_once in zip(step(make_layer(model(), backend="aer", **EXPECTATION)), whole, strict=True):
         torch.testing.assert_close(part, all_at_once, rtol=0, atol=1e-12)
@@ -235,7 +235,7 @@ def test_aer_in_chunks_gives_the_same_answers(monkeypatch, limit):
 
 def test_aer_chunks_have_seeds_of_their_own(monkeypatch):
     """Equal rows in different chunks, the same position in each, must not share their shots."""
-    monkeypatch.setattr(aer_module, "_MOST_EXPERIMENTS_A_RUN", 1)
+    monkeypatch.setattr(aer_module, "_MOST_EXPERIMENTS_A_CALL", 1)
     layer = one_qubit_layer(backend="aer", shots=1000, seed=1)
     assert len(set(layer(torch.full((8, 1), 1.0)).flatten().tolist())) > 1
 

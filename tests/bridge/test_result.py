@@ -225,7 +225,7 @@ def test_what_is_too_much_to_keep_is_measured_again(monkeypatch, name):
 def test_several_runs_of_aer_are_one(monkeypatch):
     layer, x, upstream = entangled(backend="aer", shots=64, seed=4)
     together = backward(layer, x, upstream=upstream)[0].gradient_standard_errors
-    monkeypatch.setattr("qiskit_torch_bridge.backends.aer._MOST_EXPERIMENTS_A_RUN", 4)
+    monkeypatch.setattr("qiskit_torch_bridge.backends.aer._MOST_EXPERIMENTS_A_CALL", 4)
     apart, x, upstream = entangled(backend="aer", shots=64, seed=4)
     errors = backward(apart, x, upstream=upstream)[0].gradient_standard_errors
     np.testing.assert_allclose(errors, together, rtol=0.3)  # of other shots

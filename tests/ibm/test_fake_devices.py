@@ -7,6 +7,7 @@ import gc
 import json
 import pickle
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -38,14 +39,15 @@ from qiskit_torch_bridge import (
     StatevectorBackend,
 )
 from qiskit_torch_bridge.backends import resolve_backend
-from qiskit_torch_bridge.backends.ibm import backend as backend_module
-from qiskit_torch_bridge.backends.ibm.assembling import pubs_of
-from qiskit_torch_bridge.backends.ibm.cloud import LocalDevice, checked_options
-from qiskit_torch_bridge.backends.ibm.compiling import Unit
+from qiskit_torch_bridge.backends.ibm import destination as destination_module
+from qiskit_torch_bridge.backends.ibm import device_programs as device_programs_module
+from qiskit_torch_bridge.backends.ibm.device import LocalDevice
+from qiskit_torch_bridge.backends.ibm.device_circuits import DeviceCircuit
 from qiskit_torch_bridge.backends.ibm.fingerprints import fingerprint
-from qiskit_torch_bridge.backends.ibm.prices import price_of
-from qiskit_torch_bridge.backends.ibm.work import Piece, Stretch, packed
-from qiskit_torch_bridge.backends.transpiling import BoundCircuit
+from qiskit_torch_bridge.backends.ibm.prices import USUAL_DURATION, price_of
+from qiskit_torch_bridge.backends.ibm.primitive_options import checked_options
+from qiskit_torch_bridge.backends.ibm.workload import Rows, packed
+from qiskit_torch_bridge.backends.results import pubs_of
 
 SHOTS = 1000
 LINE = [[0, 1], [1, 2], [2, 3], [3, 4]]
@@ -75,7 +77,7 @@ def exact(monkeypatch):
     def open_device(backend, **_):
         return ExactDevice(backend)
 
-    monkeypatch.setattr(backend_module, "open_device", open_device)
+    monkeypatch.setattr(destination_module, "open_device", open_device)
 
     def make(**options) -> IBMBackend:
         limits = Limits(executions=7 * 4096)
@@ -251,10 +253,9 @@ def test_executions_are_those_that_ibm_prepares(name):
     backend = IBMBackend(FakeManilaV2(), primitive=primitive, options=options)
     layer = textbook_layer(backend, shots=1000)
     program = layer.program
-    units = backend._units(program)
     angles = np.zeros((6, len(program.angles)))
-    pieces = [Piece(0, unit, 0, 6) for unit in range(len(units))]
-    pubs = pubs_of(pieces, [backend_module.Request(program, angles, np.random.SeedSequence(0))], [units])()
+    circuits = backend._ready(program).circuits
+    pubs = [pub for circuit in circuits for pub in pubs_of(circuit.bound, angles, circuit.observables)]
     options = checked_options(primitive, options)
     if primitive == "sampler":
         prepared, _ = prepare_sampler(pubs, options, 1000, backend=backend.device)
@@ -267,9 +268,9 @@ def test_executions_are_those_that_ibm_prepares(name):
 def test_seconds_follow_ibms_formula():
     device = FakeManilaV2()
     price = price_of(checked_options("sampler", {"execution": {"rep_delay": 1e-4}}), 300, rep_delay=2.5e-4)
-    assert price.seconds(1000, 5e-6) == pytest.approx(1000 * (1e-4 + 5e-6))
+    assert (price.delay, price.seconds_of_job) == (1e-4, 2.0)
     price = price_of(checked_options("sampler", {}), 300, rep_delay=2.5e-4)
-    assert price.seconds(1000, None) == pytest.approx(0.35)  # "2 + 0.00035 x executions", the 2 for the job
+    assert 1000 * (price.delay + USUAL_DURATION) == pytest.approx(0.35)  # "2 + 0.00035 x executions", the 2 for the job
     circuit = QuantumCircuit(1)
     circuit.x(0)
     layer = QuantumLayer(
@@ -307,37 +308,35 @@ def test_a_circuit_that_no_job_can_hold_is_refused_before_anything():
 def test_packing(seed):
     rng = np.random.default_rng(seed)
     limits = Limits(executions=int(rng.integers(50, 500)), qpu_seconds=10.0, megabytes=0.001)
-    stretches = [
-        Stretch(
-            r,
-            u,
+    circuits = [
+        Rows(
+            measurement,  # type: ignore[arg-type]  # one is as good as another
+            number,
+            0,
             int(rng.integers(1, 40)),
-            int(rng.integers(1, 40)),
-            float(rng.uniform(0, 1)),
-            int(rng.integers(0, 200)),
+            executions=(executions := int(rng.integers(1, 40))),
+            seconds=float(rng.uniform(0, 1)) / executions,
+            bytes=int(rng.integers(0, 200)),
         )
-        for r in range(3)
-        for u in range(int(rng.integers(1, 4)))
+        for measurement in range(3)
+        for number in range(int(rng.integers(1, 4)))
     ]
-    jobs = packed(stretches, limits, executions_of_job=5, seconds_of_job=2.0)
-    by_place = {(s.request, s.unit): s for s in stretches}
-    rows = [(p.request, p.unit, row) for job in jobs for p in job for row in range(p.start, p.stop)]
-    assert rows == [(s.request, s.unit, row) for s in stretches for row in range(s.rows)]
-    costs = []
-    for job in jobs:
-        parts = [(by_place[p.request, p.unit], p.stop - p.start) for p in job]
-        assert sum(s.executions * n for s, n in parts) + 5 <= limits.executions
-        assert sum(s.seconds * n for s, n in parts) + 2.0 <= limits.qpu_seconds + 1e-9
-        assert sum(s.bytes * n for s, n in parts) <= 1000
-        costs.append(parts)
-    for before, job in zip(costs, jobs[1:], strict=False):  # no job was closed while its next row would have fitted
-        s = by_place[job[0].request, job[0].unit]
-        full = [
-            sum(e.executions * n for e, n in before) + s.executions + 5 > limits.executions,
-            sum(e.seconds * n for e, n in before) + s.seconds + 2.0 > limits.qpu_seconds,
-            sum(e.bytes * n for e, n in before) + s.bytes > 1000,
+    jobs = packed(circuits, limits, executions_of_job=5, seconds_of_job=2.0)
+    rows = [(r.measurement, r.number, row) for job in jobs for r in job for row in range(r.start, r.stop)]
+    assert rows == [(c.measurement, c.number, row) for c in circuits for row in range(len(c))]
+    total = [
+        [
+            sum(len(r) * r.executions for r in job),
+            sum(len(r) * r.executions * r.seconds for r in job),
+            sum(len(r) * r.bytes for r in job),
         ]
-        assert any(full)
+        for job in jobs
+    ]
+    most = [limits.executions - 5, limits.qpu_seconds - 2.0, 1000]
+    assert (np.array(total) <= np.array(most) + 1e-9).all()
+    for before, job in zip(total, jobs[1:], strict=False):  # no job was closed while its next row would have fitted
+        row = [job[0].executions, job[0].executions * job[0].seconds, job[0].bytes]
+        assert (np.array(before) + row > most).any()
 
 
 CAPS = {"max_jobs": 2, "max_shots": 2 * 15 * 100, "max_qpu_seconds": 6.0}
@@ -458,7 +457,7 @@ def test_a_later_process_uses_the_circuits_of_the_first(tmp_path, monkeypatch):
     """Or a device that has been calibrated anew would be transpiled for differently, and the run would be another."""
     first = textbook_layer(IBMBackend(FakeManilaV2(), ledger=tmp_path / "jobs.sqlite"), shots=50)
     first(torch.zeros(1, 1))
-    monkeypatch.setattr(backend_module, "circuits_for", None)
+    monkeypatch.setattr(device_programs_module, "circuits_for", None)
     second = textbook_layer(IBMBackend(FakeManilaV2(), ledger=tmp_path / "jobs.sqlite"), shots=50)
     second(torch.zeros(1, 1))
     assert second.last_run.passport.layouts == first.last_run.passport.layouts
@@ -483,10 +482,10 @@ def test_passport():
 # --- the layout's self-test -------------------------------------------------------------------------------------------
 
 
-def spoilt(units: list[Unit], how: str) -> list[Unit]:
+def spoilt(circuits: tuple[DeviceCircuit, ...], how: str) -> tuple[DeviceCircuit, ...]:
     """Circuits that are wrong, without an error anywhere."""
-    unit = units[0]
-    circuit = unit.bound.circuit.copy()
+    first = circuits[0]
+    circuit = first.bound.circuit.copy()
     if how == "measured bits swapped":
         circuit.data = [
             i.replace(clbits=[circuit.clbits[1 - circuit.find_bit(i.clbits[0]).index]])
@@ -501,13 +500,10 @@ def spoilt(units: list[Unit], how: str) -> list[Unit]:
             for i in circuit.data
         ]
     elif how == "slopes of another angle":
-        bound = BoundCircuit(circuit, unit.bound.parameters, unit.bound.slopes[::-1], unit.bound.offsets)
-        return [Unit(bound, unit.layout, unit.duration, unit.bases, unit.observables, unit.outputs), *units[1:]]
+        return replace(first, bound=replace(first.bound, slopes=first.bound.slopes[::-1])), *circuits[1:]
     elif how == "observables on other qubits":
-        moved = tuple(o.apply_layout([4, 3, 2, 1, 0], 5) for o in unit.observables)
-        return [Unit(unit.bound, unit.layout, unit.duration, unit.bases, moved, unit.outputs)]
-    bound = BoundCircuit(circuit, unit.bound.parameters, unit.bound.slopes, unit.bound.offsets)
-    return [Unit(bound, unit.layout, unit.duration, unit.bases, unit.observables, unit.outputs), *units[1:]]
+        return (replace(first, observables=tuple(o.apply_layout([4, 3, 2, 1, 0], 5) for o in first.observables)),)
+    return replace(first, bound=replace(first.bound, circuit=circuit)), *circuits[1:]
 
 
 @pytest.mark.parametrize(
@@ -521,8 +517,12 @@ def spoilt(units: list[Unit], how: str) -> list[Unit]:
     ],
 )
 def test_a_wrong_circuit_never_costs_a_job(how, primitive, monkeypatch):
-    honest = backend_module.units_of
-    monkeypatch.setattr(backend_module, "units_of", lambda *arguments: spoilt(honest(*arguments), how))
+    honest = device_programs_module.device_circuits
+    monkeypatch.setattr(
+        device_programs_module,
+        "device_circuits",
+        lambda *arguments, **options: spoilt(honest(*arguments, **options), how),
+    )
     backend = IBMBackend(noiseless(), primitive=primitive, initial_layout=[0, 1])
     layer = textbook_layer(backend, shots=100, observables=["ZI", "IZ", "IY"])
     with pytest.raises(ValueError, match=r"does not give the circuit's answers.*Nothing was submitted"):

@@ -25,9 +25,11 @@ from qiskit_ibm_runtime.fake_provider import FakeFractionalBackend
 from qiskit_ibm_runtime.utils import validate_isa_circuits, validate_rzz_pubs
 
 from qiskit_torch_bridge import IBMBackend, QuantumLayer
-from qiskit_torch_bridge.backends.ibm import backend as backend_module
-from qiskit_torch_bridge.backends.ibm.cloud import LocalDevice
-from qiskit_torch_bridge.backends.transpiling import BoundCircuit
+from qiskit_torch_bridge.backends.ibm import destination as destination_module
+from qiskit_torch_bridge.backends.ibm import workload as workload_module
+from qiskit_torch_bridge.backends.ibm.device import LocalDevice
+from qiskit_torch_bridge.backends.ibm.device_circuits import to_qpy
+from qiskit_torch_bridge.backends.results import BoundCircuit
 
 OBSERVABLES = ["ZII", "IXX", "YZI", "IIZ"]
 CONSTANTS = [-2.1, 0.4, math.pi / 2, 2.6, -0.7, 5.1]
@@ -73,7 +75,7 @@ class ExactDevice(LocalDevice):
 
 @pytest.fixture
 def exact(monkeypatch):
-    monkeypatch.setattr(backend_module, "open_device", lambda backend, **_: ExactDevice(backend))
+    monkeypatch.setattr(destination_module, "open_device", lambda backend, **_: ExactDevice(backend))
     return IBMBackend(FakeFractionalBackend(), primitive="estimator", options={"resilience_level": 0})
 
 
@@ -109,7 +111,7 @@ def test_values_are_those_of_qiskit(exact):
 @pytest.mark.parametrize("constant", CONSTANTS)
 def test_constant_angles_use_the_fractional_gate_in_its_range(constant, exact):
     layer = layer_on(exact, constant, shots=100)
-    circuit = exact._units(layer.program)[0].bound.circuit
+    circuit = exact._ready(layer.program).circuits[0].bound.circuit
     angles = [instruction.operation.params[0] for instruction in circuit.data if instruction.operation.name == "rzz"]
     assert len(angles) == 1
     assert 0 <= angles[0] <= math.pi / 2 + 1e-10
@@ -119,8 +121,8 @@ def test_constant_angles_use_the_fractional_gate_in_its_range(constant, exact):
 @pytest.mark.parametrize("level", range(4))
 def test_no_level_of_optimization_brings_free_angles_back(level):
     backend = IBMBackend(FakeFractionalBackend(), optimization_level=level)
-    for unit in backend._units(layer_on(backend, shots=10).program):
-        angles = [i.operation.params[0] for i in unit.bound.circuit.data if i.operation.name == "rzz"]
+    for circuit in backend._ready(layer_on(backend, shots=10).program).circuits:
+        angles = [i.operation.params[0] for i in circuit.bound.circuit.data if i.operation.name == "rzz"]
         assert not any(getattr(angle, "parameters", None) for angle in angles)
 
 
@@ -177,10 +179,10 @@ def test_ibms_validators_see_the_angles_before_anything_is_written_down(primitiv
     stale = QuantumCircuit(5, 1)
     stale.rzz(ParameterVector("bound", 1)[0], 0, 1)
 
-    def pubs(pieces, requests, units):
-        return lambda: [(stale, [[SparsePauliOp("IIIIZ")]], [[4.0]]) if primitive == "estimator" else (stale, [[4.0]])]
+    def pubs(bound, angles, observables):
+        return [(stale, [[SparsePauliOp("IIIIZ")]], [[4.0]]) if primitive == "estimator" else (stale, [[4.0]])]
 
-    monkeypatch.setattr(backend_module, "pubs_of", pubs)
+    monkeypatch.setattr(workload_module, "pubs_of", pubs)
     with pytest.raises(ValueError, match=r"rzz is supported only for angles in the range \[0, pi/2\]"):
         layer(torch.zeros(1, 1))
     assert backend.ledger.entries() == []
@@ -194,8 +196,8 @@ def test_circuits_of_an_earlier_version_are_transpiled_anew(tmp_path):
     layer_on(first, shots=10)(torch.zeros(1, 3))
     stale = QuantumCircuit(5, 3)
     stale.rzz(ParameterVector("angle", 9)[0], 0, 1)
-    with first.ledger._transaction() as db:
-        db.execute("UPDATE circuits SET circuits = ?", (backend_module.to_qpy([stale] * 3),))
+    with first.ledger._file.transaction() as db:
+        db.execute("UPDATE circuits SET circuits = ?", (to_qpy([stale] * 3),))
     first.close()
     second = IBMBackend(FakeFractionalBackend(), ledger=path)
     layer_on(second, shots=10, seed=6)(torch.zeros(1, 3))

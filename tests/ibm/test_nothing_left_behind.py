@@ -22,8 +22,10 @@ from qiskit_ibm_runtime.fake_provider import FakeArmonkV2, FakeManilaV2, FakeShe
 import qiskit_torch_bridge
 from qiskit_torch_bridge import BudgetExceeded, IBMBackend, Ledger, QuantumLayer
 from qiskit_torch_bridge.backends import resolve_backend
-from qiskit_torch_bridge.backends.ibm import backend as backend_module
-from qiskit_torch_bridge.backends.ibm.compiling import circuits_for, to_qpy
+from qiskit_torch_bridge.backends.ibm import device_programs as device_programs_module
+from qiskit_torch_bridge.backends.ibm.device_circuits import circuits_for, to_qpy
+from qiskit_torch_bridge.backends.ibm.ledger import digest
+from qiskit_torch_bridge.backends.transpiling import TranspilerOptions
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +99,7 @@ def test_circuits_are_kept_from_the_first_job_on(folder):
     layer = layer_on(backend)
     layer.quote(1)
     layer(torch.zeros(1, 1))
-    with backend.ledger._transaction() as db:
+    with backend.ledger._file.transaction() as db:
         assert db.execute("SELECT COUNT(*) FROM circuits").fetchone() == (1,)
 
 
@@ -105,11 +107,11 @@ def test_circuits_of_another_process_are_used_if_it_was_first(folder):
     """Two processes that begin at once must send the same jobs, and test what they send."""
     ours, theirs = (IBMBackend("fake_manila", ledger="jobs.sqlite") for _ in range(2))
     layer, other = layer_on(ours), layer_on(theirs)  # both have transpiled before either has written anything
-    circuits = circuits_for(
-        other.program, theirs.device, "sampler", optimization_level=1, initial_layout=[4, 3], seed_transpiler=0
-    )
-    theirs._unkept[theirs._key_of_circuits(other.program)] = to_qpy(circuits)
-    theirs._cache = type(theirs._cache)()
+    choices = TranspilerOptions(optimization_level=1, initial_layout=[4, 3])
+    circuits = circuits_for(other.program, theirs.device, "sampler", choices)
+    key = digest(*theirs._ready(other.program).circumstances)
+    theirs._programs._unkept[key] = to_qpy(circuits)
+    theirs._programs.forget()
     for each in (other, layer):
         each(torch.zeros(1, 1))
         assert each.last_run.passport.layouts == ((4, 3),)
@@ -120,9 +122,9 @@ def test_layers_of_one_circuit_are_transpiled_once(monkeypatch):
     """Their jobs have one name, and so must have one circuit, also where the transpiler has no seed."""
     backend = IBMBackend("fake_manila", ledger="jobs.sqlite", seed_transpiler=None)
     layer = layer_on(backend)
-    monkeypatch.setattr(backend_module, "circuits_for", None)
+    monkeypatch.setattr(device_programs_module, "circuits_for", None)
     other = layer_on(backend)
-    assert backend._units(other.program)[0].layout == backend._units(layer.program)[0].layout
+    assert backend._ready(other.program).circuits[0].layout == backend._ready(layer.program).circuits[0].layout
 
 
 def test_an_open_session_of_an_earlier_process_is_found(folder):

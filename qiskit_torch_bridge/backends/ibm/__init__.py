@@ -8,8 +8,8 @@ layer.quote(batch_size=4)                             # jobs, executions, estima
 
 **One job a training step.** The values and all shifted points of the gradient are the same circuit at many angles: one
 broadcast PUB a measurement basis. Forward sends the gradient's points along, and backward finds them answered. What needs
-no gradient belongs under ``torch.no_grad()``. :mod:`qiskit_torch_bridge.backends.ibm.work` cuts what is too large for one
-job.
+no gradient belongs under ``torch.no_grad()``. :mod:`qiskit_torch_bridge.backends.ibm.workload` cuts what is too large for
+one job.
 
 **A price before, a cap throughout.** :mod:`qiskit_torch_bridge.backends.ibm.prices` estimates what IBM bills (some 2 s a
 job, then each execution's circuit and repetition delay), and ``max_qpu_seconds``, ``max_shots`` and ``max_jobs`` stop
@@ -21,7 +21,7 @@ reads finished jobs, waits for queued ones and finds, by its tag, one whose subm
 (:mod:`qiskit_torch_bridge.backends.ibm.sending`). A new run needs a new seed, ``run`` or ledger.
 
 **A test before the first job.** The transpiled circuits are simulated here and must give the logical circuit's answers
-(:mod:`qiskit_torch_bridge.backends.ibm.selftest`): swapped bits and wrong layouts cost nothing.
+(:mod:`qiskit_torch_bridge.backends.selftest`): swapped bits and wrong layouts cost nothing.
 
 **Faults.** Passing ones (network, overload, maintenance) are retried within a stated time
 (:class:`qiskit_torch_bridge.Patience`); others say at once what to do (:mod:`qiskit_torch_bridge.backends.ibm.faults`,

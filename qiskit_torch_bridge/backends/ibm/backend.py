@@ -8,45 +8,45 @@ import os
 import platform
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from qiskit import QuantumCircuit
+from qiskit.transpiler import PassManager
 
 from ...arguments import instance_of, number_from, one_of
 from ...program.compiled import Program
 from ...program.readout import Expectation
 from ...shots.shadow import Shadow
-from ..base import Backend, Charge, Estimate, ProgramCache, Request, check_shots
+from ..base import Charge, Estimate, Request, check_shots
 from ..passport import Passport
 from ..statevector import StatevectorBackend
-from ..transpiling import check_transpiler_options
-from .archives import bytes_of
-from .assembling import asked_by, estimate_from_arrays, parts_of, pubs_of
-from .cloud import Device, ServiceFault, checked_options, finalized_options, is_real, open_device
-from .compiling import Unit, circuits_for, from_qpy, to_qpy, units_of
+from ..transpiling import TranspilerOptions, TranspilingBackend
+from .destination import Destination
+from .device import Device
+from .device_circuits import DeviceProgram
+from .device_programs import DevicePrograms
 from .errors import HardwareError
-from .fingerprints import digest, fingerprint, seed_of
-from .ledger import Caps, Entry, Job, Ledger, Spent
-from .prices import Price, price_of
-from .selftest import test_layout
-from .sending import Patience, Sender, Task, explained
-from .work import Limits, Piece, Stretch, packed
+from .faults import ServiceFault
+from .ledger import Caps, Ledger, Spent
+from .prices import price_of
+from .primitive_options import checked_options, finalized_options
+from .sending import Patience, Sender
+from .workload import Limits, Measurement, Workload
 
-__all__ = ["DEFAULT_LEDGER", "IBMBackend"]
+__all__ = ["IBMBackend"]
 
 _log = logging.getLogger(__name__)
 
-DEFAULT_LEDGER = "qtb-jobs.sqlite"
-_IN_MEMORY = ":memory:"
 _PACKAGES = ("qiskit", "qiskit-ibm-runtime", "torch", "numpy")
+_STAYS_HERE = ("_device", "_connected", "_finalized_options", "_circuits_in_use", "_settled")  # when it is pickled
 
 
-class IBMBackend(Backend):
+class IBMBackend(TranspilingBackend):
     """An IBM device, real or fake, through qiskit-ibm-runtime.
 
     **One job a step.** The circuits of a training step, those of its gradient included, leave together; so whatever needs no
@@ -78,6 +78,9 @@ class IBMBackend(Backend):
     A real device has never been used in the making of this: it was tested against IBM's own client with a server that
     imitates the service, and on fake devices.
 
+    There are many options, all by name, because each is a decision of its own and most runs take two or three of them: where
+    circuits go, how they are transpiled and measured, what they may cost, and where all is written down.
+
     Args:
         backend: A device's name (``"ibm_fez"``; ``"fake_manila"`` for a rehearsal that costs nothing), the device as an
             object, or a ``Session`` or ``Batch`` of yours.
@@ -97,6 +100,8 @@ class IBMBackend(Backend):
         optimization_level: The transpiler's, 0 to 3; None: 2.
         initial_layout: The device's qubits for the circuit's, in order; None: the transpiler's choice.
         seed_transpiler: Makes the transpiler's choices repeatable.
+        pass_manager: A ``PassManager`` of yours in place of the preset one and its three options above. It has no name in
+            a ledger; the circuits that it makes have. So a later process finds results again if it makes the same ones.
         max_qpu_seconds: Cap for the time on the quantum processor, billed where that is known, else estimated.
         max_shots: Cap for the shots that are asked for (twirling rounds them up: see ``executions`` of a quote).
         max_jobs: Cap for the jobs.
@@ -115,6 +120,7 @@ class IBMBackend(Backend):
     """
 
     queues = True
+    settings_may_change = False
 
     def __init__(
         self,
@@ -126,9 +132,10 @@ class IBMBackend(Backend):
         max_time: int | None = None,
         primitive: Literal["sampler", "estimator"] = "sampler",
         options: Any = None,
-        optimization_level: int | None = 2,
+        optimization_level: int | None = None,
         initial_layout: Sequence[int] | None = None,
         seed_transpiler: int | None = 0,
+        pass_manager: PassManager | None = None,
         max_qpu_seconds: float | None = None,
         max_shots: int | None = None,
         max_jobs: int | None = None,
@@ -138,40 +145,40 @@ class IBMBackend(Backend):
         patience: Patience | None = None,
         limits: Limits | None = None,
     ) -> None:
+        transpiler = TranspilerOptions(
+            optimization_level=optimization_level,
+            initial_layout=initial_layout,
+            seed_transpiler=seed_transpiler,
+            pass_manager=pass_manager,
+        )
+        super().__init__(transpiler)
         self.mode = one_of("mode", mode, ("job", "batch", "session"))
         self.primitive = one_of("primitive", primitive, ("sampler", "estimator"))
         self.run = instance_of("run", run, str, "a name, such as 'monday'")
-        for name, text in {"account": account, "instance": instance}.items():
-            instance_of(name, text, (str, type(None)), "a name, or None for the default")
-        if max_time is not None:
-            max_time = number_from(
-                "max_time", max_time, least=1, whole=True, also=" (seconds), or None for the service's"
-            )
-        level, self.initial_layout, self.seed_transpiler = check_transpiler_options(
-            optimization_level=optimization_level, initial_layout=initial_layout, seed_transpiler=seed_transpiler
-        )
-        self.optimization_level = 2 if level is None else level
-        self.caps = Caps(
-            _cap("max_qpu_seconds", max_qpu_seconds),
-            _cap("max_shots", max_shots, whole=True),
-            _cap("max_jobs", max_jobs, whole=True),
-        )
-        self._ledger_path = _ledger_path(ledger)
+        self.caps = _caps(max_qpu_seconds=max_qpu_seconds, max_shots=max_shots, max_jobs=max_jobs)
         self.shadow = StatevectorBackend() if instance_of("shadow", shadow, bool, "True or False") else None
         self.patience = Patience() if patience is None else instance_of("patience", patience, Patience, "a Patience")
-        self.limits = Limits() if limits is None else instance_of("limits", limits, Limits, "Limits")
-        self._given = _Given(backend, account, instance, max_time)
-        self.name = f"ibm:{self._given.name}"
-        given = checked_options(self.primitive, {} if options is None else options)
-        self.options = given.model_dump(exclude_unset=True)
-        if given.max_execution_time is not None:  # a job that would take longer would be cut off, and paid for
-            self.limits = replace(self.limits, qpu_seconds=min(self.limits.qpu_seconds, given.max_execution_time))
-        self._cache = ProgramCache()
-        self._connection: Device | None = None
+        self._destination = Destination(backend, account=account, instance=instance, max_time=max_time, ledger=ledger)
+        self.name = f"ibm:{self._destination.name}"
+        checked = checked_options(self.primitive, {} if options is None else options)
+        self.options = checked.model_dump(exclude_unset=True)
+        self.limits = _limits(limits, checked.max_execution_time)
+        self._programs = DevicePrograms(
+            self.name,
+            self.run,
+            primitive=self.primitive,
+            options=self.options,
+            transpiler=self.transpiler,
+            most_two_qubit_gates=self.limits.two_qubit_gates,
+        )
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begins in this process, which has no connection yet."""
+        self._device: Device | None = None
         self._connected: Sender | None = None
-        self._tested: set[str] = set()
-        self._unkept: dict[str, bytes] = {}  # transpiled circuits that are not in the ledger yet
-        self._units_in_use: list[Unit] = []
+        self._circuits_in_use: list[QuantumCircuit] = []
+        self._settled: dict[int, Workload] = {}
 
     @property
     def ledger(self) -> Ledger:
@@ -205,7 +212,7 @@ class IBMBackend(Backend):
                 "primitive: got 'estimator', which gives expectation values only, but probabilities were asked for; use "
                 "primitive='sampler', or observables."
             )
-        self._units(program)
+        self._ready(program)
         if self.shadow is not None:
             self.shadow.prepare(program)
 
@@ -218,38 +225,20 @@ class IBMBackend(Backend):
         return self.evaluate_all([Request(program, angles, seed)], shots=shots)[0]
 
     def evaluate_all(self, requests: Sequence[Request], *, shots: int | None) -> list[Estimate]:
-        shots = self.resolve_shots(shots)
-        price = self._price(shots)
-        for request in requests:
-            self._test(request.program)
-        units = [self._units(request.program) for request in requests]
-        self.connection.check([unit.bound.circuit for its_units in units for unit in its_units])
-        keys = [self._key_of(request, shots) for request in requests]
-        jobs = self._pack([(its_units, len(r.angles)) for its_units, r in zip(units, requests, strict=True)], price)
-        tasks = [self._task(pieces, requests, units, keys, shots, price) for pieces in jobs]
-        for task in tasks:
+        workload = self._workload(requests, self.resolve_shots(None) if shots is None else shots, self._tested)
+        self._circuits_in_use = [circuit.bound.circuit for circuit in workload.circuits]
+        self.connection.check(self._circuits_in_use)
+        for task in workload.tasks:
             self.connection.check_angles(self.primitive, task.pubs())
-        for number, (request, key) in enumerate(zip(requests, keys, strict=True)):
-            parts = parts_of(number, jobs, tasks, units)
-            self._note_evaluation(request, key, shots, parts)
-        self._units_in_use = [unit for its_units in units for unit in its_units]
-        results, numbers = self._sender.results(tasks) if tasks else ([], [])
-        entries = [self.ledger.entry(number) for number in numbers]
-        estimates = []
-        for number, (request, its_units) in enumerate(zip(requests, units, strict=True)):
-            where = parts_of(number, jobs, range(len(jobs)), units)
-            pubs = [[results[job][place] for job, place in part] for part in where]
-            outputs = [unit.outputs for unit in its_units]
-            passport = self._passport(its_units, shots, entries)
-            estimates.append(estimate_from_arrays(request.program, len(request.angles), pubs, outputs, shots, passport))
-        return estimates
+        for evaluation in workload.evaluations():
+            self.ledger.note_evaluation(*evaluation)
+        results, numbers = self._sender.results(workload.tasks) if workload.tasks else ([], [])
+        return workload.estimates(results, [self.ledger.entry(number) for number in numbers])
 
     def charge(self, work: Sequence[tuple[Program, int]], *, shots: int | None) -> Charge:
-        price = self._price(self.resolve_shots(shots))
-        wanted = [(self._units(program), rows) for program, rows in work]
-        jobs = self._pack(wanted, price)
-        costs = [self._cost_of(pieces, [units for units, _ in wanted], price) for pieces in jobs]
-        return Charge(len(jobs), sum(executions for executions, _ in costs), sum(seconds for _, seconds in costs))
+        seed = np.random.SeedSequence(0)
+        requests = [Request(program, np.broadcast_to(0.0, (rows, len(program.angles))), seed) for program, rows in work]
+        return self._workload(requests, self.resolve_shots(shots), self._ready).charge()
 
     def note_shadow(self, shadow: Shadow) -> None:
         summary = shadow.summary()
@@ -274,7 +263,7 @@ class IBMBackend(Backend):
         Raises:
             ValueError: If they do not agree.
         """
-        return test_layout(program, self._units(program))
+        return self._programs.self_test(program, self._ready(program))
 
     def collect(self, number: int) -> None:
         """Fetches the result of a job of the ledger into it, waiting for it if need be."""
@@ -312,39 +301,34 @@ class IBMBackend(Backend):
         self.close()
 
     def __repr__(self) -> str:
-        return f"IBMBackend({self._given.name!r}, mode={self.mode!r}, primitive={self.primitive!r})"
+        return f"IBMBackend({self._destination.name!r}, mode={self.mode!r}, primitive={self.primitive!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        # A device object knows the service, and the service a token: only names leave this process.
-        state = {
-            name: value
-            for name, value in self.__dict__.items()
-            if name not in ("_connection", "_connected", "_finalized_options")
-        }
-        mode = self._given.kind_of_session or self.mode
-        kept = {"_given": self._given.without_objects(), "mode": mode}
         return {
-            **state,
-            **kept,
-            "_connection": None,
-            "_connected": None,
-            "_tested": set(),
-            "_units_in_use": [],
+            **{name: value for name, value in self.__dict__.items() if name not in _STAYS_HERE},
+            "_destination": self._destination.without_objects(),
+            "mode": self._destination.kind_of_session or self.mode,
         }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._begin()
 
     @property
     def connection(self) -> Device:
         """The device's side of the connection, made on first use."""
-        if self._connection is None:
-            self._connection = self._connect()
-        return self._connection
+        if self._device is None:
+            device = self._destination.open(mode=self.mode, run=self.run)
+            self._require_delay_of(device)
+            self._device = device
+        return self._device
 
     @property
     def _sender(self) -> Sender:
         if self._connected is None:
             self._connected = Sender(
                 self.connection,  # before the ledger: without a device there is nothing to write down
-                Ledger(self._path),
+                Ledger(self._destination.path),
                 primitive=self.primitive,
                 options=self.options,
                 run=self.run,
@@ -357,37 +341,9 @@ class IBMBackend(Backend):
         return self._connected
 
     @property
-    def _path(self) -> Path | None:
-        """The ledger's file; None for memory."""
-        if self._ledger_path is None and not self._given.is_rehearsal:
-            return _ledger_path(os.environ.get("QTB_LEDGER", DEFAULT_LEDGER), "QTB_LEDGER")
-        return None if self._ledger_path == _IN_MEMORY else self._ledger_path
-
-    @property
     def _has_ledger(self) -> bool:
         """Whether there is a ledger to look into; its file is made when there is something to write down."""
-        return self._connected is not None or ((path := self._path) is not None and path.exists())
-
-    def _connect(self) -> Device:
-        given = self._given
-        left_open = None
-        if self._has_ledger:
-            ledger = Ledger(self._path)
-            left_open = ledger.open_session(self.run, given.name, self.mode)
-            ledger.close()
-        try:
-            device = open_device(
-                given.backend,
-                account=given.account,
-                instance=given.instance,
-                mode=self.mode,
-                max_time=given.max_time,
-                session_id=left_open,
-            )
-        except ServiceFault as fault:
-            raise explained(fault, f"connect with {given.name}", f"Ledger({str(self._path)!r})") from None
-        self._require_delay_of(device)
-        return device
+        return self._connected is not None or ((path := self._destination.path) is not None and path.exists())
 
     def _require_delay_of(self, device: Device) -> None:
         delay = self._finalized_options.execution.rep_delay
@@ -405,273 +361,92 @@ class IBMBackend(Backend):
         """
         self.connection.refresh()
         try:
-            self.connection.check([unit.bound.circuit for unit in self._units_in_use])
+            self.connection.check(self._circuits_in_use)
         except ValueError as error:
-            self._cache, self._tested = ProgramCache(), set()
+            self._programs.forget()
             raise HardwareError(
                 f"{self.name} was calibrated anew, and does not take the circuits any more ({error}). Nothing was "
                 "submitted, and everything before is kept; run the same again: they are transpiled anew."
             ) from None
 
-    def _units(self, program: Program) -> list[Unit]:
-        cached = self._cache.of(program)
-        if "units" not in cached:
-            circuits = self._transpiled(program)
-            its_units = units_of(circuits, program, self.device, self.initial_layout, self.primitive)
-            self._check_preparation(program, its_units)
-            cached["units"] = its_units
-        units: list[Unit] = cached["units"]
-        return units
+    def _ready(self, program: Program) -> DeviceProgram:
+        """The program in the device's gates; nothing is written down."""
+        return self._programs.ready(program, self.connection, self.ledger if self._has_ledger else None)
 
-    def _check_preparation(self, program: Program, units: Sequence[Unit]) -> None:
-        once = Request(program, np.zeros((1, len(program.angles))), np.random.SeedSequence(0))
-        pieces = [Piece(0, number, 0, 1) for number in range(len(units))]
-        if pieces:
-            self.connection.check_preparation(self.primitive, pubs_of(pieces, [once], [units])(), self.options)
+    def _tested(self, program: Program) -> DeviceProgram:
+        """The same, tested and in the ledger."""
+        while (tested := self._programs.tested.get(program)) is None:
+            ready = self._ready(program)
+            self._programs.test(program, ready)  # first, because the ledger makes its file
+            self._programs.keep(program, ready, self.ledger)
+        return tested
 
-    def _transpiled(self, program: Program) -> list[Any]:
-        """Circuits that an earlier process has left, while they fit the device: a run that goes on does not change."""
-        if not program.readout.groups:
-            return []
-        key = self._key_of_circuits(program)
-        kept = self._unkept.get(key)
-        if kept is None and self._has_ledger:
-            kept = self.ledger.circuits(key)
-        if kept is not None:
-            try:
-                circuits = from_qpy(kept, program)
-                self.connection.check(circuits)
-            except HardwareError:
-                raise
-            except Exception as error:  # damaged bytes, or those of a newer Qiskit, raise anything
-                changed = isinstance(error, ValueError)
-                why = "the device has changed" if changed else "the transpiled circuits in the ledger cannot be read"
-                _log.warning("Transpiling anew, because %s: %s", why, error)
-                self.ledger.note(self.run, "transpiled-anew", f"{why}: {error}")
-                self.ledger.forget_circuits(key)
-                self._unkept.pop(key, None)
-            else:
-                return circuits
-        circuits = circuits_for(
-            program,
-            self.device,
-            self.primitive,
-            optimization_level=self.optimization_level,
-            initial_layout=self.initial_layout,
-            seed_transpiler=self.seed_transpiler,
+    def _workload(
+        self, requests: Sequence[Request], shots: int, prepared: Callable[[Program], DeviceProgram]
+    ) -> Workload:
+        if shots not in self._settled:
+            self._settled[shots] = self._nothing(shots)
+        measurements = [Measurement(request, prepared(request.program), shots) for request in requests]
+        return replace(self._settled[shots], measurements=measurements)
+
+    def _nothing(self, shots: int) -> Workload:
+        """A workload of nothing with so many shots, whose settings are those of all others."""
+        options = self._finalized_options
+        resilience = getattr(options, "resilience", None)
+        return Workload(
+            measurements=(),
+            shots=shots,
+            price=price_of(options, shots, rep_delay=self.connection.rep_delay),
+            limits=self.limits,
+            extrapolates=resilience is not None and resilience.zne_mitigation,
+            run=self.run,
+            passport=Passport(
+                backend=self.connection.name,
+                calibrated=(),
+                layouts=(),
+                optimization_level=self.optimization_level,
+                seed_transpiler=self.seed_transpiler,
+                primitive=self.primitive,
+                options=self.options,
+                shots=shots,
+                job_ids=(),
+                sessions=(),
+                usage_seconds=None,
+                estimated_seconds=0,
+                versions=_versions(),
+            ),
         )
-        self.connection.check(circuits)
-        self._require_within_gates(circuits)
-        self._unkept[key] = to_qpy(circuits)
-        return from_qpy(self._unkept[key], program)
-
-    def _key_of_circuits(self, program: Program) -> str:
-        return digest(self.run, *self._circumstances, self._fingerprint(program))
-
-    def _keep_circuits(self, program: Program) -> bool:
-        """Writes transpiled circuits down for later processes; returns whether another process's were there before.
-
-        Those are used then, so that a run is the same in all of its processes.
-        """
-        key = self._key_of_circuits(program)
-        mine = self._unkept.pop(key, None)
-        if mine is None or self.ledger.keep_circuits(key, mine) == mine:
-            return False
-        self._cache = ProgramCache()
-        return True
-
-    def _require_within_gates(self, circuits: Sequence[Any]) -> None:
-        most = max((circuit.num_nonlocal_gates() for circuit in circuits), default=0)
-        if most > self.limits.two_qubit_gates:
-            raise ValueError(
-                f"The transpiled circuit has {most:,} two-qubit gates, expected at most {self.limits.two_qubit_gates:,}: "
-                "the service takes no more."
-            )
-
-    @property
-    def _circumstances(self) -> tuple[Any, ...]:
-        """All that a result depends on besides the evaluation itself."""
-        # A job that may take longer, or logs more, measures the same.
-        without = ("environment", "max_execution_time")
-        options = {name: value for name, value in self.options.items() if name not in without}
-        transpiling = (self.optimization_level, self.initial_layout, self.seed_transpiler)
-        return self.connection.identity, self.primitive, *transpiling, options
-
-    def _fingerprint(self, program: Program) -> str:
-        cached = self._cache.of(program)
-        if "fingerprint" not in cached:
-            cached["fingerprint"] = fingerprint(program)
-        name: str = cached["fingerprint"]
-        return name
-
-    def _test(self, program: Program) -> None:
-        name = self._fingerprint(program)
-        if name in self._tested:
-            return
-        found = test_layout(program, self._units(program))
-        if self._keep_circuits(program):
-            self._test(program)
-            return
-        _log.info("%s: %s", self.name, found)
-        self.ledger.note(self.run, "self-test", found, circuit=name)
-        self._tested.add(name)
-
-    def _key_of(self, request: Request, shots: int) -> str:
-        asked = (self._fingerprint(request.program), shots, request.angles, seed_of(request))
-        return digest(self.run, *self._circumstances, *asked)
-
-    def _price(self, shots: int) -> Price:
-        return price_of(self._finalized_options, shots, rep_delay=self.connection.rep_delay)
 
     @cached_property
     def _finalized_options(self) -> Any:
         return finalized_options(self.primitive, self.options)
 
-    def _pack(self, work: Sequence[tuple[Sequence[Unit], int]], price: Price) -> list[list[Piece]]:
-        stretches = [
-            Stretch(
-                number,
-                place,
-                rows,
-                unit.bases * price.executions,
-                price.seconds(unit.bases * price.executions, unit.duration),
-                8 * len(unit.bound.parameters),
-            )
-            for number, (units, rows) in enumerate(work)
-            for place, unit in enumerate(units)
-        ]
-        return packed(
-            stretches,
-            self.limits,
-            executions_of_job=price.executions_of_job,
-            seconds_of_job=price.seconds_of_job,
-        )
 
-    def _cost_of(self, pieces: Sequence[Piece], units: Sequence[Sequence[Unit]], price: Price) -> tuple[int, float]:
-        """Executions, and seconds on the quantum processor, of a job."""
-        executions, seconds = price.executions_of_job, price.seconds_of_job
-        for piece in pieces:
-            unit = units[piece.request][piece.unit]
-            its_executions = (piece.stop - piece.start) * unit.bases * price.executions
-            executions += its_executions
-            seconds += price.seconds(its_executions, unit.duration)
-        return executions, seconds
+def _caps(*, max_qpu_seconds: Any, max_shots: Any, max_jobs: Any) -> Caps:
+    def checked(name: str, cap: Any, *, whole: bool = False) -> Any:
+        return None if cap is None else number_from(name, cap, whole=whole, also=", or None for no cap")
 
-    def _task(
-        self,
-        pieces: Sequence[Piece],
-        requests: Sequence[Request],
-        units: Sequence[Sequence[Unit]],
-        keys: Sequence[str],
-        shots: int,
-        price: Price,
-    ) -> Task:
-        content = [(keys[piece.request], piece.unit, piece.start, piece.stop) for piece in pieces]
-        key = digest(content)
-        circuits = sum((piece.stop - piece.start) * units[piece.request][piece.unit].bases for piece in pieces)
-        executions, seconds = self._cost_of(pieces, units, price)
-        job = Job(key, circuits, circuits * shots, executions, seconds)
-        resilience = getattr(self._finalized_options, "resilience", None)
-        asked = asked_by(
-            pieces, units, shots=price.executions, extrapolates=resilience is not None and resilience.zne_mitigation
-        )
-        return Task(job, pubs_of(pieces, requests, units), shots, seed=int(key[:8], 16) >> 1, asked=asked)
-
-    def _note_evaluation(
-        self, request: Request, key: str, shots: int, parts: Sequence[Sequence[tuple[Task, int]]]
-    ) -> None:
-        description = {
-            "fingerprint": self._fingerprint(request.program),
-            "run": self.run,
-            "primitive": self.primitive,
-            "shots": shots,
-            "seed": seed_of(request),
-            "parts": [[(task.job.key, place) for task, place in part] for part in parts],
-            "asked": [[astuple(task.asked[place]) for task, place in part if task.asked] for part in parts],
-            "outputs": [unit.outputs for unit in self._units(request.program)],
-            "passport": self._passport(self._units(request.program), shots, []).as_dict(),
-        }
-        self.ledger.note_evaluation(key, self.run, description, bytes_of([[request.angles]]))
-
-    def _passport(self, units: Sequence[Unit], shots: int, entries: Sequence[Entry]) -> Passport:
-        usage = [entry.usage_seconds for entry in entries if entry.usage_seconds is not None]
-        return Passport(
-            backend=self.connection.name,
-            calibrated=tuple(entry.calibrated for entry in entries),
-            layouts=tuple(unit.layout for unit in units),
-            optimization_level=self.optimization_level,
-            seed_transpiler=self.seed_transpiler,
-            primitive=self.primitive,
-            options=self.options,
-            shots=shots,
-            job_ids=tuple(entry.job_id for entry in entries if entry.job_id),
-            sessions=tuple(dict.fromkeys(entry.session_id for entry in entries if entry.session_id)),
-            usage_seconds=sum(usage) if usage else None,
-            estimated_seconds=sum(entry.estimated_seconds for entry in entries),
-            versions=_versions(),
-        )
+    return Caps(
+        checked("max_qpu_seconds", max_qpu_seconds),
+        checked("max_shots", max_shots, whole=True),
+        checked("max_jobs", max_jobs, whole=True),
+    )
 
 
-class _Given:
-    """What the user named, and what of it can leave the process."""
-
-    def __init__(self, backend: Any, account: str | None, instance: str | None, max_time: int | None) -> None:
-        self.backend, self.account, self.instance, self.max_time = backend, account, instance, max_time
-        if isinstance(backend, str):
-            kind, _, meant = backend.rpartition(":")
-            if kind or not meant:  # a word for backend=, not a device's name
-                guess = f"; did you mean {'fake_' * (kind == 'fake') + meant!r}?" if meant else "."
-                raise ValueError(f"backend: got {backend!r}, expected a device's name, such as 'ibm_fez'{guess}")
-            self.name = backend
-        else:
-            device = getattr(backend, "_backend", None) if not hasattr(backend, "target") else backend
-            name = getattr(device, "name", None)
-            if not isinstance(name, str):
-                raise TypeError(
-                    f"backend: got {backend!r} ({type(backend).__name__}), expected a device's name, a BackendV2, a Session "
-                    "or a Batch."
-                )
-            self.name = name
-
-    @property
-    def is_rehearsal(self) -> bool:
-        """Whether the device is a simulated one, in this process."""
-        if isinstance(self.backend, str):
-            return self.backend.startswith("fake_")
-        return not is_real(self.backend)
-
-    @property
-    def kind_of_session(self) -> str | None:
-        """``"session"`` or ``"batch"``, where the user gave one."""
-        name = type(self.backend).__name__.lower()
-        return name if name in ("session", "batch") else None
-
-    def without_objects(self) -> _Given:
-        if isinstance(self.backend, str) or self.is_rehearsal:
-            return self
-        return _Given(self.name, self.account, self.instance, self.max_time)
+def _limits(limits: Any, max_execution_time: int | None) -> Limits:
+    checked: Limits = Limits() if limits is None else instance_of("limits", limits, Limits, "Limits")
+    if max_execution_time is None:
+        return checked
+    # A job that would take longer would be cut off, and paid for.
+    return replace(checked, qpu_seconds=min(checked.qpu_seconds, max_execution_time))
 
 
-def _cap(name: str, cap: Any, *, whole: bool = False) -> Any:
-    return None if cap is None else number_from(name, cap, whole=whole, also=", or None for no cap")
-
-
-def _ledger_path(ledger: Any, name: str = "ledger") -> Any:
-    """The ledger's file as a path; None and the word for memory as they are.
-
-    Raises:
-        TypeError, ValueError: If there can be no such file.
-    """
-    if ledger is None or ledger == _IN_MEMORY:
-        return ledger
-    path = Path(instance_of(name, ledger, (str, os.PathLike), f"a file's path, {_IN_MEMORY!r}, or None"))
-    if path.is_dir():
-        raise ValueError(
-            f"{name}: got {str(ledger)!r}, which is a folder; give a file in it, such as {DEFAULT_LEDGER!r}."
-        )
-    if not path.parent.is_dir():
-        raise ValueError(f"{name}: got {str(ledger)!r}, expected a file in a folder that exists; make it first.")
-    return path
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
+    # A checkout that is only on the path has no metadata; and to import the version here would be a cycle.
+    bridge = import_module(__name__.partition(".")[0]).__version__
+    packages = {package: version(package) for package in _PACKAGES}
+    return {"python": platform.python_version(), **packages, "qiskit-torch-bridge": bridge}
 
 
 def _weakly(method: Callable[[], None]) -> Callable[[], None]:
@@ -695,11 +470,3 @@ def _close(sender: Sender, mode: str) -> None:
         if closed is not None:
             sender.ledger.session_closed(closed)
     sender.ledger.close()
-
-
-@lru_cache(maxsize=1)
-def _versions() -> dict[str, str]:
-    # A checkout that is only on the path has no metadata; and to import the version here would be a cycle.
-    bridge = import_module(__name__.partition(".")[0]).__version__
-    packages = {package: version(package) for package in _PACKAGES}
-    return {"python": platform.python_version(), **packages, "qiskit-torch-bridge": bridge}

@@ -1,10 +1,8 @@
-"""Names for what was asked for, the same in every process: hashes of circuits, readouts and angles."""
+"""Names of programs that are the same in every process: hashes of circuits and readouts."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,16 +12,12 @@ from qiskit.circuit.library import get_standard_gate_name_mapping
 
 from ...program.compiled import Program
 from ...program.readout import Expectation, Readout
-from ..base import Request
+from .device_circuits import DeviceCircuit
+from .ledger import digest
 
-__all__ = ["digest", "fingerprint", "seed_of"]
+__all__ = ["fingerprint", "fingerprint_on_device"]
 
 _STANDARD = frozenset(get_standard_gate_name_mapping())
-
-
-def digest(*parts: Any) -> str:
-    """A hash of numbers, words, arrays and nested lists and mappings of them."""
-    return hashlib.sha256(json.dumps([_plain(part) for part in parts], sort_keys=True).encode()).hexdigest()
 
 
 def fingerprint(program: Program) -> str:
@@ -36,11 +30,16 @@ def fingerprint(program: Program) -> str:
     return digest(_of_circuit(program.circuit, columns), _of_readout(program.readout), program.placed)
 
 
-def seed_of(request: Request) -> list[list[int]]:
-    """The seed of an evaluation as numbers: its entropy, and its place in the stream."""
-    entropy = request.seed.entropy
-    parts = list(entropy) if isinstance(entropy, Sequence) else [0 if entropy is None else entropy]
-    return [[int(part) for part in parts], [int(part) for part in request.seed.spawn_key]]
+def fingerprint_on_device(circuits: Iterable[DeviceCircuit]) -> str:
+    """A hash of all that is measured of a device's circuits, and of how their parameters follow from a program's angles."""
+    return digest(*map(_on_device, circuits))
+
+
+def _on_device(each: DeviceCircuit) -> list[Any]:
+    circuit = each.bound.circuit
+    bits = [[circuit.find_bit(bit).index for bit in instruction.clbits] for instruction in circuit.data]
+    angles = [_argument(each.bound.slopes, {}), _argument(each.bound.offsets, {})]
+    return [_of_circuit(circuit, {}), bits, angles, each.layout, [sorted(o.to_list()) for o in each.observables]]
 
 
 def _of_circuit(circuit: QuantumCircuit, columns: Mapping[Parameter, int]) -> list[Any]:
@@ -87,15 +86,3 @@ def _of_readout(readout: Readout) -> list[Any]:
     # An Estimator groups terms itself: it is given whole observables.
     operators = [sorted(o.to_list()) for o in readout.observables] if isinstance(readout, Expectation) else []
     return [readout.num_outputs, groups, readout.constants, operators]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return [str(value.dtype), list(value.shape), hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (np.integer, np.floating)):
-        return value.item()
-    return [value.real, value.imag] if isinstance(value, complex) else value

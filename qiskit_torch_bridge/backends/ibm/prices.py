@@ -22,11 +22,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Price", "price_of"]
+__all__ = ["USUAL_DURATION", "Price", "price_of"]
 
+USUAL_DURATION = 100e-6
+"""Of one execution of a circuit, in seconds, where the device does not say."""
 _SECONDS_OF_JOB = 2.0
 _USUAL_DELAY = 250e-6
-_USUAL_DURATION = 100e-6
 _ZNE_FACTORS = (1, 3, 5)
 
 
@@ -36,22 +37,15 @@ class Price:
 
     Attributes:
         executions: Of one bound circuit (one measurement basis of one parameter set).
+        delay: Between repetitions, in seconds; each execution takes that and the circuit's duration.
         executions_of_job: Of what a job adds to calibrate.
-        delay: Between repetitions, in seconds.
+        seconds_of_job: Seconds of a job besides its circuits.
     """
 
     executions: int
-    executions_of_job: int
     delay: float
-
-    @property
-    def seconds_of_job(self) -> float:
-        """Seconds of a job besides its circuits."""
-        return _SECONDS_OF_JOB + self.seconds(self.executions_of_job, None)
-
-    def seconds(self, executions: int, duration: float | None) -> float:
-        """Seconds for so many executions of a circuit of that duration (seconds; None: unknown)."""
-        return executions * (self.delay + (_USUAL_DURATION if duration is None else duration))
+    executions_of_job: int
+    seconds_of_job: float
 
 
 def price_of(options: Any, shots: int, *, rep_delay: float | None) -> Price:
@@ -84,7 +78,7 @@ def price_of(options: Any, shots: int, *, rep_delay: float | None) -> Price:
     delay = options.execution.rep_delay
     if delay is None:
         delay = _USUAL_DELAY if rep_delay is None else rep_delay
-    return Price(executions, calibration, delay)
+    return Price(executions, delay, calibration, _SECONDS_OF_JOB + calibration * (delay + USUAL_DURATION))
 
 
 def _twirled(twirling: Any, shots: int) -> tuple[int, int]:

@@ -11,59 +11,73 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from qiskit import QuantumCircuit
+from qiskit.circuit import Parameter
 from qiskit.circuit.library import Barrier
+from qiskit.quantum_info import SparsePauliOp
 
-from ...program.compiled import Program
-from ...program.readout import MeasurementGroup, OutcomeGroup, PauliGroup
-from ..primitives import restricted_to
-from ..statevector import StatevectorBackend
-from .compiling import Unit
+from ..program.compiled import Program
+from ..program.readout import MeasurementGroup, OutcomeGroup, PauliGroup
+from .results import BoundCircuit
+from .statevector import StatevectorBackend
+from .transpiling import restricted_to
 
-__all__ = ["MOST_QUBITS", "test_layout"]
+__all__ = ["require_same_answers"]
 
-MOST_QUBITS = 20
+_MOST_QUBITS = 20
 _ROWS = 2
 _TOLERANCE = 1e-6
 
 
-def test_layout(program: Program, units: Sequence[Unit]) -> str:
-    """Compares the units with their program.
+def require_same_answers(
+    program: Program,
+    circuits: Sequence[BoundCircuit],
+    observables: Sequence[SparsePauliOp] = (),
+    outputs: Sequence[int] = (),
+    *,
+    remedy: str = "Check the pass manager: it may drop no gate, and has to set a layout if it moves qubits.",
+) -> str:
+    """Compares circuits in a device's gates with their program.
+
+    Args:
+        program: The program.
+        circuits: One a measurement group, measured; or a single one without measurements, and what is read of it:
+        observables: On the device's qubits.
+        outputs: Those that the observables give.
+        remedy: What to do where they do not agree.
 
     Returns:
-        What was found, in words: that they agree, or why they could not be compared.
+        The answer in words: that they agree, or why they could not be compared.
 
     Raises:
-        ValueError: If they do not agree; nothing may be submitted then.
+        ValueError: If they do not agree.
     """
-    compact = [_without_idle_qubits(unit) for unit in units]
+    compact = [_without_idle_qubits(one.circuit, observables) for one in circuits]
     width = max((circuit.num_qubits for circuit, _ in compact), default=0)
-    if max(width, len(program.active_qubits)) > MOST_QUBITS:
-        return f"layout not tested: {width} qubits are too many to simulate here (more than {MOST_QUBITS})"
+    if max(width, len(program.active_qubits)) > _MOST_QUBITS:
+        return f"layout not tested: {width} qubits are too many to simulate here (more than {_MOST_QUBITS})"
     rng = np.random.default_rng(20_000)
     angles = rng.uniform(-np.pi, np.pi, (_ROWS, len(program.angles)))
     expected = _exact(program, angles)
-    found = np.broadcast_to(program.readout.constants, expected.shape).copy()
-    for number, (unit, (circuit, place)) in enumerate(zip(units, compact, strict=True)):
-        if unit.observables:
-            observables = [restricted_to(observable, list(place)) for observable in unit.observables]
-            simulated = Program.compile(circuit, inputs=unit.bound.parameters, observables=observables)
-            found[:, list(unit.outputs)] += _at(simulated, unit.bound.values(angles))
+    values = np.broadcast_to(program.readout.constants, expected.shape).copy()
+    for number, (one, (circuit, place)) in enumerate(zip(circuits, compact, strict=True)):
+        parameters = one.values(angles)
+        if observables:
+            restricted = [restricted_to(observable, list(place)) for observable in observables]
+            simulated = Program.compile(circuit, inputs=one.parameters, observables=restricted)
+            values[:, list(outputs)] += _at(simulated, parameters)
         else:
-            simulated = _as_measured(circuit, unit, program.readout.groups[number])
-            found += _at(simulated, unit.bound.values(angles))
-    difference = float(np.abs(found - expected).max(initial=0.0))
+            simulated = _as_measured(circuit, one.parameters, program.readout.groups[number])
+            values += _at(simulated, parameters)
+    difference = float(np.abs(values - expected).max(initial=0.0))
     if not difference < _TOLERANCE:
         raise ValueError(
             f"The transpiled circuit does not give the circuit's answers (they differ by {difference:.3g} at random angles, "
-            "without noise). Nothing was submitted. Check initial_layout; if there is none, this is a defect: report it."
+            f"without noise). {remedy}"
         )
     return f"layout tested: the transpiled circuit agrees with the logical one to {difference:.1g}"
 
 
-test_layout.__test__ = False  # type: ignore[attr-defined]  # pytest takes every test_* for its own
-
-
-def _as_measured(circuit: QuantumCircuit, unit: Unit, group: MeasurementGroup) -> Program:
+def _as_measured(circuit: QuantumCircuit, parameters: Sequence[Parameter], group: MeasurementGroup) -> Program:
     """A program that gives what the group contributes, from the qubits that are really measured."""
     measured = {
         circuit.find_bit(instruction.clbits[0]).index: circuit.find_bit(instruction.qubits[0]).index
@@ -73,11 +87,11 @@ def _as_measured(circuit: QuantumCircuit, unit: Unit, group: MeasurementGroup) -
     qubits = [measured[bit] for bit in sorted(measured)]
     if isinstance(group, PauliGroup):
         observables = [o.apply_layout(qubits, num_qubits=circuit.num_qubits) for o in group.operators]
-        return Program.compile(circuit, inputs=unit.bound.parameters, observables=observables)
+        return Program.compile(circuit, inputs=parameters, observables=observables)
     assert isinstance(group, OutcomeGroup)
     return Program.compile(
         circuit,
-        inputs=unit.bound.parameters,
+        inputs=parameters,
         probabilities=qubits,
         interpret=lambda outcome: int(group.outputs[outcome]),
     )
@@ -96,16 +110,17 @@ def _exact(program: Program, angles: np.ndarray) -> np.ndarray:
     return StatevectorBackend().evaluate(program, angles, shots=None, seed=np.random.SeedSequence(0)).values
 
 
-def _without_idle_qubits(unit: Unit) -> tuple[QuantumCircuit, tuple[int, ...]]:
+def _without_idle_qubits(
+    circuit: QuantumCircuit, observables: Sequence[SparsePauliOp]
+) -> tuple[QuantumCircuit, tuple[int, ...]]:
     """The circuit on the qubits that a gate, a measurement or an observable acts on, and which these are."""
-    circuit = unit.bound.circuit
     touched = {
         circuit.find_bit(qubit).index
         for instruction in circuit.data
         if instruction.operation.name not in ("barrier", "delay")
         for qubit in instruction.qubits
     }
-    for observable in unit.observables:
+    for observable in observables:
         touched.update(np.flatnonzero((observable.paulis.x | observable.paulis.z).any(axis=0)).tolist())
     used = tuple(sorted(touched))
     place = {qubit: i for i, qubit in enumerate(used)}

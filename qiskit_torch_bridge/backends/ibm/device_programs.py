@@ -1,0 +1,185 @@
+"""Programs in a device's gates: transpiled once, kept for later processes, and tested before they cost anything."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from qiskit import QuantumCircuit
+
+from ...program.compiled import Program
+from ..results import pubs_of
+from ..selftest import require_same_answers
+from ..transpiling import TranspilerOptions
+from .device import Device
+from .device_circuits import DeviceProgram, circuits_for, device_circuits, from_qpy, to_qpy
+from .errors import HardwareError
+from .fingerprints import fingerprint, fingerprint_on_device
+from .ledger import Ledger, digest
+
+__all__ = ["DevicePrograms"]
+
+_log = logging.getLogger(__name__)
+_CHANGE_NO_RESULT = ("environment", "max_execution_time")  # a job that may take longer, or logs more, measures the same
+
+
+@dataclass(eq=False)
+class DevicePrograms:
+    """Makes programs ready for a device.
+
+    Attributes:
+        name: The backend's, for logs.
+        run: The name of the run.
+        primitive: ``"sampler"`` or ``"estimator"``.
+        options: The primitive's, as they were set.
+        transpiler: How circuits are transpiled.
+        most_two_qubit_gates: Of one circuit.
+        tested: The programs that may be sent: they have been tested, and are in the ledger.
+    """
+
+    name: str
+    run: str
+    _: KW_ONLY
+    primitive: str
+    options: Mapping[str, Any]
+    transpiler: TranspilerOptions
+    most_two_qubit_gates: int
+
+    def __post_init__(self) -> None:
+        self._unkept: dict[str, bytes] = {}  # transpiled circuits that are not in the ledger yet
+        self.forget()
+
+    def forget(self) -> None:
+        """Has everything made ready and tested anew."""
+        self.tested: WeakKeyDictionary[Program, DeviceProgram] = WeakKeyDictionary()
+        self._ready: WeakKeyDictionary[Program, DeviceProgram] = WeakKeyDictionary()
+        self._outcomes: dict[str, str] = {}
+        self._noted: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "tested": None, "_ready": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.forget()
+
+    def ready(self, program: Program, device: Device, ledger: Ledger | None) -> DeviceProgram:
+        """The program in the device's gates.
+
+        Args:
+            program: The program.
+            device: Where it is to be measured.
+            ledger: What may have its circuits from an earlier process; None: there is none yet.
+
+        Raises:
+            ValueError: If the device cannot run it as it is to be measured.
+        """
+        if program not in self._ready:
+            name = fingerprint(program)
+            circumstances = (self.run, *self._circumstances(device), name)
+            transpiled = self._transpiled(program, device, ledger, key=digest(*circumstances))
+            circuits = device_circuits(transpiled, program, device.device, self.transpiler, self.primitive)
+            if self.transpiler.pass_manager is not None:  # which has no name of its own
+                circumstances = (*circumstances, fingerprint_on_device(circuits))
+            angles = np.zeros((1, len(program.angles)))
+            if pubs := [pub for each in circuits for pub in pubs_of(each.bound, angles, each.observables)]:
+                device.check_preparation(self.primitive, pubs, self.options)
+            self._ready[program] = DeviceProgram(circuits, name, circumstances)
+        return self._ready[program]
+
+    def test(self, program: Program, ready: DeviceProgram) -> None:
+        """Tests a program that is ready, unless that has been done.
+
+        Raises:
+            ValueError: If it does not give its answers in the device's gates.
+        """
+        key = digest(*ready.circumstances)
+        if key not in self._outcomes:
+            self._outcomes[key] = self.self_test(program, ready)
+
+    def keep(self, program: Program, ready: DeviceProgram, ledger: Ledger) -> None:
+        """Writes a tested program down for later processes, after which it may be sent.
+
+        Where another process was first, its circuits are used, so that a run is the same in all of its processes: the
+        program has to be made ready and tested anew.
+        """
+        key = digest(*ready.circumstances)
+        circuits = self._unkept.pop(key, None)
+        if circuits is not None and ledger.keep_circuits(key, circuits) != circuits:
+            self.tested.clear()
+            self._ready.clear()
+            del self._outcomes[key]
+            return
+        if key not in self._noted:
+            _log.info("%s: %s", self.name, self._outcomes[key])
+            ledger.note(self.run, "self-test", self._outcomes[key], circuit=ready.fingerprint)
+            self._noted.add(key)
+        self.tested[program] = ready
+
+    def self_test(self, program: Program, ready: DeviceProgram) -> str:
+        """Whether the circuits in the device's gates give the program's answers, in words.
+
+        Raises:
+            ValueError: If they do not.
+        """
+        circuits = ready.circuits
+        observables, outputs = (circuits[0].observables, circuits[0].outputs) if circuits else ((), ())
+        remedy = "Check initial_layout; if there is none, this is a defect: report it."
+        if self.transpiler.pass_manager is not None:
+            remedy = "Check the pass manager: it may drop no gate, and has to set a layout if it moves qubits."
+        remedy = f"Nothing was submitted. {remedy}"
+        return require_same_answers(program, [each.bound for each in circuits], observables, outputs, remedy=remedy)
+
+    def _transpiled(
+        self, program: Program, device: Device, ledger: Ledger | None, *, key: str
+    ) -> Sequence[QuantumCircuit]:
+        """Circuits that an earlier process has left, while they fit the device: a run that goes on does not change."""
+        if not program.readout.groups:
+            return []
+        kept = self._unkept.get(key)
+        if kept is None and ledger is not None and self.transpiler.pass_manager is None:
+            kept = ledger.circuits(key)
+        if kept is not None:
+            try:
+                circuits = from_qpy(kept, program)
+                device.check(circuits)
+            except HardwareError:
+                raise
+            except Exception as error:  # damaged bytes, or those of a newer Qiskit, raise anything
+                self._give_up(key, error, ledger)
+            else:
+                return circuits
+        circuits = circuits_for(program, device.device, self.primitive, self.transpiler)
+        device.check(circuits)
+        self._require_within_gates(circuits)
+        if self.transpiler.pass_manager is not None:  # no key tells its circuits from another one's
+            return circuits
+        self._unkept[key] = to_qpy(circuits)
+        return from_qpy(self._unkept[key], program)
+
+    def _give_up(self, key: str, error: Exception, ledger: Ledger | None) -> None:
+        changed = isinstance(error, ValueError)
+        why = "the device has changed" if changed else "the transpiled circuits in the ledger cannot be read"
+        _log.warning("Transpiling anew, because %s: %s", why, error)
+        self._unkept.pop(key, None)
+        if ledger is not None:
+            ledger.note(self.run, "transpiled-anew", f"{why}: {error}")
+            ledger.forget_circuits(key)
+
+    def _require_within_gates(self, circuits: Sequence[QuantumCircuit]) -> None:
+        most = max((circuit.num_nonlocal_gates() for circuit in circuits), default=0)
+        if most > self.most_two_qubit_gates:
+            raise ValueError(
+                f"The transpiled circuit has {most:,} two-qubit gates, expected at most {self.most_two_qubit_gates:,}: "
+                "the service takes no more."
+            )
+
+    def _circumstances(self, device: Device) -> tuple[Any, ...]:
+        """All that a result depends on besides the evaluation itself."""
+        options = {name: value for name, value in self.options.items() if name not in _CHANGE_NO_RESULT}
+        choices = self.transpiler.level, self.transpiler.initial_layout, self.transpiler.seed_transpiler
+        return device.identity, self.primitive, *choices, options
