@@ -22,9 +22,9 @@ from torch.nn import functional as F
 
 from qiskit_torch_bridge import LayerwiseQuantumLayer, Phase, Quote, complete_depth_schedule, layerwise_schedule
 from qiskit_torch_bridge.circuits import LayeredCircuit, random_rotations, ring_layers
+from qiskit_torch_bridge.commands.printing import in_columns
 
 from .common.command import Experiment
-from .common.comparison import table
 from .common.costs import quote_of_epoch, words
 from .common.data import Digits, load_first_of
 from .common.digits import add_digit_options, data_folder, with_digits
@@ -287,7 +287,7 @@ def cost(settings: Settings) -> str:
         )
     return (
         f"Data: {data.source}, {len(data.train_labels)} training and {len(data.test_labels)} test images.\n"
-        f"{table(rows)}\n"
+        f"{in_columns(rows)}\n"
         f"Training: {words(sum(training, Quote()))}\n"
         f"The run, with a test after each epoch: {words(sum(everything, Quote()))}"
     )

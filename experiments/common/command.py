@@ -9,13 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qiskit_torch_bridge import BudgetExceeded, HardwareError
+from qiskit_torch_bridge.backends.ibm.costs import costs_of_jobs
+from qiskit_torch_bridge.commands.printing import in_columns
 
-from .comparison import Curve, comparison_figure, seeds_figure, summarize, table
+from .comparison import Curve, comparison_figure, seeds_figure, summarize
 from .hardware import (
     CAPS,
     IN_MEMORY,
     LEDGER,
-    costs_of_jobs,
     discard_unused_ledger,
     ledger_of,
     opened,
@@ -355,7 +356,7 @@ def _summarize(experiment: Experiment, settings: Settings, folder: RunFolder, de
             "variants": summary,
         }
     )
-    print(table([{"test accuracy of": variant, **numbers} for variant, numbers in summary.items()]))
+    print(in_columns([{"test accuracy of": variant, **numbers} for variant, numbers in summary.items()]))
     _draw_all(experiment, settings, folder, finished)
 
 

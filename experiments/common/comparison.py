@@ -1,4 +1,4 @@
-"""Several trainings side by side: numbers, a table and figures; readable in grey."""
+"""Several trainings side by side: numbers and figures; readable in grey."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-__all__ = ["MARKERS", "STYLES", "Curve", "comparison_figure", "seeds_figure", "summarize", "table"]
+__all__ = ["MARKERS", "STYLES", "Curve", "comparison_figure", "seeds_figure", "summarize"]
 
 STYLES = ("-", "--", ":", "-.")
 MARKERS = "osD^vP"
@@ -40,21 +40,6 @@ def summarize(accuracies: Sequence[float]) -> dict[str, float]:
         "min": min(accuracies),
         "max": max(accuracies),
     }
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table as text, a line a row, numbers to four digits."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [columns] + [[_text(row.get(column, "")) for column in columns] for row in rows]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(columns))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-    return "\n".join([lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]])
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def comparison_figure(curves: Mapping[str, Sequence[Curve]], *, against: str = "epoch") -> Figure:

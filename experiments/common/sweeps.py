@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeInt
 
+from qiskit_torch_bridge.commands.printing import in_columns
+
 from .cells import Cell, Journal, Measure, Outcome, Record, key_of
 from .cluster import measured_by_dask, measured_here
-from .comparison import table
 from .options import Seed, Settings, folder_path, parse
 from .runs import RunFolder
 
@@ -194,7 +195,7 @@ def _conclude(study: Study, settings: Settings, folder: RunFolder, cells: Mappin
         folder.write_figure(name, figure)
     seconds = round(sum(done[key].seconds for key in cells), 3)
     folder.write_result({"experiment": study.name, "seconds": seconds, "cells": len(cells), **findings.numbers})
-    print("\n\n".join(map(table, findings.tables.values())))
+    print("\n\n".join(map(in_columns, findings.tables.values())))
 
 
 def _tables(study: Study, cells: Mapping[str, Cell], done: Mapping[str, Record]) -> dict[str, list[dict[str, Any]]]:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..common.comparison import MARKERS, STYLES, table
+from qiskit_torch_bridge.commands.printing import in_columns
+
+from ..common.comparison import MARKERS, STYLES
 from ..common.runs import RunFolder
 from .questions import QUESTIONS
 
@@ -27,7 +29,7 @@ def draw_answers(folder: RunFolder, parts: Mapping[str, RunFolder]) -> None:
         groups.setdefault(result["question"], {}).setdefault(result["answer"], []).append(part)
     rows = answer_rows(groups)
     folder.write_rows("answers.csv", rows)
-    print(table(rows))
+    print(in_columns(rows))
     for question, answers in groups.items():
         folder.write_figure(f"{question}.png", answer_figure(question, answers))
 
