@@ -74,7 +74,7 @@ def _from_word(word: str) -> Backend:
         return AerBackend()
     if kind == "fake" and name:
         from .aer import AerBackend
-        from .ibm.cloud import fake_device
+        from .ibm.device import fake_device
 
         return AerBackend(fake_device(name))
     if kind == "ibm" and name:

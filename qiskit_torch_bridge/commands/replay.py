@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 
 from ..backends.ibm.costs import costs_by_passports
-from ..backends.ibm.recording import Replay
+from ..backends.ibm.recording import Recording
 from .printing import in_columns
 
 __all__ = ["main"]
@@ -16,7 +16,7 @@ __all__ = ["main"]
 
 def main(options: Namespace) -> int:
     """Shows the file that the options name, a row for each device; returns the exit status."""
-    evaluations = Replay(options.file)._evaluations
+    evaluations = Recording.from_file(options.file).evaluations
     devices: dict[str, list[Any]] = {}
     for evaluation in evaluations:
         devices.setdefault(evaluation.passport.backend, []).append(evaluation)

@@ -21,8 +21,8 @@ pytest.importorskip("qiskit_ibm_runtime")
 from ibm_training import Nursery, full_disk, ibm, layer_on, step, trained
 
 from qiskit_torch_bridge import Ledger
-from qiskit_torch_bridge.backends.ibm.cloud import CloudDevice
 from qiskit_torch_bridge.backends.ibm.errors import LedgerError
+from qiskit_torch_bridge.backends.ibm.service import CloudDevice
 
 STEPS = 30
 KILLED = -signal.SIGKILL

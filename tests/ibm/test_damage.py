@@ -30,9 +30,9 @@ from test_wrong_results import OPTIONS
 
 from qiskit_torch_bridge import HardwareError, IBMBackend, Replay
 from qiskit_torch_bridge.backends.ibm.archives import arrays_of, asked_of_jobs, bytes_of
-from qiskit_torch_bridge.backends.ibm.cloud import CloudDevice
 from qiskit_torch_bridge.backends.ibm.errors import LedgerError
 from qiskit_torch_bridge.backends.ibm.recording import write_recording
+from qiskit_torch_bridge.backends.ibm.service import CloudDevice
 from qiskit_torch_bridge.backends.results import Arrays, WrongResult, arrays_from
 
 CHECKOUT = Path(__file__).parents[2]
@@ -239,7 +239,7 @@ def test_any_byte_of_a_recording(recorded: tuple[Path, list[list[float]]], tmp_p
         except ValueError as error:
             refused.append((f"{other} is no recording, or a damaged one (", str(error)))
     assert len(refused) > 150
-    assert all(said.startswith(begins) and "jobs LEDGER --record FILE" in said for begins, said in refused)
+    assert all(said.startswith(begins) and "qtb record LEDGER FILE" in said for begins, said in refused)
 
 
 def rewritten(path: Path, target: Path, change: Callable[[dict[str, Any], dict[str, np.ndarray]], None]) -> Path:
@@ -292,7 +292,7 @@ def test_a_recording_without_a_checksum_that_was_changed(
 ) -> None:
     """Whole as an archive, so that only what it says can tell."""
     path = rewritten(recorded[0], tmp_path / "changed.npz", CHANGES[what])
-    with pytest.raises(ValueError, match=rf"{path}.*jobs LEDGER --record FILE"):
+    with pytest.raises(ValueError, match=rf"{path}.*qtb record LEDGER FILE"):
         replayed(path)
 
 

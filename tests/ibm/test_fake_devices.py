@@ -40,10 +40,11 @@ from qiskit_torch_bridge import (
 from qiskit_torch_bridge.backends import resolve_backend
 from qiskit_torch_bridge.backends.ibm import backend as backend_module
 from qiskit_torch_bridge.backends.ibm.assembling import pubs_of
-from qiskit_torch_bridge.backends.ibm.cloud import LocalDevice, checked_options
 from qiskit_torch_bridge.backends.ibm.compiling import Unit
+from qiskit_torch_bridge.backends.ibm.device import LocalDevice
 from qiskit_torch_bridge.backends.ibm.fingerprints import fingerprint
 from qiskit_torch_bridge.backends.ibm.prices import price_of
+from qiskit_torch_bridge.backends.ibm.primitive_options import checked_options
 from qiskit_torch_bridge.backends.ibm.work import Piece, Stretch, packed
 from qiskit_torch_bridge.backends.transpiling import BoundCircuit
 

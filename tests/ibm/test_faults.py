@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import logging
+import pickle
 import ssl
 import threading
 import time
@@ -21,9 +22,9 @@ pytest.importorskip("qiskit_ibm_runtime")
 from ibm_training import ibm, layer_on, step
 
 from qiskit_torch_bridge import HardwareError, Patience
-from qiskit_torch_bridge.backends.ibm.cloud import CloudDevice
 from qiskit_torch_bridge.backends.ibm.errors import JobFailed, NotAuthorized, ServiceUnavailable
-from qiskit_torch_bridge.backends.ibm.faults import Fault, meaning_of
+from qiskit_torch_bridge.backends.ibm.faults import Fault, ServiceFault, meaning_of
+from qiskit_torch_bridge.backends.ibm.service import CloudDevice
 
 PATIENCE = Patience(retry_seconds=60.0, longest_pause_seconds=0.1, settle_seconds=0.05, poll_seconds=0.02)
 HASTY = Patience(retry_seconds=0.3, longest_pause_seconds=0.1, settle_seconds=0.05, poll_seconds=0.02)
@@ -120,6 +121,12 @@ def test_one_that_is_listed_too_late_is_cancelled_and_counted(
         assert backend.spent.qpu_seconds == sum(job["seconds"] for job in cloud.jobs()[-2:])
         step(layer)  # the next one is not disturbed
         assert since(cloud, before) == (3, 3)
+
+
+def test_a_fault_can_leave_its_process() -> None:
+    fault = ServiceFault(Fault.MISSING, "not found", certain=True, remedy="Look again.", tries=2)
+    copy = pickle.loads(pickle.dumps(fault))
+    assert (type(copy), str(copy), vars(copy)) == (ServiceFault, "not found", vars(fault))
 
 
 # The true cause ---------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from qiskit_ibm_runtime.utils import validate_isa_circuits, validate_rzz_pubs
 
 from qiskit_torch_bridge import IBMBackend, QuantumLayer
 from qiskit_torch_bridge.backends.ibm import backend as backend_module
-from qiskit_torch_bridge.backends.ibm.cloud import LocalDevice
+from qiskit_torch_bridge.backends.ibm.device import LocalDevice
 from qiskit_torch_bridge.backends.transpiling import BoundCircuit
 
 OBSERVABLES = ["ZII", "IXX", "YZI", "IIZ"]
@@ -194,7 +194,7 @@ def test_circuits_of_an_earlier_version_are_transpiled_anew(tmp_path):
     layer_on(first, shots=10)(torch.zeros(1, 3))
     stale = QuantumCircuit(5, 3)
     stale.rzz(ParameterVector("angle", 9)[0], 0, 1)
-    with first.ledger._transaction() as db:
+    with first.ledger._file.transaction() as db:
         db.execute("UPDATE circuits SET circuits = ?", (backend_module.to_qpy([stale] * 3),))
     first.close()
     second = IBMBackend(FakeFractionalBackend(), ledger=path)

@@ -10,10 +10,12 @@ import pytest
 pytest.importorskip("qiskit_ibm_runtime", reason="the faults are those of IBM's client")
 
 from qiskit_torch_bridge import BudgetExceeded, HardwareError, Ledger, Patience
-from qiskit_torch_bridge.backends.ibm.cloud import CloudDevice, Fault, LocalDevice, ServiceFault
+from qiskit_torch_bridge.backends.ibm.device import LocalDevice
 from qiskit_torch_bridge.backends.ibm.errors import JobFailed, LedgerError, ServiceUnavailable
+from qiskit_torch_bridge.backends.ibm.faults import Fault, ServiceFault
 from qiskit_torch_bridge.backends.ibm.ledger import Caps, Job, Role
 from qiskit_torch_bridge.backends.ibm.sending import Sender, Task
+from qiskit_torch_bridge.backends.ibm.service import CloudDevice
 
 PATIENCE = Patience(retry_seconds=0.2, settle_seconds=0.05, poll_seconds=0.01)
 ANSWER = [[np.zeros((1, 3, 1), dtype=np.uint8)]]
@@ -58,7 +60,7 @@ class Obedient(LocalDevice):
 
 
 def task(key: str = "a", shots: int = 3) -> Task:
-    return Task(Job(key, 1, shots, shots, 2.0), lambda: [], shots, 0)
+    return Task(Job(key, 1, shots, shots, estimated_seconds=2.0), lambda: [], shots, 0)
 
 
 def sender(device, ledger, **caps) -> Sender:

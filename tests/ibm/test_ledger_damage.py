@@ -24,7 +24,7 @@ RESULTS = [random.Random(number).randbytes(3000) for number in range(JOBS)]
 
 
 def claim(ledger: Ledger, key: str, **caps: Any) -> Any:
-    return ledger.claim([Job(key, 1, 3, 3, 2.0)], run="run", backend="device", caps=Caps(**caps))[0]
+    return ledger.claim([Job(key, 1, 3, 3, estimated_seconds=2.0)], run="run", backend="device", caps=Caps(**caps))[0]
 
 
 def filled(path: Path) -> Path:
@@ -243,7 +243,7 @@ def test_the_remedy_is_the_one_for_the_case(path: Path, says: str, remedy: str) 
     ledger = Ledger(path)
     with (
         pytest.raises(LedgerError, match=f"{path} cannot be used: {says}.*{remedy.format(path=path)}"),
-        ledger._transaction(),
+        ledger._file.transaction(),
     ):
         raise sqlite3.OperationalError(says)
     ledger.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 
 from qiskit_torch_bridge import Ledger
-from qiskit_torch_bridge.backends.ibm import ledger as ledger_module
+from qiskit_torch_bridge.backends.ibm import ledger_file
 from qiskit_torch_bridge.backends.ibm.errors import LedgerError
 from qiskit_torch_bridge.backends.ibm.ledger import Caps, Job
 
@@ -23,7 +25,7 @@ from qiskit_torch_bridge.backends.ibm.ledger import Caps, Job
 def fill(ledger: Ledger, jobs: int, size: int) -> None:
     for _ in range(jobs):
         key = f"key-{len(ledger.entries())}"
-        (claim,) = ledger.claim([Job(key, 1, 1, 1, 1.0)], run="", backend="device", caps=Caps())
+        (claim,) = ledger.claim([Job(key, 1, 1, 1, estimated_seconds=1.0)], run="", backend="device", caps=Caps())
         ledger.submitted(claim.number, f"id of {key}", session_id=None, calibrated="")
         ledger.finished(claim.number, os.urandom(size), 1.0)
 
@@ -59,6 +61,13 @@ def test_a_new_ledger_does_not_take_on_what_a_lost_one_has_left(tmp_path: Path, 
         assert ledger.entries() == []
 
 
+def test_a_process_that_ends_with_an_open_ledger_does_so_quietly(tmp_path: Path) -> None:
+    program = "import sys; from qiskit_torch_bridge import Ledger; ledger = Ledger(sys.argv[1])"
+    ended = subprocess.run([sys.executable, "-c", program, tmp_path / "jobs.sqlite"], capture_output=True, check=True)
+    assert ended.stderr == b""
+    assert [file.name for file in tmp_path.iterdir()] == ["jobs.sqlite"]
+
+
 class Slow(sqlite3.Connection):
     """A connection whose closing can be seen."""
 
@@ -84,7 +93,7 @@ def _seen() -> Iterator[None]:
         return genuine(*arguments, factory=Slow, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ledger_module.sqlite3, "connect", connect)
+        patch.setattr(ledger_file.sqlite3, "connect", connect)
         yield
 
 
@@ -108,7 +117,7 @@ def test_a_folder_that_somebody_else_has_locked_holds_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fcntl = pytest.importorskip("fcntl")
-    monkeypatch.setattr(ledger_module, "_SECONDS_OF_CLOSING", 0.02)
+    monkeypatch.setattr(ledger_file, "_SECONDS_OF_CLOSING", 0.02)
     ledger = Ledger(tmp_path / "jobs.sqlite")
     folder = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)

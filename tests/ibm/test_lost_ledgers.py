@@ -83,9 +83,7 @@ def test_a_damaged_job_is_not_sent_again_until_it_is_given_up(
     before = len(cloud.jobs())
     poke(path, f"UPDATE jobs SET {change}")
     for _ in range(2):
-        with pytest.raises(
-            LedgerError, match=rf"damaged in jobs .*python -m experiments jobs {path} --discard-damaged"
-        ):
+        with pytest.raises(LedgerError, match=rf"damaged in jobs .*qtb jobs {path} --discard-damaged"):
             again(cloud, path)
     assert len(cloud.jobs()) == before
     assert main(["jobs", str(path)]) == 0

@@ -97,7 +97,7 @@ def test_circuits_are_kept_from_the_first_job_on(folder):
     layer = layer_on(backend)
     layer.quote(1)
     layer(torch.zeros(1, 1))
-    with backend.ledger._transaction() as db:
+    with backend.ledger._file.transaction() as db:
         assert db.execute("SELECT COUNT(*) FROM circuits").fetchone() == (1,)
 
 

@@ -19,7 +19,7 @@ from qiskit_ibm_runtime.fake_provider import FakeManilaV2
 from qiskit_ibm_runtime.options_models import EstimatorOptions, ExecutorOptions, SamplerOptions
 
 from qiskit_torch_bridge import IBMBackend, QuantumLayer
-from qiskit_torch_bridge.backends.ibm.cloud import checked_options
+from qiskit_torch_bridge.backends.ibm.primitive_options import checked_options
 
 NAN, INF = float("nan"), float("inf")
 

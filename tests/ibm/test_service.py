@@ -22,7 +22,7 @@ from ibm_training import FEATURES, PATIENCE, SHOTS, UPSTREAM, ibm, layer_on, ste
 from qiskit_ibm_runtime import Batch, Session
 
 from qiskit_torch_bridge import BudgetExceeded, HardwareError, Limits, Patience, QuantumLayer
-from qiskit_torch_bridge.backends.ibm import cloud as cloud_module
+from qiskit_torch_bridge.backends.ibm import service as service_module
 from qiskit_torch_bridge.backends.ibm.errors import JobFailed, NotAuthorized, ServiceUnavailable
 from qiskit_torch_bridge.backends.ibm.recording import write_recording
 
@@ -222,7 +222,7 @@ def test_a_fault_that_passes_changes_nothing(
     posts: int,
 ) -> None:
     if "stall" in kind:
-        monkeypatch.setattr(cloud_module, "_READ_SECONDS", 0.4)
+        monkeypatch.setattr(service_module, "_READ_SECONDS", 0.4)
     with ibm(ledger, mode=mode) as backend:
         layer, watch = layer_on(backend), Watch(cloud)
         cloud.inject(kind, **details)
@@ -345,7 +345,7 @@ def test_an_interrupted_wait_goes_on(
     with ibm(ledger) as backend:
         layer, watch = layer_on(backend), Watch(cloud)
         with monkeypatch.context() as patch:
-            patch.setattr(cloud_module.CloudDevice, "_sent", interrupted)
+            patch.setattr(service_module.CloudDevice, "_sent", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 step(layer)
         assert len(watch.jobs) == 1

@@ -22,11 +22,12 @@ pytest.importorskip("qiskit_ibm_runtime")
 from ibm_quantum_schemas.common import CompressedTensorModel
 from ibm_training import SHOTS, ibm, layer_on, step
 from qiskit_ibm_runtime.api.client import RuntimeClient
+from qiskit_ibm_runtime.decoders.defaults import DEFAULT_DECODERS
 from test_service import HASTY, Watch, bounds, exact_step, leave_a_job
 
 from qiskit_torch_bridge import HardwareError, IBMBackend
 from qiskit_torch_bridge.backends.ibm import sending
-from qiskit_torch_bridge.backends.ibm.cloud import LocalDevice
+from qiskit_torch_bridge.backends.ibm.device import LocalDevice
 from qiskit_torch_bridge.backends.ibm.errors import JobFailed, LedgerError
 from qiskit_torch_bridge.commands import main
 
@@ -291,6 +292,39 @@ def test_what_an_earlier_version_has_sent_is_checked_when_it_is_read(
         wrong.change = None
         assert torch.equal(step(layer_on(backend)), right["sampler"])
         assert watch.posts == len(watch.jobs) == 1
+
+
+EXECUTOR = DEFAULT_DECODERS["executor"]
+LAYOUTS = {"one decoder": EXECUTOR[0], "none": None, "another order": EXECUTOR[1:], "without roles": EXECUTOR[:1]}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_client_that_decodes_otherwise_sends_no_job(
+    cloud: CloudServer, ledger: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    """Or it would be paid for and not read."""
+    monkeypatch.setitem(DEFAULT_DECODERS, "executor", LAYOUTS[layout])
+    watch = Watch(cloud)
+    said = r"qiskit-ibm-runtime: got version \d+\.\d+\.\d+, which decodes results in another way than 0\.51"
+    with ibm(ledger) as backend, pytest.raises(HardwareError, match=said):
+        step(layer_on(backend))
+    assert watch.posts == 0
+    assert not ledger.exists()
+
+
+def test_a_job_of_before_waits_for_a_client_that_decodes_it(
+    cloud: CloudServer, ledger: Path, right: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ibm(ledger, patience=HASTY) as backend:
+        watch = Watch(cloud)
+        leave_a_job(cloud, layer_on(backend))
+        with monkeypatch.context() as patch:
+            patch.setitem(DEFAULT_DECODERS, "executor", EXECUTOR[0])
+            with pytest.raises(HardwareError, match="those that were sent are kept"):
+                backend.collect(1)
+        assert backend.ledger.entry(1).state == "submitted"
+        assert torch.equal(step(layer_on(backend)), right["sampler"])
+        assert watch.posts == 1
 
 
 def test_an_echoed_key_is_masked(cloud: CloudServer, ledger: Path, wrong: Wrong) -> None:

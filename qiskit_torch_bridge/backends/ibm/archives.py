@@ -66,12 +66,12 @@ def read_archive(file: BinaryIO) -> dict[str, np.ndarray]:
 
 def asked_of_jobs(ledger: Ledger) -> dict[str, list[Asked]]:
     """What each job was to bring back, by its key, as far as the evaluations that it is for say."""
-    found: dict[str, dict[int, Asked]] = {}
+    jobs: dict[str, dict[int, Asked]] = {}
     for description, _ in ledger.evaluations():
-        for part, wanted in zip(description["parts"], description.get("asked", ()), strict=False):
-            for (key, place), (shape, *rest) in zip(part, wanted, strict=True):
-                found.setdefault(key, {})[place] = Asked(tuple(shape), *rest)
-    return {key: [pubs[place] for place in range(len(pubs))] for key, pubs in found.items() if max(pubs) < len(pubs)}
+        for part, asked in zip(description["parts"], description.get("asked", ()), strict=False):
+            for (key, place), (shape, *rest) in zip(part, asked, strict=True):
+                jobs.setdefault(key, {})[place] = Asked(tuple(shape), *rest)
+    return {key: [pubs[place] for place in range(len(pubs))] for key, pubs in jobs.items() if max(pubs) < len(pubs)}
 
 
 def stored_result(ledger: Ledger, number: int, asked: Sequence[Asked] | None) -> Arrays:
@@ -96,7 +96,7 @@ def stored_result(ledger: Ledger, number: int, asked: Sequence[Asked] | None) ->
 
 def way_to_forget(ledger: Ledger, number: int) -> str:
     """How a user gives up a job that was paid for."""
-    command = f" (or `python -m experiments jobs {ledger.path} --forget {number}`)" if ledger.path else ""
+    command = f" (or `qtb jobs {ledger.path} --forget {number}`)" if ledger.path else ""
     return (
         f"IBMBackend.forget({number}){command} gives it up: then the same run sends it again, which is paid for again."
     )

@@ -27,14 +27,17 @@ from ..statevector import StatevectorBackend
 from ..transpiling import check_transpiler_options
 from .archives import bytes_of
 from .assembling import asked_by, estimate_from_arrays, parts_of, pubs_of
-from .cloud import Device, ServiceFault, checked_options, finalized_options, is_real, open_device
 from .compiling import Unit, circuits_for, from_qpy, to_qpy, units_of
+from .device import Device
 from .errors import HardwareError
+from .faults import ServiceFault
 from .fingerprints import digest, fingerprint, seed_of
 from .ledger import Caps, Entry, Job, Ledger, Spent
 from .prices import Price, price_of
+from .primitive_options import checked_options, finalized_options
 from .selftest import test_layout
 from .sending import Patience, Sender, Task, explained
+from .service import is_real, open_device
 from .work import Limits, Piece, Stretch, packed
 
 __all__ = ["DEFAULT_LEDGER", "IBMBackend"]
@@ -570,7 +573,7 @@ class IBMBackend(Backend):
         key = digest(content)
         circuits = sum((piece.stop - piece.start) * units[piece.request][piece.unit].bases for piece in pieces)
         executions, seconds = self._cost_of(pieces, units, price)
-        job = Job(key, circuits, circuits * shots, executions, seconds)
+        job = Job(key, circuits, circuits * shots, executions, estimated_seconds=seconds)
         resilience = getattr(self._finalized_options, "resilience", None)
         asked = asked_by(
             pieces, units, shots=price.executions, extrapolates=resilience is not None and resilience.zne_mitigation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "EXTRA_IS_MISSING",
     "BudgetExceeded",
     "HardwareError",
     "JobFailed",
@@ -11,6 +12,10 @@ __all__ = [
     "NotRecorded",
     "ServiceUnavailable",
 ]
+
+EXTRA_IS_MISSING = (
+    "needs qiskit-ibm-runtime, which is not installed; install the extra: pip install 'qiskit-torch-bridge[ibm]'."
+)
 
 
 class HardwareError(RuntimeError):

@@ -6,16 +6,18 @@ account's key: a server or proxy that echoes a request sends it back.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 from .errors import HardwareError
 
-__all__ = ["Fault", "Meaning", "ServiceFault", "masked", "meaning_of", "raise_alone", "said_by", "shortened"]
+__all__ = ["Fault", "ServiceFault", "fault_of", "masked", "meaning_of", "raise_alone", "secrets_of", "shortened"]
 
 _MOST_CHARACTERS = 600
 _SOME = 3
@@ -48,6 +50,9 @@ class ServiceFault(HardwareError):  # noqa: N818
         self.fault, self.certain, self.remedy = fault, certain, remedy
         lasting = fault not in (Fault.TRANSIENT, Fault.MISSING)
         self.tries = tries if tries is not None else 1.0 if lasting else float("inf")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.fault, str(self)), vars(self)
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,27 @@ def masked(text: str, secrets: Iterable[str] = ()) -> str:
     return text
 
 
+def secrets_of(service: Any) -> list[str]:
+    """What of a service must not be shown: its key, access tokens, and passwords of proxies."""
+    account = getattr(service, "_account", None)
+    proxies = getattr(account, "proxies", None)
+    secrets = [
+        os.environ.get("QISKIT_IBM_TOKEN"),
+        getattr(account, "token", None),
+        getattr(proxies, "password_ntlm", None),
+    ]
+    if service is None:  # it could not be made, and might have been any of these
+        with suppress(Exception):
+            from qiskit_ibm_runtime import QiskitRuntimeService
+
+            secrets += [saved.get("token") for saved in QiskitRuntimeService.saved_accounts().values()]
+    for client in getattr(service, "_api_clients", {}).values():
+        auth = getattr(getattr(client, "_session", None), "auth", None)
+        manager = getattr(auth, "manager", getattr(auth, "tm", None))
+        secrets += [getattr(manager, "access_token", None), getattr(manager, "refresh_token", None)]
+    return [secret for secret in secrets if isinstance(secret, str) and len(secret) > 3 and secret != "not_supported"]
+
+
 def shortened(text: str) -> str:
     """What a client says, in one line; of a web page only that it is one."""
     page = _WEB_PAGE.search(text)
@@ -145,6 +171,27 @@ def raise_alone(error: BaseException) -> NoReturn:
     except BaseException:
         error.__context__ = None
         raise
+
+
+def fault_of(
+    error: Exception, service: Any, *, before: BaseException | None = None, certain: bool = True
+) -> ServiceFault:
+    """What the client raised, as a fault without tokens in it.
+
+    Args:
+        error: The exception.
+        service: The client's object; None: it could not be made.
+        before: What was being handled before the request, and has nothing to do with it.
+        certain: Whether it is certain that the request was not carried out.
+    """
+    if type(error).__name__ == "QiskitBackendNotFoundError":
+        error = _why_there_is_no_device(error, service)
+    meaning, said = meaning_of(error, before=before), _said_by(error, before)
+    if meaning.fault is Fault.UNAUTHORIZED and meaning.tries != 1:
+        meaning, more = _meaning_of_401(error, before, service)
+        said += more
+    said = shortened(masked(said, secrets_of(service)))
+    return ServiceFault(meaning.fault, said, certain=certain, remedy=meaning.remedy, tries=meaning.tries)
 
 
 def meaning_of(error: BaseException, *, before: BaseException | None = None, key_is_good: bool = False) -> Meaning:
@@ -166,14 +213,38 @@ def meaning_of(error: BaseException, *, before: BaseException | None = None, key
     if "RuntimeJobNotFound" in names:
         return Meaning(Fault.MISSING)
     answered = bool(status) or not names & {"RequestsApiError", "OSError"}
-    if (
-        _SESSION.search(str(error)) and answered and status < 500
-    ):  # the service refuses, or the client without asking it
+    # The service refuses, or the client without asking it.
+    if _SESSION.search(str(error)) and answered and status < 500:
         return Meaning(Fault.SESSION_CLOSED)
     if 400 <= status < 500:
         return _meaning_of_refusal(status, said)
-    if status >= 500:
-        return Meaning(Fault.TRANSIENT)
+    return Meaning(Fault.TRANSIENT) if status >= 500 else _meaning_without_answer(causes, names, said)
+
+
+def _why_there_is_no_device(error: Exception, service: Any) -> Exception:
+    """Asks for the list of devices: the client says that there is none such whenever the list does not come."""
+    for client in getattr(service, "_api_clients", {}).values():
+        try:
+            client.list_backends()
+        except Exception as cause:
+            return cause
+    return error
+
+
+def _meaning_of_401(error: Exception, before: BaseException | None, service: Any) -> tuple[Meaning, str]:
+    """Asks IBM's identity service about the key: the service refuses too when that is out of order, and so may a proxy."""
+    session = getattr(getattr(service, "_active_api_client", None), "_session", None)
+    manager = getattr(getattr(session, "auth", None), "manager", None)
+    if manager is None:
+        return meaning_of(error, before=before), ""
+    try:
+        manager._save_token_info(manager.request_token())
+    except Exception as refusal:
+        return meaning_of(refusal, before=error), f"; IBM's identity service: {_said_by(refusal, error)}"
+    return meaning_of(error, before=before, key_is_good=True), "; IBM's identity service accepts the key"
+
+
+def _meaning_without_answer(causes: Sequence[BaseException], names: set[str], said: str) -> Meaning:
     if "CERTIFICATE_VERIFY_FAILED" in said:
         return Meaning(Fault.REFUSED, _CERTIFICATE)
     if "ProxyError" in names and "407" in said:
@@ -188,7 +259,7 @@ def meaning_of(error: BaseException, *, before: BaseException | None = None, key
     return Meaning(Fault.REFUSED)
 
 
-def said_by(error: BaseException, before: BaseException | None = None) -> str:
+def _said_by(error: BaseException, before: BaseException | None = None) -> str:
     """What an exception says; for one that hides another, what that says."""
     causes = list(_causes(error, before))
     hides = type(error).__name__ in ("InvalidAccountError", "QiskitBackendNotFoundError") and len(causes) > 1

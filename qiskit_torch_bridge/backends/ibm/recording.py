@@ -10,8 +10,8 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,23 +22,24 @@ from ...arguments import instance_of, number_from
 from ...program.compiled import Program
 from ..base import Backend, Charge, Estimate, ProgramCache, Request, check_shots
 from ..passport import Passport
-from ..results import Asked, WrongResult, check_arrays
+from ..results import Arrays, Asked, WrongResult, check_arrays
 from .archives import arrays_of, asked_of_jobs, read_archive, stored_result, way_to_forget
 from .assembling import estimate_from_arrays
 from .errors import LedgerError, NotRecorded
 from .fingerprints import digest, fingerprint, seed_of
-from .ledger import Ledger
+from .ledger import Entry, Ledger
 
-__all__ = ["Replay", "write_recording"]
+__all__ = ["Recording", "Replay", "write_recording"]
 
 _FORMAT = "qiskit_torch_bridge recording 1"
+_DESCRIBED = ("fingerprint", "shots", "seed", "outputs")  # of an evaluation, by the ledger and by the manifest alike
 _WAY_OUT = (
-    "Give a file that `python -m experiments jobs LEDGER --record FILE` has written: another copy of this one, or one that "
-    "is recorded anew from its ledger."
+    "Give a file that `qtb record LEDGER FILE` has written: another copy of this one, or one that is recorded anew from its "
+    "ledger."
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class _Evaluation:
     """One evaluation of a recording.
 
@@ -46,8 +47,8 @@ class _Evaluation:
         fingerprint: Of the program.
         shots: Shots a circuit.
         seed: The seed it was asked for with.
-        angles: Shape (N, A).
         outputs: For each circuit, the outputs that an Estimator's values are; empty for a Sampler's bits.
+        angles: Shape (N, A).
         pubs: For each circuit, the arrays of its PUBs in the order of the rows.
         passport: Where it was measured.
         charge: What it cost.
@@ -56,11 +57,130 @@ class _Evaluation:
     fingerprint: str
     shots: int
     seed: list[list[int]]
-    angles: np.ndarray
     outputs: list[list[int]]
-    pubs: list[list[list[np.ndarray]]]
+    angles: np.ndarray
+    pubs: list[Arrays]
     passport: Passport
     charge: Charge
+
+    @classmethod
+    def from_entry(cls, number: int, entry: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> _Evaluation:
+        """From its entry in the manifest, and from the recording's arrays by name."""
+        return cls(
+            **{name: entry[name] for name in _DESCRIBED},
+            angles=arrays[f"{number}/angles"],
+            pubs=[
+                [[arrays[f"{number}/{circuit}/{pub}/{i}"] for i in range(count)] for pub, count in enumerate(counts)]
+                for circuit, counts in enumerate(entry["arrays"])
+            ],
+            passport=Passport.from_dict(entry["passport"]),
+            charge=Charge(*entry["charge"]),
+        )
+
+    def entry(self) -> dict[str, Any]:
+        """What the manifest says of it."""
+        return {
+            **{name: getattr(self, name) for name in _DESCRIBED},
+            "arrays": [[len(group) for group in groups] for groups in self.pubs],
+            "passport": self.passport.as_dict(),
+            "charge": astuple(self.charge),
+        }
+
+    def arrays(self, number: int) -> Iterator[tuple[str, np.ndarray]]:
+        """Its arrays, each with its name in a recording where this evaluation has that number."""
+        yield f"{number}/angles", self.angles
+        for circuit, groups in enumerate(self.pubs):
+            for pub, group in enumerate(groups):
+                for i, array in enumerate(group):
+                    yield f"{number}/{circuit}/{pub}/{i}", array
+
+    def check(self, where: str) -> _Evaluation:
+        """Itself, if its arrays are what it says.
+
+        Raises:
+            WrongResult: If they are not.
+        """
+        angles, shots = self.angles, self.shots
+        if angles.dtype != np.float64 or angles.ndim != 2 or not np.isfinite(angles).all():
+            raise WrongResult(f"{where}: got angles of {angles.dtype} and shape {angles.shape}, expected finite (N, A)")
+        if check_shots(shots) is None or len(self.outputs) != len(self.pubs):
+            raise WrongResult(f"{where}: got {shots} shots and {len(self.outputs)} circuits, expected {len(self.pubs)}")
+        twirling = (self.passport.options or {}).get("twirling") or {}
+        rounded_up = any(twirling.get(name) for name in ("enable_gates", "enable_measure"))
+        for circuit, (groups, outputs) in enumerate(zip(self.pubs, self.outputs, strict=True)):
+            asked = [_asked_by(group, len(outputs), shots, at_least=rounded_up) for group in groups]
+            try:
+                check_arrays(groups, asked)
+            except WrongResult as error:
+                raise WrongResult(f"{where}, circuit {circuit}, {error}") from None
+            rows = sum(each.shape[-1] if each.shape else 1 for each in asked)
+            if rows != len(angles):
+                raise WrongResult(
+                    f"{where}, circuit {circuit}: got results of {rows} sets of angles, expected {len(angles)}"
+                )
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """What a run measured.
+
+    Attributes:
+        evaluations: In the order in which they were asked for.
+    """
+
+    evaluations: tuple[_Evaluation, ...]
+
+    @classmethod
+    def from_ledger(cls, ledger: Ledger, *, run: str | None = None) -> Recording:
+        """All evaluations of a ledger whose jobs are done; arguments and errors are those of :func:`write_recording`."""
+        evaluations = tuple(_evaluations_of(ledger, run))
+        if not evaluations:
+            raise ValueError(f"{ledger!r} holds no evaluation{'' if run is None else f' of run {run!r}'} that is done.")
+        for number, evaluation in enumerate(evaluations):
+            try:
+                evaluation.check(f"evaluation {number}")
+            except WrongResult as error:
+                raise LedgerError(
+                    f"A result in {ledger!r} is not what was asked for ({error}); the jobs of this evaluation are "
+                    f"{', '.join(evaluation.passport.job_ids)}. Nothing was written. Run the same again, which finds the "
+                    "wrong one and says what can be done; or record another run."
+                ) from None
+        return cls(evaluations)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Recording:
+        """A recording that was written into a file, which is checked as a whole.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is not a recording, or damaged.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: there is no such recording.")
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read ({error}); make it readable, or give another file.") from error
+        try:
+            return cls(tuple(_evaluations_in(read_archive(io.BytesIO(content)))))
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError, WrongResult) as error:
+            said = f"it lacks {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"{path} is no recording, or a damaged one ({said}). {_WAY_OUT}") from error
+
+    def to_file(self, path: str | os.PathLike[str]) -> None:
+        """Writes it into a file, by custom with the ending ``.npz``.
+
+        Raises:
+            FileExistsError: If there is such a file.
+        """
+        listed = [evaluation.entry() for evaluation in self.evaluations]
+        arrays = dict(chain(*(evaluation.arrays(number) for number, evaluation in enumerate(self.evaluations))))
+        content = {"format": _FORMAT, "evaluations": listed, "checksum": digest(listed, arrays)}
+        manifest = np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
+        with Path(path).open("xb") as file:
+            np.savez_compressed(file, manifest=manifest, **arrays)  # type: ignore[arg-type]
 
 
 def write_recording(ledger: Ledger, path: str | os.PathLike[str], *, run: str | None = None) -> int:
@@ -82,10 +202,15 @@ def write_recording(ledger: Ledger, path: str | os.PathLike[str], *, run: str | 
     target = Path(path)
     if target.exists():
         raise FileExistsError(f"{target} exists; give another name, or remove it first.")
+    recording = Recording.from_ledger(ledger, run=run)
+    recording.to_file(target)
+    return len(recording.evaluations)
+
+
+def _evaluations_of(ledger: Ledger, run: str | None) -> Iterator[_Evaluation]:
+    """The evaluations of a ledger, not checked, in the order in which they were asked for."""
     done = {entry.key: entry for entry in ledger.entries() if entry.state == "done"}
     asked = asked_of_jobs(ledger)
-    listed: list[dict[str, Any]] = []
-    arrays: dict[str, np.ndarray] = {}
     seen: set[str] = set()
     for description, kept_angles in ledger.evaluations():
         keys = {key for part in description["parts"] for key, _ in part}
@@ -99,56 +224,69 @@ def write_recording(ledger: Ledger, path: str | os.PathLike[str], *, run: str | 
                 "run), and a replay could not tell which is meant; record one run, or give each its own ledger."
             )
         seen.add(name)
-        number = len(listed)
-        entries = [done[key] for key in sorted(keys, key=lambda key: done[key].number)]
-        results = {key: stored_result(ledger, done[key].number, asked.get(key)) for key in keys}
-        short = [key for part in description["parts"] for key, place in part if place >= len(results[key])]
-        if short:  # an earlier version may have kept it
-            wrong = done[short[0]].number
-            raise LedgerError(f"The result of job {wrong} in {ledger!r} lacks a PUB. {way_to_forget(ledger, wrong)}")
-        arrays[f"{number}/angles"] = angles
-        shape = []
-        for unit, part in enumerate(description["parts"]):
-            shape.append([len(results[key][place]) for key, place in part])
-            for pub, (key, place) in enumerate(part):
-                for index, array in enumerate(results[key][place]):
-                    arrays[f"{number}/{unit}/{pub}/{index}"] = array
-        usage = [entry.usage_seconds for entry in entries if entry.usage_seconds is not None]
-        listed.append(
-            {
-                **{name: description[name] for name in ("fingerprint", "shots", "seed", "outputs")},
-                "arrays": shape,
-                "passport": {
-                    **description["passport"],
-                    "calibrated": [entry.calibrated for entry in entries],
-                    "job_ids": [entry.job_id for entry in entries],
-                    "sessions": sorted({entry.session_id for entry in entries if entry.session_id}),
-                    "usage_seconds": sum(usage) if usage else None,
-                    "estimated_seconds": sum(entry.estimated_seconds for entry in entries),
-                },
-                "charge": [
-                    len(entries),
-                    sum(entry.executions for entry in entries),
-                    sum(entry.estimated_seconds for entry in entries),
-                ],
-            }
+        entries = sorted((done[key] for key in keys), key=lambda entry: entry.number)
+        yield _Evaluation(
+            **{name: description[name] for name in _DESCRIBED},
+            angles=angles,
+            pubs=_pubs(ledger, description["parts"], done, asked),
+            passport=_passport(description["passport"], entries),
+            charge=Charge(
+                len(entries),
+                sum(entry.executions for entry in entries),
+                sum(entry.estimated_seconds for entry in entries),
+            ),
         )
-    if not listed:
-        raise ValueError(f"{ledger!r} holds no evaluation{'' if run is None else f' of run {run!r}'} that is done.")
-    for number, entry in enumerate(listed):
-        try:
-            _evaluation(arrays, number, entry)
-        except WrongResult as error:
-            raise LedgerError(
-                f"A result in {ledger!r} is not what was asked for ({error}); the jobs of this evaluation are "
-                f"{', '.join(entry['passport']['job_ids'])}. Nothing was written. Run the same again, which finds the wrong "
-                "one and says what can be done; or record another run."
-            ) from None
-    content = {"format": _FORMAT, "evaluations": listed, "checksum": _checksum(listed, arrays)}
-    manifest = np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
-    with target.open("xb") as file:
-        np.savez_compressed(file, manifest=manifest, **arrays)  # type: ignore[arg-type]
-    return len(listed)
+
+
+def _pubs(
+    ledger: Ledger,
+    parts: Sequence[Sequence[tuple[str, int]]],
+    done: Mapping[str, Entry],
+    asked: Mapping[str, Sequence[Asked]],
+) -> list[Arrays]:
+    """For each circuit of an evaluation, the arrays of its PUBs: of those jobs, at those places in them."""
+    keys = {key for key, _ in chain(*parts)}
+    results = {key: stored_result(ledger, done[key].number, asked.get(key)) for key in keys}
+    for key, place in chain(*parts):
+        if place >= len(results[key]):  # an earlier version may have kept it
+            number = done[key].number
+            raise LedgerError(f"The result of job {number} in {ledger!r} lacks a PUB. {way_to_forget(ledger, number)}")
+    return [[results[key][place] for key, place in part] for part in parts]
+
+
+def _passport(noted: Mapping[str, Any], entries: Sequence[Entry]) -> Passport:
+    """The passport that was written down when an evaluation was asked for, and what its jobs have said since."""
+    usage = [entry.usage_seconds for entry in entries if entry.usage_seconds is not None]
+    since = {
+        "calibrated": [entry.calibrated for entry in entries],
+        "job_ids": [entry.job_id for entry in entries],
+        "sessions": sorted({entry.session_id for entry in entries if entry.session_id}),
+        "usage_seconds": sum(usage) if usage else None,
+        "estimated_seconds": sum(entry.estimated_seconds for entry in entries),
+    }
+    return Passport.from_dict({**noted, **since})
+
+
+def _evaluations_in(arrays: dict[str, np.ndarray]) -> list[_Evaluation]:
+    """The evaluations of a file, from all arrays in it.
+
+    Raises:
+        Exception: Of many kinds, if the file is not a recording or damaged.
+    """
+    manifest = json.loads(arrays.pop("manifest").tobytes())
+    if manifest.get("format") != _FORMAT:
+        raise ValueError("its format is another")
+    listed = manifest["evaluations"]
+    if manifest.get("checksum") not in (None, digest(listed, arrays)):
+        raise ValueError("its checksum is another than that of its content")
+    evaluations = [
+        _Evaluation.from_entry(number, entry, arrays).check(f"evaluation {number}")
+        for number, entry in enumerate(listed)
+    ]
+    more = len(arrays) - sum(1 + sum(map(len, chain(*each.pubs))) for each in evaluations)
+    if more:
+        raise ValueError(f"it holds {more} array(s) more than it lists")
+    return evaluations
 
 
 def _angles(ledger: Ledger, kept: bytes) -> np.ndarray:
@@ -171,7 +309,7 @@ class Replay(Backend):
     once, in its order, because the same shots twice would not be two samples.
 
     Args:
-        path: The file, from ``python -m experiments jobs --record FILE`` or :func:`write_recording`.
+        path: The file, from ``qtb record LEDGER FILE`` or :func:`write_recording`.
         tolerance: How far angles may be from recorded ones, in radians.
 
     The file is checked as a whole when it is opened.
@@ -187,7 +325,7 @@ class Replay(Backend):
         self.path = Path(instance_of("path", path, (str, os.PathLike), "a recording's path"))
         self.tolerance = number_from("tolerance", tolerance, also=" (radians)")
         self.name = f"replay:{self.path.name}"
-        self._evaluations = _read(self.path)
+        self._evaluations = Recording.from_file(self.path).evaluations
         self._given_out: set[int] = set()
         self._cache = ProgramCache()
 
@@ -217,10 +355,12 @@ class Replay(Backend):
     ) -> Estimate:
         request = Request(program, angles, seed)
         number = self._find(request, self.resolve_shots(shots))
-        found = self._evaluations[number]
+        recorded = self._evaluations[number]
         self._given_out.add(number)
         try:
-            return estimate_from_arrays(program, len(angles), found.pubs, found.outputs, found.shots, found.passport)
+            return estimate_from_arrays(
+                program, len(angles), recorded.pubs, recorded.outputs, recorded.shots, recorded.passport
+            )
         except (WrongResult, ValueError, IndexError) as error:  # a recording of old, which has no checksum
             raise ValueError(
                 f"{self.path}: what is recorded does not fit the circuit that it is recorded for ({error}). {_WAY_OUT}"
@@ -296,79 +436,6 @@ def _distance(recorded: np.ndarray, asked: np.ndarray) -> float:
     if recorded.shape != asked.shape:
         return float("inf")
     return float(np.abs(recorded - asked).max(initial=0.0))
-
-
-def _read(path: Path) -> list[_Evaluation]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such recording.")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error}); make it readable, or give another file.") from error
-    try:
-        arrays = read_archive(io.BytesIO(content))
-        manifest = json.loads(arrays.pop("manifest").tobytes())
-        if manifest.get("format") != _FORMAT:
-            raise ValueError("its format is another")
-        listed = manifest["evaluations"]
-        if manifest.get("checksum") not in (None, _checksum(listed, arrays)):
-            raise ValueError("its checksum is another than that of its content")
-        evaluations = [_evaluation(arrays, number, entry) for number, entry in enumerate(listed)]
-        more = len(arrays) - sum(1 + sum(map(len, chain(*each.pubs))) for each in evaluations)
-        if more:
-            raise ValueError(f"it holds {more} array(s) more than it lists")
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError, WrongResult) as error:
-        said = f"it lacks {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{path} is no recording, or a damaged one ({said}). {_WAY_OUT}") from error
-    return evaluations
-
-
-def _checksum(listed: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray]) -> str:
-    return digest(listed, arrays)
-
-
-def _evaluation(arrays: Mapping[str, np.ndarray], number: int, entry: Mapping[str, Any]) -> _Evaluation:
-    """An evaluation from its entry in the manifest, and from its arrays by name.
-
-    Raises:
-        WrongResult: If the arrays are not what it says.
-    """
-    found = _Evaluation(
-        entry["fingerprint"],
-        entry["shots"],
-        entry["seed"],
-        arrays[f"{number}/angles"],
-        entry["outputs"],
-        [
-            [[arrays[f"{number}/{unit}/{pub}/{i}"] for i in range(count)] for pub, count in enumerate(counts)]
-            for unit, counts in enumerate(entry["arrays"])
-        ],
-        Passport.from_dict(entry["passport"]),
-        Charge(*entry["charge"]),
-    )
-    where = f"evaluation {number}"
-    if found.angles.dtype != np.float64 or found.angles.ndim != 2 or not np.isfinite(found.angles).all():
-        raise WrongResult(
-            f"{where}: got angles of {found.angles.dtype} and shape {found.angles.shape}, expected finite (N, A)"
-        )
-    if check_shots(found.shots) is None or len(found.outputs) != len(found.pubs):
-        raise WrongResult(
-            f"{where}: got {found.shots} shots and {len(found.outputs)} circuits, expected {len(found.pubs)}"
-        )
-    twirling = (found.passport.options or {}).get("twirling") or {}
-    rounded_up = any(twirling.get(name) for name in ("enable_gates", "enable_measure"))
-    for unit, (pubs, outputs) in enumerate(zip(found.pubs, found.outputs, strict=True)):
-        asked = [_asked_by(group, len(outputs), found.shots, at_least=rounded_up) for group in pubs]
-        try:
-            check_arrays(pubs, asked)
-        except WrongResult as error:
-            raise WrongResult(f"{where}, circuit {unit}, {error}") from None
-        rows = sum(each.shape[-1] if each.shape else 1 for each in asked)
-        if rows != len(found.angles):
-            raise WrongResult(
-                f"{where}, circuit {unit}: got results of {rows} sets of angles, expected {len(found.angles)}"
-            )
-    return found
 
 
 def _asked_by(group: Sequence[np.ndarray], outputs: int, shots: int, *, at_least: bool) -> Asked:

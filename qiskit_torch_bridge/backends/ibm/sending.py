@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ...arguments import number_from
 from ..results import Asked, WrongResult, arrays_from
 from .archives import Arrays, asked_of_jobs, bytes_of, stored_result, way_to_forget
-from .cloud import Device, Fault, ServiceFault
+from .device import Device
 from .errors import HardwareError, JobFailed, LedgerError, NotAuthorized, ServiceUnavailable
+from .faults import Fault, ServiceFault
 from .ledger import Caps, Claim, Entry, Job, Ledger, Role
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Patience:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A job that is wanted, and how it is sent.
+    """A job, and how it is sent.
 
     Attributes:
         job: What the ledger is to know of it.
@@ -77,13 +78,31 @@ class Task:
     pubs: Callable[[], Sequence[Any]]
     shots: int
     seed: int
+    _: KW_ONLY
     asked: Sequence[Asked] | None = None
 
 
+@dataclass(kw_only=True)
+class _Submission:
+    """A job on its way to the service, which may take several attempts.
+
+    Attributes:
+        unsure: Whether the service may have it although nobody here knows its id.
+        looked: Whether the service has been asked for its tag.
+    """
+
+    claim: Claim
+    task: Task
+    pubs: Sequence[Any]
+    unsure: bool
+    looked: bool = False
+
+
+@dataclass(eq=False, repr=False)
 class Sender:
     """Sends jobs to a device and fetches what comes back, with a ledger as its memory.
 
-    Args:
+    Attributes:
         device: Where jobs go.
         ledger: Where everything is written down.
         primitive: ``"sampler"`` or ``"estimator"``.
@@ -95,27 +114,20 @@ class Sender:
         recalibrated: Called when the device has been calibrated anew; raises if the circuits do not fit it any more.
     """
 
-    def __init__(
-        self,
-        device: Device,
-        ledger: Ledger,
-        *,
-        primitive: str,
-        options: Any,
-        run: str,
-        mode: str,
-        caps: Caps,
-        patience: Patience,
-        recalibrated: Callable[[], None],
-    ) -> None:
-        self.device, self.ledger, self._primitive, self._options = device, ledger, primitive, options
-        self._run, self._mode, self._caps, self._patience = run, mode, caps, patience
-        self._recalibrated = recalibrated
-        self._calibrated: str | None = None
-        self._looked = 0.0
-        self._sent_again: dict[
-            str, tuple[int, str]
-        ] = {}  # job: number and tag, of those not found after a first attempt
+    device: Device
+    ledger: Ledger
+    _: KW_ONLY
+    primitive: str
+    options: Any
+    run: str
+    mode: str
+    caps: Caps
+    patience: Patience
+    recalibrated: Callable[[], None]
+    _calibrated: str | None = field(default=None, init=False)
+    _looked: float = field(default=0.0, init=False)
+    # Job: number and tag, of those not found after a first attempt.
+    _sent_again: dict[str, tuple[int, str]] = field(default_factory=dict, init=False)
 
     def results(self, tasks: Sequence[Task]) -> tuple[list[Arrays], list[int]]:
         """The results of the jobs, and their numbers in the ledger: all are sent before the first is waited for.
@@ -138,7 +150,7 @@ class Sender:
         except BaseException:
             self.ledger.release(unsent)
             raise
-        arrays = [self._fetch(claim, task.asked) for claim, task in zip(claims, tasks, strict=True)]
+        arrays = [self._fetch(claim.number, task.asked) for claim, task in zip(claims, tasks, strict=True)]
         return arrays, [claim.number for claim in claims]
 
     def collect(self, number: int) -> None:
@@ -147,7 +159,7 @@ class Sender:
         if entry.state == "intended" and self.ledger.take_over(number) is Role.RECOVER:  # else a process is sending it
             self._find_left_behind(number, entry.tag)
         if self.ledger.entry(number).state == "submitted":
-            self._fetch(Claim(number, entry.tag, Role.AWAIT), asked_of_jobs(self.ledger).get(entry.key))
+            self._fetch(number, asked_of_jobs(self.ledger).get(entry.key))
 
     def cancel(self, number: int) -> None:
         """Cancels a job that has not ended; the result of one that was done before that is fetched.
@@ -173,7 +185,7 @@ class Sender:
             self.ledger.failed(number, "failed", str(error), None)
             return
         if state == "done":
-            self._fetch(Claim(number, entry.tag, Role.AWAIT), asked_of_jobs(self.ledger).get(entry.key))
+            self._fetch(number, asked_of_jobs(self.ledger).get(entry.key))
         else:
             self.ledger.failed(number, state, "cancelled by the user", self._usage(entry.job_id))
 
@@ -196,15 +208,13 @@ class Sender:
 
     def _end_of(self, job_id: str) -> tuple[str, str]:
         """The state that a job ends in, after a cancellation too, and what the service says of it."""
-        pause = self._patience.poll_seconds
+        pause = self.patience.poll_seconds
         while True:
             state, said = self._patiently(partial(self.device.state, job_id), f"look at job {job_id}")
             if state != "waiting":
                 if job_id in self._sent_again:  # by now the list shows what it did not show before
                     number, tag = self._sent_again.pop(job_id)
-                    self._cancel_doubles(
-                        number, job_id, self._patiently(partial(self.device.find, tag), "look for a job")
-                    )
+                    self._cancel_doubles(number, job_id, self._listed(tag))
                 return state, said
             time.sleep(pause)
             pause = min(1.5 * pause, _LONGEST_POLL)
@@ -239,7 +249,7 @@ class Sender:
         return self._claim_all(jobs) if gone else claims
 
     def _claim_all(self, jobs: Sequence[Job]) -> list[Claim]:
-        return self.ledger.claim(jobs, run=self._run, backend=self.device.name, caps=self._caps)
+        return self.ledger.claim(jobs, run=self.run, backend=self.device.name, caps=self.caps)
 
     def _has_gone(self, claim: Claim) -> bool:
         """Whether a job of a simulated device is not in this process, where alone it could be."""
@@ -249,7 +259,7 @@ class Sender:
     def _send(self, claim: Claim, task: Task) -> None:
         role = claim.role
         while role is Role.WAIT:  # another process is at it
-            time.sleep(min(self._patience.poll_seconds, 1.0))
+            time.sleep(min(self.patience.poll_seconds, 1.0))
             role = self.ledger.take_over(claim.number)
         if role not in (Role.SUBMIT, Role.RECOVER):
             return
@@ -261,80 +271,81 @@ class Sender:
 
     def _submit(self, claim: Claim, task: Task, *, unsure: bool) -> None:
         calibrated = self._check_calibration()
-        pubs = task.pubs()
-
-        looked = False
-
-        def recovered() -> tuple[str, str | None] | None:
-            nonlocal unsure, looked
-            found = self._find_settled(claim.number, claim.tag)
-            unsure, looked = False, True
-            if found is None:
-                return None
-            self.ledger.note(self._run, "recovered", f"job {found} had been taken although its answer was lost")
-            return found, self._session_of(found)
-
-        def attempt() -> tuple[str, str | None]:
-            nonlocal unsure
-            if unsure and (found := recovered()) is not None:
-                return found
-            if not self.ledger.is_still_ours(claim.number):
-                unsure = True  # whether the other one has sent it
-                raise HardwareError(
-                    f"Another process has taken over the submission with the tag {claim.tag}; run the same again to "
-                    "share its result."
-                )
-            try:
-                sent = self.device.submit(
-                    self._primitive, pubs, shots=task.shots, options=self._options, tag=claim.tag, seed=task.seed
-                )
-            except ServiceFault as fault:
-                unsure = not fault.certain
-                if fault.fault is Fault.SESSION_CLOSED:
-                    self._renew_session()
-                    raise ServiceFault(Fault.TRANSIENT, str(fault), certain=fault.certain) from None
-                raise
-            self._note_session()
-            return sent
-
+        submission = _Submission(claim=claim, task=task, pubs=task.pubs(), unsure=unsure)
         try:
-            job_id, session_id = self._patiently(attempt, "submit a job")
+            job_id, session_id = self._patiently(partial(self._attempt, submission), "submit a job")
         except HardwareError as error:
-            found = recovered() if unsure and isinstance(error, JobFailed) else None
-            if found is None:
-                if not unsure:  # the service has refused it, so that there is nothing to be found
+            taken = self._recovered(submission) if submission.unsure and isinstance(error, JobFailed) else None
+            if taken is None:
+                if not submission.unsure:  # the service has refused it, so that there is nothing to be found
                     self.ledger.failed(claim.number, "cancelled", f"not submitted: {error}", None)
                 raise
-            job_id, session_id = found
-        if looked:
+            job_id, session_id = taken
+        if submission.looked:
             self._sent_again[job_id] = claim.number, claim.tag
         self.ledger.submitted(claim.number, job_id, session_id=session_id, calibrated=calibrated)
+
+    def _attempt(self, submission: _Submission) -> tuple[str, str | None]:
+        """The ids of the job and its session, once the service has it."""
+        claim, task = submission.claim, submission.task
+        if submission.unsure and (taken := self._recovered(submission)) is not None:
+            return taken
+        if not self.ledger.is_still_ours(claim.number):
+            submission.unsure = True  # whether the other one has sent it
+            raise HardwareError(
+                f"Another process has taken over the submission with the tag {claim.tag}; run the same again to share its "
+                "result."
+            )
+        try:
+            sent = self.device.submit(
+                self.primitive, submission.pubs, shots=task.shots, options=self.options, tag=claim.tag, seed=task.seed
+            )
+        except ServiceFault as fault:
+            submission.unsure = not fault.certain
+            if fault.fault is Fault.SESSION_CLOSED:
+                self._renew_session()
+                raise ServiceFault(Fault.TRANSIENT, str(fault), certain=fault.certain) from None
+            raise
+        self._note_session()
+        return sent
+
+    def _recovered(self, submission: _Submission) -> tuple[str, str | None] | None:
+        """The ids of the job and its session if an earlier attempt was taken; from now on it is sure whether one was."""
+        job_id = self._find_settled(submission.claim.number, submission.claim.tag)
+        submission.unsure, submission.looked = False, True
+        if job_id is None:
+            return None
+        self.ledger.note(self.run, "recovered", f"job {job_id} had been taken although its answer was lost")
+        return job_id, self._session_of(job_id)
 
     def _find_settled(self, number: int, tag: str) -> str | None:
         """The job with the tag, once it is sure that there is one, or that there is none."""
         started = time.monotonic()
-        settle = 0.0 if self.device.is_local else self._patience.settle_seconds
+        settle = 0.0 if self.device.is_local else self.patience.settle_seconds
         while True:
-            found = self._patiently(lambda: self.device.find(tag), "look for a job")
-            if found:
-                self._cancel_doubles(number, found[0], found)
-                return found[0]
+            if listed := self._listed(tag):
+                self._cancel_doubles(number, listed[0], listed)
+                return listed[0]
             if time.monotonic() - started >= settle:
                 return None
             time.sleep(min(1.0, settle / 10))
 
-    def _cancel_doubles(self, number: int, kept: str, found: Sequence[str]) -> None:
-        for double in set(found) - {kept}:
+    def _listed(self, tag: str) -> list[str]:
+        """The jobs with the tag that the service lists."""
+        return self._patiently(partial(self.device.find, tag), "look for a job")
+
+    def _cancel_doubles(self, number: int, kept: str, listed: Sequence[str]) -> None:
+        for double in set(listed) - {kept}:
             message = (
                 f"job {double} has the tag of {kept}: the service had taken it, but did not list it; it was cancelled"
             )
             _log.warning(message)
-            self.ledger.note(self._run, "double", message)
+            self.ledger.note(self.run, "double", message)
             self.ledger.double(number, double)
             self._patiently(partial(self.device.cancel, double), f"cancel job {double}")
 
-    def _fetch(self, claim: Claim, asked: Sequence[Asked] | None) -> Arrays:
-        entry = self.ledger.entry(claim.number)
+    def _fetch(self, number: int, asked: Sequence[Asked] | None) -> Arrays:
+        entry = self.ledger.entry(number)
         if entry.state == "done":  # from before, or another process has fetched it
             return self._stored(entry, asked)
         job_id = entry.job_id
@@ -344,10 +355,10 @@ class Sender:
             )
         state, said = self._end_of(job_id)
         if state == "done":
-            arrays = self._measured(claim.number, job_id, asked)
-            self.ledger.finished(claim.number, bytes_of(arrays), self._usage(job_id))
+            arrays = self._measured(number, job_id, asked)
+            self.ledger.finished(number, bytes_of(arrays), self._usage(job_id))
             return arrays
-        self.ledger.failed(claim.number, state, said or state, self._usage(job_id))
+        self.ledger.failed(number, state, said or state, self._usage(job_id))
         raise JobFailed(
             f"Job {job_id} on {self.device.name} {'failed' if state == 'failed' else 'was cancelled'}"
             f"{f': {said}' if said else ''}. All results before it are kept in {self.ledger!r}; run the same again to "
@@ -390,7 +401,7 @@ class Sender:
         for attempt in range(_MOST_WRONG_RESULTS):
             if attempt:
                 _log.warning("Fetching job %s once more: %s", job_id, wrong)
-                time.sleep(self._patience.poll_seconds)
+                time.sleep(self.patience.poll_seconds)
             try:
                 return arrays_from(self._patiently(partial(self.device.result, job_id), f"fetch job {job_id}"), asked)
             except WrongResult as error:
@@ -414,13 +425,13 @@ class Sender:
 
     def _check_calibration(self) -> str:
         now = time.monotonic()
-        if self._calibrated is None or now - self._looked > self._patience.recheck_seconds:
+        if self._calibrated is None or now - self._looked > self.patience.recheck_seconds:
             calibrated = self._patiently(self.device.calibrated, "read the device's properties")
             if self._calibrated is not None and calibrated != self._calibrated:
                 message = f"{self.device.name} was calibrated anew: {calibrated}, before: {self._calibrated}"
                 _log.warning(message)
-                self.ledger.note(self._run, "recalibration", message, before=self._calibrated, after=calibrated)
-                self._recalibrated()
+                self.ledger.note(self.run, "recalibration", message, before=self._calibrated, after=calibrated)
+                self.recalibrated()
             self._calibrated, self._looked = calibrated, now
         return self._calibrated
 
@@ -429,14 +440,14 @@ class Sender:
         if old is not None:
             self.ledger.session_closed(old)
         new = self._patiently(self.device.renew_session, "open a session")
-        message = f"the {self._mode} {old} was closed; {new} goes on in its place"
+        message = f"the {self.mode} {old} was closed; {new} goes on in its place"
         _log.warning(message)
-        self.ledger.note(self._run, "session-renewed", message, old=old, new=new)
+        self.ledger.note(self.run, "session-renewed", message, old=old, new=new)
 
     def _note_session(self) -> None:
         session_id = self.device.session_id
-        if session_id is not None and session_id != self.ledger.open_session(self._run, self.device.name, self._mode):
-            self.ledger.session_opened(session_id, self._run, self.device.name, self._mode)
+        if session_id is not None and session_id != self.ledger.open_session(self.run, self.device.name, self.mode):
+            self.ledger.session_opened(session_id, self.run, self.device.name, self.mode)
 
     def _patiently(self, request: Callable[[], _Answer], what: str) -> _Answer:
         """The answer to a request that is repeated while the service fails; ``what`` names the job, if there is one.
@@ -454,7 +465,7 @@ class Sender:
                 return False
             return error.tries == float("inf") or next(doubts) < error.tries
 
-        patience = self._patience
+        patience = self.patience
         retrying = Retrying(
             retry=retry_if_exception(is_worth_trying_again),
             wait=wait_random_exponential(
@@ -468,14 +479,16 @@ class Sender:
             return retrying(request)
         except ServiceFault as fault:
             waited = patience.retry_seconds if fault.tries == float("inf") else 0.0
-            giving_up = ""
-            if fault.fault is Fault.MISSING:
-                for entry in self.ledger.entries():
-                    if entry.job_id is not None and entry.job_id in what:
-                        giving_up = f"IBMBackend.cancel({entry.number})"
-                        if self.ledger.path is not None:
-                            giving_up = f"python -m experiments jobs {self.ledger.path} --cancel {entry.number}"
+            giving_up = self._way_to_give_up(what) if fault.fault is Fault.MISSING else ""
             raise explained(fault, what, repr(self.ledger), waited=waited, giving_up=giving_up) from None
+
+    def _way_to_give_up(self, what: str) -> str:
+        """How a user gives up the job that a request was about, if it was about one."""
+        for entry in reversed(self.ledger.entries()):
+            if entry.job_id is not None and entry.job_id in what:
+                path, number = self.ledger.path, entry.number
+                return f"IBMBackend.cancel({number})" if path is None else f"qtb jobs {path} --cancel {number}"
+        return ""
 
 
 class _UnknownJob(JobFailed):

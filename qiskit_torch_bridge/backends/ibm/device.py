@@ -1,0 +1,295 @@
+"""Devices: what takes jobs, and the simulated ones in this process.
+
+A :class:`Device` does single requests and nothing more: it does not wait, retry or keep anything.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from datetime import timezone
+from functools import cached_property
+from typing import Any
+
+from qiskit import QuantumCircuit
+from qiskit.circuit.library import RZZGate
+
+from ...arguments import did_you_mean
+from ..transpiling import bounded_gates, require_bounded_angles
+from .errors import EXTRA_IS_MISSING
+from .fingerprints import digest
+from .primitive_options import checked_options
+
+__all__ = ["Device", "LocalDevice", "fake_device"]
+
+
+class Device(ABC):
+    """Something that takes jobs.
+
+    Attributes:
+        name: Its name.
+        device: The ``BackendV2``, with the target to transpile for.
+        is_local: Whether jobs run in this process: they are free, done at once, and gone with it.
+    """
+
+    name: str
+    device: Any
+    is_local: bool
+    _jobs: dict[str, Any]  # the client's objects of jobs, by their ids
+
+    @property
+    def identity(self) -> str:
+        """What tells the device from others, in every process: with fractional gates it measures other circuits."""
+        fractional = getattr(self.device.options, "use_fractional_gates", False)
+        return self.name if fractional is False else f"{self.name}, use_fractional_gates={fractional}"
+
+    def refresh(self) -> None:  # noqa: B027 - simulated ones stay as they are
+        """Reads the device's properties and target anew."""
+
+    @property
+    def rep_delay(self) -> float | None:
+        """The default delay between repetitions in seconds, where the device says so."""
+        return getattr(self.device, "default_rep_delay", None)
+
+    def check(self, circuits: Sequence[QuantumCircuit]) -> None:
+        """Checks that the device can run the circuits as they are, by IBM's own validators.
+
+        Raises:
+            ValueError: If not.
+        """
+        from qiskit_ibm_runtime.utils import validate_isa_circuits
+
+        target = self.device.target
+        bounded = bounded_gates(target)
+        try:
+            if self.is_local and "rzz" not in bounded:  # a simulator's rzz takes any angle, as IBM's client has it too
+                circuits = [_with_rzz_of_zero(circuit) for circuit in circuits]
+            validate_isa_circuits(list(circuits), target)
+            require_bounded_angles(circuits, bounded)
+            for circuit in circuits:
+                if hasattr(self.device, "check_faulty"):
+                    self.device.check_faulty(circuit)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
+
+    def check_angles(self, primitive: str, pubs: Sequence[Any]) -> None:
+        """Checks that the device can run the PUBs of a primitive with the angles that they have.
+
+        Raises:
+            ValueError: If not.
+        """
+        from qiskit.primitives.containers.estimator_pub import EstimatorPub
+        from qiskit.primitives.containers.sampler_pub import SamplerPub
+        from qiskit_ibm_runtime.utils import validate_rzz_pubs
+
+        if self.is_local and "rzz" not in bounded_gates(self.device.target):
+            return
+        kind = SamplerPub if primitive == "sampler" else EstimatorPub
+        try:
+            # Where there are no parameters, one PUB stands for all rows.
+            validate_rzz_pubs([kind.coerce(pub) for pub in {id(pub): pub for pub in pubs}.values()])
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
+
+    def check_preparation(self, primitive: str, pubs: Sequence[Any], options: Mapping[str, Any]) -> None:
+        """Has IBM's client prepare a job of the PUBs, as far as it can without sending it (twirling, decoupling, boxes).
+
+        Raises:
+            ValueError: If it cannot.
+        """
+        if primitive == "sampler":
+            from qiskit_ibm_runtime.executor_sampler.prepare import prepare
+        else:
+            from qiskit_ibm_runtime.executor_estimator.prepare import prepare
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the job itself will warn
+                # One shot, which for an Estimator is the precision of one.
+                prepare(pubs, checked_options(primitive, options), 1, self.is_local, self.device)
+        except Exception as error:  # from whichever package it comes
+            others = ", or a device without fractional gates (use_fractional_gates=False)"
+            raise ValueError(
+                f"{self.name}: IBM's {primitive.title()} cannot prepare the transpiled circuit with options={dict(options)} "
+                f"({type(error).__name__}: {error}). Nothing was submitted; take other options"
+                f"{others if 'fractional' in str(error) else ' or another device'}."
+            ) from error
+
+    def calibrated(self) -> str:
+        """When the device was last calibrated (ISO 8601, UTC); empty where it does not say."""
+        properties = getattr(self.device, "properties", None)
+        date = None if properties is None else getattr(self._properties(properties), "last_update_date", None)
+        return "" if date is None else date.astimezone(timezone.utc).isoformat(timespec="seconds")
+
+    def _properties(self, properties: Any) -> Any:
+        return properties()
+
+    def submit(
+        self, primitive: str, pubs: Sequence[Any], *, shots: int, options: Mapping[str, Any], tag: str, seed: int
+    ) -> tuple[str, str | None]:
+        """Sends a job; returns its id, and that of the session or batch.
+
+        Args:
+            primitive: ``"sampler"`` or ``"estimator"``.
+            pubs: The PUBs.
+            shots: Shots a circuit; an Estimator is given the precision ``1 / sqrt(shots)``.
+            options: The primitive's.
+            tag: What to find the job by.
+            seed: For simulated devices.
+        """
+        runner = _primitive(primitive)(mode=self._mode(), options=checked_options(primitive, options))
+        runner.options.environment.job_tags = [*runner.options.environment.job_tags, tag]
+        if self.is_local:
+            runner.options.simulator.seed_simulator = seed
+            runner.options.simulator.angle_decimals = 12  # the default rounds finite differences away
+        # An Estimator rounds 1 / precision**2 up, and must not round the last digit's error up.
+        amount = {"shots": shots} if primitive == "sampler" else {"precision": (shots * (1 - 1e-9)) ** -0.5}
+        self._sent(job := runner.run(pubs, **amount))
+        return job.job_id(), self.session_id
+
+    @abstractmethod
+    def _mode(self) -> Any:
+        """What primitives take as ``mode``."""
+
+    def _sent(self, job: Any) -> None:
+        self._jobs[job.job_id()] = job
+
+    @property
+    @abstractmethod
+    def session_id(self) -> str | None:
+        """The id of the session or batch that jobs go to, if there is one."""
+
+    @abstractmethod
+    def find(self, tag: str) -> list[str]:
+        """The ids of the jobs with a tag, oldest first."""
+
+    @abstractmethod
+    def session_of(self, job_id: str) -> str | None:
+        """The id of the session or batch that a job is part of, if it is part of one."""
+
+    @abstractmethod
+    def state(self, job_id: str) -> tuple[str, str]:
+        """``"waiting"``, ``"done"``, ``"failed"`` or ``"cancelled"``; and what the service says of it."""
+
+    @abstractmethod
+    def result(self, job_id: str) -> Any:
+        """The result of a job that is done, a ``PrimitiveResult``.
+
+        Raises:
+            WrongResult: If what has arrived is no result, or another job's.
+        """
+
+    @abstractmethod
+    def usage(self, job_id: str) -> float | None:
+        """The billed seconds on the quantum processor; None where the service has not settled them yet."""
+
+    @abstractmethod
+    def cancel(self, job_id: str) -> None:
+        """Cancels a job; one that has ended stays as it is."""
+
+    @abstractmethod
+    def renew_session(self) -> str | None:
+        """Opens a session or batch in place of one that was closed; returns its id."""
+
+    @abstractmethod
+    def close(self) -> str | None:
+        """Closes the session or batch if it is ours; returns the id of what was closed."""
+
+
+class LocalDevice(Device):
+    """A simulated device in this process: a fake IBM device, an ``AerSimulator``, any ``BackendV2``."""
+
+    is_local = True
+    session_id = None
+
+    def __init__(self, device: Any) -> None:
+        self.device, self.name = device, device.name
+        self._jobs = {}
+
+    @cached_property
+    def identity(self) -> str:
+        """Its name, gates and noise: simulated devices of one name are often different ones."""
+        target = self.device.target
+        gates = [
+            [name, list(qubits or ()), getattr(properties, "duration", None), getattr(properties, "error", None)]
+            for name in sorted(target.operation_names)
+            for qubits, properties in sorted((target[name] or {None: None}).items(), key=str)
+        ]
+        noise = getattr(getattr(self.device, "options", None), "noise_model", None)
+        return digest(self.name, gates, None if noise is None else repr(noise.to_dict()))
+
+    def _mode(self) -> Any:
+        return self.device
+
+    def find(self, tag: str) -> list[str]:
+        return []
+
+    def session_of(self, job_id: str) -> str | None:
+        return None
+
+    def state(self, job_id: str) -> tuple[str, str]:
+        return ("done", "") if job_id in self._jobs else ("failed", "it ran in a process that is no more")
+
+    def result(self, job_id: str) -> Any:
+        return self._jobs.pop(job_id).result()
+
+    def usage(self, job_id: str) -> float | None:
+        return None
+
+    def cancel(self, job_id: str) -> None:
+        self._jobs.pop(job_id, None)
+
+    def renew_session(self) -> str | None:
+        return None
+
+    def close(self) -> str | None:
+        return None
+
+
+def fake_device(name: str) -> Any:
+    """The fake device of that name, a snapshot of a real one.
+
+    Args:
+        name: ``"manila"``, ``"fake_manila"`` and ``"FakeManilaV2"`` are the same.
+
+    Raises:
+        ImportError: If qiskit-ibm-runtime is not installed.
+        ValueError: If there is none of that name.
+    """
+    try:
+        from qiskit_ibm_runtime import fake_provider
+    except ImportError as error:
+        raise ImportError(f"backend 'fake:NAME' {EXTRA_IS_MISSING}") from error
+    devices = {
+        name_of_device.removeprefix("fake_"): device
+        for device in vars(fake_provider).values()
+        if isinstance(device, type) and isinstance(name_of_device := getattr(device, "backend_name", None), str)
+    }
+    short_name = name.lower().removeprefix("fake").removeprefix("_").removesuffix("v2")
+    if short_name not in devices:
+        expected = "the name of a fake device"
+        if not (guess := did_you_mean(short_name, devices)):
+            expected, guess = f"one of {', '.join(sorted(devices))}", "."
+        raise ValueError(f"backend: got 'fake:{name}', expected {expected} after the colon{guess}")
+    return devices[short_name]()
+
+
+def _with_rzz_of_zero(circuit: QuantumCircuit) -> QuantumCircuit:
+    """The circuit with all angles of ``rzz`` set to zero, which IBM's validator takes on every device."""
+    if not any(instruction.operation.name == "rzz" for instruction in circuit.data):
+        return circuit
+    changed = circuit.copy_empty_like()
+    for instruction in circuit.data:
+        operation = RZZGate(0.0) if instruction.operation.name == "rzz" else instruction.operation
+        changed.append(operation, instruction.qubits, instruction.clbits, copy=False)
+    return changed
+
+
+def _primitive(name: str) -> Any:
+    if name == "sampler":
+        from qiskit_ibm_runtime.executor_sampler import Sampler
+
+        return Sampler
+    from qiskit_ibm_runtime.executor_estimator import Estimator
+
+    return Estimator
