@@ -9,7 +9,7 @@ from importlib import import_module
 
 from qiskit_torch_bridge import HardwareError
 
-from .common.command import run_command
+from .common.experiment import run_command
 
 EXPERIMENTS = {
     "mnist01": "hybrid CNN that tells handwritten 0 from 1, gradients by parameter shift (Qiskit textbook)",

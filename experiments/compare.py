@@ -11,8 +11,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from .common.command import trainings_of
 from .common.comparison import Curve, comparison_figure, seeds_figure, summarize, table
+from .common.experiment import trainings_of
 from .common.options import flat
 from .common.runs import RunFolder
 

@@ -13,8 +13,8 @@ from jsonargparse import ArgumentParser
 
 from qiskit_torch_bridge import HardwareError, Ledger
 
-from .common.command import settings_of_run
 from .common.comparison import table
+from .common.experiment import settings_of_run
 from .common.hardware import LEDGER, connected, costs_of_jobs, is_hardware, ledger_of
 from .common.runs import RunFolder
 

@@ -23,15 +23,15 @@ from torch.nn import functional as F
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import textbook
 
-from .common.command import Experiment
 from .common.costs import cost_of_training
 from .common.data import load_digits_of
 from .common.digits import add_digit_options, data_folder, with_digits
+from .common.experiment import Experiment
 from .common.options import Settings, experiment_parser
 from .common.plots import circuit_diagram, draw_predictions, learning_curves, save_predictions
 from .common.rows import Rows
 from .common.runs import RunFolder
-from .common.training import Trainer
+from .common.trainer import Trainer
 from .common.workplace import Workplace, layer_seed
 
 DIGITS = (0, 1)

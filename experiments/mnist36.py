@@ -23,17 +23,17 @@ from torch.nn import functional as F
 from qiskit_torch_bridge import LayerwiseQuantumLayer, Phase, Quote, complete_depth_schedule, layerwise_schedule
 from qiskit_torch_bridge.circuits import LayeredCircuit, random_rotations, ring_layers
 
-from .common.command import Experiment
 from .common.comparison import table
 from .common.costs import quote_of_epoch, words
 from .common.data import Digits, load_first_of
 from .common.digits import add_digit_options, data_folder, with_digits
+from .common.experiment import Experiment
 from .common.options import Settings, experiment_parser
 from .common.phases import phase_curves
 from .common.plots import circuit_diagram, draw_predictions, learning_curves, save_predictions
 from .common.rows import Rows
 from .common.runs import RunFolder
-from .common.training import Stage, Trainer
+from .common.trainer import Stage, Trainer
 from .common.workplace import Workplace, layer_seed
 
 DIGITS = (3, 6)

@@ -26,13 +26,13 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from qiskit_torch_bridge import DressedQuantumNet, QuantumLayer
 from qiskit_torch_bridge.circuits import reuploading
 
-from .common.command import Experiment
 from .common.costs import cost_of_training
+from .common.experiment import Experiment
 from .common.options import Settings, experiment_parser
 from .common.plots import circuit_diagram, learning_curves
 from .common.rows import Rows
 from .common.runs import RunFolder
-from .common.training import Trainer, quantum_layers
+from .common.trainer import Trainer, quantum_layers
 from .common.workplace import Workplace, layer_seed
 
 TURNS = {"easy": 1.52, "hard": 2.0}

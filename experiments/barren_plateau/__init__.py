@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..common.sweeps import run_study
-from .study import STUDY
+from .plateau_study import STUDY
 
 __all__ = ["STUDY", "main"]
 

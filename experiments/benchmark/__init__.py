@@ -19,6 +19,6 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the benchmark; returns the exit status."""
-    from .command import run
+    from .campaign import run
 
     return run(arguments, __doc__ or "")

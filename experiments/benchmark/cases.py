@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from .circuits import Problem, dressed, entangling, layerwise, textbook
+from .gate_lists import Problem, dressed, entangling, layerwise, textbook
 
 __all__ = ["FRESH", "PARTS", "Case", "Series", "Target", "parts_of", "plan"]
 

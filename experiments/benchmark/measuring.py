@@ -13,10 +13,10 @@ from functools import partial
 from typing import Any
 
 from .cases import Case
-from .comparison import compare
+from .exact_answers import Answer, exact_answer
 from .processes import Process, WorkerError
-from .reference import Answer, exact_answer
 from .systems import System
+from .verdicts import compare
 
 __all__ = ["CaseResult", "FreshResult", "Measurement", "Pool", "SystemResult", "fewer_repetitions"]
 
@@ -35,7 +35,7 @@ class SystemResult:
     Attributes:
         status: ``"timed"``, or why it was not: ``"absent"``, ``"failed"``, ``"timeout"``, ``"wrong"``, ``"dropped"``.
         reason: In words; empty for ``"timed"``.
-        deviation: From the reference, as in :class:`.comparison.Verdict`; None where there is no answer.
+        deviation: From the reference, as in :class:`.verdicts.Verdict`; None where there is no answer.
         steps: Training steps in each timing.
         seconds: Seconds a step, of each repetition.
         kernel_seconds: Of these, inside the backend, where that is counted.

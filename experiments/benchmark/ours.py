@@ -10,7 +10,7 @@ import torch
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.backends import resolve_backend
 
-from .circuits import Problem
+from .gate_lists import Problem
 from .qiskit_circuits import quantum_circuit, z_labels
 from .step import Step, torch_step
 from .stopwatch import Stopwatch, with_stopwatch

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from .circuits import Problem
+    from .gate_lists import Problem
 
 __all__ = ["Step", "torch_step"]
 

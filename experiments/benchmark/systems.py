@@ -13,7 +13,7 @@ class System:
 
     Attributes:
         title: How figures and tables name it.
-        adapter: ``module:function``, imported in the worker. The function takes a :class:`.circuits.Problem`, shots (None:
+        adapter: ``module:function``, imported in the worker. The function takes a :class:`.gate_lists.Problem`, shots (None:
             exact) and a seed, and gives a :class:`.step.Step`.
         ours: Whether it is this project.
         tolerance: How far its exact values and gradients may be from the reference, in units of the largest of them (or

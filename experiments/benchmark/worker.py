@@ -47,7 +47,7 @@ class Worker:
         module, _, function = adapter.partition(":")
         build: Callable[..., Step] = getattr(importlib.import_module(module), function)
         imported = time.perf_counter()
-        from .circuits import Problem
+        from .gate_lists import Problem
 
         _set_threads(threads)
         wanted = Problem.from_message(problem)
@@ -72,7 +72,7 @@ class Worker:
 
     def answer(self) -> dict[str, Any]:
         """Values and gradients of the last step."""
-        from .reference import Answer
+        from .exact_answers import Answer
 
         return Answer.from_parts(*self._last).to_message()
 

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from qiskit_torch_bridge import QuantumLayer
 
 from .runs import RunFolder
-from .training import decisions
+from .trainer import decisions
 
 __all__ = [
     "circuit_diagram",

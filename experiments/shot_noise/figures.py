@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .fits import Plateau
 from .noise import IDEAL, NOISES, QUANTITIES
+from .power_laws import Plateau
 from .scaling import RULES, VALUE
-from .training import ALLOCATIONS, STRATEGIES
+from .strategies import ALLOCATIONS, STRATEGIES
 
 __all__ = ["noise_figure", "scaling_figure", "training_figure"]
 

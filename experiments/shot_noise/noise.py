@@ -28,7 +28,7 @@ from qiskit_torch_bridge import AerBackend, QuantumLayer
 from qiskit_torch_bridge.backends import resolve_backend
 
 from ..common.cells import Cell
-from .fits import mean_square
+from .power_laws import mean_square
 
 __all__ = ["IDEAL", "NOISES", "QUANTITIES", "Noise", "closed_form", "expectation", "ideal", "measure_noise", "one_shot"]
 

@@ -26,7 +26,7 @@ from qiskit_torch_bridge import SPSA, FiniteDifference, GradientRule, ParameterS
 from qiskit_torch_bridge.circuits import dressed
 
 from ..common.cells import Cell
-from .fits import mean_square
+from .power_laws import mean_square
 
 __all__ = ["ANGLES", "EXPONENTS", "RULES", "VALUE", "Theory", "measure_scaling", "measured_layer", "theory"]
 

@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from qiskit_torch_bridge import DressedQuantumNet
 
 from ..common.runs import brief
-from ..common.training import quantum_layers
+from ..common.trainer import quantum_layers
 
 __all__ = [
     "NETWORKS",

@@ -12,14 +12,14 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from tqdm import tqdm
 
-from ..common.command import Experiment
 from ..common.costs import cost_of_training
+from ..common.experiment import Experiment
 from ..common.hardware import simulated
 from ..common.options import Settings, experiment_parser, saved_settings, settings_of
 from ..common.plots import draw_predictions, learning_curves, save_predictions, softmax_of_largest
 from ..common.rows import Rows
 from ..common.runs import RunFolder, brief
-from ..common.training import Interrupted, Trainer, quantum_layers
+from ..common.trainer import Interrupted, Trainer, quantum_layers
 from ..common.workplace import Workplace, layer_seed
 from .backbones import NETWORKS, View, new_network, save_backbone
 from .choice import add_image_options, images_of, names_in, with_data_root

@@ -15,31 +15,31 @@ import yaml
 from qiskit.quantum_info import Pauli, Statevector
 
 from experiments.__main__ import main
-from experiments.benchmark import circuits, ours
+from experiments.benchmark import gate_lists, ours
+from experiments.benchmark.campaign import run
 from experiments.benchmark.cases import PARTS, Case, Series, Target, parts_of, plan
-from experiments.benchmark.circuits import Problem
-from experiments.benchmark.command import run
-from experiments.benchmark.comparison import compare
+from experiments.benchmark.exact_answers import Answer, exact_answer
+from experiments.benchmark.gate_lists import Problem
 from experiments.benchmark.measuring import CaseResult, SystemResult, fewer_repetitions
 from experiments.benchmark.processes import Process, WorkerError
 from experiments.benchmark.qiskit_circuits import quantum_circuit, z_labels
-from experiments.benchmark.reference import Answer, exact_answer
 from experiments.benchmark.report import markdown
 from experiments.benchmark.stopwatch import Stopwatch, with_stopwatch
 from experiments.benchmark.summary import comparisons, growth, timing_rows
 from experiments.benchmark.systems import SYSTEMS, System
+from experiments.benchmark.verdicts import compare
 from qiskit_torch_bridge import StatevectorBackend
 
 PROBLEMS = {
-    "textbook": partial(circuits.textbook, batch=3),
-    "dressed": partial(circuits.dressed, depth=2, batch=3),
-    "layerwise": partial(circuits.layerwise, num_qubits=4, layers=3, batch=2),
-    "entangling": partial(circuits.entangling, num_qubits=3, layers=2, batch=2),
+    "textbook": partial(gate_lists.textbook, batch=3),
+    "dressed": partial(gate_lists.dressed, depth=2, batch=3),
+    "layerwise": partial(gate_lists.layerwise, num_qubits=4, layers=3, batch=2),
+    "entangling": partial(gate_lists.entangling, num_qubits=3, layers=2, batch=2),
 }
 
 ADAPTERS = """
 import os, sys, time
-from experiments.benchmark.reference import exact_answer
+from experiments.benchmark.exact_answers import exact_answer
 from experiments.benchmark.step import Step
 
 def right(problem, shots, seed):
@@ -162,16 +162,16 @@ class TestReference:
         assert not np.array_equal(one.inputs, other.inputs)
 
 
-@pytest.mark.parametrize(("name", "make"), [("dressed", circuits.dressed), ("layerwise", None)])
+@pytest.mark.parametrize(("name", "make"), [("dressed", gate_lists.dressed), ("layerwise", None)])
 def test_published_circuits(reference, name, make):
     """The gate lists of the reference numbers, run by the reference simulator; the dressed one is built here too."""
     there = reference(name)
     gates = tuple(
-        circuits.Gate(
+        gate_lists.Gate(
             gate,
             tuple(part for part in rest if not isinstance(part, list)),
             next(
-                (circuits.Angle({"x": "input", "w": "weight"}[p[0]], p[1]) for p in rest if isinstance(p, list)), None
+                (gate_lists.Angle({"x": "input", "w": "weight"}[p[0]], p[1]) for p in rest if isinstance(p, list)), None
             ),
         )
         for gate, *rest in there["operations"]
@@ -196,7 +196,7 @@ def test_published_circuits(reference, name, make):
 class TestComparison:
     @pytest.fixture
     def problem(self) -> Problem:
-        return circuits.dressed(depth=6, batch=4, seed=0)
+        return gate_lists.dressed(depth=6, batch=4, seed=0)
 
     @pytest.mark.parametrize("part", ["values", "input_gradients", "weight_gradients"])
     def test_any_wrong_number_is_seen(self, problem, part):
@@ -244,7 +244,7 @@ class TestComparison:
 @pytest.mark.usefixtures("_adapters")
 class TestProcess:
     def prepared(self, process: Process, behaviour: str) -> dict:
-        problem = circuits.textbook(batch=1, seed=0).to_message()
+        problem = gate_lists.textbook(batch=1, seed=0).to_message()
         adapter = system(behaviour).adapter
         return process.ask("prepare", adapter=adapter, problem=problem, shots=None, seed=0, threads=None)
 
@@ -471,7 +471,7 @@ class TestSummary:
     case = Case(
         "tiny",
         "a tiny case",
-        partial(circuits.dressed, depth=1, batch=2),
+        partial(gate_lists.dressed, depth=1, batch=2),
         ("ours", "pennylane-default", "qiskit-machine-learning"),
         targets=(Target(3), Target(100, peer="qiskit-machine-learning")),
     )
@@ -512,11 +512,11 @@ class TestSummary:
 
     def test_growth(self):
         def series(axis: str, x: int, seconds: float, **sizes: int) -> CaseResult:
-            make = partial(circuits.dressed, **{"depth": 1, "batch": 1, **sizes})
+            make = partial(gate_lists.dressed, **{"depth": 1, "batch": 1, **sizes})
             return result(Case(f"{axis}-{x}", "", make, ("ours",), series=Series(axis, x)), ours=[seconds])
 
         def qubits(x: int, factor: float) -> CaseResult:
-            make = partial(circuits.entangling, num_qubits=x, layers=1, batch=1)
+            make = partial(gate_lists.entangling, num_qubits=x, layers=1, batch=1)
             seconds = factor * len(make(seed=0).gates) * 2.0**x
             return result(Case(f"qubits-{x}", "", make, ("ours",), series=Series("qubits", x)), ours=[seconds])
 
@@ -552,7 +552,7 @@ class TestStopwatch:
             return self.resolve_shots(x) + 1
 
     def test_counts_every_method_and_changes_nothing(self):
-        problem = circuits.dressed(depth=2, batch=3, seed=0)
+        problem = gate_lists.dressed(depth=2, batch=3, seed=0)
         watch = Stopwatch()
         backend = with_stopwatch(self.Backend(), watch)
         assert isinstance(backend, self.Backend)
@@ -566,7 +566,7 @@ class TestStopwatch:
         assert forward_and_backward > 0
 
     def test_adapter_counts_kernel_seconds(self):
-        step = ours.build_with_stopwatch(circuits.textbook(batch=1, seed=0), None, 0)
+        step = ours.build_with_stopwatch(gate_lists.textbook(batch=1, seed=0), None, 0)
         assert step.kernel_seconds is not None
         before = step.kernel_seconds()
         step.run()

@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser
 from runs import one_line
 
 from experiments.__main__ import main
-from experiments.common.command import Experiment
+from experiments.common.experiment import Experiment
 from experiments.common.options import Settings, experiment_parser
 from experiments.common.plots import learning_curves
 from experiments.common.runs import RunFolder

@@ -15,10 +15,10 @@ from ..common.cells import Cell, Row
 from ..common.data import data_root_from_environment
 from ..common.options import Settings
 from ..common.sweeps import Study, study_parser
-from .findings import find
 from .noise import NOISES, measure_noise
 from .scaling import RULES, VALUE, measure_scaling
-from .training import MODELS, require_data, strategies_of, train
+from .shot_findings import find
+from .strategies import MODELS, require_data, strategies_of, train
 
 __all__ = ["STUDY", "cells", "measure", "parser"]
 

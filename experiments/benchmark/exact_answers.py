@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .circuits import Gate, Problem
+from .gate_lists import Gate, Problem
 
 __all__ = ["Answer", "exact_answer"]
 

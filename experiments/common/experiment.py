@@ -23,7 +23,7 @@ from .hardware import (
 )
 from .options import FREE, Settings, flat, folder_path, parse, saved_settings
 from .runs import RunFolder
-from .training import Interrupted
+from .trainer import Interrupted
 from .workplace import Workplace, open_fabric
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from qiskit_torch_bridge import SPSA, FiniteDifference, GradientRule, ParameterS
 from ..common.cells import Cell, Row
 from ..common.options import Settings
 from ..common.sweeps import Study, study_parser
-from .findings import METHODS, find
+from .method_findings import METHODS, find
 from .problems import CIRCUITS, Problem
 
 __all__ = ["STUDY", "cells", "measure", "parser"]
@@ -26,7 +26,7 @@ _RULES: dict[str, Callable[[int], GradientRule]] = {
     "SPSA, 1 sample": lambda budget: SPSA(),
     "SPSA, many samples": lambda budget: SPSA(samples=max(1, budget // (2 * _SHOTS_OF_A_SAMPLE))),
 }
-"""By the names of :data:`~experiments.gradient_methods.findings.METHODS`; from the shots of a whole gradient to a rule."""
+"""By the names of :data:`~.method_findings.METHODS`; from the shots of a whole gradient to a rule."""
 
 
 def parser() -> Any:

@@ -12,10 +12,10 @@ from scipy.stats import chi2
 from ..common.options import Settings
 from ..common.sweeps import Findings, Tables
 from .figures import noise_figure, scaling_figure, training_figure
-from .fits import MeanSquare, Plateau, PowerLaw, fit_plateau, fit_power_law
 from .noise import IDEAL, NOISES, QUANTITIES, closed_form, ideal, one_shot
+from .power_laws import MeanSquare, Plateau, PowerLaw, fit_plateau, fit_power_law
 from .scaling import EXPONENTS
-from .training import ALLOCATIONS
+from .strategies import ALLOCATIONS
 
 __all__ = ["find"]
 

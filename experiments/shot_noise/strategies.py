@@ -38,7 +38,7 @@ from .. import mnist01, mnist36
 from ..common.cells import Cell
 from ..common.data import load_digits_of, load_first_of
 from ..common.rows import Rows
-from ..common.training import decisions
+from ..common.trainer import decisions
 
 __all__ = [
     "ALLOCATIONS",

@@ -11,9 +11,9 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 from ..common.cells import Cell, Row
 from ..common.options import Settings
 from ..common.sweeps import Study, study_parser
+from .descent import STRATEGIES, train
 from .ensemble import OBSERVABLES, angles_of_samples, derivatives
-from .findings import find
-from .training import STRATEGIES, train
+from .plateau_findings import find
 
 __all__ = ["STUDY", "cells", "measure", "parser"]
 

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 
 from ..common.options import Settings
 from ..common.sweeps import Findings, Tables
+from .descent import STRATEGIES
 from .ensemble import OBSERVABLES, Start
-from .fitting import ExponentialFit, Spread, fit_exponential
+from .exponentials import ExponentialFit, Spread, fit_exponential
 from .theory import SLOPES, deep_variance, variance_of_pauli
-from .training import STRATEGIES
 
 __all__ = ["find"]
 

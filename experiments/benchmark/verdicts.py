@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .circuits import Problem
-from .reference import Answer
+from .exact_answers import Answer
+from .gate_lists import Problem
 
 __all__ = ["LARGEST_Z_SCORE", "LARGEST_Z_SCORE_RMS", "Verdict", "compare"]
 

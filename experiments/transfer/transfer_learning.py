@@ -16,14 +16,14 @@ from torch.optim.lr_scheduler import LRScheduler, StepLR
 from qiskit_torch_bridge import DressedQuantumNet
 
 from .. import transfer
-from ..common.command import Experiment
 from ..common.costs import cost_of_training
+from ..common.experiment import Experiment
 from ..common.hardware import simulated, word_of
 from ..common.options import Settings, experiment_parser
 from ..common.plots import circuit_diagram, draw_predictions, learning_curves, save_predictions, softmax_of_largest
 from ..common.rows import Examples, Rows
 from ..common.runs import RunFolder
-from ..common.training import Trainer, quantum_layers
+from ..common.trainer import Trainer, quantum_layers
 from ..common.workplace import Workplace
 from .backbones import Backbone, View, imagenet_backbone, load_backbone, new_network
 from .choice import add_image_options, images_of, names_in, with_data_root
