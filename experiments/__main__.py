@@ -10,6 +10,7 @@ from importlib import import_module
 from qiskit_torch_bridge import HardwareError
 
 from .common.experiment import run_command
+from .common.sweeps import run_study
 
 EXPERIMENTS = {
     "mnist01": "hybrid CNN that tells handwritten 0 from 1, gradients by parameter shift (Qiskit textbook)",
@@ -52,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if asked_for_help else 2
     try:
         module = import_module(f"experiments.{name.replace('-', '_')}")
-        return int(module.main(options) if hasattr(module, "main") else run_command(module.EXPERIMENT, options))
+        if hasattr(module, "EXPERIMENT"):
+            return run_command(module.EXPERIMENT, options)
+        return run_study(module.STUDY, options) if hasattr(module, "STUDY") else int(module.main(options))
     except BrokenPipeError:
         raise
     except HardwareError as error:

@@ -19,6 +19,6 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the benchmark; returns the exit status."""
-    from .campaign import run
+    from .campaign import run_benchmark
 
-    return run(arguments, __doc__ or "")
+    return run_benchmark(arguments, __doc__ or "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -63,6 +63,7 @@ class Case:
     title: str
     make: partial[Problem]
     systems: tuple[str, ...]
+    _: KW_ONLY
     shots: int | None = None
     targets: tuple[Target, ...] = ()
     series: Series | None = None

@@ -40,7 +40,7 @@ def build_with_stopwatch(problem: Problem, shots: int | None, seed: int) -> Step
     """The same, with the time that the layer spends inside its backend counted."""
     watch = Stopwatch()
     step = build(problem, shots, seed, backend=with_stopwatch(resolve_backend(None), watch))
-    return Step(step.run, kernel_seconds=lambda: watch.seconds)
+    return Step(step.take, kernel_seconds=lambda: watch.seconds)
 
 
 build_on_aer = partial(build, backend="aer")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 __all__ = ["SYSTEMS", "System"]
 
@@ -23,6 +23,7 @@ class System:
 
     title: str
     adapter: str
+    _: KW_ONLY
     ours: bool = False
     tolerance: float = 1e-6
     note: str = ""

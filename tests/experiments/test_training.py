@@ -125,7 +125,7 @@ STAGES = (Stage("head", 2, freeze_first), Stage("all", 1, thaw), Stage("again", 
 def test_resumes_to_the_last_bit_from_every_step(tmp_path, monkeypatch, options):
     """From the checkpoint of each step and of each end of an epoch, those at the ends of stages among them."""
     straight = trained(RunFolder(tmp_path / "plain"), **options)
-    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("experiments.common.trainer.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     folder = Recording(tmp_path / "straight")
     assert_same(straight, trained(folder, **options))
     epochs = len(straight.rows)
