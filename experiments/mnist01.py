@@ -24,7 +24,6 @@ from torch.nn import functional as F
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import textbook
 
-from .common.costs import cost_of_training
 from .common.data import load_digits_of
 from .common.digits import add_digit_options, data_folder, with_digits
 from .common.experiment import Experiment
@@ -32,6 +31,7 @@ from .common.options import Settings, add_option, experiment_parser
 from .common.plots import circuit_diagram, draw_predictions, learning_curves, save_predictions
 from .common.runs import RunFolder
 from .common.trainer import Trainer
+from .common.training_costs import cost_of_training
 from .common.workplace import Workplace, exactly, layer_options
 
 DIGITS = (0, 1)

@@ -24,7 +24,6 @@ from qiskit_torch_bridge import LayerwiseQuantumLayer, Phase, Quote, complete_de
 from qiskit_torch_bridge.circuits import LayeredCircuit, random_rotations, ring_layers
 
 from .common.comparison import table
-from .common.costs import quote_of_epoch, words
 from .common.data import Digits, load_first_of
 from .common.digits import add_digit_options, data_folder, with_digits
 from .common.experiment import Experiment
@@ -34,6 +33,7 @@ from .common.plots import circuit_diagram, draw_predictions, learning_curves, sa
 from .common.rows import Rows
 from .common.runs import RunFolder
 from .common.trainer import Stage, Trainer
+from .common.training_costs import quote_of_epoch, words
 from .common.workplace import Workplace, exactly, layer_options
 
 DIGITS = (3, 6)

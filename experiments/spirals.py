@@ -28,13 +28,13 @@ from qiskit_torch_bridge import DressedQuantumNet, QuantumLayer
 from qiskit_torch_bridge.circuits import reuploading
 
 from .common.comparison import grouped
-from .common.costs import cost_of_training
 from .common.experiment import Experiment
 from .common.options import Settings, add_option, experiment_parser
 from .common.plots import circuit_diagram, learning_curves
 from .common.rows import Rows
 from .common.runs import RunFolder
 from .common.trainer import Trainer, cross_entropy, quantum_layers
+from .common.training_costs import cost_of_training
 from .common.workplace import Workplace, exactly, layer_options
 
 TURNS = {"easy": 1.52, "hard": 2.0}

@@ -11,8 +11,6 @@ import numpy as np
 
 from ..common.least_squares import least_squares
 
-__all__ = ["ExponentialFit", "Spread", "fit_exponential"]
-
 
 @dataclass(frozen=True)
 class Spread:

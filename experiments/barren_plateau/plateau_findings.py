@@ -19,8 +19,6 @@ from .ensemble import OBSERVABLES, Start
 from .exponentials import ExponentialFit, Spread, fit_exponential
 from .theory import SLOPES, deep_variance, variance_of_pauli
 
-__all__ = ["find"]
-
 _SMALLEST_FITTED = 4  # qubits: below, a 2-design is not yet on its exponential by several per cent
 _LARGEST_EXACT = 8  # qubits, up to which the theory at any depth is a moment's work
 _MARKS = {"Z0 Z1": ("o", "-", "C0"), "Z...Z": ("s", "--", "C1"), "projector": ("D", ":", "C2")}

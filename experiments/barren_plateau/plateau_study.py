@@ -16,8 +16,6 @@ from .descent import STRATEGIES, train
 from .ensemble import OBSERVABLES, angles_of_samples, derivatives
 from .plateau_findings import find
 
-__all__ = ["STUDY", "cells", "measure", "parser"]
-
 _SAMPLES_A_CELL = 128  # of deep circuits, so that no cell takes minutes
 
 

@@ -18,8 +18,6 @@ from .report import markdown, scaling_figure
 from .summary import result_of, timing_rows
 from .systems import SYSTEMS, System
 
-__all__ = ["run_benchmark"]
-
 _BUSY = 0.5
 _SMALL_REPETITIONS = 3
 _REPETITIONS = 7

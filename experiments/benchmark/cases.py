@@ -9,8 +9,6 @@ from typing import Any
 
 from .gate_lists import Problem, dressed, entangling, layerwise, textbook
 
-__all__ = ["FRESH", "PARTS", "Case", "Series", "Target", "parts_of", "plan"]
-
 _EXACT = ("ours", "pennylane-default", "pennylane-lightning", "qiskit-machine-learning")
 _WITHOUT_QISKIT = _EXACT[:-1]
 _SHOTS = 1000

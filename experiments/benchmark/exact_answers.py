@@ -14,8 +14,6 @@ import numpy as np
 
 from .gate_lists import Gate, Problem
 
-__all__ = ["Answer", "exact_answer"]
-
 
 @dataclass(frozen=True, eq=False)
 class Answer:

@@ -8,8 +8,6 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-__all__ = ["Angle", "Gate", "Problem", "dressed", "entangling", "layerwise", "play", "textbook"]
-
 T = TypeVar("T")
 
 _ARRAYS = ("inputs", "weights", "upstream")

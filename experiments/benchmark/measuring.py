@@ -18,8 +18,6 @@ from .processes import Process, WorkerError
 from .systems import System
 from .verdicts import compare
 
-__all__ = ["CaseResult", "FreshResult", "Measurement", "Pool", "SystemResult", "fewer_repetitions"]
-
 _Ask = Callable[..., dict[str, Any]]
 
 _SHORTEST_TIMING = 0.02

@@ -15,8 +15,6 @@ from .qiskit_circuits import quantum_circuit, z_labels
 from .step import Step, torch_step
 from .stopwatch import Stopwatch, with_stopwatch
 
-__all__ = ["build", "build_on_aer", "build_with_stopwatch"]
-
 
 def build(problem: Problem, shots: int | None, seed: int, *, backend: Any = None) -> Step:
     """The layer as a user makes it: the adjoint rule for exact values, parameter shift with shots."""

@@ -11,8 +11,6 @@ import torch
 from .gate_lists import Problem, play
 from .step import Step, torch_step
 
-__all__ = ["build_default", "build_lightning", "build_on_aer"]
-
 _GATES = {
     "h": qml.Hadamard,
     "cx": lambda control, target: qml.CNOT([control, target]),

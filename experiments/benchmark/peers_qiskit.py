@@ -14,8 +14,6 @@ from .gate_lists import Problem
 from .qiskit_circuits import quantum_circuit, z_labels
 from .step import Step, torch_step
 
-__all__ = ["build"]
-
 
 def build(problem: Problem, shots: int | None, seed: int) -> Step:
     """Its default estimator for exact values, Aer's ``EstimatorV2`` for shots; parameter shift for both.

@@ -7,8 +7,6 @@ from qiskit.circuit import ParameterVector
 
 from .gate_lists import Problem, play
 
-__all__ = ["quantum_circuit", "z_labels"]
-
 
 def quantum_circuit(problem: Problem) -> tuple[QuantumCircuit, ParameterVector, ParameterVector]:
     """The problem's circuit in Qiskit's terms, with its inputs and weights."""

@@ -14,8 +14,6 @@ from .measuring import CaseResult, FreshResult
 from .summary import Comparison, comparisons, growth, series_points
 from .systems import System
 
-__all__ = ["markdown", "scaling_figure"]
-
 _AXES = {
     "qubits": ("qubits", "strongly entangling, 4 layers, batch 1"),
     "batch": ("batch (rows)", "dressed, depth 6"),

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from .gate_lists import Problem
 
-__all__ = ["Step", "torch_step"]
-
 
 @dataclass(frozen=True)
 class Step:

@@ -11,8 +11,6 @@ from .cases import Case, Target
 from .measuring import CaseResult, FreshResult, SystemResult
 from .systems import System
 
-__all__ = ["Comparison", "comparisons", "growth", "result_of", "series_points", "timing_rows"]
-
 _FROM_BATCH = 256
 _FEW_QUBITS = 12
 _MANY_QUBITS = 20

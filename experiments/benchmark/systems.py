@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 
-__all__ = ["SYSTEMS", "System"]
-
 
 @dataclass(frozen=True)
 class System:

@@ -9,8 +9,6 @@ import numpy as np
 from .exact_answers import Answer
 from .gate_lists import Problem
 
-__all__ = ["LARGEST_Z_SCORE", "LARGEST_Z_SCORE_RMS", "Verdict", "compare"]
-
 LARGEST_Z_SCORE = 6.0
 """Of any one number. The standard errors are upper bounds, so that right answers stay far below."""
 

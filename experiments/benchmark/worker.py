@@ -23,8 +23,6 @@ from .memory import forget_peak_memory, peak_memory
 if TYPE_CHECKING:
     from .step import Step
 
-__all__ = ["main"]
-
 _WARM_UP_STEPS = 3
 _WARM_UP_SECONDS = 1.0
 _PACKAGES = (

@@ -14,8 +14,6 @@ from torch.nn import functional as F
 
 from .rows import Rows
 
-__all__ = ["Digits", "data_root_from_environment", "load_digits_of", "load_first_of"]
-
 _MNIST_FILES = {
     "train-images-idx3-ubyte": 0x803,
     "train-labels-idx1-ubyte": 0x801,

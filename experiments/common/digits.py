@@ -8,8 +8,6 @@ from typing import Any
 from .data import data_root_from_environment
 from .options import Settings
 
-__all__ = ["add_dataset_option", "add_digit_options", "data_folder", "with_digits"]
-
 
 def add_digit_options(parser: Any) -> None:
     """``--dataset`` and ``--download``."""

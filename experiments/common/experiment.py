@@ -29,8 +29,6 @@ from .workplace import Workplace, open_fabric
 if TYPE_CHECKING:
     from qiskit_torch_bridge import IBMBackend
 
-__all__ = ["Experiment", "draw", "experiment_named", "run_command", "settings_of_run", "trainings_of"]
-
 
 class Training(NamedTuple):
     """One training of a run: the name of its folder within the run's (empty if it is the only one), variant, settings."""

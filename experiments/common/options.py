@@ -14,11 +14,6 @@ from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_ty
 from .hardware import CAPS, add_hardware_options, without_unused_options
 from .runs import RunFolder, brief
 
-__all__ = [
-    *("Seed", "Settings", "add_option", "experiment_parser", "flag", "flat", "folder_path", "parse"),
-    *("saved_settings", "settings_of", "shared_parser"),
-]
-
 Settings = dict[str, Any]
 
 Seed: Any = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what torch takes, times a million

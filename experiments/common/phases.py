@@ -10,8 +10,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["phase_curves"]
-
 _LOWEST = 1e-7  # smaller gradients are rounding
 
 

@@ -17,15 +17,6 @@ from qiskit_torch_bridge import QuantumLayer
 from .runs import RunFolder
 from .trainer import decisions
 
-__all__ = [
-    "circuit_diagram",
-    "confusion_matrix",
-    "draw_predictions",
-    "learning_curves",
-    "save_predictions",
-    "softmax_of_largest",
-]
-
 _COLUMNS = 6  # of predictions.png
 
 

@@ -20,8 +20,6 @@ from .runs import RunFolder
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Findings", "Study", "Tables", "run_study", "study_parser"]
-
 Tables = Mapping[str, Sequence[Mapping[str, Any]]]
 """The rows of each table of a study by its name, in the order of the cells."""
 

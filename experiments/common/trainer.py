@@ -24,8 +24,6 @@ from .hardware import Measured, word_of
 from .rows import Examples
 from .workplace import Workplace, gathered, total
 
-__all__ = ["Interrupted", "Stage", "Trainer", "cross_entropy", "decisions", "quantum_layers"]
-
 SECONDS_BETWEEN_CHECKPOINTS = 60.0  # within an epoch; one is also written at the end of each
 
 _PARTS = {

@@ -12,8 +12,6 @@ from lightning_fabric import Fabric
 
 from .runs import RunFolder
 
-__all__ = ["Workplace", "exactly", "gathered", "layer_options", "layer_seed", "open_fabric", "total"]
-
 
 @dataclass(frozen=True)
 class Workplace:

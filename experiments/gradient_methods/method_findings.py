@@ -20,8 +20,6 @@ from ..common.options import Settings
 from ..common.sweeps import Findings, Tables
 from .optimum import Optimum, optimum
 
-__all__ = ["METHODS", "find"]
-
 METHODS = {
     "parameter shift": ("o", "-", "C0"),
     "central difference": ("s", "--", "C1"),

@@ -17,8 +17,6 @@ from ..common.sweeps import Study, study_parser
 from .method_findings import METHODS, find
 from .problems import CIRCUITS, Problem
 
-__all__ = ["STUDY", "cells", "measure", "parser"]
-
 _SHOTS_OF_A_SAMPLE = 100  # a circuit, where SPSA spends its shots on many samples
 _RULES: dict[str, Callable[[int], GradientRule]] = {
     "parameter shift": lambda budget: ParameterShift(),
@@ -87,7 +85,9 @@ def _step_rows(cell: Cell, problem: Problem, seed: np.random.SeedSequence) -> It
         rule = FiniteDifference(step=step, scheme=cell["scheme"])
         (without_shots,) = problem.estimates(rule, repeats=1, shots=None, seed=0)
         bias = without_shots - problem.gradient
-        estimates = problem.estimates(rule, repeats=cell["repeats"], shots=cell["shots"], seed=_words(child))
+        estimates = problem.estimates(
+            rule, repeats=cell["repeats"], shots=cell["shots"], seed=child.generate_state(4).tolist()
+        )
         errors = ((estimates - problem.gradient) ** 2).mean(axis=1)
         yield {
             "step": step,
@@ -107,7 +107,7 @@ def _budget_rows(cell: Cell, problem: Problem, seed: np.random.SeedSequence) -> 
         if circuits > budget:
             continue
         shots = budget // circuits
-        estimates = problem.estimates(rule, repeats=cell["repeats"], shots=shots, seed=_words(child))
+        estimates = problem.estimates(rule, repeats=cell["repeats"], shots=shots, seed=child.generate_state(4).tolist())
         squares = ((estimates - problem.gradient) ** 2).sum(axis=1) / size**2
         lengths = np.linalg.norm(estimates, axis=1)
         cosines = estimates @ problem.gradient / (np.where(lengths > 0, lengths, 1) * size)
@@ -122,12 +122,6 @@ def _budget_rows(cell: Cell, problem: Problem, seed: np.random.SeedSequence) -> 
             "cosine": float(cosines.mean()),
             "cosine_standard_error": float(cosines.std(ddof=1) / np.sqrt(len(cosines))),
         }
-
-
-def _words(seed: np.random.SeedSequence) -> list[int]:
-    """As the layers take it."""
-    words: list[int] = seed.generate_state(4).tolist()
-    return words
 
 
 def _points(settings: Settings) -> range:

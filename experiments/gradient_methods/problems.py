@@ -13,8 +13,6 @@ from qiskit.circuit import Parameter, ParameterVector, QuantumCircuit
 from qiskit_torch_bridge import FiniteDifference, GradientRule, QuantumLayer
 from qiskit_torch_bridge.circuits import dressed, ring_layers
 
-__all__ = ["CIRCUITS", "Problem"]
-
 _ROWS_AT_ONCE = 20_000  # shifted circuits, which bounds the memory
 
 

@@ -14,8 +14,6 @@ from ..common.comparison import MARKERS, STYLES, grouped, table
 from ..common.runs import RunFolder
 from .questions import QUESTIONS
 
-__all__ = ["answer_figure", "answer_rows", "draw_answers"]
-
 Groups = Mapping[str, Mapping[str, Sequence[RunFolder]]]
 
 

@@ -17,17 +17,6 @@ from qiskit_torch_bridge.circuits import ParameterizedCircuit, dressed, reupload
 
 from ..common.workplace import layer_options
 
-__all__ = [
-    "WIDTH",
-    "QuickStart",
-    "Scale",
-    "dense",
-    "quantum",
-    "quantum_from_zero",
-    "quantum_layers_with_gradients",
-    "scores",
-]
-
 WIDTH = 8  # numbers in and out, qubits, and classes; three layers of 3 weights a qubit are as many as a dense block has
 
 

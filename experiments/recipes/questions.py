@@ -12,8 +12,6 @@ from ..common.options import Settings
 from ..common.trainer import Stage
 from .blocks import QuickStart, Scale, dense, quantum, quantum_from_zero, scores
 
-__all__ = ["QUESTIONS", "Question", "stages_of"]
-
 Build = Callable[[int, Mapping[str, Any]], nn.Module]
 
 

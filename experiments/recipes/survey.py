@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from qiskit_torch_bridge import Quote
 
-from ..common.costs import quote_of_epoch, words
 from ..common.data import load_first_of
 from ..common.digits import add_digit_options, data_folder, with_digits
 from ..common.experiment import Experiment
@@ -28,6 +27,7 @@ from ..common.plots import learning_curves
 from ..common.rows import Rows
 from ..common.runs import RunFolder
 from ..common.trainer import Stage, Trainer, cross_entropy
+from ..common.training_costs import quote_of_epoch, words
 from ..common.workplace import Workplace
 from .answers import draw_answers
 from .blocks import WIDTH, quantum_layers_with_gradients

@@ -16,8 +16,6 @@ from .power_laws import Plateau
 from .scaling import RULES, VALUE
 from .strategies import ALLOCATIONS, STRATEGIES
 
-__all__ = ["noise_figure", "scaling_figure", "training_figure"]
-
 Rows = Sequence[Mapping[str, Any]]
 
 _MODEL_WORDS = {

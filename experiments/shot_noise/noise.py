@@ -30,8 +30,6 @@ from qiskit_torch_bridge.backends import resolve_backend
 from ..common.cells import Cell
 from .power_laws import mean_square
 
-__all__ = ["IDEAL", "NOISES", "QUANTITIES", "Noise", "closed_form", "expectation", "ideal", "measure_noise", "one_shot"]
-
 QUANTITIES = ("value", "derivative")
 IDEAL = "none"
 

@@ -11,8 +11,6 @@ import numpy as np
 
 from ..common.least_squares import least_squares
 
-__all__ = ["MeanSquare", "Plateau", "PowerLaw", "fit_plateau", "fit_power_law", "mean_square"]
-
 _REACH = NormalDist().inv_cdf(0.975)
 _ROUNDS = 20  # of reweighting; two or three would do
 

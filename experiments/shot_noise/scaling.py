@@ -28,8 +28,6 @@ from qiskit_torch_bridge.circuits import dressed
 from ..common.cells import Cell
 from .power_laws import mean_square
 
-__all__ = ["ANGLES", "EXPONENTS", "RULES", "VALUE", "Theory", "measure_scaling", "measured_layer", "theory"]
-
 RULES: Mapping[str, GradientRule] = {
     "parameter shift": ParameterShift(),
     "finite difference, h = 0.3": FiniteDifference(step=0.3),

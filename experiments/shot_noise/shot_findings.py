@@ -19,8 +19,6 @@ from .power_laws import MeanSquare, Plateau, PowerLaw, fit_plateau, fit_power_la
 from .scaling import EXPONENTS
 from .strategies import ALLOCATIONS
 
-__all__ = ["find"]
-
 Rows = Sequence[Mapping[str, Any]]
 
 _NEARLY = 0.95

@@ -22,8 +22,6 @@ from .scaling import RULES, VALUE, measure_scaling
 from .shot_findings import find
 from .strategies import MODELS, require_data, strategies_of, train
 
-__all__ = ["STUDY", "cells", "measure", "parser"]
-
 PARTS = ("scaling", "training", "noise")
 
 

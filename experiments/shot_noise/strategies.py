@@ -39,18 +39,6 @@ from ..common.data import load_digits_of, load_first_of
 from ..common.rows import Rows
 from ..common.trainer import decisions, quantum_layers
 
-__all__ = [
-    "ALLOCATIONS",
-    "MODELS",
-    "STRATEGIES",
-    "Strategy",
-    "Task",
-    "exact_scores",
-    "require_data",
-    "strategies_of",
-    "train",
-]
-
 _BATCH_SIZE = 16
 _GROWTH_STEPS = 4
 _MOST_EVALUATIONS = 12

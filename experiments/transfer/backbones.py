@@ -21,17 +21,6 @@ from qiskit_torch_bridge import DressedQuantumNet
 from ..common.runs import brief
 from ..common.trainer import quantum_layers
 
-__all__ = [
-    "NETWORKS",
-    "Backbone",
-    "QuantumNetwork",
-    "View",
-    "imagenet_backbone",
-    "load_backbone",
-    "new_network",
-    "save_backbone",
-]
-
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision's weights want them
 NETWORKS = ("resnet18", "quantum")
 _EXPECTED = "expected torchvision's ResNet18, or the backbone.pt that 'python -m experiments pretrain' writes."

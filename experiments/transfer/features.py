@@ -19,8 +19,6 @@ from ..common.runs import RunFolder, brief
 from .backbones import Backbone
 from .images import Images
 
-__all__ = ["AugmentedFeatures", "cached_features"]
-
 _BATCH = 64
 
 

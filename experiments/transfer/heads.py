@@ -11,8 +11,6 @@ from qiskit_torch_bridge import DressedQuantumNet
 
 from ..common.workplace import layer_options
 
-__all__ = ["new_head"]
-
 
 def new_head(quantum: bool, num_features: int, num_classes: int, settings: Mapping[str, Any]) -> nn.Module:
     """A head from features (N, num_features) to the classes' scores (N, num_classes).

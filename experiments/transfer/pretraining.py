@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from tqdm import tqdm
 
-from ..common.costs import cost_of_training
 from ..common.experiment import Experiment
 from ..common.hardware import simulated
 from ..common.options import Settings, add_option, experiment_parser, saved_settings, settings_of
@@ -21,6 +20,7 @@ from ..common.plots import draw_predictions, learning_curves, save_predictions, 
 from ..common.rows import Rows
 from ..common.runs import RunFolder, brief
 from ..common.trainer import Interrupted, Trainer, cross_entropy, quantum_layers
+from ..common.training_costs import cost_of_training
 from ..common.workplace import Workplace, layer_options
 from .backbones import NETWORKS, View, new_network, save_backbone
 from .choice import add_image_options, images_of, names_in, with_data_root

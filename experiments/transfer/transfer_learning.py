@@ -16,7 +16,6 @@ from torch.optim.lr_scheduler import LRScheduler, StepLR
 from qiskit_torch_bridge import DressedQuantumNet
 
 from .. import transfer
-from ..common.costs import cost_of_training
 from ..common.experiment import Experiment
 from ..common.hardware import simulated, word_of
 from ..common.options import Settings, add_option, experiment_parser
@@ -24,6 +23,7 @@ from ..common.plots import circuit_diagram, draw_predictions, learning_curves, s
 from ..common.rows import Examples, Rows
 from ..common.runs import RunFolder
 from ..common.trainer import Trainer, cross_entropy, quantum_layers
+from ..common.training_costs import cost_of_training
 from ..common.workplace import Workplace, exactly
 from .backbones import Backbone, View, imagenet_backbone, load_backbone, new_network
 from .choice import add_image_options, images_of, names_in, with_data_root
