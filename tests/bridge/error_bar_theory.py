@@ -10,7 +10,7 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 from qiskit.quantum_info import SparsePauliOp, Statevector
 
-from qiskit_torch_bridge import SPSA, FiniteDifference, ParameterShift, QuantumLayer, Run
+from qiskit_torch_bridge import SPSA, FiniteDifference, LayerResult, ParameterShift, QuantumLayer
 from qiskit_torch_bridge.program.readout import PauliGroup
 
 SHOTS = 200
@@ -115,7 +115,7 @@ def theory(
 
 def backward(
     layer: QuantumLayer, inputs: torch.Tensor | None, seed: int = 7, upstream: np.ndarray | None = None
-) -> tuple[Run, np.ndarray]:
+) -> tuple[LayerResult, np.ndarray]:
     values = layer() if inputs is None else layer(inputs)
     if upstream is None:
         upstream = np.random.default_rng(seed).normal(
