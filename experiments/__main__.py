@@ -9,7 +9,8 @@ from importlib import import_module
 
 from qiskit_torch_bridge.commands import exit_status
 
-from .common.command import run_command
+from .common.experiment import run_command
+from .common.sweeps import run_study
 
 EXPERIMENTS = {
     "mnist01": "hybrid CNN that tells handwritten 0 from 1, gradients by parameter shift (Qiskit textbook)",
@@ -54,7 +55,9 @@ def _perform(name: str, options: Sequence[str]) -> int:
             print(f"  {known:<{width}}  {summary}")
         return 0 if asked_for_help else 2
     module = import_module(f"experiments.{name.replace('-', '_')}")
-    return int(module.main(options) if hasattr(module, "main") else run_command(module.EXPERIMENT, options))
+    if hasattr(module, "EXPERIMENT"):
+        return run_command(module.EXPERIMENT, options)
+    return run_study(module.STUDY, options) if hasattr(module, "STUDY") else int(module.main(options))
 
 
 def _end_process_group(status: int) -> None:

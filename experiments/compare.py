@@ -13,8 +13,8 @@ from jsonargparse import ArgumentParser
 
 from qiskit_torch_bridge.commands.printing import in_columns
 
-from .common.command import trainings_of
 from .common.comparison import Curve, comparison_figure, seeds_figure, summarize
+from .common.experiment import trainings_of
 from .common.options import flat
 from .common.runs import RunFolder
 

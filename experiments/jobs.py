@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from qiskit_torch_bridge.commands import jobs, record
 from qiskit_torch_bridge.commands.parsers import parser_of
 
-from .common.command import settings_of_run
+from .common.experiment import settings_of_run
 from .common.hardware import LEDGER, is_hardware
 from .common.runs import RunFolder
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, TypeVar
 
 from matplotlib.figure import Figure
 
-__all__ = ["MARKERS", "STYLES", "Curve", "comparison_figure", "seeds_figure", "summarize"]
+__all__ = ["MARKERS", "STYLES", "Curve", "comparison_figure", "grouped", "seeds_figure", "summarize"]
 
 STYLES = ("-", "--", ":", "-.")
 MARKERS = "osD^vP"
+
+_Item = TypeVar("_Item")
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,14 @@ class Curve:
 
     rows: Sequence[Mapping[str, Any]]
     test_accuracy: float
+
+
+def grouped(items: Iterable[_Item], key: Callable[[_Item], _Key]) -> dict[_Key, list[_Item]]:
+    """The items of each key, in their order; keys in the order in which they first come."""
+    groups: dict[_Key, list[_Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def summarize(accuracies: Sequence[float]) -> dict[str, float]:
@@ -83,16 +94,8 @@ def seeds_figure(curves: Mapping[str, Sequence[Curve]], published: Mapping[str, 
         value = published.get(name)
         if value is not None:
             axes.plot([place - 0.35, place + 0.35], [value] * 2, "r--", linewidth=1.5, zorder=3)
-            label = f"published\n{value:g}"
-            axes.annotate(
-                label,
-                (place + 0.35, value),
-                (3, 0),
-                textcoords="offset points",
-                color="r",
-                va="center",
-                fontsize="small",
-            )
+            text = f"published\n{value:g}", (place + 0.35, value), (3, 0)
+            axes.annotate(*text, textcoords="offset points", color="r", va="center", fontsize="small")
     axes.set_xticks(range(len(curves)), [f"{name}\n{len(group)} seeds" for name, group in curves.items()])
     axes.set(ylabel="test accuracy (bar: median)", xlim=(-0.6, len(curves) - 0.1))
     axes.grid(alpha=0.3, axis="y")
