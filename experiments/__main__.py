@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 
-from qiskit_torch_bridge import HardwareError
+from qiskit_torch_bridge.commands import exit_status
 
-from .common.command import run_command
+from .common.experiment import run_command
+from .common.sweeps import run_study
 
 EXPERIMENTS = {
     "mnist01": "hybrid CNN that tells handwritten 0 from 1, gradients by parameter shift (Qiskit textbook)",
@@ -26,8 +27,8 @@ EXPERIMENTS = {
 TOOLS = {
     "plot": "draws a run's figures anew from its files: python -m experiments plot RUN ...",
     "compare": "puts runs side by side, a table and a figure: python -m experiments compare RUN RUN ...",
-    "ibm-check": "looks whether IBM hardware can be used from here, and what a training step would cost; sends nothing",
-    "jobs": "lists the jobs of a run on IBM hardware; collects, cancels, records: python -m experiments jobs RUN",
+    "ibm-check": "is now the command qtb check",
+    "jobs": "is now the commands qtb jobs and qtb record",
     "reference": "builds the API reference from the docstrings: python -m experiments reference --out FOLDER",
     "record-lesson": "trains a small circuit on a simulated device and records it, to be replayed without an account",
 }
@@ -39,8 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The process's exit status: 0 done, 1 refused or failed (one line says why), 2 no such experiment, 130 interrupted.
     """
-    name, *options = [*(sys.argv[1:] if arguments is None else arguments), ""]
-    options = options[:-1]
+    name, *options = (sys.argv[1:] if arguments is None else arguments) or [""]
+    return exit_status(name, partial(_perform, name, options))
+
+
+def _perform(name: str, options: Sequence[str]) -> int:
     if name not in EXPERIMENTS | TOOLS:
         asked_for_help = name in ("", "-h", "--help", "list")
         if not asked_for_help:
@@ -50,17 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for known, summary in (EXPERIMENTS | TOOLS).items():
             print(f"  {known:<{width}}  {summary}")
         return 0 if asked_for_help else 2
-    try:
-        module = import_module(f"experiments.{name.replace('-', '_')}")
-        return int(module.main(options) if hasattr(module, "main") else run_command(module.EXPERIMENT, options))
-    except BrokenPipeError:
-        raise
-    except HardwareError as error:
-        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 1
+    module = import_module(f"experiments.{name.replace('-', '_')}")
+    if hasattr(module, "EXPERIMENT"):
+        return run_command(module.EXPERIMENT, options)
+    return run_study(module.STUDY, options) if hasattr(module, "STUDY") else int(module.main(options))
 
 
 def _end_process_group(status: int) -> None:
@@ -77,11 +74,6 @@ def _end_process_group(status: int) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        status = main()
-        sys.stdout.flush()
-        _end_process_group(status)
-    except BrokenPipeError:  # whoever read our lines (head, say) has seen enough; Python flushes once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
+    status = main()
+    _end_process_group(status)
     sys.exit(status)

@@ -11,8 +11,10 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from .common.command import trainings_of
-from .common.comparison import Curve, comparison_figure, seeds_figure, summarize, table
+from qiskit_torch_bridge.commands.printing import in_columns
+
+from .common.comparison import Curve, comparison_figure, seeds_figure, summarize
+from .common.experiment import trainings_of
 from .common.options import flat
 from .common.runs import RunFolder
 
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
             groups.setdefault(name, []).append((settings, curve, result))
     rows = [_row(name, group, options.error_below) for name, group in groups.items()]
     rows = [{key: value for key, value in row.items() if _differs(key, rows)} for row in rows]
-    print(table(rows))
+    print(in_columns(rows))
     out = RunFolder.fresh(None, "compare") if options.out is None else RunFolder(Path(options.out))
     columns = list(dict.fromkeys(key for row in rows for key in row))
     out.write_rows("comparison.csv", [{key: row.get(key, "") for key in columns} for row in rows])

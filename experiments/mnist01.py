@@ -13,6 +13,7 @@ unbiased at any number of shots, where a logarithm would be infinite as soon as 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,16 +24,15 @@ from torch.nn import functional as F
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import textbook
 
-from .common.command import Experiment
-from .common.costs import cost_of_training
 from .common.data import load_digits_of
 from .common.digits import add_digit_options, data_folder, with_digits
-from .common.options import Settings, experiment_parser
+from .common.experiment import Experiment
+from .common.options import Settings, add_option, experiment_parser
 from .common.plots import circuit_diagram, draw_predictions, learning_curves, save_predictions
-from .common.rows import Rows
 from .common.runs import RunFolder
-from .common.training import Trainer
-from .common.workplace import Workplace, layer_seed
+from .common.trainer import Trainer
+from .common.training_costs import cost_of_training
+from .common.workplace import Workplace, exactly, layer_options
 
 DIGITS = (0, 1)
 
@@ -77,10 +77,7 @@ def quantum_head(settings: Mapping[str, Any]) -> QuantumLayer:
         weights=weights,
         probabilities=True,
         interpret=lambda outcome: 1 - outcome,
-        backend=settings["backend"],
-        shots=settings["shots"],
-        gradient=settings["gradient"],
-        seed=layer_seed(settings["seed"]),
+        **layer_options(settings),
     )
 
 
@@ -100,22 +97,16 @@ def parser() -> Any:
         __doc__ or "",
         **{name: PUBLISHED[name] for name in ("epochs", "batch_size", "lr", "shots", "backend", "gradient")},
     )
-    parser.add_argument(
+    add = partial(add_option, parser)
+    add(
         "--head",
-        choices=["quantum", "classical", "both"],
-        default="quantum",
-        help="The circuit, or a sigmoid in its place, or the two side by side.",
+        ["quantum", "classical", "both"],
+        "quantum",
+        "The circuit, or a sigmoid in its place, or the two side by side.",
     )
     add_digit_options(parser)
-    parser.add_argument(
-        "--train-per-digit",
-        type=PositiveInt,
-        default=PUBLISHED["train_per_digit"],
-        help="Training images of each digit.",
-    )
-    parser.add_argument(
-        "--test-per-digit", type=PositiveInt, default=PUBLISHED["test_per_digit"], help="Test images of each digit."
-    )
+    add("--train-per-digit", PositiveInt, PUBLISHED["train_per_digit"], "Training images of each digit.")
+    add("--test-per-digit", PositiveInt, PUBLISHED["test_per_digit"], "Test images of each digit.")
     return parser
 
 
@@ -130,19 +121,13 @@ def train(settings: Settings, work: Workplace) -> dict[str, Any]:
     torch.manual_seed(settings["seed"])
     head = quantum_head(settings) if settings["head"] == "quantum" else ClassicalHead()
     with work.fabric.rank_zero_first():  # only one process downloads
-        data = load_digits_of(
-            DIGITS,
-            train_per_digit=settings["train_per_digit"],
-            test_per_digit=settings["test_per_digit"],
-            data_root=data_folder(settings),
-            download=settings["download"],
-        )
+        sizes = {name: settings[name] for name in ("train_per_digit", "test_per_digit", "download")}
+        data = load_digits_of(DIGITS, **sizes, data_root=data_folder(settings))
     trainer = Trainer(network(head), loss, settings, work)
-    trainer.fit(Rows(data.train_images, data.train_labels), Rows(data.test_images, data.test_labels))
-    last = trainer.rows[-1]
+    trainer.fit(data.train, data.test)
     if work.fabric.is_global_zero:
-        save_predictions(work.folder, lambda rows: data.test_images[rows], data.test_labels, trainer.test_scores)
-        if isinstance(head, QuantumLayer) and last["test_accuracy"] < 0.8:
+        save_predictions(work.folder, data.test.inputs.__getitem__, data.test.labels, trainer.test_scores)
+        if isinstance(head, QuantumLayer) and trainer.rows[-1]["test_accuracy"] < 0.8:
             print(
                 "This run has not learnt. The circuit is periodic in its angle and nothing bounds that: with some seeds "
                 "it runs away over many turns in the first steps. Try another --seed, or a lower --lr."
@@ -174,15 +159,10 @@ def draw(folder: RunFolder) -> None:
     settings, rows = folder.read_settings(), folder.read_rows()
     title = f"{settings['dataset']} 0/1, {settings['head']} head"
     folder.write_figure("loss.png", learning_curves(rows, title=title, loss_label="mean of $-p$(right class)"))
-    draw_predictions(
-        folder,
-        [str(d) for d in DIGITS],
-        lambda scores: scores.max(axis=1),
-        title=f"{settings['head']} head, test images",
-    )
+    title = f"{settings['head']} head, test images"
+    draw_predictions(folder, [str(digit) for digit in DIGITS], lambda scores: scores.max(axis=1), title=title)
     if settings["head"] == "quantum":
-        layer = quantum_head({**settings, "backend": None, "shots": None, "gradient": None})
-        folder.write_figure("circuit.png", circuit_diagram(layer))
+        folder.write_figure("circuit.png", circuit_diagram(quantum_head(exactly(settings))))
 
 
 def published(settings: Settings) -> float | None:
@@ -191,12 +171,5 @@ def published(settings: Settings) -> float | None:
 
 
 EXPERIMENT = Experiment(
-    name="mnist01",
-    parser=parser,
-    train=train,
-    draw=draw,
-    cost=cost,
-    complete=with_digits,
-    variants=variants,
-    published=published,
+    "mnist01", parser, train, draw, cost=cost, complete=with_digits, variants=variants, published=published
 )

@@ -22,19 +22,19 @@ from torch.nn import functional as F
 
 from qiskit_torch_bridge import LayerwiseQuantumLayer, Phase, Quote, complete_depth_schedule, layerwise_schedule
 from qiskit_torch_bridge.circuits import LayeredCircuit, random_rotations, ring_layers
+from qiskit_torch_bridge.commands.printing import in_columns
 
-from .common.command import Experiment
-from .common.comparison import table
-from .common.costs import quote_of_epoch, words
 from .common.data import Digits, load_first_of
 from .common.digits import add_digit_options, data_folder, with_digits
-from .common.options import Settings, experiment_parser
+from .common.experiment import Experiment
+from .common.options import Settings, add_option, experiment_parser, flag
 from .common.phases import phase_curves
 from .common.plots import circuit_diagram, draw_predictions, learning_curves, save_predictions
 from .common.rows import Rows
 from .common.runs import RunFolder
-from .common.training import Stage, Trainer
-from .common.workplace import Workplace, layer_seed
+from .common.trainer import Stage, Trainer
+from .common.training_costs import quote_of_epoch, words
+from .common.workplace import Workplace, exactly, layer_options
 
 DIGITS = (3, 6)
 QUBITS = 9
@@ -85,10 +85,7 @@ def classifier(settings: Settings) -> Classifier:
         phases(settings)[0].depth,
         init=settings["init"],
         observables=readout(settings["readout"]),
-        backend=settings["backend"],
-        shots=settings["shots"],
-        gradient=settings["gradient"],
-        seed=layer_seed(settings["seed"]),
+        **layer_options(settings),
     )
     return Classifier(quantum, scale_and_bias=settings["scale_and_bias"])
 
@@ -135,43 +132,36 @@ def nine_numbers(images: torch.Tensor, source: str) -> torch.Tensor:
     return resized.flatten(1)
 
 
+def rows_of(data: Digits) -> tuple[Rows, Rows]:
+    """Training and test examples of nine numbers each."""
+    training, testing = (Rows(nine_numbers(part.inputs, data.source), part.labels) for part in (data.train, data.test))
+    return training, testing
+
+
 def digits(settings: Settings) -> Digits:
     """The images that the settings ask for: the first for training, and all that there are for testing."""
-    return load_first_of(
-        DIGITS,
-        train=settings["train_images"],
-        data_root=data_folder(settings),
-        download=settings["download"],
-    )
+    where = {"data_root": data_folder(settings), "download": settings["download"]}
+    return load_first_of(DIGITS, train=settings["train_images"], **where)
 
 
 def parser() -> Any:
     """The experiment's options, with the published settings as defaults."""
     parser = experiment_parser(
-        "mnist36",
-        __doc__ or "",
-        **{name: PUBLISHED[name] for name in ("epochs", "batch_size", "lr")},
-        shots=None,
-        backend="statevector",
-        gradient=None,
+        "mnist36", __doc__ or "", **{name: PUBLISHED[name] for name in ("epochs", "batch_size", "lr")}
     )
+    add = partial(add_option, parser)
     add_digit_options(parser)
+    add(
+        "--train-images",
+        PositiveInt | None,
+        None,
+        "The first so many threes and sixes; null: 1000 of MNIST, 240 of the digits.",
+    )
     for name, kind, text in (
-        (
-            "train_images",
-            PositiveInt | None,
-            "The first so many threes and sixes; null: 1000 of MNIST, 240 of the digits.",
-        ),
-    ):
-        parser.add_argument(_flag(name), type=kind, default=None, help=text)
-    for name, choices, text in (
         ("circuit", ["random_rotations", "ring"], "Random rotations and CZ ladders; or RZ, RX and a ring of CZ."),
         ("readout", ["last", "sum"], "<Z> of the last qubit, or the sum of <Z> over all."),
         ("training", ["layerwise", "complete"], "The circuit grows; or all of its layers are trained from the start."),
         ("init", ["zeros", "normal", "uniform"], "Weights to begin with; layers that are added later start at zero."),
-    ):
-        parser.add_argument(_flag(name), choices=choices, default=PUBLISHED[name], help=text)
-    for name, kind, text in (
         ("scale_and_bias", bool, "Train a factor and an offset of the readout too."),
         ("steps", PositiveInt, "Steps of Phase I."),
         ("layers_per_step", PositiveInt, "Layers that each adds."),
@@ -180,12 +170,8 @@ def parser() -> Any:
         ("sweeps", NonNegativeInt, "How often Phase II goes through them; 0: no Phase II."),
         ("partition_epochs", PositiveInt, "Epochs of each part in a sweep."),
     ):
-        parser.add_argument(_flag(name), type=kind, default=PUBLISHED[name], help=text)
+        add(flag(name), kind, PUBLISHED[name], text)
     return parser
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def complete(settings: Settings) -> Settings:
@@ -207,16 +193,14 @@ def train(settings: Settings, work: Workplace) -> dict[str, Any]:
     model = classifier(settings)
     with work.fabric.rank_zero_first():  # only one process downloads
         data = digits(settings)
-    train_numbers, test_numbers = (
-        nine_numbers(images, data.source) for images in (data.train_images, data.test_images)
-    )
+    training, testing = rows_of(data)
     stages = [Stage(phase.name, phase.epochs, partial(_enter, phase)) for phase in phases(settings)]
     trainer = Trainer(model, loss, settings, work, stages=stages)
-    trainer.fit(Rows(train_numbers, data.train_labels), Rows(test_numbers, data.test_labels))
+    trainer.fit(training, testing)
     if work.fabric.is_global_zero:
-        seen = F.interpolate(test_numbers.reshape(-1, 1, 3, 3), size=data.test_images.shape[-2:])
-        both = torch.cat([data.test_images, seen], dim=-1)
-        save_predictions(work.folder, lambda rows: both[rows], data.test_labels, trainer.test_scores)
+        seen = F.interpolate(testing.inputs.reshape(-1, 1, 3, 3), size=data.test.inputs.shape[-2:])
+        both = torch.cat([data.test.inputs, seen], dim=-1)
+        save_predictions(work.folder, both.__getitem__, testing.labels, trainer.test_scores)
         if trainer.rows[-1]["test_accuracy"] < 0.6:
             print(
                 "This run has not learnt, as most seeds of the published protocol do not; the README says why. Try "
@@ -227,7 +211,7 @@ def train(settings: Settings, work: Workplace) -> dict[str, Any]:
         "training": settings["training"],
         **trainer.result(),
         "last_qubit": rotations_of_last_qubit(settings),
-        "logistic_regression": logistic_regression(train_numbers, data.train_labels, test_numbers, data.test_labels),
+        "logistic_regression": logistic_regression(training, testing),
         "phases": [
             {"name": phase.name, "depth": phase.depth, "epochs": phase.epochs, **_sizes(phased)}
             for phase, phased in in_each_phase(settings)
@@ -262,32 +246,30 @@ def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return F.binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits.dtype), reduction="none")
 
 
-def logistic_regression(
-    train: torch.Tensor, train_labels: torch.Tensor, test: torch.Tensor, test_labels: torch.Tensor
-) -> float:
+def logistic_regression(train: Rows, test: Rows) -> float:
     """The test accuracy of logistic regression on the same numbers, with scikit-learn's defaults."""
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression().fit(train.numpy(), train_labels.numpy())
-    return float(model.score(test.numpy(), test_labels.numpy()))
+    model = LogisticRegression().fit(train.inputs.numpy(), train.labels.numpy())
+    return float(model.score(test.inputs.numpy(), test.labels.numpy()))
 
 
 def cost(settings: Settings) -> str:
     """What each phase and the whole run cost."""
     data = digits(settings)
-    sizes = {"train": len(data.train_labels), "batch_size": settings["batch_size"]}
+    sizes = {"train": len(data.train), "batch_size": settings["batch_size"]}
     rows, training, everything = [], [], []
     for phase, model in in_each_phase(settings):
         quote = partial(quote_of_epoch, model.quantum.quantum, **sizes, inputs_require_grad=False)
         training.append(phase.epochs * quote(test=0))
-        everything.append(phase.epochs * quote(test=len(data.test_labels)))
+        everything.append(phase.epochs * quote(test=len(data.test)))
         rows.append(
             {"phase": phase.name, "layers": phase.depth, "epochs": phase.epochs, **_sizes(model)}
             | {"circuits of training": training[-1].circuits, "its shots": training[-1].shots}
         )
     return (
-        f"Data: {data.source}, {len(data.train_labels)} training and {len(data.test_labels)} test images.\n"
-        f"{table(rows)}\n"
+        f"Data: {data.source}, {len(data.train)} training and {len(data.test)} test images.\n"
+        f"{in_columns(rows)}\n"
         f"Training: {words(sum(training, Quote()))}\n"
         f"The run, with a test after each epoch: {words(sum(everything, Quote()))}"
     )
@@ -300,7 +282,7 @@ def draw(folder: RunFolder) -> None:
     folder.write_figure("loss.png", learning_curves(rows, title=title))
     folder.write_figure("phases.png", phase_curves([rows], title=title))
     draw_predictions(folder, [str(digit) for digit in DIGITS], _confidence, title=title)
-    *_, (_, model) = in_each_phase({**settings, "backend": None, "shots": None, "gradient": None})
+    *_, (_, model) = in_each_phase(exactly(settings))
     folder.write_figure("circuit.png", circuit_diagram(model.quantum.quantum))
 
 
@@ -316,13 +298,5 @@ def draw_all(folder: RunFolder, parts: Mapping[str, RunFolder]) -> None:
 
 
 EXPERIMENT = Experiment(
-    name="mnist36",
-    parser=parser,
-    train=train,
-    draw=draw,
-    cost=cost,
-    complete=complete,
-    draw_all=draw_all,
-    extendable=(),
-    published=published,
+    "mnist36", parser, train, draw, cost=cost, complete=complete, draw_all=draw_all, extendable=(), published=published
 )

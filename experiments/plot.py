@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from .common.command import draw
+from .common.experiment import draw
 from .common.runs import RunFolder
 
 

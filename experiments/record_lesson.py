@@ -19,8 +19,8 @@ from torch import nn
 
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import dressed
+from qiskit_torch_bridge.commands.printing import in_columns
 
-from .common.comparison import table
 from .common.hardware import IN_MEMORY, connected
 
 __all__ = ["DEVICE", "RECORDING", "Lesson", "lesson", "losses_beside", "record"]
@@ -100,6 +100,6 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("file", type=str, help="The file to write (.npz).")
     path = Path(parser.parse_args(list(arguments)).file)
     came_to = record(path)
-    print(table([{"step": step, "loss": loss} for step, loss in enumerate(came_to.losses, 1)]))
+    print(in_columns([{"step": step, "loss": loss} for step, loss in enumerate(came_to.losses, 1)]))
     print(f"{path} holds it ({path.stat().st_size / 1000:.0f} kB).")
     return 0

@@ -12,7 +12,9 @@ the linear layer. An output is then a trigonometric polynomial of a higher degre
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import product
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -20,20 +22,20 @@ import torch
 from jsonargparse.typing import NonNegativeFloat, PositiveInt
 from matplotlib.figure import Figure
 from torch import nn
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from qiskit_torch_bridge import DressedQuantumNet, QuantumLayer
 from qiskit_torch_bridge.circuits import reuploading
 
-from .common.command import Experiment
-from .common.costs import cost_of_training
-from .common.options import Settings, experiment_parser
+from .common.comparison import grouped
+from .common.experiment import Experiment
+from .common.options import Settings, add_option, experiment_parser
 from .common.plots import circuit_diagram, learning_curves
 from .common.rows import Rows
 from .common.runs import RunFolder
-from .common.training import Trainer, quantum_layers
-from .common.workplace import Workplace, layer_seed
+from .common.trainer import Trainer, cross_entropy, quantum_layers
+from .common.training_costs import cost_of_training
+from .common.workplace import Workplace, exactly, layer_options
 
 TURNS = {"easy": 1.52, "hard": 2.0}
 HEADS = ("quantum", "classical")
@@ -101,16 +103,15 @@ def standardized_spirals(settings: Settings) -> tuple[Rows, Rows]:
 
 def network(settings: Mapping[str, Any]) -> nn.Module:
     """The head that the settings name, from points of shape (N, 2) to scores of shape (N, 2)."""
-    qubits, depth = settings["qubits"], settings["depth"]
-    options = {name: settings[name] for name in ("backend", "shots", "gradient")}
+    qubits, depth, options = settings["qubits"], settings["depth"], layer_options(settings)
     net: nn.Module
     if settings["head"] == "classical":
         net = nn.Sequential(nn.Linear(2, qubits), nn.Tanh(), nn.Linear(qubits, qubits), nn.Tanh(), nn.Linear(qubits, 2))
     elif settings["circuit"] == "dressed":
-        net = DressedQuantumNet(2, 2, num_qubits=qubits, depth=depth, seed=layer_seed(settings["seed"]), **options)
+        net = DressedQuantumNet(2, 2, num_qubits=qubits, depth=depth, **options)
     else:
         circuit, inputs, weights = reuploading(qubits, depth)
-        layer = QuantumLayer(circuit, inputs=inputs, weights=weights, seed=layer_seed(settings["seed"]), **options)
+        layer = QuantumLayer(circuit, inputs=inputs, weights=weights, **options)
         net = nn.Sequential(nn.Linear(2, qubits), layer, nn.Linear(qubits, 2))
     if settings["initial_spread"] is not None:
         with torch.no_grad():
@@ -125,41 +126,33 @@ def parser() -> Any:
         "spirals",
         __doc__ or "",
         **{name: PROTOCOL[name] for name in ("epochs", "batch_size", "lr", "shots")},
-        backend="statevector",
-        gradient=None,
     )
-    parser.add_argument(
-        "--spiral", choices=[*TURNS, "both"], default="both", help="easy: 1.52 turns; hard: 2 turns; or the two."
-    )
-    parser.add_argument(
-        "--head",
-        choices=[*HEADS, "both"],
-        default="both",
-        help="The circuit, or tanh units in its place, or the two side by side.",
-    )
-    parser.add_argument(
+    add = partial(add_option, parser)
+    add("--spiral", [*TURNS, "both"], "both", "easy: 1.52 turns; hard: 2 turns; or the two.")
+    add("--head", [*HEADS, "both"], "both", "The circuit, or tanh units in its place, or the two side by side.")
+    add(
         "--circuit",
-        choices=["dressed", "reuploading"],
-        default="dressed",
-        help="The published one, or one that takes its inputs again in each layer.",
+        ["dressed", "reuploading"],
+        "dressed",
+        "The published one, or one that takes its inputs again in each layer.",
     )
-    parser.add_argument("--qubits", type=PositiveInt, default=5, help="Qubits, or tanh units.")
-    parser.add_argument("--depth", type=PositiveInt, default=5, help="Layers of weights in the circuit.")
-    parser.add_argument(
+    add("--qubits", PositiveInt, 5, "Qubits, or tanh units.")
+    add("--depth", PositiveInt, 5, "Layers of weights in the circuit.")
+    add(
         "--schedule",
-        choices=["constant", "cosine"],
-        default="constant",
-        help="The learning rate: as it is, or down to zero over the run, along a cosine.",
+        ["constant", "cosine"],
+        "constant",
+        "The learning rate: as it is, or down to zero over the run, along a cosine.",
     )
-    parser.add_argument(
+    add(
         "--initial-spread",
-        type=NonNegativeFloat | None,
-        default=None,
-        help="Draw all weights from a normal distribution of this standard deviation; null: as PyTorch does.",
+        NonNegativeFloat | None,
+        None,
+        "Draw all weights from a normal distribution of this standard deviation; null: as PyTorch does.",
     )
-    parser.add_argument("--noise", type=NonNegativeFloat, default=0.2, help="How far points are off their arm at most.")
-    parser.add_argument("--train", type=PositiveInt, default=2000, help="Training points, an even number.")
-    parser.add_argument("--test", type=PositiveInt, default=200, help="Test points, an even number.")
+    add("--noise", NonNegativeFloat, 0.2, "How far points are off their arm at most.")
+    add("--train", PositiveInt, 2000, "Training points, an even number.")
+    add("--test", PositiveInt, 200, "Test points, an even number.")
     return parser
 
 
@@ -192,16 +185,11 @@ def train(settings: Settings, work: Workplace) -> dict[str, Any]:
     cosine = None
     if settings["schedule"] == "cosine":
         cosine = lambda optimizer, steps, epochs: CosineAnnealingLR(optimizer, steps * epochs)  # noqa: E731
-    trainer = Trainer(net, loss, settings, work, scheduler=cosine)
+    trainer = Trainer(net, cross_entropy, settings, work, scheduler=cosine)
     trainer.fit(training, testing)
     if work.fabric.is_global_zero:
         _save_regions(net, settings, testing, work.folder)
     return {"spiral": settings["spiral"], "head": settings["head"], **trainer.result()}
-
-
-def loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy, for each row."""
-    return F.cross_entropy(scores, labels, reduction="none")
 
 
 def cost(settings: Settings) -> str:
@@ -218,20 +206,15 @@ def cost(settings: Settings) -> str:
     )
 
 
-def _exact_twin(net: nn.Module, settings: Settings) -> nn.Module:
-    """The same network with exact values, so that drawing costs no circuits on a backend that counts them."""
-    twin = network({**settings, "backend": "statevector", "shots": None, "gradient": None})
-    twin.load_state_dict(net.state_dict())
-    return twin
-
-
 def _save_regions(net: nn.Module, settings: Settings, testing: Rows, folder: RunFolder) -> None:
     """Writes what :func:`regions` draws: the probability of class 1 on a grid, and the test points."""
     edge = 1.1 * float(testing.inputs.abs().max())
     side = torch.linspace(-edge, edge, _GRID)
     y, x = torch.meshgrid(side, side, indexing="ij")
+    twin = network(exactly(settings))  # drawing costs no circuits on a backend that counts them
+    twin.load_state_dict(net.state_dict())
     with torch.no_grad():
-        scores = _exact_twin(net, settings)(torch.stack([x, y], dim=-1).reshape(-1, 2))
+        scores = twin(torch.stack([x, y], dim=-1).reshape(-1, 2))
     probabilities = scores.softmax(dim=1)[:, 1].reshape(_GRID, _GRID)
     folder.write_arrays(
         "regions.npz",
@@ -278,16 +261,13 @@ def draw(folder: RunFolder) -> None:
     folder.write_figure("loss.png", learning_curves(folder.read_rows(), title=title, loss_label="cross entropy"))
     folder.write_figure("regions.png", regions({(0, 0): folder}))
     if settings["head"] == "quantum":
-        layer = quantum_layers(network({**settings, "backend": None, "shots": None, "gradient": None}))[0]
+        layer = quantum_layers(network(exactly(settings)))[0]
         folder.write_figure("circuit.png", circuit_diagram(layer))
 
 
 def draw_all(folder: RunFolder, parts: Mapping[str, RunFolder]) -> None:
     """``regions.png`` of all heads on all spirals; of several seeds, that of median accuracy."""
-    groups: dict[tuple[str, str], list[RunFolder]] = {}
-    for part in parts.values():
-        settings = part.read_settings()
-        groups.setdefault((settings["spiral"], settings["head"]), []).append(part)
+    groups = grouped(parts.values(), lambda part: itemgetter("spiral", "head")(part.read_settings()))
     spirals_drawn, heads_drawn = (list(dict.fromkeys(key[axis] for key in groups)) for axis in (0, 1))
     middle = {
         (spirals_drawn.index(spiral), heads_drawn.index(head)): sorted(
@@ -304,10 +284,10 @@ def published(settings: Settings) -> float | None:
 
 
 EXPERIMENT = Experiment(
-    name="spirals",
-    parser=parser,
-    train=train,
-    draw=draw,
+    "spirals",
+    parser,
+    train,
+    draw,
     cost=cost,
     complete=complete,
     variants=variants,

@@ -1,42 +1,42 @@
 """Qiskit circuits as PyTorch layers, with exact gradients, real shots and one backend call a pass.
 
-See :class:`QuantumLayer`. Names that need an optional package are imported on first use.
+See :class:`QuantumLayer`. Names are imported on first use: some need an optional package, and ``qtb --help`` needs none.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from warnings import warn
 
-from .backends.base import Backend, Charge, Estimate, Request
-from .backends.ibm.errors import BudgetExceeded, HardwareError, NotRecorded
-from .backends.passport import Passport
-from .backends.statevector import StatevectorBackend
-from .bridge.evaluation import Evaluation
-from .bridge.function import QuantumFunction
-from .bridge.functional import evaluate
-from .bridge.method import Method
-from .bridge.result import LayerResult
-from .dressed import DressedQuantumNet
-from .gradients.rules import SPSA, Adjoint, FiniteDifference, GradientRule, ParameterShift
-from .gradients.stencil import Stencil
-from .layer import QuantumLayer
-from .layerwise import LayerwiseQuantumLayer, Phase, complete_depth_schedule, layerwise_schedule
-from .program.compiled import Program
-from .quote import Quote
-from .schedules import ConstantShots, GrowingShots, ShotSchedule, TargetSNR
-from .shots.seeding import SeedStream
-from .shots.shadow import Deviation, Shadow
-
 if TYPE_CHECKING:
     from .backends.aer import AerBackend
+    from .backends.base import Backend, Charge, Estimate, Request
     from .backends.ibm.backend import IBMBackend
+    from .backends.ibm.errors import BudgetExceeded, HardwareError, NotRecorded
     from .backends.ibm.ledger import Ledger
     from .backends.ibm.recording import Replay
     from .backends.ibm.sending import Patience
     from .backends.ibm.workload import Limits
+    from .backends.passport import Passport
     from .backends.primitives import EstimatorBackend, SamplerBackend
+    from .backends.statevector import StatevectorBackend
+    from .bridge.evaluation import Evaluation
+    from .bridge.function import QuantumFunction
+    from .bridge.functional import evaluate
+    from .bridge.method import Method
+    from .bridge.result import LayerResult
+    from .dressed import DressedQuantumNet
+    from .gradients.rules import SPSA, Adjoint, FiniteDifference, GradientRule, ParameterShift
+    from .gradients.stencil import Stencil
+    from .layer import QuantumLayer
+    from .layerwise import LayerwiseQuantumLayer, Phase, complete_depth_schedule, layerwise_schedule
+    from .program.compiled import Program
+    from .quote import Quote
+    from .schedules import ConstantShots, GrowingShots, ShotSchedule, TargetSNR
+    from .shots.seeding import SeedStream
+    from .shots.shadow import Deviation, Shadow
 
 __version__ = "0.1.0"
 
@@ -86,24 +86,46 @@ __all__ = [
     "layerwise_schedule",
 ]
 
-_LAZY = {
-    "AerBackend": ".backends.aer",
-    "IBMBackend": ".backends.ibm.backend",
-    "Ledger": ".backends.ibm.ledger",
-    "Limits": ".backends.ibm.workload",
-    "Patience": ".backends.ibm.sending",
-    "Replay": ".backends.ibm.recording",
-    "EstimatorBackend": ".backends.primitives",
-    "SamplerBackend": ".backends.primitives",
+_NAMES = {
+    ".backends.aer": "AerBackend",
+    ".backends.base": "Backend Charge Estimate Request",
+    ".backends.ibm.backend": "IBMBackend",
+    ".backends.ibm.errors": "BudgetExceeded HardwareError NotRecorded",
+    ".backends.ibm.ledger": "Ledger",
+    ".backends.ibm.recording": "Replay",
+    ".backends.ibm.sending": "Patience",
+    ".backends.ibm.workload": "Limits",
+    ".backends.passport": "Passport",
+    ".backends.primitives": "EstimatorBackend SamplerBackend",
+    ".backends.statevector": "StatevectorBackend",
+    ".bridge.evaluation": "Evaluation",
+    ".bridge.function": "QuantumFunction",
+    ".bridge.functional": "evaluate",
+    ".bridge.method": "Method",
+    ".bridge.result": "LayerResult",
+    ".dressed": "DressedQuantumNet",
+    ".gradients.rules": "SPSA Adjoint FiniteDifference GradientRule ParameterShift",
+    ".gradients.stencil": "Stencil",
+    ".layer": "QuantumLayer",
+    ".layerwise": "LayerwiseQuantumLayer Phase complete_depth_schedule layerwise_schedule",
+    ".program.compiled": "Program",
+    ".quote": "Quote",
+    ".schedules": "ConstantShots GrowingShots ShotSchedule TargetSNR",
+    ".shots.seeding": "SeedStream",
+    ".shots.shadow": "Deviation Shadow",
 }
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
     if name == "Run":
         warn("qiskit_torch_bridge.Run is now qiskit_torch_bridge.LayerResult.", DeprecationWarning, stacklevel=2)
-        return LayerResult
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name], __name__), name)
+        return __getattr__("LayerResult")
+    if name in _MODULE_OF:
+        value = globals()[name] = getattr(import_module(_MODULE_OF[name], __name__), name)
+        return value
+    if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
+        return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

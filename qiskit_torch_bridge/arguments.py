@@ -8,10 +8,12 @@ import math
 from collections.abc import Iterable, Mapping, MappingView, Set
 from difflib import get_close_matches
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "did_you_mean",
@@ -150,6 +152,8 @@ def require_dense(name: str, tensor: torch.Tensor) -> None:
     Raises:
         TypeError: If it is one.
     """
+    import torch  # here, because the command line wants the other checks at once
+
     if tensor.is_meta:
         raise TypeError(f"{name}: got a tensor on the meta device, which has no numbers; make it on a real device.")
     if tensor.layout is not torch.strided or tensor.is_nested:

@@ -58,6 +58,7 @@ TESTS_WITH_IBM = (
     "backends/test_results_of_primitives.py",
     "backends/test_wide_circuits.py",
     "backends/test_words_and_objects.py",
+    "commands",
     "experiments/test_experiments.py",
     "ibm/test_damage.py",
     "ibm/test_fake_devices.py",

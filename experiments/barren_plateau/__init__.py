@@ -5,16 +5,6 @@ qubit about an axis drawn from X, Y and Z, and CZ gates between neighbours. What
 derivative by the first angle, over circuits; each sample is another circuit with other angles.
 """
 
-from __future__ import annotations
+from .plateau_study import STUDY
 
-from collections.abc import Sequence
-
-from ..common.sweeps import run_study
-from .study import STUDY
-
-__all__ = ["STUDY", "main"]
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Runs the study; returns the exit status."""
-    return run_study(STUDY, arguments)
+__all__ = ["STUDY"]

@@ -11,8 +11,6 @@ from qiskit.circuit import ParameterVector, QuantumCircuit
 
 from qiskit_torch_bridge import QuantumLayer
 
-__all__ = ["OBSERVABLES", "START", "Start", "angles_of_samples", "circuit_of_all_axes", "derivatives"]
-
 START = np.pi / 4
 """The angle of the RY gates that every circuit begins with, so that no axis is special (McClean et al.)."""
 

@@ -29,8 +29,6 @@ import numpy as np
 
 from .ensemble import START, Start
 
-__all__ = ["SLOPES", "deep_variance", "variance_of_pauli"]
-
 SLOPES = {
     ("uniform", "Z0 Z1"): -math.log(2),
     ("uniform", "Z...Z"): -math.log(2),

@@ -14,11 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["main"]
-
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the benchmark; returns the exit status."""
-    from .command import run
+    from .campaign import run_benchmark
 
-    return run(arguments, __doc__ or "")
+    return run_benchmark(arguments, __doc__ or "")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import Any
 
-from .circuits import Problem, dressed, entangling, layerwise, textbook
-
-__all__ = ["FRESH", "PARTS", "Case", "Series", "Target", "parts_of", "plan"]
+from .gate_lists import Problem, dressed, entangling, layerwise, textbook
 
 _EXACT = ("ours", "pennylane-default", "pennylane-lightning", "qiskit-machine-learning")
 _WITHOUT_QISKIT = _EXACT[:-1]
@@ -63,6 +61,7 @@ class Case:
     title: str
     make: partial[Problem]
     systems: tuple[str, ...]
+    _: KW_ONLY
     shots: int | None = None
     targets: tuple[Target, ...] = ()
     series: Series | None = None

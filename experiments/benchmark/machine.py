@@ -7,8 +7,6 @@ import platform
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_machine", "load"]
-
 
 def describe_machine() -> dict[str, Any]:
     """Processor, cores, memory, operating system and Python; nothing that tells whose machine it is."""

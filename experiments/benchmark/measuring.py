@@ -8,17 +8,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Any
 
 from .cases import Case
-from .comparison import compare
+from .exact_answers import Answer, exact_answer
 from .processes import Process, WorkerError
-from .reference import Answer, exact_answer
 from .systems import System
-
-__all__ = ["CaseResult", "FreshResult", "Measurement", "Pool", "SystemResult", "fewer_repetitions"]
+from .verdicts import compare
 
 _Ask = Callable[..., dict[str, Any]]
 
@@ -28,14 +26,14 @@ _LONGEST_STEP_IN_SERIES = 3.0
 _PAUSE = 0.05
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SystemResult:
     """What became of one system in one case.
 
     Attributes:
         status: ``"timed"``, or why it was not: ``"absent"``, ``"failed"``, ``"timeout"``, ``"wrong"``, ``"dropped"``.
         reason: In words; empty for ``"timed"``.
-        deviation: From the reference, as in :class:`.comparison.Verdict`; None where there is no answer.
+        deviation: From the reference, as in :class:`.verdicts.Verdict`; None where there is no answer.
         steps: Training steps in each timing.
         seconds: Seconds a step, of each repetition.
         kernel_seconds: Of these, inside the backend, where that is counted.
@@ -93,10 +91,10 @@ class FreshResult:
     outcome: SystemResult
 
 
-def fewer_repetitions(step_seconds: float, wanted: int, *, in_series: bool) -> int:
-    """As many as wanted, unless they would take too long together."""
+def fewer_repetitions(step_seconds: float, repetitions: int, *, in_series: bool) -> int:
+    """As many as asked for, unless they would take too long together."""
     longest = _LONGEST_OF_ALL_REPETITIONS["series" if in_series else "case"]
-    return max(1, min(wanted, int(longest / step_seconds)))
+    return max(1, min(repetitions, int(longest / step_seconds)))
 
 
 class Pool:
@@ -136,10 +134,11 @@ class Pool:
                 self._processes.pop(system).stop()
 
 
+@dataclass
 class Measurement:
     """Measures cases.
 
-    Args:
+    Attributes:
         systems: By name.
         repetitions: Timings of each system in each case.
         threads: As in :class:`.processes.Process`.
@@ -149,24 +148,16 @@ class Measurement:
         say: Called with lines of progress.
     """
 
-    def __init__(
-        self,
-        systems: Mapping[str, System],
-        *,
-        repetitions: int,
-        threads: int | None,
-        timeout: float,
-        seed: int,
-        pythons: Mapping[str, str],
-        say: Callable[[str], None],
-    ) -> None:
-        self._systems = systems
-        self._repetitions = repetitions
-        self._threads = threads
-        self._timeout = timeout
-        self._seed = seed
-        self._pythons = pythons
-        self._say = say
+    systems: Mapping[str, System]
+    _: KW_ONLY
+    repetitions: int
+    threads: int | None
+    timeout: float
+    seed: int
+    pythons: Mapping[str, str]
+    say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
         self._pool = Pool(self._start)
         self._expected: dict[tuple[Any, ...], Answer] = {}
         self._dropped: dict[tuple[str, str], str] = {}
@@ -179,24 +170,24 @@ class Measurement:
 
     def measure(self, case: Case) -> CaseResult:
         """Measures one case in all its systems, whatever becomes of some of them."""
-        problem = case.make(seed=self._seed)
+        problem = case.make(seed=self.seed)
         results = {name: SystemResult() for name in case.systems}
-        self._say(f"{case.name}: {case.title}")
+        self.say(f"{case.name}: {case.title}")
         for name, result in results.items():
             with _noting_failure(result):
                 self._refuse_dropped(case, name)
                 self._prepare_and_check(partial(self._pool.ask, name), case, name, result)
         steps = {name: self._warmed_up(name, result) for name, result in results.items() if _running(result)}
         in_series = case.series is not None
-        turns = {name: fewer_repetitions(steps[name], self._repetitions, in_series=in_series) for name in steps}
-        for repetition in range(self._repetitions):
+        turns = {name: fewer_repetitions(steps[name], self.repetitions, in_series=in_series) for name in steps}
+        for repetition in range(self.repetitions):
             for name, result in results.items():
                 if _running(result) and repetition < turns[name]:
                     with _noting_failure(result):
                         self._time(name, result)
         for name, result in results.items():
             self._drop_if_slow(case, name, result)
-            self._say(f"  {self._systems[name].title:<26} {_summary(result)}")
+            self.say(f"  {self.systems[name].title:<26} {_summary(result)}")
         size = {"qubits": problem.num_qubits, "batch": problem.batch, "weights": len(problem.weights)}
         size["gates"] = len(problem.gates)
         return CaseResult(case, size, results)
@@ -207,11 +198,11 @@ class Measurement:
         results = []
         with tempfile.TemporaryDirectory() as cache:
             for name in case.systems:
-                for state in ("empty", "filled") if self._systems[name].ours else ("filled",):
+                for state in ("empty", "filled") if self.systems[name].ours else ("filled",):
                     result = SystemResult()
-                    self._say(f"{case.name}, {self._systems[name].title}: a fresh process")
+                    self.say(f"{case.name}, {self.systems[name].title}: a fresh process")
                     with _noting_failure(result):
-                        ours = {"NUMBA_CACHE_DIR": cache} if self._systems[name].ours else {}
+                        ours = {"NUMBA_CACHE_DIR": cache} if self.systems[name].ours else {}
                         with self._start(name, ours) as process:
                             self._prepare_and_check(process.ask, case, name, result)
                     results.append(FreshResult(case, name, state, result))
@@ -219,23 +210,23 @@ class Measurement:
 
     def _start(self, name: str, environment: Mapping[str, str] | None = None) -> Process:
         return Process(
-            python=self._pythons.get(name), threads=self._threads, environment=environment, timeout=self._timeout
+            python=self.pythons.get(name), threads=self.threads, environment=environment, timeout=self.timeout
         )
 
     def _prepare_and_check(self, ask: _Ask, case: Case, name: str, result: SystemResult) -> None:
-        problem = case.make(seed=self._seed)
+        problem = case.make(seed=self.seed)
         result.preparation = ask(
             "prepare",
-            adapter=self._systems[name].adapter,
+            adapter=self.systems[name].adapter,
             problem=problem.to_message(),
             shots=case.shots,
-            seed=self._seed,
-            threads=self._threads,
+            seed=self.seed,
+            threads=self.threads,
         )
         answer = Answer.from_message(ask("answer"))
         if case.key not in self._expected:
             self._expected[case.key] = exact_answer(problem)
-        tolerance = self._systems[name].tolerance
+        tolerance = self.systems[name].tolerance
         verdict = compare(answer, self._expected[case.key], problem, shots=case.shots, tolerance=tolerance)
         result.deviation = verdict.deviation
         if verdict.problem is not None:

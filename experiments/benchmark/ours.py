@@ -10,12 +10,10 @@ import torch
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.backends import resolve_backend
 
-from .circuits import Problem
+from .gate_lists import Problem
 from .qiskit_circuits import quantum_circuit, z_labels
 from .step import Step, torch_step
 from .stopwatch import Stopwatch, with_stopwatch
-
-__all__ = ["build", "build_on_aer", "build_with_stopwatch"]
 
 
 def build(problem: Problem, shots: int | None, seed: int, *, backend: Any = None) -> Step:
@@ -40,7 +38,7 @@ def build_with_stopwatch(problem: Problem, shots: int | None, seed: int) -> Step
     """The same, with the time that the layer spends inside its backend counted."""
     watch = Stopwatch()
     step = build(problem, shots, seed, backend=with_stopwatch(resolve_backend(None), watch))
-    return Step(step.run, kernel_seconds=lambda: watch.seconds)
+    return Step(step.take, kernel_seconds=lambda: watch.seconds)
 
 
 build_on_aer = partial(build, backend="aer")

@@ -8,10 +8,8 @@ from typing import Any
 import pennylane as qml
 import torch
 
-from .circuits import Problem, play
+from .gate_lists import Problem, play
 from .step import Step, torch_step
-
-__all__ = ["build_default", "build_lightning", "build_on_aer"]
 
 _GATES = {
     "h": qml.Hadamard,

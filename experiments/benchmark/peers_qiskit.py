@@ -10,11 +10,9 @@ from qiskit_machine_learning.connectors import TorchConnector
 from qiskit_machine_learning.gradients import ParamShiftEstimatorGradient
 from qiskit_machine_learning.neural_networks import EstimatorQNN
 
-from .circuits import Problem
+from .gate_lists import Problem
 from .qiskit_circuits import quantum_circuit, z_labels
 from .step import Step, torch_step
-
-__all__ = ["build"]
 
 
 def build(problem: Problem, shots: int | None, seed: int) -> Step:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 
-from .circuits import Problem, play
-
-__all__ = ["quantum_circuit", "z_labels"]
+from .gate_lists import Problem, play
 
 
 def quantum_circuit(problem: Problem) -> tuple[QuantumCircuit, ParameterVector, ParameterVector]:

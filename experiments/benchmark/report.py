@@ -14,8 +14,6 @@ from .measuring import CaseResult, FreshResult
 from .summary import Comparison, comparisons, growth, series_points
 from .systems import System
 
-__all__ = ["markdown", "scaling_figure"]
-
 _AXES = {
     "qubits": ("qubits", "strongly entangling, 4 layers, batch 1"),
     "batch": ("batch (rows)", "dressed, depth 6"),
@@ -86,7 +84,7 @@ def scaling_figure(results: Sequence[CaseResult], systems: Mapping[str, System])
     return figure
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -98,7 +96,7 @@ def _speed(rows: Sequence[Comparison], systems: Mapping[str, System]) -> str:
         kind = "fastest" if row.against_best else "named"
         return f"{systems[row.peer].title} ({kind}), {_milliseconds(row.peer_seconds)}"
 
-    return _table(
+    return _markdown_table(
         ["circuit", "ours", "ms", "peer, ms", "times faster", "(fastest timings)", "target"],
         [
             [
@@ -123,19 +121,19 @@ def _growth_lines(results: Sequence[CaseResult], systems: Mapping[str, System]) 
     }
     lines = []
     for name, system in systems.items():
-        if found := growth(results, name):
-            lines.append(f"- {system.title}: " + "; ".join(texts[key].format(value) for key, value in found.items()))
+        if rates := growth(results, name):
+            lines.append(f"- {system.title}: " + "; ".join(texts[key].format(value) for key, value in rates.items()))
     return ["Growth:", "", *lines] if lines else []
 
 
 def _overhead(results: Sequence[CaseResult]) -> str:
     rows = []
     for result in results:
-        found = result.systems["ours-stopwatch"]
-        if found.status != "timed":
-            rows.append([result.case.title, found.status, "", "", ""])
+        outcome = result.systems["ours-stopwatch"]
+        if outcome.status != "timed":
+            rows.append([result.case.title, outcome.status, "", "", ""])
             continue
-        step, kernel = found.median, statistics.median(found.kernel_seconds)
+        step, kernel = outcome.median, statistics.median(outcome.kernel_seconds)
         rows.append(
             [
                 result.case.title,
@@ -145,7 +143,7 @@ def _overhead(results: Sequence[CaseResult]) -> str:
                 f"{(step - kernel) / step:.0%}",
             ]
         )
-    return _table(["circuit", "step, ms", "inside the backend, ms", "the layer's own, ms", "share"], rows)
+    return _markdown_table(["circuit", "step, ms", "inside the backend, ms", "the layer's own, ms", "share"], rows)
 
 
 def _fresh(fresh: Sequence[FreshResult], systems: Mapping[str, System]) -> str:
@@ -160,7 +158,7 @@ def _fresh(fresh: Sequence[FreshResult], systems: Mapping[str, System]) -> str:
         times = (said[f"{what}_seconds"] for what in ("import", "build", "first_step"))
         bound = "at least " if memory and said["memory_is_lower_bound"] else ""
         rows.append([*start, *(f"{seconds:.2f}" for seconds in times), bound + memory])
-    return _table(
+    return _markdown_table(
         [
             "circuit",
             "system",
@@ -177,9 +175,9 @@ def _fresh(fresh: Sequence[FreshResult], systems: Mapping[str, System]) -> str:
 def _not_timed(results: Sequence[CaseResult], systems: Mapping[str, System]) -> list[str]:
     reasons: dict[tuple[str, str], list[str]] = {}
     for result in results:
-        for name, found in result.systems.items():
-            if found.status != "timed":
-                reason = found.reason if found.status == "dropped" else f"{found.status}: {found.reason}"
+        for name, outcome in result.systems.items():
+            if outcome.status != "timed":
+                reason = outcome.reason if outcome.status == "dropped" else f"{outcome.status}: {outcome.reason}"
                 reasons.setdefault((systems[name].title, reason), []).append(result.case.name)
     return [f"{title}, {reason} ({', '.join(names)})" for (title, reason), names in reasons.items()]
 
@@ -188,13 +186,13 @@ def _machine_text(results: Sequence[CaseResult], machine: Mapping[str, Any]) -> 
     versions: dict[str, set[str]] = {}
     threads = {}
     for result in results:
-        for found in result.systems.values():
-            for package, version in found.preparation.get("versions", {}).items():
+        for outcome in result.systems.values():
+            for package, version in outcome.preparation.get("versions", {}).items():
                 versions.setdefault(package, set()).add(version)
-            for key, value in found.preparation.get("threads", {}).items():
+            for key, value in outcome.preparation.get("threads", {}).items():
                 if value is not None:
                     threads[key] = value
-    listed = ", ".join(f"{package} {' and '.join(sorted(found))}" for package, found in sorted(versions.items()))
+    listed = ", ".join(f"{package} {' and '.join(sorted(numbers))}" for package, numbers in sorted(versions.items()))
     settings = ", ".join(f"{key} {value}" for key, value in threads.items())
     memory = "" if machine["memory_gib"] is None else f", {machine['memory_gib']:g} GiB"
     load = "" if machine["load_at_start"] is None else f" Load before the start: {machine['load_at_start']:g}."

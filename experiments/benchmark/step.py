@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from .circuits import Problem
-
-__all__ = ["Step", "torch_step"]
+    from .gate_lists import Problem
 
 
 @dataclass(frozen=True)
@@ -19,11 +17,11 @@ class Step:
     """A training step of one library on one problem.
 
     Attributes:
-        run: Does one step; gives values, the inputs' gradients and the weights', each an array or tensor, or None.
+        take: Does one step; gives values, the inputs' gradients and the weights', each an array or tensor, or None.
         kernel_seconds: The seconds spent so far inside the library's own kernel, where somebody counts them.
     """
 
-    run: Callable[[], tuple[Any, Any, Any]]
+    take: Callable[[], tuple[Any, Any, Any]]
     kernel_seconds: Callable[[], float] | None = None
 
 
@@ -42,7 +40,7 @@ def torch_step(
     inputs = torch.tensor(problem.inputs, requires_grad=problem.wants_input_gradients)
     upstream = torch.tensor(problem.upstream)
 
-    def run() -> tuple[Any, Any, Any]:
+    def take() -> tuple[Any, Any, Any]:
         inputs.grad = None
         if weights is not None:
             weights.grad = None
@@ -50,4 +48,4 @@ def torch_step(
         values.backward(upstream.to(values.dtype))
         return values.detach(), inputs.grad, None if weights is None else weights.grad
 
-    return Step(run)
+    return Step(take)

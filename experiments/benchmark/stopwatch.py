@@ -9,8 +9,6 @@ from typing import Any
 
 from qiskit_torch_bridge import Backend
 
-__all__ = ["Stopwatch", "with_stopwatch"]
-
 
 @dataclass
 class Stopwatch:

@@ -11,14 +11,12 @@ from .cases import Case, Target
 from .measuring import CaseResult, FreshResult, SystemResult
 from .systems import System
 
-__all__ = ["Comparison", "comparisons", "growth", "result_of", "series_points", "timing_rows"]
-
 _FROM_BATCH = 256
 _FEW_QUBITS = 12
 _MANY_QUBITS = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """One of our systems against a peer.
 
@@ -53,7 +51,9 @@ def comparisons(result: CaseResult, systems: Mapping[str, System]) -> list[Compa
     """Each of our systems against the fastest peer, and against those that a target names."""
     case = result.case
     peers = {
-        name: found for name, found in result.systems.items() if not systems[name].ours and not math.isnan(found.median)
+        name: outcome
+        for name, outcome in result.systems.items()
+        if not systems[name].ours and not math.isnan(outcome.median)
     }
     best = min(peers, key=lambda name: peers[name].median, default=None)
     rows = []
@@ -63,18 +63,18 @@ def comparisons(result: CaseResult, systems: Mapping[str, System]) -> list[Compa
             targets = [Target(math.nan, ours=name), *targets]
         for target in targets:
             peer = best if target.peer is None else target.peer
-            theirs = SystemResult() if peer is None else peers.get(peer, SystemResult())
-            mine = result.systems[name]
+            of_peer = SystemResult() if peer is None else peers.get(peer, SystemResult())
+            ours = result.systems[name]
             rows.append(
                 Comparison(
-                    case,
-                    name,
-                    mine.median,
-                    peer,
-                    theirs.median,
+                    case=case,
+                    ours=name,
+                    our_seconds=ours.median,
+                    peer=peer,
+                    peer_seconds=of_peer.median,
                     target=None if math.isnan(target.ratio) else target.ratio,
                     against_best=target.peer is None,
-                    least_ratio=theirs.least / mine.least,
+                    least_ratio=of_peer.least / ours.least,
                 )
             )
     return rows
@@ -85,10 +85,10 @@ def timing_rows(results: Sequence[CaseResult]) -> list[dict[str, Any]]:
     rows = []
     for result in results:
         case, size = result.case, result.problem_size
-        for name, found in result.systems.items():
-            timed = found.status == "timed"
-            for repetition, seconds in enumerate(found.seconds) if timed else [("", "")]:
-                kernel = found.kernel_seconds[int(repetition)] if timed and found.kernel_seconds else ""
+        for name, outcome in result.systems.items():
+            timed = outcome.status == "timed"
+            for repetition, seconds in enumerate(outcome.seconds) if timed else [("", "")]:
+                kernel = outcome.kernel_seconds[int(repetition)] if timed and outcome.kernel_seconds else ""
                 rows.append(
                     {
                         "case": case.name,
@@ -96,9 +96,9 @@ def timing_rows(results: Sequence[CaseResult]) -> list[dict[str, Any]]:
                         **size,
                         "shots": "" if case.shots is None else case.shots,
                         "system": name,
-                        "status": found.status,
+                        "status": outcome.status,
                         "repetition": repetition,
-                        "steps": found.steps,
+                        "steps": outcome.steps,
                         "seconds_per_step": seconds,
                         "kernel_seconds_per_step": kernel,
                     }
@@ -112,9 +112,9 @@ def series_points(results: Sequence[CaseResult], axis: str) -> dict[str, list[tu
     for result in results:
         if result.case.series is None or result.case.series.axis != axis:
             continue
-        for name, found in result.systems.items():
-            if not math.isnan(found.median):
-                points.setdefault(name, []).append((result.case.series.x, found.median))
+        for name, outcome in result.systems.items():
+            if not math.isnan(outcome.median):
+                points.setdefault(name, []).append((result.case.series.x, outcome.median))
     return points
 
 
@@ -126,22 +126,22 @@ def growth(results: Sequence[CaseResult], system: str) -> dict[str, float]:
         from which on constant costs do not count (a batch of 256; half as many weights). Linear is 1.
         ``qubits_constant_ratio``: seconds for each gate and amplitude with 20 qubits, in units of those with 12.
     """
-    found = {}
+    rates = {}
     batch = [point for point in series_points(results, "batch").get(system, []) if point[0] >= _FROM_BATCH]
     weights = series_points(results, "weights").get(system, [])
     weights = [point for point in weights if 2 * point[0] >= weights[-1][0]]
     for name, points in (("batch_exponent", batch), ("weights_exponent", weights)):
         if len(points) > 1:
             (x0, t0), (x1, t1) = points[0], points[-1]
-            found[name] = math.log(t1 / t0) / math.log(x1 / x0)
+            rates[name] = math.log(t1 / t0) / math.log(x1 / x0)
     seconds = dict(series_points(results, "qubits").get(system, []))
     gates = {
         r.case.series.x: r.problem_size["gates"] for r in results if r.case.series and r.case.series.axis == "qubits"
     }
     if {_FEW_QUBITS, _MANY_QUBITS} <= seconds.keys():
         few, many = (seconds[n] / (gates[n] * 2**n) for n in (_FEW_QUBITS, _MANY_QUBITS))
-        found["qubits_constant_ratio"] = many / few
-    return found
+        rates["qubits_constant_ratio"] = many / few
+    return rates
 
 
 def result_of(
@@ -153,15 +153,15 @@ def result_of(
     """All of it, as JSON can carry it: null stands for what was not measured."""
     environments: dict[str, Any] = {}
     for result in results:
-        for name, found in result.systems.items():
-            if found.preparation:
-                environments[name] = {key: found.preparation[key] for key in ("versions", "threads")}
+        for name, outcome in result.systems.items():
+            if outcome.preparation:
+                environments[name] = {key: outcome.preparation[key] for key in ("versions", "threads")}
     return {
         "experiment": "benchmark",
         "machine": dict(machine),
         "environments": environments,
         "cases": {result.case.name: _case_of(result, systems) for result in results},
-        "growth": {name: growth(results, name) for name in systems if growth(results, name)},
+        "growth": {name: rates for name in systems if (rates := growth(results, name))},
         "fresh": [
             {
                 "case": item.case.name,
@@ -187,15 +187,15 @@ def _case_of(result: CaseResult, systems: Mapping[str, System]) -> dict[str, Any
         **result.problem_size,
         "systems": {
             name: {
-                "status": found.status,
-                "reason": found.reason,
-                "deviation": _number(found.deviation),
-                "median_seconds": _number(found.median),
-                "least_seconds": _number(found.least),
-                "most_seconds": max(found.seconds, default=None) if found.status == "timed" else None,
-                "repetitions": len(found.seconds) if found.status == "timed" else 0,
+                "status": outcome.status,
+                "reason": outcome.reason,
+                "deviation": _number(outcome.deviation),
+                "median_seconds": _number(outcome.median),
+                "least_seconds": _number(outcome.least),
+                "most_seconds": max(outcome.seconds, default=None) if outcome.status == "timed" else None,
+                "repetitions": len(outcome.seconds) if outcome.status == "timed" else 0,
             }
-            for name, found in result.systems.items()
+            for name, outcome in result.systems.items()
         },
         "comparisons": [
             {

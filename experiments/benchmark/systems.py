@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-__all__ = ["SYSTEMS", "System"]
+from dataclasses import KW_ONLY, dataclass
 
 
 @dataclass(frozen=True)
@@ -13,7 +11,7 @@ class System:
 
     Attributes:
         title: How figures and tables name it.
-        adapter: ``module:function``, imported in the worker. The function takes a :class:`.circuits.Problem`, shots (None:
+        adapter: ``module:function``, imported in the worker. The function takes a :class:`.gate_lists.Problem`, shots (None:
             exact) and a seed, and gives a :class:`.step.Step`.
         ours: Whether it is this project.
         tolerance: How far its exact values and gradients may be from the reference, in units of the largest of them (or
@@ -23,6 +21,7 @@ class System:
 
     title: str
     adapter: str
+    _: KW_ONLY
     ours: bool = False
     tolerance: float = 1e-6
     note: str = ""

@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,6 @@ from .memory import forget_peak_memory, peak_memory
 
 if TYPE_CHECKING:
     from .step import Step
-
-__all__ = ["main"]
 
 _WARM_UP_STEPS = 3
 _WARM_UP_SECONDS = 1.0
@@ -47,16 +46,16 @@ class Worker:
         module, _, function = adapter.partition(":")
         build: Callable[..., Step] = getattr(importlib.import_module(module), function)
         imported = time.perf_counter()
-        from .circuits import Problem
+        from .gate_lists import Problem
 
         _set_threads(threads)
-        wanted = Problem.from_message(problem)
+        task = Problem.from_message(problem)
         forgotten = forget_peak_memory()
         memory_before = peak_memory()
         before_building = time.perf_counter()
-        self._step = build(wanted, shots, seed)
+        self._step = build(task, shots, seed)
         built = time.perf_counter()
-        self._last = self._step.run()
+        self._last = self._step.take()
         done = time.perf_counter()
         memory_after = peak_memory()
         grown = None if memory_before is None or memory_after is None else memory_after - memory_before
@@ -72,7 +71,7 @@ class Worker:
 
     def answer(self) -> dict[str, Any]:
         """Values and gradients of the last step."""
-        from .reference import Answer
+        from .exact_answers import Answer
 
         return Answer.from_parts(*self._last).to_message()
 
@@ -95,10 +94,10 @@ class Worker:
         return {"seconds": seconds, "kernel_seconds": (step.kernel_seconds() - inside) / steps}
 
     def _timed(self, steps: int) -> float:
-        run = self._prepared().run
+        take = self._prepared().take
         started = time.perf_counter()
         for _ in range(steps):
-            self._last = run()
+            self._last = take()
         return time.perf_counter() - started
 
     def _prepared(self) -> Step:
@@ -122,13 +121,11 @@ def _threads() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
 
 
 def main() -> None:

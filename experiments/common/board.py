@@ -13,8 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Board"]
-
 
 class Board:
     """A new event file, which takes the place of all that are in its folder: TensorBoard drops what those say.

@@ -17,8 +17,6 @@ import torch
 
 from .runs import brief
 
-__all__ = ["Cell", "Journal", "Measure", "Outcome", "Record", "Row", "key_of", "measured", "seed_of"]
-
 Cell = Mapping[str, Any]
 """The settings of one measurement: what JSON knows, by name."""
 

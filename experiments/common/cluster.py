@@ -15,8 +15,6 @@ from .runs import brief
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["dask_setup", "measured_by_dask", "measured_here"]
-
 _SECONDS_TO_ANSWER = 20
 
 

@@ -1,19 +1,22 @@
-"""Several trainings side by side: numbers, a table and figures; readable in grey."""
+"""Several trainings side by side: numbers and figures; readable in grey."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, TypeVar
 
 from matplotlib.figure import Figure
 
-__all__ = ["MARKERS", "STYLES", "Curve", "comparison_figure", "seeds_figure", "summarize", "table"]
+__all__ = ["MARKERS", "STYLES", "Curve", "comparison_figure", "grouped", "seeds_figure", "summarize"]
 
 STYLES = ("-", "--", ":", "-.")
 MARKERS = "osD^vP"
+
+_Item = TypeVar("_Item")
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,14 @@ class Curve:
     test_accuracy: float
 
 
+def grouped(items: Iterable[_Item], key: Callable[[_Item], _Key]) -> dict[_Key, list[_Item]]:
+    """The items of each key, in their order; keys in the order in which they first come."""
+    groups: dict[_Key, list[_Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
 def summarize(accuracies: Sequence[float]) -> dict[str, float]:
     """Median, quartiles and extremes."""
     lower, _, upper = quantiles(accuracies, n=4, method="inclusive") if len(accuracies) > 1 else [accuracies[0]] * 3
@@ -40,21 +51,6 @@ def summarize(accuracies: Sequence[float]) -> dict[str, float]:
         "min": min(accuracies),
         "max": max(accuracies),
     }
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table as text, a line a row, numbers to four digits."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [columns] + [[_text(row.get(column, "")) for column in columns] for row in rows]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(columns))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-    return "\n".join([lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]])
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def comparison_figure(curves: Mapping[str, Sequence[Curve]], *, against: str = "epoch") -> Figure:
@@ -98,16 +94,8 @@ def seeds_figure(curves: Mapping[str, Sequence[Curve]], published: Mapping[str, 
         value = published.get(name)
         if value is not None:
             axes.plot([place - 0.35, place + 0.35], [value] * 2, "r--", linewidth=1.5, zorder=3)
-            label = f"published\n{value:g}"
-            axes.annotate(
-                label,
-                (place + 0.35, value),
-                (3, 0),
-                textcoords="offset points",
-                color="r",
-                va="center",
-                fontsize="small",
-            )
+            text = f"published\n{value:g}", (place + 0.35, value), (3, 0)
+            axes.annotate(*text, textcoords="offset points", color="r", va="center", fontsize="small")
     axes.set_xticks(range(len(curves)), [f"{name}\n{len(group)} seeds" for name, group in curves.items()])
     axes.set(ylabel="test accuracy (bar: median)", xlim=(-0.6, len(curves) - 0.1))
     axes.grid(alpha=0.3, axis="y")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-__all__ = ["Digits", "data_root_from_environment", "load_digits_of", "load_first_of"]
+from .rows import Rows
 
 _MNIST_FILES = {
     "train-images-idx3-ubyte": 0x803,
@@ -20,8 +20,6 @@ _MNIST_FILES = {
     "t10k-images-idx3-ubyte": 0x803,
     "t10k-labels-idx1-ubyte": 0x801,
 }
-
-
 _EMBEDDED, _MNIST = "scikit-learn digits", "MNIST"
 
 
@@ -31,15 +29,13 @@ class Digits:
 
     Attributes:
         source: Where the images come from.
-        train_images, test_images: Shape (N, 1, 28, 28), float32 in [0, 1].
-        train_labels, test_labels: Shape (N,), int64: the position of the digit in the list that was asked for.
+        train, test: Images of shape (N, 1, 28, 28), float32 in [0, 1]; a label is the position of the digit in the list that
+            was asked for.
     """
 
     source: str
-    train_images: torch.Tensor
-    train_labels: torch.Tensor
-    test_images: torch.Tensor
-    test_labels: torch.Tensor
+    train: Rows
+    test: Rows
 
 
 def data_root_from_environment() -> Path | None:
@@ -71,8 +67,16 @@ def load_digits_of(
         ValueError: If a file is damaged, or there are too few images.
     """
     if data_root is None:
-        return _embedded(digits, train_per_digit, test_per_digit)
-    return _mnist(digits, train_per_digit, test_per_digit, data_root, download)
+        both = _first_of_each(*_embedded_images(), digits, train_per_digit + test_per_digit, "the embedded digits")
+        rows = torch.arange(len(both)).reshape(len(digits), -1)
+        train, test = rows[:, :train_per_digit].flatten(), rows[:, train_per_digit:].flatten()
+        return Digits(_EMBEDDED, *(Rows(both.inputs[part], both.labels[part]) for part in (train, test)))
+    training, testing = _mnist_images(data_root, download)
+    return Digits(
+        _MNIST,
+        _first_of_each(*training, digits, train_per_digit, "MNIST's training set"),
+        _first_of_each(*testing, digits, test_per_digit, "MNIST's test set"),
+    )
 
 
 def load_first_of(
@@ -98,30 +102,21 @@ def load_first_of(
         ValueError: If a file is damaged, or there are too few images.
     """
     if data_root is None:
-        images, labels = _first_of_all(*_embedded_images(), digits, None, "the embedded digits")
-        found = len(labels)
-        wanted = train + (1 if test is None else test)
-        if wanted > found:
+        both = _first_of_all(*_embedded_images(), digits, None, "the embedded digits")
+        least = train + (1 if test is None else test)
+        if least > len(both):
             raise ValueError(
-                f"Got {train} training images and at least {wanted - train} to test on to take from the embedded digits, "
-                f"expected at most {found} together."
+                f"Got {train} training images and at least {least - train} to test on to take from the embedded digits, "
+                f"expected at most {len(both)} together."
             )
-        end = found if test is None else wanted
-        return Digits(_EMBEDDED, images[:train], labels[:train], images[train:end], labels[train:end])
+        parts = slice(train), slice(train, None if test is None else least)
+        return Digits(_EMBEDDED, *(Rows(both.inputs[part], both.labels[part]) for part in parts))
     training, testing = _mnist_images(data_root, download)
     return Digits(
         _MNIST,
-        *_first_of_all(*training, digits, train, "MNIST's training set"),
-        *_first_of_all(*testing, digits, test, "MNIST's test set"),
+        _first_of_all(*training, digits, train, "MNIST's training set"),
+        _first_of_all(*testing, digits, test, "MNIST's test set"),
     )
-
-
-def _embedded(digits: Sequence[int], train_per_digit: int, test_per_digit: int) -> Digits:
-    both = _first_of_each(*_embedded_images(), digits, train_per_digit + test_per_digit, "the embedded digits")
-    order = both[1].reshape(len(digits), -1)
-    rows = torch.arange(order.numel()).reshape(order.shape)
-    train, test = rows[:, :train_per_digit].flatten(), rows[:, train_per_digit:].flatten()
-    return Digits(_EMBEDDED, both[0][train], both[1][train], both[0][test], both[1][test])
 
 
 def _embedded_images() -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,15 +125,6 @@ def _embedded_images() -> tuple[torch.Tensor, torch.Tensor]:
     images, labels = load_digits(return_X_y=True)
     small = torch.tensor(images.reshape(-1, 1, 8, 8) / 16.0, dtype=torch.float32)
     return F.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False), torch.tensor(labels)
-
-
-def _mnist(digits: Sequence[int], train_per_digit: int, test_per_digit: int, root: Path, download: bool) -> Digits:
-    training, testing = _mnist_images(root, download)
-    return Digits(
-        _MNIST,
-        *_first_of_each(*training, digits, train_per_digit, "MNIST's training set"),
-        *_first_of_each(*testing, digits, test_per_digit, "MNIST's test set"),
-    )
 
 
 def _mnist_images(root: Path, download: bool) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
@@ -163,45 +149,41 @@ def _check_mnist(root: Path) -> None:
             )
         with path.open("rb") as file:
             header = file.read(4)
-            found = struct.unpack(">I", header)[0] if len(header) == 4 else None
+            actual = struct.unpack(">I", header)[0] if len(header) == 4 else None
             dimensions = magic & 0xFF
             sizes = file.read(4 * dimensions)
         expected = 4 + 4 * dimensions
-        if found == magic and len(sizes) == 4 * dimensions:
+        if actual == magic and len(sizes) == 4 * dimensions:
             expected += int(np.prod(struct.unpack(f">{dimensions}I", sizes), dtype=np.int64))
-        if found != magic or path.stat().st_size != expected:
+        if actual != magic or path.stat().st_size != expected:
             raise ValueError(
                 f"{path} is damaged: got {path.stat().st_size} bytes, expected {expected} by its header; delete it and "
                 "fetch it again with --download."
             )
 
 
-def _first_of_each(
-    images: torch.Tensor, labels: torch.Tensor, digits: Sequence[int], count: int, where: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    rows = []
+def _first_of_each(images: torch.Tensor, labels: torch.Tensor, digits: Sequence[int], count: int, where: str) -> Rows:
+    parts = []
     for digit in digits:
-        found = (labels == digit).nonzero().flatten()
-        if len(found) < count:
-            raise ValueError(
-                f"Got {count} images of digit {digit} to take from {where}, expected at most {len(found)}."
-            )
-        rows.append(found[:count])
+        rows = (labels == digit).nonzero().flatten()
+        if len(rows) < count:
+            raise ValueError(f"Got {count} images of digit {digit} to take from {where}, expected at most {len(rows)}.")
+        parts.append(rows[:count])
     targets = torch.arange(len(digits)).repeat_interleave(count)
-    return _in_unit_interval(images[torch.cat(rows)]), targets
+    return Rows(_in_unit_interval(images[torch.cat(parts)]), targets)
 
 
 def _first_of_all(
     images: torch.Tensor, labels: torch.Tensor, digits: Sequence[int], count: int | None, where: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    wanted = torch.tensor(list(digits))
-    found = torch.isin(labels, wanted).nonzero().flatten()
-    if count is not None and len(found) < count:
+) -> Rows:
+    classes = torch.tensor(list(digits))
+    rows = torch.isin(labels, classes).nonzero().flatten()
+    if count is not None and len(rows) < count:
         raise ValueError(
-            f"Got {count} images of the digits {list(digits)} to take from {where}, expected at most {len(found)}."
+            f"Got {count} images of the digits {list(digits)} to take from {where}, expected at most {len(rows)}."
         )
-    rows = found[:count]
-    return _in_unit_interval(images[rows]), (labels[rows, None] == wanted).int().argmax(dim=1)
+    rows = rows[:count]
+    return Rows(_in_unit_interval(images[rows]), (labels[rows, None] == classes).int().argmax(dim=1))
 
 
 def _in_unit_interval(images: torch.Tensor) -> torch.Tensor:

@@ -8,19 +8,22 @@ from typing import Any
 from .data import data_root_from_environment
 from .options import Settings
 
-__all__ = ["add_digit_options", "data_folder", "with_digits"]
-
 
 def add_digit_options(parser: Any) -> None:
     """``--dataset`` and ``--download``."""
+    add_dataset_option(parser)
+    parser.add_argument(
+        "--download", action="store_true", help="Fetch MNIST into --data-root (default: data/) if it is missing."
+    )
+
+
+def add_dataset_option(parser: Any) -> None:
+    """``--dataset``."""
     parser.add_argument(
         "--dataset",
         choices=["auto", "digits", "mnist"],
         default="auto",
         help="digits: scikit-learn's; mnist: from --data-root; auto: mnist where there is a data root, else digits.",
-    )
-    parser.add_argument(
-        "--download", action="store_true", help="Fetch MNIST into --data-root (default: data/) if it is missing."
     )
 
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from qiskit_torch_bridge import Backend, Ledger, Passport
+from qiskit_torch_bridge.backends.ibm.costs import costs_by_passports, costs_of_jobs
 
 from .runs import RunFolder
 
 if TYPE_CHECKING:
     from qiskit_torch_bridge import IBMBackend
-    from qiskit_torch_bridge.backends.ibm.ledger import Entry
 
 __all__ = [
     "CAPS",
@@ -26,7 +26,6 @@ __all__ = [
     "Measured",
     "add_hardware_options",
     "connected",
-    "costs_of_jobs",
     "discard_unused_ledger",
     "is_hardware",
     "ledger_of",
@@ -180,16 +179,6 @@ def discard_unused_ledger(folder: RunFolder) -> None:
                 file.unlink()
 
 
-def costs_of_jobs(entries: Sequence[Entry]) -> dict[str, Any]:
-    """What jobs of a ledger came to: how many, billed seconds (None while some are not known), estimated seconds."""
-    billed = [entry.usage_seconds for entry in entries if entry.state == "done" or entry.usage_seconds is not None]
-    return {
-        "jobs": len(entries),
-        "qpu_seconds": None if None in billed else round(sum(filter(None, billed)), 3),
-        "qpu_seconds_estimated": round(sum(e.estimated_seconds for e in entries if e.state != "cancelled"), 3),
-    }
-
-
 class Measured:
     """Where a training's results were measured: what its passports say, each thing once.
 
@@ -244,21 +233,10 @@ class Measured:
         """
         if not self._jobs:
             return {}
-        costs = self._costs_in(backend) if is_hardware(word_of(backend)) else self._costs()
+        costs = self._costs_in(backend) if is_hardware(word_of(backend)) else costs_by_passports(self._jobs)
         return {"backend": word_of(backend), **costs, "measured": self._circumstances}
 
     def _costs_in(self, backend: IBMBackend) -> dict[str, Any]:
-        mine = {job_id for ids in self._jobs for job_id in ids}
+        job_ids = {job_id for ids in self._jobs for job_id in ids}
         backend.settle_bills()
-        return costs_of_jobs([entry for entry in backend.ledger.entries() if entry.job_id in mine])
-
-    def _costs(self) -> dict[str, Any]:
-        """By the passports alone; which cannot tell whose seconds are whose where they share some jobs but not all."""
-        jobs = {job_id for ids in self._jobs for job_id in ids}
-        apart = sum(map(len, self._jobs)) == len(jobs)
-        usages, estimates = zip(*self._jobs.values(), strict=True)
-        return {
-            "jobs": len(jobs),
-            "qpu_seconds": round(sum(usages), 3) if apart and None not in usages else None,
-            "qpu_seconds_estimated": round(sum(estimates), 3) if apart else None,
-        }
+        return costs_of_jobs([entry for entry in backend.ledger.entries() if entry.job_id in job_ids])

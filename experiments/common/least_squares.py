@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["least_squares"]
-
 
 def least_squares(design: np.ndarray, values: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Fits ``values = design @ coefficients``, each value weighted by its error.

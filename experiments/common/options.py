@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import SUPPRESS, ArgumentError
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,6 @@ from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_ty
 
 from .hardware import CAPS, add_hardware_options, without_unused_options
 from .runs import RunFolder, brief
-
-__all__ = ["Seed", "Settings", "experiment_parser", "flat", "folder_path", "parse", "saved_settings", "settings_of"]
 
 Settings = dict[str, Any]
 
@@ -24,48 +23,63 @@ FREE = frozenset({"device", *CAPS})
 """What may be another when a run is continued, by the names of :func:`flat`: its results do not depend on it."""
 
 
-def experiment_parser(
-    name: str,
-    description: str,
-    *,
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    shots: int | None,
-    backend: str,
-    gradient: str | None,
-) -> Any:
-    """A parser with the shared options; the keyword arguments are the experiment's defaults."""
+def shared_parser(name: str, description: str, *, resume: str, dry_run: str, data_root: bool = False) -> Any:
+    """A parser with the options that experiments and studies share; ``resume`` and ``dry_run`` say what these two do."""
     parser = ArgumentParser(prog=f"python -m experiments {name}", description=description)
-    parser.add_argument("--experiment", choices=[name], default=name, help=SUPPRESS)  # so that config.yaml says it
-    parser.add_argument(
-        "--config", action="config", help="YAML file with options, by their names below; options after it win."
-    )
-    parser.add_argument("--data-root", type=str | None, default=None, help="Folder of data sets (default: QTB_DATA).")
-    parser.add_argument(
-        "--run-dir", type=str | None, default=None, help="Folder of the run (default: a new one under runs/)."
-    )
-    parser.add_argument("--resume", action="store_true", help="Continue the run in --run-dir from its checkpoint.")
-    parser.add_argument("--dry-run", action="store_true", help="Print what the run would cost, and stop.")
-    add_hardware_options(parser, backend=backend)
-    parser.add_argument(
-        "--shots", type=PositiveInt | None, default=shots, help="Shots a circuit; null for exact values."
-    )
-    parser.add_argument(
-        "--gradient",
-        type=str | None,
-        default=gradient,
-        help="adjoint, parameter_shift, finite_difference, spsa; null: the best for the backend.",
-    )
-    parser.add_argument("--epochs", type=PositiveInt, default=epochs, help="Passes through the training images.")
-    parser.add_argument("--batch-size", type=PositiveInt, default=batch_size, help="Images a step.")
-    parser.add_argument("--lr", type=PositiveFloat, default=lr, help="Learning rate.")
-    parser.add_argument("--seed", type=Seed, default=0, help="Makes runs repeatable, on one machine to the last bit.")
-    parser.add_argument(
-        "--seeds", type=PositiveInt, default=1, help="Runs of as many seeds, from --seed on, and their distribution."
-    )
-    parser.add_argument("--device", type=str, default="cpu", help="Where torch computes: cpu, cuda, ...")
+    add = parser.add_argument
+    add("--experiment", choices=[name], default=name, help=SUPPRESS)  # so that config.yaml says it
+    add("--config", action="config", help="YAML file with options, by their names below; options after it win.")
+    if data_root:
+        add("--data-root", type=str | None, default=None, help="Folder of data sets (default: QTB_DATA).")
+    add("--run-dir", type=str | None, default=None, help="Folder of the run (default: a new one under runs/).")
+    add("--resume", action="store_true", help=resume)
+    add("--dry-run", action="store_true", help=dry_run)
     return parser
+
+
+def experiment_parser(name: str, description: str, **defaults: Any) -> Any:
+    """A parser with the options of trainings.
+
+    Args:
+        name: The experiment's.
+        description: What ``--help`` says.
+        defaults: Of ``epochs``, ``batch_size`` and ``lr``; of ``backend``, ``shots`` and ``gradient`` too, unless exact
+            simulation is the default.
+    """
+    defaults = {"backend": "statevector", "shots": None, "gradient": None, **defaults}
+    parser = shared_parser(
+        name,
+        description,
+        resume="Continue the run in --run-dir from its checkpoint.",
+        dry_run="Print what the run would cost, and stop.",
+        data_root=True,
+    )
+    add_hardware_options(parser, backend=defaults["backend"])
+    add = partial(add_option, parser)
+    for option, kind, text in (
+        ("shots", PositiveInt | None, "Shots a circuit; null for exact values."),
+        ("gradient", str | None, "adjoint, parameter_shift, finite_difference, spsa; null: the best for the backend."),
+        ("epochs", PositiveInt, "Passes through the training images."),
+        ("batch_size", PositiveInt, "Images a step."),
+        ("lr", PositiveFloat, "Learning rate."),
+    ):
+        add(flag(option), kind, defaults[option], text)
+    add("--seed", Seed, 0, "Makes runs repeatable, on one machine to the last bit.")
+    add("--seeds", PositiveInt, 1, "Runs of as many seeds, from --seed on, and their distribution.")
+    add("--device", str, "cpu", "Where torch computes: cpu, cuda, ...")
+    return parser
+
+
+def add_option(parser: Any, name: str, kind: Any, default: Any, text: str) -> None:
+    """Adds an option of a type, or of a list of choices; one that takes several values where its default is a list."""
+    accepted = {"choices": kind} if isinstance(kind, (list, tuple)) else {"type": kind}
+    several = {"nargs": "+"} if isinstance(default, list) else {}
+    parser.add_argument(name, **several, **accepted, default=default, help=text)
+
+
+def flag(name: str) -> str:
+    """The option of a setting on the command line."""
+    return "--" + name.replace("_", "-")
 
 
 def parse(
@@ -97,11 +111,11 @@ def parse(
     saved = folder.read_settings()
     options = parser.parse_args(["--config", str(folder.file("config.yaml")), *arguments])
     settings = settings_of(options)
-    mine, its = flat(settings), flat(saved)
-    differing = {key for key in mine | its if mine.get(key) != its.get(key)} - FREE
+    given, expected = flat(settings), flat(saved)
+    differing = {key for key in given | expected if given.get(key) != expected.get(key)} - FREE
     changed = sorted(differing - (set(extendable) & saved.keys()))
     if changed:
-        differences = ", ".join(f"{key}: got {mine.get(key)!r}, expected {its.get(key)!r}" for key in changed)
+        differences = ", ".join(f"{key}: got {given.get(key)!r}, expected {expected.get(key)!r}" for key in changed)
         raise ValueError(
             f"--resume: the run in {folder.path} has other settings ({differences}); leave them out or start anew."
         )

@@ -7,9 +7,8 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-__all__ = ["phase_curves"]
 
 _LOWEST = 1e-7  # smaller gradients are rounding
 
@@ -33,8 +32,8 @@ def phase_curves(runs: Sequence[Sequence[Mapping[str, Any]]], *, title: str) -> 
         values = _column(runs, column)
         if len(runs) > 1:
             axes.plot(epochs, _drawn(values, column).T, style[1:], color=colour, linewidth=0.6, alpha=0.35)
-        middle = _drawn(np.median(values, axis=0), column)
-        axes.plot(epochs, middle, style, color=colour, markersize=4, linewidth=1.8, label=label)
+        medians = _drawn(np.median(values, axis=0), column)
+        axes.plot(epochs, medians, style, color=colour, markersize=4, linewidth=1.8, label=label)
     above.set_ylabel("loss")
     above.legend(loc="upper right")  # "best" searches among all lines
     below.set(xlabel="epoch", ylabel="root mean square of\nthe trained weights' gradient")
@@ -48,30 +47,26 @@ def phase_curves(runs: Sequence[Sequence[Mapping[str, Any]]], *, title: str) -> 
         for axes in (above, below):
             if span[0] > epochs[0]:
                 axes.axvline(span[0] - 0.5, color="k", linewidth=0.8, linestyle=":")
-        above.annotate(
-            str(name).replace(" part", "\npart"),
-            ((span[0] + span[-1]) / 2, 1),
-            (0, 3),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize=8,
-        )
+        middle = (span[0] + span[-1]) / 2
+        _annotate(above, str(name).replace(" part", "\npart"), (middle, 1), va="bottom")
         if still := int(zero[:, span[0] - epochs[0]].sum()):
-            below.annotate(
-                "zero" if len(runs) == 1 else f"zero in\n{still} of {len(runs)}",
-                ((span[0] + span[-1]) / 2, 0),
-                (0, 3),
-                xycoords=("data", "axes fraction"),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-            )
+            _annotate(below, "zero" if len(runs) == 1 else f"zero in\n{still} of {len(runs)}", (middle, 0))
     for axes in (above, below):
         axes.grid(alpha=0.3)
     figure.suptitle(title)
     return figure
+
+
+def _annotate(axes: Axes, text: str, place: tuple[float, float], **options: Any) -> None:
+    """Writes at an epoch and a height, which is a fraction of the axes'."""
+    axes.annotate(
+        *(text, place, (0, 3)),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="center",
+        fontsize=8,
+        **options,
+    )
 
 
 def _column(runs: Sequence[Sequence[Mapping[str, Any]]], name: str) -> np.ndarray:

@@ -8,22 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from qiskit_torch_bridge import QuantumLayer
 
 from .runs import RunFolder
-from .training import decisions
-
-__all__ = [
-    "circuit_diagram",
-    "confusion_matrix",
-    "draw_predictions",
-    "learning_curves",
-    "save_predictions",
-    "softmax_of_largest",
-]
+from .trainer import decisions
 
 _COLUMNS = 6  # of predictions.png
 
@@ -45,17 +37,12 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], *, title: str, loss_label
     for axes, quantity, label in zip(
         figure.subplots(1, 2), ("loss", "accuracy"), (loss_label, "accuracy"), strict=True
     ):
-        axes.plot(
-            epochs,
-            [row[f"train_{quantity}"] for row in rows],
-            "o-",
-            color="0.6",
-            markersize=4,
-            label="training (mean over the epoch)",
-        )
-        axes.plot(
-            epochs, [row[f"test_{quantity}"] for row in rows], "s--", color="tab:blue", markersize=4, label="test"
-        )
+        for part, style, colour, name in (
+            ("train", "o-", "0.6", "training (mean over the epoch)"),
+            ("test", "s--", "tab:blue", "test"),
+        ):
+            values = [row[f"{part}_{quantity}"] for row in rows]
+            axes.plot(epochs, values, style, color=colour, markersize=4, label=name)
         for boundary in boundaries:
             axes.axvline(boundary, color="k", linewidth=0.8, linestyle=":")
         axes.set_xlabel("epoch")
@@ -113,7 +100,8 @@ def save_predictions(
             )
         ],
     )
-    shown = [row for label in labels.unique() for row in _shown(labels == label, guesses != labels, _COLUMNS)]
+    wrong = guesses != labels
+    shown = [row for label in labels.unique() for row in _shown(labels == label, wrong)]
     pixels = (images(torch.tensor(shown)).clamp(0, 1) * 255).round().to(torch.uint8)
     folder.write_arrays("shown.npz", rows=np.array(shown), images=pixels.numpy())
 
@@ -148,36 +136,35 @@ def draw_predictions(
         axes.text(
             -0.04, bottom - height / 2, f"images of {name}", rotation=90, ha="right", va="center", fontsize="medium"
         )
-        mine = [place for place, row in enumerate(shown["rows"]) if labels[row] == label]
-        for column, place in enumerate(mine):
-            row, image = shown["rows"][place], shown["images"][place]
-            wrong = bool(guesses[row] != label)
-            left = column * column_width
-            axes.imshow(
-                image.transpose(1, 2, 0).squeeze(),
-                cmap="gray_r" if len(image) == 1 else None,
-                vmin=0,
-                vmax=255,
-                extent=(left, left + 1, bottom, bottom - height),
-            )
-            axes.text(
-                left + 0.5,
-                bottom - height - 0.04,
-                f"{names[guesses[row]]} ({sure[row]:.2f})",
-                ha="center",
-                color="tab:red" if wrong else "black",
-                fontsize="medium",
-            )
-            if wrong:
-                frame = Rectangle(
-                    (left, bottom - height), 1, height, fill=False, color="tab:red", linewidth=2, clip_on=False
-                )
-                axes.add_patch(frame)
+        of_label = [place for place, row in enumerate(shown["rows"]) if labels[row] == label]
+        for column, place in enumerate(of_label):
+            row = shown["rows"][place]
+            text = f"{names[guesses[row]]} ({sure[row]:.2f})"
+            corner = (column * column_width, bottom)
+            _draw_image(axes, shown["images"][place], corner, text, wrong=bool(guesses[row] != label))
     axes.set(xlim=(0, width), ylim=(depth, 0))  # each image has set them to its own
     errors = int((guesses != labels).sum())
     axes.set_title(f"{title}: predicted class (its probability); {errors} of {len(labels)} wrong", pad=0)
     folder.write_figure("predictions.png", figure)
     folder.write_figure("confusion.png", confusion_matrix(labels, guesses, names, title=title))
+
+
+def _draw_image(axes: Axes, image: np.ndarray, corner: tuple[float, float], text: str, *, wrong: bool) -> None:
+    """An image of width 1, from its lower left corner, with a text above it; framed if it is wrong."""
+    left, bottom = corner
+    height = image.shape[1] / image.shape[2]
+    top = bottom - height
+    axes.imshow(
+        image.transpose(1, 2, 0).squeeze(),
+        cmap="gray_r" if len(image) == 1 else None,
+        vmin=0,
+        vmax=255,
+        extent=(left, left + 1, bottom, top),
+    )
+    colour = "tab:red" if wrong else "black"
+    axes.text(left + 0.5, top - 0.04, text, ha="center", color=colour, fontsize="medium")
+    if wrong:
+        axes.add_patch(Rectangle((left, top), 1, height, fill=False, color=colour, linewidth=2, clip_on=False))
 
 
 def softmax_of_largest(scores: np.ndarray) -> np.ndarray:
@@ -187,11 +174,11 @@ def softmax_of_largest(scores: np.ndarray) -> np.ndarray:
     return probabilities
 
 
-def _shown(mine: torch.Tensor, wrong: torch.Tensor, count: int) -> list[int]:
+def _shown(of_class: torch.Tensor, wrong: torch.Tensor) -> list[int]:
     """Some rows of a class: wrong ones first, then right ones, half of each where there are enough."""
-    errors, right = (mine & wrong).nonzero().flatten(), (mine & ~wrong).nonzero().flatten()
-    errors = _spread(errors, min(len(errors), max(count // 2, count - len(right))))
-    return [*errors.tolist(), *_spread(right, min(len(right), count - len(errors))).tolist()]
+    errors, right = (of_class & wrong).nonzero().flatten(), (of_class & ~wrong).nonzero().flatten()
+    errors = _spread(errors, min(len(errors), max(_COLUMNS // 2, _COLUMNS - len(right))))
+    return [*errors.tolist(), *_spread(right, min(len(right), _COLUMNS - len(errors))).tolist()]
 
 
 def _spread(rows: torch.Tensor, count: int) -> torch.Tensor:

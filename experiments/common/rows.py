@@ -8,8 +8,6 @@ from typing import Protocol
 
 import torch
 
-__all__ = ["Examples", "Rows"]
-
 
 class Examples(Protocol):
     """Labelled examples; unlike torch's datasets they hand out whole batches, which is all that training asks for."""

@@ -19,8 +19,6 @@ import numpy as np
 import torch
 import yaml
 
-__all__ = ["RunFolder", "brief"]
-
 _NUMBERS_OF_A_RESULT = ("test_accuracy", "seconds", "circuits", "shots")
 _NUMBERS_OF_AN_EPOCH = (
     *("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy"),

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import sys
-from argparse import SUPPRESS
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeInt
+
+from qiskit_torch_bridge.commands.printing import in_columns
 
 from .cells import Cell, Journal, Measure, Outcome, Record, key_of
 from .cluster import measured_by_dask, measured_here
-from .comparison import table
-from .options import Seed, Settings, folder_path, parse
+from .options import Seed, Settings, add_option, folder_path, parse, shared_parser
 from .runs import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-__all__ = ["Findings", "Study", "Tables", "run_study", "study_parser"]
 
 Tables = Mapping[str, Sequence[Mapping[str, Any]]]
 """The rows of each table of a study by its name, in the order of the cells."""
@@ -42,10 +40,6 @@ class Findings:
     figures: Mapping[str, Figure]
 
 
-def _only_table(cell: Cell) -> str:
-    return "measurements"
-
-
 @dataclass(frozen=True)
 class Study:
     """What a study is made of; :func:`run_study` does the rest.
@@ -55,8 +49,8 @@ class Study:
         parser: Makes the parser of its options, from :func:`study_parser`.
         cells: From settings to the cells, all different; refuses settings that cannot be.
         measure: From a cell and its randomness to rows; see :data:`~experiments.common.cells.Measure`.
-        find: From settings and tables to the findings. A table's rows are the cell's settings and what was measured.
-        table_of: The name of the table, and of its CSV file, that a cell's rows go to.
+        find: From settings and tables to the findings. A table's rows are the cell's settings and what was measured; it is
+            named after the cell's ``part``, ``measurements`` where there are no parts.
         extendable: The settings that may grow when a run is continued.
     """
 
@@ -64,36 +58,33 @@ class Study:
     parser: Callable[[], Any]
     cells: Callable[[Settings], Sequence[Cell]]
     measure: Measure
+    _: KW_ONLY
     find: Callable[[Settings, Tables], Findings]
-    table_of: Callable[[Cell], str] = _only_table
-    extendable: Collection[str] = field(default=())
+    extendable: Collection[str] = ()
 
 
 def study_parser(name: str, description: str) -> Any:
     """A parser with the options that studies share."""
-    parser = ArgumentParser(prog=f"python -m experiments {name}", description=description)
-    parser.add_argument("--experiment", choices=[name], default=name, help=SUPPRESS)  # so that config.yaml says it
-    parser.add_argument(
-        "--config", action="config", help="YAML file with options, by their names below; options after it win."
+    parser = shared_parser(
+        name,
+        description,
+        resume="Measure what the run in --run-dir lacks.",
+        dry_run="List the cells that would be measured, and stop.",
     )
-    parser.add_argument(
-        "--run-dir", type=str | None, default=None, help="Folder of the run (default: a new one under runs/)."
-    )
-    parser.add_argument("--resume", action="store_true", help="Measure what the run in --run-dir lacks.")
-    parser.add_argument("--dry-run", action="store_true", help="List the cells that would be measured, and stop.")
-    parser.add_argument(
+    add = partial(add_option, parser)
+    add(
         "--scheduler",
-        type=str | None,
-        default=None,
-        help="Address of a running Dask scheduler, whose workers have this checkout; null: processes of our own.",
+        str | None,
+        None,
+        "Address of a running Dask scheduler, whose workers have this checkout; null: processes of our own.",
     )
-    parser.add_argument(
+    add(
         "--workers",
-        type=NonNegativeInt | None,
-        default=None,
-        help="Processes of our own; null: one for each core, 0: none, all is measured in this one.",
+        NonNegativeInt | None,
+        None,
+        "Processes of our own; null: one for each core, 0: none, all is measured in this one.",
     )
-    parser.add_argument("--seed", type=Seed, default=0, help="Makes every cell repeatable, wherever it is measured.")
+    add("--seed", Seed, 0, "Makes every cell repeatable, wherever it is measured.")
     return parser
 
 
@@ -111,16 +102,12 @@ def run_study(study: Study, arguments: Sequence[str]) -> int:
             f"--workers: got {options.workers} with --scheduler, which has workers of its own; leave it out."
         )
     cells = study.cells(settings)
-    wanted = _by_key(cells)
+    by_key = _by_key(cells)
     path = folder_path(options)
     done = _journal(RunFolder.existing(path)).read() if options.resume else {}
-    missing = [cell for key, cell in wanted.items() if key not in done]
+    missing = [cell for key, cell in by_key.items() if key not in done]
     if options.dry_run:
-        print(
-            "\n".join(
-                [f"{len(cells)} cells, {len(missing)} to be measured:", *(f"  {_words(cell)}" for cell in missing)]
-            )
-        )
+        print(f"{len(cells)} cells, {len(missing)} to be measured:", *map(_words, missing), sep="\n  ")
         return 0
     folder = RunFolder.existing(path) if options.resume else RunFolder.fresh(path, study.name)
     again = f"python -m experiments {study.name} --resume --run-dir {folder.path}"
@@ -131,7 +118,7 @@ def run_study(study: Study, arguments: Sequence[str]) -> int:
         if failed:
             print(f"{len(failed)} of {len(cells)} cells failed; try them again with: {again}")
             return 1
-        _conclude(study, settings, folder, wanted)
+        _conclude(study, settings, folder, by_key)
     except KeyboardInterrupt:
         folder.discard_if_unused()
         print(f"\nInterrupted; {f'continue with: {again}' if folder.path.exists() else 'nothing was measured.'}")
@@ -184,7 +171,7 @@ def _outcomes(measure: Measure, cells: Sequence[Cell], seed: int, options: Any) 
 
 def _conclude(study: Study, settings: Settings, folder: RunFolder, cells: Mapping[str, Cell]) -> None:
     done = _journal(folder).read()
-    tables = _tables(study, cells, done)
+    tables = _tables(cells, done)
     for name, rows in tables.items():
         folder.write_rows(f"{name}.csv", rows)
     findings = study.find(settings, tables)
@@ -194,11 +181,11 @@ def _conclude(study: Study, settings: Settings, folder: RunFolder, cells: Mappin
         folder.write_figure(name, figure)
     seconds = round(sum(done[key].seconds for key in cells), 3)
     folder.write_result({"experiment": study.name, "seconds": seconds, "cells": len(cells), **findings.numbers})
-    print("\n\n".join(map(table, findings.tables.values())))
+    print("\n\n".join(map(in_columns, findings.tables.values())))
 
 
-def _tables(study: Study, cells: Mapping[str, Cell], done: Mapping[str, Record]) -> dict[str, list[dict[str, Any]]]:
+def _tables(cells: Mapping[str, Cell], done: Mapping[str, Record]) -> dict[str, list[dict[str, Any]]]:
     tables: dict[str, list[dict[str, Any]]] = {}
     for key, cell in cells.items():
-        tables.setdefault(study.table_of(cell), []).extend({**cell, **row} for row in done[key].rows)
+        tables.setdefault(cell.get("part", "measurements"), []).extend({**cell, **row} for row in done[key].rows)
     return tables

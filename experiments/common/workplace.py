@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,6 @@ import torch
 from lightning_fabric import Fabric
 
 from .runs import RunFolder
-
-__all__ = ["Workplace", "gathered", "layer_seed", "open_fabric", "total"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,16 @@ def layer_seed(seed: int) -> int | tuple[int, int]:
     """The seed of a quantum layer: processes that train together must not share their shot noise."""
     rank = int(os.environ.get("RANK", "0"))
     return seed if rank == 0 else (seed, rank)
+
+
+def layer_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the settings say of a quantum layer: backend, shots, gradient rule and seed."""
+    return {name: settings[name] for name in ("backend", "shots", "gradient")} | {"seed": layer_seed(settings["seed"])}
+
+
+def exactly(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with exact simulation, for circuits that are drawn and not measured."""
+    return {**settings, "backend": None, "shots": None, "gradient": None}
 
 
 def gathered(fabric: Fabric, value: Any) -> list[Any]:

@@ -5,16 +5,6 @@ the rule's default. Then parameter shift, finite differences and SPSA at equal t
 gradient, and the angle between it and the exact one.
 """
 
-from __future__ import annotations
+from .method_study import STUDY
 
-from collections.abc import Sequence
-
-from ..common.sweeps import run_study
-from .study import STUDY
-
-__all__ = ["STUDY", "main"]
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Runs the study; returns the exit status."""
-    return run_study(STUDY, arguments)
+__all__ = ["STUDY"]

@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Optimum", "optimum"]
-
 _REACH = 3  # points on each side
 
 

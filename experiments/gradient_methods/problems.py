@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,6 @@ from qiskit.circuit import Parameter, ParameterVector, QuantumCircuit
 
 from qiskit_torch_bridge import FiniteDifference, GradientRule, QuantumLayer
 from qiskit_torch_bridge.circuits import dressed, ring_layers
-
-__all__ = ["CIRCUITS", "Problem"]
 
 _ROWS_AT_ONCE = 20_000  # shifted circuits, which bounds the memory
 
@@ -64,6 +62,7 @@ class Problem:
 
     circuit: QuantumCircuit
     parameters: list[Parameter]
+    _: KW_ONLY
     point: np.ndarray
     matter: np.ndarray
     gradient: np.ndarray
@@ -82,10 +81,11 @@ class Problem:
             values = np.array([np.pi / 8 + point * np.pi / 2])
         else:
             values = np.random.default_rng(point).uniform(0, 2 * np.pi, size=len(parameters))
-        everything = cls(circuit, parameters, values, np.arange(len(values)), np.zeros(len(values)))
-        (gradient,) = everything.estimates(None, repeats=1, shots=None, seed=0)
+        weights = np.arange(len(values))
+        problem = cls(circuit, parameters, point=values, matter=weights, gradient=np.zeros(len(values)))
+        (gradient,) = problem.estimates(None, repeats=1, shots=None, seed=0)
         matter = np.flatnonzero(np.abs(gradient) > 1e-9)
-        return cls(circuit, parameters, values, matter, gradient[matter])
+        return replace(problem, matter=matter, gradient=gradient[matter])
 
     def layer(self, **options: Any) -> QuantumLayer:
         """The circuit as a layer, all its weights inputs, so that each row of a batch is an experiment of its own."""
@@ -127,10 +127,10 @@ class Problem:
     def predicted_variances(self, rule: FiniteDifference, shots: int) -> np.ndarray:
         """The variance of each component of a finite difference from that of <Z>, (1 - <Z>**2) / shots; shape (W,)."""
         assert rule.step is not None
-        unit = np.eye(len(self.point))[self.matter]
-        up = self._one_shot_variances(self.point + rule.step * unit)
+        axes = np.eye(len(self.point))[self.matter]
+        up = self._one_shot_variances(self.point + rule.step * axes)
         if rule.scheme == "central":
-            down = self._one_shot_variances(self.point - rule.step * unit)
+            down = self._one_shot_variances(self.point - rule.step * axes)
         else:
             down = self._one_shot_variances(self.point[None])
         factor = 4 if rule.scheme == "central" else 1

@@ -1,5 +1,5 @@
 """Questions about hybrid networks, answered with numbers."""
 
-from .experiment import EXPERIMENT
+from .survey import EXPERIMENT
 
 __all__ = ["EXPERIMENT"]

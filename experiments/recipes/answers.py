@@ -10,24 +10,24 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..common.comparison import MARKERS, STYLES, table
+from qiskit_torch_bridge.commands.printing import in_columns
+
+from ..common.comparison import MARKERS, STYLES, grouped
 from ..common.runs import RunFolder
 from .questions import QUESTIONS
-
-__all__ = ["answer_figure", "answer_rows", "draw_answers"]
 
 Groups = Mapping[str, Mapping[str, Sequence[RunFolder]]]
 
 
 def draw_answers(folder: RunFolder, parts: Mapping[str, RunFolder]) -> None:
     """Writes and prints ``answers.csv``, and draws a figure for each question, from the trainings' folders."""
-    groups: dict[str, dict[str, list[RunFolder]]] = {}
-    for part in parts.values():
-        result = part.read_result()
-        groups.setdefault(result["question"], {}).setdefault(result["answer"], []).append(part)
+    groups = {
+        question: grouped(group, lambda part: str(part.read_result()["answer"]))
+        for question, group in grouped(parts.values(), lambda part: part.read_result()["question"]).items()
+    }
     rows = answer_rows(groups)
     folder.write_rows("answers.csv", rows)
-    print(table(rows))
+    print(in_columns(rows))
     for question, answers in groups.items():
         folder.write_figure(f"{question}.png", answer_figure(question, answers))
 

@@ -15,18 +15,7 @@ from torch import nn
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import ParameterizedCircuit, dressed, reuploading
 
-from ..common.workplace import layer_seed
-
-__all__ = [
-    "WIDTH",
-    "QuickStart",
-    "Scale",
-    "dense",
-    "quantum",
-    "quantum_from_zero",
-    "quantum_layers_with_gradients",
-    "scores",
-]
+from ..common.workplace import layer_options
 
 WIDTH = 8  # numbers in and out, qubits, and classes; three layers of 3 weights a qubit are as many as a dense block has
 
@@ -82,17 +71,10 @@ def quantum_from_zero(settings: Mapping[str, Any]) -> nn.Sequential:
 
 
 def _block(made: ParameterizedCircuit, settings: Mapping[str, Any], *, place: int, init: str) -> nn.Sequential:
-    seed = layer_seed(settings["seed"])
-    layer = QuantumLayer(
-        made.circuit,
-        inputs=made.inputs,
-        weights=made.weights,
-        backend=settings["backend"],
-        shots=settings["shots"],
-        gradient=settings["gradient"],
-        seed=(place, seed) if isinstance(seed, int) else (place, *seed),
-        init=init,
-    )
+    options = layer_options(settings)
+    seed = options["seed"]
+    options["seed"] = (place, seed) if isinstance(seed, int) else (place, *seed)
+    layer = QuantumLayer(made.circuit, inputs=made.inputs, weights=made.weights, init=init, **options)
     return nn.Sequential(Angles(), layer)
 
 
@@ -133,11 +115,11 @@ class QuickStart(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """From shape (N, features) to scores of shape (N, 8)."""
-        found = self.first(x)
-        chosen: torch.Tensor = (
-            self.classical_scores(found) if self.classical else self.hybrid_scores(self.quantum(found))
+        features = self.first(x)
+        outputs: torch.Tensor = (
+            self.classical_scores(features) if self.classical else self.hybrid_scores(self.quantum(features))
         )
-        return chosen
+        return outputs
 
 
 def quantum_layers_with_gradients(model: nn.Module) -> Iterator[tuple[QuantumLayer, bool]]:

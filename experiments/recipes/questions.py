@@ -9,10 +9,8 @@ from typing import Any
 from torch import nn
 
 from ..common.options import Settings
-from ..common.training import Stage
+from ..common.trainer import Stage
 from .blocks import QuickStart, Scale, dense, quantum, quantum_from_zero, scores
-
-__all__ = ["QUESTIONS", "Question", "stages_of"]
 
 Build = Callable[[int, Mapping[str, Any]], nn.Module]
 

@@ -6,16 +6,6 @@ growing and adaptive shots, shared out evenly or by sensitivity. ``noise``: the 
 shots, which stops at the bias.
 """
 
-from __future__ import annotations
+from .shot_study import STUDY
 
-from collections.abc import Sequence
-
-from ..common.sweeps import run_study
-from .study import STUDY
-
-__all__ = ["STUDY", "main"]
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Runs the study; returns the exit status."""
-    return run_study(STUDY, arguments)
+__all__ = ["STUDY"]

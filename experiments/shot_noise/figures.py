@@ -11,12 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .fits import Plateau
 from .noise import IDEAL, NOISES, QUANTITIES
+from .power_laws import Plateau
 from .scaling import RULES, VALUE
-from .training import ALLOCATIONS, STRATEGIES
-
-__all__ = ["noise_figure", "scaling_figure", "training_figure"]
+from .strategies import ALLOCATIONS, STRATEGIES
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -103,23 +101,23 @@ def noise_figure(groups: Mapping[tuple[str, str], Rows], plateaus: Mapping[tuple
     for (name, quantity), rows in groups.items():
         axes, mark, plateau = panels[quantity], marks[name], plateaus[name, quantity]
         shots = np.array([row["shots"] for row in rows], dtype=float)
-        found = np.sqrt([row["mean_squared_error"] for row in rows])
-        bars = np.array([row["mean_squared_error_error"] for row in rows]) / found  # two standard errors of the root
+        errors = np.sqrt([row["mean_squared_error"] for row in rows])
+        bars = np.array([row["mean_squared_error_error"] for row in rows]) / errors  # two standard errors of the root
         along = np.geomspace(shots.min(), shots.max(), 100)
         curve = np.sqrt(np.maximum(plateau.one_shot / along + max(plateau.square, 0.0), 0.0))
         label = f"{name} (the shots alone)" if name == IDEAL else name
         axes.plot(along, curve, linestyle=mark.line, color=mark.colour, linewidth=1)
         axes.errorbar(
-            shots, found, bars, fmt=mark.marker, color=mark.colour, markerfacecolor="w", capsize=2, label=label
+            shots, errors, bars, fmt=mark.marker, color=mark.colour, markerfacecolor="w", capsize=2, label=label
         )
         bias = abs(rows[0]["exact_bias"])
         if name != IDEAL:
             axes.plot([shots.max() * 1.25, shots.max() * 3], [bias, bias], color=mark.colour, linewidth=2.5)
             axes.plot(shots.max() * 3, bias, mark.marker, color=mark.colour, markersize=5)
     for quantity, axes in panels.items():
-        unit = "" if quantity == "value" else " (rad$^{-1}$)"
+        in_units = "" if quantity == "value" else " (rad$^{-1}$)"
         axes.set(xscale="log", yscale="log", xlabel="shots a circuit")
-        axes.set_ylabel(f"root mean squared error of the {quantity}{unit}")
+        axes.set_ylabel(f"root mean squared error of the {quantity}{in_units}")
         axes.grid(alpha=0.3)
     panels["value"].set_title("(a) value; lines: fits; at the right: exact bias", loc="left", fontsize=10)
     panels["derivative"].set_title("(b) its derivative; error bars: 2 standard errors", loc="left", fontsize=10)

@@ -28,9 +28,7 @@ from qiskit_torch_bridge import AerBackend, QuantumLayer
 from qiskit_torch_bridge.backends import resolve_backend
 
 from ..common.cells import Cell
-from .fits import mean_square
-
-__all__ = ["IDEAL", "NOISES", "QUANTITIES", "Noise", "closed_form", "expectation", "ideal", "measure_noise", "one_shot"]
+from .power_laws import mean_square
 
 QUANTITIES = ("value", "derivative")
 IDEAL = "none"
@@ -39,7 +37,7 @@ _A, _B = 0.7, 0.5
 _QUBITS = (0, 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Noise:
     """What is wrong with a simulator.
 
@@ -134,11 +132,11 @@ def measure_noise(cell: Cell, seed: np.random.SeedSequence) -> list[dict[str, An
     angles = torch.full((cell["repeats"], 1), _A, dtype=torch.float64, requires_grad=True)
     values = layer(angles)
     (derivatives,) = torch.autograd.grad(values.sum(), angles)
-    found = np.concatenate([values.detach().numpy(), derivatives.numpy()], axis=1)
+    estimates = np.concatenate([values.detach().numpy(), derivatives.numpy()], axis=1)
     exact, expected = ideal(), expectation(cell["noise"])
     rows = []
     for place, quantity in enumerate(QUANTITIES):
-        square = mean_square((found[:, place] - exact[place]) ** 2)
+        square = mean_square((estimates[:, place] - exact[place]) ** 2)
         rows.append(
             {
                 "quantity": quantity,

@@ -26,9 +26,7 @@ from qiskit_torch_bridge import SPSA, FiniteDifference, GradientRule, ParameterS
 from qiskit_torch_bridge.circuits import dressed
 
 from ..common.cells import Cell
-from .fits import mean_square
-
-__all__ = ["ANGLES", "EXPONENTS", "RULES", "VALUE", "Theory", "measure_scaling", "measured_layer", "theory"]
+from .power_laws import mean_square
 
 RULES: Mapping[str, GradientRule] = {
     "parameter shift": ParameterShift(),
@@ -88,15 +86,15 @@ def measure_scaling(cell: Cell, seed: np.random.SeedSequence) -> dict[str, Any]:
     layer = measured_layer(shots=shots, gradient=RULES.get(quantity), seed=seed.generate_state(4).tolist())
     angles = torch.from_numpy(np.tile(ANGLES, (repeats, 1)))
     if quantity == VALUE:
-        found = layer(angles).numpy()
+        estimates = layer(angles).numpy()
         assert layer.last_run is not None
         reported: Any = layer.last_run.standard_errors
     else:
         layer(angles.requires_grad_()).sum().backward()
         assert angles.grad is not None
         assert layer.last_run is not None
-        found, reported = angles.grad.numpy(), layer.last_run.input_gradient_standard_errors
-    squares = (found - found.mean(axis=0)) ** 2 * repeats / (repeats - 1)
+        estimates, reported = angles.grad.numpy(), layer.last_run.input_gradient_standard_errors
+    squares = (estimates - estimates.mean(axis=0)) ** 2 * repeats / (repeats - 1)
     scatter, told = (mean_square(each.mean(axis=1)) for each in (squares, reported**2))
     expected = theory(quantity, shots)
     return {

@@ -6,6 +6,6 @@ ResNet18, or a dressed quantum net on 8 x 8 pixels), the second the head (a dres
 Features of the frozen network are computed once and kept on disk.
 """
 
-from .experiment import EXPERIMENT
+from .transfer_learning import EXPERIMENT
 
 __all__ = ["EXPERIMENT"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,7 @@ from torchvision.transforms import v2
 from qiskit_torch_bridge import DressedQuantumNet
 
 from ..common.runs import brief
-from ..common.training import quantum_layers
-
-__all__ = [
-    "NETWORKS",
-    "Backbone",
-    "QuantumNetwork",
-    "View",
-    "imagenet_backbone",
-    "load_backbone",
-    "new_network",
-    "save_backbone",
-]
+from ..common.trainer import quantum_layers
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision's weights want them
 NETWORKS = ("resnet18", "quantum")
@@ -129,6 +118,7 @@ class Backbone:
     name: str
     network: str
     view: View
+    _: KW_ONLY
     num_features: int
     model: nn.Module
     digest: str
@@ -146,8 +136,8 @@ class Backbone:
         self.model.eval()
         for layer in quantum_layers(self.model):
             layer.set_rng_state({"entropy": list(seed), "position": 0})
-        found: torch.Tensor = self.model.to(device)(images.to(device)).cpu()
-        return found
+        features: torch.Tensor = self.model.to(device)(images.to(device)).cpu()
+        return features
 
 
 class _Truncated(nn.Module):
@@ -238,14 +228,16 @@ def _from_torchvision(name: str, state: Mapping[str, Any], where: str) -> Backbo
 
 
 def _load(model: nn.Module, state: Mapping[str, Any], where: str) -> None:
-    mine = model.state_dict()
+    expected = model.state_dict()
     # How many batches were seen matters to training only, and files from before PyTorch 0.4.1 do not say it.
-    counters = {name: tensor for name, tensor in mine.items() if name.endswith(".num_batches_tracked")}
+    counters = {name: tensor for name, tensor in expected.items() if name.endswith(".num_batches_tracked")}
     state = {**counters, **state}
     differing = [
         name
-        for name in mine.keys() | state.keys()
-        if name not in mine or not isinstance(state.get(name), torch.Tensor) or state[name].shape != mine[name].shape
+        for name in expected.keys() | state.keys()
+        if name not in expected
+        or not isinstance(state.get(name), torch.Tensor)
+        or state[name].shape != expected[name].shape
     ]
     if differing:
         raise ValueError(
@@ -272,4 +264,10 @@ def _backbone(name: str, network: str, view: View, model: nn.Module, trained_on:
         model.network.fc = nn.Identity()
         truncated = model
     truncated.requires_grad_(False)
-    return Backbone(name, network, view, num_features, truncated, digest.hexdigest(), trained_on)
+    return Backbone(
+        *(name, network, view),
+        num_features=num_features,
+        model=truncated,
+        digest=digest.hexdigest(),
+        trained_on=trained_on,
+    )

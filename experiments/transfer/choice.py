@@ -9,8 +9,6 @@ from ..common.data import data_root_from_environment
 from ..common.options import Settings
 from .images import Images, load_images
 
-__all__ = ["add_image_options", "images_of", "names_in", "with_data_root"]
-
 
 def add_image_options(parser: Any, *, classes: str) -> None:
     """``--dataset``, ``--classes`` (whose help is given) and ``--download``."""

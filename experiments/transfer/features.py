@@ -19,8 +19,6 @@ from ..common.runs import RunFolder, brief
 from .backbones import Backbone
 from .images import Images
 
-__all__ = ["AugmentedFeatures", "cached_features"]
-
 _BATCH = 64
 
 
@@ -57,9 +55,9 @@ def cached_features(
     }
     text = json.dumps(key, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:24]
-    found = _read(folder, f"{digest}.npz", text, (len(images), backbone.num_features))
-    if found is not None:
-        return found
+    cached = _read(folder, f"{digest}.npz", text, (len(images), backbone.num_features))
+    if cached is not None:
+        return cached
     features = _compute(images, backbone, device, seed=int(digest, 16))
     folder.write_arrays(f"{digest}.npz", key=np.array(text), features=features.numpy())
     return features
@@ -71,11 +69,11 @@ def _read(folder: RunFolder, name: str, key: str, shape: tuple[int, int]) -> tor
         return None
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:  # a zip file, with checksums
-            features, found = arrays["features"], str(arrays["key"])
+            features, saved_key = arrays["features"], str(arrays["key"])
     except Exception as error:  # damaged zip files raise whatever comes to the mind of what reads them
         print(f"The cached features in {path} are damaged ({brief(error)}); they are computed anew.")
         return None
-    if found != key or features.shape != shape or features.dtype != np.float32:
+    if saved_key != key or features.shape != shape or features.dtype != np.float32:
         print(f"The cached features in {path} belong to other images or weights; they are computed anew.")
         return None
     return torch.from_numpy(features)

@@ -9,9 +9,7 @@ from torch import nn
 
 from qiskit_torch_bridge import DressedQuantumNet
 
-from ..common.workplace import layer_seed
-
-__all__ = ["new_head"]
+from ..common.workplace import layer_options
 
 
 def new_head(quantum: bool, num_features: int, num_classes: int, settings: Mapping[str, Any]) -> nn.Module:
@@ -28,10 +26,7 @@ def new_head(quantum: bool, num_features: int, num_classes: int, settings: Mappi
             num_qubits=qubits,
             depth=settings["depth"],
             weight_spread=settings["weight_spread"],
-            backend=settings["backend"],
-            shots=settings["shots"],
-            gradient=settings["gradient"],
-            seed=layer_seed(settings["seed"]),
+            **layer_options(settings),
         )
     return nn.Sequential(
         nn.Linear(num_features, qubits),

@@ -7,7 +7,7 @@ import io
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -16,8 +16,6 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
-
-__all__ = ["Images", "load_images"]
 
 _CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _DIGITS_FOR_TRAINING = 0.7
@@ -40,7 +38,7 @@ class Images:
     classes: tuple[str, ...]
     labels: torch.Tensor
     decode: Callable[[int], Image.Image]
-    fingerprint: Callable[[], str]
+    fingerprint: Callable[[], str] = field(kw_only=True)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -110,13 +108,13 @@ def _part(
 
 def _folder(root: Path, training: bool, classes: Sequence[str] | None) -> Images:
     splits = ["train"] if training else ["test", "val"]
-    found = [root / split for split in splits if (root / split).is_dir()]
-    if not found:
+    folders = [root / split for split in splits if (root / split).is_dir()]
+    if not folders:
         raise FileNotFoundError(
             f"--dataset: got {str(root)!r}, expected digits, ants-bees, cifar10, or a folder with "
             f"{' or '.join(f'{split}/CLASS' for split in splits)} in it, each class with its images."
         )
-    folder = found[0]
+    folder = folders[0]
     there = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     names = _chosen(classes, there, str(folder))
     files = [
@@ -137,7 +135,7 @@ def _folder(root: Path, training: bool, classes: Sequence[str] | None) -> Images
         places = (str(path.relative_to(folder)) for path, _ in files)
         return _digest(zip(places, labels.tolist(), contents, strict=True))
 
-    return Images(root.resolve().name, names, labels, decode, fingerprint)
+    return Images(root.resolve().name, names, labels, decode, fingerprint=fingerprint)
 
 
 def _zip(path: Path, training: bool, classes: Sequence[str] | None) -> Images:
@@ -159,7 +157,7 @@ def _zip(path: Path, training: bool, classes: Sequence[str] | None) -> Images:
         contents = [(info.filename, info.file_size, info.CRC) for info in members]
         return _digest(zip(labels.tolist(), contents, strict=True))
 
-    return Images(path.stem, names, labels, decode, fingerprint)
+    return Images(path.stem, names, labels, decode, fingerprint=fingerprint)
 
 
 @lru_cache(maxsize=1)
@@ -200,17 +198,16 @@ def _digits(training: bool, classes: Sequence[str] | None) -> Images:
 
     pixels, digits = load_digits(return_X_y=True)
     rows = []
-    for digit in range(
-        10
-    ):  # the same division whatever classes are wanted: nothing tested here was trained on elsewhere
-        mine = np.flatnonzero(digits == digit)
-        division = int(_DIGITS_FOR_TRAINING * len(mine))
-        rows.append(mine[:division] if training else mine[division:])
+    # The same division whatever classes are wanted: nothing tested here was trained on elsewhere.
+    for digit in range(10):
+        of_digit = np.flatnonzero(digits == digit)
+        division = int(_DIGITS_FOR_TRAINING * len(of_digit))
+        rows.append(of_digit[:division] if training else of_digit[division:])
     chosen = np.concatenate(rows)
     grey = (pixels[chosen].reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
     names = tuple(str(digit) for digit in range(10))
-    wanted = _chosen(classes, names, "the embedded digits")
-    return _in_memory("scikit-learn digits", np.repeat(grey[..., None], 3, axis=-1), digits[chosen], names, wanted)
+    classes = _chosen(classes, names, "the embedded digits")
+    return _in_memory("scikit-learn digits", np.repeat(grey[..., None], 3, axis=-1), digits[chosen], names, classes)
 
 
 def _in_memory(
@@ -219,16 +216,16 @@ def _in_memory(
     """From pixels of shape (N, height, width, 3), uint8."""
     rows = np.concatenate([np.flatnonzero(targets == all_names.index(name)) for name in names])
     labels = torch.tensor([names.index(all_names[target]) for target in targets[rows]], dtype=torch.int64)
-    mine = np.ascontiguousarray(pixels[rows])
+    pixels = np.ascontiguousarray(pixels[rows])
 
     def fingerprint() -> str:
-        return hashlib.sha256(mine.tobytes() + labels.numpy().tobytes()).hexdigest()
+        return hashlib.sha256(pixels.tobytes() + labels.numpy().tobytes()).hexdigest()
 
-    return Images(source, names, labels, lambda row: Image.fromarray(mine[row]), fingerprint)
+    return Images(source, names, labels, lambda row: Image.fromarray(pixels[row]), fingerprint=fingerprint)
 
 
-def _chosen(wanted: Sequence[str] | None, there: Sequence[str], where: str) -> tuple[str, ...]:
-    names = tuple(there if wanted is None else wanted)
+def _chosen(classes: Sequence[str] | None, there: Sequence[str], where: str) -> tuple[str, ...]:
+    names = tuple(there if classes is None else classes)
     if len(there) < 2:
         raise ValueError(f"{where}: got {' and '.join(there) or 'no'} class, expected at least two to tell apart.")
     unknown = sorted(set(names) - set(there))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,15 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from tqdm import tqdm
 
-from ..common.command import Experiment
-from ..common.costs import cost_of_training
+from ..common.experiment import Experiment
 from ..common.hardware import simulated
-from ..common.options import Settings, experiment_parser, saved_settings, settings_of
+from ..common.options import Settings, add_option, experiment_parser, saved_settings, settings_of
 from ..common.plots import draw_predictions, learning_curves, save_predictions, softmax_of_largest
 from ..common.rows import Rows
 from ..common.runs import RunFolder, brief
-from ..common.training import Interrupted, Trainer, quantum_layers
-from ..common.workplace import Workplace, layer_seed
+from ..common.trainer import Interrupted, Trainer, cross_entropy, quantum_layers
+from ..common.training_costs import cost_of_training
+from ..common.workplace import Workplace, layer_options
 from .backbones import NETWORKS, View, new_network, save_backbone
 from .choice import add_image_options, images_of, names_in, with_data_root
 from .images import Images
@@ -30,27 +31,17 @@ _AS_IT_SUITS = {"resnet18": [], "quantum": ["--lr", "0.02", "--image-size", "8"]
 
 def parser() -> Any:
     """The experiment's options; the defaults suit a ResNet18 on scikit-learn's digits."""
-    parser = experiment_parser(
-        "pretrain",
-        __doc__ or "",
-        epochs=12,
-        batch_size=64,
-        lr=0.002,
-        shots=None,
-        backend="statevector",
-        gradient=None,
-    )
+    parser = experiment_parser("pretrain", __doc__ or "", epochs=12, batch_size=64, lr=0.002)
+    add = partial(add_option, parser)
     add_image_options(parser, classes="The classes to train on (default: all).")
-    parser.add_argument("--exclude", type=str | None, default=None, help="Classes to leave out, such as cat,dog.")
-    parser.add_argument("--network", choices=NETWORKS, default="resnet18", help="What to train.")
-    parser.add_argument(
-        "--image-size", type=PositiveInt, default=32, help="Pixels of a side that images are brought to."
-    )
-    parser.add_argument(
+    add("--exclude", str | None, None, "Classes to leave out, such as cat,dog.")
+    add("--network", NETWORKS, "resnet18", "What to train.")
+    add("--image-size", PositiveInt, 32, "Pixels of a side that images are brought to.")
+    add(
         "--augment",
-        choices=["none", "shift", "shift-flip"],
-        default="shift",
-        help="Random shifts by up to an eighth of the image, and reflections (not for digits).",
+        ["none", "shift", "shift-flip"],
+        "shift",
+        "Random shifts by up to an eighth of the image, and reflections (not for digits).",
     )
     return parser
 
@@ -89,7 +80,7 @@ def train(settings: Settings, work: Workplace) -> dict[str, Any]:
 
     trainer = Trainer(
         nn.Sequential(_ToUnit(), model),
-        lambda scores, labels: F.cross_entropy(scores, labels, reduction="none"),
+        cross_entropy,
         settings,
         work,
         optimizer=_adamw if network == "resnet18" else torch.optim.Adam,
@@ -116,11 +107,10 @@ def settings_for(settings: Settings, network: str) -> Settings:
     Raises:
         ValueError: If the data set has no two other classes.
     """
-    mine = settings_of(parser().parse_args(["--network", network, *_AS_IT_SUITS[network]]))
-    wanted = ("dataset", "data_root", "download")
-    mine = {**mine, **{name: settings[name] for name in wanted}, "exclude": settings["classes"]}
+    pretraining = settings_of(parser().parse_args(["--network", network, *_AS_IT_SUITS[network]]))
+    shared = {name: settings[name] for name in ("dataset", "data_root", "download")}
     try:
-        return complete(mine)
+        return complete({**pretraining, **shared, "exclude": settings["classes"]})
     except ValueError as error:
         raise ValueError(
             f"--{'quantum-' if network == 'quantum' else ''}weights pretrain: there is too little beside the target "
@@ -149,8 +139,8 @@ def pretrained_file(settings: Settings, network: str, work: Workplace) -> Path:
             holds a network that was trained otherwise.
         Interrupted: After Ctrl-C; it goes on where it was when it is called again.
     """
-    mine, folder = settings_for(settings, network), pretrained_folder(settings, network)
-    if folder.file("config.yaml").is_file() and _what(saved_settings(parser(), folder)) != _what(mine):
+    pretraining, folder = settings_for(settings, network), pretrained_folder(settings, network)
+    if folder.file("config.yaml").is_file() and _what(saved_settings(parser(), folder)) != _what(pretraining):
         raise ValueError(
             f"{folder.path} holds a network that was trained with other settings; move it away, or use it with "
             f"--{'quantum-' if network == 'quantum' else ''}weights {folder.file('backbone.pt')}."
@@ -160,9 +150,9 @@ def pretrained_file(settings: Settings, network: str, work: Workplace) -> Path:
             images.check()  # what the network is trained for, before time is spent on it
         first = work.fabric.is_global_zero
         if first:
-            print(f"-- pre-training {network} on {mine['classes']}; it is kept in {folder.path}")
+            print(f"-- pre-training {network} on {pretraining['classes']}; it is kept in {folder.path}")
         try:
-            result = train(mine, Workplace(folder, work.fabric, resume=True))
+            result = train(pretraining, Workplace(folder, work.fabric, resume=True))
         except Interrupted:
             if first:
                 print("\nThe pre-training goes on where it is now when the command is given again.")
@@ -218,8 +208,7 @@ def _require_full_batches(count: int, settings: Settings, work: Workplace) -> No
 def _network(settings: Settings, num_classes: int) -> nn.Module:
     if settings["network"] == "resnet18":
         return new_network("resnet18", num_classes)
-    options = {name: settings[name] for name in ("backend", "shots", "gradient")}
-    return new_network("quantum", num_classes, **options, seed=layer_seed(settings["seed"]))
+    return new_network("quantum", num_classes, **layer_options(settings))
 
 
 def _pixels(images: Images, view: View) -> torch.Tensor:
@@ -255,12 +244,4 @@ def draw(folder: RunFolder) -> None:
     draw_predictions(folder, result["classes"], softmax_of_largest, title=title)
 
 
-EXPERIMENT = Experiment(
-    name="pretrain",
-    parser=parser,
-    train=train,
-    draw=draw,
-    cost=cost,
-    complete=complete,
-    extendable=(),
-)
+EXPERIMENT = Experiment("pretrain", parser, train, draw, cost=cost, complete=complete, extendable=())

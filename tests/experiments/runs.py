@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional
 
 from experiments.__main__ import main
-from experiments.common.command import Experiment
+from experiments.common.experiment import Experiment
 from experiments.common.options import parse
 from experiments.common.runs import RunFolder
 

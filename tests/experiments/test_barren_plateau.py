@@ -11,10 +11,10 @@ from runs import one_line, result
 
 from experiments.__main__ import main
 from experiments.barren_plateau import STUDY
+from experiments.barren_plateau.descent import STRATEGIES, plateau_circuit, train
 from experiments.barren_plateau.ensemble import OBSERVABLES, angles_of_samples, circuit_of_all_axes, derivatives
-from experiments.barren_plateau.fitting import Spread, fit_exponential
+from experiments.barren_plateau.exponentials import Spread, fit_exponential
 from experiments.barren_plateau.theory import SLOPES, deep_variance, variance_of_pauli
-from experiments.barren_plateau.training import STRATEGIES, plateau_circuit, train
 from experiments.common.cells import key_of, seed_of
 from experiments.common.runs import RunFolder
 

@@ -15,31 +15,31 @@ import yaml
 from qiskit.quantum_info import Pauli, Statevector
 
 from experiments.__main__ import main
-from experiments.benchmark import circuits, ours
+from experiments.benchmark import gate_lists, ours
+from experiments.benchmark.campaign import run_benchmark
 from experiments.benchmark.cases import PARTS, Case, Series, Target, parts_of, plan
-from experiments.benchmark.circuits import Problem
-from experiments.benchmark.command import run
-from experiments.benchmark.comparison import compare
+from experiments.benchmark.exact_answers import Answer, exact_answer
+from experiments.benchmark.gate_lists import Problem
 from experiments.benchmark.measuring import CaseResult, SystemResult, fewer_repetitions
 from experiments.benchmark.processes import Process, WorkerError
 from experiments.benchmark.qiskit_circuits import quantum_circuit, z_labels
-from experiments.benchmark.reference import Answer, exact_answer
 from experiments.benchmark.report import markdown
 from experiments.benchmark.stopwatch import Stopwatch, with_stopwatch
 from experiments.benchmark.summary import comparisons, growth, timing_rows
 from experiments.benchmark.systems import SYSTEMS, System
+from experiments.benchmark.verdicts import compare
 from qiskit_torch_bridge import StatevectorBackend
 
 PROBLEMS = {
-    "textbook": partial(circuits.textbook, batch=3),
-    "dressed": partial(circuits.dressed, depth=2, batch=3),
-    "layerwise": partial(circuits.layerwise, num_qubits=4, layers=3, batch=2),
-    "entangling": partial(circuits.entangling, num_qubits=3, layers=2, batch=2),
+    "textbook": partial(gate_lists.textbook, batch=3),
+    "dressed": partial(gate_lists.dressed, depth=2, batch=3),
+    "layerwise": partial(gate_lists.layerwise, num_qubits=4, layers=3, batch=2),
+    "entangling": partial(gate_lists.entangling, num_qubits=3, layers=2, batch=2),
 }
 
 ADAPTERS = """
 import os, sys, time
-from experiments.benchmark.reference import exact_answer
+from experiments.benchmark.exact_answers import exact_answer
 from experiments.benchmark.step import Step
 
 def right(problem, shots, seed):
@@ -67,12 +67,12 @@ def crashing(problem, shots, seed):
 
 def crashing_later(problem, shots, seed):
     step, calls = right(problem, shots, seed), []
-    def run():
+    def take():
         calls.append(None)
         if len(calls) > 1:
             os._exit(4)
-        return step.run()
-    return Step(run)
+        return step.take()
+    return Step(take)
 
 def hanging(problem, shots, seed):
     time.sleep(600)
@@ -135,13 +135,13 @@ class TestReference:
 
     def test_layer_gives_them(self, name):
         problem = PROBLEMS[name](seed=1)
-        answer = Answer.from_parts(*ours.build(problem, None, 0).run())
+        answer = Answer.from_parts(*ours.build(problem, None, 0).take())
         assert compare(answer, exact_answer(problem), problem, shots=None, tolerance=1e-10).problem is None
 
     @pytest.mark.parametrize("build", [ours.build, ours.build_on_aer])
     def test_layer_gives_them_from_shots(self, name, build):
         problem = PROBLEMS[name](seed=1)
-        answer = Answer.from_parts(*build(problem, 400, 5).run())
+        answer = Answer.from_parts(*build(problem, 400, 5).take())
         verdict = compare(answer, exact_answer(problem), problem, shots=400, tolerance=0)
         assert verdict.problem is None
         assert verdict.deviation > 0.01
@@ -162,16 +162,16 @@ class TestReference:
         assert not np.array_equal(one.inputs, other.inputs)
 
 
-@pytest.mark.parametrize(("name", "make"), [("dressed", circuits.dressed), ("layerwise", None)])
+@pytest.mark.parametrize(("name", "make"), [("dressed", gate_lists.dressed), ("layerwise", None)])
 def test_published_circuits(reference, name, make):
     """The gate lists of the reference numbers, run by the reference simulator; the dressed one is built here too."""
     there = reference(name)
     gates = tuple(
-        circuits.Gate(
+        gate_lists.Gate(
             gate,
             tuple(part for part in rest if not isinstance(part, list)),
             next(
-                (circuits.Angle({"x": "input", "w": "weight"}[p[0]], p[1]) for p in rest if isinstance(p, list)), None
+                (gate_lists.Angle({"x": "input", "w": "weight"}[p[0]], p[1]) for p in rest if isinstance(p, list)), None
             ),
         )
         for gate, *rest in there["operations"]
@@ -196,7 +196,7 @@ def test_published_circuits(reference, name, make):
 class TestComparison:
     @pytest.fixture
     def problem(self) -> Problem:
-        return circuits.dressed(depth=6, batch=4, seed=0)
+        return gate_lists.dressed(depth=6, batch=4, seed=0)
 
     @pytest.mark.parametrize("part", ["values", "input_gradients", "weight_gradients"])
     def test_any_wrong_number_is_seen(self, problem, part):
@@ -224,7 +224,7 @@ class TestComparison:
     @pytest.mark.parametrize("part", ["input_gradients", "weight_gradients"])
     def test_gradients_from_shots_that_are_systematically_wrong(self, problem, part, factor):
         """2: the parameter-shift rule without its 1/2."""
-        answer = Answer.from_parts(*ours.build(problem, 1000, 3).run())
+        answer = Answer.from_parts(*ours.build(problem, 1000, 3).take())
         expected = exact_answer(problem)
         assert compare(answer, expected, problem, shots=1000, tolerance=0).problem is None
         spoilt = replace(answer, **{part: factor * getattr(answer, part)})
@@ -244,7 +244,7 @@ class TestComparison:
 @pytest.mark.usefixtures("_adapters")
 class TestProcess:
     def prepared(self, process: Process, behaviour: str) -> dict:
-        problem = circuits.textbook(batch=1, seed=0).to_message()
+        problem = gate_lists.textbook(batch=1, seed=0).to_message()
         adapter = system(behaviour).adapter
         return process.ask("prepare", adapter=adapter, problem=problem, shots=None, seed=0, threads=None)
 
@@ -305,7 +305,7 @@ class TestRun:
     def test_run_folder(self, tmp_path, capsys):
         folder = tmp_path / "run"
         options = ["--cases", "dressed-4", "batch", "fresh", "--small", "--repetitions", "2", "--run-dir", str(folder)]
-        assert run(options, "", with_ours("right", "right")) == 0
+        assert run_benchmark(options, "", with_ours("right", "right")) == 0
         assert {path.name for path in folder.iterdir()} == {
             *("config.yaml", "result.json", "scaling.png", "table.md", "timings.csv")
         }
@@ -337,16 +337,16 @@ class TestRun:
     def test_config_repeats_a_run(self, tmp_path):
         first, second = tmp_path / "first", tmp_path / "second"
         options = ["--cases", "textbook", "--systems", "ours", "--repetitions", "1"]
-        assert run([*options, "--run-dir", str(first)], "", with_ours("right")) == 0
+        assert run_benchmark([*options, "--run-dir", str(first)], "", with_ours("right")) == 0
         config = str(first / "config.yaml")
-        assert run(["--config", config, "--run-dir", str(second)], "", with_ours("right")) == 0
+        assert run_benchmark(["--config", config, "--run-dir", str(second)], "", with_ours("right")) == 0
         keys = ("case", "system", "repetition")
         assert [[row[key] for key in keys] for row in rows_of(second)] == [["textbook", "ours", "0"]]
 
     def test_time_of_a_wrong_answer_is_not_reported(self, tmp_path):
         folder = tmp_path / "run"
         options = ["--cases", "dressed-4", "--repetitions", "1", "--run-dir", str(folder)]
-        assert run(options, "", with_ours("wrong", "right")) == 0
+        assert run_benchmark(options, "", with_ours("wrong", "right")) == 0
         found = json.loads((folder / "result.json").read_text())["cases"]["dressed-4"]["systems"]
         wrong, right = found["pennylane-default"], found["pennylane-lightning"]
         assert right["median_seconds"] > 0
@@ -363,7 +363,7 @@ class TestRun:
     def test_failing_peer_is_named_and_stops_nobody(self, tmp_path, behaviour, status, capsys):
         folder = tmp_path / "run"
         options = ["--cases", "textbook", "dressed-4", "--repetitions", "1", "--run-dir", str(folder)]
-        assert run(options, "", with_ours(behaviour, "right")) == 0
+        assert run_benchmark(options, "", with_ours(behaviour, "right")) == 0
         for case in json.loads((folder / "result.json").read_text())["cases"].values():
             found = {name: result["status"] for name, result in case["systems"].items()}
             assert found == {"ours": "timed", "pennylane-default": status, "pennylane-lightning": "timed"}
@@ -373,7 +373,7 @@ class TestRun:
     def test_hanging_peer_is_stopped(self, tmp_path):
         folder = tmp_path / "run"
         options = ["--cases", "textbook", "--repetitions", "1", "--timeout", "8", "--run-dir", str(folder)]
-        assert run(options, "", with_ours("hanging")) == 0
+        assert run_benchmark(options, "", with_ours("hanging")) == 0
         found = json.loads((folder / "result.json").read_text())["cases"]["textbook"]["systems"]
         assert found["pennylane-default"]["status"] == "timeout"
         assert found["ours"]["status"] == "timed"
@@ -381,12 +381,12 @@ class TestRun:
     @pytest.mark.parametrize("behaviour", ["wrong", "crashing", "absent"])
     def test_our_own_failure_is_the_exit_status(self, tmp_path, behaviour):
         options = ["--cases", "textbook", "--repetitions", "1", "--run-dir", str(tmp_path / "run")]
-        assert run(options, "", {"ours": system(behaviour, is_ours=True)}) == 1
+        assert run_benchmark(options, "", {"ours": system(behaviour, is_ours=True)}) == 1
 
     def test_failing_peer_is_dropped_from_the_rest_of_a_series(self, tmp_path):
         folder = tmp_path / "run"
         options = ["--cases", "batch", "--small", "--repetitions", "1", "--run-dir", str(folder)]
-        assert run(options, "", with_ours("refusing")) == 0
+        assert run_benchmark(options, "", with_ours("refusing")) == 0
         cases = json.loads((folder / "result.json").read_text())["cases"]
         found = [case["systems"]["pennylane-default"] for case in cases.values()]
         assert [result["status"] for result in found] == ["failed", *["dropped"] * 3]
@@ -471,7 +471,7 @@ class TestSummary:
     case = Case(
         "tiny",
         "a tiny case",
-        partial(circuits.dressed, depth=1, batch=2),
+        partial(gate_lists.dressed, depth=1, batch=2),
         ("ours", "pennylane-default", "qiskit-machine-learning"),
         targets=(Target(3), Target(100, peer="qiskit-machine-learning")),
     )
@@ -512,11 +512,11 @@ class TestSummary:
 
     def test_growth(self):
         def series(axis: str, x: int, seconds: float, **sizes: int) -> CaseResult:
-            make = partial(circuits.dressed, **{"depth": 1, "batch": 1, **sizes})
+            make = partial(gate_lists.dressed, **{"depth": 1, "batch": 1, **sizes})
             return result(Case(f"{axis}-{x}", "", make, ("ours",), series=Series(axis, x)), ours=[seconds])
 
         def qubits(x: int, factor: float) -> CaseResult:
-            make = partial(circuits.entangling, num_qubits=x, layers=1, batch=1)
+            make = partial(gate_lists.entangling, num_qubits=x, layers=1, batch=1)
             seconds = factor * len(make(seed=0).gates) * 2.0**x
             return result(Case(f"qubits-{x}", "", make, ("ours",), series=Series("qubits", x)), ours=[seconds])
 
@@ -552,7 +552,7 @@ class TestStopwatch:
             return self.resolve_shots(x) + 1
 
     def test_counts_every_method_and_changes_nothing(self):
-        problem = circuits.dressed(depth=2, batch=3, seed=0)
+        problem = gate_lists.dressed(depth=2, batch=3, seed=0)
         watch = Stopwatch()
         backend = with_stopwatch(self.Backend(), watch)
         assert isinstance(backend, self.Backend)
@@ -560,14 +560,14 @@ class TestStopwatch:
         assert backend.a_later_addition(4) == 5
         step = ours.build(problem, None, 0, backend=backend)
         before = watch.seconds
-        answer = Answer.from_parts(*step.run())
+        answer = Answer.from_parts(*step.take())
         forward_and_backward = watch.seconds - before
         assert compare(answer, exact_answer(problem), problem, shots=None, tolerance=1e-10).problem is None
         assert forward_and_backward > 0
 
     def test_adapter_counts_kernel_seconds(self):
-        step = ours.build_with_stopwatch(circuits.textbook(batch=1, seed=0), None, 0)
+        step = ours.build_with_stopwatch(gate_lists.textbook(batch=1, seed=0), None, 0)
         assert step.kernel_seconds is not None
         before = step.kernel_seconds()
-        step.run()
+        step.take()
         assert step.kernel_seconds() > before

@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser
 from runs import one_line
 
 from experiments.__main__ import main
-from experiments.common.command import Experiment
+from experiments.common.experiment import Experiment
 from experiments.common.options import Settings, experiment_parser
 from experiments.common.plots import learning_curves
 from experiments.common.runs import RunFolder
@@ -247,9 +247,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The run of an experiment with an option of its own, and no training worth the name."""
 
     def parser() -> ArgumentParser:
-        shared = experiment_parser(
-            "toy", "", epochs=1, batch_size=1, lr=1.0, shots=None, backend="statevector", gradient=None
-        )
+        shared = experiment_parser("toy", "", epochs=1, batch_size=1, lr=1.0)
         shared.add_argument("--colour", default="green")
         return shared
 

@@ -43,7 +43,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from experiments.common.rows import Rows
 from experiments.common.runs import RunFolder
-from experiments.common.training import Stage, Trainer
+from experiments.common.trainer import Stage, Trainer
 from experiments.common.workplace import Workplace, layer_seed, open_fabric
 from qiskit_torch_bridge import DressedQuantumNet, QuantumLayer
 from qiskit_torch_bridge.circuits import textbook

@@ -293,28 +293,28 @@ def test_bad_numbers_are_refused(arguments, capsys):
 class TestData:
     def test_embedded_digits(self):
         data = load_digits_of((0, 1), train_per_digit=100, test_per_digit=50)
-        assert data.train_images.shape == (200, 1, 28, 28)
-        assert data.test_images.shape == (100, 1, 28, 28)
-        assert data.train_labels.bincount().tolist() == [100, 100]
-        assert data.test_labels.bincount().tolist() == [50, 50]
-        assert data.train_images.min() >= 0
-        assert data.train_images.max() <= 1
-        train = {image.numpy().tobytes() for image in data.train_images}
-        assert not any(image.numpy().tobytes() in train for image in data.test_images)
+        assert data.train.inputs.shape == (200, 1, 28, 28)
+        assert data.test.inputs.shape == (100, 1, 28, 28)
+        assert data.train.labels.bincount().tolist() == [100, 100]
+        assert data.test.labels.bincount().tolist() == [50, 50]
+        assert data.train.inputs.min() >= 0
+        assert data.train.inputs.max() <= 1
+        train = {image.numpy().tobytes() for image in data.train.inputs}
+        assert not any(image.numpy().tobytes() in train for image in data.test.inputs)
 
     def test_zeros_are_hollow_and_ones_are_not(self):
         """The labels belong to the images: the centre of a zero is empty."""
         data = load_digits_of((0, 1), train_per_digit=100, test_per_digit=50)
-        centre = data.train_images[:, 0, 12:16, 12:16].mean(dim=(1, 2))
-        assert (centre[data.train_labels == 0] < 0.5).float().mean() > 0.95
-        assert (centre[data.train_labels == 1] > 0.5).float().mean() > 0.95
+        centre = data.train.inputs[:, 0, 12:16, 12:16].mean(dim=(1, 2))
+        assert (centre[data.train.labels == 0] < 0.5).float().mean() > 0.95
+        assert (centre[data.train.labels == 1] > 0.5).float().mean() > 0.95
 
     def test_mnist(self, data_root):
         data = load_digits_of((0, 1), train_per_digit=100, test_per_digit=50, data_root=data_root)
-        assert data.train_images.shape == (200, 1, 28, 28)
-        centre = data.train_images[:, 0, 12:16, 12:16].mean(dim=(1, 2))
-        assert (centre[data.train_labels == 0] < 0.5).float().mean() > 0.95
-        assert (centre[data.train_labels == 1] > 0.5).float().mean() > 0.85
+        assert data.train.inputs.shape == (200, 1, 28, 28)
+        centre = data.train.inputs[:, 0, 12:16, 12:16].mean(dim=(1, 2))
+        assert (centre[data.train.labels == 0] < 0.5).float().mean() > 0.95
+        assert (centre[data.train.labels == 1] > 0.5).float().mean() > 0.85
 
     def test_missing_folder(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="train-images-idx3-ubyte"):

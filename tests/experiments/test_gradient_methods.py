@@ -13,10 +13,10 @@ from experiments.__main__ import main
 from experiments.common.cells import key_of, seed_of
 from experiments.common.runs import RunFolder
 from experiments.gradient_methods import STUDY
-from experiments.gradient_methods.findings import METHODS, find
+from experiments.gradient_methods.method_findings import METHODS, find
+from experiments.gradient_methods.method_study import cells, measure
 from experiments.gradient_methods.optimum import optimum
 from experiments.gradient_methods.problems import CIRCUITS, Problem
-from experiments.gradient_methods.study import cells, measure
 from qiskit_torch_bridge import SPSA, FiniteDifference, ParameterShift
 
 TINY = [

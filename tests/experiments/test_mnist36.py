@@ -13,8 +13,9 @@ from runs import CONFIGS, assert_same_run, ctrl_c_at, metrics, parsed, result
 
 from experiments.__main__ import main
 from experiments.common.data import load_first_of
+from experiments.common.rows import Rows
 from experiments.common.runs import RunFolder
-from experiments.mnist36 import EXPERIMENT, logistic_regression, nine_numbers, readout, rotations_of_last_qubit
+from experiments.mnist36 import EXPERIMENT, logistic_regression, nine_numbers, readout, rotations_of_last_qubit, rows_of
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import random_rotations
 
@@ -205,21 +206,21 @@ class TestRefusals:
 class TestData:
     def test_first_of_mnist(self, data_root):
         data = load_first_of((3, 6), train=1000, data_root=data_root)
-        assert data.train_images.shape == (1000, 1, 28, 28)
-        assert data.test_labels.bincount().tolist() == [1010, 958]  # MNIST's test set
-        assert data.train_labels[:6].tolist() == [0, 0, 0, 1, 1, 0]  # 3 3 3 6 6 3: the order of the file
+        assert data.train.inputs.shape == (1000, 1, 28, 28)
+        assert data.test.labels.bincount().tolist() == [1010, 958]  # MNIST's test set
+        assert data.train.labels[:6].tolist() == [0, 0, 0, 1, 1, 0]  # 3 3 3 6 6 3: the order of the file
 
     def test_first_of_the_embedded_digits(self):
         data = load_first_of((3, 6), train=240)
-        assert (len(data.train_labels), len(data.test_labels)) == (240, 124)
-        train = {image.numpy().tobytes() for image in data.train_images}
-        assert not any(image.numpy().tobytes() in train for image in data.test_images)
-        assert load_first_of((3, 6), train=240, test=10).test_labels.tolist() == data.test_labels[:10].tolist()
+        assert (len(data.train.labels), len(data.test.labels)) == (240, 124)
+        train = {image.numpy().tobytes() for image in data.train.inputs}
+        assert not any(image.numpy().tobytes() in train for image in data.test.inputs)
+        assert load_first_of((3, 6), train=240, test=10).test.labels.tolist() == data.test.labels[:10].tolist()
 
     def test_order_of_the_digits_is_that_of_the_labels(self):
         one, other = load_first_of((3, 6), train=50), load_first_of((6, 3), train=50)
-        assert torch.equal(one.train_labels, 1 - other.train_labels)
-        assert torch.equal(one.train_images, other.train_images)
+        assert torch.equal(one.train.labels, 1 - other.train.labels)
+        assert torch.equal(one.train.inputs, other.train.inputs)
 
     @pytest.mark.parametrize(("train", "test"), [(364, None), (360, 5)])
     def test_too_few_embedded_digits(self, train, test):
@@ -247,9 +248,9 @@ class TestData:
     def test_logistic_regression_on_the_nine_numbers(self, data_root):
         """Known: 0.984. With another crop or another order of the labels it would differ."""
         data = load_first_of((3, 6), train=1000, data_root=data_root)
-        train, test = (nine_numbers(images, data.source) for images in (data.train_images, data.test_images))
-        assert logistic_regression(train, data.train_labels, test, data.test_labels) == pytest.approx(0.984, abs=1e-3)
-        assert logistic_regression(train, data.train_labels, test, 1 - data.test_labels) < 0.1
+        train, test = rows_of(data)
+        assert logistic_regression(train, test) == pytest.approx(0.984, abs=1e-3)
+        assert logistic_regression(train, Rows(test.inputs, 1 - test.labels)) < 0.1
 
 
 class TestWhySeedsFail:

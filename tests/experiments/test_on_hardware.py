@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from experiments.mnist01 import EXPERIMENT
 from experiments.record_lesson import DEVICE, RECORDING, lesson, losses_beside, record
 from qiskit_torch_bridge import Ledger, Replay
 from qiskit_torch_bridge.backends.ibm import sending
+from qiskit_torch_bridge.commands import main as qtb
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -238,7 +240,9 @@ def test_seeds_share_the_ledger_and_the_caps(tmp_path, capsys):
 def test_a_recorded_run_is_replayed(tmp_path, undisturbed, capsys):
     recording = tmp_path / "run.npz"
     assert main(["jobs", str(undisturbed), "--record", str(recording)]) == 0
-    assert f"--backend replay:{recording}" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert f'"replay:{recording}"' in printed.out
+    assert printed.err == "python -m experiments jobs is deprecated; it is now: qtb jobs, and qtb record for --record\n"
     again = tmp_path / "again"
     assert run(*SMALL, "--epochs", "1", "--backend", f"replay:{recording}", "--run-dir", str(again)) == 0
     assert metrics(again) == metrics(undisturbed)
@@ -249,10 +253,9 @@ def test_a_recorded_run_is_replayed(tmp_path, undisturbed, capsys):
     assert mine["qpu_seconds_estimated"] == pytest.approx(recorded["qpu_seconds_estimated"], abs=2e-3)
 
 
-def test_a_recording_is_not_written_over(tmp_path, undisturbed, capsys):
+def test_a_recording_is_not_written_over(tmp_path, capsys):
     file = tmp_path / "there.npz"
     file.write_bytes(b"something else")
-    assert "exists" in one_line(capsys, "jobs", str(undisturbed), "--record", str(file))
     assert "exists" in one_line(capsys, "record-lesson", str(file))
     assert file.read_bytes() == b"something else"
     file.rename(losses_beside(file))
@@ -298,32 +301,30 @@ def test_the_lesson_that_comes_with_the_project(tmp_path):
 
 
 def test_jobs_are_listed_without_an_account(undisturbed, capsys):
-    assert main(["jobs", str(undisturbed), "--events"]) == 0
+    assert qtb(["jobs", str(undisturbed), "--events"]) == 0
     by_folder = capsys.readouterr().out
     assert f"{JOBS} jobs, 16 circuits, 320 shots" in by_folder
     assert all(entry.job_id in by_folder for entry in jobs_of(undisturbed))
     assert "self-test: " in by_folder
-    assert main(["jobs", str(undisturbed / "jobs.sqlite"), "--events"]) == 0
+    assert main(["jobs", str(undisturbed), "--events"]) == 0
     assert capsys.readouterr().out == by_folder
 
 
-def test_shadows_are_events(tmp_path, capsys):
-    folder = tmp_path / "run"
-    assert run(*REHEARSAL, "--ibm.shadow", "true", "--run-dir", str(folder)) == 0
-    assert main(["jobs", str(folder), "--events"]) == 0
-    assert "shadow: beside the exact simulation (values rms " in capsys.readouterr().out
+def test_the_account_of_the_run_is_used(tmp_path, monkeypatch, undisturbed):
+    folder = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    settings["ibm"].update(account="teaching", instance="open")
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    accounts = []
 
+    def note_account(options: Namespace) -> int:
+        accounts.append((options.account, options.instance))
+        return 0
 
-def test_jobs_refuses(tmp_path, undisturbed, capsys):
-    assert "there is no ledger" in one_line(capsys, "jobs", str(tmp_path))
-    assert not any(tmp_path.iterdir())
-    assert "expected the number of a job, 1 to 5, or all" in one_line(
-        capsys, "jobs", str(undisturbed), "--cancel", "nine"
-    )
-    assert "this one is done" in one_line(capsys, "jobs", str(undisturbed), "--cancel", "1")
-    other = tmp_path / "other.sqlite"
-    other.write_text("not a ledger, but long enough to have been one")
-    assert "cannot be used" in one_line(capsys, "jobs", str(other))
+    monkeypatch.setattr("experiments.jobs.jobs.main", note_account)
+    for options in ([], ["--collect"], ["--collect", "--account", "research"]):
+        assert main(["jobs", str(folder), *options]) == 0
+    assert accounts == [(None, None), ("teaching", "open"), ("research", "open")]
 
 
 # Through IBM's own client.
@@ -365,12 +366,10 @@ def test_jobs_are_collected_while_nobody_trains(tmp_path, monkeypatch, capsys, s
     assert_nothing_paid_twice(folder)
 
 
-@pytest.mark.parametrize("which", ["1", "all"])
-def test_jobs_are_cancelled(tmp_path, monkeypatch, capsys, server, which):
+def test_jobs_are_cancelled(tmp_path, monkeypatch, capsys, server):
     folder = tmp_path / "run"
     interrupted_in_the_queue(server, folder, monkeypatch)
-    alone = Path(shutil.copy(folder / "jobs.sqlite", tmp_path / "alone.sqlite"))
-    assert main(["jobs", str(alone if which == "all" else folder), "--cancel", which]) == 0
+    assert main(["jobs", str(folder), "--cancel", "1"]) == 0
     assert "cancelled" in capsys.readouterr().out
     assert [job["state"] for job in server.jobs()] == ["Cancelled"]
 
@@ -382,68 +381,3 @@ def test_no_way_to_the_service(tmp_path, monkeypatch, capsys, server):
     line = one_line(capsys, "mnist01", *SMALL, "--backend", "ibm:ibm_manila", "--run-dir", str(folder))
     assert "save_account" in line
     assert not folder.exists()
-
-
-# The doctor.
-
-
-def test_the_doctor_needs_no_account_for_a_fake_device(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main(["ibm-check", "fake_manila"]) == 0
-    printed = capsys.readouterr().out
-    assert "OK     layout: dressed, 4 qubits" in printed
-    assert "parameter_shift  1,000  1     228,000" in printed
-    assert "nothing was sent" in printed
-    assert not any(tmp_path.iterdir())
-
-
-def test_the_doctor_submits_only_if_asked(tmp_path, capsys, server):
-    ledger = ["--ledger", str(tmp_path / "check.sqlite")]
-    assert main(["ibm-check", *ledger]) == 0
-    printed = capsys.readouterr().out
-    assert "OK     account: from the environment" in printed
-    assert "OK     plan: premium" in printed
-    assert "no (internal)" in printed
-    assert server.jobs() == []
-    assert not (tmp_path / "check.sqlite").exists()
-    for count in (1, 2):  # another time, another job
-        assert main(["ibm-check", "ibm_lagos", "--submit", *ledger]) == 0
-        printed = capsys.readouterr().out
-        assert "OK     job: P(1) = " in printed
-        assert "s billed" in printed
-        assert len(server.jobs()) == count
-    assert TOKEN not in printed
-
-
-@pytest.mark.parametrize(
-    ("settings", "arguments", "says"),
-    [
-        ({}, ["ibm_fez"], "device: got 'ibm_fez', but this account has "),
-        ({}, ["ibm_lima"], "device: ibm_lima takes no jobs at the moment"),
-        ({}, ["--account", "nobody"], "account: there is none of the name 'nobody'"),
-        ({"plan": "open", "used_seconds": 600}, ["ibm_manila"], "ten minutes in 28 days; its time is used up (600 s)"),
-    ],
-)
-def test_the_doctor_says_what_is_wrong_and_what_to_do(capsys, settings, arguments, says):
-    with CloudServer(**settings):
-        assert main(["ibm-check", *arguments]) == 1
-    *_, wrong, remedy = capsys.readouterr().out.splitlines()
-    assert wrong.startswith("WRONG")
-    assert says in wrong
-    assert "What to do: " in remedy
-
-
-def test_the_doctor_on_the_open_plan(capsys):
-    with CloudServer(plan="open", used_seconds=100):
-        assert main(["ibm-check", "ibm_manila"]) == 0
-    printed = capsys.readouterr().out
-    assert "plan: open; no sessions, ten minutes in 28 days; 100 s used, 500 s left" in printed
-    assert "steps in 500 s" in printed
-
-
-def test_the_doctor_hides_the_token_of_an_account_that_is_refused(capsys, server):
-    server.inject("unauthorized", None)
-    assert main(["ibm-check", "ibm_manila"]) == 1
-    printed = capsys.readouterr()
-    assert "WRONG  service: " in printed.out
-    assert TOKEN not in printed.out + printed.err

@@ -15,11 +15,11 @@ from torch import nn
 
 from experiments.__main__ import main
 from experiments.common.runs import RunFolder
-from experiments.common.training import quantum_layers
+from experiments.common.trainer import quantum_layers
 from experiments.recipes import EXPERIMENT
 from experiments.recipes.blocks import quantum_layers_with_gradients
-from experiments.recipes.experiment import load, network, quotes
 from experiments.recipes.questions import QUESTIONS, stages_of
+from experiments.recipes.survey import load, network, quotes
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

@@ -18,16 +18,16 @@ from scipy import stats
 
 from experiments.__main__ import main
 from experiments.common.cells import measured, seed_of
-from experiments.shot_noise import noise, scaling, training
-from experiments.shot_noise.fits import MeanSquare, fit_plateau, fit_power_law, mean_square
-from experiments.shot_noise.study import measure
+from experiments.shot_noise import noise, scaling, strategies
+from experiments.shot_noise.power_laws import MeanSquare, fit_plateau, fit_power_law, mean_square
+from experiments.shot_noise.shot_study import measure
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import dressed
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 ALPHA = 1e-4
-PAIR = ("20 shots", training.ALLOCATIONS["20 shots"])
+PAIR = ("20 shots", strategies.ALLOCATIONS["20 shots"])
 SMALL = CONFIGS / "shot-noise-small.yaml"
 TINY = [
     *("--shots", "10", "1000", "--repeats", "20", "--noise-shots", "10", "100", "--noise-repeats", "10"),
@@ -210,7 +210,7 @@ def test_fits_refuse_what_determines_no_line():
 
 def trained(model: str, strategy: str, steps: int, number: int = 0) -> Sequence[Any]:
     cell = {"part": "training", "model": model, "strategy": strategy, "steps": steps, "seed": number, "data_root": None}
-    return training.train(cell, seed_of(0, cell))
+    return strategies.train(cell, seed_of(0, cell))
 
 
 def test_shots_of_a_growing_circuit_are_counted():
@@ -239,16 +239,16 @@ def test_sensitivity_saves_shots_behind_a_hinge_and_none_where_all_rows_count_al
 
 
 def test_strategies_of_a_circuit_without_weights():
-    assert set(training.STRATEGIES) - set(training.strategies_of("hybrid CNN")) == {"target SNR of 2"}
-    assert training.strategies_of("dressed") == list(training.STRATEGIES)
+    assert set(strategies.STRATEGIES) - set(strategies.strategies_of("hybrid CNN")) == {"target SNR of 2"}
+    assert strategies.strategies_of("dressed") == list(strategies.STRATEGIES)
 
 
 def test_tests_are_exact_and_leave_no_trace():
-    task = training.dressed(None, 0)
+    task = strategies.dressed(None, 0)
     layer = task.model.quantum
     layer.shots = 20
     before = layer.get_rng_state()
-    scores = [training.exact_scores(task.model, task.testing.inputs[:5]) for _ in range(2)]
+    scores = [strategies.exact_scores(task.model, task.testing.inputs[:5]) for _ in range(2)]
     assert torch.equal(*scores)
     assert (layer.shots, layer.get_rng_state(), layer.total_shots, layer.total_circuits) == (20, before, 0, 0)
     assert task.model.training

@@ -100,9 +100,10 @@ def test_each_table_has_its_file(tmp_path, log):
     def find_two(settings: dict[str, Any], tables: Tables) -> Findings:
         return Findings({name: len(rows) for name, rows in tables.items()}, {}, {})
 
-    study = Study(
-        "toy", parser, cells, measure, find_two, table_of=lambda cell: "odd" if cell["number"] % 2 else "even"
-    )
+    def cells_of_two(settings: dict[str, Any]) -> list[Cell]:
+        return [{**cell, "part": "odd" if cell["number"] % 2 else "even"} for cell in cells(settings)]
+
+    study = Study("toy", parser, cells_of_two, measure, find=find_two)
     assert run(tmp_path / "run", "--workers", "0", study=study) == 0
     assert [row["number"] for row in RunFolder(tmp_path / "run").read_rows("odd.csv")] == [1, 1, 3, 3]
     assert result(tmp_path / "run")["even"] == 2
@@ -205,7 +206,7 @@ def test_a_cell_that_fails_on_a_worker_is_named(tmp_path, log, capsys):
 
 
 def test_numbers_that_are_none_fail_their_cell(tmp_path, capsys):
-    study = Study("toy", parser, cells, infinite, find)
+    study = Study("toy", parser, cells, infinite, find=find)
     assert run(tmp_path / "run", "--workers", "0", "--numbers", "1", study=study) == 1
     assert "number=1 draws=2 failed: ValueError" in capsys.readouterr().err
 
@@ -284,7 +285,7 @@ def test_a_run_may_grow_where_the_study_says_so(tmp_path, log):
     def up_to(settings: dict[str, Any]) -> Sequence[Cell]:
         return [{"number": number, "draws": 1} for number in range(settings["draws"])]
 
-    study = Study("toy", parser, up_to, measure, find, extendable=("draws",))
+    study = Study("toy", parser, up_to, measure, find=find, extendable=("draws",))
     assert run(tmp_path / "run", "--workers", "0", study=study) == 0
     assert run(tmp_path / "run", "--workers", "0", "--resume", "--draws", "4", study=study) == 0
     assert log.numbers == [0, 1, 2, 3]

@@ -25,11 +25,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from experiments.__main__ import main
-from experiments.common import training
 from experiments.common.board import Board
 from experiments.common.rows import Rows
 from experiments.common.runs import RunFolder
-from experiments.common.training import Interrupted, Stage, Trainer, decisions
+from experiments.common.trainer import Interrupted, Stage, Trainer, decisions
 from experiments.common.workplace import Workplace, layer_seed, open_fabric
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import textbook
@@ -126,7 +125,7 @@ STAGES = (Stage("head", 2, freeze_first), Stage("all", 1, thaw), Stage("again", 
 def test_resumes_to_the_last_bit_from_every_step(tmp_path, monkeypatch, options):
     """From the checkpoint of each step and of each end of an epoch, those at the ends of stages among them."""
     straight = trained(RunFolder(tmp_path / "plain"), **options)
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("experiments.common.trainer.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     folder = Recording(tmp_path / "straight")
     assert_same(straight, trained(folder, **options))
     epochs = len(straight.rows)

@@ -24,9 +24,9 @@ from experiments.transfer.backbones import (
     new_network,
     save_backbone,
 )
-from experiments.transfer.experiment import EXPERIMENT
 from experiments.transfer.features import AugmentedFeatures, cached_features
 from experiments.transfer.images import load_images
+from experiments.transfer.transfer_learning import EXPERIMENT
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("no_pictures")

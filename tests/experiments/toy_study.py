@@ -50,7 +50,7 @@ def find(settings: dict[str, Any], tables: Tables) -> Findings:
     )
 
 
-TOY = Study("toy", parser, cells, measure, find)
+TOY = Study("toy", parser, cells, measure, find=find)
 
 
 def toy_process(*arguments: str) -> None:

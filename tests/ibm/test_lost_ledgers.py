@@ -15,8 +15,8 @@ pytest.importorskip("qiskit_ibm_runtime")
 
 from ibm_training import full_disk, ibm, layer_on, step
 
-from experiments.__main__ import main
 from qiskit_torch_bridge.backends.ibm.errors import LedgerError
+from qiskit_torch_bridge.commands import main
 
 
 @pytest.fixture

@@ -25,11 +25,11 @@ from qiskit_ibm_runtime.api.client import RuntimeClient
 from qiskit_ibm_runtime.decoders.defaults import DEFAULT_DECODERS
 from test_service import HASTY, Watch, bounds, exact_step, leave_a_job
 
-from experiments.__main__ import main
 from qiskit_torch_bridge import HardwareError, IBMBackend
 from qiskit_torch_bridge.backends.ibm import sending
 from qiskit_torch_bridge.backends.ibm.device import LocalDevice
 from qiskit_torch_bridge.backends.ibm.errors import JobFailed, LedgerError
+from qiskit_torch_bridge.commands import main
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "sampler": {},

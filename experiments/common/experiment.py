@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qiskit_torch_bridge import BudgetExceeded, HardwareError
+from qiskit_torch_bridge.backends.ibm.costs import costs_of_jobs
+from qiskit_torch_bridge.commands.printing import in_columns
 
-from .comparison import Curve, comparison_figure, seeds_figure, summarize, table
+from .comparison import Curve, comparison_figure, grouped, seeds_figure, summarize
 from .hardware import (
     CAPS,
     IN_MEMORY,
     LEDGER,
-    costs_of_jobs,
     discard_unused_ledger,
     ledger_of,
     opened,
@@ -23,13 +24,11 @@ from .hardware import (
 )
 from .options import FREE, Settings, flat, folder_path, parse, saved_settings
 from .runs import RunFolder
-from .training import Interrupted
+from .trainer import Interrupted
 from .workplace import Workplace, open_fabric
 
 if TYPE_CHECKING:
     from qiskit_torch_bridge import IBMBackend
-
-__all__ = ["Experiment", "draw", "experiment_named", "run_command", "settings_of_run", "trainings_of"]
 
 
 class Training(NamedTuple):
@@ -38,10 +37,6 @@ class Training(NamedTuple):
     name: str
     variant: str
     settings: Settings
-
-
-def _as_it_is(settings: Settings) -> Mapping[str, Settings]:
-    return {"": settings}
 
 
 @dataclass(frozen=True)
@@ -69,11 +64,12 @@ class Experiment:
     parser: Callable[[], Any]
     train: Callable[[Settings, Workplace], Mapping[str, Any]]
     draw: Callable[[RunFolder], None]
+    _: KW_ONLY
     cost: Callable[[Settings], str]
     complete: Callable[[Settings], Settings] = lambda settings: settings
-    variants: Callable[[Settings], Mapping[str, Settings]] = _as_it_is
+    variants: Callable[[Settings], Mapping[str, Settings]] = lambda settings: {"": settings}
     draw_all: Callable[[RunFolder, Mapping[str, RunFolder]], None] = lambda folder, parts: None
-    extendable: Collection[str] = field(default=("epochs",))
+    extendable: Collection[str] = ("epochs",)
     published: Callable[[Settings], float | None] = lambda settings: None
 
 
@@ -92,23 +88,21 @@ def run_command(experiment: Experiment, arguments: Sequence[str]) -> int:
     work = Workplace(folder, fabric, options.resume)
     try:
         with opened(settings, ledger_of(folder) if options.resume else folder.file(LEDGER)) as device:
-            _run(experiment, trainings, settings, work, device)
+            _train_all(experiment, trainings, settings, work, device)
     except (Interrupted, KeyboardInterrupt):  # the latter before, between and after trainings
+        _discard_if_unused(work)
         if fabric.is_global_zero:
-            _discard_if_unused(work)
             print(f"\nInterrupted; {_how_to_go_on(experiment, folder)}")
         return 130
     except HardwareError as error:  # which one process may meet alone: torchrun then ends the others
-        if fabric.is_global_zero:
-            _discard_if_unused(work)
+        _discard_if_unused(work)
         print(f"{experiment.name}: {' '.join(str(error).split())}", file=sys.stderr)
         print(f"The run has stopped; {_how_to_go_on(experiment, folder)}")
         if isinstance(error, BudgetExceeded):
             print(f"With a larger cap: --{', --'.join(CAPS)}")
         return 1
     except Exception:
-        if fabric.is_global_zero:
-            _discard_if_unused(work)
+        _discard_if_unused(work)
         raise
     if fabric.is_global_zero:
         print(f"Results and figures are in {folder.path}")
@@ -170,25 +164,26 @@ def experiment_named(name: Any) -> Experiment:
     """
     module = f"experiments.{name}"
     try:
-        found = import_module(module).EXPERIMENT
+        experiment = import_module(module).EXPERIMENT
     except (ImportError, AttributeError) as error:
         if isinstance(error, ImportError) and error.name != module:
             raise  # of a package that the experiment needs
         raise ValueError(f"experiment: got {name!r}, expected one that trains; give the folder of a run.") from error
-    assert isinstance(found, Experiment)
-    return found
+    assert isinstance(experiment, Experiment)
+    return experiment
 
 
 def _print_cost(experiment: Experiment, trainings: Sequence[Training], settings: Settings) -> None:
     with opened(settings, IN_MEMORY) as device:
-        for name, _, its_settings in trainings:
-            if its_settings["seed"] == settings["seed"]:
-                print("\n".join([f"{name}:"] * bool(name) + [experiment.cost(_on(device, its_settings))]))
+        for training in trainings:
+            if training.settings["seed"] == settings["seed"]:
+                cost = experiment.cost(_on(device, training.settings))
+                print(f"{training.name}:\n{cost}" if training.name else cost)
     if settings["seeds"] > 1:
         print(f"That for each of {settings['seeds']} seeds.")
 
 
-def _run(
+def _train_all(
     experiment: Experiment,
     trainings: Sequence[Training],
     settings: Settings,
@@ -231,8 +226,8 @@ def _bill(device: IBMBackend) -> str:
 
 
 def _discard_if_unused(work: Workplace) -> None:
-    """Removes what a new run has made and not used."""
-    if work.resume:
+    """Removes what a new run has made and not used; in the first process."""
+    if work.resume or not work.fabric.is_global_zero:
         return
     if work.fabric.world_size == 1:  # else another process may be sending a job in this moment
         discard_unused_ledger(work.folder)
@@ -247,16 +242,16 @@ def _how_to_go_on(experiment: Experiment, folder: RunFolder) -> str:
 def _trainings(experiment: Experiment, settings: Settings) -> list[Training]:
     variants = experiment.variants(settings)
     if len(variants) == settings["seeds"] == 1:
-        return [Training("", variant, its_settings) for variant, its_settings in variants.items()]
+        return [Training("", *item) for item in variants.items()]
     seeds = range(settings["seed"], settings["seed"] + settings["seeds"])
     return [
         Training(
             "-".join(filter(None, [variant, f"seed{seed}" if len(seeds) > 1 else ""])),
             variant or experiment.name,
-            {**its_settings, "seed": seed, "seeds": 1},
+            {**chosen, "seed": seed, "seeds": 1},
         )
         for seed in seeds
-        for variant, its_settings in variants.items()
+        for variant, chosen in variants.items()
     ]
 
 
@@ -340,10 +335,8 @@ def _summarize(experiment: Experiment, settings: Settings, folder: RunFolder, de
     rows = [{"run": training.name, **part.read_result()} for training, part in finished]
     columns = list(dict.fromkeys(key for row in rows for key in row if not isinstance(row[key], (list, dict))))
     folder.write_rows("summary.csv", [{key: row.get(key, "") for key in columns} for row in rows])
-    variants: dict[str, list[float]] = {}
-    for (training, _), row in zip(finished, rows, strict=True):
-        variants.setdefault(training.variant, []).append(row["test_accuracy"])
-    summary = {variant: summarize(accuracies) for variant, accuracies in variants.items()}
+    variants = grouped(zip(finished, rows, strict=True), lambda item: item[0][0].variant)
+    summary = {variant: summarize([row["test_accuracy"] for _, row in items]) for variant, items in variants.items()}
     folder.write_result(
         {
             "experiment": experiment.name,
@@ -355,19 +348,18 @@ def _summarize(experiment: Experiment, settings: Settings, folder: RunFolder, de
             "variants": summary,
         }
     )
-    print(table([{"test accuracy of": variant, **numbers} for variant, numbers in summary.items()]))
+    print(in_columns([{"test accuracy of": variant, **numbers} for variant, numbers in summary.items()]))
     _draw_all(experiment, settings, folder, finished)
 
 
 def _draw_all(
     experiment: Experiment, settings: Settings, folder: RunFolder, finished: Sequence[tuple[Training, RunFolder]]
 ) -> None:
-    curves: dict[str, list[Curve]] = {}
-    published = {}
-    for training, part in finished:
-        curve = Curve(part.read_rows(), part.read_result()["test_accuracy"])
-        curves.setdefault(training.variant, []).append(curve)
-        published[training.variant] = experiment.published(training.settings)
+    curves = {
+        variant: [Curve(part.read_rows(), part.read_result()["test_accuracy"]) for _, part in items]
+        for variant, items in grouped(finished, lambda item: item[0].variant).items()
+    }
+    published = {training.variant: experiment.published(training.settings) for training, _ in finished}
     folder.write_figure("comparison.png", comparison_figure(curves))
     if settings["seeds"] > 1:
         folder.write_figure("seeds.png", seeds_figure(curves, published))

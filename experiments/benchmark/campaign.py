@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
-from ..common.options import settings_of
+from ..common.options import Settings, add_option, folder_path, settings_of
 from ..common.runs import RunFolder
 from .cases import PARTS, Case, parts_of, plan
 from .machine import describe_machine
@@ -18,14 +18,12 @@ from .report import markdown, scaling_figure
 from .summary import result_of, timing_rows
 from .systems import SYSTEMS, System
 
-__all__ = ["run"]
-
 _BUSY = 0.5
 _SMALL_REPETITIONS = 3
 _REPETITIONS = 7
 
 
-def run(arguments: Sequence[str], description: str, systems: Mapping[str, System] = SYSTEMS) -> int:
+def run_benchmark(arguments: Sequence[str], description: str, systems: Mapping[str, System] = SYSTEMS) -> int:
     """Runs the benchmark; returns the exit status: 1 if one of our own systems failed or gave wrong answers.
 
     Args:
@@ -36,11 +34,10 @@ def run(arguments: Sequence[str], description: str, systems: Mapping[str, System
     options = _parser(description, systems).parse_args(list(arguments))
     settings = settings_of(options)
     pythons = _pythons(settings["peer_python"], systems)
+    parts = parts_of(settings["cases"])
     cases, fresh = (
-        [chosen for case in some if (chosen := case.only(settings["systems"] or systems))]
-        for some in plan(
-            parts_of(settings["cases"]), small=settings["small"], largest_qubits=settings["largest_qubits"]
-        )
+        [chosen for case in planned if (chosen := case.only(settings["systems"] or systems))]
+        for planned in plan(parts, small=settings["small"], largest_qubits=settings["largest_qubits"])
     )
     if not cases and not fresh:
         raise ValueError("--cases, --systems: got nothing to measure, expected at least one case with one system.")
@@ -48,7 +45,7 @@ def run(arguments: Sequence[str], description: str, systems: Mapping[str, System
         print(_listing(cases, fresh, systems))
         return 0
 
-    folder = RunFolder.fresh(None if options.run_dir is None else Path(options.run_dir), "benchmark")
+    folder = RunFolder.fresh(folder_path(options), "benchmark")
     folder.write_settings(settings)
     machine = describe_machine()
     if machine["load_at_start"] is not None and machine["load_at_start"] > _BUSY:
@@ -59,16 +56,7 @@ def run(arguments: Sequence[str], description: str, systems: Mapping[str, System
     results: list[CaseResult] = []
     firsts: list[FreshResult] = []
     interrupted = False
-    repetitions = settings["repetitions"] or (_SMALL_REPETITIONS if settings["small"] else _REPETITIONS)
-    with Measurement(
-        systems,
-        repetitions=repetitions,
-        threads=settings["threads"],
-        timeout=settings["timeout"],
-        seed=settings["seed"],
-        pythons=pythons,
-        say=lambda line: print(line, flush=True),
-    ) as measurement:
+    with _measurement(settings, systems, pythons) as measurement:
         try:
             for case in cases:
                 results.append(measurement.measure(case))
@@ -83,14 +71,23 @@ def run(arguments: Sequence[str], description: str, systems: Mapping[str, System
     return int(_ours_failed(results, firsts, systems))
 
 
+def _measurement(settings: Settings, systems: Mapping[str, System], pythons: Mapping[str, str]) -> Measurement:
+    return Measurement(
+        systems,
+        repetitions=settings["repetitions"] or (_SMALL_REPETITIONS if settings["small"] else _REPETITIONS),
+        pythons=pythons,
+        say=partial(print, flush=True),
+        **{name: settings[name] for name in ("threads", "timeout", "seed")},
+    )
+
+
 def _parser(description: str, systems: Mapping[str, System]) -> Any:
     parser = ArgumentParser(prog="python -m experiments benchmark", description=description)
+    add = partial(add_option, parser)
     parser.add_argument(
         "--config", action="config", help="YAML file with options, by their names below; options after it win."
     )
-    parser.add_argument(
-        "--run-dir", type=str | None, default=None, help="Folder of the run (default: a new one under runs/)."
-    )
+    add("--run-dir", str | None, None, "Folder of the run (default: a new one under runs/).")
     parser.add_argument("--dry-run", action="store_true", help="List what would be measured, and stop.")
     parser.add_argument(
         "--cases", nargs="+", type=str, default=None, help=f"What to measure (default: all): {', '.join(PARTS)}."
@@ -98,26 +95,22 @@ def _parser(description: str, systems: Mapping[str, System]) -> Any:
     parser.add_argument(
         "--systems", nargs="+", type=str, choices=list(systems), default=None, help="Only these (default: all)."
     )
-    parser.add_argument(
+    add(
         "--repetitions",
-        type=PositiveInt | None,
-        default=None,
-        help=f"Timings of each system in each case (default: {_REPETITIONS}; small: {_SMALL_REPETITIONS}); fewer where "
+        PositiveInt | None,
+        None,
+        f"Timings of each system in each case (default: {_REPETITIONS}; small: {_SMALL_REPETITIONS}); fewer where "
         "they would take over half a minute together.",
     )
-    parser.add_argument(
+    add(
         "--threads",
-        type=PositiveInt | None,
-        default=None,
-        help="Threads of every system's numerical libraries (default: whatever each chooses).",
+        PositiveInt | None,
+        None,
+        "Threads of every system's numerical libraries (default: whatever each chooses).",
     )
     parser.add_argument("--small", action="store_true", help="Only the quick cases, with fewer repetitions.")
-    parser.add_argument(
-        "--largest-qubits", type=PositiveInt, default=20, help="Where the series by qubits ends, for example 24."
-    )
-    parser.add_argument(
-        "--timeout", type=PositiveFloat, default=300.0, help="Seconds that a system may take to answer."
-    )
+    add("--largest-qubits", PositiveInt, 20, "Where the series by qubits ends, for example 24.")
+    add("--timeout", PositiveFloat, 300.0, "Seconds that a system may take to answer.")
     parser.add_argument(
         "--peer-python",
         nargs="+",
@@ -126,22 +119,20 @@ def _parser(description: str, systems: Mapping[str, System]) -> Any:
         metavar="SYSTEM=PYTHON",
         help="Interpreters of other environments, for peers that do not fit into this one.",
     )
-    parser.add_argument(
-        "--seed", type=NonNegativeInt, default=0, help="Draws inputs, weights, upstream gradients and shots."
-    )
+    add("--seed", NonNegativeInt, 0, "Draws inputs, weights, upstream gradients and shots.")
     return parser
 
 
 def _pythons(pairs: Sequence[str] | None, systems: Mapping[str, System]) -> dict[str, str]:
-    found = {}
+    paths = {}
     for pair in pairs or ():
         name, equals, python = pair.partition("=")
         if not equals or not python or name not in systems:
             raise ValueError(
                 f"--peer-python: got {pair!r}, expected SYSTEM=PYTHON, the system one of {', '.join(systems)}."
             )
-        found[name] = python
-    return found
+        paths[name] = python
+    return paths
 
 
 def _listing(cases: Sequence[Case], fresh: Sequence[Case], systems: Mapping[str, System]) -> str:
@@ -172,6 +163,6 @@ def _write(
 
 
 def _ours_failed(results: Sequence[CaseResult], fresh: Sequence[FreshResult], systems: Mapping[str, System]) -> bool:
-    outcomes = [(name, found) for result in results for name, found in result.systems.items()]
+    outcomes = [item for result in results for item in result.systems.items()]
     outcomes += [(item.system, item.outcome) for item in fresh]
-    return any(systems[name].ours and found.status not in ("timed", "dropped") for name, found in outcomes)
+    return any(systems[name].ours and outcome.status not in ("timed", "dropped") for name, outcome in outcomes)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from itertools import product
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,11 +15,10 @@ from matplotlib.figure import Figure
 
 from qiskit_torch_bridge import FiniteDifference
 
+from ..common.comparison import grouped
 from ..common.options import Settings
 from ..common.sweeps import Findings, Tables
 from .optimum import Optimum, optimum
-
-__all__ = ["METHODS", "find"]
 
 METHODS = {
     "parameter shift": ("o", "-", "C0"),
@@ -30,14 +32,15 @@ METHODS = {
 _SHOT_MARKS = (("o", "C0"), ("s", "C1"), ("^", "C2"), ("v", "C3"), ("D", "C4"))
 
 
-class Curve(NamedTuple):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Curve:
     """Squared errors of a gradient's components against the step, in the mean over components and points.
 
     Attributes:
         steps: Shape (K,), ascending, in radians.
         squared_bias: Shape (K,), of exact values.
         squared_error: Shape (K,), measured.
-        its_error: Shape (K,), its standard error.
+        standard_error: Shape (K,), that of the squared error.
         in_theory: Shape (K,), the squared bias and the variance that follows from exact values.
         default: The place of the rule's default step.
     """
@@ -45,34 +48,25 @@ class Curve(NamedTuple):
     steps: np.ndarray
     squared_bias: np.ndarray
     squared_error: np.ndarray
-    its_error: np.ndarray
+    standard_error: np.ndarray
     in_theory: np.ndarray
     default: int
 
     def best(self) -> tuple[Optimum, float]:
         """The best step as measured; and in theory, by the same points and weights."""
         middle = int(np.argmin(self.in_theory))
-        measured = optimum(self.steps, self.squared_error, self.its_error, around=middle)
-        relative = self.its_error / self.squared_error
+        measured = optimum(self.steps, self.squared_error, self.standard_error, around=middle)
+        relative = self.standard_error / self.squared_error
         theory = optimum(self.steps, self.in_theory, self.in_theory * relative, around=middle)
         return measured, theory.step
 
 
 def find(settings: Settings, tables: Tables) -> Findings:
     """Tables and figures of both parts."""
+    groups = grouped(tables["step"], itemgetter("circuit", "scheme", "shots"))
     curves = {
-        (circuit, scheme, shots): _curve(
-            [
-                row
-                for row in tables["step"]
-                if (row["circuit"], row["scheme"], row["shots"]) == (circuit, scheme, shots)
-            ],
-            scheme,
-            shots,
-        )
-        for circuit in settings["step_circuits"]
-        for scheme in ("central", "forward")
-        for shots in settings["step_shots"]
+        key: _curve(groups[key])
+        for key in product(settings["step_circuits"], ("central", "forward"), settings["step_shots"])
     }
     best = [_best_row(*key, curve) for key, curve in curves.items()]
     spent = _equal_shots_rows(tables["equal-shots"])
@@ -94,27 +88,21 @@ def find(settings: Settings, tables: Tables) -> Findings:
     return Findings(numbers, {"best-steps": best, "errors": spent}, figures)
 
 
-def _curve(rows: Sequence[Mapping[str, Any]], scheme: Literal["central", "forward"], shots: int) -> Curve:
+def _curve(rows: Sequence[Mapping[str, Any]]) -> Curve:
     steps = np.unique([row["step"] for row in rows])
-    columns = np.array(
-        [
-            [
-                [
-                    row["mean_squared_bias"],
-                    row["variance_in_theory"],
-                    row["mean_squared_error"],
-                    row["its_standard_error"],
-                ]
-                for row in rows
-                if row["step"] == step
-            ]
-            for step in steps
-        ]
-    )
+    names = ("mean_squared_bias", "variance_in_theory", "mean_squared_error", "its_standard_error")
+    columns = np.array([[[row[name] for name in names] for row in rows if row["step"] == step] for step in steps])
     bias, variance, error, _ = columns.mean(axis=1).T
-    its_error = np.sqrt((columns[:, :, 3] ** 2).sum(axis=1)) / columns.shape[1]
-    default = int(np.argmin(np.abs(steps - FiniteDifference(scheme=scheme).default_step(shots))))
-    return Curve(steps, bias, error, its_error, bias + variance, default)
+    return Curve(
+        steps=steps,
+        squared_bias=bias,
+        squared_error=error,
+        standard_error=np.sqrt((columns[:, :, 3] ** 2).sum(axis=1)) / columns.shape[1],
+        in_theory=bias + variance,
+        default=int(
+            np.argmin(np.abs(steps - FiniteDifference(scheme=rows[0]["scheme"]).default_step(rows[0]["shots"])))
+        ),
+    )
 
 
 def _best_row(circuit: str, scheme: str, shots: int, curve: Curve) -> dict[str, Any]:
@@ -134,10 +122,8 @@ def _best_row(circuit: str, scheme: str, shots: int, curve: Curve) -> dict[str, 
 
 
 def _equal_shots_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    groups: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["circuit"], row["method"], row["budget"]), []).append(row)
-    return [_equal_shots_row(*key, group) for key, group in groups.items()]
+    groups = grouped(rows, itemgetter("circuit", "method", "budget"))
+    return [_equal_shots_row(circuit, method, budget, group) for (circuit, method, budget), group in groups.items()]
 
 
 def _equal_shots_row(circuit: str, method: str, budget: int, group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -185,13 +171,13 @@ def _step_figure(settings: Settings, curves: Mapping[tuple[str, str, int], Curve
 
 def _lowest(curves: Mapping[tuple[str, str, int], Curve], scheme: str) -> float:
     """Below the least error, so that the bias does not fill the figure where it is nothing."""
-    least = min(curve.squared_error.min() for (_, its, _), curve in curves.items() if its == scheme)
+    least = min(curve.squared_error.min() for (_, other, _), curve in curves.items() if other == scheme)
     return 0.4 * math.sqrt(least)
 
 
 def _draw_curve(axes: Axes, curve: Curve, mark: str, colour: str, label: str) -> None:
     errors = np.sqrt(curve.squared_error)
-    spreads = curve.its_error / (2 * errors)
+    spreads = curve.standard_error / (2 * errors)
     axes.plot(curve.steps, np.sqrt(curve.in_theory), "-", color=colour, linewidth=1)
     axes.errorbar(
         curve.steps, errors, spreads, fmt=mark, color=colour, markersize=4, markerfacecolor="w", capsize=2, label=label
@@ -213,7 +199,7 @@ def _equal_shots_figure(settings: Settings, rows: Sequence[Mapping[str, Any]]) -
     grid = figure.subplots(2, len(circuits), sharex=True, sharey="row", squeeze=False)
     for column, circuit in enumerate(circuits):
         for method, (mark, line, colour) in METHODS.items():
-            mine = [row for row in rows if (row["circuit"], row["method"]) == (circuit, method)]
+            of_method = [row for row in rows if (row["circuit"], row["method"]) == (circuit, method)]
             for axes, name, error in zip(
                 grid[:, column],
                 ("relative error", "cosine"),
@@ -221,9 +207,7 @@ def _equal_shots_figure(settings: Settings, rows: Sequence[Mapping[str, Any]]) -
                 strict=True,
             ):
                 axes.errorbar(
-                    [row["shots"] for row in mine],
-                    [row[name] for row in mine],
-                    [row[error] for row in mine],
+                    *([row[column] for row in of_method] for column in ("shots", name, error)),
                     fmt=mark,
                     linestyle=line,
                     color=colour,

@@ -9,6 +9,7 @@ block (eight qubits, angle embedding, three strongly entangling layers) has as m
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,15 +19,15 @@ from torch.nn import functional as F
 
 from qiskit_torch_bridge import Quote
 
-from ..common.command import Experiment
-from ..common.costs import quote_of_epoch, words
 from ..common.data import load_first_of
 from ..common.digits import add_digit_options, data_folder, with_digits
-from ..common.options import Settings, experiment_parser
+from ..common.experiment import Experiment
+from ..common.options import Settings, add_option, experiment_parser
 from ..common.plots import learning_curves
 from ..common.rows import Rows
 from ..common.runs import RunFolder
-from ..common.training import Stage, Trainer
+from ..common.trainer import Stage, Trainer, cross_entropy
+from ..common.training_costs import quote_of_epoch, words
 from ..common.workplace import Workplace
 from .answers import draw_answers
 from .blocks import WIDTH, quantum_layers_with_gradients
@@ -38,25 +39,16 @@ SHOTS_OF_QUOTE = 1000  # any number: circuits are counted, for a step on hardwar
 
 def parser() -> Any:
     """The experiment's options."""
-    parser = experiment_parser(
-        "recipes", __doc__ or "", epochs=10, batch_size=20, lr=0.02, shots=None, backend="statevector", gradient=None
-    )
+    parser = experiment_parser("recipes", __doc__ or "", epochs=10, batch_size=20, lr=0.02)
+    add = partial(add_option, parser)
     parser.set_defaults({"seeds": 3})
-    parser.add_argument("--question", choices=[*QUESTIONS, "all"], default="all", help="Which question to answer.")
-    parser.add_argument(
-        "--answer", type=str, default="all", help="One of the networks that answer the question, by name; or all."
-    )
-    parser.add_argument(
-        "--accuracy", type=OpenUnitInterval, default=0.85, help="Test accuracy, the epochs up to which are counted."
-    )
-    parser.add_argument(
-        "--pretrain-epochs", type=PositiveInt, default=6, help="Classical epochs of a quick start, before --epochs."
-    )
-    parser.add_argument(
-        "--dropout-rate", type=OpenUnitInterval, default=0.2, help="The part of the numbers that is dropped."
-    )
-    parser.add_argument("--train", type=PositiveInt, default=600, help="Training images.")
-    parser.add_argument("--test", type=PositiveInt, default=400, help="Test images.")
+    add("--question", [*QUESTIONS, "all"], "all", "Which question to answer.")
+    add("--answer", str, "all", "One of the networks that answer the question, by name; or all.")
+    add("--accuracy", OpenUnitInterval, 0.85, "Test accuracy, the epochs up to which are counted.")
+    add("--pretrain-epochs", PositiveInt, 6, "Classical epochs of a quick start, before --epochs.")
+    add("--dropout-rate", OpenUnitInterval, 0.2, "The part of the numbers that is dropped.")
+    add("--train", PositiveInt, 600, "Training images.")
+    add("--test", PositiveInt, 400, "Test images.")
     add_digit_options(parser)
     return parser
 
@@ -103,24 +95,14 @@ def load(settings: Settings) -> tuple[Rows, Rows]:
         ValueError: If there are too few images.
         FileNotFoundError: If MNIST is not where the settings say.
     """
-    data = load_first_of(
-        DIGITS,
-        train=settings["train"],
-        test=settings["test"],
-        data_root=data_folder(settings),
-        download=settings["download"],
-    )
+    where = {"data_root": data_folder(settings), "download": settings["download"]}
+    data = load_first_of(DIGITS, train=settings["train"], test=settings["test"], **where)
     grid = QUESTIONS[settings["question"]].grid
-    training, testing = (
-        F.adaptive_avg_pool2d(images, grid).flatten(1) for images in (data.train_images, data.test_images)
-    )
+    training, testing = (F.adaptive_avg_pool2d(part.inputs, grid).flatten(1) for part in (data.train, data.test))
     lowest, highest = training.amin(dim=0), training.amax(dim=0)
     middle, half = (highest + lowest) / 2, (highest - lowest) / 2
     half = torch.where(half > 0, half, 1)  # a pixel that is always blank says nothing
-    return (
-        Rows((training - middle) / half, data.train_labels),
-        Rows((testing - middle) / half, data.test_labels),
-    )
+    return Rows((training - middle) / half, data.train.labels), Rows((testing - middle) / half, data.test.labels)
 
 
 def train(settings: Settings, work: Workplace) -> dict[str, Any]:
@@ -130,7 +112,7 @@ def train(settings: Settings, work: Workplace) -> dict[str, Any]:
         training, testing = load(settings)
     model, stages = network(settings), stages_of(settings)
     on_hardware, _ = quotes(settings)
-    trainer = Trainer(model, loss, settings, work, stages=stages)
+    trainer = Trainer(model, cross_entropy, settings, work, stages=stages)
     trainer.fit(training, testing)
     last = [row for row in trainer.rows if row["stage"] == stages[-1].name]
     reached = [number for number, row in enumerate(last, 1) if row["test_accuracy"] >= settings["accuracy"]]
@@ -145,28 +127,18 @@ def train(settings: Settings, work: Workplace) -> dict[str, Any]:
     }
 
 
-def loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy, for each row."""
-    return F.cross_entropy(scores, labels, reduction="none")
-
-
 def quotes(settings: Settings) -> tuple[Quote, Quote]:
     """The cost of a step by parameter shift, as on hardware, in the last stage; and of all epochs, as the settings say."""
     stage = stages_of(settings)[-1]
     shifting = {**settings, "backend": "statevector", "shots": SHOTS_OF_QUOTE, "gradient": "parameter_shift"}
     steps = [
-        layer.quote(settings["batch_size"], inputs_require_grad=wanted)
-        for layer, wanted in quantum_layers_with_gradients(_prepared(shifting, stage))
+        layer.quote(settings["batch_size"], inputs_require_grad=trained_before)
+        for layer, trained_before in quantum_layers_with_gradients(_prepared(shifting, stage))
     ]
+    sizes = {name: settings[name] for name in ("train", "test", "batch_size")}
     epochs = [
-        quote_of_epoch(
-            layer,
-            train=settings["train"],
-            test=settings["test"],
-            batch_size=settings["batch_size"],
-            inputs_require_grad=wanted,
-        )
-        for layer, wanted in quantum_layers_with_gradients(_prepared(settings, stage))
+        quote_of_epoch(layer, **sizes, inputs_require_grad=trained_before)
+        for layer, trained_before in quantum_layers_with_gradients(_prepared(settings, stage))
     ]
     return sum(steps, Quote()), stage.epochs * sum(epochs, Quote())
 
@@ -180,12 +152,12 @@ def _prepared(settings: Settings, stage: Stage) -> nn.Module:
 
 def cost(settings: Settings) -> str:
     """What a step on hardware costs, and the whole run as it is set."""
-    step, run = quotes(settings)
-    if not run.circuits:
+    step, whole = quotes(settings)
+    if not whole.circuits:
         return "No circuits: the network is classical."
     return (
         f"A step of {settings['batch_size']} example(s) by parameter shift: {step.circuits:,} circuits.\n"
-        f"The run of {settings['epochs']} epochs: {words(run)}"
+        f"The run of {settings['epochs']} epochs: {words(whole)}"
     )
 
 
@@ -197,12 +169,5 @@ def draw(folder: RunFolder) -> None:
 
 
 EXPERIMENT = Experiment(
-    name="recipes",
-    parser=parser,
-    train=train,
-    draw=draw,
-    cost=cost,
-    complete=complete,
-    variants=variants,
-    draw_all=draw_answers,
+    "recipes", parser, train, draw, cost=cost, complete=complete, variants=variants, draw_all=draw_answers
 )

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
@@ -22,8 +23,6 @@ from .board import Board
 from .hardware import Measured, word_of
 from .rows import Examples
 from .workplace import Workplace, gathered, total
-
-__all__ = ["Interrupted", "Stage", "Trainer", "decisions", "quantum_layers"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0  # within an epoch; one is also written at the end of each
 
@@ -57,6 +56,11 @@ class Stage:
 def decisions(scores: torch.Tensor) -> torch.Tensor:
     """The class of each row: the largest of several scores; of a single one (a logit), whether it is positive."""
     return (scores[:, 0] > 0).long() if scores.shape[1] == 1 else scores.argmax(dim=1)
+
+
+def cross_entropy(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy, for each row."""
+    return F.cross_entropy(scores, labels, reduction="none")
 
 
 def quantum_layers(model: nn.Module) -> list[QuantumLayer]:
@@ -104,6 +108,8 @@ class Trainer:
 
     Everything random comes from streams whose positions are in the checkpoint: torch's own generators (dropout,
     augmentation), the quantum layers' shots, and the order of the examples, which follows from the seed and the epoch alone.
+
+    The keyword arguments have defaults that suit most experiments, each of which needs one or two others.
 
     Where a quantum layer's steps wait in a queue, each is worth a checkpoint: one is written after every step. Ctrl-C then
     interrupts at once, because a step may take hours, and the ledger has its job.
@@ -211,10 +217,10 @@ class Trainer:
                 for buffer in self.model.buffers():  # the last step has left each process statistics of its own
                     torch.distributed.broadcast(buffer, src=0)
             inputs, labels = examples.batch(torch.arange(rank, len(examples), world), training=False)
-            mine = self.model(inputs.to(self.fabric.device))
+            own_scores = self.model(inputs.to(self.fabric.device))
             self._note_passports()
-            scores = mine.new_zeros(len(examples), mine.shape[1])
-            scores[rank::world] = mine
+            scores = own_scores.new_zeros(len(examples), own_scores.shape[1])
+            scores[rank::world] = own_scores
             all_labels = labels.new_zeros(len(examples), device=scores.device)
             all_labels[rank::world] = labels.to(scores.device)
             if world > 1:
@@ -224,8 +230,8 @@ class Trainer:
 
     def result(self) -> dict[str, Any]:
         """What the training has come to: the last epoch's metrics that a result wants, and its jobs on hardware."""
-        wanted = ("test_accuracy", "train_accuracy", "test_loss", "seconds", "circuits", "shots")
-        numbers = {"epochs": self.epoch} | {name: self.rows[-1][name] for name in wanted}
+        names = ("test_accuracy", "train_accuracy", "test_loss", "seconds", "circuits", "shots")
+        numbers = {"epochs": self.epoch} | {name: self.rows[-1][name] for name in names}
         for layer in quantum_layers(self.model)[:1]:
             numbers |= self._measured_by_all.result(layer.backend)
         return numbers
@@ -281,7 +287,8 @@ class Trainer:
 
     def _train_epoch(self, stage: Stage, train: Examples, steps: int, interrupted: threading.Event) -> None:
         size, epochs = self.settings["batch_size"], sum(stage.epochs for stage in self.stages)
-        order = torch.randperm(len(train), generator=self._order_generator())
+        generator = torch.Generator().manual_seed(self.settings["seed"] * 1_000_003 + self.epoch)
+        order = torch.randperm(len(train), generator=generator)
         progress = tqdm(
             range(self.step, steps),
             desc=f"{stage.name}, epoch {self.epoch + 1}/{epochs}",
@@ -324,11 +331,11 @@ class Trainer:
         if stop:
             raise Interrupted
 
-    def _anywhere(self, *wanted: bool) -> tuple[bool, ...]:
-        """Whether any process wants it: all save and stop together, because gathering the state takes all of them."""
+    def _anywhere(self, *flags: bool) -> tuple[bool, ...]:
+        """Whether it is so in any process: all save and stop together, because gathering the state takes all of them."""
         if self.fabric.world_size == 1:
-            return wanted
-        counts = total(self.fabric, torch.tensor(wanted, device=self.fabric.device).int())
+            return flags
+        counts = total(self.fabric, torch.tensor(flags, device=self.fabric.device).int())
         return tuple((counts > 0).tolist())
 
     def _finish_epoch(self, stage: Stage, test: Examples) -> None:
@@ -361,7 +368,7 @@ class Trainer:
             )
 
     def _state(self) -> dict[str, Any]:
-        mine = {
+        of_process = {
             "sums": self._sums,
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -381,7 +388,7 @@ class Trainer:
             "step": self.step,
             "rows": self.rows,
             "test_scores": self.test_scores,
-            "processes": gathered(self.fabric, mine),
+            "processes": gathered(self.fabric, of_process),
             "seconds": self.seconds,
         }
 
@@ -401,37 +408,38 @@ class Trainer:
 
     def _continues(self, state: Mapping[str, Any]) -> bool:
         """Whether the stages that a checkpoint has behind it are ours, and the one that it is in lasts as long at least."""
-        number, theirs = state["stage"], [Stage(*stage) for stage in state["stages"][: state["stage"] + 1]]
-        mine = [Stage(stage.name, stage.epochs) for stage in self.stages[: number + 1]]
-        return (
-            len(mine) == len(theirs)
-            and mine[:-1] == theirs[:-1]
-            and mine[-1].name == theirs[-1].name
-            and mine[-1].epochs >= theirs[-1].epochs
-        )
+        behind = slice(state["stage"] + 1)
+        *done, (last, epochs) = ((name, epochs) for name, epochs in state["stages"][behind])
+        *expected, (expected_last, most) = ((stage.name, stage.epochs) for stage in self.stages[behind])
+        return (done, last) == (expected, expected_last) and epochs <= most
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        differing = _differing_weights(self.model.state_dict(), state["model"])
-        mine, layers = state["processes"][self.fabric.global_rank], quantum_layers(self.model)
-        if not differing and len(mine["quantum_rng"]) != len(layers):
+        weights, saved = self.model.state_dict(), state["model"]
+        differing = [
+            name
+            for name in sorted(weights.keys() | saved.keys())
+            if name not in weights or name not in saved or weights[name].shape != saved[name].shape
+        ]
+        of_process, layers = state["processes"][self.fabric.global_rank], quantum_layers(self.model)
+        if not differing and len(of_process["quantum_rng"]) != len(layers):
             differing = ["its quantum layers"]
         if differing:
             raise ValueError(self._foreign(differing))
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(saved)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
-        for layer, rng in zip(layers, mine["quantum_rng"], strict=True):
+        for layer, rng in zip(layers, of_process["quantum_rng"], strict=True):
             layer.set_rng_state(rng)
-        self._earlier = {"circuits": mine["circuits"], "shots": mine["shots"]}
-        self._measured = Measured(mine.get("measured"))  # a checkpoint from before there was hardware has none
+        self._earlier = {"circuits": of_process["circuits"], "shots": of_process["shots"]}
+        self._measured = Measured(of_process.get("measured"))  # a checkpoint from before there was hardware has none
         self._measured_by_all = Measured.together(gathered(self.fabric, self._measured.state()))
         self.rows, self.test_scores = [dict(row) for row in state["rows"]], state["test_scores"]
-        self.epoch, self.step, self._sums = state["epoch"], state["step"], dict(mine["sums"])
+        self.epoch, self.step, self._sums = state["epoch"], state["step"], dict(of_process["sums"])
         self._seconds_before, self._started = state["seconds"], time.perf_counter()
-        torch.set_rng_state(mine["torch_rng"])
-        if torch.cuda.is_available() and mine["cuda_rng"]:
-            torch.cuda.set_rng_state_all(mine["cuda_rng"])
+        torch.set_rng_state(of_process["torch_rng"])
+        if torch.cuda.is_available() and of_process["cuda_rng"]:
+            torch.cuda.set_rng_state_all(of_process["cuda_rng"])
 
     def _foreign(self, differing: Sequence[str]) -> str:
         return (
@@ -439,14 +447,6 @@ class Trainer:
             f"{', '.join(differing)}); continue with the settings it was made with, or start anew in another folder."
         )
 
-    def _order_generator(self) -> torch.Generator:
-        return torch.Generator().manual_seed(self.settings["seed"] * 1_000_003 + self.epoch)
-
 
 def _no_sums() -> dict[str, Any]:
     return {"loss": 0.0, "correct": 0, "seen": 0, "squares": 0.0, "steps": 0}
-
-
-def _differing_weights(mine: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> list[str]:
-    names = sorted(mine.keys() | theirs.keys())
-    return [n for n in names if n not in mine or n not in theirs or mine[n].shape != theirs[n].shape]

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler, StepLR
 
 from qiskit_torch_bridge import DressedQuantumNet
 
 from .. import transfer
-from ..common.command import Experiment
-from ..common.costs import cost_of_training
+from ..common.experiment import Experiment
 from ..common.hardware import simulated, word_of
-from ..common.options import Settings, experiment_parser
+from ..common.options import Settings, add_option, experiment_parser
 from ..common.plots import circuit_diagram, draw_predictions, learning_curves, save_predictions, softmax_of_largest
 from ..common.rows import Examples, Rows
 from ..common.runs import RunFolder
-from ..common.training import Trainer, quantum_layers
-from ..common.workplace import Workplace
+from ..common.trainer import Trainer, cross_entropy, quantum_layers
+from ..common.training_costs import cost_of_training
+from ..common.workplace import Workplace, exactly
 from .backbones import Backbone, View, imagenet_backbone, load_backbone, new_network
 from .choice import add_image_options, images_of, names_in, with_data_root
 from .features import AugmentedFeatures, cached_features
@@ -46,60 +46,42 @@ _PUBLISHED = {
     0.827: {"dataset": "cifar10", "classes": "cat,dog", **_DOGS_CATS},
     0.9605: {"dataset": "cifar10", "classes": "airplane,automobile", **_PLANES_CARS},
 }
+_WEIGHTS_HELP = (
+    "Of the ResNet18: imagenet (torchvision downloads it), pretrain (trained here on the data set's other classes and kept "
+    "in --cache), or a file: torchvision's ResNet18 or the backbone.pt of a run of pretrain. auto: pretrain for digits, "
+    "else imagenet."
+)
+_QUANTUM_WEIGHTS_HELP = (
+    "Of the pre-trained quantum network (schemes QC, QQ): pretrain, or a file of such a run of pretrain."
+)
 
 
 def parser() -> Any:
     """The experiment's options, with the settings published for ants and bees as defaults."""
-    parser = experiment_parser(
-        "transfer",
-        transfer.__doc__ or "",
-        epochs=30,
-        batch_size=4,
-        lr=0.0004,
-        shots=None,
-        backend="statevector",
-        gradient=None,
-    )
+    parser = experiment_parser("transfer", transfer.__doc__ or "", epochs=30, batch_size=4, lr=0.0004)
     add_image_options(
         parser, classes="The classes to tell apart (default: 8,9 of digits, cat,dog of cifar10, else all)."
     )
-    parser.add_argument(
-        "--scheme",
-        type=str,
-        default="CQ,CC",
-        help="CC, CQ, QC, QQ, or several of them: classical or quantum pre-trained network, then head.",
+    add = partial(add_option, parser)
+    add(
+        *("--scheme", str, "CQ,CC"),
+        "CC, CQ, QC, QQ, or several of them: classical or quantum pre-trained network, then head.",
     )
-    parser.add_argument(
-        "--weights",
-        type=str,
-        default="auto",
-        help="Of the ResNet18: imagenet (torchvision downloads it), pretrain (trained here on the data set's other "
-        "classes and kept in --cache), or a file: torchvision's ResNet18 or the backbone.pt of a run of pretrain. "
-        "auto: pretrain for digits, else imagenet.",
-    )
-    parser.add_argument(
-        "--quantum-weights",
-        type=str,
-        default="pretrain",
-        help="Of the pre-trained quantum network (schemes QC, QQ): pretrain, or a file of such a run of pretrain.",
-    )
-    parser.add_argument(
+    add("--weights", str, "auto", _WEIGHTS_HELP)
+    add("--quantum-weights", str, "pretrain", _QUANTUM_WEIGHTS_HELP)
+    add(
         "--image-size",
-        type=PositiveInt | None,
-        default=None,
-        help="Pixels of the square that is cut from an image (default: as the network was trained).",
+        PositiveInt | None,
+        None,
+        "Pixels of the square that is cut from an image (default: as the network was trained).",
     )
     parser.add_argument("--augment", action="store_true", help="Random crops and flips; features are computed anew.")
-    parser.add_argument("--num-qubits", type=PositiveInt, default=4, help="Qubits of the head's circuit.")
-    parser.add_argument("--depth", type=PositiveInt, default=6, help="Variational layers of the head's circuit.")
-    parser.add_argument(
-        "--weight-spread", type=NonNegativeFloat, default=0.01, help="Spread of the circuit's initial weights, radians."
-    )
-    parser.add_argument("--lr-gamma", type=PositiveFloat, default=0.1, help="Factor on the learning rate ...")
-    parser.add_argument("--lr-step", type=PositiveInt, default=10, help="... every so many epochs.")
-    parser.add_argument(
-        "--cache", type=str, default="runs", help="Folder for features and for networks that are pre-trained here."
-    )
+    add("--num-qubits", PositiveInt, 4, "Qubits of the head's circuit.")
+    add("--depth", PositiveInt, 6, "Variational layers of the head's circuit.")
+    add("--weight-spread", NonNegativeFloat, 0.01, "Spread of the circuit's initial weights, radians.")
+    add("--lr-gamma", PositiveFloat, 0.1, "Factor on the learning rate ...")
+    add("--lr-step", PositiveInt, 10, "... every so many epochs.")
+    add("--cache", str, "runs", "Folder for features and for networks that are pre-trained here.")
     return parser
 
 
@@ -116,8 +98,8 @@ def complete(settings: Settings) -> Settings:
     settings["classes"] = ",".join(images_of(settings)[0].classes)
     if weights == "auto":
         settings["weights"] = "pretrain" if dataset == "digits" else "imagenet"
-    for its_settings in variants(settings).values():
-        _check(its_settings)
+    for settings_of_scheme in variants(settings).values():
+        _check(settings_of_scheme)
     return settings
 
 
@@ -148,7 +130,7 @@ def train(settings: Settings, work: Workplace) -> dict[str, Any]:
     def schedule(optimizer: torch.optim.Optimizer, steps: int, epochs: int) -> LRScheduler:
         return StepLR(optimizer, step_size=settings["lr_step"] * steps, gamma=settings["lr_gamma"])
 
-    trainer = Trainer(head, loss, settings, work, scheduler=schedule)
+    trainer = Trainer(head, cross_entropy, settings, work, scheduler=schedule)
     trainer.fit(train, test)
     if work.fabric.is_global_zero:
         save_predictions(
@@ -168,11 +150,6 @@ def train(settings: Settings, work: Workplace) -> dict[str, Any]:
         "best_test_accuracy": max(row["test_accuracy"] for row in trainer.rows),
         **trainer.result(),
     }
-
-
-def loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of each row."""
-    return F.cross_entropy(scores, labels, reduction="none")
 
 
 def backbone_of(settings: Settings, work: Workplace) -> Backbone:
@@ -223,7 +200,7 @@ def draw(folder: RunFolder) -> None:
     folder.write_figure("loss.png", learning_curves(folder.read_rows(), title=title, loss_label="cross entropy"))
     draw_predictions(folder, result["classes"], softmax_of_largest, title=title)
     if settings["scheme"][1] == "Q":
-        head = _quantum_head({**settings, "backend": None, "shots": None, "gradient": None})
+        head = _quantum_head(exactly(settings))
         folder.write_figure("circuit.png", circuit_diagram(head.quantum))
 
 
@@ -288,12 +265,5 @@ def _published(settings: Settings) -> float | None:
 
 
 EXPERIMENT = Experiment(
-    name="transfer",
-    parser=parser,
-    train=train,
-    draw=draw,
-    cost=cost,
-    complete=complete,
-    variants=variants,
-    published=_published,
+    "transfer", parser, train, draw, cost=cost, complete=complete, variants=variants, published=_published
 )

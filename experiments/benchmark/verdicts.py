@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .circuits import Problem
-from .reference import Answer
-
-__all__ = ["LARGEST_Z_SCORE", "LARGEST_Z_SCORE_RMS", "Verdict", "compare"]
+from .exact_answers import Answer
+from .gate_lists import Problem
 
 LARGEST_Z_SCORE = 6.0
 """Of any one number. The standard errors are upper bounds, so that right answers stay far below."""
@@ -42,14 +40,14 @@ def compare(answer: Answer, expected: Answer, problem: Problem, *, shots: int | 
         shots: The shots a circuit that the answer is from; None if it must be exact.
         tolerance: For exact answers: how far a number may be off, in units of the part's largest (or of 1).
     """
-    got, wanted = answer.parts(), expected.parts()
-    if missing := wanted.keys() - got.keys():
+    parts, references = answer.parts(), expected.parts()
+    if missing := references.keys() - parts.keys():
         return Verdict(np.inf, f"gives no {' and no '.join(sorted(missing))}")
     largest = 0.0
-    for name, reference in wanted.items():
-        if got[name].shape != reference.shape:
-            return Verdict(np.inf, f"gives {name} of shape {got[name].shape}, expected {reference.shape}")
-        errors = np.abs(got[name] - reference)
+    for name, reference in references.items():
+        if parts[name].shape != reference.shape:
+            return Verdict(np.inf, f"gives {name} of shape {parts[name].shape}, expected {reference.shape}")
+        errors = np.abs(parts[name] - reference)
         if not np.isfinite(errors).all():
             return Verdict(np.inf, f"gives {name} that are not finite")
         if shots is None:

@@ -16,8 +16,6 @@ from qiskit_torch_bridge.layerwise import complete_depth_schedule, layerwise_sch
 from ..common.cells import Cell
 from .ensemble import START
 
-__all__ = ["STRATEGIES", "plateau_circuit", "train"]
-
 STRATEGIES = {"random start": "uniform", "zero start": "zeros", "layer by layer": "zeros"}
 """Ways to train, with the angles that they start from."""
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..common.comparison import grouped
 from ..common.options import Settings
 from ..common.sweeps import Findings, Tables
+from .descent import STRATEGIES
 from .ensemble import OBSERVABLES, Start
-from .fitting import ExponentialFit, Spread, fit_exponential
+from .exponentials import ExponentialFit, Spread, fit_exponential
 from .theory import SLOPES, deep_variance, variance_of_pauli
-from .training import STRATEGIES
-
-__all__ = ["find"]
 
 _SMALLEST_FITTED = 4  # qubits: below, a 2-design is not yet on its exponential by several per cent
 _LARGEST_EXACT = 8  # qubits, up to which the theory at any depth is a moment's work
@@ -42,6 +42,7 @@ _STRATEGY_MARKS = {
     "zero start": ("v", "--", "C4"),
     "layer by layer": ("s", "-.", "C5"),
 }
+_HOLLOW: dict[str, Any] = {"markersize": 5, "markerfacecolor": "w", "capsize": 3}
 
 
 class Ensemble(NamedTuple):
@@ -63,11 +64,12 @@ class Variance(NamedTuple):
 def find(settings: Settings, tables: Tables) -> Findings:
     """Fits and draws the study's tables."""
     variances = _variances(tables["variance"])
+    deep_sizes = [(qubits, settings["deep"] * qubits) for qubits in settings["qubits"]]
     regimes: dict[tuple[str, Start], list[tuple[int, int]]] = {
-        ("deep", "uniform"): [(qubits, settings["deep"] * qubits) for qubits in settings["qubits"]],
+        ("deep", "uniform"): deep_sizes,
         ("shallow", "uniform"): [(qubits, settings["shallow"]) for qubits in settings["qubits"]],
-        ("deep", "grown"): [(qubits, settings["deep"] * qubits) for qubits in settings["qubits"]],
-        ("deep", "zeros"): [(qubits, settings["deep"] * qubits) for qubits in settings["qubits"]],
+        ("deep", "grown"): deep_sizes,
+        ("deep", "zeros"): deep_sizes,
     }
     series = {
         (depth, start, observable): {
@@ -154,9 +156,7 @@ def _summary_row(
 
 
 def _training_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    groups: dict[tuple[int, int, str], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["qubits"], row["layers"], row["strategy"]), []).append(row)
+    groups = grouped(rows, itemgetter("qubits", "layers", "strategy"))
     return [
         {"qubits": qubits, "layers": layers, "training": strategy, "trainings": len(group)}
         | _mean_and_error("cost reached", [row["cost"] for row in group])
@@ -229,17 +229,9 @@ def _draw_series(
 
 
 def _points(axes: Axes, points: Mapping[int, Variance], mark: str, colour: str, label: str) -> None:
-    axes.errorbar(
-        list(points),
-        [each.spread.variance for each in points.values()],
-        [each.spread.error for each in points.values()],
-        fmt=mark,
-        color=colour,
-        markersize=5,
-        markerfacecolor="w",
-        capsize=3,
-        label=label,
-    )
+    spreads = [each.spread for each in points.values()]
+    values, errors = [spread.variance for spread in spreads], [spread.error for spread in spreads]
+    axes.errorbar(list(points), values, errors, fmt=mark, color=colour, label=label, **_HOLLOW)
 
 
 def _draw_profile(axes: Axes, settings: Settings, variances: Mapping[Ensemble, Variance]) -> None:
@@ -262,25 +254,15 @@ def _training_figure(rows: Sequence[Mapping[str, Any]], settings: Settings) -> F
     cost, gradient = figure.subplots(1, 2)
     for strategy in STRATEGIES:
         mark, line, colour = _STRATEGY_MARKS[strategy]
-        mine = [row for row in rows if row["training"] == strategy]
+        trained = [row for row in rows if row["training"] == strategy]
+        label = f"{strategy}: {trained[-1]['shots spent']:,} shots for {trained[-1]['qubits']} qubits"
         for axes, name in ((cost, "cost reached"), (gradient, "gradient at the start")):
-            axes.errorbar(
-                [row["qubits"] for row in mine],
-                [row[name] for row in mine],
-                [row[f"{name}, standard error"] for row in mine],
-                fmt=mark + line,
-                color=colour,
-                markersize=5,
-                markerfacecolor="w",
-                capsize=3,
-                label=f"{strategy}: {mine[-1]['shots spent']:,} shots for {mine[-1]['qubits']} qubits",
-            )
+            columns = ([row[column] for row in trained] for column in ("qubits", name, f"{name}, standard error"))
+            axes.errorbar(*columns, fmt=mark + line, color=colour, label=label, **_HOLLOW)
     noise = 1 / math.sqrt(2 * settings["train_shots"])
     gradient.axhline(noise, color="k", linewidth=0.8, linestyle=":")
     gradient.annotate(
-        "most noise of a component",
-        (1, noise),
-        (-2, 3),
+        *("most noise of a component", (1, noise), (-2, 3)),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
         ha="right",

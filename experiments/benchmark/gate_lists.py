@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-__all__ = ["Angle", "Gate", "Problem", "dressed", "entangling", "layerwise", "play", "textbook"]
-
 T = TypeVar("T")
+
+_ARRAYS = ("inputs", "weights", "upstream")
 
 
 class Angle(NamedTuple):
@@ -50,6 +50,7 @@ class Problem:
     num_qubits: int
     gates: tuple[Gate, ...]
     measured: tuple[int, ...]
+    _: KW_ONLY
     inputs: np.ndarray
     weights: np.ndarray
     upstream: np.ndarray
@@ -62,15 +63,7 @@ class Problem:
 
     def to_message(self) -> dict[str, Any]:
         """As JSON can carry it, every number to the last bit."""
-        return {
-            "num_qubits": self.num_qubits,
-            "gates": self.gates,
-            "measured": self.measured,
-            "inputs": self.inputs.tolist(),
-            "weights": self.weights.tolist(),
-            "upstream": self.upstream.tolist(),
-            "wants_input_gradients": self.wants_input_gradients,
-        }
+        return vars(self) | {name: getattr(self, name).tolist() for name in _ARRAYS}
 
     @classmethod
     def from_message(cls, message: dict[str, Any]) -> Problem:
@@ -79,7 +72,7 @@ class Problem:
             Gate(name, tuple(qubits), None if angle is None else Angle(*angle))
             for name, qubits, angle in message["gates"]
         )
-        arrays = {key: np.array(message[key], dtype=np.float64) for key in ("inputs", "weights", "upstream")}
+        arrays = {key: np.array(message[key], dtype=np.float64) for key in _ARRAYS}
         return cls(
             message["num_qubits"],
             gates,

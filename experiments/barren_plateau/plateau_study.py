@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from ..common.cells import Cell, Row
-from ..common.options import Settings
+from ..common.options import Settings, add_option, flag
 from ..common.sweeps import Study, study_parser
+from .descent import STRATEGIES, train
 from .ensemble import OBSERVABLES, angles_of_samples, derivatives
-from .findings import find
-from .training import STRATEGIES, train
-
-__all__ = ["STUDY", "cells", "measure", "parser"]
+from .plateau_findings import find
 
 _SAMPLES_A_CELL = 128  # of deep circuits, so that no cell takes minutes
 
@@ -25,27 +24,24 @@ def parser() -> Any:
     from . import __doc__ as description
 
     parser = study_parser("barren-plateau", description or "")
-
-    def add_numbers(name: str, default: list[int], text: str) -> None:
-        parser.add_argument(name, nargs="+", type=PositiveInt, default=default, help=text)
-
-    add_numbers("--qubits", [2, 4, 6, 8, 10, 12, 14], "Sizes of the circuits, even numbers.")
-    parser.add_argument("--deep", type=PositiveInt, default=10, help="Layers of a deep circuit, for each qubit.")
-    parser.add_argument("--shallow", type=PositiveInt, default=4, help="Layers of a shallow circuit of any size.")
-    add_numbers("--profile-qubits", [4, 8, 12], "Sizes for which the variance is measured against the layers.")
-    add_numbers("--profile-layers", [1, 2, 4, 8, 16, 32, 64, 128], "These layers.")
-    parser.add_argument("--samples", type=PositiveInt, default=512, help="Random circuits of each size and depth.")
-    parser.add_argument(
-        "--shallow-samples",
-        type=PositiveInt,
-        default=4096,
-        help="The same of shallow ones, whose derivatives have heavier tails.",
+    add = partial(add_option, parser)
+    add("--qubits", PositiveInt, [2, 4, 6, 8, 10, 12, 14], "Sizes of the circuits, even numbers.")
+    add("--deep", PositiveInt, 10, "Layers of a deep circuit, for each qubit.")
+    add("--shallow", PositiveInt, 4, "Layers of a shallow circuit of any size.")
+    add("--profile-qubits", PositiveInt, [4, 8, 12], "Sizes for which the variance is measured against the layers.")
+    add("--profile-layers", PositiveInt, [1, 2, 4, 8, 16, 32, 64, 128], "These layers.")
+    add("--samples", PositiveInt, 512, "Random circuits of each size and depth.")
+    add("--shallow-samples", PositiveInt, 4096, "The same of shallow ones, whose derivatives have heavier tails.")
+    add(
+        "--train-qubits",
+        PositiveInt,
+        [4, 6, 8],
+        "Sizes of the circuits that are trained, with two layers for each qubit.",
     )
-    add_numbers("--train-qubits", [4, 6, 8], "Sizes of the circuits that are trained, with two layers for each qubit.")
-    parser.add_argument("--train-steps", type=PositiveInt, default=48, help="Steps of the optimiser in each training.")
-    parser.add_argument("--train-shots", type=PositiveInt, default=100, help="Shots a circuit in training.")
-    parser.add_argument("--train-repeats", type=PositiveInt, default=8, help="Trainings of each size and kind.")
-    parser.add_argument("--lr", type=PositiveFloat, default=0.1, help="Adam's learning rate.")
+    add("--train-steps", PositiveInt, 48, "Steps of the optimiser in each training.")
+    add("--train-shots", PositiveInt, 100, "Shots a circuit in training.")
+    add("--train-repeats", PositiveInt, 8, "Trainings of each size and kind.")
+    add("--lr", PositiveFloat, 0.1, "Adam's learning rate.")
     return parser
 
 
@@ -57,7 +53,7 @@ def cells(settings: Settings) -> list[Cell]:
     """
     for name in ("qubits", "profile_qubits", "train_qubits"):
         if min(settings[name]) < 2:
-            raise ValueError(f"--{name.replace('_', '-')}: got {settings[name]}, expected at least 2 each.")
+            raise ValueError(f"{flag(name)}: got {settings[name]}, expected at least 2 each.")
     if len({size for size in settings["qubits"] if size >= 4}) < 2:
         raise ValueError(
             f"--qubits: got {settings['qubits']}, expected two sizes from 4 at least, to fit a line through."
@@ -84,13 +80,13 @@ def measure(cell: Cell, seed: np.random.SeedSequence) -> Sequence[Row]:
     qubits, layers, samples = cell["qubits"], cell["layers"], cell["samples"]
     rng = np.random.default_rng(seed)
     angles, columns = angles_of_samples(samples, qubits, layers, cell["start"], rng)
-    found, one_shot = derivatives(angles, columns, qubits, layers)
+    slopes, one_shot = derivatives(angles, columns, qubits, layers)
     return [
         {
             "observable": name,
-            "sum": float(found[:, place].sum()),
-            "sum_of_squares": float((found[:, place] ** 2).sum()),
-            "sum_of_fourth_powers": float((found[:, place] ** 4).sum()),
+            "sum": float(slopes[:, place].sum()),
+            "sum_of_squares": float((slopes[:, place] ** 2).sum()),
+            "sum_of_fourth_powers": float((slopes[:, place] ** 4).sum()),
             "sum_of_one_shot_variances": float(one_shot[:, place].sum()),
         }
         for place, name in enumerate(OBSERVABLES)
@@ -144,4 +140,4 @@ def _training_cells(settings: Settings) -> Iterator[Cell]:
                 }
 
 
-STUDY = Study("barren-plateau", parser, cells, measure, find, table_of=lambda cell: str(cell["part"]))
+STUDY = Study("barren-plateau", parser, cells, measure, find=find)

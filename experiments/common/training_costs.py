@@ -6,8 +6,6 @@ import torch
 
 from qiskit_torch_bridge import QuantumLayer, Quote
 
-__all__ = ["cost_of_training", "quote_of_epoch", "words"]
-
 
 def cost_of_training(
     layer: QuantumLayer,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,13 @@ from qiskit_torch_bridge.backends import resolve_backend
 
 from ..common.cells import Cell, Row
 from ..common.data import data_root_from_environment
-from ..common.options import Settings
+from ..common.digits import add_dataset_option
+from ..common.options import Settings, add_option, flag
 from ..common.sweeps import Study, study_parser
-from .findings import find
 from .noise import NOISES, measure_noise
 from .scaling import RULES, VALUE, measure_scaling
-from .training import MODELS, require_data, strategies_of, train
-
-__all__ = ["STUDY", "cells", "measure", "parser"]
+from .shot_findings import find
+from .strategies import MODELS, require_data, strategies_of, train
 
 PARTS = ("scaling", "training", "noise")
 
@@ -30,47 +30,34 @@ def parser() -> Any:
     from . import __doc__ as description
 
     parser = study_parser("shot-noise", description or "")
-
-    def add_list(name: str, kind: Any, default: Sequence[Any], text: str) -> None:
-        parser.add_argument(name, nargs="+", type=kind, default=list(default), help=text)
-
-    def add_choices(name: str, choices: Sequence[str], text: str) -> None:
-        parser.add_argument(name, nargs="+", choices=list(choices), default=list(choices), help=text)
-
-    add_choices("--parts", PARTS, "What to measure.")
-    add_list(
+    add = partial(add_option, parser)
+    add("--parts", PARTS, list(PARTS), "What to measure.")
+    add(
         "--shots",
         PositiveInt,
         [10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000],
         "Shots a circuit of the part scaling.",
     )
-    parser.add_argument("--repeats", type=PositiveInt, default=4000, help="How often each number of shots is measured.")
-    add_choices("--noises", list(NOISES), "The simulators of the part noise.")
-    add_list(
+    add("--repeats", PositiveInt, 4000, "How often each number of shots is measured.")
+    add("--noises", list(NOISES), list(NOISES), "The simulators of the part noise.")
+    add(
         "--noise-shots",
         PositiveInt,
         [10, 30, 100, 300, 1000, 3000, 10_000, 30_000],
         "Shots a circuit of the part noise.",
     )
-    parser.add_argument("--noise-repeats", type=PositiveInt, default=100, help="The same for the part noise.")
-    add_choices("--models", list(MODELS), "What to train in the part training.")
-    parser.add_argument("--steps", type=PositiveInt, default=100, help="Training steps.")
-    parser.add_argument(
-        "--seeds", type=PositiveInt, default=6, help="Trainings of each model and strategy, of seeds from --seed on."
-    )
+    add("--noise-repeats", PositiveInt, 100, "The same for the part noise.")
+    add("--models", list(MODELS), list(MODELS), "What to train in the part training.")
+    add("--steps", PositiveInt, 100, "Training steps.")
+    add("--seeds", PositiveInt, 6, "Trainings of each model and strategy, of seeds from --seed on.")
     root = data_root_from_environment()
-    parser.add_argument(
+    add(
         "--data-root",
-        type=str | None,
-        default=None if root is None else str(root),
-        help="Folder of MNIST, on every worker (default: QTB_DATA).",
+        str | None,
+        None if root is None else str(root),
+        "Folder of MNIST, on every worker (default: QTB_DATA).",
     )
-    parser.add_argument(
-        "--dataset",
-        choices=["auto", "digits", "mnist"],
-        default="auto",
-        help="digits: scikit-learn's; mnist: from --data-root; auto: mnist where there is a data root, else digits.",
-    )
+    add_dataset_option(parser)
     return parser
 
 
@@ -130,17 +117,13 @@ def _require_sweep(settings: Settings, shots: str, repeats: str) -> None:
     numbers = settings[shots]
     if len(set(numbers)) < 2 or min(numbers) < 2:
         raise ValueError(
-            f"{_flag(shots)}: got {numbers}, expected at least two different numbers, from 2 on (a single shot has no "
+            f"{flag(shots)}: got {numbers}, expected at least two different numbers, from 2 on (a single shot has no "
             "standard error)."
         )
     if settings[repeats] < 10:
         raise ValueError(
-            f"{_flag(repeats)}: got {settings[repeats]}, expected at least 10, whose scatter says something."
+            f"{flag(repeats)}: got {settings[repeats]}, expected at least 10, whose scatter says something."
         )
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-STUDY = Study("shot-noise", parser, cells, measure, find, table_of=lambda cell: str(cell["part"]))
+STUDY = Study("shot-noise", parser, cells, measure, find=find)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from statistics import fmean, median, stdev
 from typing import Any
 
 from scipy.stats import chi2
 
+from ..common.comparison import grouped
 from ..common.options import Settings
 from ..common.sweeps import Findings, Tables
 from .figures import noise_figure, scaling_figure, training_figure
-from .fits import MeanSquare, Plateau, PowerLaw, fit_plateau, fit_power_law
 from .noise import IDEAL, NOISES, QUANTITIES, closed_form, ideal, one_shot
+from .power_laws import MeanSquare, Plateau, PowerLaw, fit_plateau, fit_power_law
 from .scaling import EXPONENTS
-from .training import ALLOCATIONS
-
-__all__ = ["find"]
+from .strategies import ALLOCATIONS
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -28,42 +28,35 @@ _NEARLY = 0.95
 def find(settings: Settings, tables: Tables) -> Findings:
     """Fits and draws those of the study's tables that there are."""
     numbers: dict[str, Any] = {}
-    found: dict[str, Rows] = {}
+    summaries: dict[str, Rows] = {}
     figures = {}
     if "scaling" in tables:
-        groups = _grouped(tables["scaling"], lambda row: row["quantity"])
+        groups = grouped(tables["scaling"], itemgetter("quantity"))
         slopes = [row for quantity, rows in groups.items() for row in _slope_rows(quantity, rows)]
-        found["slopes"] = slopes
+        summaries["slopes"] = slopes
         figures["scaling.png"] = scaling_figure(groups)
         numbers |= {"slopes": len(slopes), "largest_z_of_slopes": max(abs(row["z"]) for row in slopes)}
     if "noise" in tables:
-        by_noise = _grouped(tables["noise"], lambda row: (row["noise"], row["quantity"]))
+        by_noise = grouped(tables["noise"], itemgetter("noise", "quantity"))
         plateaus = {key: _plateau(rows) for key, rows in by_noise.items()}
-        found["plateaus"] = [
+        summaries["plateaus"] = [
             _plateau_row(name, quantity, plateaus[name, quantity], rows) for (name, quantity), rows in by_noise.items()
         ]
         figures["noise.png"] = noise_figure(by_noise, plateaus)
         numbers |= {
             "plateaus": len(plateaus),
-            "largest_z_of_plateaus": max(abs(row["z"]) for row in found["plateaus"]),
+            "largest_z_of_plateaus": max(abs(row["z"]) for row in summaries["plateaus"]),
         }
     if "training" in tables:
         by_model = {
-            model: _grouped(rows, lambda row: row["strategy"])
-            for model, rows in _grouped(tables["training"], lambda row: row["model"]).items()
+            model: grouped(rows, itemgetter("strategy"))
+            for model, rows in grouped(tables["training"], itemgetter("model")).items()
         }
-        found["strategies"] = [row for model, group in by_model.items() for row in _strategy_rows(model, group)]
-        found["allocations"] = [row for model, group in by_model.items() for row in _allocation_rows(model, group)]
+        summaries["strategies"] = [row for model, group in by_model.items() for row in _strategy_rows(model, group)]
+        summaries["allocations"] = [row for model, group in by_model.items() for row in _allocation_rows(model, group)]
         figures["training.png"] = training_figure(by_model)
         numbers |= {"dataset": "digits" if tables["training"][0]["data_root"] is None else "mnist"}
-    return Findings(numbers, found, figures)
-
-
-def _grouped(rows: Rows, key: Callable[[Mapping[str, Any]], Any]) -> dict[Any, list[Mapping[str, Any]]]:
-    groups: dict[Any, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
-    return groups
+    return Findings(numbers, summaries, figures)
 
 
 def _slope_rows(quantity: str, rows: Rows) -> list[dict[str, Any]]:
@@ -123,13 +116,13 @@ def _plateau_row(name: str, quantity: str, plateau: Plateau, rows: Rows) -> dict
 
 def _trainings(rows: Rows) -> dict[int, list[Mapping[str, Any]]]:
     """The rows of each seed, in the order of the steps."""
-    return _grouped(rows, lambda row: row["seed"])
+    return grouped(rows, itemgetter("seed"))
 
 
 def _strategy_rows(model: str, by_strategy: Mapping[str, Rows]) -> list[dict[str, Any]]:
     last = {strategy: [rows[-1] for rows in _trainings(rows).values()] for strategy, rows in by_strategy.items()}
     best = max(fmean(row["test_accuracy"] for row in rows) for rows in last.values())
-    table = []
+    summary = []
     for strategy, rows in by_strategy.items():
         reached = [
             first
@@ -137,30 +130,30 @@ def _strategy_rows(model: str, by_strategy: Mapping[str, Rows]) -> list[dict[str
             if (first := next((row["total_shots"] for row in each if row["test_accuracy"] >= _NEARLY * best), None))
         ]
         accuracies = [row["test_accuracy"] for row in last[strategy]]
-        table.append(
+        summary.append(
             {"model": model, "shots a circuit": strategy, "trainings": len(accuracies)}
             | _mean_and_error("test accuracy", accuracies)
             | {"shots spent": round(fmean(row["total_shots"] for row in last[strategy]))}
             | {"accuracy to reach": _NEARLY * best, "reached by": len(reached)}
             | {"shots until then (median of these)": round(median(reached)) if reached else ""}
         )
-    return table
+    return summary
 
 
 def _allocation_rows(model: str, by_strategy: Mapping[str, Rows]) -> list[dict[str, Any]]:
     """Uniform allocation against that by sensitivity, seed by seed."""
-    table = []
+    summary = []
     for uniform, sensitive in ALLOCATIONS.items():
         pairs = [
             (rows[-1], _trainings(by_strategy[sensitive])[seed][-1])
             for seed, rows in _trainings(by_strategy[uniform]).items()
         ]
-        table.append(
+        summary.append(
             {"model": model, "shots a circuit": uniform, "trainings": len(pairs)}
             | _mean_and_error("shots saved", [1 - b["total_shots"] / a["total_shots"] for a, b in pairs])
             | _mean_and_error("accuracy gained", [b["test_accuracy"] - a["test_accuracy"] for a, b in pairs])
         )
-    return table
+    return summary
 
 
 def _mean_and_error(name: str, values: Sequence[float]) -> dict[str, Any]:

@@ -11,8 +11,6 @@ import numpy as np
 
 from ..common.least_squares import least_squares
 
-__all__ = ["MeanSquare", "Plateau", "PowerLaw", "fit_plateau", "fit_power_law", "mean_square"]
-
 _REACH = NormalDist().inv_cdf(0.975)
 _ROUNDS = 20  # of reweighting; two or three would do
 
@@ -30,7 +28,7 @@ def mean_square(squares: np.ndarray) -> MeanSquare:
     return MeanSquare(float(squares.mean()), float(squares.std(ddof=1) / math.sqrt(len(squares))))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PowerLaw:
     """A straight line through logarithms of standard errors against logarithms of shots.
 
@@ -85,8 +83,13 @@ def fit_power_law(shots: Sequence[int], variances: Sequence[MeanSquare], theory:
     design = np.stack([np.log(shots), np.ones(len(shots))], axis=1)
     (slope, _), covariance = least_squares(design, logarithms, errors)
     (slope_of_theory, _), _ = least_squares(design, expected, errors)
-    chi_square = float((((logarithms - expected) / errors) ** 2).sum())
-    return PowerLaw(float(slope), math.sqrt(covariance[0, 0]), float(slope_of_theory), chi_square, len(shots))
+    return PowerLaw(
+        slope=float(slope),
+        error=math.sqrt(covariance[0, 0]),
+        slope_of_theory=float(slope_of_theory),
+        chi_square=float((((logarithms - expected) / errors) ** 2).sum()),
+        freedom=len(shots),
+    )
 
 
 @dataclass(frozen=True)

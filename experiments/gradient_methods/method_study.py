@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,10 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 from qiskit_torch_bridge import SPSA, FiniteDifference, GradientRule, ParameterShift
 
 from ..common.cells import Cell, Row
-from ..common.options import Settings
+from ..common.options import Settings, add_option, flag
 from ..common.sweeps import Study, study_parser
-from .findings import METHODS, find
+from .method_findings import METHODS, find
 from .problems import CIRCUITS, Problem
-
-__all__ = ["STUDY", "cells", "measure", "parser"]
 
 _SHOTS_OF_A_SAMPLE = 100  # a circuit, where SPSA spends its shots on many samples
 _RULES: dict[str, Callable[[int], GradientRule]] = {
@@ -26,7 +25,7 @@ _RULES: dict[str, Callable[[int], GradientRule]] = {
     "SPSA, 1 sample": lambda budget: SPSA(),
     "SPSA, many samples": lambda budget: SPSA(samples=max(1, budget // (2 * _SHOTS_OF_A_SAMPLE))),
 }
-"""By the names of :data:`~experiments.gradient_methods.findings.METHODS`; from the shots of a whole gradient to a rule."""
+"""By the names of :data:`~.method_findings.METHODS`; from the shots of a whole gradient to a rule."""
 
 
 def parser() -> Any:
@@ -34,22 +33,17 @@ def parser() -> Any:
     from . import __doc__ as description
 
     parser = study_parser("gradient-methods", description or "")
-
-    def add(name: str, kind: Any, default: list[Any], text: str) -> None:
-        parser.add_argument(name, nargs="+", type=kind, default=default, help=text)
-
+    add = partial(add_option, parser)
     add("--step-circuits", str, list(CIRCUITS)[:3], f"Circuits for the step: {'; '.join(CIRCUITS)}.")
     add("--step-shots", PositiveInt, [100, 1000, 10_000], "Shots a circuit.")
-    parser.add_argument("--steps", type=PositiveInt, default=15, help="Steps on a logarithmic scale.")
-    parser.add_argument("--smallest-step", type=PositiveFloat, default=0.04, help="The first, in radians.")
-    parser.add_argument("--largest-step", type=PositiveFloat, default=2.0, help="The last, in radians.")
-    parser.add_argument("--step-repeats", type=PositiveInt, default=400, help="Gradients at each step and point.")
+    add("--steps", PositiveInt, 15, "Steps on a logarithmic scale.")
+    add("--smallest-step", PositiveFloat, 0.04, "The first, in radians.")
+    add("--largest-step", PositiveFloat, 2.0, "The last, in radians.")
+    add("--step-repeats", PositiveInt, 400, "Gradients at each step and point.")
     add("--budget-circuits", str, list(CIRCUITS)[1:], "Circuits for equal shots.")
     add("--budgets", PositiveInt, [1000, 3000, 10_000, 30_000, 100_000, 300_000], "Shots of a whole gradient.")
-    parser.add_argument(
-        "--budget-repeats", type=PositiveInt, default=50, help="Gradients of each method at each point."
-    )
-    parser.add_argument("--points", type=PositiveInt, default=4, help="Points of each circuit, an even number.")
+    add("--budget-repeats", PositiveInt, 50, "Gradients of each method at each point.")
+    add("--points", PositiveInt, 4, "Points of each circuit, an even number.")
     return parser
 
 
@@ -61,10 +55,10 @@ def cells(settings: Settings) -> list[Cell]:
     """
     for name in ("step_circuits", "budget_circuits"):
         if strange := sorted(set(settings[name]) - CIRCUITS.keys()):
-            raise ValueError(f"--{name.replace('_', '-')}: got {strange}, expected some of {list(CIRCUITS)}.")
+            raise ValueError(f"{flag(name)}: got {strange}, expected some of {list(CIRCUITS)}.")
     for name, least in (("steps", 7), ("step_repeats", 2), ("budget_repeats", 2)):
         if settings[name] < least:
-            raise ValueError(f"--{name.replace('_', '-')}: got {settings[name]}, expected at least {least}.")
+            raise ValueError(f"{flag(name)}: got {settings[name]}, expected at least {least}.")
     if settings["points"] % 2:
         raise ValueError(
             f"--points: got {settings['points']}, expected an even number; those of one qubit go in pairs."
@@ -91,12 +85,14 @@ def _step_rows(cell: Cell, problem: Problem, seed: np.random.SeedSequence) -> It
         rule = FiniteDifference(step=step, scheme=cell["scheme"])
         (without_shots,) = problem.estimates(rule, repeats=1, shots=None, seed=0)
         bias = without_shots - problem.gradient
-        found = problem.estimates(rule, repeats=cell["repeats"], shots=cell["shots"], seed=_words(child))
-        errors = ((found - problem.gradient) ** 2).mean(axis=1)
+        estimates = problem.estimates(
+            rule, repeats=cell["repeats"], shots=cell["shots"], seed=child.generate_state(4).tolist()
+        )
+        errors = ((estimates - problem.gradient) ** 2).mean(axis=1)
         yield {
             "step": step,
             "mean_squared_bias": float((bias**2).mean()),
-            "variance": float(found.var(axis=0, ddof=1).mean()),
+            "variance": float(estimates.var(axis=0, ddof=1).mean()),
             "variance_in_theory": float(problem.predicted_variances(rule, cell["shots"]).mean()),
             "mean_squared_error": float(errors.mean()),
             "its_standard_error": float(errors.std(ddof=1) / np.sqrt(len(errors))),
@@ -111,10 +107,10 @@ def _budget_rows(cell: Cell, problem: Problem, seed: np.random.SeedSequence) -> 
         if circuits > budget:
             continue
         shots = budget // circuits
-        found = problem.estimates(rule, repeats=cell["repeats"], shots=shots, seed=_words(child))
-        squares = ((found - problem.gradient) ** 2).sum(axis=1) / size**2
-        lengths = np.linalg.norm(found, axis=1)
-        cosines = found @ problem.gradient / (np.where(lengths > 0, lengths, 1) * size)
+        estimates = problem.estimates(rule, repeats=cell["repeats"], shots=shots, seed=child.generate_state(4).tolist())
+        squares = ((estimates - problem.gradient) ** 2).sum(axis=1) / size**2
+        lengths = np.linalg.norm(estimates, axis=1)
+        cosines = estimates @ problem.gradient / (np.where(lengths > 0, lengths, 1) * size)
         yield {
             "budget": budget,
             "circuits": circuits,
@@ -126,12 +122,6 @@ def _budget_rows(cell: Cell, problem: Problem, seed: np.random.SeedSequence) -> 
             "cosine": float(cosines.mean()),
             "cosine_standard_error": float(cosines.std(ddof=1) / np.sqrt(len(cosines))),
         }
-
-
-def _words(seed: np.random.SeedSequence) -> list[int]:
-    """As the layers take it."""
-    words: list[int] = seed.generate_state(4).tolist()
-    return words
 
 
 def _points(settings: Settings) -> range:
@@ -170,6 +160,4 @@ def _budget_cells(settings: Settings) -> Iterator[Cell]:
                 }
 
 
-STUDY = Study(
-    "gradient-methods", parser, cells, measure, find, table_of=lambda cell: str(cell["part"]), extendable=("points",)
-)
+STUDY = Study("gradient-methods", parser, cells, measure, find=find, extendable=("points",))

@@ -13,7 +13,7 @@ Accuracy is that of exact simulation, on images that are not trained on, so that
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,6 @@ from qiskit_torch_bridge import (
     DressedQuantumNet,
     GrowingShots,
     LayerwiseQuantumLayer,
-    QuantumLayer,
     ShotSchedule,
     TargetSNR,
     layerwise_schedule,
@@ -38,19 +37,7 @@ from .. import mnist01, mnist36
 from ..common.cells import Cell
 from ..common.data import load_digits_of, load_first_of
 from ..common.rows import Rows
-from ..common.training import decisions
-
-__all__ = [
-    "ALLOCATIONS",
-    "MODELS",
-    "STRATEGIES",
-    "Strategy",
-    "Task",
-    "exact_scores",
-    "require_data",
-    "strategies_of",
-    "train",
-]
+from ..common.trainer import decisions, quantum_layers
 
 _BATCH_SIZE = 16
 _GROWTH_STEPS = 4
@@ -108,6 +95,7 @@ class Task:
     model: nn.Module
     training: Rows
     testing: Rows
+    _: KW_ONLY
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     lr: float
     phases: Sequence[Callable[[], None]] = (lambda: None,)
@@ -119,13 +107,7 @@ def hybrid(data_root: Path | None, seed: int) -> Task:
         mnist01.DIGITS, train_per_digit=100, test_per_digit=75 if data_root is None else 200, data_root=data_root
     )
     head = mnist01.quantum_head({"backend": "statevector", "shots": None, "gradient": "parameter_shift", "seed": seed})
-    return Task(
-        mnist01.network(head),
-        Rows(data.train_images, data.train_labels),
-        Rows(data.test_images, data.test_labels),
-        mnist01.loss,
-        lr=0.001,
-    )
+    return Task(mnist01.network(head), data.train, data.test, loss=mnist01.loss, lr=0.001)
 
 
 def layerwise(data_root: Path | None, seed: int) -> Task:
@@ -141,7 +123,7 @@ def layerwise(data_root: Path | None, seed: int) -> Task:
     )
     model = mnist36.Classifier(circuit, scale_and_bias=True)
     enter = [lambda phase=phase: circuit.enter(phase) for phase in phases]
-    return Task(model, *_nine_numbers(data_root), mnist36.loss, lr=0.05, phases=enter)
+    return Task(model, *_nine_numbers(data_root), loss=mnist36.loss, lr=0.05, phases=enter)
 
 
 def dressed(data_root: Path | None, seed: int) -> Task:
@@ -149,7 +131,7 @@ def dressed(data_root: Path | None, seed: int) -> Task:
     model = DressedQuantumNet(
         mnist36.QUBITS, 2, num_qubits=4, depth=2, weight_spread=0.5, gradient="parameter_shift", seed=seed
     )
-    return Task(model, *_nine_numbers(data_root), hinge, lr=0.02)
+    return Task(model, *_nine_numbers(data_root), loss=hinge, lr=0.02)
 
 
 MODELS: Mapping[str, Callable[[Path | None, int], Task]] = {
@@ -200,7 +182,7 @@ def _steps(
     batches = torch.Generator().manual_seed(seed)
     stops = {round(stop) for stop in np.geomspace(1, steps, min(_MOST_EVALUATIONS, steps))}
     starts = {round(part * steps / len(task.phases)): enter for part, enter in enumerate(task.phases)}
-    for layer in _quantum_layers(task.model):
+    for layer in quantum_layers(task.model):
         layer.set_rng_state({"entropy": shot_seed.generate_state(4).tolist(), "position": 0})
         layer.allocation = strategy.allocation
         layer.shots = 1  # which the schedule changes at once
@@ -231,7 +213,7 @@ def _steps(
 
 def exact_scores(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     """What a model says without shots; neither they nor the circuits are counted, and its stream of shots stays put."""
-    layers = _quantum_layers(model)
+    layers = quantum_layers(model)
     kept = [(layer.shots, layer.get_rng_state(), layer.total_circuits) for layer in layers]
     was_training = model.training
     try:
@@ -248,17 +230,10 @@ def exact_scores(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     return scores
 
 
-def _quantum_layers(model: nn.Module) -> list[QuantumLayer]:
-    return [module for module in model.modules() if isinstance(module, QuantumLayer)]
-
-
 def _nine_numbers(data_root: Path | None) -> tuple[Rows, Rows]:
     """Threes and sixes as nine numbers each."""
     if data_root is None:
         data = load_first_of(mnist36.DIGITS, train=mnist36.TRAIN_IMAGES["digits"])
     else:
         data = load_first_of(mnist36.DIGITS, train=mnist36.TRAIN_IMAGES["mnist"], test=500, data_root=data_root)
-    train_numbers, test_numbers = (
-        mnist36.nine_numbers(images, data.source) for images in (data.train_images, data.test_images)
-    )
-    return Rows(train_numbers, data.train_labels), Rows(test_numbers, data.test_labels)
+    return mnist36.rows_of(data)

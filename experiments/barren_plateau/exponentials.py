@@ -11,8 +11,6 @@ import numpy as np
 
 from ..common.least_squares import least_squares
 
-__all__ = ["ExponentialFit", "Spread", "fit_exponential"]
-
 
 @dataclass(frozen=True)
 class Spread:
@@ -35,7 +33,7 @@ class Spread:
         return cls(samples, variance, math.sqrt(max(fourths / samples - variance**2, 0.0) / (samples - 1)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExponentialFit:
     """A straight line through logarithms.
 
@@ -77,10 +75,10 @@ def fit_exponential(sizes: Sequence[float], spreads: Sequence[Spread], *, confid
     reach = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(covariance[0, 0])
     residuals = (y - slope * x - intercept) / errors
     return ExponentialFit(
-        float(slope),
-        float(slope - reach),
-        float(slope + reach),
-        float(intercept),
-        float(residuals @ residuals),
-        len(x) - 2,
+        slope=float(slope),
+        low=float(slope - reach),
+        high=float(slope + reach),
+        intercept=float(intercept),
+        chi_square=float(residuals @ residuals),
+        freedom=len(x) - 2,
     )
