@@ -8,8 +8,6 @@ left.
 ``PROBLEMS`` maps names to builders; ``problem(name)`` and ``oracle(name)`` build once.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -241,9 +239,7 @@ def _gate_problem(make: Callable[..., Gate], num_arguments: int) -> Problem:
     width = make(*x).num_qubits
     n = max(2, width)
     circuit = mixed(
-        n,
-        lambda c: c.append(make(*x), range(width)),
-        lambda c: c.append(make(*t), range(n - 1, n - 1 - width, -1)),
+        n, lambda c: c.append(make(*x), range(width)), lambda c: c.append(make(*t), range(n - 1, n - 1 - width, -1))
     )
     return Problem(circuit, generic_observables(n), tuple(x), tuple(t))
 
@@ -459,9 +455,7 @@ def state_preparation() -> Problem:
     """A prepared state; unlike ``initialize`` it may stand anywhere, because it is a gate."""
     x, t = Parameter("x"), Parameter("t")
     circuit = mixed(
-        2,
-        lambda c: (c.prepare_state([0.6, 0.8j], 0), c.ry(x, 1)),
-        lambda c: (c.prepare_state("+-"), c.rzz(t, 0, 1)),
+        2, lambda c: (c.prepare_state([0.6, 0.8j], 0), c.ry(x, 1)), lambda c: (c.prepare_state("+-"), c.rzz(t, 0, 1))
     )
     return Problem(circuit, generic_observables(2), (x,), (t,))
 

@@ -1,7 +1,5 @@
 """Strongly entangling layers and data re-uploading: against matrices made by hand, closed forms and derivatives."""
 
-from __future__ import annotations
-
 from functools import reduce
 
 import numpy as np

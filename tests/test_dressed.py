@@ -1,7 +1,5 @@
 """The dressed quantum net: the authors' trained head, gradients, shots, and that mistakes in it would be seen."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -200,10 +198,7 @@ class TestNet:
         net = DressedQuantumNet(512, 2, num_qubits=qubits, depth=depth)
         assert sum(parameter.numel() for parameter in net.parameters()) == expected
         assert expected == 513 * qubits + qubits * depth + 2 * (qubits + 1)
-        assert set(net.state_dict()) == {
-            *("pre.weight", "pre.bias", "post.weight", "post.bias"),
-            "quantum.weights",
-        }
+        assert set(net.state_dict()) == {*("pre.weight", "pre.bias", "post.weight", "post.bias"), "quantum.weights"}
 
     @pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 5, 3), (0, 3)])
     def test_shapes(self, shape):

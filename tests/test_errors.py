@@ -1,7 +1,5 @@
 """Bad input gives one clear error, which names the cause and the remedy, and runs no circuit."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable

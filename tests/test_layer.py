@@ -1,7 +1,5 @@
 """A quantum layer as a module: state, copies, weights, what it tells, and several processes."""
 
-from __future__ import annotations
-
 import copy
 import io
 import os

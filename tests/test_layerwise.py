@@ -1,7 +1,5 @@
 """Layerwise learning: schedules, circuits that grow, what freezing costs, and that a run can be continued."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 
@@ -11,13 +9,7 @@ import torch
 from qiskit.circuit import ParameterVector, QuantumCircuit
 from qiskit.quantum_info import SparsePauliOp, Statevector
 
-from qiskit_torch_bridge import (
-    LayerwiseQuantumLayer,
-    Phase,
-    QuantumLayer,
-    complete_depth_schedule,
-    layerwise_schedule,
-)
+from qiskit_torch_bridge import LayerwiseQuantumLayer, Phase, QuantumLayer, complete_depth_schedule, layerwise_schedule
 from qiskit_torch_bridge.circuits import LayeredCircuit, random_rotations, ring_layers, rotation_layers
 
 FAMILIES = {"random": partial(random_rotations, 3, seed=5), "ring": partial(ring_layers, 3)}

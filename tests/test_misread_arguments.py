@@ -1,7 +1,5 @@
 """Arguments that would be taken for something else, or are called otherwise elsewhere, are refused with the remedy."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from typing import Any
@@ -257,11 +255,7 @@ def test_dir_shows_the_names_that_are_imported_on_first_use():
         (lambda: Phase("a", 2, (0,), 1.5), TypeError, "epochs: got 1.5"),
         (lambda: complete_depth_schedule(True, 1), TypeError, "depth: got True"),
         (lambda: layerwise_schedule(steps=2.0, layers_per_step=1, epochs=1), TypeError, "steps: got 2.0"),
-        (
-            lambda: layerwise_schedule(steps=2, layers_per_step=1, epochs=1, sweeps="1"),
-            TypeError,
-            "sweeps: got '1'",
-        ),
+        (lambda: layerwise_schedule(steps=2, layers_per_step=1, epochs=1, sweeps="1"), TypeError, "sweeps: got '1'"),
         (lambda: grown().enter(2), TypeError, r"phase: got 2 \(int\), expected a Phase"),
         (lambda: grown(depth="1"), TypeError, "depth: got '1'"),
         (lambda: grown(make_circuit=3), TypeError, "make_circuit: got 3, expected a function"),

@@ -3,8 +3,6 @@
 ``python tests/test_notebooks.py`` executes them where they are and keeps the new outputs; with names, only these.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import shutil

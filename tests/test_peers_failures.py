@@ -1,7 +1,5 @@
 """What other bridges between circuits and torch were measured to get wrong, one by one, and that it is right here."""
 
-from __future__ import annotations
-
 import math
 from types import SimpleNamespace
 

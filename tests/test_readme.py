@@ -1,7 +1,5 @@
 """What the README shows runs, and gives what it says."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

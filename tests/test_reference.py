@@ -1,7 +1,5 @@
 """The API reference: that it is built without a warning, and that the examples in its pages run."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Schedules of shots: their numbers, that no bias comes in, and that a run can go on."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

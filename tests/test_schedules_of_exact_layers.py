@@ -1,7 +1,5 @@
 """Schedules of shots: they change shots, and bring none to layers that give exact values."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The statistical gradient check: what it catches, how often it errs, and what it leaves as it was."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

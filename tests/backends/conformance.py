@@ -4,8 +4,6 @@ The reference is Qiskit's own ``Statevector`` (or ``DensityMatrix``) of the user
 differences of that; nothing of this package.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any

@@ -1,7 +1,5 @@
 """What keeps Aer fast, and must not change what it gives: one run, no copies, threads, noise that is written out once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

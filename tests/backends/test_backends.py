@@ -1,7 +1,5 @@
 """Every backend gives the same answers, in one call or in chunks, and avoids the known traps of others."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 from typing import Any
@@ -311,12 +309,7 @@ def test_forty_qubits_as_a_matrix_product_state(shots, observables):
     angles = torch.linspace(0.1, 0.9, 40, dtype=torch.float64)
     expected = torch.cos(angles).cumprod(0)
     layer = QuantumLayer(
-        qc,
-        inputs=theta,
-        observables=observables,
-        backend=aer(method="matrix_product_state"),
-        shots=shots,
-        seed=1,
+        qc, inputs=theta, observables=observables, backend=aer(method="matrix_product_state"), shots=shots, seed=1
     )
     expected = expected if observables is None else expected[1:2]
     torch.testing.assert_close(layer(angles), expected, rtol=0, atol=1e-9 if shots is None else 5 / 20)

@@ -1,7 +1,5 @@
 """Labels of gates: kept by those that survive compiling, known of all others, and without influence on exact results."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

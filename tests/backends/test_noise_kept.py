@@ -3,8 +3,6 @@
 The reference is Aer itself, on the user's own circuit with numbers in it: a density matrix, exact.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Noise that cannot be kept, or that a simulator leaves out, is named before anything runs."""
 
-from __future__ import annotations
-
 import warnings
 from functools import cache
 from typing import Any

@@ -1,7 +1,5 @@
 """A noisy simulator of Aer's with connections is as wide as its memory lets it guess; only the qubits in use count."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Backends that Qiskit and Aer have beside ``AerSimulator``: right values, gradients and shots, or one clear sentence."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Samplers and Estimators that do not return what they were asked for: an error that says so, never a number."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The transpiler's choices are checked where they are given, alike for every backend that transpiles."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

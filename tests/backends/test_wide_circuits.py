@@ -1,7 +1,5 @@
 """Circuits with more qubits than they use, on simulators whose number of qubits is only a guess at their memory."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from qiskit import QuantumCircuit

@@ -1,7 +1,5 @@
 """What names a backend, and what does not."""
 
-from __future__ import annotations
-
 import sys
 
 import pytest

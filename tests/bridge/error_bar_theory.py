@@ -1,7 +1,5 @@
 """Standard errors of gradients by Qiskit's operator algebra, term by term, for the tests of error bars."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

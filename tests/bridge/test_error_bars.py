@@ -1,7 +1,5 @@
 """Standard errors of values and gradients: against Qiskit's operator algebra, and against how much results scatter."""
 
-from __future__ import annotations
-
 import math
 from itertools import product
 from typing import Any

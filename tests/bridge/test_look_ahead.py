@@ -1,7 +1,5 @@
 """Where calls wait in a queue, a training step is one call; everything else is as it would be without."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

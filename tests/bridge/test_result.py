@@ -1,7 +1,5 @@
 """What a call measured: gradients, error bars and predictions, kept, copied and asked for late."""
 
-from __future__ import annotations
-
 import copy
 import math
 import pickle

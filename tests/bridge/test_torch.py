@@ -1,7 +1,5 @@
 """A quantum layer is a good citizen of PyTorch: shapes, dtypes, autograd and torch.compile."""
 
-from __future__ import annotations
-
 import copy
 import os
 import shutil

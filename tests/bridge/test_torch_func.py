@@ -1,7 +1,5 @@
 """A quantum layer within ``torch.func``."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

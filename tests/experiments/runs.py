@@ -1,7 +1,5 @@
 """Runs of experiments: how they are started, interrupted and killed, and what they wrote."""
 
-from __future__ import annotations
-
 import csv
 import json
 import multiprocessing

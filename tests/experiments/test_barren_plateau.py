@@ -1,7 +1,5 @@
 """The barren plateau study: derivatives against Qiskit, variances against theory, fits against known lines."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The benchmark: that it asks all systems the same, reports no time of a wrong answer, and survives every peer."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

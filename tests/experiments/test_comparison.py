@@ -1,7 +1,5 @@
 """Figures from saved files, and runs side by side."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Data-parallel training under torchrun: the gradients, metrics and checkpoints of one process."""
 
-from __future__ import annotations
-
 import json
 import os
 import runpy

@@ -1,7 +1,5 @@
 """The experiments from the command line: what they write, what they refuse, and that they can be interrupted."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """The study of gradient rules: errors against closed forms, the best step against theory, equal shots."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Images for transfer learning: folders, CIFAR-10, digits; and what is wrong with some of them."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import zipfile

@@ -1,7 +1,5 @@
 """The layerwise learning experiment from the command line: what it costs, writes, refuses, and that it continues."""
 
-from __future__ import annotations
-
 import re
 from functools import partial
 from typing import Any

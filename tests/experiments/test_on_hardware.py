@@ -1,7 +1,5 @@
 """Experiments on IBM hardware from the command line: on fake devices, and on a stand-in of IBM's service."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import time

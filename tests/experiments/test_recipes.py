@@ -1,7 +1,5 @@
 """The recipes: the networks that answer the questions, and the experiment from the command line."""
 
-from __future__ import annotations
-
 import csv
 import re
 from functools import partial

@@ -1,7 +1,5 @@
 """The study of shot noise: its theory against closed forms, its fits, its repeatability, and what it writes."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Sequence
 from itertools import pairwise

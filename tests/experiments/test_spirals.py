@@ -1,7 +1,5 @@
 """The spirals: the points against their definition, and the experiment from the command line."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

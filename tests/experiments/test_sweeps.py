@@ -1,7 +1,5 @@
 """Sweeps: cells measured side by side, kept as they finish, continued, and the same wherever they are measured."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """The training loop: it can be stopped at any moment and continued to the last bit, whatever it trains."""
 
-from __future__ import annotations
-
 import errno
 import os
 import random

@@ -1,7 +1,5 @@
 """Quantum transfer learning: pre-trained networks, the cache of features, the experiments ``transfer`` and ``pretrain``."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path
@@ -17,13 +15,7 @@ from torchvision.models import ResNet18_Weights, resnet18, resnet34
 from experiments.__main__ import main
 from experiments.common.options import settings_of
 from experiments.common.runs import RunFolder
-from experiments.transfer.backbones import (
-    View,
-    imagenet_backbone,
-    load_backbone,
-    new_network,
-    save_backbone,
-)
+from experiments.transfer.backbones import View, imagenet_backbone, load_backbone, new_network, save_backbone
 from experiments.transfer.experiment import EXPERIMENT
 from experiments.transfer.features import AugmentedFeatures, cached_features
 from experiments.transfer.images import load_images

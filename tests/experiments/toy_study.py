@@ -1,7 +1,5 @@
 """A study of squares for the tests of sweeps; by itself, because Dask's workers import it, and imports take their time."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Gradients of every rule on every kind of backend, against Qiskit's simulator; and what they cost."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -358,9 +356,7 @@ def test_frozen_groups_cost_nothing(counting, frozen, want_inputs, angles):
 @pytest.mark.parametrize("shots", [None, 50])
 @pytest.mark.parametrize("gradient", ["parameter_shift", "finite_difference", "spsa"])
 @pytest.mark.parametrize(
-    "backend",
-    [*BACKENDS.values(), lambda: StatevectorSampler(default_shots=20)],
-    ids=[*BACKENDS, "sampler"],
+    "backend", [*BACKENDS.values(), lambda: StatevectorSampler(default_shots=20)], ids=[*BACKENDS, "sampler"]
 )
 def test_one_call_forward_and_one_backward_as_quoted(counting, backend, gradient, shots):
     """Whatever the batch, the observables and the number of weights; with the same shots."""

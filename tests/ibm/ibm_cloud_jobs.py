@@ -4,8 +4,6 @@ Circuits of few active qubits without mid-circuit operations go through a small 
 parameter sets, because a test waits for every job; all else goes through the fake backends' own executor on Aer.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterator

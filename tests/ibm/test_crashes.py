@@ -1,7 +1,5 @@
 """Trainings on the stand-in of IBM's service that are killed, that meet, and whose disk is full."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

@@ -3,8 +3,6 @@
 Never other numbers, never an error of whatever library met the damage first.
 """
 
-from __future__ import annotations
-
 import copy
 import io
 import json

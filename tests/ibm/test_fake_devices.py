@@ -1,7 +1,5 @@
 """``IBMBackend`` without a cloud: fake devices, and a device that measures exactly, through the code that hardware gets."""
 
-from __future__ import annotations
-
 import copy
 import gc
 import json

@@ -1,7 +1,5 @@
 """Every refusal of every request: one job at the service, one in the ledger, the true cause, and a way on that works."""
 
-from __future__ import annotations
-
 import http.server
 import logging
 import ssl

@@ -1,7 +1,5 @@
 """Devices whose ``rzz`` takes angles from 0 to pi / 2 only: no angle of a training is refused, and all values are right."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

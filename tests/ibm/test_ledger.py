@@ -1,7 +1,5 @@
 """The ledger, and sending with it as memory, on a device that does as it is told."""
 
-from __future__ import annotations
-
 import sqlite3
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A ledger on a disk that fails, or in the hands of others: the right numbers, or one error that says what to do."""
 
-from __future__ import annotations
-
 import random
 import shutil
 import sqlite3

@@ -1,7 +1,5 @@
 """What SQLite keeps beside a ledger: nothing after the last one has closed it, and nothing of it in another ledger."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sqlite3

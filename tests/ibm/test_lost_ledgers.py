@@ -1,7 +1,5 @@
 """Runs whose ledger is damaged, lost or out of reach: no wrong number, nothing paid twice, and a way on that works."""
 
-from __future__ import annotations
-
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -131,10 +129,7 @@ def test_a_full_disk_in_mid_run(cloud: CloudServer, path: Path) -> None:
     before = len(cloud.jobs())
     with ibm(path) as backend:
         layer, _ = layer_on(backend), backend.ledger  # which makes the file
-        with (
-            full_disk(path),
-            pytest.raises(LedgerError, match=rf"{path} cannot be used.*make room"),
-        ):
+        with full_disk(path), pytest.raises(LedgerError, match=rf"{path} cannot be used.*make room"):
             step(layer)
         step(layer)
     assert len(cloud.jobs()) == before + 1

@@ -1,7 +1,5 @@
 """What fails before a job is sent leaves no file and says in one sentence what was meant or what is wrong."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """IBM's options: those with which results could not be read, or prices not be known, are refused before any job."""
 
-from __future__ import annotations
-
 import warnings
 
 import pytest

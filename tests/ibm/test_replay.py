@@ -1,7 +1,5 @@
 """Recordings: the same numbers again, and an error for everything else."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 

@@ -1,7 +1,5 @@
 """Layers on IBM devices through the genuine client, against the stand-in of the service, whatever goes wrong there."""
 
-from __future__ import annotations
-
 import logging
 import math
 import pickle

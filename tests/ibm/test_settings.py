@@ -1,7 +1,5 @@
 """Settings of the hardware path are checked where they are given: one error with a remedy, no job, no file."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

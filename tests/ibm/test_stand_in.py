@@ -1,7 +1,5 @@
 """The stand-in of IBM's service, seen through the genuine client."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

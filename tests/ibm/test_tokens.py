@@ -1,7 +1,5 @@
 """Keys, access tokens and passwords are nowhere, even where the service or a proxy echoes what it was sent."""
 
-from __future__ import annotations
-
 import logging
 import pickle
 import time

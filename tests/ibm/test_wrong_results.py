@@ -3,8 +3,6 @@
 No number is made of them, nothing is paid for twice by itself, and what the error advises works.
 """
 
-from __future__ import annotations
-
 import json
 import sqlite3
 import time
@@ -272,11 +270,7 @@ def test_jobs_forgets_by_the_command_line(
 
 
 def test_what_an_earlier_version_has_sent_is_checked_when_it_is_read(
-    cloud: CloudServer,
-    ledger: Path,
-    right: dict[str, torch.Tensor],
-    wrong: Wrong,
-    monkeypatch: pytest.MonkeyPatch,
+    cloud: CloudServer, ledger: Path, right: dict[str, torch.Tensor], wrong: Wrong, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its evaluations do not say what they asked for, so that collecting a job cannot tell."""
     monkeypatch.setattr(sending, "asked_of_jobs", lambda ledger: {})

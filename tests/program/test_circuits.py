@@ -1,7 +1,5 @@
 """What happens when a circuit is compiled: which circuits are taken, which are refused and how, and what they give."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

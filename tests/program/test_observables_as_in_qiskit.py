@@ -4,8 +4,6 @@
 so the array's terms are evaluated as matrices too.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

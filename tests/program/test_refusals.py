@@ -1,7 +1,5 @@
 """What is said of instructions that are not taken: each kind by its name, its reason and its remedy."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from qiskit import QuantumCircuit

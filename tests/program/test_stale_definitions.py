@@ -6,8 +6,6 @@ fails or follows the definition. So truth here is what the user wrote down: matr
 by NumPy the way the circuit was put together.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Callable, Mapping

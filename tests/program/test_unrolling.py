@@ -1,7 +1,5 @@
 """Loops, boxes, matrices and gates of the user's own: they are computed as what they are made of, whatever their names."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Shots that go where the upstream gradient is: how many, that they are unbiased, and that they are worth it."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -4,8 +4,6 @@ Every random check has a fixed seed, so it gives the same verdict at every run. 
 check would fail for correct code if its seed were drawn afresh; the tests at the end show that wrong code fails.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 import pickle
@@ -24,15 +22,7 @@ from qiskit_aer import AerSimulator
 from qiskit_aer.primitives import SamplerV2 as AerSampler
 from scipy import stats
 
-from qiskit_torch_bridge import (
-    SPSA,
-    Estimate,
-    FiniteDifference,
-    Program,
-    QuantumLayer,
-    StatevectorBackend,
-    evaluate,
-)
+from qiskit_torch_bridge import SPSA, Estimate, FiniteDifference, Program, QuantumLayer, StatevectorBackend, evaluate
 
 ALPHA = 1e-4
 SHOTS = 500

@@ -5,8 +5,6 @@ for its gates, for all rows and all shifted angles at once; one test holds it ag
 Derivatives are parameter-shift differences of it, so they are exact up to rounding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Machine code is compiled once, and kept on disk where there is room."""
 
-from __future__ import annotations
-
 import logging
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Single precision, and states too large for the machine."""
 
-from __future__ import annotations
-
 import pickle
 from types import SimpleNamespace
 from typing import Any

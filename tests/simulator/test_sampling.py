@@ -4,8 +4,6 @@ Random checks have fixed seeds. ``FAMILY`` is the probability with which a test 
 were drawn afresh: each of its k comparisons fails with a probability of ``FAMILY / k``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the compiled simulator makes of circuits, against Qiskit's gate matrices and operators and closed forms."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -476,10 +474,7 @@ def rows_that_change(start: np.ndarray, columns: Sequence[tuple[int, ...]]) -> n
     return np.array(rows)
 
 
-PATTERNS = (
-    *("equal", "forwards", "backwards", "first", "last"),
-    *("first_and_last", "back_and_forth", "anything"),
-)
+PATTERNS = (*("equal", "forwards", "backwards", "first", "last"), *("first_and_last", "back_and_forth", "anything"))
 
 
 def sequence_case() -> Case:
