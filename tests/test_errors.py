@@ -36,7 +36,7 @@ def make_layer(**options: Any) -> QuantumLayer:
 
 
 @pytest.fixture
-def layer(counting) -> QuantumLayer:
+def layer(counting):
     return make_layer(backend=counting())
 
 

@@ -72,7 +72,7 @@ class Runs:
 
 
 @pytest.fixture
-def recorded(monkeypatch) -> Runs:
+def recorded(monkeypatch):
     return Runs(monkeypatch)
 
 

@@ -119,14 +119,14 @@ SAMPLED = {
 
 
 @cases
-def test_the_reference_sees_the_noise(qc: QuantumCircuit, noise: NoiseModel) -> None:
+def test_the_reference_sees_the_noise(qc, noise):
     noiseless = directly(qc, NoiseModel())
     assert (directly(qc, noise) - noiseless).abs().max() > 0.15
 
 
 @cases
 @pytest.mark.parametrize("make", EXACT.values(), ids=EXACT)
-def test_exact_values_and_gradients_are_those_of_aer_itself(make: Any, qc: QuantumCircuit, noise: NoiseModel) -> None:
+def test_exact_values_and_gradients_are_those_of_aer_itself(make, qc, noise):
     layer = layer_on(make(noise), qc)
     torch.testing.assert_close(layer().detach(), directly(qc, noise), rtol=0, atol=1e-10)
     layer()[2].backward()
@@ -137,7 +137,7 @@ def test_exact_values_and_gradients_are_those_of_aer_itself(make: Any, qc: Quant
 
 @cases
 @pytest.mark.parametrize("make", SAMPLED.values(), ids=SAMPLED)
-def test_shots_are_those_of_aer_itself(make: Any, qc: QuantumCircuit, noise: NoiseModel) -> None:
+def test_shots_are_those_of_aer_itself(make, qc, noise):
     layer = layer_on(make(noise), qc, shots=SHOTS)
     expected = directly(qc, noise)
     errors = ((1 - expected**2) / SHOTS).sqrt()
@@ -145,7 +145,7 @@ def test_shots_are_those_of_aer_itself(make: Any, qc: QuantumCircuit, noise: Noi
 
 
 @pytest.mark.parametrize("entangler", ["ecr", "cz"])
-def test_a_matrix_has_one_decomposition_whatever_the_choice(entangler: str) -> None:
+def test_a_matrix_has_one_decomposition_whatever_the_choice(entangler):
     """The simulator knows CNOT, which is without noise, and another entangling gate: Qiskit takes either at random."""
     qc = rotated(lambda qc: (qc.unitary(random_unitary(4, seed=1), [0, 1]), getattr(qc, entangler)(0, 1)))
     noise = NoiseModel()

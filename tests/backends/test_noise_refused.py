@@ -113,14 +113,14 @@ def initialized() -> QuantumCircuit:
         (lambda: labelled_twice("slow"), "slow", 1),
     ],
 )
-def test_what_is_decomposed_is_named(make: Any, qc: Any, name: str, num_qubits: int) -> None:
+def test_what_is_decomposed_is_named(make, qc, name, num_qubits):
     noise = noise_on(name, error=FLIP if num_qubits == 1 else depolarizing_error(0.3, 2))
     with pytest.raises(ValueError, match=rf"Gate\(s\) {name} of the circuit have noise.*without it"):
         layer_on(make(noise), qc())
 
 
 @noisy
-def test_a_parameterised_controlled_phase_is_named(make: Any) -> None:
+def test_a_parameterised_controlled_phase_is_named(make):
     qc = rotated()
     qc.cp(W[0], 0, 1)
     with pytest.raises(ValueError, match=r"Gate\(s\) cp "):
@@ -128,7 +128,7 @@ def test_a_parameterised_controlled_phase_is_named(make: Any) -> None:
 
 
 @pytest.mark.parametrize("level", [0, 1])
-def test_a_level_that_is_asked_for_does_not_hide_what_was_decomposed(level: int) -> None:
+def test_a_level_that_is_asked_for_does_not_hide_what_was_decomposed(level):
     simulator = aer(noise_on("crx", error=depolarizing_error(0.3, 2)))
     for backend in (
         AerBackend(simulator, optimization_level=level),
@@ -138,14 +138,14 @@ def test_a_level_that_is_asked_for_does_not_hide_what_was_decomposed(level: int)
             layer_on(backend, appended(CRXGate(W[0]), [0, 1]))
 
 
-def test_a_level_that_is_asked_for_optimises() -> None:
+def test_a_level_that_is_asked_for_optimises():
     qc = rotated()
     qc.id(0)
     backend = AerBackend(aer(noise_on("id")), optimization_level=2)
     assert layer_on(backend, qc)().item() == pytest.approx(np.cos(0.7), abs=1e-10)
 
 
-def test_labels_that_the_transpiler_replaces_are_named() -> None:
+def test_labels_that_the_transpiler_replaces_are_named():
     """On a simulator with connections, gates are its own only."""
     noise = noise_on("slow")
     simulator = AerSimulator.from_backend(manila(), noise_model=noise)
@@ -171,7 +171,7 @@ devices = pytest.mark.parametrize(("make", "kind"), DEVICES.values(), ids=DEVICE
 
 
 @devices
-def test_idle_gates_on_a_device_stay_or_are_named(make: Any, kind: Any) -> None:
+def test_idle_gates_on_a_device_stay_or_are_named(make, kind):
     """Three hundred of them relax the qubit, which is excited, by some 0.2."""
     qc = rotated()
     for _ in range(300):
@@ -184,7 +184,7 @@ def test_idle_gates_on_a_device_stay_or_are_named(make: Any, kind: Any) -> None:
     assert kept - without > 5 * (2 / 4000) ** 0.5
 
 
-def test_idle_gates_without_noise_are_nobody_s_business() -> None:
+def test_idle_gates_without_noise_are_nobody_s_business():
     qc = rotated()
     qc.id(0)
     noiseless = AerSimulator.from_backend(manila(), noise_model=None)
@@ -196,20 +196,20 @@ def test_idle_gates_without_noise_are_nobody_s_business() -> None:
         assert layer_on(backend, qc, shots=4000)().item() == pytest.approx(np.cos(0.7), abs=5 / 4000**0.5)
 
 
-def test_a_device_s_optimisation_stays_as_it_was() -> None:
+def test_a_device_s_optimisation_stays_as_it_was():
     assert AerBackend(manila()).optimization_level == 2
     assert SamplerBackend(BackendSamplerV2(backend=manila())).optimization_level == 2
     assert SamplerBackend(BackendSamplerV2(backend=AerSimulator())).optimization_level == 2
     assert AerBackend(AerSimulator(coupling_map=[[0, 1]])).optimization_level == 2
 
 
-def test_resets_of_a_device_change_nothing_on_fresh_qubits() -> None:
+def test_resets_of_a_device_change_nothing_on_fresh_qubits():
     """They relax to the ground state, where the qubit is."""
     assert "reset" in NoiseModel.from_backend(manila()).noise_instructions
     layer_on(manila(), begun_with_a_reset(), shots=10)()
 
 
-def test_a_coupling_map_does_not_lose_the_user_s_noise() -> None:
+def test_a_coupling_map_does_not_lose_the_user_s_noise():
     qc = rotated()
     qc.x(0)
     qc.x(0)
@@ -217,7 +217,7 @@ def test_a_coupling_map_does_not_lose_the_user_s_noise() -> None:
     assert layer().item() == pytest.approx(0.16 * np.cos(0.7), abs=1e-10)
 
 
-def test_noise_that_comes_later_counts() -> None:
+def test_noise_that_comes_later_counts():
     simulator = AerSimulator(max_parallel_threads=1)
     qc = rotated()
     qc.id(0)
@@ -228,7 +228,7 @@ def test_noise_that_comes_later_counts() -> None:
     assert layer().item() == pytest.approx(0.4 * np.cos(0.7), abs=5 / 4000**0.5)
 
 
-def test_ibms_estimator_refuses_noise_that_it_would_change() -> None:
+def test_ibms_estimator_refuses_noise_that_it_would_change():
     """It merges the gates on single qubits into templates of its own; two x become nothing, without their noise."""
     estimator = pytest.importorskip("qiskit_ibm_runtime.executor_estimator").Estimator
     qc = rotated()
@@ -240,7 +240,7 @@ def test_ibms_estimator_refuses_noise_that_it_would_change() -> None:
     assert layer().item() == pytest.approx(-0.6 * np.cos(0.7), abs=5 / 4000**0.5)
 
 
-def test_noise_in_the_options_of_ibms_sampler() -> None:
+def test_noise_in_the_options_of_ibms_sampler():
     runtime = pytest.importorskip("qiskit_ibm_runtime")
     qc = rotated()
     qc.id(0)
@@ -251,7 +251,7 @@ def test_noise_in_the_options_of_ibms_sampler() -> None:
     assert value == pytest.approx(0.4 * np.cos(0.7), abs=5 / 4000**0.5)
 
 
-def test_noise_stays_on_its_qubit_beside_idle_ones() -> None:
+def test_noise_stays_on_its_qubit_beside_idle_ones():
     noise = NoiseModel()
     noise.add_quantum_error(FLIP, "id", [2])
     qc = QuantumCircuit(3)
@@ -271,7 +271,7 @@ def test_noise_stays_on_its_qubit_beside_idle_ones() -> None:
 # ------------------------------------------------------------------------------------------------- what Aer leaves out
 
 
-def test_aers_estimator_is_exact_with_noise() -> None:
+def test_aers_estimator_is_exact_with_noise():
     """Left to itself, Aer averages over as many runs as it has shots where these are few for the qubits."""
     options = {"backend_options": {"noise_model": noise_on("ry"), "shots": 4}}
     bound = rotated().assign_parameters({W[0]: 0.7, W[1]: 2.1})
@@ -288,7 +288,7 @@ def test_aers_estimator_is_exact_with_noise() -> None:
 
 @pytest.mark.parametrize("method", ["statevector", "matrix_product_state", "stabilizer"])
 @pytest.mark.parametrize("place", ["backend_options", "run_options"])
-def test_aers_estimator_refuses_averages_over_runs(method: str, place: str) -> None:
+def test_aers_estimator_refuses_averages_over_runs(method, place):
     options = {"backend_options": {"noise_model": noise_on("x")}}
     options.setdefault(place, {})["method"] = method
     for shots in (None, 1000):
@@ -296,12 +296,12 @@ def test_aers_estimator_refuses_averages_over_runs(method: str, place: str) -> N
             layer_on(AerEstimator(options=options), shots=shots)
 
 
-def test_aers_estimator_without_noise_takes_any_method() -> None:
+def test_aers_estimator_without_noise_takes_any_method():
     layer = layer_on(AerEstimator(options={"backend_options": {"method": "matrix_product_state"}}))
     assert layer().item() == pytest.approx(np.cos(0.7), abs=1e-10)
 
 
-def test_aers_estimator_says_that_it_leaves_readout_errors_out() -> None:
+def test_aers_estimator_says_that_it_leaves_readout_errors_out():
     estimator = AerEstimator(
         options={"backend_options": {"noise_model": with_readout_error(NoiseModel()), "method": "statevector"}}
     )
@@ -313,7 +313,7 @@ def test_aers_estimator_says_that_it_leaves_readout_errors_out() -> None:
 
 
 @pytest.mark.parametrize("make", [aer, lambda noise: AerSampler.from_backend(aer(noise))], ids=["aer", "sampler"])
-def test_errors_before_a_measurement_are_in_the_counts(make: Any) -> None:
+def test_errors_before_a_measurement_are_in_the_counts(make):
     layer = layer_on(make(noise_on("measure")), shots=4000)
     assert layer().item() == pytest.approx(0.4 * np.cos(0.7), abs=5 / 4000**0.5)
     with pytest.raises(ValueError, match="readout errors"):
@@ -328,7 +328,7 @@ def shared_readout_error() -> NoiseModel:
 
 @pytest.mark.parametrize("make", [aer, lambda noise: AerSampler.from_backend(aer(noise))])
 @pytest.mark.parametrize("noise", [shared_readout_error, lambda: noise_on("barrier")], ids=["readout", "barrier"])
-def test_what_aer_ignores_is_said_once(make: Any, noise: Any) -> None:
+def test_what_aer_ignores_is_said_once(make, noise):
     qc = rotated()
     qc.barrier()
     with pytest.warns(UserWarning, match="Aer ignores part of the noise model: errors of"):
@@ -349,9 +349,7 @@ def row(n: int) -> tuple[QuantumCircuit, ParameterVector]:
 
 
 @pytest.mark.parametrize("make", [aer, lambda noise: AerEstimator(options={"backend_options": {"noise_model": noise}})])
-def test_density_matrices_that_do_not_fit_are_refused_before_they_run(
-    make: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_density_matrices_that_do_not_fit_are_refused_before_they_run(make, monkeypatch):
     monkeypatch.setattr(AerSimulator, "run", None)
     qc, weights = row(22)
     layer = QuantumLayer(qc, weights=weights, backend=make(noise_on("id")))
@@ -359,7 +357,7 @@ def test_density_matrices_that_do_not_fit_are_refused_before_they_run(
         layer()
 
 
-def test_the_method_density_matrix_with_shots_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_method_density_matrix_with_shots_is_refused_too(monkeypatch):
     monkeypatch.setattr(AerSimulator, "run", None)
     qc, weights = row(22)
     layer = QuantumLayer(qc, weights=weights, backend=aer(noise_on("id"), method="density_matrix"), shots=10)
@@ -367,7 +365,7 @@ def test_the_method_density_matrix_with_shots_is_refused_too(monkeypatch: pytest
         layer()
 
 
-def test_exact_values_that_take_minutes_are_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exact_values_that_take_minutes_are_announced(monkeypatch):
     class StoppedError(Exception):
         pass
 
@@ -383,7 +381,7 @@ def test_exact_values_that_take_minutes_are_announced(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("make", [lambda s: s, lambda s: BackendSamplerV2(backend=s)], ids=["aer", "sampler"])
-def test_trajectories_of_small_circuits_are_announced_once(make: Any) -> None:
+def test_trajectories_of_small_circuits_are_announced_once(make):
     layer = layer_on(make(aer(noise_on("ry"), method="statevector")), shots=1000)
     with pytest.warns(UserWarning, match="each shot .*method='density_matrix'"):
         layer()

@@ -30,7 +30,7 @@ def circuit() -> QuantumCircuit:
     return qc
 
 
-def test_aers_estimator_gives_exact_values_and_gradients_where_the_simulator_is_wider_than_memory() -> None:
+def test_aers_estimator_gives_exact_values_and_gradients_where_the_simulator_is_wider_than_memory():
     options = noisy(coupling_map=LINE, n_qubits=60)
     layer = QuantumLayer(circuit(), weights=[W], init=WEIGHT, backend=EstimatorV2(options={"backend_options": options}))
     values = layer()
@@ -42,7 +42,7 @@ def test_aers_estimator_gives_exact_values_and_gradients_where_the_simulator_is_
     assert torch.allclose(layer.weights.grad, -0.9 * torch.sin(WEIGHT), atol=1e-12)
 
 
-def test_a_density_matrix_of_the_qubits_in_use_is_still_refused_where_there_is_no_room() -> None:
+def test_a_density_matrix_of_the_qubits_in_use_is_still_refused_where_there_is_no_room():
     wide = QuantumCircuit(25)
     wide.ry(W, range(25))
     wide.cx(0, 1)
@@ -57,7 +57,7 @@ def test_a_density_matrix_of_the_qubits_in_use_is_still_refused_where_there_is_n
         layer()
 
 
-def test_a_sampler_by_trajectories_counts_the_qubits_in_use_too() -> None:
+def test_a_sampler_by_trajectories_counts_the_qubits_in_use_too():
     options = noisy(coupling_map=LINE, method="statevector")
     assert AerSimulator(**options).num_qubits > 10
     layer = QuantumLayer(

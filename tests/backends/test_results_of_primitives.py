@@ -152,14 +152,14 @@ ESTIMATORS: dict[str, tuple[Callable[[list[Any]], Any], str]] = {
 
 
 @pytest.mark.parametrize("what", SAMPLERS)
-def test_a_sampler_that_returns_something_else(what: str) -> None:
+def test_a_sampler_that_returns_something_else(what):
     change, message = SAMPLERS[what]
     with pytest.raises(RuntimeError, match=rf"WrongSampler did not return what it was asked for: .*{message}"):
         values_of(WrongSampler(change))
 
 
 @pytest.mark.parametrize("what", ESTIMATORS)
-def test_an_estimator_that_returns_something_else(what: str) -> None:
+def test_an_estimator_that_returns_something_else(what):
     change, message = ESTIMATORS[what]
     with pytest.raises(RuntimeError, match=rf"WrongEstimator did not return what it was asked for: .*{message}"):
         values_of(WrongEstimator(change))
@@ -167,7 +167,7 @@ def test_an_estimator_that_returns_something_else(what: str) -> None:
 
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("primitive", [WrongSampler, WrongEstimator])
-def test_what_is_right_is_taken(primitive: Any, constant: bool) -> None:
+def test_what_is_right_is_taken(primitive, constant):
     """Without a parameter every row is a PUB of its own."""
     values = values_of(primitive(PrimitiveResult), constant=constant)
     assert values.shape == (4, 3 if primitive is WrongSampler else 2)
@@ -176,12 +176,12 @@ def test_what_is_right_is_taken(primitive: Any, constant: bool) -> None:
 
 
 @pytest.mark.parametrize("primitive", [WrongSampler, WrongEstimator])
-def test_rows_of_a_circuit_without_parameters_are_counted_too(primitive: Any) -> None:
+def test_rows_of_a_circuit_without_parameters_are_counted_too(primitive):
     with pytest.raises(RuntimeError, match=r"got \d PUB\(s\), expected \d"):
         values_of(primitive(lambda pubs: PrimitiveResult(pubs[:-1])), constant=True)
 
 
-def test_only_a_sampler_that_twirls_may_round_shots_up() -> None:
+def test_only_a_sampler_that_twirls_may_round_shots_up():
     """It spreads them over randomisations of equal size; fewer than were asked for are none the less refused."""
     pytest.importorskip("qiskit_ibm_runtime")
     from qiskit_ibm_runtime.executor_sampler import Sampler

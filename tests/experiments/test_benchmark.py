@@ -193,7 +193,7 @@ def test_published_circuits(reference, name, make):
 
 class TestComparison:
     @pytest.fixture
-    def problem(self) -> Problem:
+    def problem(self):
         return circuits.dressed(depth=6, batch=4, seed=0)
 
     @pytest.mark.parametrize("part", ["values", "input_gradients", "weight_gradients"])

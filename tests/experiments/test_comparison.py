@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,7 +24,7 @@ QUICK = [
 
 
 @pytest.fixture(scope="session")
-def finished(made_once: Callable[[str, Callable[[Path], None]], Path]) -> dict[str, Path]:
+def finished(made_once):
     """A run of one training, ``single``, and one of two seeds and two variants, ``study``; leave them as they are."""
 
     def make(folder: Path) -> None:
@@ -37,7 +36,7 @@ def finished(made_once: Callable[[str, Callable[[Path], None]], Path]) -> dict[s
 
 
 @pytest.fixture
-def copy(finished: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
+def copy(finished, tmp_path):
     """Copies one of those runs to where it may be changed."""
 
     def copied(name: str, to: str | None = None) -> Path:
@@ -241,7 +240,7 @@ class TestCompare:
 
 
 @pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def toy(tmp_path, monkeypatch):
     """The run of an experiment with an option of its own, and no training worth the name."""
 
     def parser() -> ArgumentParser:

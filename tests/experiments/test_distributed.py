@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -142,7 +142,7 @@ def files(folder: Path) -> set[str]:
 
 
 @pytest.fixture(scope="session")
-def trained(made_once: Callable[[str, Callable[[Path], None]], Path]) -> dict[int, Path]:
+def trained(made_once):
     """The script's runs by one process, this one, and by two."""
 
     def make(folder: Path) -> None:

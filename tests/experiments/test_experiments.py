@@ -1,7 +1,6 @@
 """The experiments from the command line: what they write, what they refuse, and that they can be interrupted."""
 
 import shutil
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, Path], Path]:
+def finished(tmp_path_factory):
     """Runs the quick settings for some epochs, once, and copies the run to where it may be changed."""
     place = tmp_path_factory.mktemp("finished")
 

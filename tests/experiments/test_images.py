@@ -4,7 +4,6 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ def picture(seed: int, mode: str = "RGB", size: tuple[int, int] = (12, 10)) -> I
 
 
 @pytest.fixture
-def folder(tmp_path) -> Path:
+def folder(tmp_path):
     """Two classes, three images to train on and two to test on in each."""
     root = tmp_path / "pictures"
     for split, count in (("train", 3), ("val", 2)):
@@ -225,7 +224,7 @@ class TestDigits:
 
 class TestCifar:
     @pytest.fixture
-    def archive(self, folder, tmp_path) -> Path:
+    def archive(self, folder, tmp_path):
         with zipfile.ZipFile(tmp_path / "cifar10_images.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for path in sorted(folder.rglob("*.png")):
                 split = "train" if "train" in path.parts else "test"

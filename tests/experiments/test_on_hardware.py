@@ -50,14 +50,14 @@ def assert_nothing_paid_twice(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     assert run(*REHEARSAL, "--run-dir", str(folder)) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
-def on_the_cloud(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def on_the_cloud(tmp_path_factory):
     """The same run through IBM's client, with nothing in its way."""
     folder = tmp_path_factory.mktemp("cloud") / "run"
     with CloudServer():
@@ -66,7 +66,7 @@ def on_the_cloud(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def server() -> Iterator[CloudServer]:
+def server():
     with CloudServer() as running:
         yield running
 

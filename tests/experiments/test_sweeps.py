@@ -49,7 +49,7 @@ class Log:
 
 
 @pytest.fixture
-def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Log:
+def log(tmp_path, monkeypatch):
     monkeypatch.setenv(LOG, str(tmp_path / "log"))
     (tmp_path / "log").mkdir()
     return Log(tmp_path / "log")

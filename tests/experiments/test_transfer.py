@@ -27,7 +27,7 @@ SMALL = View(resize=40, crop=32)
 
 
 @pytest.fixture
-def pictures(tmp_path) -> Path:
+def pictures(tmp_path):
     """Four classes of small random pictures: six each to train on, three each to test on."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 6), ("test", 3)):
@@ -48,17 +48,17 @@ def weights_file(folder: Path, network: str = "resnet18", *, seed: int = 1, view
 
 
 @pytest.fixture(scope="session")
-def resnet_made_once(tmp_path_factory) -> Path:
+def resnet_made_once(tmp_path_factory):
     return weights_file(tmp_path_factory.mktemp("resnet"))
 
 
 @pytest.fixture
-def resnet(tmp_path, resnet_made_once) -> Path:
+def resnet(tmp_path, resnet_made_once):
     return Path(shutil.copy(resnet_made_once, tmp_path))
 
 
 @pytest.fixture
-def quantum(tmp_path) -> Path:
+def quantum(tmp_path):
     return weights_file(tmp_path, "quantum", view=View(8, 8))
 
 
@@ -176,7 +176,7 @@ class TestBackbones:
 
 class TestCache:
     @pytest.fixture
-    def cache(self, tmp_path) -> RunFolder:
+    def cache(self, tmp_path):
         return RunFolder(tmp_path / "cache")
 
     @staticmethod

@@ -20,7 +20,6 @@ import torch
 
 pytest.importorskip("qiskit_ibm_runtime")
 
-from ibm_cloud import CloudServer
 from ibm_quantum_schemas.common import CompressedTensorModel
 from ibm_training import FEATURES, ibm, layer_on
 from test_fake_devices import noiseless, textbook_layer
@@ -81,7 +80,7 @@ class Answered:
 
 
 @pytest.fixture(scope="module", params=OPTIONS)
-def answered(request: pytest.FixtureRequest, server: CloudServer, tmp_path_factory: pytest.TempPathFactory) -> Answered:
+def answered(request, server, tmp_path_factory):
     """A job of each kind, done and fetched."""
     with ibm(tmp_path_factory.mktemp("answered") / "ledger.sqlite", **OPTIONS[request.param]) as backend:
         with torch.no_grad():
@@ -103,7 +102,7 @@ def refusals(answered: Answered, bodies: list[str]) -> int:
     return refused
 
 
-def test_any_byte_of_an_answer(answered: Answered) -> None:
+def test_any_byte_of_an_answer(answered):
     rng = random.Random(1)
     body = answered.body.encode()
     assert refusals(answered, [damaged(body, rng).decode(errors="replace") for _ in range(300)]) > 200
@@ -152,7 +151,7 @@ def with_a_field_changed(decoded: dict[str, Any], rng: random.Random) -> str:
     return json.dumps({**decoded})
 
 
-def test_any_field_of_an_answer(answered: Answered) -> None:
+def test_any_field_of_an_answer(answered):
     rng = random.Random(2)
     decoded = json.loads(answered.body)
     assert refusals(answered, [with_a_field_changed(decoded, rng) for _ in range(200)]) > 50
@@ -161,7 +160,7 @@ def test_any_field_of_an_answer(answered: Answered) -> None:
 # The ledger's copies --------------------------------------------------------------------------------------------------
 
 
-def test_any_byte_of_a_kept_result(rng: np.random.Generator) -> None:
+def test_any_byte_of_a_kept_result(rng):
     right = [[rng.integers(0, 4, (5, 30, 1), dtype=np.uint8)], [rng.normal(size=(2, 5)), rng.normal(size=(2, 5)) ** 2]]
     data, draw, refused = bytes_of(right), random.Random(3), 0
     for _ in range(400):
@@ -174,7 +173,7 @@ def test_any_byte_of_a_kept_result(rng: np.random.Generator) -> None:
     assert refused > 300
 
 
-def test_a_damaged_row_is_named_and_can_be_given_up(tmp_path: Path) -> None:
+def test_a_damaged_row_is_named_and_can_be_given_up(tmp_path):
     """A rehearsal's job is nowhere else: it is simulated once more, after its user has said so."""
     path, draw = tmp_path / "jobs.sqlite", random.Random(4)
     backend = IBMBackend(noiseless(), ledger=path)
@@ -214,9 +213,7 @@ def replayed(path: Path) -> list[list[float]]:
 
 
 @pytest.fixture(scope="module", params=["sampler", "estimator"])
-def recorded(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, list[list[float]]]:
+def recorded(request, tmp_path_factory):
     """A recording, and what it replays."""
     path = tmp_path_factory.mktemp("recorded") / "run.npz"
     backend = IBMBackend(noiseless(), primitive=request.param)
@@ -226,7 +223,7 @@ def recorded(
     return path, right
 
 
-def test_any_byte_of_a_recording(recorded: tuple[Path, list[list[float]]], tmp_path: Path) -> None:
+def test_any_byte_of_a_recording(recorded, tmp_path):
     path, right = recorded
     whole, draw, refused = path.read_bytes(), random.Random(5), []
     for number in range(200):
@@ -285,22 +282,20 @@ CHANGES: dict[str, Callable[[dict[str, Any], dict[str, np.ndarray]], None]] = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_recording_without_a_checksum_that_was_changed(
-    recorded: tuple[Path, list[list[float]]], tmp_path: Path, what: str
-) -> None:
+def test_a_recording_without_a_checksum_that_was_changed(recorded, tmp_path, what):
     """Whole as an archive, so that only what it says can tell."""
     path = rewritten(recorded[0], tmp_path / "changed.npz", CHANGES[what])
     with pytest.raises(ValueError, match=rf"{path}.*jobs LEDGER --record FILE"):
         replayed(path)
 
 
-def test_recordings_of_earlier_versions_are_replayed(recorded: tuple[Path, list[list[float]]], tmp_path: Path) -> None:
+def test_recordings_of_earlier_versions_are_replayed(recorded, tmp_path):
     path, right = recorded
     assert replayed(rewritten(path, tmp_path / "old.npz", lambda manifest, arrays: None)) == right
     assert Replay(CHECKOUT / "experiments" / "recordings" / "fake-manila.npz").passports
 
 
-def test_a_checksum_sees_what_shapes_do_not(recorded: tuple[Path, list[list[float]]], tmp_path: Path) -> None:
+def test_a_checksum_sees_what_shapes_do_not(recorded, tmp_path):
     with np.load(recorded[0]) as archive:
         arrays = dict(archive)
     arrays["0/0/0/0"] = arrays["0/0/0/0"][..., ::-1, :]
@@ -309,7 +304,7 @@ def test_a_checksum_sees_what_shapes_do_not(recorded: tuple[Path, list[list[floa
         Replay(tmp_path / "turned.npz")
 
 
-def test_sizes_are_checked_before_they_are_allocated(recorded: tuple[Path, list[list[float]]], tmp_path: Path) -> None:
+def test_sizes_are_checked_before_they_are_allocated(recorded, tmp_path):
     """A header that promises more than there is."""
     with zipfile.ZipFile(recorded[0]) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}

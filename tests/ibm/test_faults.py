@@ -5,8 +5,6 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,18 +28,18 @@ PASSING = (408, 425, 429, 500, 503, 524)
 
 
 @pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_pauses(monkeypatch):
     genuine = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: genuine(min(seconds, 0.03)))
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Path:
+def ledger(tmp_path):
     return tmp_path / "ledger.sqlite"
 
 
 @pytest.fixture(scope="module")
-def undisturbed(server: CloudServer, tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
+def undisturbed(server, tmp_path_factory):
     with ibm(tmp_path_factory.mktemp("undisturbed") / "ledger.sqlite") as backend:
         return step(layer_on(backend))
 
@@ -60,9 +58,7 @@ def since(cloud: CloudServer, before: tuple[int, int]) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("status", [*STATUSES, 200, "page 403"])
-def test_whatever_is_answered_after_a_job_was_taken_it_is_not_sent_again(
-    cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor, status: Any
-) -> None:
+def test_whatever_is_answered_after_a_job_was_taken_it_is_not_sent_again(cloud, ledger, undisturbed, status):
     with ibm(ledger, patience=PATIENCE) as backend:
         layer, before = layer_on(backend), counts(cloud)
         if isinstance(status, int) and status != 200:
@@ -78,9 +74,7 @@ def test_whatever_is_answered_after_a_job_was_taken_it_is_not_sent_again(
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_what_is_refused_before_it_was_taken_is_no_job(
-    cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor, status: int
-) -> None:
+def test_what_is_refused_before_it_was_taken_is_no_job(cloud, ledger, undisturbed, status):
     with ibm(ledger, patience=PATIENCE) as backend:
         layer, before = layer_on(backend), counts(cloud)
         cloud.inject("post_5xx", status=status)
@@ -95,9 +89,7 @@ def test_what_is_refused_before_it_was_taken_is_no_job(
         assert backend.spent.jobs == 1
 
 
-def test_one_that_is_listed_too_late_is_cancelled_and_counted(
-    cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_that_is_listed_too_late_is_cancelled_and_counted(cloud, ledger, undisturbed, monkeypatch):
     """The list of jobs lags longer than is waited for: two jobs at the service, and two in the ledger."""
     genuine = CloudDevice.find
     with ibm(ledger, patience=PATIENCE) as backend:
@@ -152,9 +144,7 @@ CAUSES = [
 @pytest.mark.parametrize(
     ("status", "says", "error", "remedy", "absent"), CAUSES, ids=[f"{c[0]} {c[1]}" for c in CAUSES]
 )
-def test_a_refused_submission_says_what_helps(
-    cloud: CloudServer, ledger: Path, status: int, says: str, error: type[HardwareError], remedy: str, absent: str
-) -> None:
+def test_a_refused_submission_says_what_helps(cloud, ledger, status, says, error, remedy, absent):
     with ibm(ledger, patience=HASTY) as backend:
         layer, before = layer_on(backend), counts(cloud)
         cloud.inject("post_5xx", count=None, status=status, says=says)
@@ -173,7 +163,7 @@ def deleted(cloud: CloudServer, **details: Any) -> None:
 
 
 @pytest.mark.parametrize("path", ["/(jobs|sessions|backends|instances).*", "/jobs", "/jobs/.*", "/instances/usage"])
-def test_a_key_that_is_deleted_in_mid_run_is_told_at_once(cloud: CloudServer, ledger: Path, path: str) -> None:
+def test_a_key_that_is_deleted_in_mid_run_is_told_at_once(cloud, ledger, path):
     with ibm(ledger, patience=Patience(retry_seconds=600, settle_seconds=600, poll_seconds=0.02)) as backend:
         layer, before = layer_on(backend), len(cloud.requests())
         deleted(cloud, path=path)
@@ -185,7 +175,7 @@ def test_a_key_that_is_deleted_in_mid_run_is_told_at_once(cloud: CloudServer, le
         assert len(refused) == len(asked) == 1
 
 
-def test_a_token_that_was_revoked_is_renewed(cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor) -> None:
+def test_a_token_that_was_revoked_is_renewed(cloud, ledger, undisturbed):
     """The key is valid: a token of an hour ago need not be."""
     with ibm(ledger, patience=PATIENCE) as backend:
         layer, before = layer_on(backend), counts(cloud)
@@ -196,7 +186,7 @@ def test_a_token_that_was_revoked_is_renewed(cloud: CloudServer, ledger: Path, u
         assert since(cloud, before) == (1, 1)
 
 
-def test_an_identity_service_out_of_order_is_waited_for(ledger: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_identity_service_out_of_order_is_waited_for(ledger, caplog):
     """Without a token nothing is sent, least of all the account's key; and nobody is told that the key is wrong."""
     with CloudServer(token_seconds=5) as cloud:
         with ibm(ledger, patience=PATIENCE) as backend:
@@ -241,7 +231,7 @@ ASKED = [
 
 
 @pytest.mark.parametrize(("path", "status"), ASKED, ids=[f"{REQUESTS[path]}-{status}" for path, status in ASKED])
-def test_any_request_may_be_refused(cloud: CloudServer, ledger: Path, path: str, status: Any) -> None:
+def test_any_request_may_be_refused(cloud, ledger, path, status):
     """Never a raw error of the client's, a device that is and is not there, or advice to save an account that is valid."""
     before = counts(cloud)
     if status == "page":
@@ -270,7 +260,7 @@ def test_any_request_may_be_refused(cloud: CloudServer, ledger: Path, path: str,
     assert since(cloud, before)[0] == 1
 
 
-def test_a_wrong_key_is_told_at_once(server: CloudServer, ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_key_is_told_at_once(server, ledger, monkeypatch):
     monkeypatch.setenv("QISKIT_IBM_TOKEN", "another-key-that-nobody-knows")
     for functions in ("", "1"):  # with "1" the client does not look for instances, and would wait for a minute
         monkeypatch.setenv("QISKIT_FUNCTIONS_EXPERIMENTAL", functions)
@@ -293,7 +283,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def proxy() -> Iterator[str]:
+def proxy():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://user:password-of-proxy@127.0.0.1:{server.server_port}"
@@ -310,32 +300,32 @@ def error_of(url: str, **options: Any) -> Exception:
     raise AssertionError(url)
 
 
-def test_a_proxy_that_wants_a_login(proxy: str) -> None:
+def test_a_proxy_that_wants_a_login(proxy):
     meaning = meaning_of(error_of("https://quantum.invalid/api", proxies={"https": proxy}))
     assert (meaning.fault, meaning.tries) == (Fault.REFUSED, None)
     assert "HTTPS_PROXY" in meaning.remedy
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/", "http://no-such-host.invalid/"])
-def test_no_way_to_the_service(url: str) -> None:
+def test_no_way_to_the_service(url):
     meaning = meaning_of(error_of(url))
     assert meaning.fault is Fault.TRANSIENT
     assert "online" in meaning.remedy
 
 
-def test_a_lost_connection_is_no_closed_session() -> None:
+def test_a_lost_connection_is_no_closed_session():
     lost = requests.exceptions.ConnectionError("url: /sessions/1 (Remote end closed connection without response)")
     assert meaning_of(lost).fault is Fault.TRANSIENT
 
 
-def test_a_certificate_that_is_not_trusted() -> None:
+def test_a_certificate_that_is_not_trusted():
     error = requests.exceptions.SSLError(ssl.SSLCertVerificationError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed"))
     assert meaning_of(error).fault is Fault.REFUSED
     assert "REQUESTS_CA_BUNDLE" in meaning_of(error).remedy
     assert meaning_of(requests.exceptions.SSLError("EOF occurred")).fault is Fault.TRANSIENT
 
 
-def test_connecting_says_what_is_waited_for(cloud: CloudServer, ledger: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_connecting_says_what_is_waited_for(cloud, ledger, caplog):
     caplog.set_level(logging.INFO, logger="qiskit_torch_bridge")
     with ibm(ledger) as backend:
         _ = backend.connection

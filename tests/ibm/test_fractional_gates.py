@@ -1,7 +1,6 @@
 """Devices whose ``rzz`` takes angles from 0 to pi / 2 only: no angle of a training is refused, and all values are right."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from qiskit.primitives.containers.sampler_pub import SamplerPub
 from qiskit.quantum_info import SparsePauliOp, Statevector
 
 pytest.importorskip("qiskit_ibm_runtime", reason="IBM devices need qiskit-ibm-runtime")
-from ibm_cloud import CloudServer
 from ibm_training import ibm
 from qiskit_aer import AerSimulator
 from qiskit_ibm_runtime import QiskitRuntimeService
@@ -233,7 +231,7 @@ def test_twirling_that_does_not_take_fractional_gates_is_refused_when_the_layer_
     )
 
 
-def test_a_device_with_and_without_fractional_gates_is_not_one_device(cloud: CloudServer, tmp_path: Path) -> None:
+def test_a_device_with_and_without_fractional_gates_is_not_one_device(cloud, tmp_path):
     """Or a run with them would be answered by the results of one without."""
     backends = []
     for fractional in (False, True):

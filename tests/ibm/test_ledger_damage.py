@@ -42,7 +42,7 @@ def filled(path: Path) -> Path:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(tmp_path):
     return filled(tmp_path / "jobs.sqlite")
 
 
@@ -80,7 +80,7 @@ def assert_as_written_or_refused(path: Path) -> bool:
     return False
 
 
-def test_any_byte_of_the_file(path: Path, tmp_path: Path) -> None:
+def test_any_byte_of_the_file(path, tmp_path):
     """A few hundred draws: what was written, or a LedgerError."""
     whole, draws = path.read_bytes(), random.Random(14)
     damaged = tmp_path / "damaged.sqlite"
@@ -111,7 +111,7 @@ CELLS = [
 
 
 @pytest.mark.parametrize(("table", "column", "value"), CELLS, ids=[f"{table}-{column}" for table, column, _ in CELLS])
-def test_a_row_that_was_changed_is_named_and_can_be_given_up(path: Path, table: str, column: str, value: Any) -> None:
+def test_a_row_that_was_changed_is_named_and_can_be_given_up(path, table, column, value):
     poke(path, f"UPDATE {table} SET {column} = ? WHERE rowid = 1", value)
     assert not assert_as_written_or_refused(path)
     with closing(Ledger(path)) as ledger:
@@ -138,7 +138,7 @@ def test_a_row_that_was_changed_is_named_and_can_be_given_up(path: Path, table: 
         assert ledger.discard_damaged() == []
 
 
-def test_a_damaged_row_does_not_become_sound_when_it_is_written_to(path: Path) -> None:
+def test_a_damaged_row_does_not_become_sound_when_it_is_written_to(path):
     poke(path, "UPDATE jobs SET key = 'another' WHERE number = 4")
     with closing(Ledger(path)) as ledger:
         ledger.finished(4, b"result", 1.0)
@@ -147,7 +147,7 @@ def test_a_damaged_row_does_not_become_sound_when_it_is_written_to(path: Path) -
             ledger.entry(4)
 
 
-def test_a_damaged_result_is_its_own_matter(path: Path) -> None:
+def test_a_damaged_result_is_its_own_matter(path):
     poke(path, "UPDATE jobs SET result = ? WHERE number = 1", RESULTS[1])  # whole, but another's
     with closing(Ledger(path)) as ledger:
         assert claim(ledger, KEYS[0]).role is Role.DONE
@@ -158,7 +158,7 @@ def test_a_damaged_result_is_its_own_matter(path: Path) -> None:
         assert ledger.result(2) == RESULTS[1]
 
 
-def test_damaged_circuits_are_let_go_of(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_circuits_are_let_go_of(path, caplog):
     """They are made anew, under the same key; no job depends on their bytes."""
     poke(path, "UPDATE circuits SET circuits = ?", b"qpx" * 50)
     with closing(Ledger(path)) as ledger:
@@ -169,7 +169,7 @@ def test_damaged_circuits_are_let_go_of(path: Path, caplog: pytest.LogCaptureFix
         assert ledger.circuits("circuits") == b"new"
 
 
-def test_a_ledger_of_the_first_version_is_taken_on(path: Path) -> None:
+def test_a_ledger_of_the_first_version_is_taken_on(path):
     with closing(sqlite3.connect(path)) as db:
         for table in ("jobs", "circuits", "evaluations", "sessions", "events"):
             db.execute(f"ALTER TABLE {table} DROP COLUMN seal")
@@ -185,7 +185,7 @@ def test_a_ledger_of_the_first_version_is_taken_on(path: Path) -> None:
 
 
 @pytest.mark.parametrize("beside", [False, True])
-def test_an_empty_file_is_not_taken_for_a_new_ledger(path: Path, beside: bool) -> None:
+def test_an_empty_file_is_not_taken_for_a_new_ledger(path, beside):
     """Or everything would be paid for again."""
     path.write_bytes(b"")
     if beside:
@@ -202,14 +202,14 @@ def test_an_empty_file_is_not_taken_for_a_new_ledger(path: Path, beside: bool) -
 
 
 @pytest.mark.parametrize("part", [0.3, 0.9])
-def test_a_file_that_was_cut_off(path: Path, part: float) -> None:
+def test_a_file_that_was_cut_off(path, part):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(part * len(whole))])
     with pytest.raises(LedgerError, match=rf"sqlite3 {path} .recover"):
         Ledger(path)
 
 
-def test_a_folder(tmp_path: Path) -> None:
+def test_a_folder(tmp_path):
     with pytest.raises(LedgerError, match=rf"got the folder {tmp_path}, expected a file; name one in it"):
         Ledger(tmp_path)
     assert not any(tmp_path.iterdir())
@@ -217,7 +217,7 @@ def test_a_folder(tmp_path: Path) -> None:
         Ledger("/dev/null")
 
 
-def test_a_newer_version(path: Path) -> None:
+def test_a_newer_version(path):
     poke_version = "PRAGMA user_version = 9"
     with closing(sqlite3.connect(path)) as db:
         db.execute(poke_version)
@@ -237,7 +237,7 @@ def test_a_newer_version(path: Path) -> None:
         ("database disk image is malformed", r"sqlite3 {path} .recover"),
     ],
 )
-def test_the_remedy_is_the_one_for_the_case(path: Path, says: str, remedy: str) -> None:
+def test_the_remedy_is_the_one_for_the_case(path, says, remedy):
     ledger = Ledger(path)
     with (
         pytest.raises(LedgerError, match=f"{path} cannot be used: {says}.*{remedy.format(path=path)}"),
@@ -247,7 +247,7 @@ def test_the_remedy_is_the_one_for_the_case(path: Path, says: str, remedy: str) 
     ledger.close()
 
 
-def test_a_ledger_that_is_removed_while_it_is_open_is_written_anew(path: Path) -> None:
+def test_a_ledger_that_is_removed_while_it_is_open_is_written_anew(path):
     ledger = Ledger(path)
     claim(ledger, "new")
     for file in path.parent.glob(f"{path.name}*"):
@@ -260,7 +260,7 @@ def test_a_ledger_that_is_removed_while_it_is_open_is_written_anew(path: Path) -
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_a_ledger_that_is_replaced_while_it_is_open_is_saved(path: Path, tmp_path: Path) -> None:
+def test_a_ledger_that_is_replaced_while_it_is_open_is_saved(path, tmp_path):
     copy = shutil.copy(path, tmp_path / "copy.sqlite")
     ledger = Ledger(path)
     claim(ledger, "new")
@@ -293,7 +293,7 @@ def _roles(found: Any, count: int) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes"])
-def test_eight_open_a_new_ledger_at_the_same_instant(tmp_path: Path, kind: str) -> None:
+def test_eight_open_a_new_ledger_at_the_same_instant(tmp_path, kind):
     context = get_context("fork" if kind == "processes" else None)
     if kind == "threads":
         import queue
@@ -313,7 +313,7 @@ def test_eight_open_a_new_ledger_at_the_same_instant(tmp_path: Path, kind: str) 
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"{number}.sqlite" for number in range(ROUNDS)]
 
 
-def test_a_lock_on_the_mode_of_the_file_is_waited_for(path: Path) -> None:
+def test_a_lock_on_the_mode_of_the_file_is_waited_for(path):
     """SQLite itself does not wait for it: two processes that opened a new ledger at once collided there."""
     holder = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     assert holder.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)

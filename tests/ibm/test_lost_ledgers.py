@@ -18,12 +18,12 @@ from qiskit_torch_bridge.backends.ibm.errors import LedgerError
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(tmp_path):
     return tmp_path / "ledger.sqlite"
 
 
 @pytest.fixture
-def first(cloud: CloudServer, path: Path) -> torch.Tensor:
+def first(cloud, path):
     """A step whose job is done."""
     with ibm(path) as backend:
         return step(layer_on(backend))
@@ -52,7 +52,7 @@ def again(cloud: CloudServer, path: Path) -> tuple[torch.Tensor, int]:
     return found, len(cloud.requests("POST", "/jobs")) - before
 
 
-def test_a_ledger_of_an_earlier_version_goes_on(cloud: CloudServer, path: Path, first: torch.Tensor) -> None:
+def test_a_ledger_of_an_earlier_version_goes_on(cloud, path, first):
     as_of_version_1(path)
     found, sent = again(cloud, path)
     assert torch.equal(found, first)
@@ -61,9 +61,7 @@ def test_a_ledger_of_an_earlier_version_goes_on(cloud: CloudServer, path: Path, 
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("damage", [b"", b"QISKIT and then nothing", b"\xff" * 200])
-def test_damaged_circuits_are_transpiled_anew_and_no_job_is_sent(
-    cloud: CloudServer, path: Path, first: torch.Tensor, version: int, damage: bytes
-) -> None:
+def test_damaged_circuits_are_transpiled_anew_and_no_job_is_sent(cloud, path, first, version, damage):
     """Jobs are known by what was asked for, not by the circuits' bytes."""
     if version == 1:
         as_of_version_1(path)
@@ -75,9 +73,7 @@ def test_damaged_circuits_are_transpiled_anew_and_no_job_is_sent(
 
 
 @pytest.mark.parametrize("change", ["key = 'another'", "state = 'cancelled'", "number = 7"])
-def test_a_damaged_job_is_not_sent_again_until_it_is_given_up(
-    cloud: CloudServer, path: Path, first: torch.Tensor, change: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_job_is_not_sent_again_until_it_is_given_up(cloud, path, first, change, capsys):
     before = len(cloud.jobs())
     poke(path, f"UPDATE jobs SET {change}")
     for _ in range(2):
@@ -98,7 +94,7 @@ def test_a_damaged_job_is_not_sent_again_until_it_is_given_up(
     assert sent == 1
 
 
-def test_an_emptied_ledger_sends_nothing(cloud: CloudServer, path: Path, first: torch.Tensor, tmp_path: Path) -> None:
+def test_an_emptied_ledger_sends_nothing(cloud, path, first, tmp_path):
     copy = tmp_path / "copy.sqlite"
     copy.write_bytes(path.read_bytes())
     path.write_bytes(b"")
@@ -110,7 +106,7 @@ def test_an_emptied_ledger_sends_nothing(cloud: CloudServer, path: Path, first: 
     assert sent == 0
 
 
-def test_a_ledger_that_is_removed_in_mid_run(cloud: CloudServer, path: Path, first: torch.Tensor) -> None:
+def test_a_ledger_that_is_removed_in_mid_run(cloud, path, first):
     with ibm(path) as backend:
         layer = layer_on(backend)
         assert torch.equal(step(layer), first)
@@ -125,7 +121,7 @@ def test_a_ledger_that_is_removed_in_mid_run(cloud: CloudServer, path: Path, fir
     assert sent == 0
 
 
-def test_a_full_disk_in_mid_run(cloud: CloudServer, path: Path) -> None:
+def test_a_full_disk_in_mid_run(cloud, path):
     before = len(cloud.jobs())
     with ibm(path) as backend:
         layer, _ = layer_on(backend), backend.ledger  # which makes the file

@@ -12,7 +12,6 @@ from qiskit.circuit import ParameterVector
 from qiskit.providers.fake_provider import GenericBackendV2
 
 pytest.importorskip("qiskit_ibm_runtime", reason="IBM devices need qiskit-ibm-runtime")
-from ibm_cloud import CloudServer
 from ibm_training import PATIENCE
 from qiskit_aer import AerSimulator
 from qiskit_ibm_runtime.fake_provider import FakeArmonkV2, FakeManilaV2, FakeSherbrooke
@@ -25,7 +24,7 @@ from qiskit_torch_bridge.backends.ibm.compiling import circuits_for, to_qpy
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch) -> Path:
+def folder(tmp_path, monkeypatch):
     """An empty working directory, where a ledger would be made."""
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -59,7 +58,7 @@ def test_a_device_without_an_account_leaves_no_file(folder, monkeypatch, tmp_pat
     assert not list(folder.iterdir())
 
 
-def test_looking_and_quoting_leave_no_file(cloud: CloudServer, folder: Path) -> None:
+def test_looking_and_quoting_leave_no_file(cloud, folder):
     with IBMBackend("ibm_manila", patience=PATIENCE) as backend:
         layer = layer_on(backend)
         quote = layer.quote(3)
@@ -75,7 +74,7 @@ def test_looking_and_quoting_leave_no_file(cloud: CloudServer, folder: Path) -> 
         assert again.spent.jobs == 1  # read from the file that is there
 
 
-def test_unknown_devices_are_guessed_and_leave_no_file(cloud: CloudServer, folder: Path) -> None:
+def test_unknown_devices_are_guessed_and_leave_no_file(cloud, folder):
     with pytest.raises(ValueError, match=r"got 'ibm_manilla', but the devices .*; did you mean 'ibm_manila'"):
         layer_on("ibm:ibm_manilla")
     assert not list(folder.iterdir())

@@ -7,7 +7,6 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,19 +27,19 @@ HASTY = Patience(retry_seconds=1.0, longest_pause_seconds=0.1, settle_seconds=0.
 
 
 @pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_pauses(monkeypatch):
     """The pauses between attempts, which grow to half a minute, are cut short."""
     genuine = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: genuine(min(seconds, 0.05)))
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Path:
+def ledger(tmp_path):
     return tmp_path / "ledger.sqlite"
 
 
 @pytest.fixture(scope="module")
-def undisturbed(server: CloudServer, tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
+def undisturbed(server, tmp_path_factory):
     """The first step of every layer here, when nothing goes wrong."""
     with ibm(tmp_path_factory.mktemp("undisturbed") / "ledger.sqlite") as backend:
         return step(layer_on(backend))
@@ -81,9 +80,7 @@ def bounds(shots: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("primitive", ["sampler", "estimator"])
 @pytest.mark.parametrize("mode", ["job", "batch", "session"])
-def test_a_step_is_one_job_and_agrees_with_exact_simulation(
-    cloud: CloudServer, ledger: Path, mode: Any, primitive: Any
-) -> None:
+def test_a_step_is_one_job_and_agrees_with_exact_simulation(cloud, ledger, mode, primitive):
     shots = 4000
     options = {"resilience_level": 0} if primitive == "estimator" else {}
     with ibm(ledger, mode=mode, primitive=primitive, options=options) as backend:
@@ -109,7 +106,7 @@ def test_a_step_is_one_job_and_agrees_with_exact_simulation(
         assert len(watch.jobs) == watch.posts == 2
 
 
-def test_only_what_needs_a_gradient_is_measured_for_it(cloud: CloudServer, ledger: Path) -> None:
+def test_only_what_needs_a_gradient_is_measured_for_it(cloud, ledger):
     with ibm(ledger) as backend:
         layer, watch = layer_on(backend), Watch(cloud)
         expected = []
@@ -129,7 +126,7 @@ def test_only_what_needs_a_gradient_is_measured_for_it(cloud: CloudServer, ledge
     assert expected == [54, 30, 6, 30, 6]  # 3 rows in 2 bases, at 1 + 2 points for each angle
 
 
-def test_work_above_the_limits_leaves_as_few_jobs_together(cloud: CloudServer, ledger: Path) -> None:
+def test_work_above_the_limits_leaves_as_few_jobs_together(cloud, ledger):
     with ibm(ledger, limits=Limits(executions=20 * SHOTS)) as backend:
         layer, watch = layer_on(backend), Watch(cloud)
         assert layer.quote(3).jobs == 3
@@ -159,9 +156,7 @@ def test_work_above_the_limits_leaves_as_few_jobs_together(cloud: CloudServer, l
         ),
     ],
 )
-def test_the_quote_is_what_the_service_gets(
-    cloud: CloudServer, ledger: Path, primitive: Any, options: dict[str, Any]
-) -> None:
+def test_the_quote_is_what_the_service_gets(cloud, ledger, primitive, options):
     with ibm(ledger, primitive=primitive, options=options) as backend:
         # So many that no value comes out the same in all randomisations, which IBM's extrapolation warns of.
         layer, watch = layer_on(backend, shots=5000), Watch(cloud)
@@ -209,16 +204,7 @@ def named(rows: list[tuple[str, dict[str, Any], Any]]) -> list[str]:
 
 @pytest.mark.parametrize(("kind", "details", "posts"), PASSING, ids=named(PASSING))
 @pytest.mark.parametrize("mode", ["job", "session"])
-def test_a_fault_that_passes_changes_nothing(
-    cloud: CloudServer,
-    ledger: Path,
-    undisturbed: torch.Tensor,
-    monkeypatch: pytest.MonkeyPatch,
-    mode: Any,
-    kind: str,
-    details: dict[str, Any],
-    posts: int,
-) -> None:
+def test_a_fault_that_passes_changes_nothing(cloud, ledger, undisturbed, monkeypatch, mode, kind, details, posts):
     if "stall" in kind:
         monkeypatch.setattr(cloud_module, "_READ_SECONDS", 0.4)
     with ibm(ledger, mode=mode) as backend:
@@ -232,9 +218,7 @@ def test_a_fault_that_passes_changes_nothing(
         assert backend.spent.jobs == 1
 
 
-def test_a_job_that_the_listing_does_not_show_at_once_is_not_sent_again(
-    cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor
-) -> None:
+def test_a_job_that_the_listing_does_not_show_at_once_is_not_sent_again(cloud, ledger, undisturbed):
     with ibm(ledger) as backend:
         layer, watch = layer_on(backend), Watch(cloud)
         cloud.inject("list_lag", count=3)
@@ -245,7 +229,7 @@ def test_a_job_that_the_listing_does_not_show_at_once_is_not_sent_again(
         assert watch.jobs[0]["id"] in event["message"]
 
 
-def test_every_passing_fault_at_once(cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor) -> None:
+def test_every_passing_fault_at_once(cloud, ledger, undisturbed):
     with ibm(ledger) as backend:
         layer, watch = layer_on(backend), Watch(cloud)
         for kind in (
@@ -289,16 +273,8 @@ LASTING: list[tuple[str, dict[str, Any], type[HardwareError], str, int, int]] = 
     ("kind", "details", "error", "says", "before", "after"), LASTING, ids=named([row[:3] for row in LASTING])
 )
 def test_a_fault_that_lasts_ends_with_an_error_and_the_same_program_goes_on(
-    cloud: CloudServer,
-    ledger: Path,
-    undisturbed: torch.Tensor,
-    kind: str,
-    details: dict[str, Any],
-    error: type[HardwareError],
-    says: str,
-    before: int,
-    after: int,
-) -> None:
+    cloud, ledger, undisturbed, kind, details, error, says, before, after
+):
     with ibm(ledger, patience=HASTY) as backend:
         layer, watch = layer_on(backend), Watch(cloud)
         cloud.inject(kind, **details)
@@ -326,7 +302,7 @@ def leave_a_job(cloud: CloudServer, layer: QuantumLayer) -> None:
     cloud.clear()
 
 
-def test_a_step_that_failed_can_be_called_again(cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor) -> None:
+def test_a_step_that_failed_can_be_called_again(cloud, ledger, undisturbed):
     with ibm(ledger, patience=HASTY) as backend:
         layer, watch = layer_on(backend), Watch(cloud)
         leave_a_job(cloud, layer)
@@ -334,9 +310,7 @@ def test_a_step_that_failed_can_be_called_again(cloud: CloudServer, ledger: Path
         assert len(watch.jobs) == 1
 
 
-def test_an_interrupted_wait_goes_on(
-    cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_wait_goes_on(cloud, ledger, undisturbed, monkeypatch):
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt
 
@@ -356,9 +330,7 @@ def test_an_interrupted_wait_goes_on(
 
 @pytest.mark.parametrize("mode", ["session", "batch"])
 @pytest.mark.parametrize("when", ["between steps", "at the submission"])
-def test_a_session_that_closes_is_renewed(
-    cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor, mode: Any, when: str
-) -> None:
+def test_a_session_that_closes_is_renewed(cloud, ledger, undisturbed, mode, when):
     with ibm(ledger, mode=mode) as backend:
         layer, watch = layer_on(backend), Watch(cloud)
         assert torch.equal(step(layer), undisturbed)
@@ -380,7 +352,7 @@ def test_a_session_that_closes_is_renewed(
 
 
 @pytest.mark.parametrize("kind", [Session, Batch])
-def test_a_closed_session_of_the_users_own_is_an_error(cloud: CloudServer, ledger: Path, kind: Any) -> None:
+def test_a_closed_session_of_the_users_own_is_an_error(cloud, ledger, kind):
     session = kind(cloud.service().backend("ibm_manila"))
     backend = ibm(ledger, session)
     layer, watch = layer_on(backend), Watch(cloud)
@@ -394,14 +366,14 @@ def test_a_closed_session_of_the_users_own_is_an_error(cloud: CloudServer, ledge
     backend.close()
 
 
-def test_a_session_of_the_users_own_stays_open(cloud: CloudServer, ledger: Path) -> None:
+def test_a_session_of_the_users_own_stays_open(cloud, ledger):
     session = Session(cloud.service().backend("ibm_manila"))
     with ibm(ledger, session) as backend:
         step(layer_on(backend))
     assert session.details()["accepting_jobs"]
 
 
-def test_the_open_plan_has_batches_but_no_sessions(tmp_path: Path) -> None:
+def test_the_open_plan_has_batches_but_no_sessions(tmp_path):
     with CloudServer(plan="open") as cloud:
         refused = tmp_path / "refused.sqlite"
         with pytest.raises(ValueError, match="mode='batch'"):
@@ -414,7 +386,7 @@ def test_the_open_plan_has_batches_but_no_sessions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["session", "batch"])
-def test_a_session_left_open_is_taken_up_and_closed_at_last(cloud: CloudServer, ledger: Path, mode: Any) -> None:
+def test_a_session_left_open_is_taken_up_and_closed_at_last(cloud, ledger, mode):
     watch = Watch(cloud)
     lost = ibm(ledger, mode=mode)
     first = layer_on(lost)
@@ -438,7 +410,7 @@ def test_a_session_left_open_is_taken_up_and_closed_at_last(cloud: CloudServer, 
 
 
 @pytest.mark.parametrize(("cap", "value"), [("max_jobs", 2), ("max_shots", 2 * 54 * SHOTS), ("max_qpu_seconds", 14.5)])
-def test_a_cap_stops_before_the_submission(cloud: CloudServer, ledger: Path, cap: str, value: float) -> None:
+def test_a_cap_stops_before_the_submission(cloud, ledger, cap, value):
     watch = Watch(cloud)
     layers = []
     with ibm(ledger, **{cap: value}) as backend:  # an earlier process
@@ -464,7 +436,7 @@ def test_a_cap_stops_before_the_submission(cloud: CloudServer, ledger: Path, cap
     assert len(watch.jobs) == 3
 
 
-def test_bills_that_come_late_are_settled(cloud: CloudServer, ledger: Path) -> None:
+def test_bills_that_come_late_are_settled(cloud, ledger):
     with ibm(ledger) as backend:
         layer = layer_on(backend)
         cloud.inject("get_5xx", path="/jobs/[^/]+/metrics")
@@ -478,7 +450,7 @@ def test_bills_that_come_late_are_settled(cloud: CloudServer, ledger: Path) -> N
 # Recalibration, cancelling, secrets -----------------------------------------------------------------------------------
 
 
-def test_a_recalibration_is_logged_once(cloud: CloudServer, ledger: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_recalibration_is_logged_once(cloud, ledger, caplog):
     patience = replace(PATIENCE, recheck_seconds=0)
     passports = []
     with ibm(ledger, patience=patience) as backend:
@@ -496,7 +468,7 @@ def test_a_recalibration_is_logged_once(cloud: CloudServer, ledger: Path, caplog
     assert sum("calibrated anew" in record.message for record in caplog.records) == 1
 
 
-def test_jobs_are_collected_and_cancelled(cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor) -> None:
+def test_jobs_are_collected_and_cancelled(cloud, ledger, undisturbed):
     with ibm(ledger, patience=HASTY) as backend:
         layer, watch = layer_on(backend), Watch(cloud)
         leave_a_job(cloud, layer)
@@ -527,9 +499,7 @@ def errors_of(layer: QuantumLayer, cloud: CloudServer) -> Iterator[BaseException
         cloud.clear()
 
 
-def test_the_token_is_nowhere(
-    cloud: CloudServer, tmp_path: Path, ledger: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_token_is_nowhere(cloud, tmp_path, ledger, caplog):
     caplog.set_level(logging.DEBUG, logger="qiskit_torch_bridge")
     patience = Patience(retry_seconds=0.3, settle_seconds=0.1, poll_seconds=0.02)
     with ibm(ledger, mode="session", patience=patience) as backend:

@@ -1,7 +1,6 @@
 """Settings of the hardware path are checked where they are given: one error with a remedy, no job, no file."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch) -> Path:
+def folder(tmp_path, monkeypatch):
     """An empty working directory, where a ledger would be made."""
     empty = tmp_path / "empty"
     empty.mkdir()

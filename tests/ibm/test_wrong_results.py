@@ -6,14 +6,14 @@ No number is made of them, nothing is paid for twice by itself, and what the err
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from ibm_cloud import TOKEN, CloudServer
+from ibm_cloud import TOKEN
 
 pytest.importorskip("qiskit_ibm_runtime")
 
@@ -37,18 +37,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_pauses(monkeypatch):
     genuine = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: genuine(min(seconds, 0.02)))
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Path:
+def ledger(tmp_path):
     return tmp_path / "ledger.sqlite"
 
 
 @pytest.fixture(scope="module")
-def right(server: CloudServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+def right(server, tmp_path_factory):
     """A step with each of the Samplers, when nothing goes wrong."""
     steps = {}
     for name in ("sampler", "twirled"):
@@ -77,7 +77,7 @@ class Wrong:
 
 
 @pytest.fixture
-def wrong(monkeypatch: pytest.MonkeyPatch) -> Wrong:
+def wrong(monkeypatch):
     genuine, wrong = RuntimeClient.job_results, Wrong()
 
     def job_results(client: RuntimeClient, job_id: str) -> Any:
@@ -185,9 +185,7 @@ CASES = {**SHAPES, **{name: ("sampler", change, "") for name, change in BODIES.i
 
 
 @pytest.mark.parametrize("what", CASES)
-def test_a_wrong_result_is_refused_and_can_be_fetched_later(
-    cloud: CloudServer, ledger: Path, right: dict[str, torch.Tensor], wrong: Wrong, what: str
-) -> None:
+def test_a_wrong_result_is_refused_and_can_be_fetched_later(cloud, ledger, right, wrong, what):
     """The error comes after a few attempts, and says what was got and expected; nothing is stored as done."""
     kind, wrong.change, message = CASES[what]
     with ibm(ledger, **OPTIONS[kind]) as backend:
@@ -209,14 +207,7 @@ def test_a_wrong_result_is_refused_and_can_be_fetched_later(
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
-def test_a_wrong_result_is_forgotten_and_the_job_sent_once_more(
-    cloud: CloudServer,
-    ledger: Path,
-    right: dict[str, torch.Tensor],
-    wrong: Wrong,
-    caplog: pytest.LogCaptureFixture,
-    kind: str,
-) -> None:
+def test_a_wrong_result_is_forgotten_and_the_job_sent_once_more(cloud, ledger, right, wrong, caplog, kind):
     """To the end: the error, its advice, a warning about the money, the right numbers, two jobs in all."""
     wrong.change = reshaped(of_registers(lambda array: array[..., ::2, :]))
     with ibm(ledger, **OPTIONS[kind]) as backend:
@@ -235,9 +226,7 @@ def test_a_wrong_result_is_forgotten_and_the_job_sent_once_more(
         assert [event["data"]["job"] for event in backend.ledger.events("forgotten")] == [1]
 
 
-def test_another_jobs_result_is_refused(
-    cloud: CloudServer, ledger: Path, right: dict[str, torch.Tensor], wrong: Wrong
-) -> None:
+def test_another_jobs_result_is_refused(cloud, ledger, right, wrong):
     """The results of two jobs may have the same shapes; what the service passes through says whose they are."""
     bodies: list[str] = []
 
@@ -252,9 +241,7 @@ def test_another_jobs_result_is_refused(
             step(layer_on(backend, seed=8))
 
 
-def test_jobs_forgets_by_the_command_line(
-    cloud: CloudServer, ledger: Path, right: dict[str, torch.Tensor], wrong: Wrong, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_jobs_forgets_by_the_command_line(cloud, ledger, right, wrong, capsys):
     with ibm(ledger) as backend:
         wrong.change, watch = BODIES["a web page"], Watch(cloud)
         with pytest.raises(JobFailed, match="cannot be decoded"):
@@ -269,9 +256,7 @@ def test_jobs_forgets_by_the_command_line(
         assert [entry.state for entry in backend.ledger.entries()] == ["failed", "done"]
 
 
-def test_what_an_earlier_version_has_sent_is_checked_when_it_is_read(
-    cloud: CloudServer, ledger: Path, right: dict[str, torch.Tensor], wrong: Wrong, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_an_earlier_version_has_sent_is_checked_when_it_is_read(cloud, ledger, right, wrong, monkeypatch):
     """Its evaluations do not say what they asked for, so that collecting a job cannot tell."""
     monkeypatch.setattr(sending, "asked_of_jobs", lambda ledger: {})
     with ibm(ledger, patience=HASTY) as backend:
@@ -287,7 +272,7 @@ def test_what_an_earlier_version_has_sent_is_checked_when_it_is_read(
         assert watch.posts == len(watch.jobs) == 1
 
 
-def test_an_echoed_key_is_masked(cloud: CloudServer, ledger: Path, wrong: Wrong) -> None:
+def test_an_echoed_key_is_masked(cloud, ledger, wrong):
     wrong.change = edited(lambda decoded: decoded.update(data=f"You sent {TOKEN}."))
     with ibm(ledger) as backend, pytest.raises(JobFailed, match=r"cannot be decoded.*You sent \*\*\*") as caught:
         step(layer_on(backend))
@@ -297,7 +282,7 @@ def test_an_echoed_key_is_masked(cloud: CloudServer, ledger: Path, wrong: Wrong)
         error = error.__cause__ or error.__context__
 
 
-def test_a_wrong_simulation_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_simulation_is_not_kept(monkeypatch):
     """It was not paid for, so that the same run simulates it anew without being asked to."""
     genuine = LocalDevice.result
     backend = IBMBackend("fake_manila")
@@ -310,7 +295,7 @@ def test_a_wrong_simulation_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None
     assert [entry.state for entry in backend.ledger.entries()] == ["failed", "done"]
 
 
-def test_a_job_that_has_not_ended_is_not_forgotten(cloud: CloudServer, ledger: Path) -> None:
+def test_a_job_that_has_not_ended_is_not_forgotten(cloud, ledger):
     """It would be paid for unseen: it can be cancelled."""
     with ibm(ledger, patience=HASTY) as backend:
         cloud.inject("slow_queue", seconds=3600)
@@ -332,16 +317,14 @@ def damage_result(path: Path, change: Callable[[bytes], bytes]) -> None:
 
 
 @pytest.fixture
-def done(cloud: CloudServer, ledger: Path, right: dict[str, torch.Tensor]) -> Iterator[IBMBackend]:
+def done(cloud, ledger, right):
     """A backend whose ledger holds one job that is done."""
     with ibm(ledger) as backend:
         assert torch.equal(step(layer_on(backend)), right["sampler"])
         yield backend
 
 
-def test_a_damaged_result_in_the_ledger_is_fetched_once_more(
-    cloud: CloudServer, ledger: Path, right: dict[str, torch.Tensor], wrong: Wrong, done: IBMBackend
-) -> None:
+def test_a_damaged_result_in_the_ledger_is_fetched_once_more(cloud, ledger, right, wrong, done):
     """That costs nothing; only where the service has lost it too, it has to be given up and paid for again."""
     watch = Watch(cloud)
     damage_result(ledger, lambda blob: blob[:-100])

@@ -425,7 +425,7 @@ def test_large_angles_and_special_ones():
 
 
 @pytest.fixture
-def one_row_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+def one_row_a_unit(monkeypatch):
     """Every row is a unit of its own, so that it can share its beginning with the row before."""
     monkeypatch.setattr(Simulator, "_lanes", lambda self, rows: 1)
 
