@@ -205,15 +205,8 @@ def test_wrong_seed(seed, error):
 
 # ------------------------------------------------------------------------------------------------- shots
 
-BAD_SHOTS = [
-    (0, ValueError),
-    (-5, ValueError),
-    (10.0, TypeError),
-    (0.5, TypeError),
-    (True, TypeError),
-    ("10", TypeError),
-]
-bad_shots = pytest.mark.parametrize(("shots", "error"), BAD_SHOTS, ids=repr)
+SHOTS = [(0, ValueError), (-5, ValueError), (10.0, TypeError), (0.5, TypeError), (True, TypeError), ("10", TypeError)]
+bad_shots = pytest.mark.parametrize(("shots", "error"), SHOTS, ids=repr)
 
 
 @bad_shots

@@ -175,9 +175,7 @@ def test_kept_with_outputs_that_suit_every_machine(lesson):
     kinds = [kind for cell in code for kind, _ in outline(cell)]
     assert set(kinds) <= {"stdout", "execute_result", "image/png"}
     assert kinds.count("image/png") >= 3
-    texts = " ".join(
-        str(output) for cell in code for output in cell.outputs if "image/png" not in output.get("data", {})
-    )
+    texts = " ".join(str(o) for cell in code for o in cell.outputs if "image/png" not in o.get("data", {}))
     assert not re.search(r"0x[0-9a-f]{6}|/(?:home|root|Users|tmp|usr)/|site-packages", texts)
     assert str(CHECKOUT) not in texts
 

@@ -37,9 +37,7 @@ def test_hardware_lines_run_on_a_fake_device(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     exec(BLOCKS[0], namespace)
-    (hardware,) = [
-        block for block in BLOCKS if "from qiskit_torch_bridge import IBMBackend" in block and "ibm_fez" in block
-    ]
+    (hardware,) = [b for b in BLOCKS if "from qiskit_torch_bridge import IBMBackend" in b and "ibm_fez" in b]
     exec(hardware.replace("ibm_fez", "fake_manila").replace("shots=1000", "shots=20"), namespace)
     assert "jobs=1" in capsys.readouterr().out
     assert namespace["backend"].spent.jobs == 1

@@ -188,11 +188,8 @@ def test_idle_gates_without_noise_are_nobody_s_business():
     qc = rotated()
     qc.id(0)
     noiseless = AerSimulator.from_backend(manila(), noise_model=None)
-    for backend in (
-        noiseless,
-        BackendSamplerV2(backend=noiseless),
-        SamplerBackend(StatevectorSampler(), device=manila()),
-    ):
+    samplers = BackendSamplerV2(backend=noiseless), SamplerBackend(StatevectorSampler(), device=manila())
+    for backend in (noiseless, *samplers):
         assert layer_on(backend, qc, shots=4000)().item() == pytest.approx(np.cos(0.7), abs=5 / 4000**0.5)
 
 

@@ -179,19 +179,15 @@ def test_probabilities_and_classes():
         run, upstream = backward(layer, inputs)
         assert run.values.shape[1] == classes
         predicted = run.predicted(SHOTS)
-        np.testing.assert_allclose(
-            predicted.standard_errors, np.sqrt(run.values * (1 - run.values) / SHOTS), atol=1e-12
-        )
+        np.testing.assert_allclose(predicted.standard_errors, np.sqrt((run.values - run.values**2) / SHOTS), atol=1e-12)
         measured = checked.layer(expected.weights, shots=20_000, seed=3, **options)
         scaled, _ = backward(measured, inputs, upstream=upstream)
-        np.testing.assert_allclose(
-            scaled.predicted(SHOTS).gradient_standard_errors, predicted.gradient_standard_errors, rtol=0.05
-        )
+        errors = scaled.predicted(SHOTS).gradient_standard_errors
+        np.testing.assert_allclose(errors, predicted.gradient_standard_errors, rtol=0.05)
         measured.backend, measured.shots = resolve_backend(StatevectorSampler()), 2000
         sampled, _ = backward(measured, inputs, upstream=upstream)  # from bit strings, not from a table of outcomes
-        np.testing.assert_allclose(
-            sampled.predicted(SHOTS).gradient_standard_errors, predicted.gradient_standard_errors, rtol=0.15
-        )
+        errors = sampled.predicted(SHOTS).gradient_standard_errors
+        np.testing.assert_allclose(errors, predicted.gradient_standard_errors, rtol=0.15)
 
 
 NOISELESS = {name: make for name, make in BACKENDS.items() if name != "rehearsal"}

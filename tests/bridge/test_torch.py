@@ -439,9 +439,7 @@ def test_features_and_upstream_gradients_with_a_pending_sign():
     torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.skipif(
-    torch.__version__.startswith("2.4."), reason="torch 2.4 does not say whether a backward is the last"
-)
+@pytest.mark.skipif(torch.__version__.startswith("2.4."), reason="torch 2.4 does not say which backward is the last")
 def test_a_backward_lets_go_of_the_states():
     layer = _two_qubit_layer()
     features = torch.rand(4, 2, dtype=torch.float64)

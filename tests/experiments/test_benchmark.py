@@ -304,9 +304,8 @@ class TestRun:
         folder = tmp_path / "run"
         options = ["--cases", "dressed-4", "batch", "fresh", "--small", "--repetitions", "2", "--run-dir", str(folder)]
         assert run(options, "", with_ours("right", "right")) == 0
-        assert {path.name for path in folder.iterdir()} == {
-            *("config.yaml", "result.json", "scaling.png", "table.md", "timings.csv")
-        }
+        found = {path.name for path in folder.iterdir()}
+        assert found == {"config.yaml", "result.json", "scaling.png", "table.md", "timings.csv"}
         rows = [row for row in rows_of(folder) if row["case"] == "dressed-4"]
         assert [(row["system"], row["repetition"]) for row in rows] == [
             (name, str(repetition))
@@ -432,9 +431,7 @@ class TestPlan:
         everything, fresh = plan(PARTS, small=False, largest_qubits=20)
         some, _ = plan(PARTS, small=True, largest_qubits=20)
         assert len(some) < len(everything)
-        assert [case.series.x for case in everything if case.series and case.series.axis == "qubits"] == [
-            *range(4, 21, 2)
-        ]
+        assert [c.series.x for c in everything if c.series and c.series.axis == "qubits"] == [*range(4, 21, 2)]
         assert fresh
         assert {name for case in everything for name in case.systems} == set(SYSTEMS)
 

@@ -116,9 +116,7 @@ class TestDamage:
         if damage == "garbage inside" and suffix in ("bmp", "webp"):  # no checksum of pixels: nobody can know
             train.check()
             return
-        with pytest.raises(
-            ValueError, match=rf"9\.{suffix} cannot be read as an image \(.+\); replace or delete it"
-        ) as refused:
+        with pytest.raises(ValueError, match=rf"9\.{suffix} cannot be read as an image \(.+\); replace") as refused:
             train.check()
         assert "\n" not in str(refused.value)
 

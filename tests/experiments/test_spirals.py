@@ -55,9 +55,7 @@ class TestPoints:
 
     def test_noise_is_uniform_and_to_one_side(self):
         """The angles are drawn first, so that the same seed without noise gives the same places on the arm."""
-        noisy, bare = (
-            spirals(20000, turns=2, noise=noise, rng=np.random.default_rng(5))[0][:10000] for noise in (0.2, 0.0)
-        )
+        noisy, bare = (spirals(20000, turns=2, noise=n, rng=np.random.default_rng(5))[0][:10000] for n in (0.2, 0.0))
         noise = (noisy - bare) / 0.2
         assert noise.min() >= 0
         assert noise.max() < 1 + 1e-12

@@ -98,9 +98,7 @@ def test_each_table_has_its_file(tmp_path, log):
     def find_two(settings: dict[str, Any], tables: Tables) -> Findings:
         return Findings({name: len(rows) for name, rows in tables.items()}, {}, {})
 
-    study = Study(
-        "toy", parser, cells, measure, find_two, table_of=lambda cell: "odd" if cell["number"] % 2 else "even"
-    )
+    study = Study("toy", parser, cells, measure, find_two, table_of=lambda c: "odd" if c["number"] % 2 else "even")
     assert run(tmp_path / "run", "--workers", "0", study=study) == 0
     assert [row["number"] for row in RunFolder(tmp_path / "run").read_rows("odd.csv")] == [1, 1, 3, 3]
     assert result(tmp_path / "run")["even"] == 2

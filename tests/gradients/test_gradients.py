@@ -280,12 +280,7 @@ COSTS = {
     "spsa": ("spsa", (2, 2, 2)),
     "spsa_samples": (SPSA(samples=3), (6, 6, 6)),
 }
-WANTED = {
-    "both": (True, True, 0),
-    "inputs": (True, False, 1),
-    "weights": (False, True, 2),
-    "none": (False, False, None),
-}
+ASKED = {"both": (True, True, 0), "inputs": (True, False, 1), "weights": (False, True, 2), "none": (False, False, None)}
 
 
 def trained(layer: QuantumLayer, inputs: torch.Tensor) -> None:
@@ -295,11 +290,11 @@ def trained(layer: QuantumLayer, inputs: torch.Tensor) -> None:
         values.sum().backward()
 
 
-@pytest.mark.parametrize("wanted", WANTED)
+@pytest.mark.parametrize("asked", ASKED)
 @pytest.mark.parametrize("rule", COSTS)
-def test_only_what_is_asked_for_is_computed(counting, rule, wanted):
+def test_only_what_is_asked_for_is_computed(counting, rule, asked):
     gradient, circuits = COSTS[rule]
-    want_inputs, want_weights, which = WANTED[wanted]
+    want_inputs, want_weights, which = ASKED[asked]
     backend, expected = counting(), oracle("entangled_pair")
     layer = problem("entangled_pair").layer(expected.weights, gradient=gradient, backend=backend)
     layer.requires_grad_(want_weights)
@@ -361,9 +356,8 @@ def test_frozen_groups_cost_nothing(counting, frozen, want_inputs, angles):
 def test_one_call_forward_and_one_backward_as_quoted(counting, backend, gradient, shots):
     """Whatever the batch, the observables and the number of weights; with the same shots."""
     expected = oracle("shared_parameters")
-    layer = problem("shared_parameters").layer(
-        expected.weights, backend=counting(backend()), gradient=gradient, shots=shots
-    )
+    options = {"gradient": gradient, "shots": shots}
+    layer = problem("shared_parameters").layer(expected.weights, backend=counting(backend()), **options)
     inputs = torch.zeros(1, 2, 1, dtype=torch.float64, requires_grad=True)
     quote = layer.quote(2)
     layer(inputs).sum().backward()
@@ -383,12 +377,8 @@ def test_angles_of_one_weight_move_together_in_finite_differences():
         circuit.cx(0, 1)
     tied = Problem(circuit, (z(2, 0), z(2, 0, 1)), weights=(t,))
     exact = derivatives(lambda weights: statevector_values(tied, np.zeros((1, 0)), weights)[0], np.array([0.4]))
-    for gradient, points in (
-        ("finite_difference", 2),
-        (FiniteDifference(scheme="forward"), 2),
-        ("parameter_shift", 20),
-    ):
-        layer = tied.layer(np.array([0.4]), gradient=gradient)
+    for rule, points in (("finite_difference", 2), (FiniteDifference(scheme="forward"), 2), ("parameter_shift", 20)):
+        layer = tied.layer(np.array([0.4]), gradient=rule)
         layer()[1].backward()
         assert layer.total_circuits == 1 + points
         assert layer.weights.grad.item() == pytest.approx(exact[1, 0], abs=DIFFERENCES)

@@ -51,9 +51,7 @@ def undisturbed(cloud, nursery, tmp_path_factory):
 def assert_nothing_was_paid_twice(jobs: list[dict[str, Any]], folder: Path, steps: int) -> None:
     """The jobs at the server are those of the ledger, one a step."""
     entries = Ledger(folder / "ledger.sqlite").entries()
-    assert [(entry.state, entry.job_id, entry.tag) for entry in entries] == [
-        ("done", job["id"], job["tags"][0]) for job in jobs
-    ]
+    assert [(e.state, e.job_id, e.tag) for e in entries] == [("done", job["id"], job["tags"][0]) for job in jobs]
     assert len(jobs) == len({job["tags"][0] for job in jobs}) == len({entry.key for entry in entries}) == steps
     assert_intact(folder / "ledger.sqlite")
 

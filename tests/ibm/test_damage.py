@@ -34,6 +34,7 @@ from qiskit_torch_bridge.backends.results import Arrays, WrongResult, arrays_fro
 
 CHECKOUT = Path(__file__).parents[2]
 X = torch.tensor([[0.3], [1.9]], dtype=torch.float64)
+Change = Callable[[dict[str, Any], dict[str, np.ndarray]], None]
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
@@ -46,10 +47,8 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
         return data[:place] + data[place + length :]
     if kind == 2:
         return data[:place] + data[place : place + length] + data[place:]
-    changed = rng.choice(
-        [data[place] ^ 1 << rng.randrange(8), rng.randrange(256), ord(rng.choice('0123456789"[],:ZX'))]
-    )
-    return data[:place] + bytes([changed]) + data[place + 1 :]
+    byte = rng.choice([data[place] ^ 1 << rng.randrange(8), rng.randrange(256), ord(rng.choice('0123456789"[],:ZX'))])
+    return data[:place] + bytes([byte]) + data[place + 1 :]
 
 
 def same(found: Arrays, right: Arrays) -> bool:
@@ -131,9 +130,7 @@ def with_a_field_changed(decoded: dict[str, Any], rng: random.Random) -> str:
     """The body with a field removed, twice, under another name, of another value, or resized."""
     decoded = copy.deepcopy(decoded)
     # Timestamps and options are many, and change nothing.
-    places = [
-        place for place in nodes({key: decoded[key] for key in ("data", "passthrough_data")}) if place[1] != "options"
-    ]
+    places = [p for p in nodes({key: decoded[key] for key in ("data", "passthrough_data")}) if p[1] != "options"]
     container, key = rng.choice(places)
     tensors = [place for place in places if isinstance(place[0][place[1]], dict) and "dtype" in place[0][place[1]]]
     kind = rng.randrange(6)
@@ -237,7 +234,7 @@ def test_any_byte_of_a_recording(recorded, tmp_path):
     assert all(said.startswith(begins) and "jobs LEDGER --record FILE" in said for begins, said in refused)
 
 
-def rewritten(path: Path, target: Path, change: Callable[[dict[str, Any], dict[str, np.ndarray]], None]) -> Path:
+def rewritten(path: Path, target: Path, change: Change) -> Path:
     """A recording as earlier versions have written them, without a checksum, with something changed."""
     with np.load(path) as archive:
         arrays = dict(archive)
@@ -249,9 +246,7 @@ def rewritten(path: Path, target: Path, change: Callable[[dict[str, Any], dict[s
     return target
 
 
-def on(
-    name: str, change: Callable[[np.ndarray], np.ndarray]
-) -> Callable[[dict[str, Any], dict[str, np.ndarray]], None]:
+def on(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Change:
     """A change of all arrays whose name ends so."""
 
     def changed(manifest: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -261,7 +256,7 @@ def on(
     return changed
 
 
-CHANGES: dict[str, Callable[[dict[str, Any], dict[str, np.ndarray]], None]] = {
+CHANGES: dict[str, Change] = {
     "shots cut short": on("/0", lambda array: array[..., :30, :] if array.dtype == np.uint8 else array[:1]),
     "rows cut short": on("/0", lambda array: array[:-1] if array.dtype == np.uint8 else array[:, :-1]),
     "no bytes": on("/0", lambda array: array[..., :0]),

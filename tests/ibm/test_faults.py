@@ -101,10 +101,7 @@ def test_one_that_is_listed_too_late_is_cancelled_and_counted(cloud, ledger, und
         assert torch.equal(step(layer), undisturbed)
         assert since(cloud, before) == (2, 2)
         first, second = (job["id"] for job in cloud.jobs()[-2:])
-        assert [(entry.state, entry.job_id) for entry in backend.ledger.entries()] == [
-            ("done", second),
-            ("cancelled", first),
-        ]
+        assert [(e.state, e.job_id) for e in backend.ledger.entries()] == [("done", second), ("cancelled", first)]
         assert backend.spent.jobs == 2
         backend.settle_bills()
         assert backend.spent.qpu_seconds == sum(job["seconds"] for job in cloud.jobs()[-2:])
@@ -225,9 +222,7 @@ ANSWERS = {401: NotAuthorized, 403: HardwareError, 407: HardwareError, 429: Serv
 
 
 # Three of the answers to each, so that each answer is given to several.
-ASKED = [
-    (path, status) for number, path in enumerate(REQUESTS) for status in (401, "page", (403, 407, 429, 503)[number % 4])
-]
+ASKED = [(path, status) for i, path in enumerate(REQUESTS) for status in (401, "page", (403, 407, 429, 503)[i % 4])]
 
 
 @pytest.mark.parametrize(("path", "status"), ASKED, ids=[f"{REQUESTS[path]}-{status}" for path, status in ASKED])

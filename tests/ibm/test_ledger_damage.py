@@ -129,9 +129,7 @@ def test_a_row_that_was_changed_is_named_and_can_be_given_up(path, table, column
         assert ledger.result(2) == RESULTS[1]
 
         assert ledger.discard_damaged() == [f"{table} 1"]
-        assert [event["message"] for event in ledger.events("discarded")] == [
-            f"{table} 1 was damaged, and was given up"
-        ]
+        assert [e["message"] for e in ledger.events("discarded")] == [f"{table} 1 was damaged, and was given up"]
         assert claim(ledger, KEYS[1]).role is Role.DONE
         assert claim(ledger, KEYS[0]).role is (Role.SUBMIT if table == "jobs" else Role.DONE)
     with closing(Ledger(path)) as ledger:
@@ -151,9 +149,7 @@ def test_a_damaged_result_is_its_own_matter(path):
     poke(path, "UPDATE jobs SET result = ? WHERE number = 1", RESULTS[1])  # whole, but another's
     with closing(Ledger(path)) as ledger:
         assert claim(ledger, KEYS[0]).role is Role.DONE
-        with pytest.raises(
-            ResultDamaged, match=rf"result of job 1 in the ledger {path} is damaged.*All others can be used"
-        ):
+        with pytest.raises(ResultDamaged, match=rf"job 1 in the ledger {path} is damaged.*All others can be used"):
             ledger.result(1)
         assert ledger.result(2) == RESULTS[1]
 
@@ -190,9 +186,7 @@ def test_an_empty_file_is_not_taken_for_a_new_ledger(path, beside):
     path.write_bytes(b"")
     if beside:
         path.with_name(f"{path.name}-wal").write_bytes(b"what SQLite had not moved to the file yet")
-    with pytest.raises(
-        LedgerError, match=rf"{path} is an empty file.*put back a copy.*if it never held any, remove it"
-    ):
+    with pytest.raises(LedgerError, match=rf"{path} is an empty file.*put back a copy.*never held any, remove it"):
         Ledger(path)
     assert path.read_bytes() == b""
     assert path.with_name(f"{path.name}-wal").exists() == beside  # SQLite itself would have removed it

@@ -48,9 +48,7 @@ def layer_on(backend, qubits: int = 2, **options) -> QuantumLayer:
 
 
 def test_a_device_without_an_account_leaves_no_file(folder, monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        "qiskit_ibm_runtime.accounts.management._DEFAULT_ACCOUNT_CONFIG_JSON_FILE", str(tmp_path / "no")
-    )
+    monkeypatch.setattr("qiskit_ibm_runtime.accounts.management._DEFAULT_ACCOUNT_CONFIG_JSON_FILE", f"{tmp_path}/no")
     for name in ("TOKEN", "INSTANCE", "URL", "CHANNEL"):
         monkeypatch.delenv(f"QISKIT_IBM_{name}", raising=False)
     with pytest.raises(ValueError, match="There is no account to use"):

@@ -110,9 +110,7 @@ TAKEN = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("primitive", "options"), [(kind, options) for kind, these in TAKEN.items() for options in these], ids=str
-)
+@pytest.mark.parametrize(("primitive", "options"), [(kind, o) for kind, some in TAKEN.items() for o in some], ids=str)
 def test_options_that_are_taken_work_to_the_end(primitive, options):
     backend = IBMBackend("fake_manila", primitive=primitive, options=options)
     layer = layer_on(backend, shots=300)

@@ -232,18 +232,8 @@ def test_a_job_that_the_listing_does_not_show_at_once_is_not_sent_again(cloud, l
 def test_every_passing_fault_at_once(cloud, ledger, undisturbed):
     with ibm(ledger) as backend:
         layer, watch = layer_on(backend), Watch(cloud)
-        for kind in (
-            "post_5xx",
-            "post_429",
-            "post_drop",
-            "post_drop_after",
-            "get_5xx",
-            "get_429",
-            "get_drop",
-            "job_404",
-        ):
-            cloud.inject(kind)
-        for kind in ("results_5xx", "results_cut", "results_garbled"):
+        gets = ("get_5xx", "get_429", "get_drop", "job_404", "results_5xx", "results_cut", "results_garbled")
+        for kind in ("post_5xx", "post_429", "post_drop", "post_drop_after", *gets):
             cloud.inject(kind)
         assert torch.equal(step(layer), undisturbed)
         assert len(watch.jobs) == 1

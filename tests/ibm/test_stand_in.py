@@ -335,9 +335,7 @@ def test_sessions_end(backend, cloud, sampler_pub):
 def test_the_open_plan_has_no_sessions():
     with CloudServer(plan="open", token_seconds=5, used_seconds=590) as cloud:
         service = cloud.service()
-        assert [(found["plan"], found["pricing_type"], found["crn"]) for found in service.instances()] == [
-            ("open", "free", INSTANCE)
-        ]
+        assert [(i["plan"], i["pricing_type"], i["crn"]) for i in service.instances()] == [("open", "free", INSTANCE)]
         assert service.usage()["usage_remaining_seconds"] == 10
         backend = service.backend("ibm_manila")
         with pytest.raises(RequestsApiError, match="1352"):

@@ -306,9 +306,7 @@ def test_a_stale_definition_is_refused_by_the_gates_name(case):
 
 def test_the_gates_around_a_stale_one_are_named():
     circuit = STALE["within gates"]()
-    with pytest.raises(
-        ValueError, match=r"'cblock_dg' \(within 'level 1' / 'level 0'\) .* b, but its definition has a"
-    ):
+    with pytest.raises(ValueError, match=r"cblock_dg' \(within 'level 1' / 'level 0'\) .* b, but its definition has a"):
         QuantumLayer(circuit, weights=list(circuit.parameters))
 
 

@@ -141,9 +141,7 @@ def scores(found: list[np.ndarray]) -> np.ndarray:
     """Of the mean over repeats, against the exact gradient; infinite where nothing scatters and they differ."""
     deviation = np.mean(found, axis=0) - exact()
     error = np.std(found, axis=0, ddof=1) / math.sqrt(len(found))
-    return np.where(
-        error > 0, deviation / np.where(error > 0, error, 1.0), np.where(np.abs(deviation) < 1e-12, 0.0, np.inf)
-    )
+    return np.where(error > 0, deviation / np.where(error > 0, error, 1), np.where(abs(deviation) < 1e-12, 0, np.inf))
 
 
 @pytest.mark.parametrize(("backend", "repeats"), [("statevector", 800), ("aer", 40)])

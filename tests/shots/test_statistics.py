@@ -120,9 +120,7 @@ def assert_uncorrelated(a: np.ndarray, b: np.ndarray) -> None:
 
 PROGRAM = Program.compile(circuit(), inputs=X, observables=OBSERVABLES)
 GRADIENT_PARTS = [SparsePauliOp(["ZI", "IZ"], [1.0, 0.5]), "XX"]
-GRADIENT_PROGRAM = Program.compile(
-    circuit(), inputs=X, observables=[SparsePauliOp(["ZI", "IZ", "XX"], [1.0, 0.5, 1.0])]
-)
+GRADIENT_PROGRAM = Program.compile(circuit(), inputs=X, observables=[SparsePauliOp(["ZI", "IZ", "XX"], [1, 0.5, 1])])
 
 
 def values_over_seeds(backend: Any, x: np.ndarray, seeds: int, shots: int = SHOTS) -> np.ndarray:

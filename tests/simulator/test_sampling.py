@@ -242,12 +242,7 @@ def test_outcomes_of_probability_zero_never_occur(outcomes, shots):
 def test_rows_seeds_and_groups_are_independent():
     p = np.tile(np.random.default_rng(0).dirichlet(np.ones(8)), (20_000, 1))
     counts = drawn(p, 50)
-    others = [
-        drawn(p, 50, seed=1),
-        drawn(p, 50, group=1),
-        drawn(p, 50, group=2**15 - 1),
-        drawn(p, 50, first_row=20_000),
-    ]
+    others = [drawn(p, 50, seed=1), drawn(p, 50, group=1), drawn(p, 50, group=2**15 - 1), drawn(p, 50, first_row=20000)]
     others += [np.roll(counts, by, axis=0) for by in (1, 2, 7)]
     pvalues = []
     for other in others:

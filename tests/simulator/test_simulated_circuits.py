@@ -276,9 +276,7 @@ def test_strings_across_blocks_of_a_large_state():
     n = 15
     labels = [pauli(n, X=14), pauli(n, Y=[13, 0]), pauli(n, Z=[14, 2], X=[13, 1]), pauli(n, Y=14), pauli(n, Z=[13, 14])]
     labels.append(pauli(n, Y=[14, 13, 12, 11], X=0))
-    case = Case(
-        random_circuit(n, 6, 10, free=2), [*map(SparsePauliOp, labels), SparsePauliOp(labels, np.arange(6) - 2)]
-    )
+    case = Case(random_circuit(n, 6, 10, free=2), [*map(SparsePauliOp, labels), SparsePauliOp(labels, range(-2, 4))])
     case.check(2)
 
 
