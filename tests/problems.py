@@ -601,12 +601,8 @@ def _library_problem(ansatz: Callable[[], QuantumCircuit], feature_map: Callable
             circuit.compose(head, range(head.num_qubits), inplace=True)
         circuit.compose(body, inplace=True)
         mix(circuit, 1)
-        return Problem(
-            circuit,
-            generic_observables(body.num_qubits),
-            tuple(head.parameters) if head else (),
-            tuple(body.parameters),
-        )
+        inputs = tuple(head.parameters) if head else ()
+        return Problem(circuit, generic_observables(body.num_qubits), inputs, tuple(body.parameters))
 
 
 PROBLEMS.update({f"library_{name}": partial(_library_problem, ansatz, None) for name, ansatz in ANSAETZE.items()})

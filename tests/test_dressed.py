@@ -184,11 +184,8 @@ class TestCircuit:
     @pytest.mark.parametrize(("qubits", "pairs"), [(1, []), (2, [(0, 1)]), (5, [(0, 1), (2, 3), (1, 2), (3, 4)])])
     def test_entanglers(self, qubits, pairs):
         circuit = dressed(qubits, 2).circuit
-        found = [
-            tuple(circuit.find_bit(qubit).index for qubit in gate.qubits)
-            for gate in circuit.data
-            if gate.operation.name == "cx"
-        ]
+        gates = [gate for gate in circuit.data if gate.operation.name == "cx"]
+        found = [tuple(circuit.find_bit(qubit).index for qubit in gate.qubits) for gate in gates]
         assert found == pairs * 2
 
 

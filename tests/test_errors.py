@@ -138,9 +138,8 @@ def test_no_tensor(layer, features):
 
 def test_missing_and_superfluous_features(layer, counting):
     assert_refused(layer, ValueError, r"features: got none, expected shape \(\.\.\., 2\)", layer)
-    only_weights = QuantumLayer(
-        circuit().assign_parameters({X[0]: 0.1, X[1]: 0.2}), weights=W, backend=counting(), observables=["ZZ"]
-    )
+    bound = circuit().assign_parameters({X[0]: 0.1, X[1]: 0.2})
+    only_weights = QuantumLayer(bound, weights=W, backend=counting(), observables=["ZZ"])
     with pytest.raises(ValueError, match=r"features: got shape \(3, 2\), expected \(\.\.\., 0\)"):
         only_weights(torch.zeros(3, 2))
     assert only_weights.backend.calls == []

@@ -348,9 +348,8 @@ class TestFreezing:
     @pytest.mark.parametrize(("trainable", "trained"), [((2,), 6), ((0, 1), 12), ((0, 1, 2), 18)])
     def test_frozen_layers_cost_no_circuits(self, counting, trainable, trained):
         backend = counting()
-        layer = LayerwiseQuantumLayer(
-            FAMILIES["ring"], 1, init="uniform", backend=backend, gradient="parameter_shift", seed=1
-        )
+        options = {"backend": backend, "gradient": "parameter_shift", "seed": 1}
+        layer = LayerwiseQuantumLayer(FAMILIES["ring"], 1, init="uniform", **options)
         layer.enter(Phase("part", 3, trainable, 1))
         layer(torch.rand(4, 3)).sum().backward()
         assert [rows for rows, _ in backend.calls] == [4, 4 * 2 * trained]
@@ -360,9 +359,8 @@ class TestFreezing:
     def test_unfrozen_layers_do_cost(self, counting):
         """The variant that grows but forgets to freeze: the counts above would notice."""
         backend = counting()
-        layer = LayerwiseQuantumLayer(
-            FAMILIES["ring"], 1, init="uniform", backend=backend, gradient="parameter_shift", seed=1
-        )
+        options = {"backend": backend, "gradient": "parameter_shift", "seed": 1}
+        layer = LayerwiseQuantumLayer(FAMILIES["ring"], 1, init="uniform", **options)
         layer.enter(newest(3))
         for weights in layer.groups.values():
             weights.requires_grad_(True)

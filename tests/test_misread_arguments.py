@@ -52,9 +52,8 @@ def net(*args: Any, **options: Any) -> DressedQuantumNet:
 
 
 def grown(**options: Any) -> LayerwiseQuantumLayer:
-    return LayerwiseQuantumLayer(
-        **({"make_circuit": lambda depth: random_rotations(2, depth, seed=0), "depth": 1} | options)
-    )
+    defaults = {"make_circuit": lambda depth: random_rotations(2, depth, seed=0), "depth": 1}
+    return LayerwiseQuantumLayer(**defaults | options)
 
 
 # ------------------------------------------------------------------------------- mappings, sets, and other containers
@@ -196,10 +195,7 @@ def test_several_unknown_arguments_are_all_named():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            lambda: QuantumLayer(circuit(), [X], [T]),
-            r"QuantumLayer: got 3 positional.*1 \(circuit\).*inputs=, weights=",
-        ),
+        (lambda: QuantumLayer(circuit(), [X], [T]), r"got 3 positional.*1 \(circuit\).*inputs=, weights="),
         (lambda: QuantumLayer(), "QuantumLayer: missing a required argument: 'circuit'"),
         (lambda: QuantumLayer(circuit(), circuit=circuit()), "QuantumLayer: multiple values for argument 'circuit'"),
         (lambda: DressedQuantumNet(4, 2, 3), r"got 3 positional.*2 \(num_features, num_outputs\).*num_qubits=, depth="),
@@ -270,11 +266,7 @@ def test_dir_shows_the_names_that_are_imported_on_first_use():
         (lambda: make_layer(init={"weights": torch.ones(1, device="meta")}), TypeError, "init.*meta device"),
         (lambda: setattr(make_layer(), "total_shots", "5"), TypeError, "total_shots: got '5'"),
         (lambda: setattr(make_layer(), "total_circuits", -1), ValueError, "total_circuits: got -1"),
-        (
-            lambda: evaluate(PROGRAM, torch.zeros(1, 1), {torch.zeros(1)}),
-            TypeError,
-            "weights: got set, expected a list",
-        ),
+        (lambda: evaluate(PROGRAM, torch.zeros(1, 1), {torch.zeros(1)}), TypeError, "weights: got set, expected a"),
         (lambda: evaluate(PROGRAM, torch.zeros(1, 1) * 1j, [torch.zeros(1)]), TypeError, "complex64, expected real"),
         (lambda: evaluate(PROGRAM, torch.zeros(1, 1), [torch.zeros(1) * 1j]), TypeError, "complex64, expected real"),
         (lambda: make_layer().to("meta")(torch.zeros(1)), TypeError, "weights: .*meta device"),
@@ -300,10 +292,7 @@ def test_numpy_integers_are_integers():
         (lambda: torch.zeros(2, 1).to_sparse(), r"features: got a tensor that is torch\.sparse_coo.*to_dense\(\)"),
         (lambda: torch.zeros(2, 1).to_sparse_csr(), r"features: got a tensor that is torch\.sparse_csr"),
         (lambda: torch.zeros(2, 1, device="meta"), "features: got a tensor on the meta device"),
-        (
-            lambda: torch.nested.as_nested_tensor([torch.zeros(1, 1), torch.zeros(2, 1)]),
-            "features: got a tensor that is nested",
-        ),
+        (lambda: torch.nested.as_nested_tensor([torch.zeros(1, 1), torch.zeros(2, 1)]), "a tensor that is nested"),
     ],
     ids=["complex", "integer", "coo", "csr", "meta", "nested"],
 )

@@ -128,9 +128,8 @@ def test_3_functional_call_uses_the_weights_it_is_given():
     ids=["statevector", "aer", "StatevectorSampler", "StatevectorEstimator", "aer.SamplerV2", "aer.EstimatorV2"],
 )
 def test_4_gradients_use_the_shots_of_the_values(counting, backend, gradient):
-    layer = problem("entangled_pair").layer(
-        np.array([0.3]), backend=counting(backend()), gradient=gradient, shots=25, seed=1
-    )
+    options = {"backend": counting(backend()), "gradient": gradient, "shots": 25}
+    layer = problem("entangled_pair").layer(np.array([0.3]), seed=1, **options)
     inputs = torch.zeros(2, 1, dtype=torch.float64)
     layer(inputs).sum().backward()
     layer.shots = 36
@@ -163,9 +162,8 @@ def test_5_a_step_is_two_jobs_of_one_pub_and_frozen_columns_are_free():
 
     def step(want_inputs, want_weights):
         estimator = PubCounter()
-        layer = QuantumLayer(
-            circuit, inputs=x, weights=t, observables=["ZZI", "IZZ"], backend=estimator, gradient="parameter_shift"
-        )
+        options = {"backend": estimator, "gradient": "parameter_shift"}
+        layer = QuantumLayer(circuit, inputs=x, weights=t, observables=["ZZI", "IZZ"], **options)
         layer.requires_grad_(want_weights)
         values = layer(torch.zeros(5, 3, requires_grad=want_inputs))
         if values.requires_grad:

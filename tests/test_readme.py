@@ -21,7 +21,6 @@ def test_first_models_run():
     exec(first, namespace)
     exec(second, namespace)
     promised = re.search(r"\.circuits is (\d+), \.shots is ([\d,]+), in (\d) calls", second)
-    assert promised is not None
     quote = namespace["layer"].quote(batch_size=8)
     assert (str(quote.circuits), f"{quote.shots:,}", str(quote.calls)) == promised.groups()
     assert namespace["per_sample"].shape == (8, 8)

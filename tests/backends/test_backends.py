@@ -129,9 +129,8 @@ def test_rows_of_a_circuit_without_inputs(make):
 
 @backends(ALL)
 def test_constant_observables_cost_nothing(make):
-    layer = make_layer(
-        model(), backend=make(), shots=10, observables=[SparsePauliOp("III", 2.5), SparsePauliOp("ZZZ", 0.0)]
-    )
+    observables = [SparsePauliOp("III", 2.5), SparsePauliOp("ZZZ", 0.0)]
+    layer = make_layer(model(), backend=make(), shots=10, observables=observables)
     features = FEATURES.clone().requires_grad_()
     values = layer(features)
     values.sum().backward()
@@ -149,9 +148,8 @@ def test_parameters_that_cancel_and_mixed_circuits(make):
     qc.h(0)
     qc.rz(theta, 0)
     for observables, values, gradient in ((["X", "Z"], [np.cos(0.3), 0.0], -np.sin(0.3)), (["Z"], [0.0], 0.0)):
-        layer = QuantumLayer(
-            qc, weights=[theta], backend=make(), observables=observables, init=torch.tensor([0.3]).double(), seed=1
-        )
+        options = {"observables": observables, "init": torch.tensor([0.3]).double()}
+        layer = QuantumLayer(qc, weights=[theta], backend=make(), seed=1, **options)
         outputs = layer()
         outputs.sum().backward()
         assert outputs.tolist() == pytest.approx(values, abs=0.16)  # 5 standard errors of the default 1024 shots

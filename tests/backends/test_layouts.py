@@ -197,9 +197,6 @@ def test_layouts_that_do_not_fit_are_refused(layout):
 
 
 def test_a_layout_for_a_circuit_that_has_one_is_refused():
+    backend = AerBackend(manila(), initial_layout=[1, 0])
     with pytest.raises(ValueError, match="layout"):
-        make_layer(
-            transpiled_by_user(2, [3, 4], "never"),
-            backend=AerBackend(manila(), initial_layout=[1, 0]),
-            observables=["ZZ"],
-        )
+        make_layer(transpiled_by_user(2, [3, 4], "never"), backend=backend, observables=["ZZ"])

@@ -92,9 +92,8 @@ def directly(qc: QuantumCircuit, noise: NoiseModel, weights: torch.Tensor = WEIG
 
 
 def layer_on(backend: Any, qc: QuantumCircuit, **options: Any) -> QuantumLayer:
-    return QuantumLayer(
-        qc, weights=list(W), init=WEIGHTS, backend=backend, **{"observables": OBSERVABLES, "seed": 5} | options
-    )
+    defaults = {"observables": OBSERVABLES, "init": WEIGHTS, "seed": 5}
+    return QuantumLayer(qc, weights=list(W), backend=backend, **defaults | options)
 
 
 def aer(noise: NoiseModel, **options: Any) -> AerSimulator:

@@ -299,9 +299,8 @@ def test_aers_estimator_without_noise_takes_any_method():
 
 
 def test_aers_estimator_says_that_it_leaves_readout_errors_out():
-    estimator = AerEstimator(
-        options={"backend_options": {"noise_model": with_readout_error(NoiseModel()), "method": "statevector"}}
-    )
+    options = {"noise_model": with_readout_error(NoiseModel()), "method": "statevector"}
+    estimator = AerEstimator(options={"backend_options": options})
     with pytest.warns(UserWarning, match="EstimatorV2 computes values without measuring.*readout errors"):
         layer = layer_on(estimator)
     layer.shots = 100  # and says it no more, for warnings are errors

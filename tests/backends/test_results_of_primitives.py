@@ -104,24 +104,15 @@ SAMPLERS: dict[str, tuple[Callable[[list[Any]], Any], str]] = {
     "one bit fewer": (bits(lambda b: b.slice_bits([0, 1])), r"PUB 0: got 2 bit\(s\) a shot, expected 3"),
     "one bit more": (bits(lambda b: BitArray(b.array | 8, 4)), r"PUB 0: got 4 bit\(s\) a shot, expected 3"),
     "half the shots": (bits(lambda b: b.slice_shots(range(32))), r"got shape \(4, 32, 1\).*expected \(4, 64, 1\)"),
-    "twice the shots": (
-        bits(lambda b: BitArray.concatenate_shots([b, b])),
-        r"got shape \(4, 128, 1\).*expected \(4, 64, 1\)",
-    ),
+    "twice the shots": (bits(lambda b: BitArray.concatenate_shots([b, b])), r"got shape \(4, 128, 1\).*\(4, 64, 1\)"),
     "half the rows": (bits(lambda b: b[:2]), r"got shape \(2, 64, 1\).*expected \(4, 64, 1\)"),
     "rows in two axes": (bits(lambda b: b.reshape(2, 2)), r"got shape \(2, 2, 64, 1\).*expected \(4, 64, 1\)"),
-    "another register": (
-        bits(lambda b: b, "meas"),
-        r"got \['meas'\], expected the measured bits of the register 'outcome'",
-    ),
+    "another register": (bits(lambda b: b, "meas"), r"got \['meas'\], the measured bits of the register 'outcome'"),
     "counts for bits": (bits(lambda b: np.zeros((*b.shape, 64, 1), np.uint8)), "expected the measured bits"),
     "a PUB fewer": (lambda pubs: PrimitiveResult(pubs[:-1]), r"got 1 PUB\(s\), expected 2"),
     "a PUB more": (lambda pubs: PrimitiveResult([*pubs, pubs[0]]), r"got 3 PUB\(s\), expected 2"),
     "PUBs in another order": (lambda pubs: PrimitiveResult(pubs[::-1]), r"PUB 0: got 1 bit\(s\) a shot, expected 3"),
-    "an Estimator's values": (
-        lambda pubs: [PubResult(DataBin(evs=np.ones((2, 4)), stds=np.ones((2, 4))))] * 2,
-        "got 2 array",
-    ),
+    "an Estimator's values": (lambda pubs: [PubResult(DataBin(evs=np.ones(4), stds=np.ones(4)))] * 2, "got 2 array"),
     "nothing": (lambda pubs: None, "got NoneType, expected the results of PUBs"),
 }
 
@@ -137,17 +128,11 @@ ESTIMATORS: dict[str, tuple[Callable[[list[Any]], Any], str]] = {
     "a negative error": (numbers(stds=with_entry(-0.1)), r"got -0\.1 at \(1, 3\), expected standard errors"),
     "no error": (numbers(stds=with_entry(np.nan)), r"got nan at \(1, 3\), expected standard errors"),
     "an infinite error": (numbers(stds=with_entry(np.inf)), r"got inf at \(1, 3\), expected standard errors"),
-    "errors of other shape": (
-        numbers(stds=lambda a: a[:1]),
-        r"got shape \(1, 4\) \(standard errors\), expected \(2, 4\)",
-    ),
+    "errors of other shape": (numbers(stds=lambda a: a[:1]), r"got shape \(1, 4\) \(standard errors\).* \(2, 4\)"),
     "no errors": (lambda pubs: [PubResult(DataBin(evs=pubs[0].data.evs))], r"got \['evs'\], expected"),
     "no PUB": (lambda pubs: PrimitiveResult([]), r"got 0 PUB\(s\), expected 1"),
     "a PUB more": (lambda pubs: PrimitiveResult(pubs * 2), r"got 2 PUB\(s\), expected 1"),
-    "bits": (
-        lambda pubs: [SamplerPubResult(DataBin(outcome=BitArray(np.zeros((4, 64, 1), np.uint8), 3)))],
-        "got 1 array",
-    ),
+    "bits": (lambda pubs: [SamplerPubResult(DataBin(outcome=BitArray(np.zeros((4, 1), np.uint8), 3)))], "got 1 array"),
 }
 
 
@@ -190,15 +175,11 @@ def test_only_a_sampler_that_twirls_may_round_shots_up():
     options = {"twirling": {"enable_measure": True, "num_randomizations": 7}}
     layer = layer_on(Sampler(FakeManilaV2(), options=options))
     layer(torch.full((1, 1), np.pi, dtype=torch.float64))
-    assert layer.last_run is not None
     assert layer.last_run.shots == 2 * 70  # two circuits, 7 times 10 shots
 
-    rounding, halving = (
-        WrongSampler(bits(lambda b: BitArray.concatenate_shots([b, b]))),
-        WrongSampler(SAMPLERS["half the shots"][0]),
-    )
+    rounding, halving = (WrongSampler(SAMPLERS[f"{what} the shots"][0]) for what in ("twice", "half"))
     for sampler in (rounding, halving):
-        sampler.options = Sampler(FakeManilaV2(), options=options).options  # type: ignore[attr-defined]
+        sampler.options = Sampler(FakeManilaV2(), options=options).options
     with pytest.raises(RuntimeError, match=r"got shape \(4, 32, 1\)"):
         values_of(halving)
     assert values_of(rounding)[0, 0] == -1

@@ -37,9 +37,8 @@ def wide_circuit() -> QuantumCircuit:
 
 
 def layer(circuit: QuantumCircuit, backend, shots: int | None = None) -> QuantumLayer:
-    return QuantumLayer(
-        circuit, weights=W, observables=["IIZ", "XZI"], backend=backend, shots=shots, init=WEIGHTS, seed=1
-    )
+    options = {"backend": backend, "shots": shots, "init": WEIGHTS, "seed": 1}
+    return QuantumLayer(circuit, weights=W, observables=["IIZ", "XZI"], **options)
 
 
 EXPECTED = layer(small_circuit(), None)()

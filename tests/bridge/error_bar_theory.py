@@ -116,11 +116,9 @@ def backward(
 ) -> tuple[Run, np.ndarray]:
     values = layer() if inputs is None else layer(inputs)
     if upstream is None:
-        upstream = np.random.default_rng(seed).normal(
-            size=(max(1, values.numel() // layer.num_outputs), layer.num_outputs)
-        )
+        rows = max(1, values.numel() // layer.num_outputs)
+        upstream = np.random.default_rng(seed).normal(size=(rows, layer.num_outputs))
     values.backward(torch.tensor(upstream, dtype=values.dtype).reshape(values.shape))
-    assert layer.last_run is not None
     return layer.last_run, upstream
 
 

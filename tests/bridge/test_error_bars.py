@@ -37,9 +37,8 @@ def test_predicted_errors_of_values_are_qiskits(name):
     angles = angles_of(layer, inputs, weights_of(layer)).detach().numpy()
     units = np.eye(layer.num_outputs)
     variances = [one_shot_variances(layer, angles, np.tile(unit, (len(angles), 1))) for unit in units]
-    np.testing.assert_allclose(
-        run.predicted(SHOTS).standard_errors, np.sqrt(np.transpose(variances).clip(0) / SHOTS), atol=1e-7
-    )
+    errors = np.sqrt(np.transpose(variances).clip(0) / SHOTS)
+    np.testing.assert_allclose(run.predicted(SHOTS).standard_errors, errors, atol=1e-7)
 
 
 @pytest.mark.parametrize(

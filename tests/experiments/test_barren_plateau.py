@@ -213,8 +213,7 @@ def test_training_layer_by_layer_spends_fewer_shots():
 
 
 @pytest.mark.slow
-def test_study_from_the_command_line(tmp_path):
-    folder = tmp_path / "run"
+def test_study_from_the_command_line(folder):
     assert main(["barren-plateau", *TINY, "--run-dir", str(folder)]) == 0
     rows = RunFolder(folder).read_rows("variance.csv")
     deep = [row for row in rows if row["qubits"] == 6 and row["layers"] == 18 and row["start"] == "uniform"]

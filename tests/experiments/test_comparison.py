@@ -244,9 +244,8 @@ def toy(tmp_path, monkeypatch):
     """The run of an experiment with an option of its own, and no training worth the name."""
 
     def parser() -> ArgumentParser:
-        shared = experiment_parser(
-            "toy", "", epochs=1, batch_size=1, lr=1.0, shots=None, backend="statevector", gradient=None
-        )
+        defaults = {"epochs": 1, "batch_size": 1, "lr": 1.0, "shots": None, "gradient": None}
+        shared = experiment_parser("toy", "", backend="statevector", **defaults)
         shared.add_argument("--colour", default="green")
         return shared
 

@@ -134,11 +134,8 @@ def launched(*command: str) -> subprocess.CompletedProcess[str]:
 
 def files(folder: Path) -> set[str]:
     """What a run has written, apart from TensorBoard's files, which are named after the moment."""
-    return {
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if path.is_file() and "tensorboard" not in path.parts
-    }
+    paths = [path for path in folder.rglob("*") if path.is_file() and "tensorboard" not in path.parts]
+    return {str(path.relative_to(folder)) for path in paths}
 
 
 @pytest.fixture(scope="session")
@@ -239,8 +236,7 @@ def test_experiment_from_end_to_end(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_refusal_ends_all_processes_and_leaves_nothing(tmp_path):
-    folder = tmp_path / "run"
+def test_refusal_ends_all_processes_and_leaves_nothing(folder):
     done = launched(*TORCHRUN, *EXPERIMENTS, *MNIST01, "--gradient", "guess", "--run-dir", str(folder))
     assert done.returncode == 1
     assert "mnist01: " in done.stderr

@@ -55,8 +55,7 @@ def test_unknown_experiment(capsys):
     assert "mnist99" in capsys.readouterr().err
 
 
-def test_dry_run_prints_the_cost_and_writes_nothing(tmp_path, capsys):
-    folder = tmp_path / "run"
+def test_dry_run_prints_the_cost_and_writes_nothing(folder, capsys):
     assert run("--dry-run", "--run-dir", str(folder)) == 0
     printed = capsys.readouterr().out
     assert "A step of 1 example(s): 3 circuits, 300 shots, 2 backend calls." in printed
@@ -64,8 +63,7 @@ def test_dry_run_prints_the_cost_and_writes_nothing(tmp_path, capsys):
     assert not folder.exists()
 
 
-def test_dry_run_says_what_a_run_then_costs(tmp_path, capsys):
-    folder = tmp_path / "run"
+def test_dry_run_says_what_a_run_then_costs(folder, capsys):
     assert run(*QUICK, "--epochs", "1", "--dry-run") == 0
     printed = capsys.readouterr().out
     assert run(*QUICK, "--epochs", "1", "--run-dir", str(folder)) == 0
@@ -76,8 +74,7 @@ def test_dry_run_says_what_a_run_then_costs(tmp_path, capsys):
 
 @pytest.mark.figures
 @pytest.mark.parametrize("head", ["quantum", "classical"])
-def test_run_folder(tmp_path, head):
-    folder = tmp_path / "run"
+def test_run_folder(folder, head):
     assert run(*QUICK, "--epochs", "2", "--head", head, "--run-dir", str(folder)) == 0
     numbers = {"config.yaml", "metrics.csv", "result.json", "checkpoint.pt", "predictions.csv", "shown.npz"}
     expected = numbers | {"loss.png", "predictions.png", "confusion.png"}
@@ -98,18 +95,14 @@ def test_run_folder(tmp_path, head):
 @pytest.mark.parametrize(
     "backend", [["--backend", "aer", "--shots", "20"], ["--backend", "statevector", "--shots", "null"]]
 )
-def test_backends_from_the_command_line(tmp_path, backend):
-    folder = tmp_path / "run"
+def test_backends_from_the_command_line(folder, backend):
     assert run(*SMALL, *backend, "--epochs", "1", "--run-dir", str(folder)) == 0
     assert (result(folder)["shots"] > 0) == (backend[1] == "aer")
 
 
-def test_config_file_and_overrides(tmp_path):
+def test_config_file_and_overrides(tmp_path, folder):
     config = tmp_path / "settings.yaml"
-    config.write_text(
-        yaml.safe_dump({"epochs": 5, "lr": 0.01, "backend": "statevector", "shots": None, "dataset": "digits"})
-    )
-    folder = tmp_path / "run"
+    config.write_text("{epochs: 5, lr: 0.01, backend: statevector, shots: null, dataset: digits}")
     assert run("--config", str(config), "--epochs", "1", *SMALL, "--run-dir", str(folder)) == 0
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     assert (settings["epochs"], settings["lr"], settings["shots"]) == (1, 0.01, None)
@@ -267,10 +260,9 @@ def test_damaged_checkpoint_is_refused(tmp_path, capsys, keep, finished):
     ],
 )
 @pytest.mark.parametrize("trainings", [[], ["--seeds", "2"], ["--head", "both"], ["--seeds", "2", "--head", "both"]])
-def test_bad_options_are_refused_before_anything_is_written(tmp_path, capsys, arguments, said, trainings):
+def test_bad_options_are_refused_before_anything_is_written(folder, capsys, arguments, said, trainings):
     if "fake:nosuch" in arguments:
         pytest.importorskip("qiskit_ibm_runtime")
-    folder = tmp_path / "run"
     assert said in refusal(capsys, *SMALL, *arguments, *trainings, "--run-dir", str(folder))
     assert not folder.exists()
 
@@ -380,9 +372,8 @@ class TestConfigurations:
 
 
 @pytest.mark.slow
-def test_mnist_reaches_the_published_accuracy(tmp_path, data_root):
+def test_mnist_reaches_the_published_accuracy(folder, data_root):
     """Published: 100 % of 100 test images, with 100 shots a circuit and 20 epochs, of which a third will do."""
-    folder = tmp_path / "run"
     options = ("--data-root", str(data_root), "--dataset", "mnist", "--epochs", "7", "--run-dir", str(folder))
     assert run(*options) == 0
     assert result(folder)["test_accuracy"] >= 0.99

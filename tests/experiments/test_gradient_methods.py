@@ -159,8 +159,7 @@ def test_parameter_shift_is_as_good_as_its_shots():
 
 
 @pytest.mark.slow
-def test_study_from_the_command_line(tmp_path):
-    folder = tmp_path / "run"
+def test_study_from_the_command_line(folder):
     assert main(["gradient-methods", *TINY, "--run-dir", str(folder)]) == 0
     best = RunFolder(folder).read_rows("best-steps.csv")
     assert [row["scheme"] for row in best] == ["central", "forward"]

@@ -48,9 +48,8 @@ class TestCost:
         assert not (tmp_path / "run").exists()
 
     def test_without_freezing_all_are_trained(self, capsys):
-        printed = dry_run(
-            capsys, "--dataset", "digits", "--train-images", "200", "--freeze-after", "null", "--sweeps", "0"
-        )
+        unfrozen = ["--train-images", "200", "--freeze-after", "null", "--sweeps", "0"]
+        printed = dry_run(capsys, "--dataset", "digits", *unfrozen)
         trained = [line.split()[-3] for line in printed.splitlines() if line.startswith("step")]
         assert trained == ["18", "36", "54"]
 
@@ -67,7 +66,6 @@ class TestCost:
         def shots(name: str) -> int:
             printed = dry_run(capsys, "--config", str(CONFIGS / f"mnist36-shots-{name}.yaml"), "--dataset", "digits")
             found = re.search(r"Training: [\d,]+ circuits, ([\d,]+) shots", printed)
-            assert found is not None
             return int(found[1].replace(",", ""))
 
         assert shots("layerwise") == 29_280_000
@@ -90,8 +88,7 @@ class TestCost:
 
 class TestRun:
     @pytest.mark.figures
-    def test_run_folder(self, tmp_path):
-        folder = tmp_path / "run"
+    def test_run_folder(self, folder):
         assert run(*SHORT, "--run-dir", str(folder)) == 0
         expected = {"config.yaml", "metrics.csv", "result.json", "checkpoint.pt", "predictions.csv", "shown.npz"}
         figures = {f"{name}.png" for name in ("loss", "phases", "predictions", "confusion", "circuit")}
@@ -118,8 +115,7 @@ class TestRun:
     @pytest.mark.parametrize(
         "options", [["--training", "complete"], ["--circuit", "ring", "--readout", "sum", "--scale-and-bias", "true"]]
     )
-    def test_other_models(self, tmp_path, options):
-        folder = tmp_path / "run"
+    def test_other_models(self, folder, options):
         assert run(*SHORT, *options, "--run-dir", str(folder)) == 0
         model = RunFolder(folder).read_checkpoint()["model"]
         if "complete" in options:
@@ -144,23 +140,20 @@ class TestRun:
 
     @pytest.mark.figures
     @pytest.mark.usefixtures("one_picture_of_each")
-    def test_seeds(self, tmp_path):
-        folder = tmp_path / "run"
+    def test_seeds(self, folder):
         assert run(*SHORT, "--sweeps", "0", "--seeds", "2", "--run-dir", str(folder)) == 0
         assert {"seed3", "seed4", "seeds.png", "phases.png", "summary.csv"} <= {path.name for path in folder.iterdir()}
         gates = [RunFolder(folder / name).read_checkpoint()["model"] for name in ("seed3", "seed4")]
         assert not torch.equal(gates[0]["quantum.quantum.weights.layer0"], gates[1]["quantum.quantum.weights.layer0"])
 
     @pytest.mark.slow
-    def test_improved_classifier_on_the_embedded_digits(self, tmp_path):
-        folder = tmp_path / "run"
+    def test_improved_classifier_on_the_embedded_digits(self, folder):
         config = ["--config", str(CONFIGS / "mnist36-improved.yaml"), "--dataset", "digits", "--train-images", "240"]
         assert run(*config, "--run-dir", str(folder)) == 0
         assert result(folder)["test_accuracy"] >= 0.97
 
     @pytest.mark.slow
-    def test_improved_classifier_beats_logistic_regression(self, tmp_path, data_root):
-        folder = tmp_path / "run"
+    def test_improved_classifier_beats_logistic_regression(self, folder, data_root):
         config = str(CONFIGS / "mnist36-improved.yaml")
         assert run("--config", config, "--data-root", str(data_root), "--run-dir", str(folder)) == 0
         assert result(folder)["test_accuracy"] > result(folder)["logistic_regression"] > 0.98
@@ -177,8 +170,7 @@ class TestRefusals:
             (["--dataset", "mnist", "--data-root", "nowhere"], "nowhere"),
         ],
     )
-    def test_before_anything_is_written(self, tmp_path, capsys, arguments, said):
-        folder = tmp_path / "run"
+    def test_before_anything_is_written(self, folder, capsys, arguments, said):
         assert run(*SHORT, *arguments, "--run-dir", str(folder)) == 1
         assert said in capsys.readouterr().err
         assert not folder.exists()
@@ -192,9 +184,8 @@ class TestRefusals:
         assert refused.value.code == 2
         assert "error" in capsys.readouterr().err
 
-    def test_a_schedule_cannot_be_stretched(self, tmp_path, capsys):
+    def test_a_schedule_cannot_be_stretched(self, folder, capsys):
         """More epochs of each phase would be another training, not the same one continued."""
-        folder = tmp_path / "run"
         assert run(*SHORT, "--training", "complete", "--run-dir", str(folder)) == 0
         assert run("--resume", "--run-dir", str(folder), "--epochs", "2") == 1
         assert "epochs: got 2, expected 1" in capsys.readouterr().err
@@ -269,9 +260,7 @@ class TestWhySeedsFail:
     def axes(circuit: Any) -> torch.Tensor:
         """0, 1, 2 for the RX, RY, RZ of each weight."""
         names = {gate.params[0]: gate.operation.name for gate in circuit.circuit.data if gate.params}
-        return torch.tensor(
-            [("rx", "ry", "rz").index(names[weight]) for vector in circuit.weights.values() for weight in vector]
-        )
+        return torch.tensor([("rx", "ry", "rz").index(names[w]) for vector in circuit.weights.values() for w in vector])
 
     @pytest.mark.parametrize("seed", range(4))
     def test_ry_and_rz_have_no_gradient_at_zero(self, seed):

@@ -98,8 +98,7 @@ def test_simulators_have_no_options_of_hardware(tmp_path, capsys):
         (["--backend", "ibm:"], "expected one of 'statevector', 'aer', 'fake:NAME', 'ibm:NAME', 'replay:FILE'"),
     ],
 )
-def test_refuses_what_cannot_be_before_anything_is_written(tmp_path, capsys, option, says):
-    folder = tmp_path / "run"
+def test_refuses_what_cannot_be_before_anything_is_written(folder, capsys, option, says):
     assert says in one_line(capsys, "mnist01", *REHEARSAL, *option, "--run-dir", str(folder))
     assert not folder.exists()
 
@@ -154,8 +153,7 @@ def test_dry_run_says_what_the_run_then_costs(undisturbed, capsys):
     assert f"{JOBS} jobs, {round(result(undisturbed)['qpu_seconds_estimated'])} s" in capsys.readouterr().out
 
 
-def test_fake_devices_without_jobs_train(tmp_path):
-    folder = tmp_path / "run"
+def test_fake_devices_without_jobs_train(folder):
     assert run(*SMALL, "--epochs", "1", "--backend", "fake:manila", "--run-dir", str(folder)) == 0
     assert "jobs" not in result(folder)
     assert not (folder / "jobs.sqlite").exists()
@@ -164,8 +162,7 @@ def test_fake_devices_without_jobs_train(tmp_path):
 # Stopped, and continued.
 
 
-def test_a_budget_stops_a_run_and_a_larger_one_continues_it(tmp_path, capsys, undisturbed):
-    folder = tmp_path / "run"
+def test_a_budget_stops_a_run_and_a_larger_one_continues_it(folder, capsys, undisturbed):
     capsys.readouterr()
     assert run(*REHEARSAL, "--ibm.max_jobs", "2", "--run-dir", str(folder)) == 1
     printed = capsys.readouterr()
@@ -187,8 +184,7 @@ def test_other_options_are_the_run_s(tmp_path, capsys, undisturbed):
     assert "ibm.optimization_level: got 3, expected 2" in line
 
 
-def test_ctrl_c_before_the_first_checkpoint(tmp_path, capsys, undisturbed):
-    folder = tmp_path / "run"
+def test_ctrl_c_before_the_first_checkpoint(folder, capsys, undisturbed):
     with ctrl_c_at(1, "nll_loss"):
         assert run(*REHEARSAL, "--run-dir", str(folder)) == 130
     assert "--resume --run-dir" in capsys.readouterr().out
@@ -201,8 +197,7 @@ def test_ctrl_c_before_the_first_checkpoint(tmp_path, capsys, undisturbed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 4])
-def test_killed(tmp_path, undisturbed, jobs):
-    folder = tmp_path / "run"
+def test_killed(folder, undisturbed, jobs):
     process = start("mnist01", *REHEARSAL, "--run-dir", str(folder))
     while not ((folder / "jobs.sqlite").is_file() and len(jobs_of(folder)) >= jobs):
         assert process.is_alive()
@@ -215,8 +210,7 @@ def test_killed(tmp_path, undisturbed, jobs):
     assert len(done) == len(set(done)) == JOBS
 
 
-def test_seeds_share_the_ledger_and_the_caps(tmp_path, capsys):
-    folder = tmp_path / "run"
+def test_seeds_share_the_ledger_and_the_caps(folder, capsys):
     two = [*REHEARSAL, "--seeds", "2", "--ibm.max_jobs", str(2 * JOBS - 1), "--run-dir", str(folder)]
     assert run(*two) == 1
     assert run("--resume", "--ibm.max_jobs", str(2 * JOBS), "--run-dir", str(folder)) == 0
@@ -305,8 +299,7 @@ def test_jobs_are_listed_without_an_account(undisturbed, capsys):
     assert capsys.readouterr().out == by_folder
 
 
-def test_shadows_are_events(tmp_path, capsys):
-    folder = tmp_path / "run"
+def test_shadows_are_events(folder, capsys):
     assert run(*REHEARSAL, "--ibm.shadow", "true", "--run-dir", str(folder)) == 0
     assert main(["jobs", str(folder), "--events"]) == 0
     assert "shadow: beside the exact simulation (values rms " in capsys.readouterr().out
@@ -345,8 +338,7 @@ def test_bills_are_shown_beside_the_estimate(on_the_cloud):
     assert not any(TOKEN.encode() in path.read_bytes() for path in on_the_cloud.rglob("*") if path.is_file())
 
 
-def test_jobs_are_collected_while_nobody_trains(tmp_path, monkeypatch, capsys, server, on_the_cloud):
-    folder = tmp_path / "run"
+def test_jobs_are_collected_while_nobody_trains(folder, monkeypatch, capsys, server, on_the_cloud):
     interrupted_in_the_queue(server, folder, monkeypatch)
     monkeypatch.setenv("QISKIT_IBM_TOKEN", "")
     assert main(["jobs", str(folder)]) == 0
@@ -362,8 +354,7 @@ def test_jobs_are_collected_while_nobody_trains(tmp_path, monkeypatch, capsys, s
 
 
 @pytest.mark.parametrize("which", ["1", "all"])
-def test_jobs_are_cancelled(tmp_path, monkeypatch, capsys, server, which):
-    folder = tmp_path / "run"
+def test_jobs_are_cancelled(tmp_path, folder, monkeypatch, capsys, server, which):
     interrupted_in_the_queue(server, folder, monkeypatch)
     alone = Path(shutil.copy(folder / "jobs.sqlite", tmp_path / "alone.sqlite"))
     assert main(["jobs", str(alone if which == "all" else folder), "--cancel", which]) == 0
@@ -371,10 +362,9 @@ def test_jobs_are_cancelled(tmp_path, monkeypatch, capsys, server, which):
     assert [job["state"] for job in server.jobs()] == ["Cancelled"]
 
 
-def test_no_way_to_the_service(tmp_path, monkeypatch, capsys, server):
+def test_no_way_to_the_service(tmp_path, folder, monkeypatch, capsys, server):
     monkeypatch.delenv("QISKIT_IBM_TOKEN")
     monkeypatch.setenv("HOME", str(tmp_path))
-    folder = tmp_path / "run"
     line = one_line(capsys, "mnist01", *SMALL, "--backend", "ibm:ibm_manila", "--run-dir", str(folder))
     assert "save_account" in line
     assert not folder.exists()

@@ -40,6 +40,10 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
+def trained_parts(model: nn.Module) -> set[str]:
+    return {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 class TestNetworks:
     @pytest.mark.parametrize(("question", "answer"), ANSWERS)
     def test_scores_of_eight_classes(self, question, answer):
@@ -52,10 +56,7 @@ class TestNetworks:
 
     @pytest.mark.parametrize(("question", "count"), [("position", 216), ("reuploading", 144), ("dropout", 664)])
     def test_all_answers_have_as_many_weights(self, question, count):
-        counts = {
-            answer: parameters(network(settings_of(*SMALL, *of(question, answer))))
-            for answer in QUESTIONS[question].answers
-        }
+        counts = {a: parameters(network(settings_of(*SMALL, *of(question, a)))) for a in QUESTIONS[question].answers}
         assert {counts.pop("last-scaled", count + 1)} == {count + 1}
         assert set(counts.values()) == {count}
 
@@ -127,13 +128,10 @@ class TestNetworks:
         inputs = torch.randn(3, 64)
         if answer != "from-scratch":
             stages[0].prepare(model)
-            assert {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {
-                "first",
-                "classical_scores",
-            }
+            assert trained_parts(model) == {"first", "classical_scores"}
             torch.testing.assert_close(model(inputs), model.classical_scores(model.first(inputs)))
         stages[-1].prepare(model)
-        assert {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == trained
+        assert trained_parts(model) == trained
         torch.testing.assert_close(model(inputs), model.hybrid_scores(model.quantum(model.first(inputs))))
 
 
@@ -154,16 +152,13 @@ def test_which_circuits_have_something_trained_before_them(question, answer, exp
 
 def test_circuits_a_step_by_parameter_shift():
     """A row costs its value, two shifts for each weight that matters, and two for each embedding where that is trained."""
-    found = {
-        answer: quotes(settings_of(*SMALL, *of("reuploading", answer)))[0].circuits
-        for answer in ("one-circuit", "in-a-row")
-    }
-    assert found["one-circuit"] <= 6 * (1 + 2 * 72)
-    assert found["in-a-row"] > found["one-circuit"] / 2
-    scratch, frozen = (
-        quotes(settings_of(*SMALL, *of("quick-start", answer)))[0].circuits for answer in ("from-scratch", "frozen")
-    )
-    assert scratch - frozen == 6 * 2 * 8
+
+    def circuits(question: str, answer: str) -> int:
+        return quotes(settings_of(*SMALL, *of(question, answer)))[0].circuits
+
+    assert circuits("reuploading", "one-circuit") <= 6 * (1 + 2 * 72)
+    assert circuits("reuploading", "in-a-row") > circuits("reuploading", "one-circuit") / 2
+    assert circuits("quick-start", "from-scratch") - circuits("quick-start", "frozen") == 6 * 2 * 8
 
 
 class TestData:
@@ -194,9 +189,8 @@ def test_dry_run_says_what_a_run_then_costs(tmp_path, capsys, question, answer):
     assert f"The run of 2 epochs: {spent['circuits']:,} circuits, {spent['shots']:,} shots" in printed
     step = re.search(r"A step of 6 example\(s\) by parameter shift: ([\d,]+) circuits", printed)
     assert int(step[1].replace(",", "")) == spent["hardware_circuits_a_step"]
-    assert spent["circuits"] == 2 * (
-        2 * spent["hardware_circuits_a_step"] + 5 * len(quantum_layers(network(settings_of(*options))))
-    )
+    layers = quantum_layers(network(settings_of(*options)))
+    assert spent["circuits"] == 2 * (2 * spent["hardware_circuits_a_step"] + 5 * len(layers))
 
 
 def test_dry_run_of_everything(tmp_path, capsys):
@@ -209,8 +203,7 @@ def test_dry_run_of_everything(tmp_path, capsys):
 
 @pytest.mark.figures
 @pytest.mark.usefixtures("one_picture_of_each")
-def test_run_folder_and_table(tmp_path, capsys):
-    folder = tmp_path / "run"
+def test_run_folder_and_table(folder, capsys):
     options = ["--question", "quick-start", "--epochs", "2", "--seeds", "2", "--accuracy", "0.01"]
     assert run(*SHORT, *options, "--run-dir", str(folder)) == 0
     written = {path.name for path in folder.iterdir()}
@@ -264,8 +257,7 @@ def test_interrupted_run_resumes_to_the_last_bit(tmp_path, question, answer, aft
         (["--question", "dropout", "--train", "1500"], "expected at most"),
     ],
 )
-def test_bad_options_are_refused_before_anything_is_written(tmp_path, capsys, arguments, said):
-    folder = tmp_path / "run"
+def test_bad_options_are_refused_before_anything_is_written(folder, capsys, arguments, said):
     assert run(*SMALL, *arguments, "--run-dir", str(folder)) == 1
     assert said in capsys.readouterr().err
     assert not folder.exists()
@@ -291,9 +283,7 @@ def test_a_bounded_end_learns_worse_than_a_circuit_in_the_middle(tmp_path):
     """Scores between -1 and 1 cannot be sure: the clearest answer of all, at the default settings."""
     accuracies = {}
     for answer in ("middle", "last"):
-        assert (
-            run("--dataset", "digits", "--seeds", "1", *of("position", answer), "--run-dir", str(tmp_path / answer))
-            == 0
-        )
+        options = ["--dataset", "digits", "--seeds", "1", *of("position", answer)]
+        assert run(*options, "--run-dir", str(tmp_path / answer)) == 0
         accuracies[answer] = result(tmp_path / answer)["test_accuracy"]
     assert accuracies["middle"] > accuracies["last"] + 0.05

@@ -131,8 +131,7 @@ def test_dry_run_of_the_published_settings(tmp_path, capsys):
 
 @pytest.mark.figures
 @pytest.mark.usefixtures("one_picture_of_each")
-def test_run_folder_of_all_heads_and_spirals(tmp_path):
-    folder = tmp_path / "run"
+def test_run_folder_of_all_heads_and_spirals(folder):
     assert run(*SMALL, "--epochs", "2", "--run-dir", str(folder)) == 0
     names = {f"{spiral}-{head}" for spiral in ("easy", "hard") for head in ("quantum", "classical")}
     assert names | {"config.yaml", "result.json", "summary.csv", "comparison.png", "regions.png"} == files(folder)
@@ -146,8 +145,7 @@ def test_run_folder_of_all_heads_and_spirals(tmp_path):
     assert result(folder)["variants"].keys() == names
 
 
-def test_drawing_costs_no_shots_and_is_exact(tmp_path):
-    folder = tmp_path / "run"
+def test_drawing_costs_no_shots_and_is_exact(folder):
     assert run(*SMALL, *ONE, "--epochs", "1", "--shots", "5", "--run-dir", str(folder)) == 0
     arrays, settings = RunFolder(folder).read_arrays("regions.npz"), RunFolder(folder).read_settings()
     exact = network({**settings, "shots": None})
@@ -159,8 +157,7 @@ def test_drawing_costs_no_shots_and_is_exact(tmp_path):
 
 
 @pytest.mark.figures
-def test_figures_from_the_files_alone(tmp_path):
-    folder = tmp_path / "run"
+def test_figures_from_the_files_alone(folder):
     assert run(*SMALL, "--epochs", "1", "--head", "classical", "--run-dir", str(folder)) == 0
     (folder / "regions.png").unlink()
     assert main(["plot", str(folder)]) == 0
@@ -182,8 +179,7 @@ def test_interrupted_run_resumes_to_the_last_bit(tmp_path, schedule):
         assert_same_run(straight / name, broken / name)
 
 
-def test_cosine_ends_at_zero(tmp_path):
-    folder = tmp_path / "run"
+def test_cosine_ends_at_zero(folder):
     assert run(*SMALL, *ONE, "--epochs", "2", "--schedule", "cosine", "--run-dir", str(folder)) == 0
     assert RunFolder(folder).read_checkpoint()["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0, abs=1e-12)
 
@@ -196,15 +192,13 @@ def test_cosine_ends_at_zero(tmp_path):
         (["--gradient", "adjoint", "--shots", "10"], "needs exact simulation"),
     ],
 )
-def test_bad_options_are_refused_before_anything_is_written(tmp_path, capsys, arguments, said):
-    folder = tmp_path / "run"
+def test_bad_options_are_refused_before_anything_is_written(folder, capsys, arguments, said):
     assert run(*SMALL, *ONE, *arguments, "--run-dir", str(folder)) == 1
     assert said in capsys.readouterr().err
     assert not folder.exists()
 
 
-def test_a_finished_run_is_not_extended(tmp_path, capsys):
-    folder = tmp_path / "run"
+def test_a_finished_run_is_not_extended(folder, capsys):
     assert run(*SMALL, *ONE, "--epochs", "1", "--run-dir", str(folder)) == 0
     assert run("--resume", "--run-dir", str(folder), "--epochs", "2") == 1
     assert "epochs: got 2, expected 1" in capsys.readouterr().err
@@ -235,8 +229,7 @@ def test_configurations(name):
     ],
     ids=["easy", "hard", "hard improved"],
 )
-def test_reaches_the_target(tmp_path, options, lowest):
+def test_reaches_the_target(folder, options, lowest):
     """Published: 0.970 on the easy spiral, 0.625 on the hard one; after 1000 steps, exact simulation."""
-    folder = tmp_path / "run"
     assert run(*options, "--head", "quantum", "--run-dir", str(folder)) == 0
     assert result(folder)["test_accuracy"] >= lowest

@@ -71,21 +71,14 @@ def lines(folder: Path) -> list[str]:
 
 
 def without_seconds(folder: Path) -> list[Any]:
-    return sorted(
-        json.dumps({key: value for key, value in json.loads(line).items() if key != "seconds"})
-        for line in lines(folder)
-    )
+    return sorted(json.dumps(json.loads(line) | {"seconds": 0}) for line in lines(folder))
 
 
-def test_results_are_files(tmp_path, log, capsys):
-    folder = tmp_path / "run"
+def test_results_are_files(folder, log, capsys):
     assert run(folder, "--workers", "0", "--numbers", "3", "1", "2") == 0
     rows = RunFolder(folder).read_rows("measurements.csv")
-    assert [(row["number"], row["draws"], row["square"]) for row in rows] == [
-        *[(3, 2, 9)] * 2,
-        *[(1, 2, 1)] * 2,
-        *[(2, 2, 4)] * 2,
-    ]
+    found = [(row["number"], row["draws"], row["square"]) for row in rows]
+    assert found == [(3, 2, 9), (3, 2, 9), (1, 2, 1), (1, 2, 1), (2, 2, 4), (2, 2, 4)]
     found = result(folder)
     assert found == {"experiment": "toy", "seconds": found["seconds"], "cells": 3, "sum": 28}
     assert RunFolder(folder).read_rows("summary.csv") == [{"rows": 6}]
@@ -176,9 +169,8 @@ def test_a_killed_worker_costs_only_the_cell_it_was_at(tmp_path, log):
     assert without_seconds(tmp_path / "run") == without_seconds(tmp_path / "whole")
 
 
-def test_a_cell_that_fails_is_named_and_tried_again(tmp_path, log, capsys):
+def test_a_cell_that_fails_is_named_and_tried_again(folder, log, capsys):
     log.tell("fail", 2)
-    folder = tmp_path / "run"
     assert run(folder, "--workers", "0") == 1
     printed = capsys.readouterr()
     (line,) = printed.err.splitlines()
@@ -207,12 +199,10 @@ def test_numbers_that_are_none_fail_their_cell(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path, log):
-    folder = tmp_path / "run"
+def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path, folder, log):
     log.tell("wait", 3)
-    process = multiprocessing.get_context("spawn").Process(
-        target=toy_process, args=("--run-dir", str(folder), "--workers", "0")
-    )
+    options = ("--run-dir", str(folder), "--workers", "0")
+    process = multiprocessing.get_context("spawn").Process(target=toy_process, args=options)
     process.start()
     eventually(lambda: 3 in log.numbers)
     process.kill()
@@ -228,8 +218,7 @@ def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path, log):
 
 
 @pytest.mark.parametrize("kept", [0, 1, 0.5, 0.99])
-def test_a_torn_last_line_does_not_count(tmp_path, log, kept):
-    folder = tmp_path / "run"
+def test_a_torn_last_line_does_not_count(folder, log, kept):
     assert run(folder, "--workers", "0") == 0
     whole = (folder / "cells.jsonl").read_bytes()
     first, second, third = whole.splitlines(keepends=True)
@@ -242,8 +231,7 @@ def test_a_torn_last_line_does_not_count(tmp_path, log, kept):
     assert [json.loads(line)["cell"]["number"] for line in lines(folder)] == [1, 2, 3]
 
 
-def test_a_damaged_line_is_refused(tmp_path, log):
-    folder = tmp_path / "run"
+def test_a_damaged_line_is_refused(folder, log):
     assert run(folder, "--workers", "0") == 0
     content = lines(folder)
     (folder / "cells.jsonl").write_text("\n".join([content[0], "[]", content[2]]) + "\n")
@@ -251,8 +239,7 @@ def test_a_damaged_line_is_refused(tmp_path, log):
         run(folder, "--workers", "0", "--resume")
 
 
-def test_a_finished_run_is_drawn_again_without_measuring(tmp_path, log):
-    folder = tmp_path / "run"
+def test_a_finished_run_is_drawn_again_without_measuring(folder, log):
     assert run(folder, "--workers", "0") == 0
     (folder / "measurements.csv").unlink()
     assert run(folder, "--resume") == 0
@@ -260,8 +247,7 @@ def test_a_finished_run_is_drawn_again_without_measuring(tmp_path, log):
     assert len(RunFolder(folder).read_rows("measurements.csv")) == 6
 
 
-def test_other_settings_are_refused(tmp_path, log):
-    folder = tmp_path / "run"
+def test_other_settings_are_refused(tmp_path, folder, log):
     assert run(folder, "--workers", "0") == 0
     with pytest.raises(ValueError, match=r"--resume: the run in .* has other settings \(draws: got 3, expected 2"):
         run(folder, "--workers", "0", "--resume", "--draws", "3")
@@ -287,13 +273,10 @@ def test_a_run_may_grow_where_the_study_says_so(tmp_path, log):
     assert result(tmp_path / "run")["cells"] == 4
 
 
-def test_dry_run_lists_what_is_missing(tmp_path, log, capsys):
-    folder = tmp_path / "run"
+def test_dry_run_lists_what_is_missing(folder, log, capsys):
     assert run(folder, "--dry-run") == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "3 cells, 3 to be measured:",
-        *(f"  number={number} draws=2" for number in (1, 2, 3)),
-    ]
+    missing = [f"  number={number} draws=2" for number in (1, 2, 3)]
+    assert capsys.readouterr().out.splitlines() == ["3 cells, 3 to be measured:", *missing]
     assert not folder.exists()
     log.tell("fail", 2)
     assert run(folder, "--workers", "0") == 1
@@ -312,9 +295,8 @@ def test_a_scheduler_that_does_not_answer_is_refused(tmp_path, log, monkeypatch)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_ctrl_c_keeps_what_was_measured(tmp_path, log, workers):
+def test_ctrl_c_keeps_what_was_measured(folder, log, workers):
     """As a terminal does it: to the process and to all that it has started."""
-    folder = tmp_path / "run"
     log.tell("wait", 3)
     program = "import sys, toy_study; toy_study.toy_process(*sys.argv[1:])"
     with subprocess.Popen(
@@ -334,9 +316,8 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path, log, workers):
         printed, errors = process.communicate(timeout=240)
     assert process.returncode == 130, errors
     assert not errors
-    assert printed.splitlines()[-1] == (
-        f"Interrupted; continue with: python -m experiments toy --resume --run-dir {folder}"
-    )
+    command = f"python -m experiments toy --resume --run-dir {folder}"
+    assert printed.splitlines()[-1] == f"Interrupted; continue with: {command}"
     log.untell("wait", 3)
     assert run(folder, "--workers", "0", "--resume") == 0
     assert log.numbers == [1, 2, 3, 3]

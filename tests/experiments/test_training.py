@@ -74,9 +74,8 @@ def loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def make(folder: RunFolder, *, resume: bool = False, epochs: int = 3, **options: Any) -> Trainer:
     torch.manual_seed(1)
-    return Trainer(
-        noisy_model(), loss, {**SETTINGS, "epochs": epochs}, Workplace(folder, open_fabric("cpu"), resume), **options
-    )
+    workplace = Workplace(folder, open_fabric("cpu"), resume)
+    return Trainer(noisy_model(), loss, {**SETTINGS, "epochs": epochs}, workplace, **options)
 
 
 def trained(folder: RunFolder, **options: Any) -> Trainer:
@@ -329,11 +328,8 @@ class TestFaults:
 
     def test_full_disk_while_an_event_is_written(self, tmp_path):
         row = {"epoch": 1} | {f"number{i}": 0.5 for i in range(100)}
-        with (
-            Board(tmp_path) as board,
-            files_no_larger_than(1000),
-            pytest.raises(OSError, match="TensorBoard's") as full,
-        ):
+        says = pytest.raises(OSError, match="TensorBoard's")
+        with Board(tmp_path) as board, files_no_larger_than(1000), says as full:
             board.add(row)
         assert full.value.errno == errno.EFBIG
 

@@ -43,9 +43,8 @@ def measure(cell: Cell, seed: np.random.SeedSequence) -> list[dict[str, Any]]:
 
 def find(settings: dict[str, Any], tables: Tables) -> Findings:
     rows = tables["measurements"]
-    return Findings(
-        {"sum": sum(row["square"] for row in rows)}, {"summary": [{"rows": len(rows)}]}, {"empty.png": Figure()}
-    )
+    total = sum(row["square"] for row in rows)
+    return Findings({"sum": total}, {"summary": [{"rows": len(rows)}]}, {"empty.png": Figure()})
 
 
 TOY = Study("toy", parser, cells, measure, find)

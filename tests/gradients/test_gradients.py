@@ -82,9 +82,8 @@ def test_reference_numbers(reference, name, gradient):
             getattr(circuit, gate)({"x": x, "w": w}[vector][index], *qubits)
         else:
             getattr(circuit, gate)(*operands)
-    as_problem = Problem(
-        circuit, tuple(z(circuit.num_qubits, q) for q in numbers["observables_z_on"]), tuple(x), tuple(w)
-    )
+    observables = tuple(z(circuit.num_qubits, q) for q in numbers["observables_z_on"])
+    as_problem = Problem(circuit, observables, tuple(x), tuple(w))
     layer = as_problem.layer(np.array(numbers["weights"]), gradient=gradient)
     inputs = torch.tensor(numbers["inputs"], dtype=torch.float64, requires_grad=True)
     values = layer(inputs)

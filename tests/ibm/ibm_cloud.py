@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from types import TracebackType
 from typing import Any
 
 from ibm_cloud_records import INSTANCE, KINDS, TOKEN, Settings
@@ -46,14 +45,12 @@ class CloudServer:
         options = [f"--{name.replace('_', '-')}={value}" for name, value in vars(self.settings).items()]
         # Jobs are small: threads of the linear algebra would only get in each other's way.
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, *options], stdout=subprocess.PIPE, text=True, env=environment
-        )
+        command = [sys.executable, __file__, *options]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         self._home = tempfile.TemporaryDirectory()
-        assert self._process.stdout is not None
         self.url = self._process.stdout.readline().strip()
         if not self.url:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise RuntimeError("the stand-in did not start: see its standard error")
         variables = {
             "QISKIT_IBM_URL": f"{self.url}/experimental",
@@ -72,9 +69,7 @@ class CloudServer:
         os.environ.update(variables)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._process.terminate()
         self._process.communicate()
         self._home.cleanup()

@@ -167,10 +167,8 @@ class Cloud:
         return {"items": [item], "limit": 100}
 
     def catalogue(self, _: Query, plan: str) -> dict[str, Any]:
-        return {
-            "overview_ui": {"en": {"display_name": plan.capitalize()}},
-            "metadata": {"pricing": {"type": PLANS[plan]}},
-        }
+        words, metadata = {"display_name": plan.capitalize()}, {"pricing": {"type": PLANS[plan]}}
+        return {"overview_ui": {"en": words}, "metadata": metadata}
 
     def usage(self, _: Query) -> dict[str, Any]:
         used = self.settings.used_seconds + sum(job.seconds for job in self.jobs.values())

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import psutil
@@ -146,9 +145,7 @@ class Nursery:
         assert self._line() == "warm"
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._process.communicate()
 
     def start(self, folder: Path, steps: int, *, die_at: int | None = None, ready: bool = False) -> int:
@@ -176,11 +173,9 @@ class Nursery:
         return int(self._line())
 
     def _ask(self, order: Mapping[str, Any]) -> None:
-        assert self._process.stdin is not None
         print(json.dumps(order), file=self._process.stdin, flush=True)
 
     def _line(self) -> str:
-        assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
 

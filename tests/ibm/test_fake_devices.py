@@ -15,6 +15,7 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 from qiskit.primitives import StatevectorEstimator
 from qiskit.providers.fake_provider import GenericBackendV2
+from qiskit.quantum_info import SparsePauliOp
 
 pytest.importorskip("qiskit_ibm_runtime", reason="IBM devices need qiskit-ibm-runtime")
 from qiskit_aer import AerSimulator
@@ -191,9 +192,8 @@ def test_a_circuit_without_parameters():
     circuit.h(0)
     circuit.cx(0, 1)
     for primitive in ("sampler", "estimator"):
-        layer = QuantumLayer(
-            circuit, observables=["ZZ", "XX", "ZI"], shots=SHOTS, backend=IBMBackend(noiseless(), primitive=primitive)
-        )
+        backend = IBMBackend(noiseless(), primitive=primitive)
+        layer = QuantumLayer(circuit, observables=["ZZ", "XX", "ZI"], shots=SHOTS, backend=backend)
         np.testing.assert_allclose(layer().detach(), [1.0, 1.0, 0.0], atol=0.15)
 
 
@@ -225,6 +225,7 @@ def test_one_job_a_step(primitive):
     assert backend.ledger.entries()[1].circuits == layer.last_run.circuits < entry.circuits
 
 
+TWO_FACTORS = {"noise_factors": [1, 3], "extrapolator": "linear"}
 OPTIONS = {
     "plain sampler": ("sampler", {}),
     "twirled sampler": ("sampler", {"twirling": {"enable_gates": True}}),
@@ -235,10 +236,7 @@ OPTIONS = {
     "measurement mitigation": ("estimator", {"resilience_level": 1}),
     "extrapolation": ("estimator", {"resilience_level": 2}),
     "learning": ("estimator", {"resilience": {"measure_noise_learning": {"num_randomizations": 5}}}),
-    "two factors": (
-        "estimator",
-        {"resilience": {"zne_mitigation": True, "zne": {"noise_factors": [1, 3], "extrapolator": "linear"}}},
-    ),
+    "two factors": ("estimator", {"resilience": {"zne_mitigation": True, "zne": TWO_FACTORS}}),
 }
 
 
@@ -270,9 +268,8 @@ def test_seconds_follow_ibms_formula():
     assert price.seconds(1000, None) == pytest.approx(0.35)  # "2 + 0.00035 x executions", the 2 for the job
     circuit = QuantumCircuit(1)
     circuit.x(0)
-    layer = QuantumLayer(
-        circuit, observables=["Z"], backend=IBMBackend(device, optimization_level=0, initial_layout=[0]), shots=10_000
-    )
+    backend = IBMBackend(device, optimization_level=0, initial_layout=[0])
+    layer = QuantumLayer(circuit, observables=["Z"], backend=backend, shots=10_000)
     gates = device.target["x"][(0,)].duration + device.target["measure"][(0,)].duration
     assert layer.quote(1).qpu_seconds == pytest.approx(2 + 10_000 * (2.5e-4 + gates))
 
@@ -303,18 +300,11 @@ def test_a_circuit_that_no_job_can_hold_is_refused_before_anything():
 def test_packing(seed):
     rng = np.random.default_rng(seed)
     limits = Limits(executions=int(rng.integers(50, 500)), qpu_seconds=10.0, megabytes=0.001)
-    stretches = [
-        Stretch(
-            r,
-            u,
-            int(rng.integers(1, 40)),
-            int(rng.integers(1, 40)),
-            float(rng.uniform(0, 1)),
-            int(rng.integers(0, 200)),
-        )
-        for r in range(3)
-        for u in range(int(rng.integers(1, 4)))
-    ]
+    stretches = []
+    for r in range(3):
+        for u in range(int(rng.integers(1, 4))):
+            rows, executions = rng.integers(1, 40, 2).tolist()
+            stretches.append(Stretch(r, u, rows, executions, float(rng.uniform(0, 1)), int(rng.integers(0, 200))))
     jobs = packed(stretches, limits, executions_of_job=5, seconds_of_job=2.0)
     by_place = {(s.request, s.unit): s for s in stretches}
     rows = [(p.request, p.unit, row) for job in jobs for p in job for row in range(p.start, p.stop)]
@@ -576,16 +566,13 @@ def program_of(change: str = "") -> Program:
     circuit.ry(w[0 if change == "parameter" else 1], 2 if change == "qubit" else 1)
     circuit.unitary([[0, 1], [1, 0]] if change != "matrix" else [[1, 0], [0, -1]], [2])
     factor = 0.7 if change == "coefficient" else 0.5
-    from qiskit.quantum_info import SparsePauliOp
-
     observables = [SparsePauliOp(["ZZI", "IXX"], [factor, 1.0]), "IIY" if change != "observable" else "IIX"]
     return Program.compile(circuit, inputs=x, weights=w, observables=observables)
 
 
 def test_the_same_circuit_has_one_fingerprint():
-    assert (
-        fingerprint(program_of()) == fingerprint(program_of()) == fingerprint(pickle.loads(pickle.dumps(program_of())))
-    )
+    same = pickle.loads(pickle.dumps(program_of()))
+    assert fingerprint(program_of()) == fingerprint(program_of()) == fingerprint(same)
 
 
 @pytest.mark.parametrize("change", ["constant", "direction", "qubit", "matrix", "coefficient", "observable"])
@@ -594,6 +581,8 @@ def test_another_circuit_has_another(change):
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------
+
+ESTIMATOR = {"primitive": "estimator"}
 
 
 @pytest.mark.parametrize(
@@ -607,17 +596,9 @@ def test_another_circuit_has_another(change):
         ({"max_qpu_seconds": float("nan")}, ValueError, r"max_qpu_seconds: got nan"),
         ({"options": {"shoots": 3}}, ValueError, r"shoots: .*expected options of IBM's Sampler: default_shots"),
         ({"options": {"resilience_level": 1}}, ValueError, r"resilience_level.*Sampler"),
-        ({"options": {"resilience_level": 7}, "primitive": "estimator"}, ValueError, r"resilience_level"),
-        (
-            {"options": {"dynamical_decoupling": {"sequence_type": "ABBA"}}},
-            ValueError,
-            r"dynamical_decoupling.sequence_type",
-        ),
-        (
-            {"options": {"resilience": {"pec_mitigation": True}}, "primitive": "estimator"},
-            ValueError,
-            r"pec_mitigation.*cap",
-        ),
+        ({"options": {"resilience_level": 7}, **ESTIMATOR}, ValueError, r"resilience_level"),
+        ({"options": {"dynamical_decoupling": {"sequence_type": "ABBA"}}}, ValueError, "decoupling.sequence_type"),
+        ({"options": {"resilience": {"pec_mitigation": True}}, **ESTIMATOR}, ValueError, r"pec_mitigation.*cap"),
         ({"backend": 3}, TypeError, r"backend: got 3 \(int\)"),
     ],
 )
@@ -631,11 +612,7 @@ def test_bad_arguments(arguments, error, message):
     [
         ({"backend": "fake_nowhere"}, {}, r"fake:fake_nowhere.*manila"),
         ({"initial_layout": [0, 9]}, {}, r"initial_layout: got \[0, 9\].*'fake_manila'"),
-        (
-            {"primitive": "estimator"},
-            {"observables": None, "probabilities": [0]},
-            r"expectation values only.*primitive='sampler'",
-        ),
+        (ESTIMATOR, {"observables": None, "probabilities": [0]}, "expectation values only.*primitive='sampler'"),
     ],
 )
 def test_what_does_not_fit_is_refused_when_the_layer_is_made(arguments, options, message):
@@ -646,10 +623,8 @@ def test_what_does_not_fit_is_refused_when_the_layer_is_made(arguments, options,
 def test_default_shots():
     assert IBMBackend("fake_manila").resolve_shots(None) == 4096
     assert IBMBackend("fake_manila", options={"default_shots": 9}).resolve_shots(None) == 9
-    assert IBMBackend("fake_manila", primitive="estimator").resolve_shots(None) == 4096
-    assert (
-        IBMBackend("fake_manila", primitive="estimator", options={"default_precision": 0.1}).resolve_shots(None) == 100
-    )
+    assert IBMBackend("fake_manila", **ESTIMATOR).resolve_shots(None) == 4096
+    assert IBMBackend("fake_manila", **ESTIMATOR, options={"default_precision": 0.1}).resolve_shots(None) == 100
 
 
 def test_ways_to_name_a_backend():

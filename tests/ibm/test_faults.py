@@ -115,20 +115,8 @@ def test_one_that_is_listed_too_late_is_cancelled_and_counted(cloud, ledger, und
 CAUSES = [
     (400, "Circuit is not valid.", JobFailed, "change the circuit, the options or the device", "save_account"),
     (400, "Reached maximum number of pending jobs (3).", ServiceUnavailable, "only so many jobs at once", "account"),
-    (
-        403,
-        "This instance has met its usage limit.",
-        JobFailed,
-        "time of its instance is used up.*name another",
-        "save_",
-    ),
-    (
-        403,
-        "You have exceeded your monthly quota. 4317",
-        JobFailed,
-        "wait until the plan's time is renewed",
-        "save_account",
-    ),
+    (403, "This instance has met its usage limit.", JobFailed, "of its instance is used up.*name another", "save_"),
+    (403, "You have exceeded your monthly quota. 4317", JobFailed, "until the plan's time is renewed", "save_account"),
     (403, "Not authorized to run a program.", JobFailed, "The key is accepted, but not for this", "save_account"),
     (407, "", JobFailed, "log in to it .HTTPS_PROXY", "save_account"),
     (413, "", JobFailed, "Send less in one job", "save_account"),

@@ -233,10 +233,8 @@ def test_a_newer_version(path):
 )
 def test_the_remedy_is_the_one_for_the_case(path, says, remedy):
     ledger = Ledger(path)
-    with (
-        pytest.raises(LedgerError, match=f"{path} cannot be used: {says}.*{remedy.format(path=path)}"),
-        ledger._transaction(),
-    ):
+    expected = f"{path} cannot be used: {says}.*{remedy.format(path=path)}"
+    with pytest.raises(LedgerError, match=expected), ledger._transaction():
         raise sqlite3.OperationalError(says)
     ledger.close()
 

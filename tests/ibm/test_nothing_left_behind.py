@@ -100,9 +100,8 @@ def test_circuits_of_another_process_are_used_if_it_was_first(folder):
     """Two processes that begin at once must send the same jobs, and test what they send."""
     ours, theirs = (IBMBackend("fake_manila", ledger="jobs.sqlite") for _ in range(2))
     layer, other = layer_on(ours), layer_on(theirs)  # both have transpiled before either has written anything
-    circuits = circuits_for(
-        other.program, theirs.device, "sampler", optimization_level=1, initial_layout=[4, 3], seed_transpiler=0
-    )
+    options = {"optimization_level": 1, "initial_layout": [4, 3], "seed_transpiler": 0}
+    circuits = circuits_for(other.program, theirs.device, "sampler", **options)
     theirs._unkept[theirs._key_of_circuits(other.program)] = to_qpy(circuits)
     theirs._cache = type(theirs._cache)()
     for each in (other, layer):
@@ -211,30 +210,19 @@ def without_a_qubit(number: int) -> FakeManilaV2:
     return device
 
 
+OTHER_GATES = GenericBackendV2(2, ["u", "cz"], seed=1)
 DECOUPLED = {"dynamical_decoupling": {"enable": True}}
 ODD = {
     "too wide": ({"backend": FakeManilaV2()}, 6, r"on 6 qubits, cannot be transpiled for 'fake_manila' \(5 qubits\)"),
     "one qubit": ({"backend": FakeArmonkV2()}, 2, r"on 2 qubits, cannot be transpiled for 'fake_armonk' \(1 qubits\)"),
-    "faulty": (
-        {"backend": without_a_qubit(1), "initial_layout": [0, 1]},
-        2,
-        "'fake_manila' is out of order .*faulty qubit 1",
-    ),
+    "faulty": ({"backend": without_a_qubit(1), "initial_layout": [0, 1]}, 2, "out of order .*faulty qubit 1"),
     "no durations": (
         {"backend": AerSimulator(), "options": DECOUPLED},
         2,
         r"IBM's Sampler cannot prepare .*'dynamical_decoupling'.*Duration .* not found.*take other options",
     ),
-    "no x": (
-        {"backend": GenericBackendV2(2, ["u", "cz"], seed=1), "options": DECOUPLED},
-        2,
-        "cannot prepare.*not supported",
-    ),
-    "not ibm's gates": (
-        {"backend": GenericBackendV2(2, ["u", "cz"], seed=1), "primitive": "estimator"},
-        2,
-        "IBM's Estimator cannot prepare",
-    ),
+    "no x": ({"backend": OTHER_GATES, "options": DECOUPLED}, 2, "cannot prepare.*not supported"),
+    "not ibm's gates": ({"backend": OTHER_GATES, "primitive": "estimator"}, 2, "IBM's Estimator cannot prepare"),
 }
 
 

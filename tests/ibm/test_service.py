@@ -89,13 +89,11 @@ def test_a_step_is_one_job_and_agrees_with_exact_simulation(cloud, ledger, mode,
         found, exact = step(layer), exact_step()
         (job,) = watch.jobs
         assert watch.posts == 1
-        assert layer.last_run is not None
         errors = torch.from_numpy(layer.last_run.standard_errors).ravel()
         assert torch.all(torch.abs(found - exact)[:6] < 5 * errors)
         assert torch.all(errors < shots**-0.5)
         assert torch.all(torch.abs(found - exact) < bounds(shots))
         passport = layer.last_run.passport
-        assert passport is not None
         assert (passport.backend, passport.job_ids) == ("ibm_manila", (job["id"],))
         assert passport.sessions == ((job["session_id"],) if job["session_id"] else ())
         assert (job["session_id"] is None) == (mode == "job")
@@ -132,13 +130,14 @@ def test_work_above_the_limits_leaves_as_few_jobs_together(cloud, ledger):
         assert layer.quote(3).jobs == 3
         found = step(layer)
         assert torch.all(torch.abs(found - exact_step()) < bounds(SHOTS))
-        assert layer.last_run is not None
-        assert layer.last_run.passport is not None
         assert [job["id"] for job in watch.jobs] == list(layer.last_run.passport.job_ids)
     jobs = [path for method, path, _ in watch.requests if method == "POST" or "results" in path]
     assert [path == "/jobs" for path in jobs] == [True] * 3 + [False] * 3
     assert sum(job["parameter_sets"] for job in watch.jobs) == 54
     assert max(job["parameter_sets"] for job in watch.jobs) == 20
+
+
+TWO_FACTORS = {"noise_factors": [1, 3], "extrapolator": "linear"}
 
 
 @pytest.mark.parametrize(
@@ -150,10 +149,7 @@ def test_work_above_the_limits_leaves_as_few_jobs_together(cloud, ledger):
         ("estimator", {}),
         ("estimator", {"resilience_level": 0}),
         ("estimator", {"resilience_level": 2}),
-        (
-            "estimator",
-            {"resilience": {"zne_mitigation": True, "zne": {"noise_factors": [1, 3], "extrapolator": "linear"}}},
-        ),
+        ("estimator", {"resilience": {"zne_mitigation": True, "zne": TWO_FACTORS}}),
     ],
 )
 def test_the_quote_is_what_the_service_gets(cloud, ledger, primitive, options):
@@ -334,8 +330,6 @@ def test_a_session_that_closes_is_renewed(cloud, ledger, undisturbed, mode, when
         assert second not in (None, first)
         (event,) = backend.ledger.events("session-renewed")
         assert (event["data"]["old"], event["data"]["new"]) == (first, second)
-        assert layer.last_run is not None
-        assert layer.last_run.passport is not None
         assert layer.last_run.passport.sessions == (second,)
         step(layer)
         assert [job["session_id"] for job in watch.jobs] == [first, second, second]
@@ -449,7 +443,6 @@ def test_a_recalibration_is_logged_once(cloud, ledger, caplog):
             if number == 2:
                 cloud.recalibrate("ibm_manila")
             step(layer)
-            assert layer.last_run is not None
             passports.append(layer.last_run.passport)
         (event,) = backend.ledger.events("recalibration")
     calibrated = [passport.calibrated[0] for passport in passports if passport is not None]

@@ -36,13 +36,10 @@ def layer_on(backend, **options) -> QuantumLayer:
 
 # --- settings ---------------------------------------------------------------------------------------------------------
 
+CAPS = ("max_qpu_seconds", "max_shots", "max_jobs")
 WRONG_SETTINGS = [
-    *(
-        {cap: value}
-        for cap in ("max_qpu_seconds", "max_shots", "max_jobs")
-        for value in (NAN, INF, -1, True, "60", [5])
-    ),
-    *({cap: 1.5} for cap in ("max_shots", "max_jobs")),
+    *({cap: value} for cap in CAPS for value in (NAN, INF, -1, True, "60", [5])),
+    *({cap: 1.5} for cap in CAPS[1:]),
     *({"max_time": value} for value in ("1h", 0, -5, 1.5, NAN, INF, True)),
     *({"run": value} for value in (5, None, b"run", ["run"])),
     *({name: value} for name in ("account", "instance") for value in (5, True, b"name", ["name"])),

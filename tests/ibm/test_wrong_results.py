@@ -133,16 +133,8 @@ def swap_bases(decoded: dict[str, Any]) -> None:
 
 SHAPES: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "a bit fewer": ("sampler", reshaped(lambda a: a[..., :-1]), r"PUB 0: got \d bit\(s\) a shot, expected \d"),
-    "half the shots": (
-        "sampler",
-        reshaped(lambda a: a[..., ::2, :]),
-        r"PUB 0: got shape \(27, 100, 1\).*expected \(27, 200",
-    ),
-    "half the rows": (
-        "sampler",
-        reshaped(lambda a: a[:13]),
-        r"PUB 0: got shape \(13, 200, 1\).*expected \(27, 200, 1\)",
-    ),
+    "half the shots": ("sampler", reshaped(lambda a: a[..., ::2, :]), r"PUB 0: got shape \(27, 100, 1\).*\(27, 200"),
+    "half the rows": ("sampler", reshaped(lambda a: a[:13]), r"PUB 0: got shape \(13, 200, 1\).*\(27, 200, 1\)"),
     "a PUB fewer": ("sampler", edited(lambda d: d["data"].pop()), "cannot be decoded.*metadata items"),
     "a PUB more": ("sampler", edited(lambda d: d["data"].append(d["data"][0])), "cannot be decoded.*metadata items"),
     "no PUB": ("sampler", edited(lambda d: d["data"].clear()), r"got 0 PUB\(s\), expected 2"),
@@ -150,22 +142,10 @@ SHAPES: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "other numbers": ("sampler", reshaped(lambda a: a + np.uint8(1)), "got uint8 other than 0 and 1, expected bits"),
     "another role": ("sampler", renamed("sampler_v2", "another"), "PUB 0: got QuantumProgramItemResult, expected"),
     "another's role": ("sampler", renamed("sampler_v2", "estimator_v2"), "cannot be decoded"),
-    "twirled, fewer shots": (
-        "twirled",
-        reshaped(of_registers(lambda a: a[..., :32, :])),
-        r"item 0, outcome: got \(4, 27, 32",
-    ),
-    "twirled, fewer circuits": (
-        "twirled",
-        reshaped(lambda a: a[:3]),
-        r"got \(3, 27, 64, 2\), expected \(4, 27, 64, 2\)",
-    ),
+    "twirled, fewer shots": ("twirled", reshaped(of_registers(lambda a: a[..., :32, :])), r"outcome: got \(4, 27, 32"),
+    "twirled, fewer circuits": ("twirled", reshaped(lambda a: a[:3]), r"got \(3, 27, 64, 2\).* \(4, 27, 64, 2\)"),
     "twirled, without flips": ("twirled", edited(without_flips), r"item 0, measurement_flips.outcome: got nothing"),
-    "estimator, fewer shots": (
-        "estimator",
-        reshaped(lambda a: a[..., ::2, :]),
-        r"_meas: got \(1, 54, 100, 5\), expected",
-    ),
+    "estimator, fewer shots": ("estimator", reshaped(lambda a: a[..., ::2, :]), r"_meas: got \(1, 54, 100, 5\)"),
     "estimator, fewer rows": ("estimator", reshaped(lambda a: a[:, :27]), r"_meas: got \(1, 27, 200, 5\), expected"),
     "estimator, fewer bits": ("estimator", reshaped(lambda a: a[..., :-1]), r"_meas: got \(1, 54, 200, 4\), expected"),
     "estimator, another recipe": ("estimator", edited(swap_bases), "got a recipe.*not the one which was sent"),
@@ -191,9 +171,7 @@ def test_a_wrong_result_is_refused_and_can_be_fetched_later(cloud, ledger, right
     with ibm(ledger, **OPTIONS[kind]) as backend:
         layer, watch = layer_on(backend), Watch(cloud)
         for _ in range(2):  # whatever is tried again
-            with pytest.raises(
-                JobFailed, match=f"run and paid for, but its result is not what was asked for: .*{message}"
-            ):
+            with pytest.raises(JobFailed, match=f"paid for, but its result is not what was asked for: .*{message}"):
                 step(layer)
             layer = layer_on(backend)
         assert wrong.fetched == 2 * 3

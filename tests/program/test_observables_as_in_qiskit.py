@@ -7,7 +7,7 @@ so the array's terms are evaluated as matrices too.
 import os
 import subprocess
 import sys
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -141,9 +141,8 @@ def _summed(terms: dict[str, float]) -> SparsePauliOp:
 
 
 def test_mappings_follow_the_layout():
-    placed = transpile(
-        circuit(), coupling_map=CouplingMap.from_line(5), basis_gates=["cx", "rz", "sx"], initial_layout=[4, 0, 2]
-    )
+    device = {"coupling_map": CouplingMap.from_line(5), "basis_gates": ["cx", "rz", "sx"]}
+    placed = transpile(circuit(), initial_layout=[4, 0, 2], **device)
     terms = mapping()
     assert QuantumLayer(placed, observables=terms)().item() == pytest.approx(expectations(terms)[0], abs=2e-6)
 
@@ -156,9 +155,8 @@ def test_dictionaries_give_their_keys_in_order_and_generators_once():
 
 
 def test_a_generator_of_observables_lasts_while_the_circuit_grows():
-    grown = LayerwiseQuantumLayer(
-        lambda depth: random_rotations(2, depth, seed=0), 1, observables=(given for given in ("ZZ", "XI"))
-    )
+    make = partial(random_rotations, 2, seed=0)
+    grown = LayerwiseQuantumLayer(make, 1, observables=(given for given in ("ZZ", "XI")))
     grown.enter(Phase("deeper", 2, (0, 1), 1))
     assert grown(torch.zeros(1, 2)).shape == (1, 2)
 

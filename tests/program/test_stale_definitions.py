@@ -172,9 +172,8 @@ def test_any_nesting_is_computed_as_it_was_meant_or_refused():
         point = rng.uniform(-2, 2, circuit.num_parameters)
         observables = list(generic_observables(circuit.num_qubits))
         try:
-            layer = QuantumLayer(
-                circuit, weights=list(circuit.parameters), observables=observables, init=torch.tensor(point)
-            )
+            options = {"observables": observables, "init": torch.tensor(point)}
+            layer = QuantumLayer(circuit, weights=list(circuit.parameters), **options)
         except ValueError as error:
             if re.search("but its definition has|annotated", str(error)) is None:
                 raise

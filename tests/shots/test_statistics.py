@@ -340,9 +340,8 @@ def training_run(layer: QuantumLayer, steps: int = 3) -> list[torch.Tensor]:
 
 
 def trained_layer(make: Callable[[], Any], **options: Any) -> QuantumLayer:
-    return QuantumLayer(
-        circuit(), weights=X, observables=OBSERVABLES, backend=make(), **{"shots": 50, "seed": 11} | options
-    )
+    options = {"shots": 50, "seed": 11} | options
+    return QuantumLayer(circuit(), weights=X, observables=OBSERVABLES, backend=make(), **options)
 
 
 def assert_equal(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> None:
@@ -529,9 +528,8 @@ def test_bias_and_variance_of_spsa(samples, shots):
     x = points(1)
     mean, covariance = spsa_moments(x[0], step, shots)
     rows = np.repeat(x, 4000, axis=0)
-    _, gradients = gradients_over_seeds(
-        StatevectorBackend(), rows, seeds=1, gradient=SPSA(samples=samples), shots=shots
-    )
+    options = {"gradient": SPSA(samples=samples), "shots": shots}
+    _, gradients = gradients_over_seeds(StatevectorBackend(), rows, seeds=1, **options)
     errors = gradients[0] - mean
     assert np.all(np.abs(errors.mean(axis=0)) < 4 * np.sqrt(np.diag(covariance) / samples / 4000)), "bias"
     squares = errors[:, :, None] * errors[:, None, :]
@@ -594,11 +592,8 @@ class SharedNoise(StatevectorBackend):
     """The same noise for every row."""
 
     def evaluate(self, program: Program, angles: np.ndarray, *, shots: int | None, seed: Any) -> Estimate:
-        state = seed.generate_state(4)
-        rows = [
-            super(SharedNoise, self).evaluate(program, row[None], shots=shots, seed=np.random.SeedSequence(state))
-            for row in angles
-        ]
+        same, measure = np.random.SeedSequence(seed.generate_state(4)), super().evaluate
+        rows = [measure(program, row[None], shots=shots, seed=same) for row in angles]
         values, variances = (np.concatenate([getattr(r, name) for r in rows]) for name in ("values", "variances"))
         return Estimate(values, variances, len(angles), shots * len(angles))
 

@@ -264,6 +264,5 @@ class Case:
     def check(self, rows: int = 3, *, keep: bool = True) -> None:
         points, upstream = self.points(rows), self.upstream(rows)
         np.testing.assert_allclose(self.values(points), self.expected(points), atol=VALUES)
-        np.testing.assert_allclose(
-            self.pullback(points, upstream, keep=keep), self.expected_pullback(points, upstream), atol=GRADIENTS
-        )
+        gradients = self.pullback(points, upstream, keep=keep)
+        np.testing.assert_allclose(gradients, self.expected_pullback(points, upstream), atol=GRADIENTS)

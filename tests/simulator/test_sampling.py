@@ -270,9 +270,7 @@ def test_a_seed_repeats_its_counts_and_rows_do_not_see_each_other():
     assert (part[:10] == -1).all()
     assert (part[20:] == -1).all()
     far = drawn(np.tile(p[:1], (2, 1)), 200, first_row=2**32)
-    assert (far != drawn(np.tile(p[:1], (2, 1)), 200)).any(axis=1).all(), (
-        "rows beyond 32 bits have streams of their own"
-    )
+    assert (far != drawn(np.tile(p[:1], (2, 1)), 200)).any(axis=1).all(), "rows beyond 32 bits have their own streams"
 
 
 # ------------------------------------------------------------------------------------------------- shots

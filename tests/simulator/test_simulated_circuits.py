@@ -33,9 +33,8 @@ from qiskit_torch_bridge.simulator.engine import Simulator
 def test_the_oracle_is_qiskits(n):
     case = Case(random_circuit(n, n, 60), some_observables(n))
     points = case.points(2)
-    for point, state, values in zip(
-        points, oracle_states(case.circuit, case.parameters, points), case.expected(points), strict=True
-    ):
+    states = oracle_states(case.circuit, case.parameters, points)
+    for point, state, values in zip(points, states, case.expected(points), strict=True):
         bound = dict(zip(case.parameters, point.tolist(), strict=True))
         truth = Statevector(case.circuit.assign_parameters(bound))
         np.testing.assert_allclose(state, truth.data, atol=1e-12)
