@@ -18,7 +18,7 @@ from typing import Any
 
 from ibm_cloud_records import INSTANCE, KINDS, TOKEN, Settings
 
-__all__ = ["INSTANCE", "KINDS", "TOKEN", "CloudServer"]
+__all__ = ["INSTANCE", "KINDS", "TOKEN", "CloudServer", "Watch"]
 
 
 class CloudServer:
@@ -140,6 +140,30 @@ class CloudServer:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=30) as response:
             return json.loads(response.read() or b"null")
+
+
+class Watch:
+    """What has happened at the server since the watch was made."""
+
+    def __init__(self, cloud: CloudServer) -> None:
+        self._cloud, self._jobs, self._requests = cloud, len(cloud.jobs()), len(cloud.requests())
+
+    @property
+    def jobs(self) -> list[dict[str, Any]]:
+        return self._cloud.jobs()[self._jobs :]
+
+    @property
+    def requests(self) -> list[tuple[str, str, int]]:
+        return self._cloud.requests()[self._requests :]
+
+    @property
+    def posts(self) -> int:
+        return sum(request[:2] == ("POST", "/jobs") for request in self.requests)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Jobs and submissions."""
+        return len(self.jobs), self.posts
 
 
 if __name__ == "__main__":

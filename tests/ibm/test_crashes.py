@@ -116,9 +116,8 @@ def test_two_processes_with_one_ledger_send_each_job_once(cloud, nursery, undist
 
 
 @pytest.mark.parametrize("when", ["submit", "result"])
-def test_a_disk_that_fills_up_loses_nothing(cloud, tmp_path, monkeypatch, when):
+def test_a_disk_that_fills_up_loses_nothing(cloud, tmp_path, ledger, monkeypatch, when):
     """After the service has taken the job, or with its result in hand."""
-    ledger = tmp_path / "ledger.sqlite"
     genuine = getattr(CloudDevice, when)
     disk = ExitStack()
 
@@ -146,8 +145,7 @@ def test_a_disk_that_fills_up_loses_nothing(cloud, tmp_path, monkeypatch, when):
     assert_intact(ledger)
 
 
-def test_a_full_disk_stops_before_the_submission(cloud, tmp_path):
-    ledger = tmp_path / "ledger.sqlite"
+def test_a_full_disk_stops_before_the_submission(cloud, tmp_path, ledger):
     with ibm(ledger) as backend:
         layer, _ = layer_on(backend), backend.ledger  # which makes the file
         before, requests = len(cloud.jobs()), len(cloud.requests("POST", "/jobs"))

@@ -4,13 +4,12 @@ import http.server
 import logging
 import ssl
 import threading
-import time
 from typing import Any
 
 import pytest
 import requests
 import torch
-from ibm_cloud import TOKEN, CloudServer
+from ibm_cloud import TOKEN, CloudServer, Watch
 
 pytest.importorskip("qiskit_ibm_runtime")
 
@@ -21,37 +20,11 @@ from qiskit_torch_bridge.backends.ibm.cloud import CloudDevice
 from qiskit_torch_bridge.backends.ibm.errors import JobFailed, NotAuthorized, ServiceUnavailable
 from qiskit_torch_bridge.backends.ibm.faults import Fault, meaning_of
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
 PATIENCE = Patience(retry_seconds=60.0, longest_pause_seconds=0.1, settle_seconds=0.05, poll_seconds=0.02)
 HASTY = Patience(retry_seconds=0.3, longest_pause_seconds=0.1, settle_seconds=0.05, poll_seconds=0.02)
 STATUSES = (400, 401, 403, 404, 407, 408, 409, 410, 413, 422, 423, 425, 429, 500, 503, 524)
 PASSING = (408, 425, 429, 500, 503, 524)
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch):
-    genuine = time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: genuine(min(seconds, 0.03)))
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    return tmp_path / "ledger.sqlite"
-
-
-@pytest.fixture(scope="module")
-def undisturbed(server, tmp_path_factory):
-    with ibm(tmp_path_factory.mktemp("undisturbed") / "ledger.sqlite") as backend:
-        return step(layer_on(backend))
-
-
-def counts(cloud: CloudServer) -> tuple[int, int]:
-    """Jobs and submissions at the service so far."""
-    return len(cloud.jobs()), len(cloud.requests("POST", "/jobs"))
-
-
-def since(cloud: CloudServer, before: tuple[int, int]) -> tuple[int, int]:
-    jobs, posts = counts(cloud)
-    return jobs - before[0], posts - before[1]
 
 
 # After the job was taken ----------------------------------------------------------------------------------------------
@@ -60,13 +33,13 @@ def since(cloud: CloudServer, before: tuple[int, int]) -> tuple[int, int]:
 @pytest.mark.parametrize("status", [*STATUSES, 200, "page 403"])
 def test_whatever_is_answered_after_a_job_was_taken_it_is_not_sent_again(cloud, ledger, undisturbed, status):
     with ibm(ledger, patience=PATIENCE) as backend:
-        layer, before = layer_on(backend), counts(cloud)
+        layer, watch = layer_on(backend), Watch(cloud)
         if isinstance(status, int) and status != 200:
             cloud.inject("post_5xx_after", status=status)
         else:
             cloud.inject("page_after", path="/jobs", status=200 if status == 200 else 403)
         assert torch.equal(step(layer), undisturbed)
-        assert since(cloud, before) == (1, 1)
+        assert watch.counts == (1, 1)
         (entry,) = backend.ledger.entries()
         assert (entry.state, entry.job_id) == ("done", cloud.jobs()[-1]["id"])
         assert backend.spent.jobs == 1
@@ -76,16 +49,16 @@ def test_whatever_is_answered_after_a_job_was_taken_it_is_not_sent_again(cloud, 
 @pytest.mark.parametrize("status", STATUSES)
 def test_what_is_refused_before_it_was_taken_is_no_job(cloud, ledger, undisturbed, status):
     with ibm(ledger, patience=PATIENCE) as backend:
-        layer, before = layer_on(backend), counts(cloud)
+        layer, watch = layer_on(backend), Watch(cloud)
         cloud.inject("post_5xx", status=status)
         if status not in (*PASSING, 401, 404):
             with pytest.raises(JobFailed, match=str(ledger)):
                 step(layer)
             # Looked for, and not found: it was not taken, and does not count.
-            assert since(cloud, before) == (0, 1)
+            assert watch.counts == (0, 1)
             assert backend.spent.jobs == 0
         assert torch.equal(step(layer), undisturbed)
-        assert since(cloud, before) == (1, 2)
+        assert watch.counts == (1, 2)
         assert backend.spent.jobs == 1
 
 
@@ -93,20 +66,18 @@ def test_one_that_is_listed_too_late_is_cancelled_and_counted(cloud, ledger, und
     """The list of jobs lags longer than is waited for: two jobs at the service, and two in the ledger."""
     genuine = CloudDevice.find
     with ibm(ledger, patience=PATIENCE) as backend:
-        layer, before = layer_on(backend), counts(cloud)
-        monkeypatch.setattr(
-            CloudDevice, "find", lambda self, tag: genuine(self, tag) if since(cloud, before)[1] > 1 else []
-        )
+        layer, watch = layer_on(backend), Watch(cloud)
+        monkeypatch.setattr(CloudDevice, "find", lambda self, tag: genuine(self, tag) if watch.posts > 1 else [])
         cloud.inject("post_drop_after")
         assert torch.equal(step(layer), undisturbed)
-        assert since(cloud, before) == (2, 2)
+        assert watch.counts == (2, 2)
         first, second = (job["id"] for job in cloud.jobs()[-2:])
         assert [(e.state, e.job_id) for e in backend.ledger.entries()] == [("done", second), ("cancelled", first)]
         assert backend.spent.jobs == 2
         backend.settle_bills()
         assert backend.spent.qpu_seconds == sum(job["seconds"] for job in cloud.jobs()[-2:])
         step(layer)  # the next one is not disturbed
-        assert since(cloud, before) == (3, 3)
+        assert watch.counts == (3, 3)
 
 
 # The true cause ---------------------------------------------------------------------------------------------------------
@@ -131,14 +102,14 @@ CAUSES = [
 )
 def test_a_refused_submission_says_what_helps(cloud, ledger, status, says, error, remedy, absent):
     with ibm(ledger, patience=HASTY) as backend:
-        layer, before = layer_on(backend), counts(cloud)
+        layer, watch = layer_on(backend), Watch(cloud)
         cloud.inject("post_5xx", count=None, status=status, says=says)
         with pytest.raises(error, match=remedy) as caught:
             step(layer)
         assert absent not in str(caught.value)
         assert str(status) in str(caught.value)
         assert says in str(caught.value)
-        assert since(cloud, before)[0] == 0
+        assert len(watch.jobs) == 0
 
 
 def deleted(cloud: CloudServer, **details: Any) -> None:
@@ -163,12 +134,12 @@ def test_a_key_that_is_deleted_in_mid_run_is_told_at_once(cloud, ledger, path):
 def test_a_token_that_was_revoked_is_renewed(cloud, ledger, undisturbed):
     """The key is valid: a token of an hour ago need not be."""
     with ibm(ledger, patience=PATIENCE) as backend:
-        layer, before = layer_on(backend), counts(cloud)
+        layer, watch = layer_on(backend), Watch(cloud)
         device: Any = backend.connection
         for client in device.service._api_clients.values():
             client._session.auth.manager.access_token = "revoked"
         assert torch.equal(step(layer), undisturbed)
-        assert since(cloud, before) == (1, 1)
+        assert watch.counts == (1, 1)
 
 
 def test_an_identity_service_out_of_order_is_waited_for(ledger, caplog):
@@ -216,7 +187,7 @@ ASKED = [(path, status) for i, path in enumerate(REQUESTS) for status in (401, "
 @pytest.mark.parametrize(("path", "status"), ASKED, ids=[f"{REQUESTS[path]}-{status}" for path, status in ASKED])
 def test_any_request_may_be_refused(cloud, ledger, path, status):
     """Never a raw error of the client's, a device that is and is not there, or advice to save an account that is valid."""
-    before = counts(cloud)
+    watch = Watch(cloud)
     if status == "page":
         cloud.inject("page", count=None, path=path)
     else:
@@ -236,11 +207,11 @@ def test_any_request_may_be_refused(cloud, ledger, path, status):
             assert "<html" not in said
         else:
             pytest.fail(f"{path} is not asked for")
-    assert since(cloud, before)[0] <= 1
+    assert len(watch.jobs) <= 1
     cloud.clear()
     with ibm(ledger, patience=HASTY, mode="batch", max_jobs=1) as backend:
         step(layer_on(backend))
-    assert since(cloud, before)[0] == 1
+    assert len(watch.jobs) == 1
 
 
 def test_a_wrong_key_is_told_at_once(server, ledger, monkeypatch):

@@ -53,6 +53,16 @@ def poke(path: Path, statement: str, *values: Any) -> None:
         db.commit()
 
 
+def as_of_version_1(path: Path) -> None:
+    """Makes of the file what the first version would have written."""
+    with closing(sqlite3.connect(path)) as db:
+        for table in ("jobs", "circuits", "evaluations", "sessions", "events"):
+            db.execute(f"ALTER TABLE {table} DROP COLUMN seal")
+        db.execute("ALTER TABLE jobs DROP COLUMN result_seal")
+        db.execute("PRAGMA user_version = 1")
+        db.commit()
+
+
 def assert_as_written_or_refused(path: Path) -> bool:
     """Asks for all that is in it, as a run that goes on does; returns whether it was as it was written.
 
@@ -166,12 +176,7 @@ def test_damaged_circuits_are_let_go_of(path, caplog):
 
 
 def test_a_ledger_of_the_first_version_is_taken_on(path):
-    with closing(sqlite3.connect(path)) as db:
-        for table in ("jobs", "circuits", "evaluations", "sessions", "events"):
-            db.execute(f"ALTER TABLE {table} DROP COLUMN seal")
-        db.execute("ALTER TABLE jobs DROP COLUMN result_seal")
-        db.execute("PRAGMA user_version = 1")
-        db.commit()
+    as_of_version_1(path)
     assert assert_as_written_or_refused(path)
     poke(path, "UPDATE jobs SET key = 'another' WHERE number = 1")
     assert not assert_as_written_or_refused(path)
@@ -212,9 +217,8 @@ def test_a_folder(tmp_path):
 
 
 def test_a_newer_version(path):
-    poke_version = "PRAGMA user_version = 9"
     with closing(sqlite3.connect(path)) as db:
-        db.execute(poke_version)
+        db.execute("PRAGMA user_version = 9")
     with pytest.raises(LedgerError, match="is of version 9, expected 2; a newer release has made it"):
         Ledger(path)
 

@@ -22,15 +22,7 @@ from qiskit_torch_bridge.backends import resolve_backend
 from qiskit_torch_bridge.backends.ibm import backend as backend_module
 from qiskit_torch_bridge.backends.ibm.compiling import circuits_for, to_qpy
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """An empty working directory, where a ledger would be made."""
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    monkeypatch.chdir(empty)
-    monkeypatch.delenv("QTB_LEDGER", raising=False)
-    return empty
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def layer_on(backend, qubits: int = 2, **options) -> QuantumLayer:

@@ -3,7 +3,6 @@
 import logging
 import math
 import pickle
-import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from ibm_cloud import TOKEN, CloudServer
+from ibm_cloud import TOKEN, CloudServer, Watch
 
 pytest.importorskip("qiskit_ibm_runtime")
 
@@ -23,45 +22,8 @@ from qiskit_torch_bridge.backends.ibm import cloud as cloud_module
 from qiskit_torch_bridge.backends.ibm.errors import JobFailed, NotAuthorized, ServiceUnavailable
 from qiskit_torch_bridge.backends.ibm.recording import write_recording
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
 HASTY = Patience(retry_seconds=1.0, longest_pause_seconds=0.1, settle_seconds=0.2, poll_seconds=0.02)
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch):
-    """The pauses between attempts, which grow to half a minute, are cut short."""
-    genuine = time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: genuine(min(seconds, 0.05)))
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    return tmp_path / "ledger.sqlite"
-
-
-@pytest.fixture(scope="module")
-def undisturbed(server, tmp_path_factory):
-    """The first step of every layer here, when nothing goes wrong."""
-    with ibm(tmp_path_factory.mktemp("undisturbed") / "ledger.sqlite") as backend:
-        return step(layer_on(backend))
-
-
-class Watch:
-    """What has happened at the server since the watch was made."""
-
-    def __init__(self, cloud: CloudServer) -> None:
-        self._cloud, self._jobs, self._requests = cloud, len(cloud.jobs()), len(cloud.requests())
-
-    @property
-    def jobs(self) -> list[dict[str, Any]]:
-        return self._cloud.jobs()[self._jobs :]
-
-    @property
-    def requests(self) -> list[tuple[str, str, int]]:
-        return self._cloud.requests()[self._requests :]
-
-    @property
-    def posts(self) -> int:
-        return sum(request[:2] == ("POST", "/jobs") for request in self.requests)
 
 
 def exact_step() -> torch.Tensor:
@@ -101,7 +63,7 @@ def test_a_step_is_one_job_and_agrees_with_exact_simulation(cloud, ledger, mode,
 
         with torch.no_grad():
             layer(FEATURES)
-        assert len(watch.jobs) == watch.posts == 2
+        assert watch.counts == (2, 2)
 
 
 def test_only_what_needs_a_gradient_is_measured_for_it(cloud, ledger):
@@ -207,8 +169,7 @@ def test_a_fault_that_passes_changes_nothing(cloud, ledger, undisturbed, monkeyp
         layer, watch = layer_on(backend), Watch(cloud)
         cloud.inject(kind, **details)
         assert torch.equal(step(layer), undisturbed)
-        assert len(watch.jobs) == 1
-        assert watch.posts == posts
+        assert watch.counts == (1, posts)
         (entry,) = backend.ledger.entries()
         assert (entry.state, entry.job_id) == ("done", watch.jobs[0]["id"])
         assert backend.spent.jobs == 1
@@ -220,7 +181,7 @@ def test_a_job_that_the_listing_does_not_show_at_once_is_not_sent_again(cloud, l
         cloud.inject("list_lag", count=3)
         cloud.inject("post_drop_after")
         assert torch.equal(step(layer), undisturbed)
-        assert len(watch.jobs) == watch.posts == 1
+        assert watch.counts == (1, 1)
         (event,) = backend.ledger.events("recovered")
         assert watch.jobs[0]["id"] in event["message"]
 

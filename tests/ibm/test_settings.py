@@ -4,34 +4,15 @@ import dataclasses
 
 import numpy as np
 import pytest
-from qiskit import QuantumCircuit
-from qiskit.circuit import ParameterVector
 
 pytest.importorskip("qiskit_ibm_runtime", reason="IBM devices need qiskit-ibm-runtime")
 
-from qiskit_torch_bridge import IBMBackend, Limits, Patience, QuantumLayer, Replay
+from ibm_training import layer_on
 
+from qiskit_torch_bridge import IBMBackend, Limits, Patience, Replay
+
+pytestmark = pytest.mark.usefixtures("folder")
 NAN, INF = float("nan"), float("inf")
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """An empty working directory, where a ledger would be made."""
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    monkeypatch.chdir(empty)
-    monkeypatch.delenv("QTB_LEDGER", raising=False)
-    return empty
-
-
-def layer_on(backend, **options) -> QuantumLayer:
-    x, w = ParameterVector("x", 1), ParameterVector("w", 1)
-    circuit = QuantumCircuit(2)
-    circuit.ry(x[0], 0)
-    circuit.cx(0, 1)
-    circuit.rx(w[0], 1)
-    options = {"observables": ["ZI", "XX"], "shots": 20, "seed": 1, **options}
-    return QuantumLayer(circuit, inputs=x, weights=w, backend=backend, **options)
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------

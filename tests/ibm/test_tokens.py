@@ -2,7 +2,6 @@
 
 import logging
 import pickle
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,13 +19,8 @@ from qiskit_torch_bridge import HardwareError, Patience
 from qiskit_torch_bridge.backends.ibm.faults import masked
 from qiskit_torch_bridge.backends.ibm.recording import write_recording
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
 PATIENCE = Patience(retry_seconds=0.2, longest_pause_seconds=0.1, settle_seconds=0.05, poll_seconds=0.02)
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch):
-    genuine = time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: genuine(min(seconds, 0.03)))
 
 
 class Heard(logging.Handler):
@@ -95,8 +89,7 @@ PLACES = [
 
 @pytest.mark.parametrize(("path", "status"), PLACES)
 @pytest.mark.parametrize("when", ["connecting", "later"])
-def test_what_is_echoed_is_nowhere(cloud, tmp_path, path, status, when):
-    ledger = tmp_path / "ledger.sqlite"
+def test_what_is_echoed_is_nowhere(cloud, tmp_path, ledger, path, status, when):
     errors: list[BaseException] = []
     with heard() as texts:
         backend = ibm(ledger, patience=PATIENCE)

@@ -5,7 +5,6 @@ No number is made of them, nothing is paid for twice by itself, and what the err
 
 import json
 import sqlite3
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ibm_cloud import TOKEN
+from ibm_cloud import TOKEN, Watch
 
 pytest.importorskip("qiskit_ibm_runtime")
 
 from ibm_quantum_schemas.common import CompressedTensorModel
 from ibm_training import SHOTS, ibm, layer_on, step
 from qiskit_ibm_runtime.api.client import RuntimeClient
-from test_service import HASTY, Watch, bounds, exact_step, leave_a_job
+from test_service import HASTY, bounds, exact_step, leave_a_job
 
 from experiments.__main__ import main
 from qiskit_torch_bridge import HardwareError, IBMBackend
@@ -28,23 +27,13 @@ from qiskit_torch_bridge.backends.ibm import sending
 from qiskit_torch_bridge.backends.ibm.cloud import LocalDevice
 from qiskit_torch_bridge.backends.ibm.errors import JobFailed, LedgerError
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
 OPTIONS: dict[str, dict[str, Any]] = {
     "sampler": {},
     "twirled": {"options": {"twirling": {"enable_gates": True, "enable_measure": True}}},
     "estimator": {"primitive": "estimator", "options": {"resilience_level": 0}},
     "mitigated": {"primitive": "estimator"},
 }
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch):
-    genuine = time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: genuine(min(seconds, 0.02)))
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    return tmp_path / "ledger.sqlite"
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +219,7 @@ def test_jobs_forgets_by_the_command_line(cloud, ledger, right, wrong, capsys):
         assert torch.equal(step(layer_on(backend)), right["sampler"])
         assert main(["jobs", str(ledger), "--forget", "1"]) == 1  # it is failed already
         assert main(["jobs", str(ledger), "--forget", "7"]) == 1
-        assert watch.posts == len(watch.jobs) == 2
+        assert watch.counts == (2, 2)
         assert [entry.state for entry in backend.ledger.entries()] == ["failed", "done"]
 
 
@@ -247,7 +236,7 @@ def test_what_an_earlier_version_has_sent_is_checked_when_it_is_read(cloud, ledg
             step(layer_on(backend))
         wrong.change = None
         assert torch.equal(step(layer_on(backend)), right["sampler"])
-        assert watch.posts == len(watch.jobs) == 1
+        assert watch.counts == (1, 1)
 
 
 def test_an_echoed_key_is_masked(cloud, ledger, wrong):
@@ -319,4 +308,4 @@ def test_a_damaged_result_in_the_ledger_is_fetched_once_more(cloud, ledger, righ
     done.forget(1)
     wrong.change = None
     assert torch.equal(step(layer_on(done)), right["sampler"])
-    assert watch.posts == len(watch.jobs) == 1
+    assert watch.counts == (1, 1)
