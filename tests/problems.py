@@ -143,10 +143,8 @@ def point(problem: Problem, rows: int = ROWS, seed: int = 0) -> tuple[np.ndarray
     """A random point: inputs of shape (rows, I), or one row where there are none, and weights of shape (W,)."""
     rng = np.random.default_rng(seed)
     rows = rows if problem.inputs else 1
-    return (
-        rng.uniform(problem.low, problem.high, (rows, len(problem.inputs))),
-        rng.uniform(problem.low, problem.high, len(problem.flat_weights)),
-    )
+    inputs = rng.uniform(problem.low, problem.high, (rows, len(problem.inputs)))
+    return inputs, rng.uniform(problem.low, problem.high, len(problem.flat_weights))
 
 
 def features(oracle: Oracle, **options: Any) -> torch.Tensor | None:

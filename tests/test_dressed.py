@@ -171,14 +171,10 @@ class TestCircuit:
         circuit, inputs, weights = dressed()
         names = {str(parameter): ["x", i] for i, parameter in enumerate(inputs)}
         names |= {str(parameter): ["w", i] for i, parameter in enumerate(weights)}
-        found = [
-            [
-                gate.operation.name,
-                *(circuit.find_bit(qubit).index for qubit in gate.qubits),
-                *(names[str(parameter)] for parameter in gate.operation.params),
-            ]
-            for gate in circuit.data
-        ]
+        found = []
+        for gate in circuit.data:
+            qubits = [circuit.find_bit(qubit).index for qubit in gate.qubits]
+            found.append([gate.operation.name, *qubits, *(names[str(p)] for p in gate.operation.params)])
         assert found == reference("dressed")["operations"]
 
     @pytest.mark.parametrize(("qubits", "pairs"), [(1, []), (2, [(0, 1)]), (5, [(0, 1), (2, 3), (1, 2), (3, 4)])])

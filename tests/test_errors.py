@@ -85,13 +85,12 @@ def test_non_finite_features_of_any_dtype(layer, dtype):
 def test_non_finite_features_under_torch_func(layer):
     features = torch.tensor([[0.0, 0.1], [NAN, 0.2]])
     weights = layer.weights.detach()
+    by_weights = grad(lambda w, x: functional_call(layer, {"weights": w}, (x,)).sum())
     for call in (
         lambda: vmap(layer)(features),
         lambda: grad(lambda x: layer(x).sum())(features),
         lambda: vmap(grad(lambda x: layer(x).sum()))(features),
-        lambda: vmap(grad(lambda w, x: functional_call(layer, {"weights": w}, (x,)).sum()), (None, 0))(
-            weights, features
-        ),
+        lambda: vmap(by_weights, (None, 0))(weights, features),
     ):
         with pytest.raises(ValueError, match=r"(nan|finite).*No circuit was run"):
             call()

@@ -117,13 +117,10 @@ def test_readme_names_the_import_layers():
 
 def test_the_library_does_not_send_its_users_to_the_experiments():
     """They are not installed with it."""
-    texts = {path.relative_to(ROOT): path.read_text(encoding="utf-8") for path in sorted(LIBRARY.rglob("*.py"))}
-    named = [
-        f"{path}:{number}"
-        for path, text in texts.items()
-        for number, line in enumerate(text.splitlines(), 1)
-        if "python -m experiments" in line
-    ]
+    named = []
+    for path in sorted(LIBRARY.rglob("*.py")):
+        lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        named += [f"{path.relative_to(ROOT)}:{n}" for n, line in lines if "python -m experiments" in line]
     assert not named, f"`python -m experiments` stands in {named}"
 
 

@@ -101,9 +101,8 @@ def test_optimizers(optimizer):
 
 
 def test_convolutions_before_and_linear_after():
-    model = nn.Sequential(
-        nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 2), make_layer(), nn.Linear(2, 10)
-    )
+    front = [nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 2)]
+    model = nn.Sequential(*front, make_layer(), nn.Linear(2, 10))
     images, labels = torch.randn(5, 1, 8, 8), torch.tensor([1, 4, 0, 9, 3])
     nn.functional.cross_entropy(model(images), labels).backward()
     for name, parameter in model.named_parameters():

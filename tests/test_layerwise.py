@@ -43,15 +43,10 @@ def numbers(layer: LayerwiseQuantumLayer) -> dict[str, np.ndarray]:
 class TestSchedule:
     def test_published_phases(self):
         phases = layerwise_schedule(steps=3, layers_per_step=2, epochs=5, partitions=2, sweeps=2, partition_epochs=4)
-        assert phases == (
-            Phase("step 1", 2, (0, 1), 5),
-            Phase("step 2", 4, (2, 3), 5),
-            Phase("step 3", 6, (4, 5), 5),
-            Phase("sweep 1 part 1", 6, (0, 1, 2), 4),
-            Phase("sweep 1 part 2", 6, (3, 4, 5), 4),
-            Phase("sweep 2 part 1", 6, (0, 1, 2), 4),
-            Phase("sweep 2 part 2", 6, (3, 4, 5), 4),
-        )
+        steps = [Phase(f"step {n}", 2 * n, (2 * n - 2, 2 * n - 1), 5) for n in (1, 2, 3)]
+        parts = (("part 1", (0, 1, 2)), ("part 2", (3, 4, 5)))
+        sweeps = [Phase(f"sweep {n} {name}", 6, layers, 4) for n in (1, 2) for name, layers in parts]
+        assert phases == (*steps, *sweeps)
 
     @pytest.mark.parametrize(
         ("freeze_after", "trainable"),

@@ -65,14 +65,9 @@ def test_1_transpiled_circuits_keep_their_qubits_and_parameters(manila, layout, 
         passes = generate_preset_pass_manager(3, backend=manila, initial_layout=layout, seed_transpiler=0)
         circuit = passes.run(circuit)
     backend = AerBackend(manila, optimization_level=3, initial_layout=layout if measured == "by the layer" else None)
-    layer = QuantumLayer(
-        circuit,
-        inputs=untouched.inputs,
-        weights=untouched.weights,
-        probabilities=True if measured == "before transpiling" else range(len(layout)),
-        backend=backend,
-        init=torch.tensor(expected.weights),
-    )
+    probabilities = True if measured == "before transpiling" else range(len(layout))
+    options = {"probabilities": probabilities, "backend": backend, "init": torch.tensor(expected.weights)}
+    layer = QuantumLayer(circuit, inputs=untouched.inputs, weights=untouched.weights, **options)
     inputs = features(expected, requires_grad=True)
     values = layer(inputs)
     upstream = np.random.default_rng(0).normal(size=expected.values.shape)

@@ -130,10 +130,9 @@ def test_a_parameterised_controlled_phase_is_named(make):
 @pytest.mark.parametrize("level", [0, 1])
 def test_a_level_that_is_asked_for_does_not_hide_what_was_decomposed(level):
     simulator = aer(noise_on("crx", error=depolarizing_error(0.3, 2)))
-    for backend in (
-        AerBackend(simulator, optimization_level=level),
-        SamplerBackend(BackendSamplerV2(backend=simulator), optimization_level=level),
-    ):
+    sampler = BackendSamplerV2(backend=simulator)
+    for kind, device in ((AerBackend, simulator), (SamplerBackend, sampler)):
+        backend = kind(device, optimization_level=level)
         with pytest.raises(ValueError, match="crx"):
             layer_on(backend, appended(CRXGate(W[0]), [0, 1]))
 

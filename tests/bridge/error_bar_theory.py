@@ -144,12 +144,7 @@ def entangled(**options: Any) -> tuple[QuantumLayer, torch.Tensor, np.ndarray]:
     circuit.ry(2 * w[1] + w[0], 1)
     circuit.cx(1, 0)
     generator = np.random.default_rng(2)
-    layer = QuantumLayer(
-        circuit,
-        inputs=x,
-        weights=w,
-        observables=["IZ", SparsePauliOp(["ZI", "XX"], [0.7, 0.5]), "ZZ"],
-        init=torch.tensor(generator.uniform(0, 6, 3)),
-        **options,
-    )
+    options = {"init": torch.tensor(generator.uniform(0, 6, 3)), **options}
+    observables = ["IZ", SparsePauliOp(["ZI", "XX"], [0.7, 0.5]), "ZZ"]
+    layer = QuantumLayer(circuit, inputs=x, weights=w, observables=observables, **options)
     return layer, torch.tensor(generator.uniform(-1, 1, (3, 2))), generator.normal(size=(3, 3))

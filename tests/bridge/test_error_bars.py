@@ -223,9 +223,8 @@ def test_gradients_scatter_as_their_standard_errors_say(backend, rule):
     scores = (np.mean(reported, axis=0) - variances) / (np.std(reported, axis=0, ddof=1) / math.sqrt(repeats))
     assert np.abs(scores).max() < 5
     # Wrong on purpose: without the factor 1/2 of the rule, or with shots of values and points mixed up.
-    assert (
-        2 * stats.chi2.sf((repeats - 1) * np.var(2 * np.array(found), axis=0, ddof=1) / variances, repeats - 1)
-    ).min() < (1e-3 / comparisons)
+    statistics = (repeats - 1) * np.var(2 * np.array(found), axis=0, ddof=1) / variances
+    assert (2 * stats.chi2.sf(statistics, repeats - 1)).min() < 1e-3 / comparisons
 
 
 def test_noise_is_in_the_error_bars():

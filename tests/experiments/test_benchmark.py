@@ -170,15 +170,9 @@ def test_published_circuits(reference, name, make):
         angles = [circuits.Angle(kinds[part[0]], part[1]) for part in rest if isinstance(part, list)]
         qubits = tuple(part for part in rest if not isinstance(part, list))
         gates.append(circuits.Gate(gate, qubits, angles[0] if angles else None))
-    problem = Problem(
-        there["n_qubits"],
-        tuple(gates),
-        tuple(there["observables_z_on"]),
-        np.array(there["inputs"]),
-        np.array(there["weights"]),
-        np.array(there["upstream"]).reshape(len(there["inputs"]), -1),
-        wants_input_gradients=True,
-    )
+    inputs, weights, upstream = (np.array(there[name]) for name in ("inputs", "weights", "upstream"))
+    numbers = (tuple(there["observables_z_on"]), inputs, weights, upstream.reshape(len(inputs), -1))
+    problem = Problem(there["n_qubits"], tuple(gates), *numbers, wants_input_gradients=True)
     answer = exact_answer(problem)
     np.testing.assert_allclose(answer.values, np.array(there["outputs"]).reshape(answer.values.shape), atol=1e-9)
     np.testing.assert_allclose(answer.input_gradients, there["grad_inputs"], atol=1e-9)
@@ -228,10 +222,8 @@ class TestComparison:
         """The root mean square of the scores is at most 1: of values around 0 by binomial draws it is 1."""
         expected = replace(exact_answer(problem), values=np.zeros((4, 4)))
         draws = rng.binomial(50, 0.5, (4, 4)) / 25 - 1
-        scores = [
-            compare(replace(expected, values=np.full((4, 4), x)), expected, problem, shots=50, tolerance=0).deviation
-            for x in draws.ravel()
-        ]
+        answers = [replace(expected, values=np.full((4, 4), x)) for x in draws.ravel()]
+        scores = [compare(each, expected, problem, shots=50, tolerance=0).deviation for each in answers]
         assert 0.5 < np.sqrt(np.mean(np.square(scores))) < 1.5
 
 
@@ -460,12 +452,8 @@ class TestSummary:
     )
 
     def test_medians_and_ratios(self):
-        measured = result(
-            self.case,
-            ours=[1.0, 9.0, 2.0],
-            pennylane_default=[5.0, 6.0, 60.0],
-            qiskit_machine_learning=[100.0, 110.0, 120.0],
-        )
+        peers = {"pennylane_default": [5.0, 6.0, 60.0], "qiskit_machine_learning": [100.0, 110.0, 120.0]}
+        measured = result(self.case, ours=[1.0, 9.0, 2.0], **peers)
         best, named = comparisons(measured, SYSTEMS)
         assert (best.peer, best.ratio, best.target) == ("pennylane-default", 3.0, 3)
         assert best.least_ratio == 5.0

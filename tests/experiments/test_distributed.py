@@ -102,15 +102,8 @@ def started(*command: str) -> Iterator[subprocess.Popen[str]]:
 
     torchrun ends the processes that it has started when it is asked to end, but not when it is killed.
     """
-    process = subprocess.Popen(
-        command,
-        cwd=CHECKOUT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    process = subprocess.Popen(command, cwd=CHECKOUT, env=environment(), **pipes)
     try:
         yield process
     finally:

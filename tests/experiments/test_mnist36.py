@@ -20,11 +20,8 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 SMALL = ["--dataset", "digits", "--train-images", "12", "--batch-size", "6", "--seed", "3", "--init", "uniform"]
 SHORT = [*SMALL, "--epochs", "1", "--partition-epochs", "1", "--steps", "2", "--layers-per-step", "1", "--sweeps", "1"]
-SCHEDULE = {"training": "layerwise", "steps": 3, "layers_per_step": 2, "epochs": 5, "freeze_after": 1} | {
-    "partitions": 2,
-    "sweeps": 2,
-    "partition_epochs": 5,
-}
+SCHEDULE = {"training": "layerwise", "steps": 3, "layers_per_step": 2, "epochs": 5, "freeze_after": 1}
+SCHEDULE |= {"partitions": 2, "sweeps": 2, "partition_epochs": 5}
 PHASES = ["step 1", "step 2", "sweep 1 part 1", "sweep 1 part 2"]
 settings_of = partial(parsed, EXPERIMENT)
 
@@ -247,14 +244,9 @@ class TestWhySeedsFail:
     @staticmethod
     def layer_of(seed: int) -> tuple[Any, QuantumLayer]:
         circuit = random_rotations(9, 6, seed=seed)
-        observables = readout("last")
-        return circuit, QuantumLayer(
-            circuit.circuit,
-            inputs=circuit.inputs,
-            weights={"all": [weight for vector in circuit.weights.values() for weight in vector]},
-            observables=observables,
-            init="zeros",
-        )
+        weights = {"all": [weight for vector in circuit.weights.values() for weight in vector]}
+        options = {"weights": weights, "observables": readout("last"), "init": "zeros"}
+        return circuit, QuantumLayer(circuit.circuit, inputs=circuit.inputs, **options)
 
     @staticmethod
     def axes(circuit: Any) -> torch.Tensor:

@@ -96,9 +96,8 @@ class TestNetworks:
 
     def test_the_dressed_circuit_hands_signs_on_at_first_and_the_other_does_not(self):
         signs = torch.tensor([[1.0] * 8, [-1.0] * 8])
-        first, other = (
-            network(settings_of(*SMALL, *of("quick-start", answer))).quantum for answer in ("dressed-frozen", "frozen")
-        )
+        nets = [network(settings_of(*SMALL, *of("quick-start", answer))) for answer in ("dressed-frozen", "frozen")]
+        first, other = (net.quantum for net in nets)
         assert sum(p.numel() for p in first.parameters()) == sum(p.numel() for p in other.parameters()) == 72
         with torch.no_grad():
             assert first(signs).abs().max() > 0.9

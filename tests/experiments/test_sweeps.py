@@ -299,14 +299,10 @@ def test_ctrl_c_keeps_what_was_measured(folder, log, workers):
     """As a terminal does it: to the process and to all that it has started."""
     log.tell("wait", 3)
     program = "import sys, toy_study; toy_study.toy_process(*sys.argv[1:])"
-    with subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", program, "--run-dir", str(folder), "--workers", workers],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(Path(__file__).parent)])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
+    command = [sys.executable, "-W", "error", "-c", program, "--run-dir", str(folder), "--workers", workers]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(Path(__file__).parent)])}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
         try:
             eventually(lambda: (folder / "cells.jsonl").exists() and len(lines(folder)) == 2 and 3 in log.numbers)
             os.killpg(process.pid, signal.SIGINT)

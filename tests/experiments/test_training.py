@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -179,12 +180,9 @@ def test_losses_and_gradients_are_means_over_rows(tmp_path):
     torch.manual_seed(1)
     model = nn.Linear(3, 2)
     train, test = examples(10, 1), examples(7, 2)
-    trainer = Trainer(
-        model,
-        lambda scores, labels: F.cross_entropy(scores, labels, reduction="none"),
-        {**SETTINGS, "epochs": 1, "lr": 1e-30},
-        Workplace(RunFolder(tmp_path), open_fabric("cpu"), False),
-    )
+    workplace = Workplace(RunFolder(tmp_path), open_fabric("cpu"), False)
+    cross_entropy = partial(F.cross_entropy, reduction="none")
+    trainer = Trainer(model, cross_entropy, {**SETTINGS, "epochs": 1, "lr": 1e-30}, workplace)
     trainer.fit(train, test)
     (row,) = trainer.rows
     scores = model(train.inputs)
@@ -354,14 +352,11 @@ class TestFaults:
 
 def state_of(folder: Path) -> dict[str, Any]:
     """What a run of several trainings came to, without times."""
-    parts = sorted(path.parent for path in folder.glob("*/checkpoint.pt"))
-    return {
-        part.name: (
-            without_time(RunFolder(part).read_rows()),
-            {name: value.tolist() for name, value in RunFolder(part).read_checkpoint()["model"].items()},
-        )
-        for part in parts
-    }
+    state = {}
+    for part in sorted(path.parent for path in folder.glob("*/checkpoint.pt")):
+        model = {name: value.tolist() for name, value in RunFolder(part).read_checkpoint()["model"].items()}
+        state[part.name] = without_time(RunFolder(part).read_rows()), model
+    return state
 
 
 class TestStudies:

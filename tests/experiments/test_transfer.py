@@ -239,14 +239,9 @@ class TestCache:
             arrays = cache.read_arrays(path.name)
             cache.write_arrays(path.name, key=arrays["key"], features=arrays["features"].astype(float))
         else:
-            path.write_bytes(
-                {
-                    "truncated": good[: len(good) // 2],
-                    "empty": b"",
-                    "text": b"nothing",
-                    "zeros inside": good[:300] + bytes(1000) + good[1300:],
-                }[damage]
-            )
+            zeros = good[:300] + bytes(1000) + good[1300:]
+            contents = {"truncated": good[: len(good) // 2], "empty": b"", "text": b"nothing", "zeros inside": zeros}
+            path.write_bytes(contents[damage])
         capsys.readouterr()
         assert torch.equal(self.features(pictures, resnet, cache), before)
         assert f"{path} " in capsys.readouterr().out

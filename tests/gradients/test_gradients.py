@@ -208,9 +208,8 @@ def as_function(checked: Problem, **options) -> Callable[[torch.Tensor, torch.Te
     """The layer as a function of inputs of shape (N, I) and of all weights, of shape (W,)."""
     layer = checked.layer(np.zeros(len(checked.flat_weights)), **options)
     sizes = [len(group) for group in checked.groups.values()]
-    names = (
-        ["weights"] if isinstance(layer.weights, torch.nn.Parameter) else [f"weights.{name}" for name in checked.groups]
-    )
+    alone = isinstance(layer.weights, torch.nn.Parameter)
+    names = ["weights"] if alone else [f"weights.{name}" for name in checked.groups]
 
     def function(inputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         parameters = dict(zip(names, weights.split(sizes), strict=True))

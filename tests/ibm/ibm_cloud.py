@@ -134,9 +134,8 @@ class CloudServer:
         self._ask("POST", f"sessions/{session_id}/expire")
 
     def _ask(self, method: str, what: str, data: dict[str, Any] | None = None) -> Any:
-        request = urllib.request.Request(
-            f"{self.url}/_control/{what}", method=method, data=None if data is None else json.dumps(data).encode()
-        )
+        body = None if data is None else json.dumps(data).encode()
+        request = urllib.request.Request(f"{self.url}/_control/{what}", method=method, data=body)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=30) as response:
             return json.loads(response.read() or b"null")

@@ -148,13 +148,8 @@ class Cloud:
         parts = [json.dumps(part).encode() for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
         token = ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in (*parts, b"unsigned"))
         self.tokens.add(token)
-        return {
-            "access_token": token,
-            "refresh_token": "not_supported",
-            "token_type": "Bearer",
-            "expires_in": life,
-            "expiration": now + life,
-        }
+        answer = {"access_token": token, "refresh_token": "not_supported", "token_type": "Bearer"}
+        return answer | {"expires_in": life, "expiration": now + life}
 
     def search(self, _: Query) -> dict[str, Any]:
         item = {

@@ -55,16 +55,8 @@ def layer_on(backend: Any, *, shots: int | None = SHOTS, seed: int = 7) -> Quant
     circuit.ry(WEIGHTS[0], 0)
     circuit.cx(0, 1)
     circuit.rx(WEIGHTS[1], 1)
-    return QuantumLayer(
-        circuit,
-        inputs=INPUTS,
-        weights=WEIGHTS,
-        observables=["ZI", "XX"],
-        backend=backend,
-        shots=shots,
-        seed=seed,
-        init=INITIAL,
-    )
+    options = {"observables": ["ZI", "XX"], "init": INITIAL, "backend": backend, "shots": shots, "seed": seed}
+    return QuantumLayer(circuit, inputs=INPUTS, weights=WEIGHTS, **options)
 
 
 def ibm(ledger: Path | None, backend: Any = "ibm_manila", patience: Patience = PATIENCE, **options: Any) -> IBMBackend:
@@ -135,13 +127,8 @@ class Nursery:
         self._environment = {**os.environ, **environment, "OMP_NUM_THREADS": "1"}
 
     def __enter__(self) -> Nursery:
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=self._environment,
-        )
+        command, pipe = [sys.executable, "-W", "ignore", __file__], subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=self._environment)
         assert self._line() == "warm"
         return self
 

@@ -300,11 +300,18 @@ def test_a_circuit_that_no_job_can_hold_is_refused_before_anything():
 def test_packing(seed):
     rng = np.random.default_rng(seed)
     limits = Limits(executions=int(rng.integers(50, 500)), qpu_seconds=10.0, megabytes=0.001)
-    stretches = []
-    for r in range(3):
-        for u in range(int(rng.integers(1, 4))):
-            rows, executions = rng.integers(1, 40, 2).tolist()
-            stretches.append(Stretch(r, u, rows, executions, float(rng.uniform(0, 1)), int(rng.integers(0, 200))))
+    stretches = [
+        Stretch(
+            r,
+            u,
+            int(rng.integers(1, 40)),
+            int(rng.integers(1, 40)),
+            float(rng.uniform(0, 1)),
+            int(rng.integers(0, 200)),
+        )
+        for r in range(3)
+        for u in range(int(rng.integers(1, 4)))
+    ]
     jobs = packed(stretches, limits, executions_of_job=5, seconds_of_job=2.0)
     by_place = {(s.request, s.unit): s for s in stretches}
     rows = [(p.request, p.unit, row) for job in jobs for p in job for row in range(p.start, p.stop)]

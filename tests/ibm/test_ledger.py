@@ -60,17 +60,8 @@ def task(key: str = "a", shots: int = 3) -> Task:
 
 
 def sender(device, ledger, **caps) -> Sender:
-    return Sender(
-        device,
-        ledger,
-        primitive="sampler",
-        options={},
-        run="",
-        mode="job",
-        caps=Caps(**caps),
-        patience=PATIENCE,
-        recalibrated=lambda: None,
-    )
+    settings = {"primitive": "sampler", "options": {}, "run": "", "mode": "job", "recalibrated": lambda: None}
+    return Sender(device, ledger, caps=Caps(**caps), patience=PATIENCE, **settings)
 
 
 def claim(ledger: Ledger, key: str = "a"):

@@ -92,8 +92,9 @@ def test_circuits_of_another_process_are_used_if_it_was_first(folder):
     """Two processes that begin at once must send the same jobs, and test what they send."""
     ours, theirs = (IBMBackend("fake_manila", ledger="jobs.sqlite") for _ in range(2))
     layer, other = layer_on(ours), layer_on(theirs)  # both have transpiled before either has written anything
-    options = {"optimization_level": 1, "initial_layout": [4, 3], "seed_transpiler": 0}
-    circuits = circuits_for(other.program, theirs.device, "sampler", **options)
+    circuits = circuits_for(
+        other.program, theirs.device, "sampler", optimization_level=1, initial_layout=[4, 3], seed_transpiler=0
+    )
     theirs._unkept[theirs._key_of_circuits(other.program)] = to_qpy(circuits)
     theirs._cache = type(theirs._cache)()
     for each in (other, layer):

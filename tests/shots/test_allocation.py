@@ -31,14 +31,9 @@ def layer_and_rows(**options) -> tuple[QuantumLayer, torch.Tensor]:
     circuit.ry(w[1], 1)
     generator = np.random.default_rng(1)
     options = {"shots": 30, "allocation": "sensitivity", "seed": 3, **options}
-    layer = QuantumLayer(
-        circuit,
-        inputs=x,
-        weights=w,
-        observables=["IZ", SparsePauliOp(["ZI", "XX"], [0.6, 0.8])],
-        init=torch.tensor(generator.uniform(0, 6, 2)),
-        **options,
-    )
+    observables = ["IZ", SparsePauliOp(["ZI", "XX"], [0.6, 0.8])]
+    options = {"init": torch.tensor(generator.uniform(0, 6, 2)), **options}
+    layer = QuantumLayer(circuit, inputs=x, weights=w, observables=observables, **options)
     return layer, torch.tensor(generator.uniform(-2, 2, (ROWS, 2)))
 
 

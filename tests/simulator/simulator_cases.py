@@ -144,9 +144,8 @@ def oracle_states(circuit: QuantumCircuit, parameters: Sequence[Parameter], poin
             continue
         qubits = [circuit.find_bit(qubit).index for qubit in instruction.qubits]
         if operation.params and any(isinstance(value, Parameter) for value in operation.params):
-            arguments = np.stack(
-                [column[v] if isinstance(v, Parameter) else np.full(len(points), v) for v in operation.params], axis=1
-            )
+            values = [column[v] if isinstance(v, Parameter) else np.full(len(points), v) for v in operation.params]
+            arguments = np.stack(values, axis=1)
             distinct, which = np.unique(arguments, axis=0, return_inverse=True)
             table = np.array([operation.base_class(*values).to_matrix() for values in distinct.tolist()])
             matrices = table[which.reshape(-1)]
@@ -191,13 +190,9 @@ class Case:
 
     @cached_property
     def program(self) -> Program:
-        return Program.compile(
-            self.circuit,
-            inputs=self.parameters,
-            observables=self.observables,
-            probabilities=self.qubits,
-            interpret=None if self.classes is None else self.classes.__getitem__,
-        )
+        interpret = None if self.classes is None else self.classes.__getitem__
+        readout = {"observables": self.observables, "probabilities": self.qubits, "interpret": interpret}
+        return Program.compile(self.circuit, inputs=self.parameters, **readout)
 
     @cached_property
     def backend(self) -> StatevectorBackend:

@@ -198,9 +198,8 @@ def test_diagonals_on_a_pair_are_one_operation_in_either_order_of_the_qubits():
     circuit = QuantumCircuit(4)
     for qubit in range(4):
         circuit.u(0.4 + qubit, 0.9, 1.3, qubit)
-    for number, (name, pair) in enumerate(
-        [("cp", (0, 3)), ("rzz", (3, 0)), ("cp", (3, 0)), ("cs", (3, 0)), ("csdg", (0, 3)), ("rzz", (0, 3))]
-    ):
+    gates = [("cp", (0, 3)), ("rzz", (3, 0)), ("cp", (3, 0)), ("cs", (3, 0)), ("csdg", (0, 3)), ("rzz", (0, 3))]
+    for number, (name, pair) in enumerate(gates):
         gate = GATES[name].base_class(Parameter(f"x{number}")) if name in ROTATIONS else GATES[name]
         circuit.append(gate, pair)
     diagonal = np.exp(1j * np.array([0.1, 0.7, -0.4, 1.9]))
