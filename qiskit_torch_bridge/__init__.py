@@ -7,19 +7,24 @@ from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from warnings import warn
 
 from .backends.base import Backend, Charge, Estimate, Request
 from .backends.ibm.errors import BudgetExceeded, HardwareError, NotRecorded
 from .backends.passport import Passport
 from .backends.statevector import StatevectorBackend
-from .bridge.function import Evaluation, QuantumFunction
-from .bridge.result import Run
+from .bridge.evaluation import Evaluation
+from .bridge.function import QuantumFunction
+from .bridge.functional import evaluate
+from .bridge.method import Method
+from .bridge.result import LayerResult
 from .dressed import DressedQuantumNet
 from .gradients.rules import SPSA, Adjoint, FiniteDifference, GradientRule, ParameterShift
 from .gradients.stencil import Stencil
-from .layer import QuantumLayer, Quote, evaluate
+from .layer import QuantumLayer
 from .layerwise import LayerwiseQuantumLayer, Phase, complete_depth_schedule, layerwise_schedule
 from .program.compiled import Program
+from .quote import Quote
 from .schedules import ConstantShots, GrowingShots, ShotSchedule, TargetSNR
 from .shots.seeding import SeedStream
 from .shots.shadow import Deviation, Shadow
@@ -53,9 +58,11 @@ __all__ = [
     "GrowingShots",
     "HardwareError",
     "IBMBackend",
+    "LayerResult",
     "LayerwiseQuantumLayer",
     "Ledger",
     "Limits",
+    "Method",
     "NotRecorded",
     "ParameterShift",
     "Passport",
@@ -67,7 +74,6 @@ __all__ = [
     "Quote",
     "Replay",
     "Request",
-    "Run",
     "SamplerBackend",
     "SeedStream",
     "Shadow",
@@ -93,6 +99,9 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Run":
+        warn("qiskit_torch_bridge.Run is now qiskit_torch_bridge.LayerResult.", DeprecationWarning, stacklevel=2)
+        return LayerResult
     if name in _LAZY:
         return getattr(import_module(_LAZY[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,195 +13,22 @@ from qiskit.circuit import Parameter, ParameterVector, QuantumCircuit
 from torch import nn
 
 from .arguments import explain_misfits, require_dense, require_integer
-from .backends import Backend, Estimate, check_shots, resolve_backend
-from .bridge.function import (
-    Evaluation,
-    GradientRecord,
-    NonFiniteAnglesError,
-    QuantumFunction,
-    needs_gradient,
-    refuse_block_gradients,
-    refuse_tracing,
-)
-from .bridge.result import Call, Run, call_of
-from .gradients.rules import Adjoint, GradientRule, ParameterShift, resolve_gradient
-from .program.angles import batch_size
+from .backends import Backend, check_shots
+from .bridge.evaluation import NonFiniteAnglesError
+from .bridge.functional import Tally, measure
+from .bridge.method import Method
+from .bridge.result import LayerResult
+from .gradients.rules import GradientRule, resolve_gradient
 from .program.compiled import Program, QubitsLike
 from .program.readout import ObservablesLike
-from .shots.allocation import ALLOCATIONS
+from .quote import Quote, quote_step
 from .shots.seeding import SeedStream
-from .shots.shadow import Shadow
 
-__all__ = ["QuantumLayer", "Quote", "Run", "evaluate"]
+__all__ = ["QuantumLayer"]
 
 _HALVES = (torch.float16, torch.bfloat16)
 _FLOATS = (torch.float64, torch.float32, *_HALVES)
 Initializer = str | torch.Tensor | Mapping[str, "str | torch.Tensor"]
-
-
-@dataclass(frozen=True)
-class Quote:
-    """What one training step costs; quotes can be added, and multiplied by a number of steps.
-
-    Attributes:
-        calls: Backend calls: one forward and, where a gradient needs circuits, one backward; where there is a queue,
-            one for both; with an amplitude encoding on a simulator, as many for each distinct row of inputs.
-        circuits: Circuits executed, of the values and of the gradients together.
-        shots: Shots spent on all of them; 0 for exact values.
-        executions: How often a circuit is executed in all: the shots, and what mitigation methods add to them.
-        jobs: Jobs that wait in a queue; 0 for simulators.
-        qpu_seconds: The estimated time on the quantum processor, which is what IBM bills; 0 for simulators. See
-            :mod:`qiskit_torch_bridge.backends.ibm.prices` for the formula and what it leaves out.
-    """
-
-    calls: int = 0
-    circuits: int = 0
-    shots: int = 0
-    executions: int = 0
-    jobs: int = 0
-    qpu_seconds: float = 0.0
-
-    def __add__(self, other: Quote) -> Quote:
-        return Quote(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
-
-    def __mul__(self, times: int) -> Quote:
-        return Quote(*(getattr(self, part.name) * times for part in fields(self)))
-
-    __rmul__ = __mul__
-
-
-@dataclass(eq=False)
-class _Spent:
-    """What a layer has executed so far; kept apart, because assigning to an ``nn.Module`` is slow."""
-
-    last_run: Run | None = None
-    circuits: int = 0
-    shots: int = 0
-    shadow: Shadow | None = None
-    told_of_halves: bool = False
-
-    def note_shadow(self, shadow: Shadow) -> None:
-        self.shadow = shadow
-
-    def observe(self, call: Call, kind: str, estimate: Estimate) -> None:
-        self.circuits += estimate.circuits
-        self.shots += estimate.shots
-        if kind == "values":
-            errors = np.sqrt(estimate.variances) if estimate.shots else estimate.variances
-            # Copied, because the output may share the values' memory, and is the user's to change.
-            self.last_run = Run(
-                estimate.values.copy(),
-                errors,
-                estimate.circuits,
-                estimate.shots,
-                estimate.passport,
-                self.shadow,
-                call,
-                estimate.covariance,
-            )
-
-
-def evaluate(
-    program: Program,
-    inputs: torch.Tensor | None,
-    weights: Sequence[torch.Tensor] = (),
-    *,
-    backend: Any = None,
-    shots: int | None = None,
-    gradient: str | GradientRule | None = None,
-    seed: int | Sequence[int] | SeedStream | None = None,
-    allocation: str = "uniform",
-    observe: Callable[[str, Estimate], None] | None = None,
-    note_shadow: Callable[[Shadow], None] | None = None,
-    note_gradient: Callable[[GradientRecord], None] | None = None,
-) -> torch.Tensor:
-    """Evaluates a compiled program as a differentiable function; what :class:`QuantumLayer` does, without the module.
-
-    Args:
-        program: From :meth:`qiskit_torch_bridge.Program.compile`.
-        inputs: Shape (N, I), of any floating point dtype; None where the circuit has no inputs (then N = 1).
-        weights: One tensor of shape (W_g,) a weight group.
-        backend: As in :class:`QuantumLayer`.
-        shots: As in :class:`QuantumLayer`.
-        gradient: As in :class:`QuantumLayer`.
-        seed: An integer, a stream, or None.
-        allocation: As in :class:`QuantumLayer`.
-        observe: Called with ``"values"`` or ``"gradient"`` and the estimate, after each backend call.
-        note_shadow: Called with what the backend's shadow shows, before that.
-        note_gradient: Called by backward with what the gradient was made of, outside of torch.func transforms.
-
-    Returns:
-        Shape (N, M), float64, on the CPU.
-
-    Raises:
-        RuntimeError: If PyTorch traces the call: a circuit is no sequence of its operators.
-        TypeError: If the tensors are complex, or the weights not listed.
-        ValueError: If an angle is NaN or infinite, or shots and gradient rule do not fit the backend.
-    """
-    refuse_tracing()
-    if not isinstance(weights, (list, tuple)):
-        raise TypeError(f"weights: got {type(weights).__name__}, expected a list of tensors, one a weight group.")
-    for tensor in weights if inputs is None else (inputs, *weights):
-        if tensor.is_complex():
-            raise TypeError(f"inputs and weights: got dtype {tensor.dtype}, expected real numbers, which angles are.")
-    refuse_block_gradients(program, inputs is not None and inputs.requires_grad and torch.is_grad_enabled())
-    backend = resolve_backend(backend)
-    shots = backend.resolve_shots(shots)
-    rule = choose_rule(resolve_gradient(gradient), backend, shots)
-    check_allocation(allocation, backend)
-    seeds = seed if isinstance(seed, SeedStream) else SeedStream(seed)
-    # In double precision from here on: shifts must not drown in rounding, and autocast leaves it alone.
-    exact = None if inputs is None else inputs.to("cpu", torch.float64)
-    groups = program.evaluate_angles(exact, [weight.to("cpu", torch.float64) for weight in weights])
-    training = torch.is_grad_enabled()
-    evaluation = Evaluation(
-        program,
-        backend,
-        rule,
-        shots,
-        seeds,
-        observe,
-        keep=training,
-        note_shadow=note_shadow,
-        note_gradient=note_gradient,
-        by_sensitivity=allocation == "sensitivity",
-    )
-    if backend.queues and training and not rule.exact_only:
-        evaluation.look_ahead([needs_gradient(group) for group in groups], batch_size(groups))
-    values: torch.Tensor = QuantumFunction.apply(evaluation, *groups)
-    return values
-
-
-def choose_rule(rule: GradientRule | None, backend: Backend, shots: int | None) -> GradientRule:
-    """The rule asked for, or the best one for the backend: adjoint where it can, else parameter shift.
-
-    Raises:
-        ValueError: If the rule asked for needs exact simulation and this is not.
-    """
-    exact = backend.differentiates and shots is None
-    if rule is None:
-        return Adjoint() if exact else ParameterShift()
-    if rule.exact_only and not exact:
-        raise ValueError(
-            f"gradient={rule.name!r} needs exact simulation, but got backend {backend.name!r} with shots={shots}; "
-            "use backend='statevector' with shots=None, or gradient='parameter_shift'."
-        )
-    return rule
-
-
-def check_allocation(allocation: str, backend: Backend) -> None:
-    """Refuses what is no way to share out shots, or none for the backend.
-
-    Raises:
-        ValueError: If it is unknown, or the backend is to measure the gradient together with the values.
-    """
-    if allocation not in ALLOCATIONS:
-        raise ValueError(f"allocation: got {allocation!r}, expected one of {', '.join(map(repr, ALLOCATIONS))}.")
-    if allocation != "uniform" and backend.queues:
-        raise ValueError(
-            f"allocation: got {allocation!r} for {backend.name!r}, which measures the gradient in one job with the values, "
-            "before there is an upstream gradient; use 'uniform'."
-        )
 
 
 @explain_misfits
@@ -213,6 +38,8 @@ class QuantumLayer(nn.Module):
     Qubits are numbered as in Qiskit (little-endian): the last character of a Pauli label acts on qubit 0, and of
     ``probabilities=[a, b]`` qubit ``a`` is the least significant bit of the outcome. If the circuit has been
     transpiled, the numbers are those of the circuit before transpiling.
+
+    Each option is a choice of its own, so there are many of them, all by name and with a default.
 
     Args:
         circuit: Any parameterised ``QuantumCircuit`` of gates. Final measurements are dropped, or read with
@@ -281,15 +108,15 @@ class QuantumLayer(nn.Module):
             probabilities=probabilities,
             interpret=interpret,
         )
-        self._shots, self._rule = check_shots(shots), resolve_gradient(gradient)
-        self.allocation = allocation
+        self._shots, self._rule, self._allocation = check_shots(shots), resolve_gradient(gradient), allocation
         self.backend = backend
         self._circuit = circuit.copy()
         self._seeds = SeedStream(seed)
-        self._spent = _Spent()
+        grouped = isinstance(weights, Mapping) and bool(weights)
+        self._tally, self._told_of_halves = Tally(grouped), False
         self.weights: nn.Parameter | nn.ParameterDict | None
         parameters = self._initial_weights(init)
-        if isinstance(weights, Mapping) and weights:
+        if grouped:
             self.weights = nn.ParameterDict(list(parameters.items()))  # which would sort a mapping
         else:
             self.register_parameter("weights", parameters["weights"] if self.program.num_weights[0] else None)
@@ -297,15 +124,13 @@ class QuantumLayer(nn.Module):
     @property
     def backend(self) -> Backend:
         """Where the layer runs."""
-        return self._backend
+        return self._method.backend
 
     @backend.setter
     def backend(self, backend: Any) -> None:
-        resolved = resolve_backend(backend)
-        choose_rule(self._rule, resolved, resolved.resolve_shots(self._shots))
-        check_allocation(self.allocation, resolved)
-        resolved.prepare(self.program.example())
-        self._backend = resolved
+        method = Method.of(backend, self._shots, self._rule, self._allocation)
+        method.backend.prepare(self.program.example())
+        self._method = method
 
     @property
     def shots(self) -> int | None:
@@ -314,14 +139,23 @@ class QuantumLayer(nn.Module):
 
     @shots.setter
     def shots(self, shots: int | None) -> None:
-        resolved = self.backend.resolve_shots(check_shots(shots))
-        choose_rule(self._rule, self.backend, resolved)
+        self._method = Method.of(self.backend, shots, self._rule, self._allocation)
         self._shots = check_shots(shots)
+
+    @property
+    def allocation(self) -> str:
+        """How a gradient's shots are shared out."""
+        return self._allocation
+
+    @allocation.setter
+    def allocation(self, allocation: str) -> None:
+        self._method = Method.of(self.backend, self._shots, self._rule, allocation)
+        self._allocation = allocation
 
     @property
     def gradient(self) -> GradientRule:
         """The gradient rule in force for :attr:`shots`."""
-        return choose_rule(self._rule, self.backend, self.backend.resolve_shots(self._shots))
+        return self.method().rule
 
     @property
     def num_outputs(self) -> int:
@@ -345,57 +179,45 @@ class QuantumLayer(nn.Module):
         if torch.compiler.is_compiling():
             # A circuit cannot be traced: leave the compiled graph here, and take it up again behind the layer. (As a
             # decorator this would import the compiler with every layer, a second that few programs need.)
-            return torch.compiler.disable(self._run)(features, shots)
-        return self._run(features, shots)
+            return torch.compiler.disable(self._measure)(features, shots)
+        return self._measure(features, shots)
 
-    def _run(self, features: torch.Tensor | None, shots: int | None) -> torch.Tensor:
+    def _measure(self, features: torch.Tensor | None, shots: int | None) -> torch.Tensor:
         self._check_features(features)
         weights = [] if self.weights is None else self._weight_list()
         like = features if features is not None else weights[0] if weights else torch.empty(0)
-        if like.dtype in _HALVES:
-            self._warn_of_half_precision(like.dtype)
-        for weight in weights:
-            if weight.is_meta:
-                require_dense("weights", weight)
-            if weight.dtype not in _FLOATS:
-                raise TypeError(
-                    f"weights: got dtype {weight.dtype}, expected a floating point dtype, which the outputs would have too."
-                )
-            if weight.dtype in _HALVES:
-                self._warn_of_half_precision(weight.dtype)
-        lead = () if features is None else features.shape[:-1]
-        # Of the shape that is needed already, as most are, they are left alone: every view costs time, backward too.
+        for tensor in (like, *weights):
+            if tensor.is_meta or tensor.dtype not in _FLOATS:
+                _refuse_weights(tensor)
+            if tensor.dtype in _HALVES:
+                self._warn_of_half_precision(tensor.dtype)
         rows = features
-        if features is not None and features.dim() != 2:
-            rows = features.reshape(math.prod(lead), self.program.num_inputs)
-        if features is not None and self.program.angle_map.has_idle_inputs:
-            self._require_finite_features(features)
-        call = call_of(self.program, rows, weights, grouped=isinstance(self.weights, nn.ParameterDict))
+        if features is not None:
+            # Of the shape that is needed already, as most are, they are left alone: every view costs time, backward too.
+            if features.dim() != 2:
+                rows = features.reshape(math.prod(features.shape[:-1]), features.shape[-1])
+            if self.program.angle_map.has_idle_inputs:
+                self._require_finite_features(features)
+        method = self._method
+        if shots is not None or method.backend.settings_may_change:
+            method = self.method(shots)
         try:
-            values = evaluate(
-                self.program,
-                rows,
-                weights,
-                backend=self.backend,
-                shots=self._shots if shots is None else check_shots(shots),
-                gradient=self._rule,
-                seed=self._seeds,
-                observe=partial(self._spent.observe, call),
-                allocation=self.allocation,
-                note_shadow=self._spent.note_shadow,
-                note_gradient=call.note_gradient,
-            )
+            values = measure(self.program, method, rows, weights, seeds=self._seeds, tally=self._tally)
         except NonFiniteAnglesError as error:
             cause = error
         else:
-            if len(lead) != 1:
-                values = values.reshape(*lead, self.num_outputs)
+            if features is None or features.dim() != 2:
+                values = values.reshape(*(() if features is None else features.shape[:-1]), values.shape[-1])
             return values.to(like.device, like.dtype)
         # Outside the except block: one error, in terms of the columns that the user knows, where they can be seen.
         if features is not None:
             self._require_finite_features(features)
         self._require_finite_weights()
         raise cause
+
+    def method(self, shots: int | None = None) -> Method:
+        """How a call with so many shots is measured, None for the layer's: backend, gradient rule in force, shots."""
+        return Method.of(self.backend, self._shots if shots is None else shots, self._rule, self._allocation)
 
     def quote(self, batch_size: int | None = None, *, inputs_require_grad: bool = True) -> Quote:
         """What a training step (forward and backward) on a batch costs, with the layer's present settings.
@@ -412,38 +234,10 @@ class QuantumLayer(nn.Module):
             batch_size = 1
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 0:
             raise ValueError(f"batch_size: got {batch_size!r}, expected an integer from 0.")
-        training = torch.is_grad_enabled()
-        batch_size = int(batch_size)
-        needed = {0: training and inputs_require_grad}
-        needed.update({1 + g: training and weight.requires_grad for g, weight in enumerate(self._weight_list())})
-        angle_map = self.program.angle_map
-        columns = tuple(
-            column
-            for group, span in zip(angle_map.groups, angle_map.slices, strict=True)
-            if any(needed[source] for source in group.sources)
-            for column in range(span.start, span.stop)
-            if self.program.influential[column]
-        )
-        points = self.gradient.num_points(self.program, columns) if columns else 0
-        backend, shots = self.backend, self.backend.resolve_shots(self._shots)
-        circuits = batch_size * backend.circuits_per_row(self.program) * (1 + points)
-        if not circuits:
-            return Quote()
-        program = self.program.example()
-        parts = [1] * batch_size if self.program.blocks else [batch_size]
-        if backend.queues:
-            calls = [[(program, rows * (1 + points)) for rows in parts]]
-        else:
-            calls = [[(program, rows * times)] for rows in parts for times in (1, points) if times]
-        charges = [backend.charge(call, shots=shots) for call in calls]
-        return Quote(
-            len(calls),
-            circuits,
-            circuits * (shots or 0),
-            sum(charge.executions for charge in charges),
-            sum(charge.jobs for charge in charges),
-            sum(charge.qpu_seconds for charge in charges),
-        )
+        trained = {1 + g for g, weight in enumerate(self._weight_list()) if weight.requires_grad}
+        if inputs_require_grad:
+            trained.add(0)
+        return quote_step(self.program, self.method(), int(batch_size), trained if torch.is_grad_enabled() else ())
 
     def get_rng_state(self) -> dict[str, Any]:
         """Where the layer's stream of shots stands; save it to continue a run to the last bit."""
@@ -459,7 +253,7 @@ class QuantumLayer(nn.Module):
 
     def extra_repr(self) -> str:
         """What ``print(layer)`` shows."""
-        if "_backend" not in vars(self):
+        if "_method" not in vars(self):
             return "not made yet"  # as tracebacks of what went wrong show it
         program = self.program
         groups = ", ".join(f"{n}={w}" for n, w in zip(program.group_names, program.num_weights, strict=True))
@@ -491,7 +285,7 @@ class QuantumLayer(nn.Module):
         }
 
     def _check_features(self, features: torch.Tensor | None) -> None:
-        width = self.program.num_inputs
+        width = self.program.angle_map.source_widths[0]
         if features is None:
             if width:
                 raise ValueError(f"features: got none, expected shape (..., {width}): the circuit has {width} inputs.")
@@ -506,7 +300,8 @@ class QuantumLayer(nn.Module):
                 else "call features.float()"
             )
             raise TypeError(f"features: got dtype {features.dtype}, expected a floating point dtype; {remedy}.")
-        require_dense("features", features)
+        if features.is_meta or features.is_nested or features.layout is not torch.strided:
+            require_dense("features", features)
         if features.dim() == 0 or features.shape[-1] != width:
             raise ValueError(
                 f"features: got shape {tuple(features.shape)}, expected (..., {width}): the last dimension holds the "
@@ -514,9 +309,9 @@ class QuantumLayer(nn.Module):
             )
 
     def _warn_of_half_precision(self, dtype: torch.dtype) -> None:
-        if self._spent.told_of_halves:
+        if self._told_of_halves:
             return
-        self._spent.told_of_halves = True
+        self._told_of_halves = True
         kept = torch.tensor(3.1, dtype=dtype).item()
         warnings.warn(
             f"Got features or weights of dtype {dtype}, expected float32 or float64: an angle of 3.1 becomes {kept:.6g}. "
@@ -555,27 +350,34 @@ class QuantumLayer(nn.Module):
             )
 
     @property
-    def last_run(self) -> Run | None:
+    def last_run(self) -> LayerResult | None:
         """What the last forward call executed, and the gradient that has come back through it; None before it."""
-        return self._spent.last_run
+        return self._tally.last_result
 
     @property
     def total_circuits(self) -> int:
         """Circuits executed so far, those of gradients included. Can be set, to go on counting from an earlier run."""
-        return self._spent.circuits
+        return self._tally.circuits
 
     @total_circuits.setter
     def total_circuits(self, circuits: int) -> None:
-        self._spent.circuits = require_integer("total_circuits", circuits, least=0)
+        self._tally.circuits = require_integer("total_circuits", circuits, least=0)
 
     @property
     def total_shots(self) -> int:
         """Shots spent so far, likewise."""
-        return self._spent.shots
+        return self._tally.shots
 
     @total_shots.setter
     def total_shots(self, shots: int) -> None:
-        self._spent.shots = require_integer("total_shots", shots, least=0)
+        self._tally.shots = require_integer("total_shots", shots, least=0)
+
+
+def _refuse_weights(weights: torch.Tensor) -> None:
+    require_dense("weights", weights)
+    raise TypeError(
+        f"weights: got dtype {weights.dtype}, expected a floating point dtype, which the outputs would have too."
+    )
 
 
 def _on_default_device(values: torch.Tensor) -> torch.Tensor:

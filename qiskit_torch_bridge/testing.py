@@ -86,10 +86,10 @@ shot_gradcheck(layer, features)  # raises if not; a model with quantum layers so
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -99,7 +99,10 @@ from torch import nn
 from torch.autograd.gradcheck import GradcheckError
 
 from .backends import check_shots, resolve_backend
-from .layer import QuantumLayer, choose_rule
+from .bridge.functional import Tally, measure
+from .bridge.method import Method
+from .layer import QuantumLayer
+from .shots.seeding import SeedStream
 
 __all__ = ["ShotGradcheck", "shot_gradcheck"]
 
@@ -150,7 +153,7 @@ class _Plan:
         layer: The layer.
         features: What it is called with.
         shots: With how many shots; None: its own.
-        wanted: What to derive by.
+        parameters: What to derive by.
         upstream: The gradient by its outputs.
         names: What each derivative is by.
         exact: The derivatives, by exact simulation.
@@ -160,7 +163,8 @@ class _Plan:
     layer: QuantumLayer
     features: torch.Tensor | None
     shots: int | None
-    wanted: dict[str, torch.Tensor]
+    _: KW_ONLY
+    parameters: dict[str, torch.Tensor]
     upstream: torch.Tensor
     names: list[str]
     exact: np.ndarray
@@ -240,15 +244,17 @@ def shot_gradcheck(
         raise ValueError(f"alpha: got {alpha!r}, expected a probability between 0 and 1.")
     if not 0 <= bias < math.inf:
         raise ValueError(f"bias: got {bias!r}, expected a number from 0.")
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, QuantumLayer)}
+    layers = _layers_in(model)
     if not layers:
         raise ValueError(f"model: got {type(model).__name__} without a QuantumLayer, expected one with at least one.")
     exact_backend = resolve_backend(reference)
     rng = np.random.default_rng(seed)
     before = [(layer.total_circuits, layer.total_shots) for layer in layers.values()]
     plans = [
-        _plan(layers[name], name, features, check_shots(its_shots if shots is None else shots), exact_backend, rng)
-        for name, features, its_shots in _calls(model, layers, inputs)
+        _plan(
+            layers[name], (name, features, check_shots(shots_of_call if shots is None else shots)), exact_backend, rng
+        )
+        for name, features, shots_of_call in _calls(model, inputs)
     ]
     threshold = float(stats.t.isf(alpha / (2 * sum(len(plan.names) for plan in plans)), repeats - 1))
     for plan in plans:  # before anything is spent
@@ -266,30 +272,10 @@ def shot_gradcheck(
     return report
 
 
-@contextmanager
-def _on(backend: Any, layers: Sequence[QuantumLayer]) -> Iterator[None]:
-    """The layers on a backend that gives exact values, unseen by their counts."""
-    kept = [
-        {name: vars(layer)[name] for name in ("_backend", "_rule", "_shots", "_spent", "allocation")}
-        for layer in layers
-    ]
-    try:
-        for layer in layers:
-            vars(layer).update(
-                _backend=backend, _rule=None, _shots=None, _spent=type(layer._spent)(), allocation="uniform"
-            )
-        yield
-    finally:
-        for layer, attributes in zip(layers, kept, strict=True):
-            vars(layer).update(attributes)
+def _calls(model: nn.Module, inputs: Sequence[Any]) -> list[tuple[str, torch.Tensor | None, int | None]]:
+    """What each quantum layer is called with (its name, features, shots), in order, with exact values throughout.
 
-
-def _calls(
-    model: nn.Module, layers: dict[str, QuantumLayer], inputs: Sequence[Any]
-) -> list[tuple[str, torch.Tensor | None, int | None]]:
-    """What each quantum layer is called with (features, shots), in order, with exact values throughout.
-
-    The model is left as it was, its running statistics and PyTorch's random numbers included.
+    The model is left alone: a copy of it is called, whose quantum layers simulate exactly.
     """
     calls: list[tuple[str, torch.Tensor | None, int | None]] = []
 
@@ -301,17 +287,14 @@ def _calls(
 
         return note
 
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    hooks = [layer.register_forward_pre_hook(noting(name), with_kwargs=True) for name, layer in layers.items()]
-    try:
-        with _on(resolve_backend(None), list(layers.values())), torch.no_grad(), torch.random.fork_rng():
-            model(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                buffer.copy_(buffers[name])
+    twin = copy.deepcopy(model)
+    for name, layer in _layers_in(twin).items():
+        layer.allocation = "uniform"
+        layer.backend = "statevector"
+        layer.shots = None
+        layer.register_forward_pre_hook(noting(name), with_kwargs=True)
+    with torch.no_grad(), torch.random.fork_rng():
+        twin(*inputs)
     if not calls:
         raise ValueError("model: none of its quantum layers was called, so there is nothing to check.")
     for name, features, _ in calls:
@@ -322,60 +305,75 @@ def _calls(
     return calls
 
 
+def _layers_in(model: nn.Module) -> dict[str, QuantumLayer]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, QuantumLayer)}
+
+
 def _plan(
     layer: QuantumLayer,
-    name: str,
-    features: torch.Tensor | None,
-    shots: int | None,
+    call: tuple[str, torch.Tensor | None, int | None],
     exact_backend: Any,
     rng: np.random.Generator,
 ) -> _Plan:
-    taken = layer.backend.resolve_shots(layer.shots if shots is None else shots)
-    if taken is None:
+    name, features, shots = call
+    method = layer.method(shots)
+    if method.shots is None:
         raise ValueError(
             f"shots: quantum layer {name!r} is exact; give a number of shots, or use torch.autograd.gradcheck, which is for "
             "exact gradients."
         )
-    wanted: dict[str, torch.Tensor] = {
+    parameters: dict[str, torch.Tensor] = {
         weight_name: weight
         for weight_name, weight in layer.named_parameters()
         if weight.requires_grad and weight.numel()
     }
     if features is not None and features.shape[-1] and not layer.program.blocks:
         features = features.requires_grad_()
-        wanted["features"] = features
-    if not wanted:
+        parameters["features"] = features
+    if not parameters:
         raise ValueError(f"model: quantum layer {name!r} has neither inputs nor trainable weights to derive by.")
     of_layer = f" of {name}" if name else ""
     names = [
         f"by {parameter}{list(index)}{of_layer}"
-        for parameter, tensor in wanted.items()
+        for parameter, tensor in parameters.items()
         for index in np.ndindex(tensor.shape)
     ]
-    rule = choose_rule(layer._rule, layer.backend, taken)
-    with _on(exact_backend, [layer]), torch.enable_grad():
-        values = _values(layer, features, None)
+    like = next(iter(parameters.values())) if features is None else features
+    tally = Tally(grouped=True)
+    with torch.enable_grad():
+        values = measure(
+            layer.program,
+            Method.of(exact_backend, None, None, "uniform"),
+            None if features is None else features.reshape(-1, features.shape[-1]),
+            [*layer.parameters()],
+            seeds=SeedStream(0),
+            tally=tally,
+        )
+        lead = () if features is None else features.shape[:-1]
+        values = values.reshape(*lead, layer.num_outputs).to(like)
         upstream = torch.from_numpy(rng.normal(size=tuple(values.shape))).to(values)
-        exact = _gradient(values, wanted, upstream)
-        run = layer.last_run
-        assert run is not None
-        predicted = run.predicted(taken, rule)
-    theory = [np.zeros(0), predicted.gradient_standard_errors, predicted.input_gradient_standard_errors]
-    expected = np.concatenate(
-        [
-            np.ravel(np.concatenate([*part.values()]) if isinstance(part, dict) else part)
-            for part in theory
-            if part is not None
-        ]
+        exact = _gradient(values, parameters, upstream)
+    assert tally.last_result is not None
+    predicted = tally.last_result.predicted(method.shots, method.rule)
+    by_features = predicted.input_gradient_standard_errors
+    theory = [*predicted.gradient_standard_errors.values(), *([] if by_features is None else [by_features])]
+    return _Plan(
+        layer,
+        features,
+        shots,
+        parameters=parameters,
+        upstream=upstream,
+        names=names,
+        exact=exact,
+        expected=np.concatenate([np.ravel(part) for part in theory]),
     )
-    return _Plan(layer, features, shots, wanted, upstream, names, exact, expected)
 
 
 def _compare(plan: _Plan, repeats: int) -> _Comparison:
     with torch.enable_grad():
         measured = np.stack(
             [
-                _gradient(_values(plan.layer, plan.features, plan.shots), plan.wanted, plan.upstream)
+                _gradient(_values(plan.layer, plan.features, plan.shots), plan.parameters, plan.upstream)
                 for _ in range(repeats)
             ]
         )
@@ -387,8 +385,8 @@ def _values(layer: QuantumLayer, features: torch.Tensor | None, shots: int | Non
     return layer.forward(shots=shots) if features is None else layer.forward(features, shots=shots)
 
 
-def _gradient(values: torch.Tensor, wanted: dict[str, torch.Tensor], upstream: torch.Tensor) -> np.ndarray:
-    parts = torch.autograd.grad(values, list(wanted.values()), upstream)
+def _gradient(values: torch.Tensor, parameters: dict[str, torch.Tensor], upstream: torch.Tensor) -> np.ndarray:
+    parts = torch.autograd.grad(values, list(parameters.values()), upstream)
     return np.concatenate([part.detach().cpu().double().numpy().ravel() for part in parts])
 
 

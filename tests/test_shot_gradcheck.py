@@ -1,5 +1,7 @@
 """The statistical gradient check: what it catches, how often it errs, and what it leaves as it was."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -121,10 +123,12 @@ def test_a_whole_model_by_its_quantum_layers():
         DressedQuantumNet(2, 2, depth=1, num_qubits=2, shots=300, seed=1),
     ).double()
     torch.nn.init.normal_(model[3].quantum.weights)
-    found = shot_gradcheck(model, torch.rand(4, 3, dtype=torch.float64))
-    assert found
-    assert found.comparisons == (3 + 8) + (2 + 8)
-    model[3].quantum._rule = Altered(WRONG["a missing factor 1/2"])
+    report = shot_gradcheck(model, torch.rand(4, 3, dtype=torch.float64))
+    assert report
+    assert report.comparisons == (3 + 8) + (2 + 8)
+    wrong = Altered(WRONG["a missing factor 1/2"])
+    model[3] = DressedQuantumNet(2, 2, depth=1, num_qubits=2, shots=300, seed=1, gradient=wrong).double()
+    torch.nn.init.normal_(model[3].quantum.weights)
     assert "of 3.quantum" in shot_gradcheck(model, torch.rand(4, 3).double(), raise_exception=False).worst
 
 
@@ -256,3 +260,27 @@ def test_shots_can_be_given_for_the_check():
     found = shot_gradcheck(layer_of(shots=None), ROWS, shots=100, repeats=30)
     assert found.shots == 100 * found.circuits
     assert shot_gradcheck(layer_of(gradient=SPSA(samples=4)), ROWS, shots=500, bias=0.05, repeats=200)
+
+
+def test_nobody_sees_that_a_layer_is_being_checked():
+    """Another thread goes on measuring with shots meanwhile, on the same layer."""
+    model = layer_of(shots=50)
+    rows = torch.rand(3, 2, dtype=torch.float64)
+    kinds: set[bool] = set()
+    done = threading.Event()
+
+    def measure() -> None:
+        while not done.is_set():
+            with torch.no_grad():
+                model(rows)
+            kinds.add(model.last_run.shots == 150)
+
+    thread = threading.Thread(target=measure)
+    thread.start()
+    try:
+        reports = [shot_gradcheck(model, ROWS, repeats=40, seed=seed) for seed in range(3)]
+    finally:
+        done.set()
+        thread.join()
+    assert all(reports)
+    assert kinds == {True}

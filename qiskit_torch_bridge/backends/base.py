@@ -106,6 +106,10 @@ class Backend(ABC):
     queues: ClassVar[bool] = False
     """Whether a call waits in a queue, so that the circuits of a gradient had better leave with those of the values."""
 
+    settings_may_change: ClassVar[bool] = True
+    """Whether :meth:`resolve_shots` may answer otherwise later, because the user still holds what it wraps (the options of
+    a primitive, a simulator's noise); layers then ask at each call. False: what they were told when they were made holds."""
+
     name: str
     shadow: Backend | None = None
     """A backend without noise that is to evaluate everything too, to see what the noise does."""

@@ -36,6 +36,7 @@ class StatevectorBackend(Backend):
     """
 
     differentiates = True
+    settings_may_change = False
     name = "statevector"
 
     def __init__(self, *, precision: str = "double") -> None:

@@ -12,6 +12,7 @@ Its design:
   ``torch.func.grad(torch.vmap(...))``.)
 * ``vmap`` is written by hand: a mapped axis is folded into the batch, so that it costs one backend call, not one an
   element.
-* Where calls wait in a queue, the points of the gradient leave with the values (:meth:`Evaluation.look_ahead`), and
-  backward finds them answered: a training step waits once.
+* Where calls wait in a queue, the points of the gradient leave with the values
+  (:class:`qiskit_torch_bridge.bridge.evaluation.LookAhead`), and backward finds them answered: a training step waits
+  once.
 """

@@ -2,185 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from ..backends.base import Estimate
 from ..backends.passport import Passport
-from ..gradients.rules import GradientRule, ParameterShift, resolve_gradient
-from ..gradients.stencil import Stencil
-from ..program.compiled import Program
+from ..gradients.rules import GradientRule, resolve_gradient
 from ..program.readout import Probabilities
-from ..shots.allocation import shots_by_sensitivity
 from ..shots.covariance import Covariance
 from ..shots.shadow import Shadow
-from .function import GradientRecord, exact_values
+from .error_bars import GradientEstimate, Sources
 
-__all__ = ["Call", "Run", "call_of"]
-
-_MOST_NUMBERS_AT_ONCE = 2**22
+__all__ = ["LayerResult"]
 
 
 @dataclass(frozen=True, eq=False)
-class _Gradient:
-    """Gradients and their standard errors by each source (0: the inputs, 1 + g: weight group g) that has one.
-
-    Attributes:
-        by_source: For each source a pair of arrays of shape (W_g,), or (N, I) for the inputs.
-        circuits: Circuits executed for them.
-        shots: Shots spent on them.
-    """
-
-    by_source: dict[int, tuple[np.ndarray, np.ndarray]]
-    circuits: int
-    shots: int
-
-
-@dataclass(eq=False)
-class Call:
-    """What a layer's call leaves behind to be looked at; backward adds to it.
-
-    Attributes:
-        program: The compiled circuit.
-        grouped: Whether the layer's weights are a mapping of groups.
-        tensors: Each source's values, shape (N, width) or (1, width), where the angles' derivatives depend on them.
-        trained: The sources whose gradient torch wants.
-        gradient: What the last backward was made of.
-    """
-
-    program: Program
-    grouped: bool
-    tensors: dict[int, torch.Tensor]
-    trained: frozenset[int]
-    gradient: GradientRecord | None = None
-    _evaluated: tuple[GradientRecord, _Gradient] | None = None
-
-    def note_gradient(self, record: GradientRecord) -> None:
-        """Told by each backward."""
-        self.gradient = record
-
-    def measured(self) -> _Gradient | None:
-        """The last gradient with its standard errors; None before there is one."""
-        record = self.gradient
-        if record is None:
-            return None
-        if self._evaluated is None or self._evaluated[0] is not record:
-            self._evaluated = record, self._of(record)
-        return self._evaluated[1]
-
-    def predicted(self, shots: int, rule: GradientRule | None) -> _Gradient | None:
-        """The gradient, as a rule and so many shots would give it: its expectation, with the standard errors."""
-        record = self.gradient
-        if record is None:
-            return None
-        if record.shots is not None or not record.selection.columns:
-            return self._of(record, shots)
-        if rule is None:
-            rule = ParameterShift() if record.rule.exact_only else record.rule
-        assert record.angles is not None
-        rows = len(record.upstream)
-        angles = np.broadcast_to(record.angles, (rows, record.angles.shape[1]))
-        seeds = record.seeds.spawned(record.position)
-        stencil = rule.stencil(self.program, record.selection.columns, rows=rows, shots=shots, seeds=seeds)
-        (points,) = stencil.points([torch.from_numpy(np.array(angles))], [slice(None)], rows)
-        estimate = exact_values(self.program, record.backend, rule, points.numpy())
-        taken: np.ndarray | int = shots
-        if record.by_sensitivity:
-            shots_of_rows = shots_by_sensitivity(record.upstream, self.program.readout.scales, shots)
-            taken = np.repeat(shots_of_rows, stencil.num_points)
-        variances = _variances(estimate.covariance, record.upstream, stencil, np.maximum(taken, 1))
-        of_each = estimate.circuits // len(estimate.values)
-        circuits, total = (int(np.sum(np.broadcast_to(n, len(estimate.values)))) for n in (np.sign(taken), taken))
-        return self._contracted(record, stencil, estimate, variances, of_each * circuits, of_each * total)
-
-    def _of(self, record: GradientRecord, shots: int | None = None) -> _Gradient:
-        estimate, stencil = record.estimate, record.stencil
-        if stencil is not None and estimate is not None:
-            if record.shots is None:
-                variances = np.zeros(len(estimate.values))
-                return self._contracted(record, stencil, estimate, variances, estimate.circuits, estimate.shots)
-            # Other shots would go to the rows in the same proportions.
-            more = 1.0 if shots is None else shots / record.shots
-            variances = _variances(estimate.covariance, record.upstream, stencil, None) / more
-            total = round(estimate.shots * more)
-            return self._contracted(record, stencil, estimate, variances, estimate.circuits, total)
-        assert record.gradient is not None
-        gradient = record.gradient
-
-        def chained(rows: slice, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            values = (gradient[rows, None] @ slopes)[:, 0]
-            return values, np.zeros_like(values)
-
-        return self._summed(record, chained, 0, 0)
-
-    def _contracted(
-        self,
-        record: GradientRecord,
-        stencil: Stencil,
-        estimate: Estimate,
-        variances: np.ndarray,
-        circuits: int,
-        shots: int,
-    ) -> _Gradient:
-        """The gradient from values at a table's points, and the variances along the upstream gradient there, (N * K,)."""
-        count, points = len(record.upstream), stencil.num_points
-        upstream = np.repeat(record.upstream, points, axis=0)
-        along = (estimate.values * upstream).sum(axis=1).reshape(count, points)
-        variances = variances.reshape(count, points)
-
-        def chained(rows: slice, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            coefficients = stencil.coefficients if stencil.coefficients.ndim == 2 else stencil.coefficients[rows]
-            # (n, K, width): what the value at each point adds to each parameter's gradient.
-            shares = np.swapaxes(coefficients, -1, -2) @ slopes
-            values = (along[rows, None] @ shares)[:, 0]
-            return values, (variances[rows, None] @ shares**2)[:, 0]
-
-        return self._summed(record, chained, circuits, shots, points)
-
-    def _summed(
-        self,
-        record: GradientRecord,
-        chained: Callable[[slice, np.ndarray], tuple[np.ndarray, np.ndarray]],
-        circuits: int,
-        shots: int,
-        points: int = 1,
-    ) -> _Gradient:
-        """Gradients and variances of each source, from those of each row and the angles' slopes."""
-        program, count = self.program, len(record.upstream)
-        found = {}
-        for source in sorted(self.trained):
-            width = program.angle_map.source_widths[source]
-            numbers = (points + len(record.selection.columns)) * max(1, width)
-            size = max(1, _MOST_NUMBERS_AT_ONCE // numbers)
-            values, variances = np.zeros((2, count, width) if source == 0 else (2, width))
-            for start in range(0, count, size):
-                rows = slice(start, min(start + size, count))
-                tensors = {s: t if len(t) == 1 else t[rows] for s, t in self.tensors.items()}
-                slopes = program.angle_map.slopes(source, record.selection.columns, tensors)
-                its_values, its_variances = chained(rows, slopes)
-                if source == 0:
-                    values[rows], variances[rows] = its_values, its_variances
-                else:
-                    values += its_values.sum(axis=0)
-                    variances += its_variances.sum(axis=0)
-            found[source] = values, np.sqrt(variances)
-        return _Gradient(found, circuits, shots)
-
-
-def _variances(
-    covariance: Covariance | None, upstream: np.ndarray, stencil: Stencil, shots: np.ndarray | float | None
-) -> np.ndarray:
-    """Shape (N * K,): along the upstream gradient of shape (N, M), at a table's points; NaN where nothing is known."""
-    at_points = np.repeat(upstream, stencil.num_points, axis=0)
-    return np.full(len(at_points), np.nan) if covariance is None else covariance.along(at_points, shots)
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
+class LayerResult:
     """What a forward call executed, and the gradient that has come back through it since.
 
     Arrays are NumPy's. Gradients are there after a backward through this call (``loss.backward()`` or
@@ -203,11 +41,13 @@ class Run:
     standard_errors: np.ndarray
     circuits: int
     shots: int
+    _: KW_ONLY
     passport: Passport | None = None
     shadow: Shadow | None = None
-    _call: Call | None = field(default=None, repr=False)
+    _grouped: bool = field(default=False, repr=False)
+    _sources: Sources | None = field(default=None, repr=False)
     _covariance: Covariance | None = field(default=None, repr=False)
-    _predicted: _Gradient | None = field(default=None, repr=False)
+    _predicted: GradientEstimate | None = field(default=None, repr=False)
 
     @property
     def gradients(self) -> Any:
@@ -252,7 +92,7 @@ class Run:
         gradient = self._gradient()
         return 0 if gradient is None else gradient.shots
 
-    def predicted(self, shots: int, gradient: str | GradientRule | None = None) -> Run:
+    def predicted(self, shots: int, gradient: str | GradientRule | None = None) -> LayerResult:
         """What this call and its gradient would be with another number of shots a circuit.
 
         After exact simulation it is the theory: the expectation of the values and of the gradient by a rule, with the
@@ -266,18 +106,34 @@ class Run:
                 parameter shift in place of adjoint.
 
         Returns:
-            A run with circuits and shots as they would be.
+            A result with circuits and shots as they would be.
 
         Raises:
-            ValueError: If the shots are not positive, the rule does not measure, the call had shots and a rule is given, the
-                run is a prediction itself, or the backend does not say how the outputs vary.
+            ValueError: If the shots are not positive, the rule does not measure, the call had shots and a rule is given,
+                this is a prediction itself, or the backend does not say how the outputs vary.
         """
-        call, rule = self._call, resolve_gradient(gradient)
+        rule = resolve_gradient(gradient)
+        sources, covariance = self._predictable(shots, rule)
+        if self.shots:
+            variances = self.standard_errors**2 * (self.shots / self.circuits) / shots
+        elif isinstance(sources.program.readout, Probabilities):
+            variances = self.values * (1 - self.values) / shots
+        else:
+            variances = covariance.of_outputs(self.values.shape[1], shots)
+        return replace(
+            self,
+            standard_errors=np.sqrt(variances),
+            shots=self.circuits * shots,
+            _predicted=sources.predicted(shots, rule),
+        )
+
+    def _predictable(self, shots: int, rule: GradientRule | None) -> tuple[Sources, Covariance]:
+        """What a prediction needs; refuses what cannot be predicted."""
         if isinstance(shots, bool) or not isinstance(shots, (int, np.integer)) or shots < 1:
             raise ValueError(f"shots: got {shots!r}, expected a positive integer.")
         if rule is not None and rule.exact_only:
             raise ValueError(f"gradient: got {rule.name!r}, which takes no shots; expected a rule that measures.")
-        if call is None or self._covariance is None:
+        if self._sources is None or self._covariance is None:
             raise ValueError(
                 "This run does not know how its outputs vary from shot to shot; take one of backend='statevector', or one "
                 "with shots."
@@ -289,75 +145,36 @@ class Run:
                 f"gradient: got {rule.name!r} for a run with shots, which knows only the circuits that were measured; "
                 "predict from exact simulation."
             )
-        if self.shots:
-            variances = self.standard_errors**2 * (self.shots / self.circuits) / shots
-        elif isinstance(call.program.readout, Probabilities):
-            variances = self.values * (1 - self.values) / shots
-        else:
-            variances = self._covariance.of_outputs(self.values.shape[1], shots)
-        return Run(
-            self.values,
-            np.sqrt(variances),
-            self.circuits,
-            self.circuits * shots,
-            self.passport,
-            self.shadow,
-            call,
-            self._covariance,
-            call.predicted(shots, rule),
-        )
+        return self._sources, self._covariance
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Run:
+    def __deepcopy__(self, memo: dict[int, Any]) -> LayerResult:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         # What could measure or simulate stays here; the numbers leave.
-        call = None if self._call is None else Call(self._call.program, self._call.grouped, {}, frozenset())
-        return {**self.__dict__, "_call": call, "_covariance": None, "_predicted": self._gradient()}
+        sources = None if self._sources is None else Sources(self._sources.program, frozenset())
+        return {**self.__dict__, "_sources": sources, "_covariance": None, "_predicted": self._gradient()}
 
-    def _gradient(self) -> _Gradient | None:
+    def _gradient(self) -> GradientEstimate | None:
         if self._predicted is not None:
             return self._predicted
-        return None if self._call is None else self._call.measured()
+        return None if self._sources is None else self._sources.measured()
 
-    def _by_weights(self, which: int) -> Any:
+    def _by_weights(self, part: int) -> Any:
         gradient = self._gradient()
-        if gradient is None or self._call is None:
+        if gradient is None or self._sources is None:
             return None
-        names = self._call.program.group_names
-        found = {names[s - 1]: pair[which] for s, pair in gradient.by_source.items() if s}
-        return found if self._call.grouped else found.get(names[0])
+        names = self._sources.program.group_names
+        by_name = {names[s - 1]: pair[part] for s, pair in gradient.by_source.items() if s}
+        return by_name if self._grouped else by_name.get(names[0])
 
-    def _by_inputs(self, which: int) -> np.ndarray | None:
+    def _by_inputs(self, part: int) -> np.ndarray | None:
         gradient = self._gradient()
         pair = None if gradient is None else gradient.by_source.get(0)
-        return None if pair is None else pair[which]
+        return None if pair is None else pair[part]
 
 
 def _ratio(values: np.ndarray, errors: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio: np.ndarray = np.abs(values) / errors
     return ratio
-
-
-def call_of(program: Program, inputs: torch.Tensor | None, weights: Sequence[torch.Tensor], *, grouped: bool) -> Call:
-    """A call's inputs and weights, copied as far as its gradients' standard errors will need them.
-
-    Args:
-        program: The compiled circuit.
-        inputs: Shape (N, I).
-        weights: A tensor of shape (W_g,) a group.
-        grouped: Whether the layer's weights are a mapping.
-    """
-    if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
-        return Call(program, grouped, {}, frozenset())
-    sources = {1 + g: weight for g, weight in enumerate(weights)}
-    if inputs is not None:
-        sources[0] = inputs
-    trained = frozenset([source for source, tensor in sources.items() if tensor.requires_grad and tensor.shape[-1]])
-    tensors = {}
-    if not program.angle_map.is_affine:
-        for source, tensor in sources.items():
-            copied = tensor.detach().to("cpu", torch.float64, copy=True)
-            tensors[source] = copied if source == 0 else copied.unsqueeze(0)
-    return Call(program, grouped, tensors, trained)

@@ -70,7 +70,7 @@ class ParameterShift(GradientRule):
     def stencil(
         self, program: Program, columns: tuple[int, ...], *, rows: int, shots: int | None, seeds: SeedStream
     ) -> Stencil:
-        return _two_term(program.num_columns, columns, self.shift)
+        return _two_term(program.angle_map.num_angles, columns, self.shift)
 
 
 @lru_cache(maxsize=8)

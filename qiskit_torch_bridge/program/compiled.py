@@ -266,14 +266,12 @@ class Program:
         Args:
             wanted: Whether each group's is (see :class:`qiskit_torch_bridge.program.angles.AngleMap`).
         """
-        key = tuple(wanted)
-        if key not in self._selections:
-            self._selections[key] = Selection.of(self.angle_map, self.influential, key)
-        return self._selections[key]
+        return self.selections[tuple(wanted)]
 
     @cached_property
-    def _selections(self) -> dict[tuple[bool, ...], Selection]:
-        return {}
+    def selections(self) -> Mapping[tuple[bool, ...], Selection]:
+        """:meth:`select`, as a mapping: each selection is made when it is first looked up."""
+        return _Selections(self)
 
     def describe_angle(self, column: int) -> str:
         """An angle as the user knows it: its expression, gate and qubits."""
@@ -333,10 +331,20 @@ class Program:
         return self.angle_map(inputs, weights)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_fillings", "_selections")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_fillings", "selections")}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         return self
+
+
+class _Selections(dict[tuple[bool, ...], Selection]):
+    """A program's selections, by what is wanted."""
+
+    def __init__(self, program: Program) -> None:
+        self._angle_map, self._influential = program.angle_map, program.influential
+
+    def __missing__(self, wanted: tuple[bool, ...]) -> Selection:
+        return self.setdefault(wanted, Selection.of(self._angle_map, self._influential, wanted))
 
 
 def _group_name(name: Any) -> str:

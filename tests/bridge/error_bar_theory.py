@@ -8,7 +8,7 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 from qiskit.quantum_info import SparsePauliOp, Statevector
 
-from qiskit_torch_bridge import SPSA, FiniteDifference, ParameterShift, QuantumLayer, Run
+from qiskit_torch_bridge import SPSA, FiniteDifference, LayerResult, ParameterShift, QuantumLayer
 from qiskit_torch_bridge.program.readout import PauliGroup
 
 SHOTS = 200
@@ -113,7 +113,7 @@ def theory(
 
 def backward(
     layer: QuantumLayer, inputs: torch.Tensor | None, seed: int = 7, upstream: np.ndarray | None = None
-) -> tuple[Run, np.ndarray]:
+) -> tuple[LayerResult, np.ndarray]:
     values = layer() if inputs is None else layer(inputs)
     if upstream is None:
         rows = max(1, values.numel() // layer.num_outputs)

@@ -13,7 +13,7 @@ from problems import Problem, features, only_defined_for_numbers, oracle, proble
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 
-from qiskit_torch_bridge import GradientRule, ParameterShift, QuantumLayer, Run, StatevectorBackend
+from qiskit_torch_bridge import GradientRule, LayerResult, ParameterShift, QuantumLayer, StatevectorBackend
 
 
 @pytest.mark.parametrize("shots", [None, SHOTS])
@@ -86,7 +86,7 @@ def test_large_batches_are_added_up_in_parts(monkeypatch, rule):
     layer, x, upstream = entangled(shots=50, seed=1, gradient=RULES[rule])
     run, _ = backward(layer, x.requires_grad_(), upstream=upstream)
     whole = [run.gradients, run.gradient_standard_errors, run.input_gradients, run.input_gradient_standard_errors]
-    monkeypatch.setattr("qiskit_torch_bridge.bridge.result._MOST_NUMBERS_AT_ONCE", 1)
+    monkeypatch.setattr("qiskit_torch_bridge.bridge.error_bars._MOST_NUMBERS_AT_ONCE", 1)
     layer, x, upstream = entangled(shots=50, seed=1, gradient=RULES[rule])
     run, _ = backward(layer, x.requires_grad_(), upstream=upstream)
     parts = [run.gradients, run.gradient_standard_errors, run.input_gradients, run.input_gradient_standard_errors]
@@ -110,7 +110,7 @@ def test_threads_do_not_mix_their_runs():
     for thread in threads:
         thread.join()
     assert len(seen) == 30
-    assert all(run._call is not None for run in seen)
+    assert all(run._sources is not None for run in seen)
 
 
 def test_shapes_follow_the_flattened_batch_and_single_precision_is_fine():
@@ -204,7 +204,7 @@ def test_nothing_runs_until_it_is_looked_at(counting):
 
 @pytest.mark.parametrize("name", ["entangled", "many qubits"])
 def test_what_is_too_much_to_keep_is_measured_again(monkeypatch, name):
-    def run_of() -> Run:
+    def run_of() -> LayerResult:
         if name == "entangled":
             layer, x, upstream = entangled(backend="aer", shots=64, seed=4)
             return backward(layer, x, upstream=upstream)[0]

@@ -1,0 +1,197 @@
+"""Compiled programs as differentiable functions of inputs and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..backends.base import Estimate
+from ..gradients.rules import GradientRule
+from ..program.angles import batch_size
+from ..program.compiled import Program
+from ..shots.seeding import SeedStream
+from ..shots.shadow import Shadow
+from . import transforms
+from .error_bars import Sources
+from .evaluation import Evaluation, GradientRecord, LookAhead, refuse_block_gradients
+from .function import QuantumFunction
+from .method import Method
+from .result import LayerResult
+
+__all__ = ["Tally", "evaluate", "measure"]
+
+
+@dataclass(eq=False)
+class Tally:
+    """What has been executed so far, and what the last call measured.
+
+    Attributes:
+        grouped: Whether gradients are to be told apart by the names of weight groups.
+        observe: Told of each backend call, too.
+        circuits: Circuits executed, those of gradients included.
+        shots: Shots spent on them.
+        last_result: Of the last call.
+    """
+
+    grouped: bool = False
+    observe: Callable[[str, Estimate], None] | None = None
+    circuits: int = field(default=0, kw_only=True)
+    shots: int = field(default=0, kw_only=True)
+    last_result: LayerResult | None = field(default=None, kw_only=True)
+
+
+@dataclass(eq=False)
+class _Call:
+    """One call's :class:`qiskit_torch_bridge.bridge.evaluation.Observer`: from what it is told it makes the result."""
+
+    tally: Tally
+    sources: Sources
+    shadow: Shadow | None = None
+
+    def observe(self, kind: str, estimate: Estimate) -> None:
+        tally = self.tally
+        tally.circuits += estimate.circuits
+        tally.shots += estimate.shots
+        if kind == "values":
+            tally.last_result = LayerResult(
+                # Copied, because the output may share the values' memory, and is the user's to change.
+                estimate.values.copy(),
+                np.sqrt(estimate.variances) if estimate.shots else estimate.variances,
+                estimate.circuits,
+                estimate.shots,
+                passport=estimate.passport,
+                shadow=self.shadow,
+                _grouped=tally.grouped,
+                _sources=self.sources,
+                _covariance=estimate.covariance,
+            )
+        if tally.observe is not None:
+            tally.observe(kind, estimate)
+
+    def note_shadow(self, shadow: Shadow) -> None:
+        self.shadow = shadow
+
+    def note_gradient(self, record: GradientRecord) -> None:
+        self.sources.record = record
+
+
+def evaluate(
+    program: Program,
+    inputs: torch.Tensor | None,
+    weights: Sequence[torch.Tensor] = (),
+    *,
+    backend: Any = None,
+    shots: int | None = None,
+    gradient: str | GradientRule | None = None,
+    seed: int | Sequence[int] | SeedStream | None = None,
+    allocation: str = "uniform",
+    observe: Callable[[str, Estimate], None] | None = None,
+) -> torch.Tensor:
+    """Evaluates a compiled program as a differentiable function; what :class:`QuantumLayer` does, without the module.
+
+    It has as many options as there are ways to measure, each with the layer's name and default.
+
+    Args:
+        program: From :meth:`qiskit_torch_bridge.Program.compile`.
+        inputs: Shape (N, I), of any floating point dtype; None where the circuit has no inputs (then N = 1).
+        weights: One tensor of shape (W_g,) a weight group.
+        backend: As in :class:`QuantumLayer`.
+        shots: As in :class:`QuantumLayer`.
+        gradient: As in :class:`QuantumLayer`.
+        seed: An integer, a stream, or None.
+        allocation: As in :class:`QuantumLayer`.
+        observe: Called with ``"values"`` or ``"gradient"`` and the estimate, after each backend call.
+
+    Returns:
+        Shape (N, M), float64, on the CPU.
+
+    Raises:
+        RuntimeError: If PyTorch traces the call: a circuit is no sequence of its operators.
+        TypeError: If the tensors are complex, or the weights not listed.
+        ValueError: If an angle is NaN or infinite, or shots and gradient rule do not fit the backend.
+    """
+    if not isinstance(weights, (list, tuple)):
+        raise TypeError(f"weights: got {type(weights).__name__}, expected a list of tensors, one a weight group.")
+    for tensor in weights if inputs is None else (inputs, *weights):
+        if tensor.is_complex():
+            raise TypeError(f"inputs and weights: got dtype {tensor.dtype}, expected real numbers, which angles are.")
+    method = Method.of(backend, shots, gradient, allocation)
+    seeds = seed if isinstance(seed, SeedStream) else SeedStream(seed)
+    return measure(program, method, inputs, weights, seeds=seeds, tally=Tally(observe=observe))
+
+
+def measure(
+    program: Program,
+    method: Method,
+    inputs: torch.Tensor | None,
+    weights: Sequence[torch.Tensor],
+    *,
+    seeds: SeedStream,
+    tally: Tally,
+) -> torch.Tensor:
+    """:func:`evaluate` with everything found out: one backend call, and where a gradient is wanted a node of its graph.
+
+    Args:
+        program: The compiled circuit.
+        method: How it is measured.
+        inputs: Shape (N, I), real; or None.
+        weights: A tensor of shape (W_g,) a group, real.
+        seeds: Where the randomness comes from.
+        tally: Counts what is executed, and gets the result.
+    """
+    if transforms.count_modes():
+        transforms.refuse_tracing()
+    training = torch.is_grad_enabled()
+    if program.blocks and training and inputs is not None and inputs.requires_grad:
+        refuse_block_gradients(program)
+    # In double precision from here on: shifts must not drown in rounding, and autocast leaves it alone.
+    exact = None if inputs is None else inputs.to("cpu", torch.float64)
+    groups = program.angle_map(exact, [weight.to("cpu", torch.float64) for weight in weights])
+    call = _Call(tally, _sources(program, inputs, weights))
+    position = seeds.position
+    try:
+        evaluation = Evaluation(
+            program,
+            method,
+            seeds=seeds,
+            training=training,
+            observer=call,
+            ahead=_look_ahead(program, method, groups, seeds) if method.backend.queues and training else None,
+        )
+        values: torch.Tensor = QuantumFunction.apply(evaluation, *groups)
+    except BaseException:
+        seeds.position = position  # the same call again finds what hardware has measured of this one
+        raise
+    return values
+
+
+def _look_ahead(
+    program: Program, method: Method, groups: Sequence[torch.Tensor], seeds: SeedStream
+) -> LookAhead | None:
+    """The points of the gradient that will be wanted, as far as can be told."""
+    rows = batch_size(groups)
+    selection = program.selections[tuple([transforms.needs_gradient(group) for group in groups])]
+    if selection.fixed:
+        refuse_block_gradients(program)
+    if method.rule.exact_only or not selection.columns or not rows:
+        return None
+    stencil = method.rule.stencil(program, selection.columns, rows=rows, shots=method.shots, seeds=seeds)
+    return LookAhead(selection.columns, rows, stencil)
+
+
+def _sources(program: Program, inputs: torch.Tensor | None, weights: Sequence[torch.Tensor]) -> Sources:
+    """A call's inputs and weights, copied as far as its gradients' standard errors will need them."""
+    if not torch.is_grad_enabled() or transforms.transforms_are_active():
+        return Sources(program, frozenset())
+    tensors = {1 + g: weight for g, weight in enumerate(weights)}
+    if inputs is not None:
+        tensors[0] = inputs
+    trained = frozenset([source for source, tensor in tensors.items() if tensor.requires_grad and tensor.shape[-1]])
+    if program.angle_map.is_affine:
+        return Sources(program, trained)
+    copies = {source: t.detach().to("cpu", torch.float64, copy=True) for source, t in tensors.items()}
+    return Sources(program, trained, {s: t if s == 0 else t.unsqueeze(0) for s, t in copies.items()})

@@ -1,0 +1,76 @@
+"""What training steps cost, before they are taken."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
+
+from .bridge.method import Method
+from .program.compiled import Program
+
+__all__ = ["Quote", "quote_step"]
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What one training step costs; quotes can be added, and multiplied by a number of steps.
+
+    Attributes:
+        calls: Backend calls: one forward and, where a gradient needs circuits, one backward; where there is a queue,
+            one for both; with an amplitude encoding on a simulator, as many for each distinct row of inputs.
+        circuits: Circuits executed, of the values and of the gradients together.
+        shots: Shots spent on all of them; 0 for exact values.
+        executions: How often a circuit is executed in all: the shots, and what mitigation methods add to them.
+        jobs: Jobs that wait in a queue; 0 for simulators.
+        qpu_seconds: The estimated time on the quantum processor, which is what IBM bills; 0 for simulators. See
+            :mod:`qiskit_torch_bridge.backends.ibm.prices` for the formula and what it leaves out.
+    """
+
+    calls: int = 0
+    circuits: int = 0
+    shots: int = 0
+    executions: int = 0
+    jobs: int = field(default=0, kw_only=True)
+    qpu_seconds: float = field(default=0, kw_only=True)
+
+    def __add__(self, other: Quote) -> Quote:
+        return Quote(**{part.name: getattr(self, part.name) + getattr(other, part.name) for part in fields(self)})
+
+    def __mul__(self, times: int) -> Quote:
+        return Quote(**{part.name: getattr(self, part.name) * times for part in fields(self)})
+
+    __rmul__ = __mul__
+
+
+def quote_step(program: Program, method: Method, rows: int, trained: Collection[int]) -> Quote:
+    """What a forward call costs, and the backward that follows it if anything is trained.
+
+    Args:
+        program: The compiled circuit.
+        method: How it is measured.
+        rows: The number of rows.
+        trained: The sources whose gradient is needed: 0 for the inputs, 1 + g for weight group g.
+    """
+    columns = program.select(
+        [any(source in trained for source in group.sources) for group in program.angle_map.groups]
+    ).columns
+    points = method.rule.num_points(program, columns) if columns else 0
+    backend, shots = method.backend, method.shots
+    circuits = rows * backend.circuits_per_row(program) * (1 + points)
+    if not circuits:
+        return Quote()
+    example = program.example()
+    parts = [1] * rows if program.blocks else [rows]
+    if backend.queues:
+        calls = [[(example, part * (1 + points)) for part in parts]]
+    else:
+        calls = [[(example, part * times)] for part in parts for times in (1, points) if times]
+    charges = [backend.charge(call, shots=shots) for call in calls]
+    return Quote(
+        len(calls),
+        circuits,
+        circuits * (shots or 0),
+        sum(charge.executions for charge in charges),
+        jobs=sum(charge.jobs for charge in charges),
+        qpu_seconds=sum(charge.qpu_seconds for charge in charges),
+    )
