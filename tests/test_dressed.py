@@ -97,8 +97,7 @@ class TestPublishedHead:
         net, other = DressedQuantumNet(3, 2), DressedQuantumNet(3, 2)
         net.load_published(arrays)
         other.load_published({"conv1.weight": "of the rest of the network"} | {rename(n): a for n, a in arrays.items()})
-        for name, tensor in net.state_dict().items():
-            assert torch.equal(tensor, other.state_dict()[name])
+        torch.testing.assert_close(net.state_dict(), other.state_dict(), rtol=0, atol=0)
         assert torch.equal(net.pre.bias, torch.tensor(arrays["pre_net_bias"]).float())
 
     @pytest.mark.parametrize("rows", [7, 15])
@@ -128,8 +127,7 @@ class TestPublishedHead:
         before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
         with pytest.raises(ValueError, match=said):
             net.load_published(arrays)
-        for name, tensor in net.state_dict().items():
-            assert torch.equal(tensor, before[name])
+        torch.testing.assert_close(dict(net.state_dict()), before, rtol=0, atol=0)
 
     def test_empty_is_refused(self):
         with pytest.raises(ValueError, match="got none"):

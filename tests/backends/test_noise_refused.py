@@ -1,34 +1,28 @@
 """Noise that cannot be kept, or that a simulator leaves out, is named before anything runs."""
 
 import warnings
-from functools import cache
+from functools import partial
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import torch
+from conformance import fake
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 from qiskit.circuit.library import CHGate, CRXGate, RGate, RXGate, SXGate
 from qiskit.primitives import BackendEstimatorV2, BackendSamplerV2, StatevectorSampler
 from qiskit.quantum_info import DensityMatrix, Pauli
 from qiskit_aer import AerSimulator
-from qiskit_aer.noise import NoiseModel, ReadoutError, depolarizing_error, pauli_error
+from qiskit_aer.noise import NoiseModel, ReadoutError, depolarizing_error
 from qiskit_aer.primitives import EstimatorV2 as AerEstimator
 from qiskit_aer.primitives import SamplerV2 as AerSampler
+from test_noise_kept import FLIP, WEIGHTS, W, aer, noise_on
 
 from qiskit_torch_bridge import AerBackend, EstimatorBackend, QuantumLayer, SamplerBackend
 
-W = ParameterVector("w", 2)
-WEIGHTS = torch.tensor([0.7, 2.1], dtype=torch.float64)
-FLIP = pauli_error([("X", 0.3), ("I", 0.7)])
-
-
-def noise_on(*names: str, error: Any = FLIP) -> NoiseModel:
-    noise = NoiseModel()
-    noise.add_all_qubit_quantum_error(error, list(names))
-    return noise
+manila = partial(fake, "FakeManilaV2")
 
 
 def with_readout_error(noise: NoiseModel) -> NoiseModel:
@@ -53,16 +47,6 @@ def layer_on(backend: Any, qc: QuantumCircuit | None = None, **options: Any) -> 
     qc = rotated() if qc is None else qc
     defaults = {"observables": ["IZ"], "init": WEIGHTS, "seed": 5}
     return QuantumLayer(qc, weights=list(W), backend=backend, **defaults | options)
-
-
-def aer(noise: NoiseModel, **options: Any) -> AerSimulator:
-    return AerSimulator(noise_model=noise, max_parallel_threads=1, **options)
-
-
-@cache
-def manila() -> Any:
-    fake_provider = pytest.importorskip("qiskit_ibm_runtime.fake_provider", reason="a fake device is needed")
-    return fake_provider.FakeManilaV2()
 
 
 NOISY = {

@@ -17,34 +17,9 @@ from experiments.common.cells import key_of, seed_of
 from experiments.common.runs import RunFolder
 
 TINY = [
-    *(
-        "--qubits",
-        "2",
-        "4",
-        "6",
-        "--deep",
-        "3",
-        "--shallow",
-        "2",
-        "--profile-qubits",
-        "4",
-        "--profile-layers",
-        "1",
-        "8",
-    ),
-    *(
-        "--samples",
-        "150",
-        "--shallow-samples",
-        "100",
-        "--train-qubits",
-        "2",
-        "--train-steps",
-        "4",
-        "--train-repeats",
-        "2",
-    ),
-    *("--workers", "0"),
+    *("--qubits", "2", "4", "6", "--deep", "3", "--shallow", "2", "--samples", "150", "--shallow-samples", "100"),
+    *("--profile-qubits", "4", "--profile-layers", "1", "8"),
+    *("--train-qubits", "2", "--train-steps", "4", "--train-repeats", "2", "--workers", "0"),
 ]
 
 

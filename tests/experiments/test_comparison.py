@@ -104,24 +104,13 @@ class TestPlot:
 
 DAMAGES = {
     "metrics.csv": [
-        b"",
-        b"epoch,stage\n",
-        b"epoch,stage\n1,a\n",
-        b"epoch,stage\n1\n",
-        b"\xff\xfe\x00\x81",
-        b"a,b\n1,\x00\n",
+        *(b"", b"epoch,stage\n", b"epoch,stage\n1,a\n", b"epoch,stage\n1\n"),
+        *(b"\xff\xfe\x00\x81", b"a,b\n1,\x00\n"),
     ],
     "result.json": [b"", b"{", b"[1, 2]", b"{}", b'{"test_accuracy": "high"}', b"\xff\xfe\x81"],
     "config.yaml": [
-        *(
-            b"",
-            b"a: [1\nb: 2\n",
-            b"- 1\n",
-            b"lr: 0.1\n",
-            b"experiment: nosuch\n",
-            b"experiment: plot\n",
-            b"\xff\xfe\x81",
-        ),
+        *(b"", b"a: [1\nb: 2\n", b"- 1\n", b"lr: 0.1\n"),
+        *(b"experiment: nosuch\n", b"experiment: plot\n", b"\xff\xfe\x81"),
         *(b"experiment: mnist01\nepochs: many\n", b"experiment: mnist01\nepochz: 1\n"),
     ],
     "shown.npz": [b"", b"PK", b"no archive at all"],

@@ -426,7 +426,7 @@ def test_the_step_of_a_layer_follows_from_its_shots(gradient, step):
     assert np.abs(table.shifts).max() == pytest.approx(step)
 
 
-@pytest.mark.parametrize("bad", [0.0, math.pi, -2 * math.pi])
+@pytest.mark.parametrize("bad", [0.0, math.pi, -2 * math.pi, math.nan, math.inf])
 def test_a_shift_without_a_rule_is_refused(bad):
     with pytest.raises(ValueError, match=r"shift: got .*multiple of pi"):
         ParameterShift(bad)
@@ -446,7 +446,7 @@ def test_samples_that_are_no_number_are_refused(bad):
 
 
 def test_an_unknown_scheme_is_refused():
-    with pytest.raises(ValueError, match="scheme: got 'backward'"):
+    with pytest.raises(ValueError, match="scheme: got 'backward', expected 'central' or 'forward'"):
         FiniteDifference(scheme="backward")
 
 

@@ -87,8 +87,7 @@ def test_values_and_gradients_are_exact_at_angles_from_everywhere(exact, seed):
         values = layer(x)
         (values * upstream).sum().backward()
         results.append([values.detach(), x.grad, layer.weights.grad])
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+    torch.testing.assert_close(*results, rtol=0, atol=1e-9)
     assert exact.ledger.entries()
 
 

@@ -295,10 +295,9 @@ def test_gradients_by_inputs_that_have_none_are_refused_before_anything_runs(cou
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-def _measured_in_the_middle():
-    circuit = rotated(2, 1)
-    circuit.measure(0, 0)
-    circuit.rx(0.1, 0)
+def _then(change, num_qubits=1, num_clbits=0):
+    circuit = rotated(num_qubits, num_clbits)
+    change(circuit)
     return circuit
 
 
@@ -327,46 +326,27 @@ def _looped():
     return circuit
 
 
-def _reset():
-    circuit = rotated(1)
-    circuit.reset(0)
-    circuit.h(0)
-    return circuit
-
-
-def _initialized_late():
-    circuit = rotated(1)
-    circuit.initialize([0.6, 0.8], 0)
-    return circuit
-
-
-def _twice_into_one_bit():
-    circuit = rotated(2, 1)
-    circuit.measure([0, 1], [0, 0])
-    return circuit
-
-
 def _with(gate, num_qubits=1):
-    circuit = rotated(num_qubits)
-    circuit.append(gate, range(num_qubits))
-    return circuit
-
-
-def _delayed():
-    circuit = rotated()
-    circuit.delay(X, 0)
-    return circuit
+    return _then(lambda c: c.append(gate, range(num_qubits)), num_qubits)
 
 
 AMPLITUDES = ["'amplitudes'", "t, x", "rotation angles"]
 REFUSED_CIRCUITS = {
-    "mid-circuit measurement": (_measured_in_the_middle, {}, ["Mid-circuit measurement", r"\[0\]", "'rx'", "move"]),
+    "mid-circuit measurement": (
+        lambda: _then(lambda c: (c.measure(0, 0), c.rx(0.1, 0)), 2, 1),
+        {},
+        ["Mid-circuit measurement", r"\[0\]", "'rx'", "move"],
+    ),
     "nested measurement": (_measured_within_an_instruction, {}, ["Mid-circuit measurement", "'sx'"]),
     "if_test": (_conditioned, {}, ["'if_else'", "control flow", "use"]),
     "for_loop that ends early": (_looped, {}, ["'break_loop'.* for_loop", "control flow", "use"]),
-    "mid-circuit reset": (_reset, {}, ["'reset'", "use"]),
-    "late initialize": (_initialized_late, {}, ["'initialize'", "use"]),
-    "two measurements into one bit": (_twice_into_one_bit, {}, ["[Cc]lassical bit 0", "twice"]),
+    "mid-circuit reset": (lambda: _then(lambda c: (c.reset(0), c.h(0))), {}, ["'reset'", "use"]),
+    "late initialize": (lambda: _then(lambda c: c.initialize([0.6, 0.8], 0)), {}, ["'initialize'", "use"]),
+    "two measurements into one bit": (
+        lambda: _then(lambda c: c.measure([0, 1], [0, 0]), 2, 1),
+        {},
+        ["[Cc]lassical bit 0", "twice"],
+    ),
     "amplitudes as weights": (lambda: _with(AmplitudeGate(X, T)), {"weights": [X, T]}, AMPLITUDES),
     "weights and inputs in one such gate": (
         lambda: _with(AmplitudeGate(X, T)),
@@ -384,7 +364,7 @@ REFUSED_CIRCUITS = {
         {},
         ["'(opaque|outer)'", r"\bt\b", "definition"],
     ),
-    "a delay for a parameter": (_delayed, {"inputs": [X]}, ["'delay'", "bind it"]),
+    "a delay for a parameter": (lambda: _then(lambda c: c.delay(X, 0)), {"inputs": [X]}, ["'delay'", "bind it"]),
     "parameter in neither list": (lambda: _with(lib.RXGate(X)), {}, [r"\bx\b", "neither inputs nor weights", "bind"]),
     "parameter in both lists": (rotated, {"inputs": [T]}, [r"\bt\b", "both inputs and weights"]),
     "parameter in two groups": (rotated, {"weights": {"a": [T], "b": [T]}}, [r"\bt\b", r"\(a\)", r"\(b\)"]),
@@ -442,14 +422,11 @@ def test_only_circuits_are_taken(circuit):
     [
         ({"weights": ["t"]}, "weights: got 't'"),
         ({"weights": "t"}, "weights: got 't'"),
-        ({"weights": {1: [T]}}, "weights.*1"),
         ({"weights": {"a": [0.3]}}, r"weights\['a'\]: got 0.3"),
         ({"inputs": 3}, "inputs: got 3"),
         ({"observables": [3]}, r"observables\[0\]: got int"),
         ({"observables": 3}, "observables.*got int"),
         ({"observables": Operator(np.eye(2))}, "observables.*got Operator"),
-        ({"probabilities": "0"}, "probabilities: got '0'"),
-        ({"probabilities": [True]}, "probabilities: got True"),
         ({"probabilities": [0.0]}, "probabilities: got 0.0"),
     ],
 )
@@ -517,11 +494,6 @@ def test_a_complex_angle_is_refused():
     circuit.rx(1j * T, 0)
     with pytest.raises(ValueError, match=r"complex, expected a real angle"):
         QuantumLayer(circuit, weights=[T])
-
-
-def test_a_set_of_parameters_has_no_order_and_is_refused():
-    with pytest.raises(TypeError, match="weights: got a set, which has no order, expected a sequence"):
-        QuantumLayer(rotated(), weights={T, X})
 
 
 def test_drawing_shows_the_circuit_that_runs():
