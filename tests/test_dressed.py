@@ -32,13 +32,10 @@ def loaded(published) -> DressedQuantumNet:
 
 def random_head(num_features=3, num_outputs=2, num_qubits=4, depth=6, rows=15) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    return {
-        "pre_net.weight": rng.normal(size=(num_qubits, num_features)),
-        "pre_net.bias": rng.normal(size=num_qubits),
-        "post_net.weight": rng.normal(size=(num_outputs, num_qubits)),
-        "post_net.bias": rng.normal(size=num_outputs),
-        "q_params": rng.normal(size=rows * num_qubits),
-    }
+    shapes = {"pre_net.weight": (num_qubits, num_features), "pre_net.bias": num_qubits}
+    shapes |= {"post_net.weight": (num_outputs, num_qubits), "post_net.bias": num_outputs}
+    shapes |= {"q_params": rows * num_qubits}
+    return {name: rng.normal(size=shape) for name, shape in shapes.items()}
 
 
 class TestPublishedHead:

@@ -106,18 +106,9 @@ def test_containers_with_an_order_are_taken():
 @pytest.mark.parametrize(
     ("given", "qubits"),
     [
-        (Q, [0, 1]),
-        (A, [2]),
-        (A[0], [2]),
-        ([A, Q], [2, 0, 1]),
-        ([A, 1], [2, 1]),
-        (Q[::-1], [1, 0]),
-        (slice(None), [0, 1, 2]),
-        ([slice(1, None), 0], [1, 2, 0]),
-        (range(2, -1, -1), [2, 1, 0]),
-        ([range(2)], [0, 1]),
-        (np.array([2, 0]), [2, 0]),
-        ((q for q in (1, 2)), [1, 2]),
+        *((Q, [0, 1]), (A, [2]), (A[0], [2]), ([A, Q], [2, 0, 1]), ([A, 1], [2, 1]), (Q[::-1], [1, 0])),
+        *((slice(None), [0, 1, 2]), ([slice(1, None), 0], [1, 2, 0]), (range(2, -1, -1), [2, 1, 0])),
+        *(([range(2)], [0, 1]), (np.array([2, 0]), [2, 0]), ((q for q in (1, 2)), [1, 2])),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -368,13 +359,14 @@ def test_a_wrong_state_of_the_shots_changes_nothing(state, error):
 def test_published_weights_that_are_wrong_change_nothing(changed, error, message):
     model = net(3, 2)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    head = {
-        "pre_net.weight": np.ones((2, 3)),
-        "pre_net.bias": np.ones(2),
-        "post_net.weight": np.ones((2, 2)),
-        "post_net.bias": np.ones(2),
-        "q_params": np.ones(30),
+    shapes = {
+        "pre_net.weight": (2, 3),
+        "pre_net.bias": 2,
+        "post_net.weight": (2, 2),
+        "post_net.bias": 2,
+        "q_params": 30,
     }
+    head = {name: np.ones(shape) for name, shape in shapes.items()}
     with pytest.raises(error, match=message):
         model.load_published(head | changed)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -303,9 +303,8 @@ def test_forty_qubits_as_a_matrix_product_state(shots, observables):
     qc, theta = row_of_qubits(40)
     angles = torch.linspace(0.1, 0.9, 40, dtype=torch.float64)
     expected = torch.cos(angles).cumprod(0)
-    layer = QuantumLayer(
-        qc, inputs=theta, observables=observables, backend=aer(method="matrix_product_state"), shots=shots, seed=1
-    )
+    options = {"backend": aer(method="matrix_product_state"), "shots": shots, "seed": 1}
+    layer = QuantumLayer(qc, inputs=theta, observables=observables, **options)
     expected = expected if observables is None else expected[1:2]
     torch.testing.assert_close(layer(angles), expected, rtol=0, atol=1e-9 if shots is None else 5 / 20)
 

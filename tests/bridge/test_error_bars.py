@@ -195,9 +195,7 @@ NOISELESS = {name: make for name, make in BACKENDS.items() if name != "rehearsal
 @pytest.mark.parametrize(
     ("backend", "rule"),
     [
-        ("statevector", "parameter_shift"),
-        ("statevector", "central"),
-        ("statevector", "forward"),
+        *(("statevector", rule) for rule in ("parameter_shift", "central", "forward")),
         ("aer", "parameter_shift"),
         ("sampler", "parameter_shift"),
     ],

@@ -68,6 +68,14 @@ def one_line(capsys: Any, *arguments: str) -> str:
     return line
 
 
+def said_by_the_parser(capsys: Any, *arguments: str) -> str:
+    """What the parser of the command says of arguments that it refuses."""
+    with pytest.raises(SystemExit) as refused:
+        main(arguments)
+    assert refused.value.code == 2
+    return str(capsys.readouterr().err)
+
+
 @contextmanager
 def ctrl_c_at(call: int, loss: str) -> Iterator[list[None]]:
     """Within it, Ctrl-C is pressed when torch's loss of that name is computed for the call-th time.
@@ -86,6 +94,21 @@ def ctrl_c_at(call: int, loss: str) -> Iterator[list[None]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(functional, loss, pressing)
         yield calls
+
+
+def interrupted(folder: Path, options: Sequence[str], call: int, loss: str, part: str = "") -> dict[str, Any]:
+    """Two runs of a command: ``straight``, and ``broken`` by Ctrl-C (see :func:`ctrl_c_at`), which was then resumed.
+
+    Returns:
+        The checkpoint from which it went on: that of the run, or of one of its parts.
+    """
+    straight, broken = folder / "straight", folder / "broken"
+    assert main([*options, "--run-dir", str(straight)]) == 0
+    with ctrl_c_at(call, loss):
+        assert main([*options, "--run-dir", str(broken)]) == 130
+    state = RunFolder(broken / part).read_checkpoint()
+    assert main([options[0], "--resume", "--run-dir", str(broken)]) == 0
+    return state
 
 
 @contextmanager

@@ -5,15 +5,14 @@ import math
 import numpy as np
 import pytest
 from qiskit.quantum_info import SparsePauliOp, Statevector
-from runs import one_line, result
+from runs import result
 
 from experiments.__main__ import main
-from experiments.barren_plateau import STUDY
 from experiments.barren_plateau.ensemble import OBSERVABLES, angles_of_samples, circuit_of_all_axes, derivatives
 from experiments.barren_plateau.fitting import Spread, fit_exponential
 from experiments.barren_plateau.theory import SLOPES, deep_variance, variance_of_pauli
 from experiments.barren_plateau.training import STRATEGIES, plateau_circuit, train
-from experiments.common.cells import key_of, seed_of
+from experiments.common.cells import seed_of
 from experiments.common.runs import RunFolder
 
 TINY = [
@@ -198,25 +197,3 @@ def test_study_from_the_command_line(folder):
     assert len(RunFolder(folder).read_rows("summary.csv")) == 12
     assert len(RunFolder(folder).read_rows("trained.csv")) == 3
     assert all((folder / name).stat().st_size > 10_000 for name in ("variance.png", "training.png"))
-
-
-def test_cells_are_different():
-    settings = vars(STUDY.parser().parse_args([]))
-    cells = STUDY.cells(settings)
-    assert len({key_of(cell) for cell in cells}) == len(cells)
-
-
-@pytest.mark.parametrize(
-    ("options", "name"),
-    [
-        (["--qubits", "1", "4", "6"], "--qubits"),
-        (["--qubits", "2", "4"], "--qubits"),
-        (["--deep", "1", "--shallow", "4"], "--deep"),
-        (["--train-steps", "7"], "--train-steps"),
-        (["--profile-qubits", "1"], "--profile-qubits"),
-    ],
-)
-def test_settings_that_cannot_be_are_refused(options, name, tmp_path, capsys):
-    line = one_line(capsys, "barren-plateau", *TINY, *options, "--run-dir", str(tmp_path / "run"))
-    assert f"barren-plateau: {name}: got" in line
-    assert not (tmp_path / "run").exists()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import CONFIGS, assert_same_run, ctrl_c_at, metrics, parsed, result
+from runs import CONFIGS, assert_same_run, interrupted, metrics, parsed, result, said_by_the_parser
 
 from experiments.__main__ import main
 from experiments.common.data import load_first_of
@@ -123,17 +123,12 @@ class TestRun:
             assert (model["scale"].item(), model["bias"].item()) != (1.0, 0.0)
 
     def test_resumes_within_a_phase_to_the_last_bit(self, tmp_path):
-        options = [*SHORT, "--shots", "20", "--gradient", "parameter_shift", "--scale-and-bias", "true"]
-        straight, broken = tmp_path / "straight", tmp_path / "broken"
-        assert run(*options, "--run-dir", str(straight)) == 0
-        # An epoch is two steps and a test: in the first step of the third phase.
-        with ctrl_c_at(7, "binary_cross_entropy_with_logits"):
-            assert run(*options, "--run-dir", str(broken)) == 130
-        state = RunFolder(broken).read_checkpoint()
+        """An epoch is two steps and a test: in the first step of the third phase."""
+        options = ["mnist36", *SHORT, "--shots", "20", "--gradient", "parameter_shift", "--scale-and-bias", "true"]
+        state = interrupted(tmp_path, options, 7, "binary_cross_entropy_with_logits")
         assert (state["stage"], state["epoch"], state["step"]) == (2, 2, 1)
-        assert run("--resume", "--run-dir", str(broken)) == 0
-        assert_same_run(straight, broken)
-        assert result(straight)["shots"] == result(broken)["shots"]
+        assert_same_run(tmp_path / "straight", tmp_path / "broken")
+        assert result(tmp_path / "straight")["shots"] == result(tmp_path / "broken")["shots"]
 
     @pytest.mark.figures
     @pytest.mark.usefixtures("one_picture_of_each")
@@ -176,10 +171,7 @@ class TestRefusals:
         "arguments", [["--steps", "0"], ["--sweeps", "-1"], ["--circuit", "other"], ["--freeze-after", "0"]]
     )
     def test_bad_values(self, arguments, capsys):
-        with pytest.raises(SystemExit) as refused:
-            run(*arguments)
-        assert refused.value.code == 2
-        assert "error" in capsys.readouterr().err
+        assert "error" in said_by_the_parser(capsys, "mnist36", *arguments)
 
     def test_a_schedule_cannot_be_stretched(self, folder, capsys):
         """More epochs of each phase would be another training, not the same one continued."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from runs import CONFIGS, assert_same_run, ctrl_c_at, metrics, parsed, result
+from runs import CONFIGS, assert_same_run, interrupted, metrics, parsed, result, said_by_the_parser
 from torch import nn
 
 from experiments.__main__ import main
@@ -237,14 +237,8 @@ def test_epochs_to_accuracy_count_the_epochs_with_the_circuit(tmp_path, accuracy
 )
 def test_interrupted_run_resumes_to_the_last_bit(tmp_path, question, answer, after):
     """Within the classical stage, within the hybrid one, and with dropout and shots."""
-    options = [*SHORT, *of(question, answer), "--shots", "3"]
-    straight, broken = tmp_path / "straight", tmp_path / "broken"
-    assert run(*options, "--run-dir", str(straight)) == 0
-
-    with ctrl_c_at(after, "cross_entropy"):
-        assert run(*options, "--run-dir", str(broken)) == 130
-    assert run("--resume", "--run-dir", str(broken)) == 0
-    assert_same_run(straight, broken)
+    interrupted(tmp_path, ["recipes", *SHORT, *of(question, answer), "--shots", "3"], after, "cross_entropy")
+    assert_same_run(tmp_path / "straight", tmp_path / "broken")
 
 
 @pytest.mark.parametrize(
@@ -263,10 +257,8 @@ def test_bad_options_are_refused_before_anything_is_written(folder, capsys, argu
 
 
 @pytest.mark.parametrize("rate", ["0", "1", "1.5"])
-def test_bad_rates_are_refused(rate):
-    with pytest.raises(SystemExit) as refused:
-        run("--dropout-rate", rate)
-    assert refused.value.code == 2
+def test_bad_rates_are_refused(rate, capsys):
+    assert "rate" in said_by_the_parser(capsys, "recipes", "--dropout-rate", rate)
 
 
 def test_configuration_is_the_default():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from runs import CONFIGS, assert_same_run, ctrl_c_at, metrics, parsed, result
+from runs import CONFIGS, assert_same_run, interrupted, metrics, parsed, result
 
 from experiments.__main__ import main
 from experiments.common.runs import RunFolder
@@ -166,17 +166,12 @@ def test_figures_from_the_files_alone(folder):
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_interrupted_run_resumes_to_the_last_bit(tmp_path, schedule):
-    options = [*SMALL, "--spiral", "easy", "--epochs", "2", "--shots", "20", "--schedule", schedule]
-    straight, broken = tmp_path / "straight", tmp_path / "broken"
-    assert run(*options, "--run-dir", str(straight)) == 0
-
-    with ctrl_c_at(7, "cross_entropy"):  # within the second epoch of four steps and a test
-        assert run(*options, "--run-dir", str(broken)) == 130
-    state = RunFolder(broken / "easy-quantum").read_checkpoint()
+    """Within the second epoch of four steps and a test."""
+    options = ["spirals", *SMALL, "--spiral", "easy", "--epochs", "2", "--shots", "20", "--schedule", schedule]
+    state = interrupted(tmp_path, options, 7, "cross_entropy", part="easy-quantum")
     assert (state["epoch"], state["step"]) == (1, 2)
-    assert run("--resume", "--run-dir", str(broken)) == 0
     for name in ("easy-quantum", "easy-classical"):
-        assert_same_run(straight / name, broken / name)
+        assert_same_run(tmp_path / "straight" / name, tmp_path / "broken" / name)
 
 
 def test_cosine_ends_at_zero(folder):

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from runs import CHECKOUT, result
+from runs import CHECKOUT, one_line, result
 from toy_study import LOG, TOY, cells, find, infinite, measure, parser, toy_process
 
+from experiments import barren_plateau, gradient_methods
 from experiments.common.cells import Cell, Journal, key_of, measured, seed_of
 from experiments.common.runs import RunFolder
 from experiments.common.sweeps import Findings, Study, Tables, run_study
@@ -317,6 +318,32 @@ def test_ctrl_c_keeps_what_was_measured(folder, log, workers):
     log.untell("wait", 3)
     assert run(folder, "--workers", "0", "--resume") == 0
     assert log.numbers == [1, 2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("study", "options"),
+    [
+        ("barren-plateau", ["--qubits", "1", "4", "6"]),
+        ("barren-plateau", ["--qubits", "2", "4"]),
+        ("barren-plateau", ["--deep", "1", "--shallow", "4"]),
+        ("barren-plateau", ["--train-steps", "7"]),
+        ("barren-plateau", ["--profile-qubits", "1"]),
+        ("gradient-methods", ["--step-circuits", "mine"]),
+        ("gradient-methods", ["--steps", "5"]),
+        ("gradient-methods", ["--points", "3"]),
+        ("gradient-methods", ["--budget-repeats", "1"]),
+        ("gradient-methods", ["--smallest-step", "3"]),
+    ],
+)
+def test_settings_of_studies_that_cannot_be_are_refused(study, options, folder, capsys):
+    assert f"{study}: {options[0]}: got" in one_line(capsys, study, *options, "--run-dir", str(folder))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("study", [barren_plateau.STUDY, gradient_methods.STUDY], ids=["barren", "gradients"])
+def test_cells_of_studies_are_different(study):
+    every = study.cells(vars(study.parser().parse_args([])))
+    assert len({key_of(cell) for cell in every}) == len(every)
 
 
 def test_journal_of_nothing_is_empty(tmp_path):

@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 import torch
+from ibm_cloud import CloudServer, Watch
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 
@@ -72,6 +73,14 @@ def step(layer: QuantumLayer) -> torch.Tensor:
     values.backward(UPSTREAM)
     parts = [values.detach(), features.grad, layer.weights.grad]
     return torch.cat([part.ravel() for part in parts if part is not None])
+
+
+@contextmanager
+def watched(cloud: CloudServer, ledger: Path, **options: Any) -> Iterator[tuple[IBMBackend, QuantumLayer, Watch]]:
+    """A backend on the stand-in, a layer on it, and what happens at the stand-in from now on."""
+    with ibm(ledger, **options) as backend:
+        layer = layer_on(backend)
+        yield backend, layer, Watch(cloud)
 
 
 @contextmanager

@@ -595,17 +595,10 @@ ESTIMATOR = {"primitive": "estimator"}
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"mode": "seance"}, ValueError, r"mode: got 'seance', expected one of 'job', 'batch', 'session'"),
-        ({"primitive": "executor"}, ValueError, r"primitive: got 'executor'"),
-        ({"optimization_level": 4}, ValueError, r"optimization_level: got 4"),
-        ({"max_shots": -1}, ValueError, r"max_shots: got -1"),
-        ({"max_qpu_seconds": "60"}, ValueError, r"max_qpu_seconds: got '60'"),
-        ({"max_qpu_seconds": float("nan")}, ValueError, r"max_qpu_seconds: got nan"),
         ({"options": {"shoots": 3}}, ValueError, r"shoots: .*expected options of IBM's Sampler: default_shots"),
         ({"options": {"resilience_level": 1}}, ValueError, r"resilience_level.*Sampler"),
         ({"options": {"resilience_level": 7}, **ESTIMATOR}, ValueError, r"resilience_level"),
         ({"options": {"dynamical_decoupling": {"sequence_type": "ABBA"}}}, ValueError, "decoupling.sequence_type"),
-        ({"options": {"resilience": {"pec_mitigation": True}}, **ESTIMATOR}, ValueError, r"pec_mitigation.*cap"),
         ({"backend": 3}, TypeError, r"backend: got 3 \(int\)"),
     ],
 )

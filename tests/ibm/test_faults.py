@@ -13,7 +13,7 @@ from ibm_cloud import TOKEN, CloudServer, Watch
 
 pytest.importorskip("qiskit_ibm_runtime")
 
-from ibm_training import ibm, layer_on, step
+from ibm_training import ibm, layer_on, step, watched
 
 from qiskit_torch_bridge import HardwareError, Patience
 from qiskit_torch_bridge.backends.ibm.cloud import CloudDevice
@@ -32,8 +32,7 @@ PASSING = (408, 425, 429, 500, 503, 524)
 
 @pytest.mark.parametrize("status", [*STATUSES, 200, "page 403"])
 def test_whatever_is_answered_after_a_job_was_taken_it_is_not_sent_again(cloud, ledger, undisturbed, status):
-    with ibm(ledger, patience=PATIENCE) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    with watched(cloud, ledger, patience=PATIENCE) as (backend, layer, watch):
         if isinstance(status, int) and status != 200:
             cloud.inject("post_5xx_after", status=status)
         else:
@@ -48,8 +47,7 @@ def test_whatever_is_answered_after_a_job_was_taken_it_is_not_sent_again(cloud, 
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_what_is_refused_before_it_was_taken_is_no_job(cloud, ledger, undisturbed, status):
-    with ibm(ledger, patience=PATIENCE) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    with watched(cloud, ledger, patience=PATIENCE) as (backend, layer, watch):
         cloud.inject("post_5xx", status=status)
         if status not in (*PASSING, 401, 404):
             with pytest.raises(JobFailed, match=str(ledger)):
@@ -65,8 +63,7 @@ def test_what_is_refused_before_it_was_taken_is_no_job(cloud, ledger, undisturbe
 def test_one_that_is_listed_too_late_is_cancelled_and_counted(cloud, ledger, undisturbed, monkeypatch):
     """The list of jobs lags longer than is waited for: two jobs at the service, and two in the ledger."""
     genuine = CloudDevice.find
-    with ibm(ledger, patience=PATIENCE) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    with watched(cloud, ledger, patience=PATIENCE) as (backend, layer, watch):
         monkeypatch.setattr(CloudDevice, "find", lambda self, tag: genuine(self, tag) if watch.posts > 1 else [])
         cloud.inject("post_drop_after")
         assert torch.equal(step(layer), undisturbed)
@@ -101,8 +98,7 @@ CAUSES = [
     ("status", "says", "error", "remedy", "absent"), CAUSES, ids=[f"{c[0]} {c[1]}" for c in CAUSES]
 )
 def test_a_refused_submission_says_what_helps(cloud, ledger, status, says, error, remedy, absent):
-    with ibm(ledger, patience=HASTY) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    with watched(cloud, ledger, patience=HASTY) as (backend, layer, watch):
         cloud.inject("post_5xx", count=None, status=status, says=says)
         with pytest.raises(error, match=remedy) as caught:
             step(layer)
@@ -133,8 +129,7 @@ def test_a_key_that_is_deleted_in_mid_run_is_told_at_once(cloud, ledger, path):
 
 def test_a_token_that_was_revoked_is_renewed(cloud, ledger, undisturbed):
     """The key is valid: a token of an hour ago need not be."""
-    with ibm(ledger, patience=PATIENCE) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    with watched(cloud, ledger, patience=PATIENCE) as (backend, layer, watch):
         device: Any = backend.connection
         for client in device.service._api_clients.values():
             client._session.auth.manager.access_token = "revoked"

@@ -30,11 +30,15 @@ def again(cloud: CloudServer, ledger: Path) -> tuple[torch.Tensor, int]:
     return found, len(cloud.requests("POST", "/jobs")) - before
 
 
+def assert_the_same_again(cloud: CloudServer, ledger: Path, first: torch.Tensor, *, sent: int = 0) -> None:
+    found, now = again(cloud, ledger)
+    assert torch.equal(found, first)
+    assert now == sent
+
+
 def test_a_ledger_of_an_earlier_version_goes_on(cloud, ledger, first):
     as_of_version_1(ledger)
-    found, sent = again(cloud, ledger)
-    assert torch.equal(found, first)
-    assert sent == 0
+    assert_the_same_again(cloud, ledger, first)
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -45,9 +49,7 @@ def test_damaged_circuits_are_transpiled_anew_and_no_job_is_sent(cloud, ledger, 
         as_of_version_1(ledger)
     poke(ledger, "UPDATE circuits SET circuits = ?", damage)
     for _ in range(2):
-        found, sent = again(cloud, ledger)
-        assert torch.equal(found, first)
-        assert sent == 0
+        assert_the_same_again(cloud, ledger, first)
 
 
 @pytest.mark.parametrize("change", ["key = 'another'", "state = 'cancelled'", "number = 7"])
@@ -67,9 +69,7 @@ def test_a_damaged_job_is_not_sent_again_until_it_is_given_up(cloud, ledger, fir
     printed = capsys.readouterr().out
     assert "Given up: jobs " in printed
     assert cloud.jobs()[-1]["id"] in printed
-    found, sent = again(cloud, ledger)
-    assert torch.equal(found, first)
-    assert sent == 1
+    assert_the_same_again(cloud, ledger, first, sent=1)
 
 
 def test_an_emptied_ledger_sends_nothing(cloud, ledger, first, tmp_path):
@@ -79,9 +79,7 @@ def test_an_emptied_ledger_sends_nothing(cloud, ledger, first, tmp_path):
     with pytest.raises(LedgerError, match=r"is an empty file.*put back a copy of it"):
         again(cloud, ledger)
     copy.replace(ledger)
-    found, sent = again(cloud, ledger)
-    assert torch.equal(found, first)
-    assert sent == 0
+    assert_the_same_again(cloud, ledger, first)
 
 
 def test_a_ledger_that_is_removed_in_mid_run(cloud, ledger, first):
@@ -94,9 +92,7 @@ def test_a_ledger_that_is_removed_in_mid_run(cloud, ledger, first):
         with pytest.raises(LedgerError, match="removed, and was written anew"):
             step(layer)
         assert len(cloud.jobs()) == before
-    found, sent = again(cloud, ledger)
-    assert torch.equal(found, first)
-    assert sent == 0
+    assert_the_same_again(cloud, ledger, first)
 
 
 def test_a_full_disk_in_mid_run(cloud, ledger):

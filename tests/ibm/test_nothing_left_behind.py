@@ -152,11 +152,6 @@ def test_misspelt_backends_are_guessed(word, guess):
     assert len(str(caught.value)) < 200
 
 
-def test_what_is_like_nothing_is_answered_by_what_there_is():
-    with pytest.raises(ValueError, match=r"expected one of .*manila.* after the colon\.$"):
-        resolve_backend("fake:xyzzy")
-
-
 # --- the package on the path, without an installation ------------------------------------------------------------------
 
 WITHOUT_METADATA = """

@@ -141,11 +141,8 @@ def test_every_option_of_ibms_is_decided():
 @pytest.mark.parametrize(
     ("primitive", "wrong"),
     [
-        ("sampler", EstimatorOptions()),
-        ("estimator", SamplerOptions()),
-        ("sampler", ExecutorOptions()),
-        ("sampler", OldEstimatorOptions()),
-        ("estimator", OldSamplerOptions()),
+        *(("sampler", wrong) for wrong in (EstimatorOptions(), ExecutorOptions(), OldEstimatorOptions())),
+        *(("estimator", wrong) for wrong in (SamplerOptions(), OldSamplerOptions())),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -14,7 +14,7 @@ from ibm_cloud import TOKEN, CloudServer, Watch
 
 pytest.importorskip("qiskit_ibm_runtime")
 
-from ibm_training import FEATURES, PATIENCE, SHOTS, UPSTREAM, ibm, layer_on, step
+from ibm_training import FEATURES, PATIENCE, SHOTS, UPSTREAM, ibm, layer_on, step, watched
 from qiskit_ibm_runtime import Batch, Session
 
 from qiskit_torch_bridge import BudgetExceeded, HardwareError, Limits, Patience, QuantumLayer
@@ -67,8 +67,7 @@ def test_a_step_is_one_job_and_agrees_with_exact_simulation(cloud, ledger, mode,
 
 
 def test_only_what_needs_a_gradient_is_measured_for_it(cloud, ledger):
-    with ibm(ledger) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    with watched(cloud, ledger) as (backend, layer, watch):
         expected = []
         step(layer)
         expected.append(layer.quote(3).circuits)
@@ -87,8 +86,7 @@ def test_only_what_needs_a_gradient_is_measured_for_it(cloud, ledger):
 
 
 def test_work_above_the_limits_leaves_as_few_jobs_together(cloud, ledger):
-    with ibm(ledger, limits=Limits(executions=20 * SHOTS)) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    with watched(cloud, ledger, limits=Limits(executions=20 * SHOTS)) as (backend, layer, watch):
         assert layer.quote(3).jobs == 3
         found = step(layer)
         assert torch.all(torch.abs(found - exact_step()) < bounds(SHOTS))
@@ -165,8 +163,7 @@ def named(rows: list[tuple[str, dict[str, Any], Any]]) -> list[str]:
 def test_a_fault_that_passes_changes_nothing(cloud, ledger, undisturbed, monkeypatch, mode, kind, details, posts):
     if "stall" in kind:
         monkeypatch.setattr(cloud_module, "_READ_SECONDS", 0.4)
-    with ibm(ledger, mode=mode) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    with watched(cloud, ledger, mode=mode) as (backend, layer, watch):
         cloud.inject(kind, **details)
         assert torch.equal(step(layer), undisturbed)
         assert watch.counts == (1, posts)
@@ -176,8 +173,7 @@ def test_a_fault_that_passes_changes_nothing(cloud, ledger, undisturbed, monkeyp
 
 
 def test_a_job_that_the_listing_does_not_show_at_once_is_not_sent_again(cloud, ledger, undisturbed):
-    with ibm(ledger) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    with watched(cloud, ledger) as (backend, layer, watch):
         cloud.inject("list_lag", count=3)
         cloud.inject("post_drop_after")
         assert torch.equal(step(layer), undisturbed)
@@ -187,8 +183,7 @@ def test_a_job_that_the_listing_does_not_show_at_once_is_not_sent_again(cloud, l
 
 
 def test_every_passing_fault_at_once(cloud, ledger, undisturbed):
-    with ibm(ledger) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    with watched(cloud, ledger) as (backend, layer, watch):
         gets = ("get_5xx", "get_429", "get_drop", "job_404", "results_5xx", "results_cut", "results_garbled")
         for kind in ("post_5xx", "post_429", "post_drop", "post_drop_after", *gets):
             cloud.inject(kind)
@@ -222,8 +217,7 @@ LASTING: list[tuple[str, dict[str, Any], type[HardwareError], str, int, int]] = 
 def test_a_fault_that_lasts_ends_with_an_error_and_the_same_program_goes_on(
     cloud, ledger, undisturbed, kind, details, error, says, before, after
 ):
-    with ibm(ledger, patience=HASTY) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    with watched(cloud, ledger, patience=HASTY) as (backend, layer, watch):
         cloud.inject(kind, **details)
         if kind == "post_5xx_after":
             cloud.inject("get_5xx", count=None, path="/jobs")
@@ -250,8 +244,7 @@ def leave_a_job(cloud: CloudServer, layer: QuantumLayer) -> None:
 
 
 def test_a_step_that_failed_can_be_called_again(cloud, ledger, undisturbed):
-    with ibm(ledger, patience=HASTY) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    with watched(cloud, ledger, patience=HASTY) as (backend, layer, watch):
         leave_a_job(cloud, layer)
         assert torch.equal(step(layer), undisturbed)
         assert len(watch.jobs) == 1
@@ -261,8 +254,7 @@ def test_an_interrupted_wait_goes_on(cloud, ledger, undisturbed, monkeypatch):
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    with ibm(ledger) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    with watched(cloud, ledger) as (backend, layer, watch):
         with monkeypatch.context() as patch:
             patch.setattr(cloud_module.CloudDevice, "_sent", interrupted)
             with pytest.raises(KeyboardInterrupt):
@@ -278,8 +270,7 @@ def test_an_interrupted_wait_goes_on(cloud, ledger, undisturbed, monkeypatch):
 @pytest.mark.parametrize("mode", ["session", "batch"])
 @pytest.mark.parametrize("when", ["between steps", "at the submission"])
 def test_a_session_that_closes_is_renewed(cloud, ledger, undisturbed, mode, when):
-    with ibm(ledger, mode=mode) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    with watched(cloud, ledger, mode=mode) as (backend, layer, watch):
         assert torch.equal(step(layer), undisturbed)
         first = watch.jobs[0]["session_id"]
         if when == "between steps":
@@ -413,8 +404,7 @@ def test_a_recalibration_is_logged_once(cloud, ledger, caplog):
 
 
 def test_jobs_are_collected_and_cancelled(cloud, ledger, undisturbed):
-    with ibm(ledger, patience=HASTY) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    with watched(cloud, ledger, patience=HASTY) as (backend, layer, watch):
         leave_a_job(cloud, layer)
         backend.collect(backend.ledger.entries()[0].number)
         assert backend.ledger.entries()[0].state == "done"

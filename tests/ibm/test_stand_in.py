@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ibm_cloud import INSTANCE, TOKEN, CloudServer
+from ibm_cloud import INSTANCE, TOKEN, CloudServer, Watch
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 from qiskit.quantum_info import SparsePauliOp, Statevector
@@ -67,14 +67,6 @@ def backend(server):
 @pytest.fixture(scope="module")
 def sampler_pub(backend):
     return isa(logical(), backend, measured=True), ROWS
-
-
-def job_ids(cloud: CloudServer) -> set[str]:
-    return {job["id"] for job in cloud.jobs()}
-
-
-def posts(cloud: CloudServer) -> int:
-    return len(cloud.requests("POST", "/jobs"))
 
 
 @pytest.mark.parametrize("mode", [None, Session, Batch])
@@ -224,7 +216,7 @@ FAULTS: list[tuple[str, dict[str, Any], Callable[[Any], Any] | None, type[Except
 
 @pytest.mark.parametrize(("kind", "details", "call", "error", "created", "posted"), FAULTS)
 def test_faults_reach_the_client(backend, cloud, sampler_pub, kind, details, call, error, created, posted):
-    jobs, requests = job_ids(cloud), posts(cloud)
+    watch = Watch(cloud)
     cloud.inject(kind, **details)
 
     def act() -> None:
@@ -238,19 +230,17 @@ def test_faults_reach_the_client(backend, cloud, sampler_pub, kind, details, cal
         assert TOKEN not in str(caught.value)
     else:
         act()
-    assert len(job_ids(cloud) - jobs) == created
-    assert posts(cloud) - requests == posted
+    assert watch.counts == (created, posted)
     assert submit(backend, sampler_pub).result()[0].data.meas.shape == (len(ROWS),)
 
 
 @pytest.mark.slow
 def test_a_lasting_5xx_ends_the_submission(backend, cloud, sampler_pub):
-    jobs, requests = job_ids(cloud), posts(cloud)
+    watch = Watch(cloud)
     cloud.inject("post_5xx", count=None)
     with pytest.raises(IBMRuntimeError):
         submit(backend, sampler_pub)
-    assert job_ids(cloud) == jobs
-    assert posts(cloud) - requests == 6
+    assert watch.counts == (0, 6)
 
 
 def test_a_fault_waits_and_counts(backend, cloud, sampler_pub):

@@ -17,7 +17,7 @@ from ibm_cloud import TOKEN, Watch
 pytest.importorskip("qiskit_ibm_runtime")
 
 from ibm_quantum_schemas.common import CompressedTensorModel
-from ibm_training import SHOTS, ibm, layer_on, step
+from ibm_training import SHOTS, ibm, layer_on, step, watched
 from qiskit_ibm_runtime.api.client import RuntimeClient
 from test_service import HASTY, bounds, exact_step, leave_a_job
 
@@ -157,8 +157,7 @@ CASES = {**SHAPES, **{name: ("sampler", change, "") for name, change in BODIES.i
 def test_a_wrong_result_is_refused_and_can_be_fetched_later(cloud, ledger, right, wrong, what):
     """The error comes after a few attempts, and says what was got and expected; nothing is stored as done."""
     kind, wrong.change, message = CASES[what]
-    with ibm(ledger, **OPTIONS[kind]) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    with watched(cloud, ledger, **OPTIONS[kind]) as (backend, layer, watch):
         for _ in range(2):  # whatever is tried again
             with pytest.raises(JobFailed, match=f"paid for, but its result is not what was asked for: .*{message}"):
                 step(layer)
@@ -177,8 +176,7 @@ def test_a_wrong_result_is_refused_and_can_be_fetched_later(cloud, ledger, right
 def test_a_wrong_result_is_forgotten_and_the_job_sent_once_more(cloud, ledger, right, wrong, caplog, kind):
     """To the end: the error, its advice, a warning about the money, the right numbers, two jobs in all."""
     wrong.change = reshaped(of_registers(lambda array: array[..., ::2, :]))
-    with ibm(ledger, **OPTIONS[kind]) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    with watched(cloud, ledger, **OPTIONS[kind]) as (backend, layer, watch):
         for refused in (lambda: step(layer), lambda: backend.collect(1), lambda: backend.cancel(1)):
             with pytest.raises(JobFailed, match=rf"IBMBackend.forget\(1\).*jobs {ledger} --forget 1"):
                 refused()

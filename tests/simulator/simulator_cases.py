@@ -256,8 +256,10 @@ class Case:
         values = self.expected(shifted(points).reshape(-1, width)).reshape(width, 2, len(points), -1)
         return np.einsum("pnm,nm->np", (values[:, 0] - values[:, 1]) / 2, upstream)
 
-    def check(self, rows: int = 3, *, keep: bool = True) -> None:
-        points, upstream = self.points(rows), self.upstream(rows)
-        np.testing.assert_allclose(self.values(points), self.expected(points), atol=VALUES)
-        gradients = self.pullback(points, upstream, keep=keep)
-        np.testing.assert_allclose(gradients, self.expected_pullback(points, upstream), atol=GRADIENTS)
+    def check(self, *batches: int, keep: bool = True, atol: tuple[float, float] = (VALUES, GRADIENTS)) -> None:
+        """Compares values and gradients with the oracle's, in batches of so many rows."""
+        for rows in batches:
+            points, upstream = self.points(rows), self.upstream(rows)
+            np.testing.assert_allclose(self.values(points), self.expected(points), atol=atol[0])
+            gradients = self.pullback(points, upstream, keep=keep)
+            np.testing.assert_allclose(gradients, self.expected_pullback(points, upstream), atol=atol[1])
