@@ -46,20 +46,16 @@ class TestPublishedHead:
         assert np.abs(q_out.numpy() - published["q_out"]).max() < 1e-12
         assert np.abs(logits.numpy() - published["logits"]).max() < 1e-12
 
-    def test_in_single_precision(self, published):
-        net = DressedQuantumNet(512, 2)
+    @pytest.mark.parametrize(
+        ("backend", "dtype", "atol"), [(None, torch.float32, 1e-5), ("aer", torch.float64, 1e-6)], ids=["single", "aer"]
+    )
+    def test_in_single_precision_and_on_aer(self, published, backend, dtype, atol):
+        net = DressedQuantumNet(512, 2, backend=backend).to(dtype)
         net.load_published(head_of(published))
         with torch.no_grad():
-            logits = net(torch.tensor(published["features"], dtype=torch.float32))
-        assert logits.dtype == torch.float32
-        assert np.abs(logits.numpy() - published["logits"]).max() < 1e-5
-
-    def test_on_aer(self, published):
-        net = DressedQuantumNet(512, 2, backend="aer").double()
-        net.load_published(head_of(published))
-        with torch.no_grad():
-            logits = net(torch.tensor(published["features"]))
-        assert np.abs(logits.numpy() - published["logits"]).max() < 1e-6
+            logits = net(torch.tensor(published["features"], dtype=dtype))
+        assert logits.dtype == dtype
+        assert np.abs(logits.numpy() - published["logits"]).max() < atol
 
     @pytest.mark.parametrize("mistake", ["row too early", "row too late", "no tanh", "CNOT order", "no half turn"])
     def test_mistakes_would_be_seen(self, published, mistake):

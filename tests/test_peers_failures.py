@@ -295,9 +295,8 @@ def test_8_a_second_backward_gives_the_same_gradient(options):
     ids=["statevector", "aer", "StatevectorEstimator", "StatevectorSampler", "aer.SamplerV2"],
 )
 def test_9_an_empty_batch_is_an_empty_answer_and_runs_nothing(counting, backend, gradient, shape):
-    layer = problem("weight_groups").layer(
-        oracle("weight_groups").weights, backend=counting(backend()), gradient=gradient, shots=10 if gradient else None
-    )
+    options = {"backend": counting(backend()), "gradient": gradient, "shots": 10 if gradient else None}
+    layer = problem("weight_groups").layer(oracle("weight_groups").weights, **options)
     inputs = torch.zeros(shape, requires_grad=True)
     values = layer(inputs)
     assert values.shape == (*shape[:-1], 3)

@@ -107,21 +107,15 @@ def test_every_layer_must_be_able_to_fail():
 @pytest.mark.slow
 def test_the_family_wise_error_is_what_it_says():
     """Of 120 checks of a right model at alpha = 0.2, as many fail as Bonferroni and a t-distribution allow."""
-    failed = sum(
-        not shot_gradcheck(layer_of(seed=s, shots=100), ROWS, repeats=25, alpha=0.2, seed=s, raise_exception=False)
-        for s in range(120)
-    )
+    options = {"repeats": 25, "alpha": 0.2, "raise_exception": False}
+    failed = sum(not shot_gradcheck(layer_of(seed=s, shots=100), ROWS, seed=s, **options) for s in range(120))
     assert stats.binom.sf(failed - 1, 120, 0.2) > 1e-3
     assert stats.binom.cdf(failed, 120, 0.05) > 1e-3, "it hardly ever fails: the errors are too large"
 
 
 def test_a_whole_model_by_its_quantum_layers():
-    model = torch.nn.Sequential(
-        torch.nn.Linear(3, 2),
-        layer_of(),
-        torch.nn.Tanh(),
-        DressedQuantumNet(2, 2, depth=1, num_qubits=2, shots=300, seed=1),
-    ).double()
+    net = DressedQuantumNet(2, 2, depth=1, num_qubits=2, shots=300, seed=1)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), layer_of(), torch.nn.Tanh(), net).double()
     torch.nn.init.normal_(model[3].quantum.weights)
     report = shot_gradcheck(model, torch.rand(4, 3, dtype=torch.float64))
     assert report

@@ -327,20 +327,23 @@ def row(n: int) -> tuple[QuantumCircuit, ParameterVector]:
     return qc, weights
 
 
-@pytest.mark.parametrize("make", [aer, lambda noise: AerEstimator(options={"backend_options": {"noise_model": noise}})])
-def test_density_matrices_that_do_not_fit_are_refused_before_they_run(make, monkeypatch):
+@pytest.mark.parametrize(
+    ("make", "shots", "remedy"),
+    [
+        (aer, None, r"22 qubits with noise needs 262,144.0 GiB.*shots=1000"),
+        (
+            lambda noise: AerEstimator(options={"backend_options": {"noise_model": noise}}),
+            None,
+            "262,144.0 .*shots=1000",
+        ),
+        (lambda noise: aer(noise, method="density_matrix"), 10, "method='automatic'"),
+    ],
+)
+def test_density_matrices_that_do_not_fit_are_refused_before_they_run(make, shots, remedy, monkeypatch):
     monkeypatch.setattr(AerSimulator, "run", None)
     qc, weights = row(22)
-    layer = QuantumLayer(qc, weights=weights, backend=make(noise_on("id")))
-    with pytest.raises(MemoryError, match=r"22 qubits with noise needs 262,144.0 GiB.*shots=1000"):
-        layer()
-
-
-def test_the_method_density_matrix_with_shots_is_refused_too(monkeypatch):
-    monkeypatch.setattr(AerSimulator, "run", None)
-    qc, weights = row(22)
-    layer = QuantumLayer(qc, weights=weights, backend=aer(noise_on("id"), method="density_matrix"), shots=10)
-    with pytest.raises(MemoryError, match="method='automatic'"):
+    layer = QuantumLayer(qc, weights=weights, backend=make(noise_on("id")), shots=shots)
+    with pytest.raises(MemoryError, match=remedy):
         layer()
 
 

@@ -136,18 +136,14 @@ ESTIMATORS: dict[str, tuple[Callable[[list[Any]], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", SAMPLERS)
-def test_a_sampler_that_returns_something_else(what):
-    change, message = SAMPLERS[what]
-    with pytest.raises(RuntimeError, match=rf"WrongSampler did not return what it was asked for: .*{message}"):
-        values_of(WrongSampler(change))
+CASES = [(WrongSampler, what, *case) for what, case in SAMPLERS.items()]
+CASES += [(WrongEstimator, what, *case) for what, case in ESTIMATORS.items()]
 
 
-@pytest.mark.parametrize("what", ESTIMATORS)
-def test_an_estimator_that_returns_something_else(what):
-    change, message = ESTIMATORS[what]
-    with pytest.raises(RuntimeError, match=rf"WrongEstimator did not return what it was asked for: .*{message}"):
-        values_of(WrongEstimator(change))
+@pytest.mark.parametrize(("kind", "what", "change", "message"), CASES, ids=[f"{c[0].__name__}-{c[1]}" for c in CASES])
+def test_a_primitive_that_returns_something_else(kind, what, change, message):
+    with pytest.raises(RuntimeError, match=rf"{kind.__name__} did not return what it was asked for: .*{message}"):
+        values_of(kind(change))
 
 
 @pytest.mark.parametrize("constant", [False, True])

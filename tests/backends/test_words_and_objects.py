@@ -1,6 +1,7 @@
 """What names a backend, and what does not."""
 
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -125,16 +126,10 @@ def test_estimators_have_no_probabilities(make):
         make_layer(model(), backend=make(), **PROBABILITIES)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda level: AerBackend(optimization_level=level),
-        lambda level: SamplerBackend(StatevectorSampler(), optimization_level=level),
-    ],
-)
+@pytest.mark.parametrize("make", [AerBackend, partial(SamplerBackend, StatevectorSampler())], ids=["aer", "sampler"])
 def test_bad_optimization_level(make):
     with pytest.raises(ValueError, match="optimization_level: got 4"):
-        make(4)
+        make(optimization_level=4)
 
 
 def test_primitives_of_the_wrong_kind():

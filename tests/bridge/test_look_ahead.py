@@ -179,10 +179,8 @@ def test_amplitude_encodings_go_in_one_call_too():
     circuit.ry(w[1], 1)
     rows = torch.rand(3, 2, dtype=torch.float64) + 0.1
     queue = Queue()
-    found, expected = (
-        QuantumLayer(circuit, inputs=x, weights=w, backend=b, gradient="parameter_shift", init=torch.tensor([0.3, 0.7]))
-        for b in (queue, None)
-    )
+    options = {"gradient": "parameter_shift", "init": torch.tensor([0.3, 0.7])}
+    found, expected = (QuantumLayer(circuit, inputs=x, weights=w, backend=b, **options) for b in (queue, None))
     for layer in (found, expected):
         layer(rows).sin().sum().backward()
     torch.testing.assert_close(found.weights.grad, expected.weights.grad)

@@ -41,10 +41,8 @@ def test_derivatives_are_those_of_qiskit(start, rng):
     found, _ = derivatives(angles, columns, qubits, layers)
     for row, column, mine in zip(angles, columns, found, strict=True):
         shift = step * (np.arange(len(row)) == column)
-        up, down = (
-            expectations(circuit.assign_parameters(dict(zip(parameters, row + sign * shift, strict=True))), qubits)
-            for sign in (1, -1)
-        )
+        bound = [circuit.assign_parameters(dict(zip(parameters, row + s, strict=True))) for s in (shift, -shift)]
+        up, down = (expectations(each, qubits) for each in bound)
         assert mine == pytest.approx((up - down) / (2 * step), abs=1e-7)
 
 

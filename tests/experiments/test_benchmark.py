@@ -474,11 +474,8 @@ class TestSummary:
     def test_times_of_wrong_answers_are_in_no_row(self):
         measured = result(self.case, ours=[1.0, 2.0], pennylane_default="wrong")
         measured.systems["pennylane-default"].seconds.append(0.1)
-        assert [(row["system"], row["seconds_per_step"]) for row in timing_rows([measured])] == [
-            ("ours", 1.0),
-            ("ours", 2.0),
-            ("pennylane-default", ""),
-        ]
+        found = [(row["system"], row["seconds_per_step"]) for row in timing_rows([measured])]
+        assert found == [("ours", 1.0), ("ours", 2.0), ("pennylane-default", "")]
         assert comparisons(measured, SYSTEMS)[0].peer is None
 
     def test_growth(self):

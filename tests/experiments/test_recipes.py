@@ -113,15 +113,8 @@ class TestNetworks:
             assert all(model[number].p == 0.3 for number in places)
             assert bool(quantum_layers(model)) == (kind == "quantum")
 
-    @pytest.mark.parametrize(
-        ("answer", "trained"),
-        [
-            ("from-scratch", {"first", "quantum", "hybrid_scores"}),
-            ("frozen", {"quantum", "hybrid_scores"}),
-            ("dressed-frozen", {"quantum", "hybrid_scores"}),
-        ],
-    )
-    def test_quick_start_stages(self, answer, trained):
+    @pytest.mark.parametrize("answer", ["from-scratch", "frozen", "dressed-frozen"])
+    def test_quick_start_stages(self, answer):
         settings = settings_of(*SMALL, *of("quick-start", answer))
         model, stages = network(settings), stages_of(settings)
         inputs = torch.randn(3, 64)
@@ -130,7 +123,8 @@ class TestNetworks:
             assert trained_parts(model) == {"first", "classical_scores"}
             torch.testing.assert_close(model(inputs), model.classical_scores(model.first(inputs)))
         stages[-1].prepare(model)
-        assert trained_parts(model) == trained
+        assert trained_parts(model) - {"first"} == {"quantum", "hybrid_scores"}
+        assert ("first" in trained_parts(model)) == (answer == "from-scratch")
         torch.testing.assert_close(model(inputs), model.hybrid_scores(model.quantum(model.first(inputs))))
 
 

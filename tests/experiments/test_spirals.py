@@ -86,16 +86,12 @@ class TestPoints:
 
 class TestNetworks:
     @pytest.mark.parametrize(
-        ("options", "count"),
-        [
-            (["--head", "quantum"], 15 + 25 + 12),
-            (["--head", "classical"], 15 + 30 + 12),
-            (["--head", "quantum", "--circuit", "reuploading"], 15 + 75 + 12),
-        ],
+        ("head", "options", "count"),
+        [("quantum", [], 25), ("classical", [], 30), ("quantum", ["--circuit", "reuploading"], 75)],
     )
-    def test_sizes(self, options, count):
-        net = network(settings_of("--spiral", "easy", *options))
-        assert sum(parameter.numel() for parameter in net.parameters()) == count
+    def test_sizes(self, head, options, count):
+        net = network(settings_of("--spiral", "easy", "--head", head, *options))
+        assert sum(parameter.numel() for parameter in net.parameters()) == 15 + count + 12
         assert net(torch.zeros(3, 2)).shape == (3, 2)
 
     @pytest.mark.parametrize("head", ["quantum", "classical"])

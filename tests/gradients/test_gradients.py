@@ -195,13 +195,8 @@ def test_spsa_draws_anew_at_every_call_and_repeats_with_its_seed():
 
 # --- second order -----------------------------------------------------------------------------------------------------
 
-SECOND_ORDER = [
-    "entangled_pair",
-    "shared_parameters",
-    "expression_input_times_weight_plus_bias",
-    "weight_groups",
-    "gate_u",
-]
+PRODUCT = "expression_input_times_weight_plus_bias"
+SECOND_ORDER = ["entangled_pair", "shared_parameters", PRODUCT, "weight_groups", "gate_u"]
 
 
 def as_function(checked: Problem, **options) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

@@ -98,7 +98,7 @@ CAUSES = [
     ("status", "says", "error", "remedy", "absent"), CAUSES, ids=[f"{c[0]} {c[1]}" for c in CAUSES]
 )
 def test_a_refused_submission_says_what_helps(cloud, ledger, status, says, error, remedy, absent):
-    with watched(cloud, ledger, patience=HASTY) as (backend, layer, watch):
+    with watched(cloud, ledger, patience=HASTY) as (_, layer, watch):
         cloud.inject("post_5xx", count=None, status=status, says=says)
         with pytest.raises(error, match=remedy) as caught:
             step(layer)

@@ -67,7 +67,7 @@ def test_a_step_is_one_job_and_agrees_with_exact_simulation(cloud, ledger, mode,
 
 
 def test_only_what_needs_a_gradient_is_measured_for_it(cloud, ledger):
-    with watched(cloud, ledger) as (backend, layer, watch):
+    with watched(cloud, ledger) as (_, layer, watch):
         expected = []
         step(layer)
         expected.append(layer.quote(3).circuits)
@@ -86,7 +86,7 @@ def test_only_what_needs_a_gradient_is_measured_for_it(cloud, ledger):
 
 
 def test_work_above_the_limits_leaves_as_few_jobs_together(cloud, ledger):
-    with watched(cloud, ledger, limits=Limits(executions=20 * SHOTS)) as (backend, layer, watch):
+    with watched(cloud, ledger, limits=Limits(executions=20 * SHOTS)) as (_, layer, watch):
         assert layer.quote(3).jobs == 3
         found = step(layer)
         assert torch.all(torch.abs(found - exact_step()) < bounds(SHOTS))
@@ -183,7 +183,7 @@ def test_a_job_that_the_listing_does_not_show_at_once_is_not_sent_again(cloud, l
 
 
 def test_every_passing_fault_at_once(cloud, ledger, undisturbed):
-    with watched(cloud, ledger) as (backend, layer, watch):
+    with watched(cloud, ledger) as (_, layer, watch):
         gets = ("get_5xx", "get_429", "get_drop", "job_404", "results_5xx", "results_cut", "results_garbled")
         for kind in ("post_5xx", "post_429", "post_drop", "post_drop_after", *gets):
             cloud.inject(kind)
@@ -244,7 +244,7 @@ def leave_a_job(cloud: CloudServer, layer: QuantumLayer) -> None:
 
 
 def test_a_step_that_failed_can_be_called_again(cloud, ledger, undisturbed):
-    with watched(cloud, ledger, patience=HASTY) as (backend, layer, watch):
+    with watched(cloud, ledger, patience=HASTY) as (_, layer, watch):
         leave_a_job(cloud, layer)
         assert torch.equal(step(layer), undisturbed)
         assert len(watch.jobs) == 1

@@ -58,14 +58,11 @@ def test_misspelt_words_are_guessed(wrong, guess):
 
 
 @pytest.mark.parametrize(
-    ("right", "found"),
-    [
-        ({"max_shots": 1e6, "max_jobs": np.int64(3)}, (None, 1_000_000, 3)),
-        ({"max_qpu_seconds": np.float64(2.5), "max_jobs": 0}, (2.5, None, 0)),
-    ],
+    ("caps", "found"), [((None, 1e6, np.int64(3)), (None, 1_000_000, 3)), ((np.float64(2.5), None, 0), (2.5, None, 0))]
 )
-def test_numbers_of_other_kinds_are_taken(right, found):
-    assert dataclasses.astuple(IBMBackend("fake_manila", **right).caps) == found
+def test_numbers_of_other_kinds_are_taken(caps, found):
+    backend = IBMBackend("fake_manila", **dict(zip(CAPS, caps, strict=True)))
+    assert dataclasses.astuple(backend.caps) == found
 
 
 def test_a_ledger_that_cannot_be_a_file_is_refused(folder):

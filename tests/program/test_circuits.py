@@ -61,9 +61,8 @@ def test_values_agree_with_the_formula(name):
     expected = oracle(name)
     formula = [problem(name).closed_form(row, expected.weights) for row in expected.inputs]
     np.testing.assert_allclose(expected.values, formula, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(
-        values_of(problem(name).layer(expected.weights), features(expected)), formula, atol=1e-12
-    )
+    values = values_of(problem(name).layer(expected.weights), features(expected))
+    np.testing.assert_allclose(values, formula, atol=1e-12)
 
 
 @pytest.mark.parametrize("backend", [None, "aer"])
@@ -331,6 +330,7 @@ def _with(gate, num_qubits=1):
 
 
 AMPLITUDES = ["'amplitudes'", "t, x", "rotation angles"]
+FIRST = r"observables\[0\]"
 REFUSED_CIRCUITS = {
     "mid-circuit measurement": (
         lambda: _then(lambda c: (c.measure(0, 0), c.rx(0.1, 0)), 2, 1),
@@ -375,20 +375,16 @@ REFUSED_CIRCUITS = {
     "parameter that is not in the circuit": (rotated, {"inputs": [X]}, [r"x \(in inputs\)", "not in the circuit"]),
     "no observables": (rotated, {"observables": []}, ["observables", "empty"]),
     "observable on too many qubits": (rotated, {"observables": ["Z", "ZZ"]}, [r"observables\[1\]", "2 qubits.* 1"]),
-    "observable on too few qubits": (lambda: rotated(2), {"observables": "Z"}, [r"observables\[0\]", "expected 2"]),
-    "non-Hermitian observable": (rotated, {"observables": SparsePauliOp("Z", 1j)}, [r"observables\[0\]", "Hermitian"]),
-    "phase of i": (rotated, {"observables": Pauli("iZ")}, [r"observables\[0\]", "Hermitian"]),
-    "coefficient that is no number": (
-        rotated,
-        {"observables": SparsePauliOp("Z", float("nan"))},
-        [r"observables\[0\]", "finite"],
-    ),
+    "observable on too few qubits": (lambda: rotated(2), {"observables": "Z"}, [FIRST, "expected 2"]),
+    "non-Hermitian observable": (rotated, {"observables": SparsePauliOp("Z", 1j)}, [FIRST, "Hermitian"]),
+    "phase of i": (rotated, {"observables": Pauli("iZ")}, [FIRST, "Hermitian"]),
+    "coefficient that is no number": (rotated, {"observables": SparsePauliOp("Z", np.nan)}, [FIRST, "finite"]),
     "coefficient with a parameter": (
         rotated,
         {"observables": SparsePauliOp("Z", np.array([X]))},
-        [r"observables\[0\]", "parameters", "weights"],
+        [FIRST, "parameters", "weights"],
     ),
-    "no Pauli label": (rotated, {"observables": "Q"}, [r"observables\[0\]", "'Q'"]),
+    "no Pauli label": (rotated, {"observables": "Q"}, [FIRST, "'Q'"]),
     "qubit named twice": (lambda: rotated(2), {"probabilities": [1, 1]}, ["probabilities", r"\[1, 1\]", "once"]),
     "qubit that does not exist": (lambda: rotated(2), {"probabilities": [2]}, ["probabilities", "2", "0 to 1"]),
     "negative qubit": (lambda: rotated(2), {"probabilities": [-1]}, ["probabilities", "-1", "0 to 1"]),

@@ -198,9 +198,7 @@ WRONG_COUNTS: dict[str, Callable[[np.ndarray, int, int, np.random.Generator], np
     "biased": lambda p, shots, rows, rng: rng.multinomial(shots, halves(p, rng, 0.02), rows),
     "one shot astray": lambda p, shots, rows, rng: rng.multinomial(shots - 1, p, rows) + (np.arange(len(p)) == 0),
     "off by one": lambda p, shots, rows, rng: np.roll(rng.multinomial(shots, p, rows), 1, axis=1),
-    "in pairs": lambda p, shots, rows, rng: (
-        2 * rng.multinomial(shots // 2, p, rows) + (shots % 2) * rng.multinomial(1, p, rows)
-    ),
+    "in pairs": lambda p, n, rows, rng: 2 * rng.multinomial(n // 2, p, rows) + (n % 2) * rng.multinomial(1, p, rows),
     "rounded": lambda p, shots, rows, rng: np.tile(largest_remainders(p, shots), (rows, 1)),
     "too few": lambda p, shots, rows, rng: rng.multinomial(shots - 1, p, rows),
 }
