@@ -64,20 +64,6 @@ def double_layer(**options: Any) -> QuantumLayer:
     return make_layer(**options).double()
 
 
-class Calls:
-    """Counts the calls of a method."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str = "run") -> None:
-        self.count = 0
-        method = getattr(owner, name)
-
-        def counted(this: Any, *args: Any, **kwargs: Any) -> Any:
-            self.count += 1
-            return method(this, *args, **kwargs)
-
-        monkeypatch.setattr(owner, name, counted)
-
-
 def features(*lead: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(5)
     return torch.randn(*lead, 2, generator=generator, dtype=torch.float64)

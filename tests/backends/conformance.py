@@ -209,6 +209,20 @@ def backends(*families: dict[str, Callable[[], Any]]) -> pytest.MarkDecorator:
 # ------------------------------------------------------------------------------------------------- conformance
 
 
+class Calls:
+    """Counts the calls of a method."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str = "run") -> None:
+        self.count = 0
+        method = getattr(owner, name)
+
+        def counted(this: Any, *args: Any, **kwargs: Any) -> Any:
+            self.count += 1
+            return method(this, *args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counted)
+
+
 def one_qubit_layer(**options: Any) -> QuantumLayer:
     qc = QuantumCircuit(1)
     qc.ry(X[0], 0)

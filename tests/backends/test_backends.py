@@ -21,6 +21,7 @@ from conformance import (
     SHOTS,
     WEIGHTS,
     WITH_SHOTS,
+    Calls,
     X,
     aer,
     assert_step,
@@ -39,7 +40,6 @@ from qiskit.quantum_info import SparsePauliOp
 from qiskit_aer import AerSimulator
 from qiskit_aer.primitives import EstimatorV2 as AerEstimator
 from qiskit_aer.primitives import SamplerV2 as AerSampler
-from torch_layers import Calls
 
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.backends import aer as aer_module

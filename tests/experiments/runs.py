@@ -68,7 +68,7 @@ def one_line(capsys: Any, *arguments: str) -> str:
     return line
 
 
-def said_by_the_parser(capsys: Any, *arguments: str) -> str:
+def said_by_parser(capsys: Any, *arguments: str) -> str:
     """What the parser of the command says of arguments that it refuses."""
     with pytest.raises(SystemExit) as refused:
         main(arguments)

@@ -7,16 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from runs import (
-    CONFIGS,
-    assert_same_run,
-    ctrl_c_at,
-    figures_not_rendered,
-    metrics,
-    one_line,
-    result,
-    said_by_the_parser,
-)
+from runs import CONFIGS, assert_same_run, ctrl_c_at, figures_not_rendered, metrics, one_line, result, said_by_parser
 
 from experiments.__main__ import EXPERIMENTS, main
 from experiments.common.data import load_digits_of
@@ -206,7 +197,7 @@ def test_runs_that_start_together_take_different_folders(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 2**62])
 def test_seed_that_torch_does_not_take_is_refused(tmp_path, capsys, seed):
-    said = said_by_the_parser(capsys, "mnist01", *QUICK, "--seed", str(seed), "--run-dir", str(tmp_path / "run"))
+    said = said_by_parser(capsys, "mnist01", *QUICK, "--seed", str(seed), "--run-dir", str(tmp_path / "run"))
     assert "seed" in said
     assert not (tmp_path / "run").exists()
 
@@ -275,7 +266,7 @@ def test_bad_options_are_refused_before_anything_is_written(folder, capsys, argu
     "arguments", [["--shots", "0"], ["--lr", "-1"], ["--batch-size", "0"], ["--train-per-digit", "0"]]
 )
 def test_bad_numbers_are_refused(arguments, capsys):
-    assert "error" in said_by_the_parser(capsys, "mnist01", *arguments)
+    assert "error" in said_by_parser(capsys, "mnist01", *arguments)
 
 
 class TestData:
@@ -361,7 +352,7 @@ class TestConfigurations:
     def test_bad_file_is_refused(self, tmp_path, capsys, content, said):
         path = tmp_path / "bad.yaml"
         path.write_text(content)
-        assert said in said_by_the_parser(capsys, "mnist01", "--config", str(path), "--run-dir", str(tmp_path / "run"))
+        assert said in said_by_parser(capsys, "mnist01", "--config", str(path), "--run-dir", str(tmp_path / "run"))
         assert not (tmp_path / "run").exists()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import CONFIGS, assert_same_run, interrupted, metrics, parsed, result, said_by_the_parser
+from runs import CONFIGS, assert_same_run, interrupted, metrics, parsed, result, said_by_parser
 
 from experiments.__main__ import main
 from experiments.common.data import load_first_of
@@ -171,7 +171,7 @@ class TestRefusals:
         "arguments", [["--steps", "0"], ["--sweeps", "-1"], ["--circuit", "other"], ["--freeze-after", "0"]]
     )
     def test_bad_values(self, arguments, capsys):
-        assert "error" in said_by_the_parser(capsys, "mnist36", *arguments)
+        assert "error" in said_by_parser(capsys, "mnist36", *arguments)
 
     def test_a_schedule_cannot_be_stretched(self, folder, capsys):
         """More epochs of each phase would be another training, not the same one continued."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from runs import CONFIGS, assert_same_run, interrupted, metrics, parsed, result, said_by_the_parser
+from runs import CONFIGS, assert_same_run, interrupted, metrics, parsed, result, said_by_parser
 from torch import nn
 
 from experiments.__main__ import main
@@ -252,7 +252,7 @@ def test_bad_options_are_refused_before_anything_is_written(folder, capsys, argu
 
 @pytest.mark.parametrize("rate", ["0", "1", "1.5"])
 def test_bad_rates_are_refused(rate, capsys):
-    assert "rate" in said_by_the_parser(capsys, "recipes", "--dropout-rate", rate)
+    assert "rate" in said_by_parser(capsys, "recipes", "--dropout-rate", rate)
 
 
 def test_configuration_is_the_default():

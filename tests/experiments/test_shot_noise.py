@@ -130,8 +130,7 @@ def test_closed_forms_by_hand():
         noise.IDEAL,
         "depolarising, 2 qubits",
         "readout error",
-        pytest.param("fake Manila", marks=pytest.mark.slow),
-        pytest.param("fake Nairobi", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("fake Manila", "fake Nairobi")),
     ],
 )
 def test_simulators_scatter_about_their_expectation(name):

@@ -26,16 +26,7 @@ from qiskit_ibm_runtime.executor_sampler.prepare import prepare as prepare_sampl
 from qiskit_ibm_runtime.fake_provider import FakeManilaV2
 from qiskit_ibm_runtime.options_models import TwirlingOptions
 
-from qiskit_torch_bridge import (
-    BudgetExceeded,
-    HardwareError,
-    IBMBackend,
-    Ledger,
-    Limits,
-    Program,
-    QuantumLayer,
-    StatevectorBackend,
-)
+from qiskit_torch_bridge import BudgetExceeded, HardwareError, IBMBackend, Ledger, Limits, Program, QuantumLayer
 from qiskit_torch_bridge.backends import resolve_backend
 from qiskit_torch_bridge.backends.ibm import backend as backend_module
 from qiskit_torch_bridge.backends.ibm.assembling import pubs_of
@@ -658,4 +649,3 @@ def test_without_the_package(monkeypatch):
 def test_errors_are_one_family():
     assert issubclass(BudgetExceeded, HardwareError)
     assert issubclass(HardwareError, RuntimeError)
-    assert StatevectorBackend.queues is False

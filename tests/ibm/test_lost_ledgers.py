@@ -8,7 +8,7 @@ from ibm_cloud import CloudServer
 
 pytest.importorskip("qiskit_ibm_runtime")
 
-from ibm_training import full_disk, ibm, layer_on, step
+from ibm_training import ibm, layer_on, step
 from test_ledger_damage import as_of_version_1, poke
 
 from experiments.__main__ import main
@@ -93,13 +93,3 @@ def test_a_ledger_that_is_removed_in_mid_run(cloud, ledger, first):
             step(layer)
         assert len(cloud.jobs()) == before
     assert_the_same_again(cloud, ledger, first)
-
-
-def test_a_full_disk_in_mid_run(cloud, ledger):
-    before = len(cloud.jobs())
-    with ibm(ledger) as backend:
-        layer, _ = layer_on(backend), backend.ledger  # which makes the file
-        with full_disk(ledger), pytest.raises(LedgerError, match=rf"{ledger} cannot be used.*make room"):
-            step(layer)
-        step(layer)
-    assert len(cloud.jobs()) == before + 1

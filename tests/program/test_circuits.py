@@ -79,17 +79,6 @@ def test_a_parameter_may_have_any_name(name, backend):
     np.testing.assert_allclose(values_of(layer, features(expected)), expected.values, rtol=0, atol=TOLERANCE)
 
 
-def test_parameters_are_bound_by_object_not_by_alphabet():
-    """Twelve weights, each on a qubit of its own: by their names ``t10`` and ``t11`` would come before ``t2``."""
-    weights = [Parameter(f"t{i}") for i in range(12)]
-    circuit = QuantumCircuit(12)
-    for qubit, weight in enumerate(weights):
-        circuit.rx(weight, qubit)
-    angles = torch.linspace(0.1, 2.9, 12, dtype=torch.float64)
-    layer = QuantumLayer(circuit, weights=weights, init=angles)
-    np.testing.assert_allclose(values_of(layer), torch.cos(angles), atol=1e-12)
-
-
 def test_compiling_leaves_the_circuit_as_it_was():
     circuit = rotated(2)
     circuit.measure_all()

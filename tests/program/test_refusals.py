@@ -3,17 +3,9 @@
 import numpy as np
 import pytest
 from qiskit import QuantumCircuit
-from qiskit.circuit import (
-    AnnotatedOperation,
-    Annotation,
-    Gate,
-    Instruction,
-    InverseModifier,
-    Operation,
-    Parameter,
-    ParameterVector,
-)
+from qiskit.circuit import Annotation, Gate, Instruction, Operation, Parameter, ParameterVector
 from qiskit.circuit import library as lib
+from qiskit.circuit.annotated_operation import AnnotatedOperation, InverseModifier
 from qiskit.circuit.classical import expr
 from qiskit.quantum_info import Kraus
 from qiskit_aer import AerSimulator  # noqa: F401  # adds save_statevector and the like to circuits

@@ -449,12 +449,6 @@ def gradients_of(layer: QuantumLayer, x: np.ndarray) -> np.ndarray:
     return torch.autograd.grad(layer(rows).sum(), rows)[0].numpy()[:, 0]
 
 
-@pytest.mark.parametrize("shots", [10, 100, 1000, 10_000])
-def test_default_steps_are_the_documented_ones(shots):
-    assert FiniteDifference().default_step(shots) == pytest.approx(min(1, (9 / shots) ** (1 / 6)))
-    assert FiniteDifference(scheme="forward").default_step(shots) == pytest.approx(min(1, (8 / shots) ** (1 / 4)))
-
-
 @pytest.mark.parametrize("shots", [100, 1000, 10_000])
 @pytest.mark.parametrize("scheme", ["central", "forward"])
 def test_bias_and_variance_of_finite_differences(scheme, shots):
