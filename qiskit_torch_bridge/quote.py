@@ -31,7 +31,7 @@ class Quote:
     shots: int = 0
     executions: int = 0
     jobs: int = field(default=0, kw_only=True)
-    qpu_seconds: float = field(default=0, kw_only=True)
+    qpu_seconds: float = field(default=0.0, kw_only=True)
 
     def __add__(self, other: Quote) -> Quote:
         return Quote(**{part.name: getattr(self, part.name) + getattr(other, part.name) for part in fields(self)})

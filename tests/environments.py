@@ -9,8 +9,6 @@ floors once without the extra ``ibm`` and once with it, because it needs a newer
 PyTorch's CUDA packages, is deleted afterwards. Needs Python 3.11 and nothing but the standard library.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

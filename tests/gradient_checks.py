@@ -1,7 +1,5 @@
 """Rules and their tolerances, and the check that their gradients are the oracle's."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from problems import Oracle, Problem, features

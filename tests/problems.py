@@ -8,8 +8,6 @@ left.
 ``PROBLEMS`` maps names to builders; ``problem(name)`` and ``oracle(name)`` build once.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -145,10 +143,8 @@ def point(problem: Problem, rows: int = ROWS, seed: int = 0) -> tuple[np.ndarray
     """A random point: inputs of shape (rows, I), or one row where there are none, and weights of shape (W,)."""
     rng = np.random.default_rng(seed)
     rows = rows if problem.inputs else 1
-    return (
-        rng.uniform(problem.low, problem.high, (rows, len(problem.inputs))),
-        rng.uniform(problem.low, problem.high, len(problem.flat_weights)),
-    )
+    inputs = rng.uniform(problem.low, problem.high, (rows, len(problem.inputs)))
+    return inputs, rng.uniform(problem.low, problem.high, len(problem.flat_weights))
 
 
 def features(oracle: Oracle, **options: Any) -> torch.Tensor | None:
@@ -241,9 +237,7 @@ def _gate_problem(make: Callable[..., Gate], num_arguments: int) -> Problem:
     width = make(*x).num_qubits
     n = max(2, width)
     circuit = mixed(
-        n,
-        lambda c: c.append(make(*x), range(width)),
-        lambda c: c.append(make(*t), range(n - 1, n - 1 - width, -1)),
+        n, lambda c: c.append(make(*x), range(width)), lambda c: c.append(make(*t), range(n - 1, n - 1 - width, -1))
     )
     return Problem(circuit, generic_observables(n), tuple(x), tuple(t))
 
@@ -459,9 +453,7 @@ def state_preparation() -> Problem:
     """A prepared state; unlike ``initialize`` it may stand anywhere, because it is a gate."""
     x, t = Parameter("x"), Parameter("t")
     circuit = mixed(
-        2,
-        lambda c: (c.prepare_state([0.6, 0.8j], 0), c.ry(x, 1)),
-        lambda c: (c.prepare_state("+-"), c.rzz(t, 0, 1)),
+        2, lambda c: (c.prepare_state([0.6, 0.8j], 0), c.ry(x, 1)), lambda c: (c.prepare_state("+-"), c.rzz(t, 0, 1))
     )
     return Problem(circuit, generic_observables(2), (x,), (t,))
 
@@ -607,12 +599,8 @@ def _library_problem(ansatz: Callable[[], QuantumCircuit], feature_map: Callable
             circuit.compose(head, range(head.num_qubits), inplace=True)
         circuit.compose(body, inplace=True)
         mix(circuit, 1)
-        return Problem(
-            circuit,
-            generic_observables(body.num_qubits),
-            tuple(head.parameters) if head else (),
-            tuple(body.parameters),
-        )
+        inputs = tuple(head.parameters) if head else ()
+        return Problem(circuit, generic_observables(body.num_qubits), inputs, tuple(body.parameters))
 
 
 PROBLEMS.update({f"library_{name}": partial(_library_problem, ansatz, None) for name, ansatz in ANSAETZE.items()})

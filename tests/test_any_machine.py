@@ -1,7 +1,5 @@
 """The tests pass, and the package is what it says, whatever machine, shell and environment they meet."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 import subprocess

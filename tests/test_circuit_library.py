@@ -1,7 +1,5 @@
 """Strongly entangling layers and data re-uploading: against matrices made by hand, closed forms and derivatives."""
 
-from __future__ import annotations
-
 from functools import reduce
 
 import numpy as np
@@ -67,9 +65,8 @@ def test_states_and_values_are_those_of_matrices_made_by_hand(n, uploads, depth,
     made = reuploading(n, uploads, depth=depth)
     x, weights = rng.normal(size=n), rng.uniform(0, 6, size=(uploads * depth, n, 3))
     expected = state_by_hand(x, weights, depth)
-    bound = made.circuit.assign_parameters(
-        dict(zip([*made.inputs, *made.weights], [*x, *weights.ravel()], strict=True))
-    )
+    numbers = dict(zip([*made.inputs, *made.weights], [*x, *weights.ravel()], strict=True))
+    bound = made.circuit.assign_parameters(numbers)
     np.testing.assert_allclose(Statevector(bound).data, expected, atol=1e-12)
     np.testing.assert_allclose(values(made, x, weights), z_values(expected), atol=1e-12)
 
@@ -130,15 +127,13 @@ def test_gradients_are_finite_differences(made, rng):
     x, weights = rng.normal(size=3), rng.uniform(0, 6, size=18)
     point, upstream = np.concatenate([x, weights]), rng.normal(size=3)
     steps = 1e-5 * np.eye(len(point))
-    differences = [
-        upstream @ (values(made, (point + s)[:3], (point + s)[3:]) - values(made, (point - s)[:3], (point - s)[3:]))
-        for s in steps
-    ]
+    differences = [(values(made, *np.split(point + s, [3])) - values(made, *np.split(point - s, [3]))) for s in steps]
+    differences = np.array(differences) @ upstream
     for rule in ("adjoint", "parameter_shift"):
         layer, inputs = layer_of(made, init=torch.tensor(weights), gradient=rule), torch.tensor(x, requires_grad=True)
         (layer(inputs) @ torch.tensor(upstream)).backward()
         mine = torch.cat([inputs.grad, layer.weights.grad]).numpy()
-        np.testing.assert_allclose(mine, np.array(differences) / 2e-5, atol=1e-8)
+        np.testing.assert_allclose(mine, differences / 2e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("sizes", [(0, 1), (1, 0), (-1, 2)])

@@ -1,7 +1,5 @@
 """The dressed quantum net: the authors' trained head, gradients, shots, and that mistakes in it would be seen."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -34,13 +32,10 @@ def loaded(published) -> DressedQuantumNet:
 
 def random_head(num_features=3, num_outputs=2, num_qubits=4, depth=6, rows=15) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    return {
-        "pre_net.weight": rng.normal(size=(num_qubits, num_features)),
-        "pre_net.bias": rng.normal(size=num_qubits),
-        "post_net.weight": rng.normal(size=(num_outputs, num_qubits)),
-        "post_net.bias": rng.normal(size=num_outputs),
-        "q_params": rng.normal(size=rows * num_qubits),
-    }
+    shapes = {"pre_net.weight": (num_qubits, num_features), "pre_net.bias": num_qubits}
+    shapes |= {"post_net.weight": (num_outputs, num_qubits), "post_net.bias": num_outputs}
+    shapes |= {"q_params": rows * num_qubits}
+    return {name: rng.normal(size=shape) for name, shape in shapes.items()}
 
 
 class TestPublishedHead:
@@ -51,20 +46,16 @@ class TestPublishedHead:
         assert np.abs(q_out.numpy() - published["q_out"]).max() < 1e-12
         assert np.abs(logits.numpy() - published["logits"]).max() < 1e-12
 
-    def test_in_single_precision(self, published):
-        net = DressedQuantumNet(512, 2)
+    @pytest.mark.parametrize(
+        ("backend", "dtype", "atol"), [(None, torch.float32, 1e-5), ("aer", torch.float64, 1e-6)], ids=["single", "aer"]
+    )
+    def test_in_single_precision_and_on_aer(self, published, backend, dtype, atol):
+        net = DressedQuantumNet(512, 2, backend=backend).to(dtype)
         net.load_published(head_of(published))
         with torch.no_grad():
-            logits = net(torch.tensor(published["features"], dtype=torch.float32))
-        assert logits.dtype == torch.float32
-        assert np.abs(logits.numpy() - published["logits"]).max() < 1e-5
-
-    def test_on_aer(self, published):
-        net = DressedQuantumNet(512, 2, backend="aer").double()
-        net.load_published(head_of(published))
-        with torch.no_grad():
-            logits = net(torch.tensor(published["features"]))
-        assert np.abs(logits.numpy() - published["logits"]).max() < 1e-6
+            logits = net(torch.tensor(published["features"], dtype=dtype))
+        assert logits.dtype == dtype
+        assert np.abs(logits.numpy() - published["logits"]).max() < atol
 
     @pytest.mark.parametrize("mistake", ["row too early", "row too late", "no tanh", "CNOT order", "no half turn"])
     def test_mistakes_would_be_seen(self, published, mistake):
@@ -99,8 +90,7 @@ class TestPublishedHead:
         net, other = DressedQuantumNet(3, 2), DressedQuantumNet(3, 2)
         net.load_published(arrays)
         other.load_published({"conv1.weight": "of the rest of the network"} | {rename(n): a for n, a in arrays.items()})
-        for name, tensor in net.state_dict().items():
-            assert torch.equal(tensor, other.state_dict()[name])
+        torch.testing.assert_close(net.state_dict(), other.state_dict(), rtol=0, atol=0)
         assert torch.equal(net.pre.bias, torch.tensor(arrays["pre_net_bias"]).float())
 
     @pytest.mark.parametrize("rows", [7, 15])
@@ -130,8 +120,7 @@ class TestPublishedHead:
         before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
         with pytest.raises(ValueError, match=said):
             net.load_published(arrays)
-        for name, tensor in net.state_dict().items():
-            assert torch.equal(tensor, before[name])
+        torch.testing.assert_close(dict(net.state_dict()), before, rtol=0, atol=0)
 
     def test_empty_is_refused(self):
         with pytest.raises(ValueError, match="got none"):
@@ -173,24 +162,17 @@ class TestCircuit:
         circuit, inputs, weights = dressed()
         names = {str(parameter): ["x", i] for i, parameter in enumerate(inputs)}
         names |= {str(parameter): ["w", i] for i, parameter in enumerate(weights)}
-        found = [
-            [
-                gate.operation.name,
-                *(circuit.find_bit(qubit).index for qubit in gate.qubits),
-                *(names[str(parameter)] for parameter in gate.operation.params),
-            ]
-            for gate in circuit.data
-        ]
+        found = []
+        for gate in circuit.data:
+            qubits = [circuit.find_bit(qubit).index for qubit in gate.qubits]
+            found.append([gate.operation.name, *qubits, *(names[str(p)] for p in gate.operation.params)])
         assert found == reference("dressed")["operations"]
 
     @pytest.mark.parametrize(("qubits", "pairs"), [(1, []), (2, [(0, 1)]), (5, [(0, 1), (2, 3), (1, 2), (3, 4)])])
     def test_entanglers(self, qubits, pairs):
         circuit = dressed(qubits, 2).circuit
-        found = [
-            tuple(circuit.find_bit(qubit).index for qubit in gate.qubits)
-            for gate in circuit.data
-            if gate.operation.name == "cx"
-        ]
+        gates = [gate for gate in circuit.data if gate.operation.name == "cx"]
+        found = [tuple(circuit.find_bit(qubit).index for qubit in gate.qubits) for gate in gates]
         assert found == pairs * 2
 
 
@@ -200,10 +182,7 @@ class TestNet:
         net = DressedQuantumNet(512, 2, num_qubits=qubits, depth=depth)
         assert sum(parameter.numel() for parameter in net.parameters()) == expected
         assert expected == 513 * qubits + qubits * depth + 2 * (qubits + 1)
-        assert set(net.state_dict()) == {
-            *("pre.weight", "pre.bias", "post.weight", "post.bias"),
-            "quantum.weights",
-        }
+        assert set(net.state_dict()) == {*("pre.weight", "pre.bias", "post.weight", "post.bias"), "quantum.weights"}
 
     @pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 5, 3), (0, 3)])
     def test_shapes(self, shape):

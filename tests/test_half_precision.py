@@ -1,7 +1,5 @@
 """Angles in half precision lose digits: each layer says so, once."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

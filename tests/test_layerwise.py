@@ -1,7 +1,5 @@
 """Layerwise learning: schedules, circuits that grow, what freezing costs, and that a run can be continued."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 
@@ -11,13 +9,7 @@ import torch
 from qiskit.circuit import ParameterVector, QuantumCircuit
 from qiskit.quantum_info import SparsePauliOp, Statevector
 
-from qiskit_torch_bridge import (
-    LayerwiseQuantumLayer,
-    Phase,
-    QuantumLayer,
-    complete_depth_schedule,
-    layerwise_schedule,
-)
+from qiskit_torch_bridge import LayerwiseQuantumLayer, Phase, QuantumLayer, complete_depth_schedule, layerwise_schedule
 from qiskit_torch_bridge.circuits import LayeredCircuit, random_rotations, ring_layers, rotation_layers
 
 FAMILIES = {"random": partial(random_rotations, 3, seed=5), "ring": partial(ring_layers, 3)}
@@ -51,15 +43,10 @@ def numbers(layer: LayerwiseQuantumLayer) -> dict[str, np.ndarray]:
 class TestSchedule:
     def test_published_phases(self):
         phases = layerwise_schedule(steps=3, layers_per_step=2, epochs=5, partitions=2, sweeps=2, partition_epochs=4)
-        assert phases == (
-            Phase("step 1", 2, (0, 1), 5),
-            Phase("step 2", 4, (2, 3), 5),
-            Phase("step 3", 6, (4, 5), 5),
-            Phase("sweep 1 part 1", 6, (0, 1, 2), 4),
-            Phase("sweep 1 part 2", 6, (3, 4, 5), 4),
-            Phase("sweep 2 part 1", 6, (0, 1, 2), 4),
-            Phase("sweep 2 part 2", 6, (3, 4, 5), 4),
-        )
+        steps = [Phase(f"step {n}", 2 * n, (2 * n - 2, 2 * n - 1), 5) for n in (1, 2, 3)]
+        parts = (("part 1", (0, 1, 2)), ("part 2", (3, 4, 5)))
+        sweeps = [Phase(f"sweep {n} {name}", 6, layers, 4) for n in (1, 2) for name, layers in parts]
+        assert phases == (*steps, *sweeps)
 
     @pytest.mark.parametrize(
         ("freeze_after", "trainable"),
@@ -356,9 +343,8 @@ class TestFreezing:
     @pytest.mark.parametrize(("trainable", "trained"), [((2,), 6), ((0, 1), 12), ((0, 1, 2), 18)])
     def test_frozen_layers_cost_no_circuits(self, counting, trainable, trained):
         backend = counting()
-        layer = LayerwiseQuantumLayer(
-            FAMILIES["ring"], 1, init="uniform", backend=backend, gradient="parameter_shift", seed=1
-        )
+        options = {"backend": backend, "gradient": "parameter_shift", "seed": 1}
+        layer = LayerwiseQuantumLayer(FAMILIES["ring"], 1, init="uniform", **options)
         layer.enter(Phase("part", 3, trainable, 1))
         layer(torch.rand(4, 3)).sum().backward()
         assert [rows for rows, _ in backend.calls] == [4, 4 * 2 * trained]
@@ -368,9 +354,8 @@ class TestFreezing:
     def test_unfrozen_layers_do_cost(self, counting):
         """The variant that grows but forgets to freeze: the counts above would notice."""
         backend = counting()
-        layer = LayerwiseQuantumLayer(
-            FAMILIES["ring"], 1, init="uniform", backend=backend, gradient="parameter_shift", seed=1
-        )
+        options = {"backend": backend, "gradient": "parameter_shift", "seed": 1}
+        layer = LayerwiseQuantumLayer(FAMILIES["ring"], 1, init="uniform", **options)
         layer.enter(newest(3))
         for weights in layer.groups.values():
             weights.requires_grad_(True)
@@ -423,5 +408,4 @@ class TestContinuing:
         x = torch.rand(2, 3, requires_grad=True)
         mine = torch.autograd.grad(layer(x).square().sum(), [x, *layer.parameters()])
         theirs = torch.autograd.grad(plain(x).square().sum(), [x, *plain.parameters()])
-        for one, other in zip(mine, theirs, strict=True):
-            torch.testing.assert_close(one, other)
+        torch.testing.assert_close(mine, theirs)

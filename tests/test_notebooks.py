@@ -3,8 +3,6 @@
 ``python tests/test_notebooks.py`` executes them where they are and keeps the new outputs; with names, only these.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import shutil
@@ -141,7 +139,6 @@ def test_exercises_have_hidden_solutions(lesson):
         assert re.findall(r"\*\*Exercise (\d+)\.\*\*", cells[place].source) == [str(number)]
         assert cells[place + 1].source == PLACEHOLDER
         code = solution_of(cells[place + 2])
-        assert code is not None
         assert any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(code)))
         assert cells[place + 2].source.endswith("</details>")
     assert len(asked) == sum(solution_of(cell) is not None for cell in cells)
@@ -177,9 +174,7 @@ def test_kept_with_outputs_that_suit_every_machine(lesson):
     kinds = [kind for cell in code for kind, _ in outline(cell)]
     assert set(kinds) <= {"stdout", "execute_result", "image/png"}
     assert kinds.count("image/png") >= 3
-    texts = " ".join(
-        str(output) for cell in code for output in cell.outputs if "image/png" not in output.get("data", {})
-    )
+    texts = " ".join(str(o) for cell in code for o in cell.outputs if "image/png" not in o.get("data", {}))
     assert not re.search(r"0x[0-9a-f]{6}|/(?:home|root|Users|tmp|usr)/|site-packages", texts)
     assert str(CHECKOUT) not in texts
 

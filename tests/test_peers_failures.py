@@ -1,6 +1,8 @@
-"""What other bridges between circuits and torch were measured to get wrong, one by one, and that it is right here."""
+"""What other bridges between circuits and torch were measured to get wrong, one by one, and that it is right here.
 
-from __future__ import annotations
+Functional calls, second order, and being a module (3, 7 and 8 of the list) are in ``bridge/test_torch.py``,
+``bridge/test_torch_func.py`` and ``test_layer.py``.
+"""
 
 import math
 from types import SimpleNamespace
@@ -11,14 +13,8 @@ import torch
 from problems import Problem, features, mixed, oracle, oracle_at, point, problem
 from qiskit import generate_preset_pass_manager
 from qiskit.circuit import Parameter, ParameterVector
-from qiskit.primitives import (
-    BaseEstimatorV2,
-    BaseSamplerV2,
-    BitArray,
-    DataBin,
-    StatevectorEstimator,
-    StatevectorSampler,
-)
+from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2, StatevectorEstimator, StatevectorSampler
+from qiskit.primitives.containers import BitArray, DataBin
 from qiskit.quantum_info import SparseObservable, SparsePauliOp
 from qiskit_aer import AerSimulator
 from qiskit_aer.primitives import EstimatorV2, SamplerV2
@@ -67,14 +63,9 @@ def test_1_transpiled_circuits_keep_their_qubits_and_parameters(manila, layout, 
         passes = generate_preset_pass_manager(3, backend=manila, initial_layout=layout, seed_transpiler=0)
         circuit = passes.run(circuit)
     backend = AerBackend(manila, optimization_level=3, initial_layout=layout if measured == "by the layer" else None)
-    layer = QuantumLayer(
-        circuit,
-        inputs=untouched.inputs,
-        weights=untouched.weights,
-        probabilities=True if measured == "before transpiling" else range(len(layout)),
-        backend=backend,
-        init=torch.tensor(expected.weights),
-    )
+    probabilities = True if measured == "before transpiling" else range(len(layout))
+    options = {"probabilities": probabilities, "backend": backend, "init": torch.tensor(expected.weights)}
+    layer = QuantumLayer(circuit, inputs=untouched.inputs, weights=untouched.weights, **options)
     inputs = features(expected, requires_grad=True)
     values = layer(inputs)
     upstream = np.random.default_rng(0).normal(size=expected.values.shape)
@@ -109,17 +100,6 @@ def test_2_a_cnn_in_front_of_a_circuit_with_shots_is_trained(gradient):
         assert parameter.grad.abs().max() > 0
 
 
-# --- 3: functional calls ----------------------------------------------------------------------------------------------
-
-
-def test_3_functional_call_uses_the_weights_it_is_given():
-    expected = oracle("shared_parameters")
-    layer = problem("shared_parameters").layer(np.zeros(1))
-    values = torch.func.functional_call(layer, {"weights": torch.tensor(expected.weights)}, (features(expected),))
-    np.testing.assert_allclose(values, expected.values, rtol=0, atol=TOLERANCE)
-    assert layer.weights.tolist() == [0.0]
-
-
 # --- 4: shots ---------------------------------------------------------------------------------------------------------
 
 
@@ -130,9 +110,8 @@ def test_3_functional_call_uses_the_weights_it_is_given():
     ids=["statevector", "aer", "StatevectorSampler", "StatevectorEstimator", "aer.SamplerV2", "aer.EstimatorV2"],
 )
 def test_4_gradients_use_the_shots_of_the_values(counting, backend, gradient):
-    layer = problem("entangled_pair").layer(
-        np.array([0.3]), backend=counting(backend()), gradient=gradient, shots=25, seed=1
-    )
+    options = {"backend": counting(backend()), "gradient": gradient, "shots": 25}
+    layer = problem("entangled_pair").layer(np.array([0.3]), seed=1, **options)
     inputs = torch.zeros(2, 1, dtype=torch.float64)
     layer(inputs).sum().backward()
     layer.shots = 36
@@ -165,9 +144,8 @@ def test_5_a_step_is_two_jobs_of_one_pub_and_frozen_columns_are_free():
 
     def step(want_inputs, want_weights):
         estimator = PubCounter()
-        layer = QuantumLayer(
-            circuit, inputs=x, weights=t, observables=["ZZI", "IZZ"], backend=estimator, gradient="parameter_shift"
-        )
+        options = {"backend": estimator, "gradient": "parameter_shift"}
+        layer = QuantumLayer(circuit, inputs=x, weights=t, observables=["ZZI", "IZZ"], **options)
         layer.requires_grad_(want_weights)
         values = layer(torch.zeros(5, 3, requires_grad=want_inputs))
         if values.requires_grad:
@@ -202,113 +180,20 @@ def test_6_default_steps_suit_the_shots(gradient, scheme, error, shots):
     assert errors.pow(2).mean() < 1.2 * error(FiniteDifference(scheme=scheme).default_step(shots), shots)
 
 
-# --- 7: second order --------------------------------------------------------------------------------------------------
-
-
-class Twin(nn.Module):
-    """``problem("entangled_pair")`` by its formula, which torch differentiates to any order."""
-
-    def __init__(self, weight):
-        super().__init__()
-        self.weights = nn.Parameter(torch.tensor([weight], dtype=torch.float64))
-
-    def forward(self, x):
-        c, cw = torch.cos(x), torch.cos(self.weights).expand_as(x)
-        return torch.cat([c, c * cw, cw], dim=-1)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"gradient": "adjoint"}, {"gradient": "parameter_shift"}, {"backend": "aer"}],
-    ids=["adjoint", "parameter_shift", "aer"],
-)
-def test_7_second_order_through_a_hybrid_net(options):
-    """The gradient of a gradient penalty, by all parameters of a net around the circuit."""
-
-    def penalty_gradients(layer):
-        torch.manual_seed(1)
-        net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1), layer, nn.Linear(3, 1)).double()
-        inputs = torch.rand(3, 4, dtype=torch.float64, requires_grad=True)
-        (slopes,) = torch.autograd.grad(net(inputs).sum(), inputs, create_graph=True)
-        (slopes.norm(dim=1) - 1).pow(2).sum().backward()
-        # Of the last bias the penalty does not depend.
-        return [parameter.grad for parameter in net.parameters()][:-1]
-
-    found = penalty_gradients(problem("entangled_pair").layer(np.array([0.8]), **options))
-    expected = penalty_gradients(Twin(0.8))
-    assert max(gradient.abs().max() for gradient in expected) > 0.1
-    for gradient, truth in zip(found, expected, strict=True):
-        torch.testing.assert_close(gradient, truth, rtol=0, atol=1e-10)
-
-
-# --- 8: being a torch module ------------------------------------------------------------------------------------------
-
-
-def test_8_input_gradients_need_no_flag_and_inputs_may_have_any_shape():
-    checked = problem("columns_in_any_order")
-    expected = oracle_at(checked, *point(checked, rows=6))
-    upstream = np.random.default_rng(0).normal(size=expected.values.shape)
-    by_inputs, by_weights = expected.gradients(upstream)
-    for shape in ((6,), (2, 3), (1, 3, 1, 2)):
-        layer = checked.layer(expected.weights)
-        inputs = torch.tensor(expected.inputs).reshape(*shape, 3).requires_grad_()
-        values = layer(inputs)
-        assert values.shape == (*shape, 3)
-        values.backward(torch.tensor(upstream).reshape(values.shape))
-        np.testing.assert_allclose(values.detach().reshape(6, 3), expected.values, rtol=0, atol=TOLERANCE)
-        np.testing.assert_allclose(inputs.grad.reshape(6, 3), by_inputs, rtol=0, atol=TOLERANCE)
-        np.testing.assert_allclose(layer.weights.grad, by_weights, rtol=0, atol=TOLERANCE)
-
-
-def test_8_one_row_needs_no_batch_dimension():
-    expected = oracle("columns_in_any_order")
-    values = problem("columns_in_any_order").layer(expected.weights)(features(expected)[0])
-    np.testing.assert_allclose(values.detach(), expected.values[0], rtol=0, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_8_precision_follows_the_inputs(dtype):
-    expected = oracle("columns_in_any_order")
-    layer = problem("columns_in_any_order").layer(expected.weights).to(dtype)
-    inputs = features(expected, dtype=dtype, requires_grad=True)
-    values = layer(inputs)
-    values.sum().backward()
-    assert values.dtype == inputs.grad.dtype == layer.weights.grad.dtype == dtype
-    precision = 1e-12 if dtype == torch.float64 else 1e-5
-    np.testing.assert_allclose(values.detach(), expected.values, rtol=0, atol=precision)
-
-
-def test_8_one_weight_is_one_entry_of_the_state():
-    assert list(problem("only_weights").layer(np.zeros(3)).state_dict()) == ["weights"]
-    assert sorted(problem("weight_groups").layer(np.zeros(5)).state_dict()) == ["weights.first", "weights.second"]
-
-
-@pytest.mark.parametrize("options", [{}, {"gradient": "parameter_shift"}, {"backend": "aer"}])
-def test_8_a_second_backward_gives_the_same_gradient(options):
-    expected = oracle("shared_parameters")
-    layer = problem("shared_parameters").layer(expected.weights, **options)
-    inputs = features(expected, requires_grad=True)
-    value = layer(inputs).pow(2).sum()
-    first = torch.autograd.grad(value, (inputs, layer.weights), retain_graph=True)
-    second = torch.autograd.grad(value, (inputs, layer.weights))
-    for before, after in zip(first, second, strict=True):
-        torch.testing.assert_close(after, before, rtol=0, atol=1e-12)
-
-
 # --- 9: edges of the batch --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(0, 2), (3, 0, 2)])
+@pytest.mark.parametrize("shape", [(0, 2), (3, 0, 2), (0, 3, 2)])
 @pytest.mark.parametrize("gradient", [None, *WITH_SHOTS])
 @pytest.mark.parametrize(
     "backend",
-    [lambda: None, lambda: "aer", StatevectorEstimator, StatevectorSampler, SamplerV2],
-    ids=["statevector", "aer", "StatevectorEstimator", "StatevectorSampler", "aer.SamplerV2"],
+    [lambda: None, lambda: "aer", StatevectorEstimator, StatevectorSampler, SamplerV2, EstimatorV2],
+    ids=["statevector", "aer", "StatevectorEstimator", "StatevectorSampler", "aer.SamplerV2", "aer.EstimatorV2"],
 )
 def test_9_an_empty_batch_is_an_empty_answer_and_runs_nothing(counting, backend, gradient, shape):
-    layer = problem("weight_groups").layer(
-        oracle("weight_groups").weights, backend=counting(backend()), gradient=gradient, shots=10 if gradient else None
-    )
+    """Aer would crash the process on an empty array of parameters."""
+    options = {"backend": counting(backend()), "gradient": gradient, "shots": 10 if gradient else None}
+    layer = problem("weight_groups").layer(oracle("weight_groups").weights, **options)
     inputs = torch.zeros(shape, requires_grad=True)
     values = layer(inputs)
     assert values.shape == (*shape[:-1], 3)

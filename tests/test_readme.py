@@ -1,7 +1,5 @@
 """What the README shows runs, and gives what it says."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -23,7 +21,6 @@ def test_first_models_run():
     exec(first, namespace)
     exec(second, namespace)
     promised = re.search(r"\.circuits is (\d+), \.shots is ([\d,]+), in (\d) calls", second)
-    assert promised is not None
     quote = namespace["layer"].quote(batch_size=8)
     assert (str(quote.circuits), f"{quote.shots:,}", str(quote.calls)) == promised.groups()
     assert namespace["per_sample"].shape == (8, 8)
@@ -39,9 +36,7 @@ def test_hardware_lines_run_on_a_fake_device(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     exec(BLOCKS[0], namespace)
-    (hardware,) = [
-        block for block in BLOCKS if "from qiskit_torch_bridge import IBMBackend" in block and "ibm_fez" in block
-    ]
+    (hardware,) = [b for b in BLOCKS if "from qiskit_torch_bridge import IBMBackend" in b and "ibm_fez" in b]
     exec(hardware.replace("ibm_fez", "fake_manila").replace("shots=1000", "shots=20"), namespace)
     assert "jobs=1" in capsys.readouterr().out
     assert namespace["backend"].spent.jobs == 1

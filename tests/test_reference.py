@@ -1,10 +1,7 @@
 """The API reference: that it is built without a warning, and that the examples in its pages run."""
 
-from __future__ import annotations
-
 import ast
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,7 +81,7 @@ def test_the_backend_refuses_before_it_runs():
 
 
 @pytest.mark.slow
-def test_the_reference_is_built_without_a_warning(tmp_path: Path):
+def test_the_reference_is_built_without_a_warning(tmp_path):
     assert main(["reference", "--out", str(tmp_path)]) == 0
     for page, words in PAGES.items():
         text = (tmp_path / "qiskit_torch_bridge" / f"{page}.html").read_text()

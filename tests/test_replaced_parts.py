@@ -1,7 +1,5 @@
 """A layer whose parts are replaced, or that a tracer looks at: the right numbers, or one clear error."""
 
-from __future__ import annotations
-
 import math
 import subprocess
 import sys

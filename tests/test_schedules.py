@@ -1,7 +1,5 @@
 """Schedules of shots: their numbers, that no bias comes in, and that a run can go on."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -205,9 +203,8 @@ def test_a_batch_without_upstream_gradient_changes_nothing():
 
 def test_a_model_that_grows_keeps_its_schedule():
     phases = layerwise_schedule(steps=2, layers_per_step=1, epochs=1)
-    grown = LayerwiseQuantumLayer(
-        lambda depth: random_rotations(2, depth, seed=0), 1, shots=20, seed=1, init="uniform", allocation="sensitivity"
-    )
+    options = {"shots": 20, "seed": 1, "init": "uniform", "allocation": "sensitivity"}
+    grown = LayerwiseQuantumLayer(lambda depth: random_rotations(2, depth, seed=0), 1, **options)
     schedule = GrowingShots(grown, first=10, last=80, steps=3)
     seen = []
     for phase in (phases[0], phases[1]):

@@ -1,27 +1,14 @@
 """Schedules of shots: they change shots, and bring none to layers that give exact values."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from qiskit import QuantumCircuit
-from qiskit.circuit import Parameter
 from qiskit.primitives import StatevectorSampler
+from test_half_precision import make_layer
 
-from qiskit_torch_bridge import ConstantShots, GrowingShots, QuantumLayer, ShotSchedule, TargetSNR
-
-
-def make_layer(**options: Any) -> QuantumLayer:
-    x, w = Parameter("x"), Parameter("w")
-    qc = QuantumCircuit(1)
-    qc.ry(x, 0)
-    qc.rx(w, 0)
-    return QuantumLayer(qc, inputs=[x], weights=[w], **({"seed": 1} | options))
-
+from qiskit_torch_bridge import ConstantShots, GrowingShots, ShotSchedule, TargetSNR
 
 SCHEDULES: dict[str, Callable[[torch.nn.Module], ShotSchedule]] = {
     "constant": lambda model: ConstantShots(model, 20),

@@ -1,7 +1,5 @@
 """A layer whose circuit has a closed form, written in torch: derivatives of any order are compared with PyTorch's own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,8 +4,6 @@ The reference is Qiskit's own ``Statevector`` (or ``DensityMatrix``) of the user
 differences of that; nothing of this package.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
@@ -158,9 +156,7 @@ READOUTS = {"expectation": EXPECTATION, "probabilities": PROBABILITIES}
 
 def further_off(wrong: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], limits: Sequence[float]) -> bool:
     """Whether some number differs by more than the limit of its kind."""
-    return any(
-        bool((mine - theirs).abs().max() > limit) for mine, theirs, limit in zip(wrong, expected, limits, strict=True)
-    )
+    return any(bool((a - b).abs().max() > limit) for a, b, limit in zip(wrong, expected, limits, strict=True))
 
 
 EXACT: dict[str, Callable[[], Any]] = {

@@ -1,7 +1,5 @@
 """What keeps Aer fast, and must not change what it gives: one run, no copies, threads, noise that is written out once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -74,7 +72,7 @@ class Runs:
 
 
 @pytest.fixture
-def recorded(monkeypatch) -> Runs:
+def recorded(monkeypatch):
     return Runs(monkeypatch)
 
 

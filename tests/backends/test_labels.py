@@ -1,7 +1,5 @@
 """Labels of gates: kept by those that survive compiling, known of all others, and without influence on exact results."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -80,8 +78,6 @@ def test_labels_change_no_value_and_no_seeded_shot(how):
 
 def test_results_of_differently_labelled_gates_are_told_apart():
     """Their noise may differ; what has no label keeps the name that its results were stored under."""
-    plain, worn, new = (
-        fingerprint(Program.compile(_named(*names), weights=[T])) for names in ([None] * 5, LABELS, "abcde")
-    )
+    plain, worn, new = (fingerprint(Program.compile(_named(*n), weights=[T])) for n in ([None] * 5, LABELS, "abcde"))
     assert len({plain, worn, new}) == 3
     assert plain == fingerprint(Program.compile(_within(_named(*[None] * 5), "gates"), weights=[T]))

@@ -1,7 +1,5 @@
 """Layouts, the layer's and the user's own, move qubits and never values."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache, partial
 from itertools import permutations
@@ -46,10 +44,7 @@ MODELS = {2: small_model, 3: model}
 LAYOUT_CASES = [(n, layout) for n, layouts in LINE_LAYOUTS.items() for layout in layouts]
 layouts = pytest.mark.parametrize(("n", "layout"), LAYOUT_CASES, ids=[str(layout) for _, layout in LAYOUT_CASES])
 
-LAYOUT_OBSERVABLES = {
-    2: {"observables": ["ZI", "IX", SparsePauliOp(["ZZ", "YX"], [0.5, -1.0])]},
-    3: EXPECTATION,
-}
+LAYOUT_OBSERVABLES = {2: {"observables": ["ZI", "IX", SparsePauliOp(["ZZ", "YX"], [0.5, -1.0])]}, 3: EXPECTATION}
 LAYOUT_READOUTS = {
     "expectation": LAYOUT_OBSERVABLES,
     "probabilities": {n: {"probabilities": [0, 1]} for n in LAYOUT_OBSERVABLES},
@@ -202,9 +197,6 @@ def test_layouts_that_do_not_fit_are_refused(layout):
 
 
 def test_a_layout_for_a_circuit_that_has_one_is_refused():
+    backend = AerBackend(manila(), initial_layout=[1, 0])
     with pytest.raises(ValueError, match="layout"):
-        make_layer(
-            transpiled_by_user(2, [3, 4], "never"),
-            backend=AerBackend(manila(), initial_layout=[1, 0]),
-            observables=["ZZ"],
-        )
+        make_layer(transpiled_by_user(2, [3, 4], "never"), backend=backend, observables=["ZZ"])

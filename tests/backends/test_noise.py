@@ -1,7 +1,5 @@
 """Noise models and readout errors are in the values, or are refused."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

@@ -3,8 +3,6 @@
 The reference is Aer itself, on the user's own circuit with numbers in it: a density matrix, exact.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -94,9 +92,8 @@ def directly(qc: QuantumCircuit, noise: NoiseModel, weights: torch.Tensor = WEIG
 
 
 def layer_on(backend: Any, qc: QuantumCircuit, **options: Any) -> QuantumLayer:
-    return QuantumLayer(
-        qc, weights=list(W), init=WEIGHTS, backend=backend, **{"observables": OBSERVABLES, "seed": 5} | options
-    )
+    defaults = {"observables": OBSERVABLES, "init": WEIGHTS, "seed": 5}
+    return QuantumLayer(qc, weights=list(W), backend=backend, **defaults | options)
 
 
 def aer(noise: NoiseModel, **options: Any) -> AerSimulator:
@@ -121,14 +118,14 @@ SAMPLED = {
 
 
 @cases
-def test_the_reference_sees_the_noise(qc: QuantumCircuit, noise: NoiseModel) -> None:
+def test_the_reference_sees_the_noise(qc, noise):
     noiseless = directly(qc, NoiseModel())
     assert (directly(qc, noise) - noiseless).abs().max() > 0.15
 
 
 @cases
 @pytest.mark.parametrize("make", EXACT.values(), ids=EXACT)
-def test_exact_values_and_gradients_are_those_of_aer_itself(make: Any, qc: QuantumCircuit, noise: NoiseModel) -> None:
+def test_exact_values_and_gradients_are_those_of_aer_itself(make, qc, noise):
     layer = layer_on(make(noise), qc)
     torch.testing.assert_close(layer().detach(), directly(qc, noise), rtol=0, atol=1e-10)
     layer()[2].backward()
@@ -139,7 +136,7 @@ def test_exact_values_and_gradients_are_those_of_aer_itself(make: Any, qc: Quant
 
 @cases
 @pytest.mark.parametrize("make", SAMPLED.values(), ids=SAMPLED)
-def test_shots_are_those_of_aer_itself(make: Any, qc: QuantumCircuit, noise: NoiseModel) -> None:
+def test_shots_are_those_of_aer_itself(make, qc, noise):
     layer = layer_on(make(noise), qc, shots=SHOTS)
     expected = directly(qc, noise)
     errors = ((1 - expected**2) / SHOTS).sqrt()
@@ -147,7 +144,7 @@ def test_shots_are_those_of_aer_itself(make: Any, qc: QuantumCircuit, noise: Noi
 
 
 @pytest.mark.parametrize("entangler", ["ecr", "cz"])
-def test_a_matrix_has_one_decomposition_whatever_the_choice(entangler: str) -> None:
+def test_a_matrix_has_one_decomposition_whatever_the_choice(entangler):
     """The simulator knows CNOT, which is without noise, and another entangling gate: Qiskit takes either at random."""
     qc = rotated(lambda qc: (qc.unitary(random_unitary(4, seed=1), [0, 1]), getattr(qc, entangler)(0, 1)))
     noise = NoiseModel()

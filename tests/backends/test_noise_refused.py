@@ -1,36 +1,28 @@
 """Noise that cannot be kept, or that a simulator leaves out, is named before anything runs."""
 
-from __future__ import annotations
-
 import warnings
-from functools import cache
+from functools import partial
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import torch
+from conformance import fake
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 from qiskit.circuit.library import CHGate, CRXGate, RGate, RXGate, SXGate
 from qiskit.primitives import BackendEstimatorV2, BackendSamplerV2, StatevectorSampler
 from qiskit.quantum_info import DensityMatrix, Pauli
 from qiskit_aer import AerSimulator
-from qiskit_aer.noise import NoiseModel, ReadoutError, depolarizing_error, pauli_error
+from qiskit_aer.noise import NoiseModel, ReadoutError, depolarizing_error
 from qiskit_aer.primitives import EstimatorV2 as AerEstimator
 from qiskit_aer.primitives import SamplerV2 as AerSampler
+from test_noise_kept import FLIP, WEIGHTS, W, aer, noise_on
 
 from qiskit_torch_bridge import AerBackend, EstimatorBackend, QuantumLayer, SamplerBackend
 
-W = ParameterVector("w", 2)
-WEIGHTS = torch.tensor([0.7, 2.1], dtype=torch.float64)
-FLIP = pauli_error([("X", 0.3), ("I", 0.7)])
-
-
-def noise_on(*names: str, error: Any = FLIP) -> NoiseModel:
-    noise = NoiseModel()
-    noise.add_all_qubit_quantum_error(error, list(names))
-    return noise
+manila = partial(fake, "FakeManilaV2")
 
 
 def with_readout_error(noise: NoiseModel) -> NoiseModel:
@@ -55,16 +47,6 @@ def layer_on(backend: Any, qc: QuantumCircuit | None = None, **options: Any) -> 
     qc = rotated() if qc is None else qc
     defaults = {"observables": ["IZ"], "init": WEIGHTS, "seed": 5}
     return QuantumLayer(qc, weights=list(W), backend=backend, **defaults | options)
-
-
-def aer(noise: NoiseModel, **options: Any) -> AerSimulator:
-    return AerSimulator(noise_model=noise, max_parallel_threads=1, **options)
-
-
-@cache
-def manila() -> Any:
-    fake_provider = pytest.importorskip("qiskit_ibm_runtime.fake_provider", reason="a fake device is needed")
-    return fake_provider.FakeManilaV2()
 
 
 NOISY = {
@@ -115,14 +97,14 @@ def initialized() -> QuantumCircuit:
         (lambda: labelled_twice("slow"), "slow", 1),
     ],
 )
-def test_what_is_decomposed_is_named(make: Any, qc: Any, name: str, num_qubits: int) -> None:
+def test_what_is_decomposed_is_named(make, qc, name, num_qubits):
     noise = noise_on(name, error=FLIP if num_qubits == 1 else depolarizing_error(0.3, 2))
     with pytest.raises(ValueError, match=rf"Gate\(s\) {name} of the circuit have noise.*without it"):
         layer_on(make(noise), qc())
 
 
 @noisy
-def test_a_parameterised_controlled_phase_is_named(make: Any) -> None:
+def test_a_parameterised_controlled_phase_is_named(make):
     qc = rotated()
     qc.cp(W[0], 0, 1)
     with pytest.raises(ValueError, match=r"Gate\(s\) cp "):
@@ -130,24 +112,23 @@ def test_a_parameterised_controlled_phase_is_named(make: Any) -> None:
 
 
 @pytest.mark.parametrize("level", [0, 1])
-def test_a_level_that_is_asked_for_does_not_hide_what_was_decomposed(level: int) -> None:
+def test_a_level_that_is_asked_for_does_not_hide_what_was_decomposed(level):
     simulator = aer(noise_on("crx", error=depolarizing_error(0.3, 2)))
-    for backend in (
-        AerBackend(simulator, optimization_level=level),
-        SamplerBackend(BackendSamplerV2(backend=simulator), optimization_level=level),
-    ):
+    sampler = BackendSamplerV2(backend=simulator)
+    for kind, device in ((AerBackend, simulator), (SamplerBackend, sampler)):
+        backend = kind(device, optimization_level=level)
         with pytest.raises(ValueError, match="crx"):
             layer_on(backend, appended(CRXGate(W[0]), [0, 1]))
 
 
-def test_a_level_that_is_asked_for_optimises() -> None:
+def test_a_level_that_is_asked_for_optimises():
     qc = rotated()
     qc.id(0)
     backend = AerBackend(aer(noise_on("id")), optimization_level=2)
     assert layer_on(backend, qc)().item() == pytest.approx(np.cos(0.7), abs=1e-10)
 
 
-def test_labels_that_the_transpiler_replaces_are_named() -> None:
+def test_labels_that_the_transpiler_replaces_are_named():
     """On a simulator with connections, gates are its own only."""
     noise = noise_on("slow")
     simulator = AerSimulator.from_backend(manila(), noise_model=noise)
@@ -173,7 +154,7 @@ devices = pytest.mark.parametrize(("make", "kind"), DEVICES.values(), ids=DEVICE
 
 
 @devices
-def test_idle_gates_on_a_device_stay_or_are_named(make: Any, kind: Any) -> None:
+def test_idle_gates_on_a_device_stay_or_are_named(make, kind):
     """Three hundred of them relax the qubit, which is excited, by some 0.2."""
     qc = rotated()
     for _ in range(300):
@@ -186,32 +167,29 @@ def test_idle_gates_on_a_device_stay_or_are_named(make: Any, kind: Any) -> None:
     assert kept - without > 5 * (2 / 4000) ** 0.5
 
 
-def test_idle_gates_without_noise_are_nobody_s_business() -> None:
+def test_idle_gates_without_noise_are_nobody_s_business():
     qc = rotated()
     qc.id(0)
     noiseless = AerSimulator.from_backend(manila(), noise_model=None)
-    for backend in (
-        noiseless,
-        BackendSamplerV2(backend=noiseless),
-        SamplerBackend(StatevectorSampler(), device=manila()),
-    ):
+    samplers = BackendSamplerV2(backend=noiseless), SamplerBackend(StatevectorSampler(), device=manila())
+    for backend in (noiseless, *samplers):
         assert layer_on(backend, qc, shots=4000)().item() == pytest.approx(np.cos(0.7), abs=5 / 4000**0.5)
 
 
-def test_a_device_s_optimisation_stays_as_it_was() -> None:
+def test_a_device_s_optimisation_stays_as_it_was():
     assert AerBackend(manila()).optimization_level == 2
     assert SamplerBackend(BackendSamplerV2(backend=manila())).optimization_level == 2
     assert SamplerBackend(BackendSamplerV2(backend=AerSimulator())).optimization_level == 2
     assert AerBackend(AerSimulator(coupling_map=[[0, 1]])).optimization_level == 2
 
 
-def test_resets_of_a_device_change_nothing_on_fresh_qubits() -> None:
+def test_resets_of_a_device_change_nothing_on_fresh_qubits():
     """They relax to the ground state, where the qubit is."""
     assert "reset" in NoiseModel.from_backend(manila()).noise_instructions
     layer_on(manila(), begun_with_a_reset(), shots=10)()
 
 
-def test_a_coupling_map_does_not_lose_the_user_s_noise() -> None:
+def test_a_coupling_map_does_not_lose_the_user_s_noise():
     qc = rotated()
     qc.x(0)
     qc.x(0)
@@ -219,7 +197,7 @@ def test_a_coupling_map_does_not_lose_the_user_s_noise() -> None:
     assert layer().item() == pytest.approx(0.16 * np.cos(0.7), abs=1e-10)
 
 
-def test_noise_that_comes_later_counts() -> None:
+def test_noise_that_comes_later_counts():
     simulator = AerSimulator(max_parallel_threads=1)
     qc = rotated()
     qc.id(0)
@@ -230,7 +208,7 @@ def test_noise_that_comes_later_counts() -> None:
     assert layer().item() == pytest.approx(0.4 * np.cos(0.7), abs=5 / 4000**0.5)
 
 
-def test_ibms_estimator_refuses_noise_that_it_would_change() -> None:
+def test_ibms_estimator_refuses_noise_that_it_would_change():
     """It merges the gates on single qubits into templates of its own; two x become nothing, without their noise."""
     estimator = pytest.importorskip("qiskit_ibm_runtime.executor_estimator").Estimator
     qc = rotated()
@@ -242,7 +220,7 @@ def test_ibms_estimator_refuses_noise_that_it_would_change() -> None:
     assert layer().item() == pytest.approx(-0.6 * np.cos(0.7), abs=5 / 4000**0.5)
 
 
-def test_noise_in_the_options_of_ibms_sampler() -> None:
+def test_noise_in_the_options_of_ibms_sampler():
     runtime = pytest.importorskip("qiskit_ibm_runtime")
     qc = rotated()
     qc.id(0)
@@ -253,7 +231,7 @@ def test_noise_in_the_options_of_ibms_sampler() -> None:
     assert value == pytest.approx(0.4 * np.cos(0.7), abs=5 / 4000**0.5)
 
 
-def test_noise_stays_on_its_qubit_beside_idle_ones() -> None:
+def test_noise_stays_on_its_qubit_beside_idle_ones():
     noise = NoiseModel()
     noise.add_quantum_error(FLIP, "id", [2])
     qc = QuantumCircuit(3)
@@ -273,7 +251,7 @@ def test_noise_stays_on_its_qubit_beside_idle_ones() -> None:
 # ------------------------------------------------------------------------------------------------- what Aer leaves out
 
 
-def test_aers_estimator_is_exact_with_noise() -> None:
+def test_aers_estimator_is_exact_with_noise():
     """Left to itself, Aer averages over as many runs as it has shots where these are few for the qubits."""
     options = {"backend_options": {"noise_model": noise_on("ry"), "shots": 4}}
     bound = rotated().assign_parameters({W[0]: 0.7, W[1]: 2.1})
@@ -290,7 +268,7 @@ def test_aers_estimator_is_exact_with_noise() -> None:
 
 @pytest.mark.parametrize("method", ["statevector", "matrix_product_state", "stabilizer"])
 @pytest.mark.parametrize("place", ["backend_options", "run_options"])
-def test_aers_estimator_refuses_averages_over_runs(method: str, place: str) -> None:
+def test_aers_estimator_refuses_averages_over_runs(method, place):
     options = {"backend_options": {"noise_model": noise_on("x")}}
     options.setdefault(place, {})["method"] = method
     for shots in (None, 1000):
@@ -298,15 +276,14 @@ def test_aers_estimator_refuses_averages_over_runs(method: str, place: str) -> N
             layer_on(AerEstimator(options=options), shots=shots)
 
 
-def test_aers_estimator_without_noise_takes_any_method() -> None:
+def test_aers_estimator_without_noise_takes_any_method():
     layer = layer_on(AerEstimator(options={"backend_options": {"method": "matrix_product_state"}}))
     assert layer().item() == pytest.approx(np.cos(0.7), abs=1e-10)
 
 
-def test_aers_estimator_says_that_it_leaves_readout_errors_out() -> None:
-    estimator = AerEstimator(
-        options={"backend_options": {"noise_model": with_readout_error(NoiseModel()), "method": "statevector"}}
-    )
+def test_aers_estimator_says_that_it_leaves_readout_errors_out():
+    options = {"noise_model": with_readout_error(NoiseModel()), "method": "statevector"}
+    estimator = AerEstimator(options={"backend_options": options})
     with pytest.warns(UserWarning, match="EstimatorV2 computes values without measuring.*readout errors"):
         layer = layer_on(estimator)
     layer.shots = 100  # and says it no more, for warnings are errors
@@ -315,7 +292,7 @@ def test_aers_estimator_says_that_it_leaves_readout_errors_out() -> None:
 
 
 @pytest.mark.parametrize("make", [aer, lambda noise: AerSampler.from_backend(aer(noise))], ids=["aer", "sampler"])
-def test_errors_before_a_measurement_are_in_the_counts(make: Any) -> None:
+def test_errors_before_a_measurement_are_in_the_counts(make):
     layer = layer_on(make(noise_on("measure")), shots=4000)
     assert layer().item() == pytest.approx(0.4 * np.cos(0.7), abs=5 / 4000**0.5)
     with pytest.raises(ValueError, match="readout errors"):
@@ -330,7 +307,7 @@ def shared_readout_error() -> NoiseModel:
 
 @pytest.mark.parametrize("make", [aer, lambda noise: AerSampler.from_backend(aer(noise))])
 @pytest.mark.parametrize("noise", [shared_readout_error, lambda: noise_on("barrier")], ids=["readout", "barrier"])
-def test_what_aer_ignores_is_said_once(make: Any, noise: Any) -> None:
+def test_what_aer_ignores_is_said_once(make, noise):
     qc = rotated()
     qc.barrier()
     with pytest.warns(UserWarning, match="Aer ignores part of the noise model: errors of"):
@@ -350,26 +327,27 @@ def row(n: int) -> tuple[QuantumCircuit, ParameterVector]:
     return qc, weights
 
 
-@pytest.mark.parametrize("make", [aer, lambda noise: AerEstimator(options={"backend_options": {"noise_model": noise}})])
-def test_density_matrices_that_do_not_fit_are_refused_before_they_run(
-    make: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("make", "shots", "remedy"),
+    [
+        (aer, None, r"22 qubits with noise needs 262,144.0 GiB.*shots=1000"),
+        (
+            lambda noise: AerEstimator(options={"backend_options": {"noise_model": noise}}),
+            None,
+            "262,144.0 .*shots=1000",
+        ),
+        (lambda noise: aer(noise, method="density_matrix"), 10, "method='automatic'"),
+    ],
+)
+def test_density_matrices_that_do_not_fit_are_refused_before_they_run(make, shots, remedy, monkeypatch):
     monkeypatch.setattr(AerSimulator, "run", None)
     qc, weights = row(22)
-    layer = QuantumLayer(qc, weights=weights, backend=make(noise_on("id")))
-    with pytest.raises(MemoryError, match=r"22 qubits with noise needs 262,144.0 GiB.*shots=1000"):
+    layer = QuantumLayer(qc, weights=weights, backend=make(noise_on("id")), shots=shots)
+    with pytest.raises(MemoryError, match=remedy):
         layer()
 
 
-def test_the_method_density_matrix_with_shots_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AerSimulator, "run", None)
-    qc, weights = row(22)
-    layer = QuantumLayer(qc, weights=weights, backend=aer(noise_on("id"), method="density_matrix"), shots=10)
-    with pytest.raises(MemoryError, match="method='automatic'"):
-        layer()
-
-
-def test_exact_values_that_take_minutes_are_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exact_values_that_take_minutes_are_announced(monkeypatch):
     class StoppedError(Exception):
         pass
 
@@ -385,7 +363,7 @@ def test_exact_values_that_take_minutes_are_announced(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("make", [lambda s: s, lambda s: BackendSamplerV2(backend=s)], ids=["aer", "sampler"])
-def test_trajectories_of_small_circuits_are_announced_once(make: Any) -> None:
+def test_trajectories_of_small_circuits_are_announced_once(make):
     layer = layer_on(make(aer(noise_on("ry"), method="statevector")), shots=1000)
     with pytest.warns(UserWarning, match="each shot .*method='density_matrix'"):
         layer()

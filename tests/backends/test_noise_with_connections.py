@@ -1,7 +1,5 @@
 """A noisy simulator of Aer's with connections is as wide as its memory lets it guess; only the qubits in use count."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -32,7 +30,7 @@ def circuit() -> QuantumCircuit:
     return qc
 
 
-def test_aers_estimator_gives_exact_values_and_gradients_where_the_simulator_is_wider_than_memory() -> None:
+def test_aers_estimator_gives_exact_values_and_gradients_where_the_simulator_is_wider_than_memory():
     options = noisy(coupling_map=LINE, n_qubits=60)
     layer = QuantumLayer(circuit(), weights=[W], init=WEIGHT, backend=EstimatorV2(options={"backend_options": options}))
     values = layer()
@@ -40,30 +38,23 @@ def test_aers_estimator_gives_exact_values_and_gradients_where_the_simulator_is_
     # Depolarised, both Z shrink by 1 - 0.1; without connections Aer needs no such width.
     expected = 0.9 * torch.cos(WEIGHT)
     assert torch.allclose(values.detach(), expected.expand(2), atol=1e-12)
-    assert layer.weights.grad is not None
     assert torch.allclose(layer.weights.grad, -0.9 * torch.sin(WEIGHT), atol=1e-12)
 
 
-def test_a_density_matrix_of_the_qubits_in_use_is_still_refused_where_there_is_no_room() -> None:
+def test_a_density_matrix_of_the_qubits_in_use_is_still_refused_where_there_is_no_room():
     wide = QuantumCircuit(25)
     wide.ry(W, range(25))
     wide.cx(0, 1)
-    layer = QuantumLayer(
-        wide,
-        weights=[W],
-        init=WEIGHT,
-        backend=EstimatorV2(options={"backend_options": noisy()}),
-        observables=["Z" * 25],
-    )
+    backend = EstimatorV2(options={"backend_options": noisy()})
+    layer = QuantumLayer(wide, weights=[W], init=WEIGHT, backend=backend, observables=["Z" * 25])
     with pytest.raises(MemoryError, match="density matrix of 25 qubits"):
         layer()
 
 
-def test_a_sampler_by_trajectories_counts_the_qubits_in_use_too() -> None:
+def test_a_sampler_by_trajectories_counts_the_qubits_in_use_too():
     options = noisy(coupling_map=LINE, method="statevector")
     assert AerSimulator(**options).num_qubits > 10
-    layer = QuantumLayer(
-        circuit(), weights=[W], init=WEIGHT, shots=2000, backend=SamplerV2(options={"backend_options": options})
-    )
+    backend = SamplerV2(options={"backend_options": options})
+    layer = QuantumLayer(circuit(), weights=[W], init=WEIGHT, shots=2000, backend=backend)
     with pytest.warns(UserWarning, match="of 2 qubits"):
         layer()

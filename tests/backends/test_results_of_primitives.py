@@ -1,7 +1,5 @@
 """Samplers and Estimators that do not return what they were asked for: an error that says so, never a number."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -106,24 +104,15 @@ SAMPLERS: dict[str, tuple[Callable[[list[Any]], Any], str]] = {
     "one bit fewer": (bits(lambda b: b.slice_bits([0, 1])), r"PUB 0: got 2 bit\(s\) a shot, expected 3"),
     "one bit more": (bits(lambda b: BitArray(b.array | 8, 4)), r"PUB 0: got 4 bit\(s\) a shot, expected 3"),
     "half the shots": (bits(lambda b: b.slice_shots(range(32))), r"got shape \(4, 32, 1\).*expected \(4, 64, 1\)"),
-    "twice the shots": (
-        bits(lambda b: BitArray.concatenate_shots([b, b])),
-        r"got shape \(4, 128, 1\).*expected \(4, 64, 1\)",
-    ),
+    "twice the shots": (bits(lambda b: BitArray.concatenate_shots([b, b])), r"got shape \(4, 128, 1\).*\(4, 64, 1\)"),
     "half the rows": (bits(lambda b: b[:2]), r"got shape \(2, 64, 1\).*expected \(4, 64, 1\)"),
     "rows in two axes": (bits(lambda b: b.reshape(2, 2)), r"got shape \(2, 2, 64, 1\).*expected \(4, 64, 1\)"),
-    "another register": (
-        bits(lambda b: b, "meas"),
-        r"got \['meas'\], expected the measured bits of the register 'outcome'",
-    ),
+    "another register": (bits(lambda b: b, "meas"), r"got \['meas'\], .* measured bits of the register 'outcome'"),
     "counts for bits": (bits(lambda b: np.zeros((*b.shape, 64, 1), np.uint8)), "expected the measured bits"),
     "a PUB fewer": (lambda pubs: PrimitiveResult(pubs[:-1]), r"got 1 PUB\(s\), expected 2"),
     "a PUB more": (lambda pubs: PrimitiveResult([*pubs, pubs[0]]), r"got 3 PUB\(s\), expected 2"),
     "PUBs in another order": (lambda pubs: PrimitiveResult(pubs[::-1]), r"PUB 0: got 1 bit\(s\) a shot, expected 3"),
-    "an Estimator's values": (
-        lambda pubs: [PubResult(DataBin(evs=np.ones((2, 4)), stds=np.ones((2, 4))))] * 2,
-        "got 2 array",
-    ),
+    "an Estimator's values": (lambda pubs: [PubResult(DataBin(evs=np.ones(4), stds=np.ones(4)))] * 2, "got 2 array"),
     "nothing": (lambda pubs: None, "got NoneType, expected the results of PUBs"),
 }
 
@@ -139,37 +128,27 @@ ESTIMATORS: dict[str, tuple[Callable[[list[Any]], Any], str]] = {
     "a negative error": (numbers(stds=with_entry(-0.1)), r"got -0\.1 at \(1, 3\), expected standard errors"),
     "no error": (numbers(stds=with_entry(np.nan)), r"got nan at \(1, 3\), expected standard errors"),
     "an infinite error": (numbers(stds=with_entry(np.inf)), r"got inf at \(1, 3\), expected standard errors"),
-    "errors of other shape": (
-        numbers(stds=lambda a: a[:1]),
-        r"got shape \(1, 4\) \(standard errors\), expected \(2, 4\)",
-    ),
+    "errors of other shape": (numbers(stds=lambda a: a[:1]), r"got shape \(1, 4\) \(standard errors\).* \(2, 4\)"),
     "no errors": (lambda pubs: [PubResult(DataBin(evs=pubs[0].data.evs))], r"got \['evs'\], expected"),
     "no PUB": (lambda pubs: PrimitiveResult([]), r"got 0 PUB\(s\), expected 1"),
     "a PUB more": (lambda pubs: PrimitiveResult(pubs * 2), r"got 2 PUB\(s\), expected 1"),
-    "bits": (
-        lambda pubs: [SamplerPubResult(DataBin(outcome=BitArray(np.zeros((4, 64, 1), np.uint8), 3)))],
-        "got 1 array",
-    ),
+    "bits": (lambda pubs: [SamplerPubResult(DataBin(outcome=BitArray(np.zeros((4, 1), np.uint8), 3)))], "got 1 array"),
 }
 
 
-@pytest.mark.parametrize("what", SAMPLERS)
-def test_a_sampler_that_returns_something_else(what: str) -> None:
-    change, message = SAMPLERS[what]
-    with pytest.raises(RuntimeError, match=rf"WrongSampler did not return what it was asked for: .*{message}"):
-        values_of(WrongSampler(change))
+CASES = [(WrongSampler, what, *case) for what, case in SAMPLERS.items()]
+CASES += [(WrongEstimator, what, *case) for what, case in ESTIMATORS.items()]
 
 
-@pytest.mark.parametrize("what", ESTIMATORS)
-def test_an_estimator_that_returns_something_else(what: str) -> None:
-    change, message = ESTIMATORS[what]
-    with pytest.raises(RuntimeError, match=rf"WrongEstimator did not return what it was asked for: .*{message}"):
-        values_of(WrongEstimator(change))
+@pytest.mark.parametrize(("kind", "what", "change", "message"), CASES, ids=[f"{c[0].__name__}-{c[1]}" for c in CASES])
+def test_a_primitive_that_returns_something_else(kind, what, change, message):
+    with pytest.raises(RuntimeError, match=rf"{kind.__name__} did not return what it was asked for: .*{message}"):
+        values_of(kind(change))
 
 
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("primitive", [WrongSampler, WrongEstimator])
-def test_what_is_right_is_taken(primitive: Any, constant: bool) -> None:
+def test_what_is_right_is_taken(primitive, constant):
     """Without a parameter every row is a PUB of its own."""
     values = values_of(primitive(PrimitiveResult), constant=constant)
     assert values.shape == (4, 3 if primitive is WrongSampler else 2)
@@ -178,12 +157,12 @@ def test_what_is_right_is_taken(primitive: Any, constant: bool) -> None:
 
 
 @pytest.mark.parametrize("primitive", [WrongSampler, WrongEstimator])
-def test_rows_of_a_circuit_without_parameters_are_counted_too(primitive: Any) -> None:
+def test_rows_of_a_circuit_without_parameters_are_counted_too(primitive):
     with pytest.raises(RuntimeError, match=r"got \d PUB\(s\), expected \d"):
         values_of(primitive(lambda pubs: PrimitiveResult(pubs[:-1])), constant=True)
 
 
-def test_only_a_sampler_that_twirls_may_round_shots_up() -> None:
+def test_only_a_sampler_that_twirls_may_round_shots_up():
     """It spreads them over randomisations of equal size; fewer than were asked for are none the less refused."""
     pytest.importorskip("qiskit_ibm_runtime")
     from qiskit_ibm_runtime.executor_sampler import Sampler
@@ -192,15 +171,11 @@ def test_only_a_sampler_that_twirls_may_round_shots_up() -> None:
     options = {"twirling": {"enable_measure": True, "num_randomizations": 7}}
     layer = layer_on(Sampler(FakeManilaV2(), options=options))
     layer(torch.full((1, 1), np.pi, dtype=torch.float64))
-    assert layer.last_run is not None
     assert layer.last_run.shots == 2 * 70  # two circuits, 7 times 10 shots
 
-    rounding, halving = (
-        WrongSampler(bits(lambda b: BitArray.concatenate_shots([b, b]))),
-        WrongSampler(SAMPLERS["half the shots"][0]),
-    )
+    rounding, halving = (WrongSampler(SAMPLERS[f"{what} the shots"][0]) for what in ("twice", "half"))
     for sampler in (rounding, halving):
-        sampler.options = Sampler(FakeManilaV2(), options=options).options  # type: ignore[attr-defined]
+        sampler.options = Sampler(FakeManilaV2(), options=options).options
     with pytest.raises(RuntimeError, match=r"got shape \(4, 32, 1\)"):
         values_of(halving)
     assert values_of(rounding)[0, 0] == -1

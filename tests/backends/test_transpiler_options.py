@@ -1,9 +1,5 @@
 """The transpiler's choices are checked where they are given, alike for every backend that transpiles."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 from qiskit.primitives import StatevectorEstimator, StatevectorSampler
@@ -41,14 +37,14 @@ backends = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
         ({"optimization_level": -1}, ValueError, "optimization_level: got -1"),
     ],
 )
-def test_bad_choices_are_refused(make: Any, options: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_bad_choices_are_refused(make, options, error, message):
     with pytest.raises(error, match=message):
         make(**options)
 
 
 @backends
 @pytest.mark.parametrize("layout", [[2, 0], (2, 0), np.array([2, 0])], ids=["list", "tuple", "array"])
-def test_good_choices_become_plain_integers(make: Any, layout: Any) -> None:
+def test_good_choices_become_plain_integers(make, layout):
     backend = make(initial_layout=layout, seed_transpiler=np.int64(3), optimization_level=np.int64(1))
     assert backend.initial_layout == (2, 0)
     choices = (*backend.initial_layout, backend.seed_transpiler, backend.optimization_level)

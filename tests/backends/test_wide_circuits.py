@@ -1,7 +1,5 @@
 """Circuits with more qubits than they use, on simulators whose number of qubits is only a guess at their memory."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from qiskit import QuantumCircuit
@@ -39,9 +37,8 @@ def wide_circuit() -> QuantumCircuit:
 
 
 def layer(circuit: QuantumCircuit, backend, shots: int | None = None) -> QuantumLayer:
-    return QuantumLayer(
-        circuit, weights=W, observables=["IIZ", "XZI"], backend=backend, shots=shots, init=WEIGHTS, seed=1
-    )
+    options = {"backend": backend, "shots": shots, "init": WEIGHTS, "seed": 1}
+    return QuantumLayer(circuit, weights=W, observables=["IIZ", "XZI"], **options)
 
 
 EXPECTED = layer(small_circuit(), None)()
@@ -54,29 +51,19 @@ def local_noise() -> AerSimulator:
     return AerSimulator(noise_model=noise)
 
 
-@pytest.mark.parametrize(
-    ("backend", "shots"),
-    [
-        (lambda: None, None),
-        (lambda: "aer", None),
-        (lambda: "aer", SHOTS),
-        (local_noise, SHOTS),
-        (SamplerV2, SHOTS),
-        (lambda: BackendSamplerV2(backend=AerSimulator()), SHOTS),
-        (EstimatorV2, SHOTS),
-        (lambda: BackendEstimatorV2(backend=AerSimulator()), SHOTS),
-    ],
-    ids=[
-        "statevector",
-        "aer",
-        "aer shots",
-        "local noise",
-        "SamplerV2",
-        "BackendSampler",
-        "EstimatorV2",
-        "BackendEstimator",
-    ],
-)
+BACKENDS = {
+    "statevector": (lambda: None, None),
+    "aer": (lambda: "aer", None),
+    "aer shots": (lambda: "aer", SHOTS),
+    "local noise": (local_noise, SHOTS),
+    "SamplerV2": (SamplerV2, SHOTS),
+    "BackendSampler": (lambda: BackendSamplerV2(backend=AerSimulator()), SHOTS),
+    "EstimatorV2": (EstimatorV2, SHOTS),
+    "BackendEstimator": (lambda: BackendEstimatorV2(backend=AerSimulator()), SHOTS),
+}
+
+
+@pytest.mark.parametrize(("backend", "shots"), BACKENDS.values(), ids=BACKENDS)
 def test_127_qubits_of_which_three_are_used(backend, shots):
     values = layer(wide_circuit(), backend(), shots)()
     assert torch.allclose(values, EXPECTED, atol=1e-9 if shots is None else FIVE_SIGMA)
@@ -96,15 +83,8 @@ def test_a_layout_that_moves_an_idle_qubit(shots):
     circuit = QuantumCircuit(3)
     circuit.ry(W[0], 0)
     circuit.cx(0, 1)
-    moved = QuantumLayer(
-        circuit,
-        weights=[W[0]],
-        observables=["IZZ", "IIZ"],
-        backend=AerBackend(AerSimulator(), initial_layout=[2, 1, 0]),
-        shots=shots,
-        init=WEIGHTS[:1],
-        seed=1,
-    )
+    options = {"backend": AerBackend(AerSimulator(), initial_layout=[2, 1, 0]), "shots": shots, "seed": 1}
+    moved = QuantumLayer(circuit, weights=[W[0]], observables=["IZZ", "IIZ"], init=WEIGHTS[:1], **options)
     expected = torch.tensor([1.0, torch.cos(WEIGHTS[0])], dtype=torch.float64)
     assert torch.allclose(moved(), expected, atol=1e-9 if shots is None else FIVE_SIGMA)
 

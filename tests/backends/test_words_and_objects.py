@@ -1,8 +1,7 @@
 """What names a backend, and what does not."""
 
-from __future__ import annotations
-
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -90,11 +89,8 @@ RealDevice.__module__ = "qiskit_ibm_runtime.ibm_backend"
 @pytest.mark.parametrize(
     ("backend", "error", "message"),
     [
-        ("arr", ValueError, r"got 'arr', expected one of 'statevector', 'aer', 'fake:NAME'"),
-        ("fake:", ValueError, r"'fake:NAME'"),
         ("fake:nowhere", ValueError, r"expected one of .*manila.* after the colon"),
         (3, TypeError, r"got 3 \(int\).*AerSimulator"),
-        (AerSimulator, TypeError, r"expected one of"),
         (StatevectorSampler, TypeError, r"V2 Sampler or Estimator"),
     ],
 )
@@ -130,16 +126,10 @@ def test_estimators_have_no_probabilities(make):
         make_layer(model(), backend=make(), **PROBABILITIES)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda level: AerBackend(optimization_level=level),
-        lambda level: SamplerBackend(StatevectorSampler(), optimization_level=level),
-    ],
-)
+@pytest.mark.parametrize("make", [AerBackend, partial(SamplerBackend, StatevectorSampler())], ids=["aer", "sampler"])
 def test_bad_optimization_level(make):
     with pytest.raises(ValueError, match="optimization_level: got 4"):
-        make(4)
+        make(optimization_level=4)
 
 
 def test_primitives_of_the_wrong_kind():

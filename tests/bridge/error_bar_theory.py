@@ -1,7 +1,5 @@
 """Standard errors of gradients by Qiskit's operator algebra, term by term, for the tests of error bars."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -118,11 +116,9 @@ def backward(
 ) -> tuple[LayerResult, np.ndarray]:
     values = layer() if inputs is None else layer(inputs)
     if upstream is None:
-        upstream = np.random.default_rng(seed).normal(
-            size=(max(1, values.numel() // layer.num_outputs), layer.num_outputs)
-        )
+        rows = max(1, values.numel() // layer.num_outputs)
+        upstream = np.random.default_rng(seed).normal(size=(rows, layer.num_outputs))
     values.backward(torch.tensor(upstream, dtype=values.dtype).reshape(values.shape))
-    assert layer.last_run is not None
     return layer.last_run, upstream
 
 
@@ -148,12 +144,7 @@ def entangled(**options: Any) -> tuple[QuantumLayer, torch.Tensor, np.ndarray]:
     circuit.ry(2 * w[1] + w[0], 1)
     circuit.cx(1, 0)
     generator = np.random.default_rng(2)
-    layer = QuantumLayer(
-        circuit,
-        inputs=x,
-        weights=w,
-        observables=["IZ", SparsePauliOp(["ZI", "XX"], [0.7, 0.5]), "ZZ"],
-        init=torch.tensor(generator.uniform(0, 6, 3)),
-        **options,
-    )
+    options = {"init": torch.tensor(generator.uniform(0, 6, 3)), **options}
+    observables = ["IZ", SparsePauliOp(["ZI", "XX"], [0.7, 0.5]), "ZZ"]
+    layer = QuantumLayer(circuit, inputs=x, weights=w, observables=observables, **options)
     return layer, torch.tensor(generator.uniform(-1, 1, (3, 2))), generator.normal(size=(3, 3))

@@ -1,7 +1,5 @@
 """Standard errors of values and gradients: against Qiskit's operator algebra, and against how much results scatter."""
 
-from __future__ import annotations
-
 import math
 from itertools import product
 from typing import Any
@@ -39,9 +37,8 @@ def test_predicted_errors_of_values_are_qiskits(name):
     angles = angles_of(layer, inputs, weights_of(layer)).detach().numpy()
     units = np.eye(layer.num_outputs)
     variances = [one_shot_variances(layer, angles, np.tile(unit, (len(angles), 1))) for unit in units]
-    np.testing.assert_allclose(
-        run.predicted(SHOTS).standard_errors, np.sqrt(np.transpose(variances).clip(0) / SHOTS), atol=1e-7
-    )
+    errors = np.sqrt(np.transpose(variances).clip(0) / SHOTS)
+    np.testing.assert_allclose(run.predicted(SHOTS).standard_errors, errors, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -181,19 +178,15 @@ def test_probabilities_and_classes():
         run, upstream = backward(layer, inputs)
         assert run.values.shape[1] == classes
         predicted = run.predicted(SHOTS)
-        np.testing.assert_allclose(
-            predicted.standard_errors, np.sqrt(run.values * (1 - run.values) / SHOTS), atol=1e-12
-        )
+        np.testing.assert_allclose(predicted.standard_errors, np.sqrt((run.values - run.values**2) / SHOTS), atol=1e-12)
         measured = checked.layer(expected.weights, shots=20_000, seed=3, **options)
         scaled, _ = backward(measured, inputs, upstream=upstream)
-        np.testing.assert_allclose(
-            scaled.predicted(SHOTS).gradient_standard_errors, predicted.gradient_standard_errors, rtol=0.05
-        )
+        errors = scaled.predicted(SHOTS).gradient_standard_errors
+        np.testing.assert_allclose(errors, predicted.gradient_standard_errors, rtol=0.05)
         measured.backend, measured.shots = resolve_backend(StatevectorSampler()), 2000
         sampled, _ = backward(measured, inputs, upstream=upstream)  # from bit strings, not from a table of outcomes
-        np.testing.assert_allclose(
-            sampled.predicted(SHOTS).gradient_standard_errors, predicted.gradient_standard_errors, rtol=0.15
-        )
+        errors = sampled.predicted(SHOTS).gradient_standard_errors
+        np.testing.assert_allclose(errors, predicted.gradient_standard_errors, rtol=0.15)
 
 
 NOISELESS = {name: make for name, make in BACKENDS.items() if name != "rehearsal"}
@@ -202,9 +195,7 @@ NOISELESS = {name: make for name, make in BACKENDS.items() if name != "rehearsal
 @pytest.mark.parametrize(
     ("backend", "rule"),
     [
-        ("statevector", "parameter_shift"),
-        ("statevector", "central"),
-        ("statevector", "forward"),
+        *(("statevector", rule) for rule in ("parameter_shift", "central", "forward")),
         ("aer", "parameter_shift"),
         ("sampler", "parameter_shift"),
     ],
@@ -230,9 +221,8 @@ def test_gradients_scatter_as_their_standard_errors_say(backend, rule):
     scores = (np.mean(reported, axis=0) - variances) / (np.std(reported, axis=0, ddof=1) / math.sqrt(repeats))
     assert np.abs(scores).max() < 5
     # Wrong on purpose: without the factor 1/2 of the rule, or with shots of values and points mixed up.
-    assert (
-        2 * stats.chi2.sf((repeats - 1) * np.var(2 * np.array(found), axis=0, ddof=1) / variances, repeats - 1)
-    ).min() < (1e-3 / comparisons)
+    statistics = (repeats - 1) * np.var(2 * np.array(found), axis=0, ddof=1) / variances
+    assert (2 * stats.chi2.sf(statistics, repeats - 1)).min() < 1e-3 / comparisons
 
 
 def test_noise_is_in_the_error_bars():

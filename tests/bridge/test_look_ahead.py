@@ -1,7 +1,5 @@
 """Where calls wait in a queue, a training step is one call; everything else is as it would be without."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -83,9 +81,8 @@ def test_frozen_groups_and_plain_inputs_cost_nothing():
     inputs = features(oracle("weight_groups"))
     layer(inputs).sum().backward()
     assert layer.weights[first].grad is None
-    assert queue.waits == [
-        layer.quote(len(inputs), inputs_require_grad=False).circuits / len(layer.program.readout.groups)
-    ]
+    circuits = layer.quote(len(inputs), inputs_require_grad=False).circuits
+    assert queue.waits == [circuits / len(layer.program.readout.groups)]
 
 
 def test_gradients_by_some_of_the_leaves():
@@ -94,8 +91,7 @@ def test_gradients_by_some_of_the_leaves():
     inputs = features(oracle("shared_parameters"), requires_grad=True)
     for wanted in (lambda model: [inputs], lambda model: [model.weights], lambda model: [inputs, model.weights]):
         found, expected = (torch.autograd.grad(m(inputs).sin().sum(), wanted(m)) for m in (layer, plain))
-        for one, other in zip(found, expected, strict=True):
-            torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
     assert len(queue.waits) == 3
 
 
@@ -183,10 +179,8 @@ def test_amplitude_encodings_go_in_one_call_too():
     circuit.ry(w[1], 1)
     rows = torch.rand(3, 2, dtype=torch.float64) + 0.1
     queue = Queue()
-    found, expected = (
-        QuantumLayer(circuit, inputs=x, weights=w, backend=b, gradient="parameter_shift", init=torch.tensor([0.3, 0.7]))
-        for b in (queue, None)
-    )
+    options = {"gradient": "parameter_shift", "init": torch.tensor([0.3, 0.7])}
+    found, expected = (QuantumLayer(circuit, inputs=x, weights=w, backend=b, **options) for b in (queue, None))
     for layer in (found, expected):
         layer(rows).sin().sum().backward()
     torch.testing.assert_close(found.weights.grad, expected.weights.grad)

@@ -1,7 +1,5 @@
 """What a call measured: gradients, error bars and predictions, kept, copied and asked for late."""
 
-from __future__ import annotations
-
 import copy
 import math
 import pickle
@@ -16,6 +14,12 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 
 from qiskit_torch_bridge import GradientRule, LayerResult, ParameterShift, QuantumLayer, StatevectorBackend
+
+
+def measured(**options) -> tuple[LayerResult, QuantumLayer]:
+    """What a step of the entangled circuit has measured, and the layer."""
+    layer, x, upstream = entangled(**options)
+    return backward(layer, x, upstream=upstream)[0], layer
 
 
 @pytest.mark.parametrize("shots", [None, SHOTS])
@@ -192,8 +196,7 @@ def test_an_optimizers_step_does_not_change_what_was_measured():
 
 def test_nothing_runs_until_it_is_looked_at(counting):
     backend = counting("statevector")
-    layer, x, upstream = entangled(backend=backend)
-    run, _ = backward(layer, x, upstream=upstream)
+    run, layer = measured(backend=backend)
     calls = len(backend.calls)
     assert run.gradients is not None
     assert run.gradient_standard_errors is not None
@@ -267,8 +270,7 @@ def test_values_alone_can_be_predicted():
 
 
 def test_counts_tell_what_more_shots_would_give():
-    layer, x, upstream = entangled(shots=100, seed=1)
-    run, _ = backward(layer, x, upstream=upstream)
+    run, _ = measured(shots=100, seed=1)
     more = run.predicted(400)
     np.testing.assert_allclose(more.gradient_standard_errors, run.gradient_standard_errors / 2, rtol=1e-12)
     np.testing.assert_allclose(more.signal_to_noise, run.signal_to_noise * 2, rtol=1e-12)
@@ -279,15 +281,13 @@ def test_counts_tell_what_more_shots_would_give():
 
 
 def test_one_shot_says_nothing_about_its_error():
-    layer, x, upstream = entangled(shots=1, seed=1)
-    run, _ = backward(layer, x, upstream=upstream)
+    run, _ = measured(shots=1, seed=1)
     assert np.isnan(run.gradient_standard_errors).all()
     assert np.isfinite(run.gradients).all()
 
 
 def test_copies_and_pickles_keep_the_numbers():
-    layer, x, upstream = entangled(shots=100, seed=1)
-    run, _ = backward(layer, x, upstream=upstream)
+    run, layer = measured(shots=100, seed=1)
     for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         np.testing.assert_array_equal(copied.last_run.gradients, run.gradients)
         np.testing.assert_array_equal(copied.last_run.gradient_standard_errors, run.gradient_standard_errors)
@@ -305,15 +305,13 @@ def test_copies_and_pickles_keep_the_numbers():
     ],
 )
 def test_predictions_that_make_no_sense(arguments, message):
-    layer, x, upstream = entangled()
-    run, _ = backward(layer, x, upstream=upstream)
+    run, _ = measured()
     with pytest.raises(ValueError, match=message):
         run.predicted(**arguments)
 
 
 def test_a_rule_for_counts_that_are_there_is_refused():
-    layer, x, upstream = entangled(shots=10, seed=1)
-    run, _ = backward(layer, x, upstream=upstream)
+    run, _ = measured(shots=10, seed=1)
     with pytest.raises(ValueError, match="predict from exact simulation"):
         run.predicted(100, "spsa")
 
@@ -343,8 +341,7 @@ def test_a_rule_of_ones_own_has_error_bars():
             once = ParameterShift().stencil(program, columns, rows=rows, shots=shots, seeds=seeds)
             return type(once)(np.concatenate([once.shifts] * 2), np.concatenate([once.coefficients / 2] * 2, axis=1))
 
-    layer, x, upstream = entangled()
-    run, _ = backward(layer, x, upstream=upstream)
+    run, _ = measured()
     twice, once = run.predicted(100, Fourfold()), run.predicted(100)
     np.testing.assert_allclose(twice.gradient_standard_errors * math.sqrt(2), once.gradient_standard_errors)
     assert twice.gradient_circuits == 2 * once.gradient_circuits
@@ -358,7 +355,6 @@ def test_backends_that_say_nothing_are_unknown_not_zero():
             found = super().evaluate(program, angles, shots=shots, seed=seed)
             return type(found)(found.values, found.variances, found.circuits, found.shots)
 
-    layer, x, upstream = entangled(backend=Silent(), shots=100, seed=1)
-    run, _ = backward(layer, x, upstream=upstream)
+    run, layer = measured(backend=Silent(), shots=100, seed=1)
     assert np.isnan(run.gradient_standard_errors).all()
     np.testing.assert_allclose(run.gradients, layer.weights.grad)

@@ -1,7 +1,5 @@
 """What stands for undocumented parts of PyTorch gives the same values and gradients, or refuses by name."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from problems import features, oracle, problem

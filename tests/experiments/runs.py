@@ -1,7 +1,5 @@
 """Runs of experiments: how they are started, interrupted and killed, and what they wrote."""
 
-from __future__ import annotations
-
 import csv
 import json
 import multiprocessing
@@ -53,10 +51,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def assert_same_run(one: Path, other: Path) -> None:
     """Metrics and weights agree to the last bit."""
     assert metrics(one) == metrics(other)
-    mine, theirs = weights(one), weights(other)
-    assert mine.keys() == theirs.keys()
-    for name in mine:
-        assert torch.equal(mine[name], theirs[name]), name
+    torch.testing.assert_close(weights(one), weights(other), rtol=0, atol=0)
 
 
 def parsed(experiment: Experiment, *arguments: str) -> dict[str, Any]:
@@ -71,6 +66,14 @@ def one_line(capsys: Any, *arguments: str) -> str:
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(f"{arguments[0]}: ")
     return line
+
+
+def said_by_parser(capsys: Any, *arguments: str) -> str:
+    """What the parser of the command says of arguments that it refuses."""
+    with pytest.raises(SystemExit) as refused:
+        main(arguments)
+    assert refused.value.code == 2
+    return str(capsys.readouterr().err)
 
 
 @contextmanager
@@ -91,6 +94,21 @@ def ctrl_c_at(call: int, loss: str) -> Iterator[list[None]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(functional, loss, pressing)
         yield calls
+
+
+def interrupted(folder: Path, options: Sequence[str], call: int, loss: str, part: str = "") -> dict[str, Any]:
+    """Two runs of a command: ``straight``, and ``broken`` by Ctrl-C (see :func:`ctrl_c_at`), which was then resumed.
+
+    Returns:
+        The checkpoint from which it went on: that of the run, or of one of its parts.
+    """
+    straight, broken = folder / "straight", folder / "broken"
+    assert main([*options, "--run-dir", str(straight)]) == 0
+    with ctrl_c_at(call, loss):
+        assert main([*options, "--run-dir", str(broken)]) == 130
+    state = RunFolder(broken / part).read_checkpoint()
+    assert main([options[0], "--resume", "--run-dir", str(broken)]) == 0
+    return state
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """The benchmark: that it asks all systems the same, reports no time of a wrong answer, and survives every peer."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math
@@ -166,36 +164,26 @@ class TestReference:
 def test_published_circuits(reference, name, make):
     """The gate lists of the reference numbers, run by the reference simulator; the dressed one is built here too."""
     there = reference(name)
-    gates = tuple(
-        gate_lists.Gate(
-            gate,
-            tuple(part for part in rest if not isinstance(part, list)),
-            next(
-                (gate_lists.Angle({"x": "input", "w": "weight"}[p[0]], p[1]) for p in rest if isinstance(p, list)), None
-            ),
-        )
-        for gate, *rest in there["operations"]
-    )
-    problem = Problem(
-        there["n_qubits"],
-        gates,
-        tuple(there["observables_z_on"]),
-        np.array(there["inputs"]),
-        np.array(there["weights"]),
-        np.array(there["upstream"]).reshape(len(there["inputs"]), -1),
-        wants_input_gradients=True,
-    )
+    kinds = {"x": "input", "w": "weight"}
+    gates = []
+    for gate, *rest in there["operations"]:
+        angles = [gate_lists.Angle(kinds[part[0]], part[1]) for part in rest if isinstance(part, list)]
+        qubits = tuple(part for part in rest if not isinstance(part, list))
+        gates.append(gate_lists.Gate(gate, qubits, angles[0] if angles else None))
+    inputs, weights, upstream = (np.array(there[name]) for name in ("inputs", "weights", "upstream"))
+    numbers = (tuple(there["observables_z_on"]), inputs, weights, upstream.reshape(len(inputs), -1))
+    problem = Problem(there["n_qubits"], tuple(gates), *numbers, wants_input_gradients=True)
     answer = exact_answer(problem)
     np.testing.assert_allclose(answer.values, np.array(there["outputs"]).reshape(answer.values.shape), atol=1e-9)
     np.testing.assert_allclose(answer.input_gradients, there["grad_inputs"], atol=1e-9)
     np.testing.assert_allclose(answer.weight_gradients, there["grad_weights"], atol=1e-9)
     if make is not None:
-        assert make(depth=6, batch=1, seed=0).gates == gates
+        assert make(depth=6, batch=1, seed=0).gates == tuple(gates)
 
 
 class TestComparison:
     @pytest.fixture
-    def problem(self) -> Problem:
+    def problem(self):
         return gate_lists.dressed(depth=6, batch=4, seed=0)
 
     @pytest.mark.parametrize("part", ["values", "input_gradients", "weight_gradients"])
@@ -234,10 +222,8 @@ class TestComparison:
         """The root mean square of the scores is at most 1: of values around 0 by binomial draws it is 1."""
         expected = replace(exact_answer(problem), values=np.zeros((4, 4)))
         draws = rng.binomial(50, 0.5, (4, 4)) / 25 - 1
-        scores = [
-            compare(replace(expected, values=np.full((4, 4), x)), expected, problem, shots=50, tolerance=0).deviation
-            for x in draws.ravel()
-        ]
+        answers = [replace(expected, values=np.full((4, 4), x)) for x in draws.ravel()]
+        scores = [compare(each, expected, problem, shots=50, tolerance=0).deviation for each in answers]
         assert 0.5 < np.sqrt(np.mean(np.square(scores))) < 1.5
 
 
@@ -302,13 +288,11 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 @pytest.mark.usefixtures("_adapters")
 class TestRun:
-    def test_run_folder(self, tmp_path, capsys):
-        folder = tmp_path / "run"
+    def test_run_folder(self, folder, capsys):
         options = ["--cases", "dressed-4", "batch", "fresh", "--small", "--repetitions", "2", "--run-dir", str(folder)]
         assert run_benchmark(options, "", with_ours("right", "right")) == 0
-        assert {path.name for path in folder.iterdir()} == {
-            *("config.yaml", "result.json", "scaling.png", "table.md", "timings.csv")
-        }
+        files = {path.name for path in folder.iterdir()}
+        assert files == {"config.yaml", "result.json", "scaling.png", "table.md", "timings.csv"}
         rows = [row for row in rows_of(folder) if row["case"] == "dressed-4"]
         assert [(row["system"], row["repetition"]) for row in rows] == [
             (name, str(repetition))
@@ -343,8 +327,7 @@ class TestRun:
         keys = ("case", "system", "repetition")
         assert [[row[key] for key in keys] for row in rows_of(second)] == [["textbook", "ours", "0"]]
 
-    def test_time_of_a_wrong_answer_is_not_reported(self, tmp_path):
-        folder = tmp_path / "run"
+    def test_time_of_a_wrong_answer_is_not_reported(self, folder):
         options = ["--cases", "dressed-4", "--repetitions", "1", "--run-dir", str(folder)]
         assert run_benchmark(options, "", with_ours("wrong", "right")) == 0
         found = json.loads((folder / "result.json").read_text())["cases"]["dressed-4"]["systems"]
@@ -360,8 +343,7 @@ class TestRun:
         ("behaviour", "status"),
         [("absent", "absent"), ("crashing", "failed"), ("crashing_later", "failed"), ("refusing", "failed")],
     )
-    def test_failing_peer_is_named_and_stops_nobody(self, tmp_path, behaviour, status, capsys):
-        folder = tmp_path / "run"
+    def test_failing_peer_is_named_and_stops_nobody(self, folder, behaviour, status, capsys):
         options = ["--cases", "textbook", "dressed-4", "--repetitions", "1", "--run-dir", str(folder)]
         assert run_benchmark(options, "", with_ours(behaviour, "right")) == 0
         for case in json.loads((folder / "result.json").read_text())["cases"].values():
@@ -370,8 +352,7 @@ class TestRun:
         assert f"the {behaviour} one, {status}: " in capsys.readouterr().out
 
     @pytest.mark.slow
-    def test_hanging_peer_is_stopped(self, tmp_path):
-        folder = tmp_path / "run"
+    def test_hanging_peer_is_stopped(self, folder):
         options = ["--cases", "textbook", "--repetitions", "1", "--timeout", "8", "--run-dir", str(folder)]
         assert run_benchmark(options, "", with_ours("hanging")) == 0
         found = json.loads((folder / "result.json").read_text())["cases"]["textbook"]["systems"]
@@ -383,8 +364,7 @@ class TestRun:
         options = ["--cases", "textbook", "--repetitions", "1", "--run-dir", str(tmp_path / "run")]
         assert run_benchmark(options, "", {"ours": system(behaviour, is_ours=True)}) == 1
 
-    def test_failing_peer_is_dropped_from_the_rest_of_a_series(self, tmp_path):
-        folder = tmp_path / "run"
+    def test_failing_peer_is_dropped_from_the_rest_of_a_series(self, folder):
         options = ["--cases", "batch", "--small", "--repetitions", "1", "--run-dir", str(folder)]
         assert run_benchmark(options, "", with_ours("refusing")) == 0
         cases = json.loads((folder / "result.json").read_text())["cases"]
@@ -394,9 +374,8 @@ class TestRun:
 
 
 @pytest.mark.slow
-def test_our_own_systems(tmp_path):
+def test_our_own_systems(folder):
     """The real adapters, in real workers, from the command line."""
-    folder = tmp_path / "run"
     options = ["--cases", "textbook", "overhead", "--small", "--repetitions", "1", "--run-dir", str(folder)]
     assert main(["benchmark", *options, "--systems", "ours", "ours-stopwatch"]) == 0
     for row in rows_of(folder):
@@ -404,8 +383,7 @@ def test_our_own_systems(tmp_path):
         assert (row["kernel_seconds_per_step"] != "") == (row["system"] == "ours-stopwatch")
 
 
-def test_dry_run_lists_everything_and_writes_nothing(tmp_path, capsys):
-    folder = tmp_path / "run"
+def test_dry_run_lists_everything_and_writes_nothing(folder, capsys):
     assert main(["benchmark", "--dry-run", "--run-dir", str(folder)]) == 0
     printed = capsys.readouterr().out
     for name in ("entangling-20", "qubits-20", "batch-4096", "weights-192", "PennyLane qiskit.aer"):
@@ -422,8 +400,7 @@ def test_dry_run_lists_everything_and_writes_nothing(tmp_path, capsys):
         (["--peer-python", "nosuch=python3"], "expected SYSTEM=PYTHON"),
     ],
 )
-def test_bad_options_are_refused_before_anything_is_written(tmp_path, capsys, arguments, said):
-    folder = tmp_path / "run"
+def test_bad_options_are_refused_before_anything_is_written(folder, capsys, arguments, said):
     assert main(["benchmark", *arguments, "--run-dir", str(folder)]) == 1
     assert said in capsys.readouterr().err
     assert not folder.exists()
@@ -434,9 +411,7 @@ class TestPlan:
         everything, fresh = plan(PARTS, small=False, largest_qubits=20)
         some, _ = plan(PARTS, small=True, largest_qubits=20)
         assert len(some) < len(everything)
-        assert [case.series.x for case in everything if case.series and case.series.axis == "qubits"] == [
-            *range(4, 21, 2)
-        ]
+        assert [c.series.x for c in everything if c.series and c.series.axis == "qubits"] == [*range(4, 21, 2)]
         assert fresh
         assert {name for case in everything for name in case.systems} == set(SYSTEMS)
 
@@ -477,12 +452,8 @@ class TestSummary:
     )
 
     def test_medians_and_ratios(self):
-        measured = result(
-            self.case,
-            ours=[1.0, 9.0, 2.0],
-            pennylane_default=[5.0, 6.0, 60.0],
-            qiskit_machine_learning=[100.0, 110.0, 120.0],
-        )
+        peers = {"pennylane_default": [5.0, 6.0, 60.0], "qiskit_machine_learning": [100.0, 110.0, 120.0]}
+        measured = result(self.case, ours=[1.0, 9.0, 2.0], **peers)
         best, named = comparisons(measured, SYSTEMS)
         assert (best.peer, best.ratio, best.target) == ("pennylane-default", 3.0, 3)
         assert best.least_ratio == 5.0
@@ -503,11 +474,8 @@ class TestSummary:
     def test_times_of_wrong_answers_are_in_no_row(self):
         measured = result(self.case, ours=[1.0, 2.0], pennylane_default="wrong")
         measured.systems["pennylane-default"].seconds.append(0.1)
-        assert [(row["system"], row["seconds_per_step"]) for row in timing_rows([measured])] == [
-            ("ours", 1.0),
-            ("ours", 2.0),
-            ("pennylane-default", ""),
-        ]
+        found = [(row["system"], row["seconds_per_step"]) for row in timing_rows([measured])]
+        assert found == [("ours", 1.0), ("ours", 2.0), ("pennylane-default", "")]
         assert comparisons(measured, SYSTEMS)[0].peer is None
 
     def test_growth(self):

@@ -1,10 +1,7 @@
 """Figures from saved files, and runs side by side."""
 
-from __future__ import annotations
-
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,7 +24,7 @@ QUICK = [
 
 
 @pytest.fixture(scope="session")
-def finished(made_once: Callable[[str, Callable[[Path], None]], Path]) -> dict[str, Path]:
+def finished(made_once):
     """A run of one training, ``single``, and one of two seeds and two variants, ``study``; leave them as they are."""
 
     def make(folder: Path) -> None:
@@ -39,7 +36,7 @@ def finished(made_once: Callable[[str, Callable[[Path], None]], Path]) -> dict[s
 
 
 @pytest.fixture
-def copy(finished: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
+def copy(finished, tmp_path):
     """Copies one of those runs to where it may be changed."""
 
     def copied(name: str, to: str | None = None) -> Path:
@@ -107,24 +104,13 @@ class TestPlot:
 
 DAMAGES = {
     "metrics.csv": [
-        b"",
-        b"epoch,stage\n",
-        b"epoch,stage\n1,a\n",
-        b"epoch,stage\n1\n",
-        b"\xff\xfe\x00\x81",
-        b"a,b\n1,\x00\n",
+        *(b"", b"epoch,stage\n", b"epoch,stage\n1,a\n", b"epoch,stage\n1\n"),
+        *(b"\xff\xfe\x00\x81", b"a,b\n1,\x00\n"),
     ],
     "result.json": [b"", b"{", b"[1, 2]", b"{}", b'{"test_accuracy": "high"}', b"\xff\xfe\x81"],
     "config.yaml": [
-        *(
-            b"",
-            b"a: [1\nb: 2\n",
-            b"- 1\n",
-            b"lr: 0.1\n",
-            b"experiment: nosuch\n",
-            b"experiment: plot\n",
-            b"\xff\xfe\x81",
-        ),
+        *(b"", b"a: [1\nb: 2\n", b"- 1\n", b"lr: 0.1\n"),
+        *(b"experiment: nosuch\n", b"experiment: plot\n", b"\xff\xfe\x81"),
         *(b"experiment: mnist01\nepochs: many\n", b"experiment: mnist01\nepochz: 1\n"),
     ],
     "shown.npz": [b"", b"PK", b"no archive at all"],
@@ -243,7 +229,7 @@ class TestCompare:
 
 
 @pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def toy(tmp_path, monkeypatch):
     """The run of an experiment with an option of its own, and no training worth the name."""
 
     def parser() -> ArgumentParser:

@@ -1,7 +1,5 @@
 """Data-parallel training under torchrun: the gradients, metrics and checkpoints of one process."""
 
-from __future__ import annotations
-
 import json
 import os
 import runpy
@@ -9,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -104,15 +102,8 @@ def started(*command: str) -> Iterator[subprocess.Popen[str]]:
 
     torchrun ends the processes that it has started when it is asked to end, but not when it is killed.
     """
-    process = subprocess.Popen(
-        command,
-        cwd=CHECKOUT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    process = subprocess.Popen(command, cwd=CHECKOUT, env=environment(), **pipes)
     try:
         yield process
     finally:
@@ -136,15 +127,12 @@ def launched(*command: str) -> subprocess.CompletedProcess[str]:
 
 def files(folder: Path) -> set[str]:
     """What a run has written, apart from TensorBoard's files, which are named after the moment."""
-    return {
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if path.is_file() and "tensorboard" not in path.parts
-    }
+    paths = [path for path in folder.rglob("*") if path.is_file() and "tensorboard" not in path.parts]
+    return {str(path.relative_to(folder)) for path in paths}
 
 
 @pytest.fixture(scope="session")
-def trained(made_once: Callable[[str, Callable[[Path], None]], Path]) -> dict[int, Path]:
+def trained(made_once):
     """The script's runs by one process, this one, and by two."""
 
     def make(folder: Path) -> None:
@@ -241,8 +229,7 @@ def test_experiment_from_end_to_end(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_refusal_ends_all_processes_and_leaves_nothing(tmp_path):
-    folder = tmp_path / "run"
+def test_refusal_ends_all_processes_and_leaves_nothing(folder):
     done = launched(*TORCHRUN, *EXPERIMENTS, *MNIST01, "--gradient", "guess", "--run-dir", str(folder))
     assert done.returncode == 1
     assert "mnist01: " in done.stderr

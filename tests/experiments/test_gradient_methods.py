@@ -1,19 +1,17 @@
 """The study of gradient rules: errors against closed forms, the best step against theory, equal shots."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
 import pytest
 from qiskit.quantum_info import SparsePauliOp, Statevector
-from runs import one_line, result
+from runs import result
 
 from experiments.__main__ import main
-from experiments.common.cells import key_of, seed_of
+from experiments.common.cells import seed_of
 from experiments.common.runs import RunFolder
 from experiments.gradient_methods import STUDY
-from experiments.gradient_methods.method_findings import METHODS, find
+from experiments.gradient_methods.method_findings import METHODS
 from experiments.gradient_methods.method_study import cells, measure
 from experiments.gradient_methods.optimum import optimum
 from experiments.gradient_methods.problems import CIRCUITS, Problem
@@ -161,8 +159,7 @@ def test_parameter_shift_is_as_good_as_its_shots():
 
 
 @pytest.mark.slow
-def test_study_from_the_command_line(tmp_path):
-    folder = tmp_path / "run"
+def test_study_from_the_command_line(folder):
     assert main(["gradient-methods", *TINY, "--run-dir", str(folder)]) == 0
     best = RunFolder(folder).read_rows("best-steps.csv")
     assert [row["scheme"] for row in best] == ["central", "forward"]
@@ -170,25 +167,3 @@ def test_study_from_the_command_line(tmp_path):
     assert len(RunFolder(folder).read_rows("errors.csv")) == 8  # two budgets; 20 shots are too few for 38 circuits
     assert result(folder)["budget"] == 3000
     assert all((folder / name).stat().st_size > 10_000 for name in ("step.png", "equal-shots.png"))
-
-
-def test_cells_are_different():
-    every = cells(settings())
-    assert len({key_of(cell) for cell in every}) == len(every)
-    assert STUDY.find is find
-
-
-@pytest.mark.parametrize(
-    ("options", "name"),
-    [
-        (["--step-circuits", "mine"], "--step-circuits"),
-        (["--steps", "5"], "--steps"),
-        (["--points", "3"], "--points"),
-        (["--budget-repeats", "1"], "--budget-repeats"),
-        (["--smallest-step", "3"], "--smallest-step"),
-    ],
-)
-def test_settings_that_cannot_be_are_refused(options, name, tmp_path, capsys):
-    line = one_line(capsys, "gradient-methods", *TINY, *options, "--run-dir", str(tmp_path / "run"))
-    assert f"gradient-methods: {name}: got" in line
-    assert not (tmp_path / "run").exists()

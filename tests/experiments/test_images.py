@@ -1,12 +1,9 @@
 """Images for transfer learning: folders, CIFAR-10, digits; and what is wrong with some of them."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +18,7 @@ def picture(seed: int, mode: str = "RGB", size: tuple[int, int] = (12, 10)) -> I
 
 
 @pytest.fixture
-def folder(tmp_path) -> Path:
+def folder(tmp_path):
     """Two classes, three images to train on and two to test on in each."""
     root = tmp_path / "pictures"
     for split, count in (("train", 3), ("val", 2)):
@@ -119,9 +116,7 @@ class TestDamage:
         if damage == "garbage inside" and suffix in ("bmp", "webp"):  # no checksum of pixels: nobody can know
             train.check()
             return
-        with pytest.raises(
-            ValueError, match=rf"9\.{suffix} cannot be read as an image \(.+\); replace or delete it"
-        ) as refused:
+        with pytest.raises(ValueError, match=rf"9\.{suffix} cannot be read as an image \(.+\); replace") as refused:
             train.check()
         assert "\n" not in str(refused.value)
 
@@ -227,7 +222,7 @@ class TestDigits:
 
 class TestCifar:
     @pytest.fixture
-    def archive(self, folder, tmp_path) -> Path:
+    def archive(self, folder, tmp_path):
         with zipfile.ZipFile(tmp_path / "cifar10_images.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for path in sorted(folder.rglob("*.png")):
                 split = "train" if "train" in path.parts else "test"

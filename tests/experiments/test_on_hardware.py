@@ -1,7 +1,5 @@
 """Experiments on IBM hardware from the command line: on fake devices, and on a stand-in of IBM's service."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import time
@@ -54,14 +52,14 @@ def assert_nothing_paid_twice(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     assert run(*REHEARSAL, "--run-dir", str(folder)) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
-def on_the_cloud(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def on_the_cloud(tmp_path_factory):
     """The same run through IBM's client, with nothing in its way."""
     folder = tmp_path_factory.mktemp("cloud") / "run"
     with CloudServer():
@@ -70,7 +68,7 @@ def on_the_cloud(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def server() -> Iterator[CloudServer]:
+def server():
     with CloudServer() as running:
         yield running
 
@@ -102,8 +100,7 @@ def test_simulators_have_no_options_of_hardware(tmp_path, capsys):
         (["--backend", "ibm:"], "expected one of 'statevector', 'aer', 'fake:NAME', 'ibm:NAME', 'replay:FILE'"),
     ],
 )
-def test_refuses_what_cannot_be_before_anything_is_written(tmp_path, capsys, option, says):
-    folder = tmp_path / "run"
+def test_refuses_what_cannot_be_before_anything_is_written(folder, capsys, option, says):
     assert says in one_line(capsys, "mnist01", *REHEARSAL, *option, "--run-dir", str(folder))
     assert not folder.exists()
 
@@ -158,8 +155,7 @@ def test_dry_run_says_what_the_run_then_costs(undisturbed, capsys):
     assert f"{JOBS} jobs, {round(result(undisturbed)['qpu_seconds_estimated'])} s" in capsys.readouterr().out
 
 
-def test_fake_devices_without_jobs_train(tmp_path):
-    folder = tmp_path / "run"
+def test_fake_devices_without_jobs_train(folder):
     assert run(*SMALL, "--epochs", "1", "--backend", "fake:manila", "--run-dir", str(folder)) == 0
     assert "jobs" not in result(folder)
     assert not (folder / "jobs.sqlite").exists()
@@ -168,8 +164,7 @@ def test_fake_devices_without_jobs_train(tmp_path):
 # Stopped, and continued.
 
 
-def test_a_budget_stops_a_run_and_a_larger_one_continues_it(tmp_path, capsys, undisturbed):
-    folder = tmp_path / "run"
+def test_a_budget_stops_a_run_and_a_larger_one_continues_it(folder, capsys, undisturbed):
     capsys.readouterr()
     assert run(*REHEARSAL, "--ibm.max_jobs", "2", "--run-dir", str(folder)) == 1
     printed = capsys.readouterr()
@@ -191,8 +186,7 @@ def test_other_options_are_the_run_s(tmp_path, capsys, undisturbed):
     assert "ibm.optimization_level: got 3, expected 2" in line
 
 
-def test_ctrl_c_before_the_first_checkpoint(tmp_path, capsys, undisturbed):
-    folder = tmp_path / "run"
+def test_ctrl_c_before_the_first_checkpoint(folder, capsys, undisturbed):
     with ctrl_c_at(1, "nll_loss"):
         assert run(*REHEARSAL, "--run-dir", str(folder)) == 130
     assert "--resume --run-dir" in capsys.readouterr().out
@@ -205,8 +199,7 @@ def test_ctrl_c_before_the_first_checkpoint(tmp_path, capsys, undisturbed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 4])
-def test_killed(tmp_path, undisturbed, jobs):
-    folder = tmp_path / "run"
+def test_killed(folder, undisturbed, jobs):
     process = start("mnist01", *REHEARSAL, "--run-dir", str(folder))
     while not ((folder / "jobs.sqlite").is_file() and len(jobs_of(folder)) >= jobs):
         assert process.is_alive()
@@ -219,8 +212,7 @@ def test_killed(tmp_path, undisturbed, jobs):
     assert len(done) == len(set(done)) == JOBS
 
 
-def test_seeds_share_the_ledger_and_the_caps(tmp_path, capsys):
-    folder = tmp_path / "run"
+def test_seeds_share_the_ledger_and_the_caps(folder, capsys):
     two = [*REHEARSAL, "--seeds", "2", "--ibm.max_jobs", str(2 * JOBS - 1), "--run-dir", str(folder)]
     assert run(*two) == 1
     assert run("--resume", "--ibm.max_jobs", str(2 * JOBS), "--run-dir", str(folder)) == 0
@@ -350,8 +342,7 @@ def test_bills_are_shown_beside_the_estimate(on_the_cloud):
     assert not any(TOKEN.encode() in path.read_bytes() for path in on_the_cloud.rglob("*") if path.is_file())
 
 
-def test_jobs_are_collected_while_nobody_trains(tmp_path, monkeypatch, capsys, server, on_the_cloud):
-    folder = tmp_path / "run"
+def test_jobs_are_collected_while_nobody_trains(folder, monkeypatch, capsys, server, on_the_cloud):
     interrupted_in_the_queue(server, folder, monkeypatch)
     monkeypatch.setenv("QISKIT_IBM_TOKEN", "")
     assert main(["jobs", str(folder)]) == 0
@@ -366,18 +357,16 @@ def test_jobs_are_collected_while_nobody_trains(tmp_path, monkeypatch, capsys, s
     assert_nothing_paid_twice(folder)
 
 
-def test_jobs_are_cancelled(tmp_path, monkeypatch, capsys, server):
-    folder = tmp_path / "run"
+def test_jobs_are_cancelled(folder, monkeypatch, capsys, server):
     interrupted_in_the_queue(server, folder, monkeypatch)
     assert main(["jobs", str(folder), "--cancel", "1"]) == 0
     assert "cancelled" in capsys.readouterr().out
     assert [job["state"] for job in server.jobs()] == ["Cancelled"]
 
 
-def test_no_way_to_the_service(tmp_path, monkeypatch, capsys, server):
+def test_no_way_to_the_service(tmp_path, folder, monkeypatch, capsys, server):
     monkeypatch.delenv("QISKIT_IBM_TOKEN")
     monkeypatch.setenv("HOME", str(tmp_path))
-    folder = tmp_path / "run"
     line = one_line(capsys, "mnist01", *SMALL, "--backend", "ibm:ibm_manila", "--run-dir", str(folder))
     assert "save_account" in line
     assert not folder.exists()

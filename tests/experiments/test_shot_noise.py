@@ -1,7 +1,5 @@
 """The study of shot noise: its theory against closed forms, its fits, its repeatability, and what it writes."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Sequence
 from itertools import pairwise
@@ -80,10 +78,8 @@ def test_theory_follows_from_the_states():
     angles, shots = scaling.ANGLES, 50
     assert scaling.theory(scaling.VALUE, shots).of_shots == pytest.approx(one_shot_variance(angles) / shots)
     for name, step, factor in (("parameter shift", np.pi / 2, 2.0), ("finite difference, h = 0.3", 0.3, 0.6)):
-        variances = [
-            sum(one_shot_variance(angles + sign * step * unit) for sign in (1, -1)) / factor**2
-            for unit in np.eye(len(angles))
-        ]
+        shifts = step * np.eye(len(angles))
+        variances = [sum(one_shot_variance(angles + s) for s in (shift, -shift)) / factor**2 for shift in shifts]
         assert scaling.theory(name, shots) == pytest.approx((np.mean(variances) / shots, 0.0))
 
 
@@ -134,8 +130,7 @@ def test_closed_forms_by_hand():
         noise.IDEAL,
         "depolarising, 2 qubits",
         "readout error",
-        pytest.param("fake Manila", marks=pytest.mark.slow),
-        pytest.param("fake Nairobi", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("fake Manila", "fake Nairobi")),
     ],
 )
 def test_simulators_scatter_about_their_expectation(name):
@@ -290,8 +285,7 @@ def test_dry_run_lists_the_cells_and_writes_nothing(tmp_path, capsys, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-def test_small_run_writes_tables_and_figures(tmp_path, capsys):
-    folder = tmp_path / "run"
+def test_small_run_writes_tables_and_figures(folder, capsys):
     assert main(["shot-noise", "--config", str(SMALL), "--run-dir", str(folder), *TINY]) == 0
     names = {path.name for path in folder.iterdir()}
     tables = {"scaling", "slopes", "noise", "plateaus", "training", "strategies", "allocations"}
@@ -306,8 +300,7 @@ def test_small_run_writes_tables_and_figures(tmp_path, capsys):
     assert "95 % from" in capsys.readouterr().out
 
 
-def test_parts_can_be_left_out(tmp_path):
-    folder = tmp_path / "run"
+def test_parts_can_be_left_out(folder):
     arguments = ["--parts", "scaling", "--shots", "10", "100", "--repeats", "10", "--workers", "0"]
     assert main(["shot-noise", "--run-dir", str(folder), *arguments]) == 0
     assert not (folder / "noise.csv").exists()
@@ -333,8 +326,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path, capsys, 
 
 @pytest.mark.figures
 @pytest.mark.slow
-def test_figures_are_drawn(tmp_path):
-    folder = tmp_path / "run"
+def test_figures_are_drawn(folder):
     assert main(["shot-noise", "--config", str(SMALL), "--run-dir", str(folder), *TINY]) == 0
     for name in ("scaling.png", "noise.png", "training.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")

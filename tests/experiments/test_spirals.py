@@ -1,7 +1,5 @@
 """The spirals: the points against their definition, and the experiment from the command line."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from runs import CONFIGS, assert_same_run, ctrl_c_at, metrics, parsed, result
+from runs import CONFIGS, assert_same_run, interrupted, metrics, parsed, result
 
 from experiments.__main__ import main
 from experiments.common.runs import RunFolder
@@ -57,9 +55,7 @@ class TestPoints:
 
     def test_noise_is_uniform_and_to_one_side(self):
         """The angles are drawn first, so that the same seed without noise gives the same places on the arm."""
-        noisy, bare = (
-            spirals(20000, turns=2, noise=noise, rng=np.random.default_rng(5))[0][:10000] for noise in (0.2, 0.0)
-        )
+        noisy, bare = (spirals(20000, turns=2, noise=n, rng=np.random.default_rng(5))[0][:10000] for n in (0.2, 0.0))
         noise = (noisy - bare) / 0.2
         assert noise.min() >= 0
         assert noise.max() < 1 + 1e-12
@@ -90,16 +86,12 @@ class TestPoints:
 
 class TestNetworks:
     @pytest.mark.parametrize(
-        ("options", "count"),
-        [
-            (["--head", "quantum"], 15 + 25 + 12),
-            (["--head", "classical"], 15 + 30 + 12),
-            (["--head", "quantum", "--circuit", "reuploading"], 15 + 75 + 12),
-        ],
+        ("head", "options", "count"),
+        [("quantum", [], 25), ("classical", [], 30), ("quantum", ["--circuit", "reuploading"], 75)],
     )
-    def test_sizes(self, options, count):
-        net = network(settings_of("--spiral", "easy", *options))
-        assert sum(parameter.numel() for parameter in net.parameters()) == count
+    def test_sizes(self, head, options, count):
+        net = network(settings_of("--spiral", "easy", "--head", head, *options))
+        assert sum(parameter.numel() for parameter in net.parameters()) == 15 + count + 12
         assert net(torch.zeros(3, 2)).shape == (3, 2)
 
     @pytest.mark.parametrize("head", ["quantum", "classical"])
@@ -135,8 +127,7 @@ def test_dry_run_of_the_published_settings(tmp_path, capsys):
 
 @pytest.mark.figures
 @pytest.mark.usefixtures("one_picture_of_each")
-def test_run_folder_of_all_heads_and_spirals(tmp_path):
-    folder = tmp_path / "run"
+def test_run_folder_of_all_heads_and_spirals(folder):
     assert run(*SMALL, "--epochs", "2", "--run-dir", str(folder)) == 0
     names = {f"{spiral}-{head}" for spiral in ("easy", "hard") for head in ("quantum", "classical")}
     assert names | {"config.yaml", "result.json", "summary.csv", "comparison.png", "regions.png"} == files(folder)
@@ -150,8 +141,7 @@ def test_run_folder_of_all_heads_and_spirals(tmp_path):
     assert result(folder)["variants"].keys() == names
 
 
-def test_drawing_costs_no_shots_and_is_exact(tmp_path):
-    folder = tmp_path / "run"
+def test_drawing_costs_no_shots_and_is_exact(folder):
     assert run(*SMALL, *ONE, "--epochs", "1", "--shots", "5", "--run-dir", str(folder)) == 0
     arrays, settings = RunFolder(folder).read_arrays("regions.npz"), RunFolder(folder).read_settings()
     exact = network({**settings, "shots": None})
@@ -163,8 +153,7 @@ def test_drawing_costs_no_shots_and_is_exact(tmp_path):
 
 
 @pytest.mark.figures
-def test_figures_from_the_files_alone(tmp_path):
-    folder = tmp_path / "run"
+def test_figures_from_the_files_alone(folder):
     assert run(*SMALL, "--epochs", "1", "--head", "classical", "--run-dir", str(folder)) == 0
     (folder / "regions.png").unlink()
     assert main(["plot", str(folder)]) == 0
@@ -173,21 +162,15 @@ def test_figures_from_the_files_alone(tmp_path):
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_interrupted_run_resumes_to_the_last_bit(tmp_path, schedule):
-    options = [*SMALL, "--spiral", "easy", "--epochs", "2", "--shots", "20", "--schedule", schedule]
-    straight, broken = tmp_path / "straight", tmp_path / "broken"
-    assert run(*options, "--run-dir", str(straight)) == 0
-
-    with ctrl_c_at(7, "cross_entropy"):  # within the second epoch of four steps and a test
-        assert run(*options, "--run-dir", str(broken)) == 130
-    state = RunFolder(broken / "easy-quantum").read_checkpoint()
+    """Within the second epoch of four steps and a test."""
+    options = ["spirals", *SMALL, "--spiral", "easy", "--epochs", "2", "--shots", "20", "--schedule", schedule]
+    state = interrupted(tmp_path, options, 7, "cross_entropy", part="easy-quantum")
     assert (state["epoch"], state["step"]) == (1, 2)
-    assert run("--resume", "--run-dir", str(broken)) == 0
     for name in ("easy-quantum", "easy-classical"):
-        assert_same_run(straight / name, broken / name)
+        assert_same_run(tmp_path / "straight" / name, tmp_path / "broken" / name)
 
 
-def test_cosine_ends_at_zero(tmp_path):
-    folder = tmp_path / "run"
+def test_cosine_ends_at_zero(folder):
     assert run(*SMALL, *ONE, "--epochs", "2", "--schedule", "cosine", "--run-dir", str(folder)) == 0
     assert RunFolder(folder).read_checkpoint()["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0, abs=1e-12)
 
@@ -200,15 +183,13 @@ def test_cosine_ends_at_zero(tmp_path):
         (["--gradient", "adjoint", "--shots", "10"], "needs exact simulation"),
     ],
 )
-def test_bad_options_are_refused_before_anything_is_written(tmp_path, capsys, arguments, said):
-    folder = tmp_path / "run"
+def test_bad_options_are_refused_before_anything_is_written(folder, capsys, arguments, said):
     assert run(*SMALL, *ONE, *arguments, "--run-dir", str(folder)) == 1
     assert said in capsys.readouterr().err
     assert not folder.exists()
 
 
-def test_a_finished_run_is_not_extended(tmp_path, capsys):
-    folder = tmp_path / "run"
+def test_a_finished_run_is_not_extended(folder, capsys):
     assert run(*SMALL, *ONE, "--epochs", "1", "--run-dir", str(folder)) == 0
     assert run("--resume", "--run-dir", str(folder), "--epochs", "2") == 1
     assert "epochs: got 2, expected 1" in capsys.readouterr().err
@@ -239,8 +220,7 @@ def test_configurations(name):
     ],
     ids=["easy", "hard", "hard improved"],
 )
-def test_reaches_the_target(tmp_path, options, lowest):
+def test_reaches_the_target(folder, options, lowest):
     """Published: 0.970 on the easy spiral, 0.625 on the hard one; after 1000 steps, exact simulation."""
-    folder = tmp_path / "run"
     assert run(*options, "--head", "quantum", "--run-dir", str(folder)) == 0
     assert result(folder)["test_accuracy"] >= lowest

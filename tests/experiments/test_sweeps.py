@@ -1,7 +1,5 @@
 """Sweeps: cells measured side by side, kept as they finish, continued, and the same wherever they are measured."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os
@@ -16,9 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from runs import CHECKOUT, result
+from runs import CHECKOUT, one_line, result
 from toy_study import LOG, TOY, cells, find, infinite, measure, parser, toy_process
 
+from experiments import barren_plateau, gradient_methods
 from experiments.common.cells import Cell, Journal, key_of, measured, seed_of
 from experiments.common.runs import RunFolder
 from experiments.common.sweeps import Findings, Study, Tables, run_study
@@ -51,7 +50,7 @@ class Log:
 
 
 @pytest.fixture
-def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Log:
+def log(tmp_path, monkeypatch):
     monkeypatch.setenv(LOG, str(tmp_path / "log"))
     (tmp_path / "log").mkdir()
     return Log(tmp_path / "log")
@@ -73,21 +72,14 @@ def lines(folder: Path) -> list[str]:
 
 
 def without_seconds(folder: Path) -> list[Any]:
-    return sorted(
-        json.dumps({key: value for key, value in json.loads(line).items() if key != "seconds"})
-        for line in lines(folder)
-    )
+    return sorted(json.dumps(json.loads(line) | {"seconds": 0}) for line in lines(folder))
 
 
-def test_results_are_files(tmp_path, log, capsys):
-    folder = tmp_path / "run"
+def test_results_are_files(folder, log, capsys):
     assert run(folder, "--workers", "0", "--numbers", "3", "1", "2") == 0
     rows = RunFolder(folder).read_rows("measurements.csv")
-    assert [(row["number"], row["draws"], row["square"]) for row in rows] == [
-        *[(3, 2, 9)] * 2,
-        *[(1, 2, 1)] * 2,
-        *[(2, 2, 4)] * 2,
-    ]
+    found = [(row["number"], row["draws"], row["square"]) for row in rows]
+    assert found == [(3, 2, 9), (3, 2, 9), (1, 2, 1), (1, 2, 1), (2, 2, 4), (2, 2, 4)]
     found = result(folder)
     assert found == {"experiment": "toy", "seconds": found["seconds"], "cells": 3, "sum": 28}
     assert RunFolder(folder).read_rows("summary.csv") == [{"rows": 6}]
@@ -181,9 +173,8 @@ def test_a_killed_worker_costs_only_the_cell_it_was_at(tmp_path, log):
     assert without_seconds(tmp_path / "run") == without_seconds(tmp_path / "whole")
 
 
-def test_a_cell_that_fails_is_named_and_tried_again(tmp_path, log, capsys):
+def test_a_cell_that_fails_is_named_and_tried_again(folder, log, capsys):
     log.tell("fail", 2)
-    folder = tmp_path / "run"
     assert run(folder, "--workers", "0") == 1
     printed = capsys.readouterr()
     (line,) = printed.err.splitlines()
@@ -212,12 +203,10 @@ def test_numbers_that_are_none_fail_their_cell(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path, log):
-    folder = tmp_path / "run"
+def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path, folder, log):
     log.tell("wait", 3)
-    process = multiprocessing.get_context("spawn").Process(
-        target=toy_process, args=("--run-dir", str(folder), "--workers", "0")
-    )
+    options = ("--run-dir", str(folder), "--workers", "0")
+    process = multiprocessing.get_context("spawn").Process(target=toy_process, args=options)
     process.start()
     eventually(lambda: 3 in log.numbers)
     process.kill()
@@ -233,8 +222,7 @@ def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path, log):
 
 
 @pytest.mark.parametrize("kept", [0, 1, 0.5, 0.99])
-def test_a_torn_last_line_does_not_count(tmp_path, log, kept):
-    folder = tmp_path / "run"
+def test_a_torn_last_line_does_not_count(folder, log, kept):
     assert run(folder, "--workers", "0") == 0
     whole = (folder / "cells.jsonl").read_bytes()
     first, second, third = whole.splitlines(keepends=True)
@@ -247,8 +235,7 @@ def test_a_torn_last_line_does_not_count(tmp_path, log, kept):
     assert [json.loads(line)["cell"]["number"] for line in lines(folder)] == [1, 2, 3]
 
 
-def test_a_damaged_line_is_refused(tmp_path, log):
-    folder = tmp_path / "run"
+def test_a_damaged_line_is_refused(folder, log):
     assert run(folder, "--workers", "0") == 0
     content = lines(folder)
     (folder / "cells.jsonl").write_text("\n".join([content[0], "[]", content[2]]) + "\n")
@@ -256,8 +243,7 @@ def test_a_damaged_line_is_refused(tmp_path, log):
         run(folder, "--workers", "0", "--resume")
 
 
-def test_a_finished_run_is_drawn_again_without_measuring(tmp_path, log):
-    folder = tmp_path / "run"
+def test_a_finished_run_is_drawn_again_without_measuring(folder, log):
     assert run(folder, "--workers", "0") == 0
     (folder / "measurements.csv").unlink()
     assert run(folder, "--resume") == 0
@@ -265,8 +251,7 @@ def test_a_finished_run_is_drawn_again_without_measuring(tmp_path, log):
     assert len(RunFolder(folder).read_rows("measurements.csv")) == 6
 
 
-def test_other_settings_are_refused(tmp_path, log):
-    folder = tmp_path / "run"
+def test_other_settings_are_refused(tmp_path, folder, log):
     assert run(folder, "--workers", "0") == 0
     with pytest.raises(ValueError, match=r"--resume: the run in .* has other settings \(draws: got 3, expected 2"):
         run(folder, "--workers", "0", "--resume", "--draws", "3")
@@ -292,13 +277,10 @@ def test_a_run_may_grow_where_the_study_says_so(tmp_path, log):
     assert result(tmp_path / "run")["cells"] == 4
 
 
-def test_dry_run_lists_what_is_missing(tmp_path, log, capsys):
-    folder = tmp_path / "run"
+def test_dry_run_lists_what_is_missing(folder, log, capsys):
     assert run(folder, "--dry-run") == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "3 cells, 3 to be measured:",
-        *(f"  number={number} draws=2" for number in (1, 2, 3)),
-    ]
+    missing = [f"  number={number} draws=2" for number in (1, 2, 3)]
+    assert capsys.readouterr().out.splitlines() == ["3 cells, 3 to be measured:", *missing]
     assert not folder.exists()
     log.tell("fail", 2)
     assert run(folder, "--workers", "0") == 1
@@ -317,19 +299,14 @@ def test_a_scheduler_that_does_not_answer_is_refused(tmp_path, log, monkeypatch)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_ctrl_c_keeps_what_was_measured(tmp_path, log, workers):
+def test_ctrl_c_keeps_what_was_measured(folder, log, workers):
     """As a terminal does it: to the process and to all that it has started."""
-    folder = tmp_path / "run"
     log.tell("wait", 3)
     program = "import sys, toy_study; toy_study.toy_process(*sys.argv[1:])"
-    with subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", program, "--run-dir", str(folder), "--workers", workers],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(Path(__file__).parent)])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
+    command = [sys.executable, "-W", "error", "-c", program, "--run-dir", str(folder), "--workers", workers]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(Path(__file__).parent)])}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
         try:
             eventually(lambda: (folder / "cells.jsonl").exists() and len(lines(folder)) == 2 and 3 in log.numbers)
             os.killpg(process.pid, signal.SIGINT)
@@ -339,12 +316,37 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path, log, workers):
         printed, errors = process.communicate(timeout=240)
     assert process.returncode == 130, errors
     assert not errors
-    assert printed.splitlines()[-1] == (
-        f"Interrupted; continue with: python -m experiments toy --resume --run-dir {folder}"
-    )
+    command = f"python -m experiments toy --resume --run-dir {folder}"
+    assert printed.splitlines()[-1] == f"Interrupted; continue with: {command}"
     log.untell("wait", 3)
     assert run(folder, "--workers", "0", "--resume") == 0
     assert log.numbers == [1, 2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("study", "options"),
+    [
+        ("barren-plateau", ["--qubits", "1", "4", "6"]),
+        ("barren-plateau", ["--qubits", "2", "4"]),
+        ("barren-plateau", ["--deep", "1", "--shallow", "4"]),
+        ("barren-plateau", ["--train-steps", "7"]),
+        ("barren-plateau", ["--profile-qubits", "1"]),
+        ("gradient-methods", ["--step-circuits", "mine"]),
+        ("gradient-methods", ["--steps", "5"]),
+        ("gradient-methods", ["--points", "3"]),
+        ("gradient-methods", ["--budget-repeats", "1"]),
+        ("gradient-methods", ["--smallest-step", "3"]),
+    ],
+)
+def test_settings_of_studies_that_cannot_be_are_refused(study, options, folder, capsys):
+    assert f"{study}: {options[0]}: got" in one_line(capsys, study, *options, "--run-dir", str(folder))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("study", [barren_plateau.STUDY, gradient_methods.STUDY], ids=["barren", "gradients"])
+def test_cells_of_studies_are_different(study):
+    every = study.cells(vars(study.parser().parse_args([])))
+    assert len({key_of(cell) for cell in every}) == len(every)
 
 
 def test_journal_of_nothing_is_empty(tmp_path):

@@ -1,7 +1,5 @@
 """The training loop: it can be stopped at any moment and continued to the last bit, whatever it trains."""
 
-from __future__ import annotations
-
 import errno
 import os
 import random
@@ -12,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -75,9 +74,8 @@ def loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def make(folder: RunFolder, *, resume: bool = False, epochs: int = 3, **options: Any) -> Trainer:
     torch.manual_seed(1)
-    return Trainer(
-        noisy_model(), loss, {**SETTINGS, "epochs": epochs}, Workplace(folder, open_fabric("cpu"), resume), **options
-    )
+    workplace = Workplace(folder, open_fabric("cpu"), resume)
+    return Trainer(noisy_model(), loss, {**SETTINGS, "epochs": epochs}, workplace, **options)
 
 
 def trained(folder: RunFolder, **options: Any) -> Trainer:
@@ -181,12 +179,9 @@ def test_losses_and_gradients_are_means_over_rows(tmp_path):
     torch.manual_seed(1)
     model = nn.Linear(3, 2)
     train, test = examples(10, 1), examples(7, 2)
-    trainer = Trainer(
-        model,
-        lambda scores, labels: F.cross_entropy(scores, labels, reduction="none"),
-        {**SETTINGS, "epochs": 1, "lr": 1e-30},
-        Workplace(RunFolder(tmp_path), open_fabric("cpu"), False),
-    )
+    workplace = Workplace(RunFolder(tmp_path), open_fabric("cpu"), False)
+    cross_entropy = partial(F.cross_entropy, reduction="none")
+    trainer = Trainer(model, cross_entropy, {**SETTINGS, "epochs": 1, "lr": 1e-30}, workplace)
     trainer.fit(train, test)
     (row,) = trainer.rows
     scores = model(train.inputs)
@@ -330,11 +325,8 @@ class TestFaults:
 
     def test_full_disk_while_an_event_is_written(self, tmp_path):
         row = {"epoch": 1} | {f"number{i}": 0.5 for i in range(100)}
-        with (
-            Board(tmp_path) as board,
-            files_no_larger_than(1000),
-            pytest.raises(OSError, match="TensorBoard's") as full,
-        ):
+        says = pytest.raises(OSError, match="TensorBoard's")
+        with Board(tmp_path) as board, files_no_larger_than(1000), says as full:
             board.add(row)
         assert full.value.errno == errno.EFBIG
 
@@ -359,14 +351,11 @@ class TestFaults:
 
 def state_of(folder: Path) -> dict[str, Any]:
     """What a run of several trainings came to, without times."""
-    parts = sorted(path.parent for path in folder.glob("*/checkpoint.pt"))
-    return {
-        part.name: (
-            without_time(RunFolder(part).read_rows()),
-            {name: value.tolist() for name, value in RunFolder(part).read_checkpoint()["model"].items()},
-        )
-        for part in parts
-    }
+    state = {}
+    for part in sorted(path.parent for path in folder.glob("*/checkpoint.pt")):
+        model = {name: value.tolist() for name, value in RunFolder(part).read_checkpoint()["model"].items()}
+        state[part.name] = without_time(RunFolder(part).read_rows()), model
+    return state
 
 
 class TestStudies:

@@ -1,7 +1,5 @@
 """A study of squares for the tests of sweeps; by itself, because Dask's workers import it, and imports take their time."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path
@@ -45,9 +43,8 @@ def measure(cell: Cell, seed: np.random.SeedSequence) -> list[dict[str, Any]]:
 
 def find(settings: dict[str, Any], tables: Tables) -> Findings:
     rows = tables["measurements"]
-    return Findings(
-        {"sum": sum(row["square"] for row in rows)}, {"summary": [{"rows": len(rows)}]}, {"empty.png": Figure()}
-    )
+    total = sum(row["square"] for row in rows)
+    return Findings({"sum": total}, {"summary": [{"rows": len(rows)}]}, {"empty.png": Figure()})
 
 
 TOY = Study("toy", parser, cells, measure, find=find)

@@ -1,7 +1,5 @@
 """Gradients of every rule on every kind of backend, against Qiskit's simulator; and what they cost."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,9 +82,8 @@ def test_reference_numbers(reference, name, gradient):
             getattr(circuit, gate)({"x": x, "w": w}[vector][index], *qubits)
         else:
             getattr(circuit, gate)(*operands)
-    as_problem = Problem(
-        circuit, tuple(z(circuit.num_qubits, q) for q in numbers["observables_z_on"]), tuple(x), tuple(w)
-    )
+    observables = tuple(z(circuit.num_qubits, q) for q in numbers["observables_z_on"])
+    as_problem = Problem(circuit, observables, tuple(x), tuple(w))
     layer = as_problem.layer(np.array(numbers["weights"]), gradient=gradient)
     inputs = torch.tensor(numbers["inputs"], dtype=torch.float64, requires_grad=True)
     values = layer(inputs)
@@ -198,22 +195,16 @@ def test_spsa_draws_anew_at_every_call_and_repeats_with_its_seed():
 
 # --- second order -----------------------------------------------------------------------------------------------------
 
-SECOND_ORDER = [
-    "entangled_pair",
-    "shared_parameters",
-    "expression_input_times_weight_plus_bias",
-    "weight_groups",
-    "gate_u",
-]
+PRODUCT = "expression_input_times_weight_plus_bias"
+SECOND_ORDER = ["entangled_pair", "shared_parameters", PRODUCT, "weight_groups", "gate_u"]
 
 
 def as_function(checked: Problem, **options) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """The layer as a function of inputs of shape (N, I) and of all weights, of shape (W,)."""
     layer = checked.layer(np.zeros(len(checked.flat_weights)), **options)
     sizes = [len(group) for group in checked.groups.values()]
-    names = (
-        ["weights"] if isinstance(layer.weights, torch.nn.Parameter) else [f"weights.{name}" for name in checked.groups]
-    )
+    alone = isinstance(layer.weights, torch.nn.Parameter)
+    names = ["weights"] if alone else [f"weights.{name}" for name in checked.groups]
 
     def function(inputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         parameters = dict(zip(names, weights.split(sizes), strict=True))
@@ -282,12 +273,7 @@ COSTS = {
     "spsa": ("spsa", (2, 2, 2)),
     "spsa_samples": (SPSA(samples=3), (6, 6, 6)),
 }
-WANTED = {
-    "both": (True, True, 0),
-    "inputs": (True, False, 1),
-    "weights": (False, True, 2),
-    "none": (False, False, None),
-}
+ASKED = {"both": (True, True, 0), "inputs": (True, False, 1), "weights": (False, True, 2), "none": (False, False, None)}
 
 
 def trained(layer: QuantumLayer, inputs: torch.Tensor) -> None:
@@ -297,11 +283,11 @@ def trained(layer: QuantumLayer, inputs: torch.Tensor) -> None:
         values.sum().backward()
 
 
-@pytest.mark.parametrize("wanted", WANTED)
+@pytest.mark.parametrize("asked", ASKED)
 @pytest.mark.parametrize("rule", COSTS)
-def test_only_what_is_asked_for_is_computed(counting, rule, wanted):
+def test_only_what_is_asked_for_is_computed(counting, rule, asked):
     gradient, circuits = COSTS[rule]
-    want_inputs, want_weights, which = WANTED[wanted]
+    want_inputs, want_weights, which = ASKED[asked]
     backend, expected = counting(), oracle("entangled_pair")
     layer = problem("entangled_pair").layer(expected.weights, gradient=gradient, backend=backend)
     layer.requires_grad_(want_weights)
@@ -358,16 +344,13 @@ def test_frozen_groups_cost_nothing(counting, frozen, want_inputs, angles):
 @pytest.mark.parametrize("shots", [None, 50])
 @pytest.mark.parametrize("gradient", ["parameter_shift", "finite_difference", "spsa"])
 @pytest.mark.parametrize(
-    "backend",
-    [*BACKENDS.values(), lambda: StatevectorSampler(default_shots=20)],
-    ids=[*BACKENDS, "sampler"],
+    "backend", [*BACKENDS.values(), lambda: StatevectorSampler(default_shots=20)], ids=[*BACKENDS, "sampler"]
 )
 def test_one_call_forward_and_one_backward_as_quoted(counting, backend, gradient, shots):
     """Whatever the batch, the observables and the number of weights; with the same shots."""
     expected = oracle("shared_parameters")
-    layer = problem("shared_parameters").layer(
-        expected.weights, backend=counting(backend()), gradient=gradient, shots=shots
-    )
+    options = {"gradient": gradient, "shots": shots}
+    layer = problem("shared_parameters").layer(expected.weights, backend=counting(backend()), **options)
     inputs = torch.zeros(1, 2, 1, dtype=torch.float64, requires_grad=True)
     quote = layer.quote(2)
     layer(inputs).sum().backward()
@@ -387,12 +370,8 @@ def test_angles_of_one_weight_move_together_in_finite_differences():
         circuit.cx(0, 1)
     tied = Problem(circuit, (z(2, 0), z(2, 0, 1)), weights=(t,))
     exact = derivatives(lambda weights: statevector_values(tied, np.zeros((1, 0)), weights)[0], np.array([0.4]))
-    for gradient, points in (
-        ("finite_difference", 2),
-        (FiniteDifference(scheme="forward"), 2),
-        ("parameter_shift", 20),
-    ):
-        layer = tied.layer(np.array([0.4]), gradient=gradient)
+    for rule, points in (("finite_difference", 2), (FiniteDifference(scheme="forward"), 2), ("parameter_shift", 20)):
+        layer = tied.layer(np.array([0.4]), gradient=rule)
         layer()[1].backward()
         assert layer.total_circuits == 1 + points
         assert layer.weights.grad.item() == pytest.approx(exact[1, 0], abs=DIFFERENCES)
@@ -442,7 +421,7 @@ def test_the_step_of_a_layer_follows_from_its_shots(gradient, step):
     assert np.abs(table.shifts).max() == pytest.approx(step)
 
 
-@pytest.mark.parametrize("bad", [0.0, math.pi, -2 * math.pi])
+@pytest.mark.parametrize("bad", [0.0, math.pi, -2 * math.pi, math.nan, math.inf])
 def test_a_shift_without_a_rule_is_refused(bad):
     with pytest.raises(ValueError, match=r"shift: got .*multiple of pi"):
         ParameterShift(bad)
@@ -462,7 +441,7 @@ def test_samples_that_are_no_number_are_refused(bad):
 
 
 def test_an_unknown_scheme_is_refused():
-    with pytest.raises(ValueError, match="scheme: got 'backward'"):
+    with pytest.raises(ValueError, match="scheme: got 'backward', expected 'central' or 'forward'"):
         FiniteDifference(scheme="backward")
 
 

@@ -14,12 +14,11 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from types import TracebackType
 from typing import Any
 
 from ibm_cloud_records import INSTANCE, KINDS, TOKEN, Settings
 
-__all__ = ["INSTANCE", "KINDS", "TOKEN", "CloudServer"]
+__all__ = ["INSTANCE", "KINDS", "TOKEN", "CloudServer", "Watch"]
 
 
 class CloudServer:
@@ -46,14 +45,12 @@ class CloudServer:
         options = [f"--{name.replace('_', '-')}={value}" for name, value in vars(self.settings).items()]
         # Jobs are small: threads of the linear algebra would only get in each other's way.
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, *options], stdout=subprocess.PIPE, text=True, env=environment
-        )
+        command = [sys.executable, __file__, *options]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         self._home = tempfile.TemporaryDirectory()
-        assert self._process.stdout is not None
         self.url = self._process.stdout.readline().strip()
         if not self.url:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise RuntimeError("the stand-in did not start: see its standard error")
         variables = {
             "QISKIT_IBM_URL": f"{self.url}/experimental",
@@ -72,9 +69,7 @@ class CloudServer:
         os.environ.update(variables)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._process.terminate()
         self._process.communicate()
         self._home.cleanup()
@@ -139,12 +134,35 @@ class CloudServer:
         self._ask("POST", f"sessions/{session_id}/expire")
 
     def _ask(self, method: str, what: str, data: dict[str, Any] | None = None) -> Any:
-        request = urllib.request.Request(
-            f"{self.url}/_control/{what}", method=method, data=None if data is None else json.dumps(data).encode()
-        )
+        body = None if data is None else json.dumps(data).encode()
+        request = urllib.request.Request(f"{self.url}/_control/{what}", method=method, data=body)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=30) as response:
             return json.loads(response.read() or b"null")
+
+
+class Watch:
+    """What has happened at the server since the watch was made."""
+
+    def __init__(self, cloud: CloudServer) -> None:
+        self._cloud, self._jobs, self._requests = cloud, len(cloud.jobs()), len(cloud.requests())
+
+    @property
+    def jobs(self) -> list[dict[str, Any]]:
+        return self._cloud.jobs()[self._jobs :]
+
+    @property
+    def requests(self) -> list[tuple[str, str, int]]:
+        return self._cloud.requests()[self._requests :]
+
+    @property
+    def posts(self) -> int:
+        return sum(request[:2] == ("POST", "/jobs") for request in self.requests)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Jobs and submissions."""
+        return len(self.jobs), self.posts
 
 
 if __name__ == "__main__":

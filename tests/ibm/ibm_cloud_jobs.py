@@ -4,8 +4,6 @@ Circuits of few active qubits without mid-circuit operations go through a small 
 parameter sets, because a test waits for every job; all else goes through the fake backends' own executor on Aer.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterator
@@ -85,10 +83,8 @@ class ExecutorJob:
     @cached_property
     def shapes(self) -> list[tuple[int, ...]]:
         """The shape of the parameter sets (and randomizations) of each item."""
-        return [
-            item.circuit_arguments.shape[:-1] if isinstance(item, CircuitItem) else item.shape
-            for item in self.program.items
-        ]
+        items = self.program.items
+        return [i.circuit_arguments.shape[:-1] if isinstance(i, CircuitItem) else i.shape for i in items]
 
     @property
     def parameter_sets(self) -> int:
@@ -165,14 +161,9 @@ class ExecutorJob:
             ChunkPart(idx_item=index, size=size, permutation=list(range(len(shape))), element_range=(0, size, 1))
             for index, (size, shape) in enumerate(zip(sizes, self.shapes, strict=True))
         ]
+        results = [{name: CompressedTensorModel.from_numpy(array) for name, array in item.items()} for item in arrays]
         return QuantumProgramResultModel(
-            data=[
-                QuantumProgramResultItemModel(
-                    results={name: CompressedTensorModel.from_numpy(array) for name, array in item.items()},
-                    metadata=ItemMetadataModel(),
-                )
-                for item in arrays
-            ],
+            data=[QuantumProgramResultItemModel(results=each, metadata=ItemMetadataModel()) for each in results],
             metadata=MetadataModel(chunk_timing=[ChunkSpan(start=now, stop=now, parts=parts)]),
             passthrough_data=self._model.quantum_program.passthrough_data,
             semantic_role=self._model.quantum_program.semantic_role,

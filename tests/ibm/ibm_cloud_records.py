@@ -29,6 +29,7 @@ DEVICES = {  # name in the cloud: class of the fake backend, state
 }
 STATUS = {"online": (True, "active"), "paused": (True, "internal"), "offline": (False, "maintenance")}
 FINAL = ("Completed", "Failed", "Cancelled")
+SECONDS = ("quantum_seconds", "seconds", "qpu_charge_time_seconds")  # of the device, by several names
 
 
 @dataclass(frozen=True)
@@ -273,12 +274,7 @@ class Job:
                 "running": stamp(self.ready) if self.status not in ("Queued", "Cancelled") else None,
                 "finished": stamp(max(self.done, self.created)) if final else None,
             },
-            "usage": {
-                "status": "final" if final else "pending",
-                "quantum_seconds": self.seconds,
-                "seconds": self.seconds,
-                "qpu_charge_time_seconds": self.seconds,
-            },
+            "usage": {"status": "final" if final else "pending"} | dict.fromkeys(SECONDS, self.seconds),
             "bss": {"seconds": self.seconds},
             "executions": self.job.parameter_sets * self.job.shots,
         }

@@ -148,29 +148,16 @@ class Cloud:
         parts = [json.dumps(part).encode() for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
         token = ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in (*parts, b"unsigned"))
         self.tokens.add(token)
-        return {
-            "access_token": token,
-            "refresh_token": "not_supported",
-            "token_type": "Bearer",
-            "expires_in": life,
-            "expiration": now + life,
-        }
+        answer = {"access_token": token, "refresh_token": "not_supported", "token_type": "Bearer"}
+        return answer | {"expires_in": life, "expiration": now + life}
 
     def search(self, _: Query) -> dict[str, Any]:
-        item = {
-            "crn": INSTANCE,
-            "name": "instance",
-            "service_plan_unique_id": f"plan-{self.settings.plan}",
-            "tags": [],
-            "doc": {"extensions": [{"type": "allocation"}]},
-        }
-        return {"items": [item], "limit": 100}
+        item = {"crn": INSTANCE, "name": "instance", "tags": [], "doc": {"extensions": [{"type": "allocation"}]}}
+        return {"items": [item | {"service_plan_unique_id": f"plan-{self.settings.plan}"}], "limit": 100}
 
     def catalogue(self, _: Query, plan: str) -> dict[str, Any]:
-        return {
-            "overview_ui": {"en": {"display_name": plan.capitalize()}},
-            "metadata": {"pricing": {"type": PLANS[plan]}},
-        }
+        words, metadata = {"display_name": plan.capitalize()}, {"pricing": {"type": PLANS[plan]}}
+        return {"overview_ui": {"en": words}, "metadata": metadata}
 
     def usage(self, _: Query) -> dict[str, Any]:
         used = self.settings.used_seconds + sum(job.seconds for job in self.jobs.values())
@@ -188,27 +175,17 @@ class Cloud:
         return self.devices[name]
 
     def list_devices(self, _: Query) -> dict[str, Any]:
-        return {
-            "devices": [
-                {
-                    "name": device.name,
-                    "qubits": device.configuration["n_qubits"],
-                    "queue_length": self.queue_length(device),
-                    "status": {"name": device.state},
-                }
-                for device in self.devices.values()
-            ]
-        }
+        devices = []
+        for device in self.devices.values():
+            answer = {"name": device.name, "qubits": device.configuration["n_qubits"]}
+            devices.append(answer | {"queue_length": self.queue_length(device), "status": {"name": device.state}})
+        return {"devices": devices}
 
     def device_status(self, _: Query, name: str) -> dict[str, Any]:
         device = self.device(name)
         state, status = STATUS[device.state]
-        return {
-            "state": state,
-            "status": status,
-            "length_queue": self.queue_length(device),
-            "backend_version": device.configuration["backend_version"],
-        }
+        answer = {"state": state, "status": status, "length_queue": self.queue_length(device)}
+        return answer | {"backend_version": device.configuration["backend_version"]}
 
     def queue_length(self, device: Device) -> int:
         return sum(job.request["backend"] == device.name and job.status == "Queued" for job in self.jobs.values())
@@ -287,13 +264,8 @@ class Cloud:
         }
         asked = [(test, value) for name, test in wanted.items() if (value := query.first(name)) is not None]
         tags = set(query.arguments.get("tags", []))
-        found = [
-            job
-            for job in self.jobs.values()
-            if not job.deleted
-            and tags <= set(job.request.get("tags", []))
-            and all(test(job, value) for test, value in asked)
-        ]
+        found = [job for job in self.jobs.values() if not job.deleted and tags <= set(job.request.get("tags", []))]
+        found = [job for job in found if all(test(job, value) for test, value in asked)]
         if query.action == "hide":
             found = []
         if query.first("sort") != "ASC":

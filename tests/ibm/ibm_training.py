@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import psutil
 import torch
+from ibm_cloud import CloudServer, Watch
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 
@@ -56,16 +56,8 @@ def layer_on(backend: Any, *, shots: int | None = SHOTS, seed: int = 7) -> Quant
     circuit.ry(WEIGHTS[0], 0)
     circuit.cx(0, 1)
     circuit.rx(WEIGHTS[1], 1)
-    return QuantumLayer(
-        circuit,
-        inputs=INPUTS,
-        weights=WEIGHTS,
-        observables=["ZI", "XX"],
-        backend=backend,
-        shots=shots,
-        seed=seed,
-        init=INITIAL,
-    )
+    options = {"observables": ["ZI", "XX"], "init": INITIAL, "backend": backend, "shots": shots, "seed": seed}
+    return QuantumLayer(circuit, inputs=INPUTS, weights=WEIGHTS, **options)
 
 
 def ibm(ledger: Path | None, backend: Any = "ibm_manila", patience: Patience = PATIENCE, **options: Any) -> IBMBackend:
@@ -81,6 +73,14 @@ def step(layer: QuantumLayer) -> torch.Tensor:
     values.backward(UPSTREAM)
     parts = [values.detach(), features.grad, layer.weights.grad]
     return torch.cat([part.ravel() for part in parts if part is not None])
+
+
+@contextmanager
+def watched(cloud: CloudServer, ledger: Path, **options: Any) -> Iterator[tuple[IBMBackend, QuantumLayer, Watch]]:
+    """A backend on the stand-in, a layer on it, and what happens at the stand-in from now on."""
+    with ibm(ledger, **options) as backend:
+        layer = layer_on(backend)
+        yield backend, layer, Watch(cloud)
 
 
 @contextmanager
@@ -136,19 +136,12 @@ class Nursery:
         self._environment = {**os.environ, **environment, "OMP_NUM_THREADS": "1"}
 
     def __enter__(self) -> Nursery:
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=self._environment,
-        )
+        command, pipe = [sys.executable, "-W", "ignore", __file__], subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=self._environment)
         assert self._line() == "warm"
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._process.communicate()
 
     def start(self, folder: Path, steps: int, *, die_at: int | None = None, ready: bool = False) -> int:
@@ -176,11 +169,9 @@ class Nursery:
         return int(self._line())
 
     def _ask(self, order: Mapping[str, Any]) -> None:
-        assert self._process.stdin is not None
         print(json.dumps(order), file=self._process.stdin, flush=True)
 
     def _line(self) -> str:
-        assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
 

@@ -1,13 +1,10 @@
 """Trainings on the stand-in of IBM's service that are killed, that meet, and whose disk is full."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -29,21 +26,19 @@ KILLED = -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
-def cloud() -> Iterator[CloudServer]:
+def cloud():
     with CloudServer() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def nursery(cloud: CloudServer) -> Iterator[Nursery]:
+def nursery(cloud):
     with Nursery(cloud.environment) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    cloud: CloudServer, nursery: Nursery, tmp_path_factory: pytest.TempPathFactory
-) -> dict[int, torch.Tensor]:
+def undisturbed(cloud, nursery, tmp_path_factory):
     """The weights after so many steps, if nothing happens."""
     weights = {}
     for steps in (1, 8, STEPS):
@@ -56,9 +51,7 @@ def undisturbed(
 def assert_nothing_was_paid_twice(jobs: list[dict[str, Any]], folder: Path, steps: int) -> None:
     """The jobs at the server are those of the ledger, one a step."""
     entries = Ledger(folder / "ledger.sqlite").entries()
-    assert [(entry.state, entry.job_id, entry.tag) for entry in entries] == [
-        ("done", job["id"], job["tags"][0]) for job in jobs
-    ]
+    assert [(e.state, e.job_id, e.tag) for e in entries] == [("done", job["id"], job["tags"][0]) for job in jobs]
     assert len(jobs) == len({job["tags"][0] for job in jobs}) == len({entry.key for entry in entries}) == steps
     assert_intact(folder / "ledger.sqlite")
 
@@ -70,9 +63,7 @@ def assert_intact(ledger: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_training_that_is_killed_twenty_times_ends_the_same(
-    cloud: CloudServer, nursery: Nursery, undisturbed: dict[int, torch.Tensor], tmp_path: Path
-) -> None:
+def test_a_training_that_is_killed_twenty_times_ends_the_same(cloud, nursery, undisturbed, tmp_path):
     before = len(cloud.jobs())
     moments = random.Random(20)
     cloud.inject("slow", count=None, seconds=0.02)  # so that processes die in the midst of requests
@@ -90,9 +81,7 @@ def test_a_training_that_is_killed_twenty_times_ends_the_same(
 
 
 @pytest.mark.slow
-def test_a_training_may_be_killed_between_any_two_deeds(
-    cloud: CloudServer, nursery: Nursery, undisturbed: dict[int, torch.Tensor], tmp_path: Path
-) -> None:
+def test_a_training_may_be_killed_between_any_two_deeds(cloud, nursery, undisturbed, tmp_path):
     recovered = []
     for moment in range(1, 100):
         folder = tmp_path / str(moment)
@@ -111,9 +100,7 @@ def test_a_training_may_be_killed_between_any_two_deeds(
     assert len(recovered) >= 2
 
 
-def test_two_processes_with_one_ledger_send_each_job_once(
-    cloud: CloudServer, nursery: Nursery, undisturbed: dict[int, torch.Tensor], tmp_path: Path
-) -> None:
+def test_two_processes_with_one_ledger_send_each_job_once(cloud, nursery, undisturbed, tmp_path):
     before, folders = len(cloud.jobs()), [tmp_path / "one", tmp_path / "other"]
     for folder in folders:
         folder.mkdir()
@@ -129,11 +116,8 @@ def test_two_processes_with_one_ledger_send_each_job_once(
 
 
 @pytest.mark.parametrize("when", ["submit", "result"])
-def test_a_disk_that_fills_up_loses_nothing(
-    cloud: CloudServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
-) -> None:
+def test_a_disk_that_fills_up_loses_nothing(cloud, tmp_path, ledger, monkeypatch, when):
     """After the service has taken the job, or with its result in hand."""
-    ledger = tmp_path / "ledger.sqlite"
     genuine = getattr(CloudDevice, when)
     disk = ExitStack()
 
@@ -161,8 +145,7 @@ def test_a_disk_that_fills_up_loses_nothing(
     assert_intact(ledger)
 
 
-def test_a_full_disk_stops_before_the_submission(cloud: CloudServer, tmp_path: Path) -> None:
-    ledger = tmp_path / "ledger.sqlite"
+def test_a_full_disk_stops_before_the_submission(cloud, tmp_path, ledger):
     with ibm(ledger) as backend:
         layer, _ = layer_on(backend), backend.ledger  # which makes the file
         before, requests = len(cloud.jobs()), len(cloud.requests("POST", "/jobs"))

@@ -3,8 +3,6 @@
 Never other numbers, never an error of whatever library met the damage first.
 """
 
-from __future__ import annotations
-
 import copy
 import io
 import json
@@ -22,7 +20,6 @@ import torch
 
 pytest.importorskip("qiskit_ibm_runtime")
 
-from ibm_cloud import CloudServer
 from ibm_quantum_schemas.common import CompressedTensorModel
 from ibm_training import FEATURES, ibm, layer_on
 from test_fake_devices import noiseless, textbook_layer
@@ -37,6 +34,7 @@ from qiskit_torch_bridge.backends.results import Arrays, WrongResult, arrays_fro
 
 CHECKOUT = Path(__file__).parents[2]
 X = torch.tensor([[0.3], [1.9]], dtype=torch.float64)
+Change = Callable[[dict[str, Any], dict[str, np.ndarray]], None]
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
@@ -49,10 +47,8 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
         return data[:place] + data[place + length :]
     if kind == 2:
         return data[:place] + data[place : place + length] + data[place:]
-    changed = rng.choice(
-        [data[place] ^ 1 << rng.randrange(8), rng.randrange(256), ord(rng.choice('0123456789"[],:ZX'))]
-    )
-    return data[:place] + bytes([changed]) + data[place + 1 :]
+    byte = rng.choice([data[place] ^ 1 << rng.randrange(8), rng.randrange(256), ord(rng.choice('0123456789"[],:ZX'))])
+    return data[:place] + bytes([byte]) + data[place + 1 :]
 
 
 def same(found: Arrays, right: Arrays) -> bool:
@@ -83,7 +79,7 @@ class Answered:
 
 
 @pytest.fixture(scope="module", params=OPTIONS)
-def answered(request: pytest.FixtureRequest, server: CloudServer, tmp_path_factory: pytest.TempPathFactory) -> Answered:
+def answered(request, server, tmp_path_factory):
     """A job of each kind, done and fetched."""
     with ibm(tmp_path_factory.mktemp("answered") / "ledger.sqlite", **OPTIONS[request.param]) as backend:
         with torch.no_grad():
@@ -105,7 +101,7 @@ def refusals(answered: Answered, bodies: list[str]) -> int:
     return refused
 
 
-def test_any_byte_of_an_answer(answered: Answered) -> None:
+def test_any_byte_of_an_answer(answered):
     rng = random.Random(1)
     body = answered.body.encode()
     assert refusals(answered, [damaged(body, rng).decode(errors="replace") for _ in range(300)]) > 200
@@ -134,9 +130,7 @@ def with_a_field_changed(decoded: dict[str, Any], rng: random.Random) -> str:
     """The body with a field removed, twice, under another name, of another value, or resized."""
     decoded = copy.deepcopy(decoded)
     # Timestamps and options are many, and change nothing.
-    places = [
-        place for place in nodes({key: decoded[key] for key in ("data", "passthrough_data")}) if place[1] != "options"
-    ]
+    places = [p for p in nodes({key: decoded[key] for key in ("data", "passthrough_data")}) if p[1] != "options"]
     container, key = rng.choice(places)
     tensors = [place for place in places if isinstance(place[0][place[1]], dict) and "dtype" in place[0][place[1]]]
     kind = rng.randrange(6)
@@ -154,7 +148,7 @@ def with_a_field_changed(decoded: dict[str, Any], rng: random.Random) -> str:
     return json.dumps({**decoded})
 
 
-def test_any_field_of_an_answer(answered: Answered) -> None:
+def test_any_field_of_an_answer(answered):
     rng = random.Random(2)
     decoded = json.loads(answered.body)
     assert refusals(answered, [with_a_field_changed(decoded, rng) for _ in range(200)]) > 50
@@ -163,7 +157,7 @@ def test_any_field_of_an_answer(answered: Answered) -> None:
 # The ledger's copies --------------------------------------------------------------------------------------------------
 
 
-def test_any_byte_of_a_kept_result(rng: np.random.Generator) -> None:
+def test_any_byte_of_a_kept_result(rng):
     right = [[rng.integers(0, 4, (5, 30, 1), dtype=np.uint8)], [rng.normal(size=(2, 5)), rng.normal(size=(2, 5)) ** 2]]
     data, draw, refused = bytes_of(right), random.Random(3), 0
     for _ in range(400):
@@ -176,7 +170,7 @@ def test_any_byte_of_a_kept_result(rng: np.random.Generator) -> None:
     assert refused > 300
 
 
-def test_a_damaged_row_is_named_and_can_be_given_up(tmp_path: Path) -> None:
+def test_a_damaged_row_is_named_and_can_be_given_up(tmp_path):
     """A rehearsal's job is nowhere else: it is simulated once more, after its user has said so."""
     path, draw = tmp_path / "jobs.sqlite", random.Random(4)
     backend = IBMBackend(noiseless(), ledger=path)
@@ -216,9 +210,7 @@ def replayed(path: Path) -> list[list[float]]:
 
 
 @pytest.fixture(scope="module", params=["sampler", "estimator"])
-def recorded(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, list[list[float]]]:
+def recorded(request, tmp_path_factory):
     """A recording, and what it replays."""
     path = tmp_path_factory.mktemp("recorded") / "run.npz"
     backend = IBMBackend(noiseless(), primitive=request.param)
@@ -228,7 +220,7 @@ def recorded(
     return path, right
 
 
-def test_any_byte_of_a_recording(recorded: tuple[Path, list[list[float]]], tmp_path: Path) -> None:
+def test_any_byte_of_a_recording(recorded, tmp_path):
     path, right = recorded
     whole, draw, refused = path.read_bytes(), random.Random(5), []
     for number in range(200):
@@ -242,7 +234,7 @@ def test_any_byte_of_a_recording(recorded: tuple[Path, list[list[float]]], tmp_p
     assert all(said.startswith(begins) and "qtb record LEDGER FILE" in said for begins, said in refused)
 
 
-def rewritten(path: Path, target: Path, change: Callable[[dict[str, Any], dict[str, np.ndarray]], None]) -> Path:
+def rewritten(path: Path, target: Path, change: Change) -> Path:
     """A recording as earlier versions have written them, without a checksum, with something changed."""
     with np.load(path) as archive:
         arrays = dict(archive)
@@ -250,13 +242,11 @@ def rewritten(path: Path, target: Path, change: Callable[[dict[str, Any], dict[s
     del manifest["checksum"]
     change(manifest, arrays)
     content = np.frombuffer(json.dumps(manifest).encode(), dtype=np.uint8)
-    np.savez_compressed(target, manifest=content, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(target, manifest=content, **arrays)
     return target
 
 
-def on(
-    name: str, change: Callable[[np.ndarray], np.ndarray]
-) -> Callable[[dict[str, Any], dict[str, np.ndarray]], None]:
+def on(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Change:
     """A change of all arrays whose name ends so."""
 
     def changed(manifest: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -266,7 +256,7 @@ def on(
     return changed
 
 
-CHANGES: dict[str, Callable[[dict[str, Any], dict[str, np.ndarray]], None]] = {
+CHANGES: dict[str, Change] = {
     "shots cut short": on("/0", lambda array: array[..., :30, :] if array.dtype == np.uint8 else array[:1]),
     "rows cut short": on("/0", lambda array: array[:-1] if array.dtype == np.uint8 else array[:, :-1]),
     "no bytes": on("/0", lambda array: array[..., :0]),
@@ -287,31 +277,29 @@ CHANGES: dict[str, Callable[[dict[str, Any], dict[str, np.ndarray]], None]] = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_recording_without_a_checksum_that_was_changed(
-    recorded: tuple[Path, list[list[float]]], tmp_path: Path, what: str
-) -> None:
+def test_a_recording_without_a_checksum_that_was_changed(recorded, tmp_path, what):
     """Whole as an archive, so that only what it says can tell."""
     path = rewritten(recorded[0], tmp_path / "changed.npz", CHANGES[what])
     with pytest.raises(ValueError, match=rf"{path}.*qtb record LEDGER FILE"):
         replayed(path)
 
 
-def test_recordings_of_earlier_versions_are_replayed(recorded: tuple[Path, list[list[float]]], tmp_path: Path) -> None:
+def test_recordings_of_earlier_versions_are_replayed(recorded, tmp_path):
     path, right = recorded
     assert replayed(rewritten(path, tmp_path / "old.npz", lambda manifest, arrays: None)) == right
     assert Replay(CHECKOUT / "experiments" / "recordings" / "fake-manila.npz").passports
 
 
-def test_a_checksum_sees_what_shapes_do_not(recorded: tuple[Path, list[list[float]]], tmp_path: Path) -> None:
+def test_a_checksum_sees_what_shapes_do_not(recorded, tmp_path):
     with np.load(recorded[0]) as archive:
         arrays = dict(archive)
     arrays["0/0/0/0"] = arrays["0/0/0/0"][..., ::-1, :]
-    np.savez_compressed(tmp_path / "turned.npz", **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(tmp_path / "turned.npz", **arrays)
     with pytest.raises(ValueError, match="its checksum is another"):
         Replay(tmp_path / "turned.npz")
 
 
-def test_sizes_are_checked_before_they_are_allocated(recorded: tuple[Path, list[list[float]]], tmp_path: Path) -> None:
+def test_sizes_are_checked_before_they_are_allocated(recorded, tmp_path):
     """A header that promises more than there is."""
     with zipfile.ZipFile(recorded[0]) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}

@@ -1,79 +1,45 @@
 """Every refusal of every request: one job at the service, one in the ledger, the true cause, and a way on that works."""
 
-from __future__ import annotations
-
 import http.server
 import logging
 import pickle
 import ssl
 import threading
-import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 import torch
-from ibm_cloud import TOKEN, CloudServer
+from ibm_cloud import TOKEN, CloudServer, Watch
 
 pytest.importorskip("qiskit_ibm_runtime")
 
-from ibm_training import ibm, layer_on, step
+from ibm_training import ibm, layer_on, step, watched
 
 from qiskit_torch_bridge import HardwareError, Patience
 from qiskit_torch_bridge.backends.ibm.errors import JobFailed, NotAuthorized, ServiceUnavailable
 from qiskit_torch_bridge.backends.ibm.faults import Fault, ServiceFault, meaning_of
 from qiskit_torch_bridge.backends.ibm.service import CloudDevice
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
 PATIENCE = Patience(retry_seconds=60.0, longest_pause_seconds=0.1, settle_seconds=0.05, poll_seconds=0.02)
 HASTY = Patience(retry_seconds=0.3, longest_pause_seconds=0.1, settle_seconds=0.05, poll_seconds=0.02)
 STATUSES = (400, 401, 403, 404, 407, 408, 409, 410, 413, 422, 423, 425, 429, 500, 503, 524)
 PASSING = (408, 425, 429, 500, 503, 524)
 
 
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    genuine = time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: genuine(min(seconds, 0.03)))
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Path:
-    return tmp_path / "ledger.sqlite"
-
-
-@pytest.fixture(scope="module")
-def undisturbed(server: CloudServer, tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
-    with ibm(tmp_path_factory.mktemp("undisturbed") / "ledger.sqlite") as backend:
-        return step(layer_on(backend))
-
-
-def counts(cloud: CloudServer) -> tuple[int, int]:
-    """Jobs and submissions at the service so far."""
-    return len(cloud.jobs()), len(cloud.requests("POST", "/jobs"))
-
-
-def since(cloud: CloudServer, before: tuple[int, int]) -> tuple[int, int]:
-    jobs, posts = counts(cloud)
-    return jobs - before[0], posts - before[1]
-
-
 # After the job was taken ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [*STATUSES, 200, "page 403"])
-def test_whatever_is_answered_after_a_job_was_taken_it_is_not_sent_again(
-    cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor, status: Any
-) -> None:
-    with ibm(ledger, patience=PATIENCE) as backend:
-        layer, before = layer_on(backend), counts(cloud)
+def test_whatever_is_answered_after_a_job_was_taken_it_is_not_sent_again(cloud, ledger, undisturbed, status):
+    with watched(cloud, ledger, patience=PATIENCE) as (backend, layer, watch):
         if isinstance(status, int) and status != 200:
             cloud.inject("post_5xx_after", status=status)
         else:
             cloud.inject("page_after", path="/jobs", status=200 if status == 200 else 403)
         assert torch.equal(step(layer), undisturbed)
-        assert since(cloud, before) == (1, 1)
+        assert watch.counts == (1, 1)
         (entry,) = backend.ledger.entries()
         assert (entry.state, entry.job_id) == ("done", cloud.jobs()[-1]["id"])
         assert backend.spent.jobs == 1
@@ -81,46 +47,35 @@ def test_whatever_is_answered_after_a_job_was_taken_it_is_not_sent_again(
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_what_is_refused_before_it_was_taken_is_no_job(
-    cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor, status: int
-) -> None:
-    with ibm(ledger, patience=PATIENCE) as backend:
-        layer, before = layer_on(backend), counts(cloud)
+def test_what_is_refused_before_it_was_taken_is_no_job(cloud, ledger, undisturbed, status):
+    with watched(cloud, ledger, patience=PATIENCE) as (backend, layer, watch):
         cloud.inject("post_5xx", status=status)
         if status not in (*PASSING, 401, 404):
             with pytest.raises(JobFailed, match=str(ledger)):
                 step(layer)
             # Looked for, and not found: it was not taken, and does not count.
-            assert since(cloud, before) == (0, 1)
+            assert watch.counts == (0, 1)
             assert backend.spent.jobs == 0
         assert torch.equal(step(layer), undisturbed)
-        assert since(cloud, before) == (1, 2)
+        assert watch.counts == (1, 2)
         assert backend.spent.jobs == 1
 
 
-def test_one_that_is_listed_too_late_is_cancelled_and_counted(
-    cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_that_is_listed_too_late_is_cancelled_and_counted(cloud, ledger, undisturbed, monkeypatch):
     """The list of jobs lags longer than is waited for: two jobs at the service, and two in the ledger."""
     genuine = CloudDevice.find
-    with ibm(ledger, patience=PATIENCE) as backend:
-        layer, before = layer_on(backend), counts(cloud)
-        monkeypatch.setattr(
-            CloudDevice, "find", lambda self, tag: genuine(self, tag) if since(cloud, before)[1] > 1 else []
-        )
+    with watched(cloud, ledger, patience=PATIENCE) as (backend, layer, watch):
+        monkeypatch.setattr(CloudDevice, "find", lambda self, tag: genuine(self, tag) if watch.posts > 1 else [])
         cloud.inject("post_drop_after")
         assert torch.equal(step(layer), undisturbed)
-        assert since(cloud, before) == (2, 2)
+        assert watch.counts == (2, 2)
         first, second = (job["id"] for job in cloud.jobs()[-2:])
-        assert [(entry.state, entry.job_id) for entry in backend.ledger.entries()] == [
-            ("done", second),
-            ("cancelled", first),
-        ]
+        assert [(e.state, e.job_id) for e in backend.ledger.entries()] == [("done", second), ("cancelled", first)]
         assert backend.spent.jobs == 2
         backend.settle_bills()
         assert backend.spent.qpu_seconds == sum(job["seconds"] for job in cloud.jobs()[-2:])
         step(layer)  # the next one is not disturbed
-        assert since(cloud, before) == (3, 3)
+        assert watch.counts == (3, 3)
 
 
 def test_a_fault_can_leave_its_process() -> None:
@@ -135,20 +90,8 @@ def test_a_fault_can_leave_its_process() -> None:
 CAUSES = [
     (400, "Circuit is not valid.", JobFailed, "change the circuit, the options or the device", "save_account"),
     (400, "Reached maximum number of pending jobs (3).", ServiceUnavailable, "only so many jobs at once", "account"),
-    (
-        403,
-        "This instance has met its usage limit.",
-        JobFailed,
-        "time of its instance is used up.*name another",
-        "save_",
-    ),
-    (
-        403,
-        "You have exceeded your monthly quota. 4317",
-        JobFailed,
-        "wait until the plan's time is renewed",
-        "save_account",
-    ),
+    (403, "This instance has met its usage limit.", JobFailed, "of its instance is used up.*name another", "save_"),
+    (403, "You have exceeded your monthly quota. 4317", JobFailed, "until the plan's time is renewed", "save_account"),
     (403, "Not authorized to run a program.", JobFailed, "The key is accepted, but not for this", "save_account"),
     (407, "", JobFailed, "log in to it .HTTPS_PROXY", "save_account"),
     (413, "", JobFailed, "Send less in one job", "save_account"),
@@ -161,18 +104,15 @@ CAUSES = [
 @pytest.mark.parametrize(
     ("status", "says", "error", "remedy", "absent"), CAUSES, ids=[f"{c[0]} {c[1]}" for c in CAUSES]
 )
-def test_a_refused_submission_says_what_helps(
-    cloud: CloudServer, ledger: Path, status: int, says: str, error: type[HardwareError], remedy: str, absent: str
-) -> None:
-    with ibm(ledger, patience=HASTY) as backend:
-        layer, before = layer_on(backend), counts(cloud)
+def test_a_refused_submission_says_what_helps(cloud, ledger, status, says, error, remedy, absent):
+    with watched(cloud, ledger, patience=HASTY) as (_, layer, watch):
         cloud.inject("post_5xx", count=None, status=status, says=says)
         with pytest.raises(error, match=remedy) as caught:
             step(layer)
         assert absent not in str(caught.value)
         assert str(status) in str(caught.value)
         assert says in str(caught.value)
-        assert since(cloud, before)[0] == 0
+        assert len(watch.jobs) == 0
 
 
 def deleted(cloud: CloudServer, **details: Any) -> None:
@@ -182,7 +122,7 @@ def deleted(cloud: CloudServer, **details: Any) -> None:
 
 
 @pytest.mark.parametrize("path", ["/(jobs|sessions|backends|instances).*", "/jobs", "/jobs/.*", "/instances/usage"])
-def test_a_key_that_is_deleted_in_mid_run_is_told_at_once(cloud: CloudServer, ledger: Path, path: str) -> None:
+def test_a_key_that_is_deleted_in_mid_run_is_told_at_once(cloud, ledger, path):
     with ibm(ledger, patience=Patience(retry_seconds=600, settle_seconds=600, poll_seconds=0.02)) as backend:
         layer, before = layer_on(backend), len(cloud.requests())
         deleted(cloud, path=path)
@@ -194,18 +134,17 @@ def test_a_key_that_is_deleted_in_mid_run_is_told_at_once(cloud: CloudServer, le
         assert len(refused) == len(asked) == 1
 
 
-def test_a_token_that_was_revoked_is_renewed(cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor) -> None:
+def test_a_token_that_was_revoked_is_renewed(cloud, ledger, undisturbed):
     """The key is valid: a token of an hour ago need not be."""
-    with ibm(ledger, patience=PATIENCE) as backend:
-        layer, before = layer_on(backend), counts(cloud)
+    with watched(cloud, ledger, patience=PATIENCE) as (backend, layer, watch):
         device: Any = backend.connection
         for client in device.service._api_clients.values():
             client._session.auth.manager.access_token = "revoked"
         assert torch.equal(step(layer), undisturbed)
-        assert since(cloud, before) == (1, 1)
+        assert watch.counts == (1, 1)
 
 
-def test_an_identity_service_out_of_order_is_waited_for(ledger: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_identity_service_out_of_order_is_waited_for(ledger, caplog):
     """Without a token nothing is sent, least of all the account's key; and nobody is told that the key is wrong."""
     with CloudServer(token_seconds=5) as cloud:
         with ibm(ledger, patience=PATIENCE) as backend:
@@ -244,15 +183,13 @@ ANSWERS = {401: NotAuthorized, 403: HardwareError, 407: HardwareError, 429: Serv
 
 
 # Three of the answers to each, so that each answer is given to several.
-ASKED = [
-    (path, status) for number, path in enumerate(REQUESTS) for status in (401, "page", (403, 407, 429, 503)[number % 4])
-]
+ASKED = [(path, status) for i, path in enumerate(REQUESTS) for status in (401, "page", (403, 407, 429, 503)[i % 4])]
 
 
 @pytest.mark.parametrize(("path", "status"), ASKED, ids=[f"{REQUESTS[path]}-{status}" for path, status in ASKED])
-def test_any_request_may_be_refused(cloud: CloudServer, ledger: Path, path: str, status: Any) -> None:
+def test_any_request_may_be_refused(cloud, ledger, path, status):
     """Never a raw error of the client's, a device that is and is not there, or advice to save an account that is valid."""
-    before = counts(cloud)
+    watch = Watch(cloud)
     if status == "page":
         cloud.inject("page", count=None, path=path)
     else:
@@ -272,14 +209,14 @@ def test_any_request_may_be_refused(cloud: CloudServer, ledger: Path, path: str,
             assert "<html" not in said
         else:
             pytest.fail(f"{path} is not asked for")
-    assert since(cloud, before)[0] <= 1
+    assert len(watch.jobs) <= 1
     cloud.clear()
     with ibm(ledger, patience=HASTY, mode="batch", max_jobs=1) as backend:
         step(layer_on(backend))
-    assert since(cloud, before)[0] == 1
+    assert len(watch.jobs) == 1
 
 
-def test_a_wrong_key_is_told_at_once(server: CloudServer, ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_key_is_told_at_once(server, ledger, monkeypatch):
     monkeypatch.setenv("QISKIT_IBM_TOKEN", "another-key-that-nobody-knows")
     for functions in ("", "1"):  # with "1" the client does not look for instances, and would wait for a minute
         monkeypatch.setenv("QISKIT_FUNCTIONS_EXPERIMENTAL", functions)
@@ -302,7 +239,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def proxy() -> Iterator[str]:
+def proxy():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://user:password-of-proxy@127.0.0.1:{server.server_port}"
@@ -319,32 +256,32 @@ def error_of(url: str, **options: Any) -> Exception:
     raise AssertionError(url)
 
 
-def test_a_proxy_that_wants_a_login(proxy: str) -> None:
+def test_a_proxy_that_wants_a_login(proxy):
     meaning = meaning_of(error_of("https://quantum.invalid/api", proxies={"https": proxy}))
     assert (meaning.fault, meaning.tries) == (Fault.REFUSED, None)
     assert "HTTPS_PROXY" in meaning.remedy
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/", "http://no-such-host.invalid/"])
-def test_no_way_to_the_service(url: str) -> None:
+def test_no_way_to_the_service(url):
     meaning = meaning_of(error_of(url))
     assert meaning.fault is Fault.TRANSIENT
     assert "online" in meaning.remedy
 
 
-def test_a_lost_connection_is_no_closed_session() -> None:
+def test_a_lost_connection_is_no_closed_session():
     lost = requests.exceptions.ConnectionError("url: /sessions/1 (Remote end closed connection without response)")
     assert meaning_of(lost).fault is Fault.TRANSIENT
 
 
-def test_a_certificate_that_is_not_trusted() -> None:
+def test_a_certificate_that_is_not_trusted():
     error = requests.exceptions.SSLError(ssl.SSLCertVerificationError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed"))
     assert meaning_of(error).fault is Fault.REFUSED
     assert "REQUESTS_CA_BUNDLE" in meaning_of(error).remedy
     assert meaning_of(requests.exceptions.SSLError("EOF occurred")).fault is Fault.TRANSIENT
 
 
-def test_connecting_says_what_is_waited_for(cloud: CloudServer, ledger: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_connecting_says_what_is_waited_for(cloud, ledger, caplog):
     caplog.set_level(logging.INFO, logger="qiskit_torch_bridge")
     with ibm(ledger) as backend:
         _ = backend.connection

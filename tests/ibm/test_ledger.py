@@ -1,7 +1,5 @@
 """The ledger, and sending with it as memory, on a device that does as it is told."""
 
-from __future__ import annotations
-
 import sqlite3
 
 import numpy as np
@@ -64,17 +62,8 @@ def task(key: str = "a", shots: int = 3) -> Task:
 
 
 def sender(device, ledger, **caps) -> Sender:
-    return Sender(
-        device,
-        ledger,
-        primitive="sampler",
-        options={},
-        run="",
-        mode="job",
-        caps=Caps(**caps),
-        patience=PATIENCE,
-        recalibrated=lambda: None,
-    )
+    settings = {"primitive": "sampler", "options": {}, "run": "", "mode": "job", "recalibrated": lambda: None}
+    return Sender(device, ledger, caps=Caps(**caps), patience=PATIENCE, **settings)
 
 
 def claim(ledger: Ledger, key: str = "a"):

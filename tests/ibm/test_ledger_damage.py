@@ -1,7 +1,5 @@
 """A ledger on a disk that fails, or in the hands of others: the right numbers, or one error that says what to do."""
 
-from __future__ import annotations
-
 import random
 import shutil
 import sqlite3
@@ -44,7 +42,7 @@ def filled(path: Path) -> Path:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(tmp_path):
     return filled(tmp_path / "jobs.sqlite")
 
 
@@ -52,6 +50,16 @@ def poke(path: Path, statement: str, *values: Any) -> None:
     """Changes a row behind the ledger's back, as a failing disk does."""
     with closing(sqlite3.connect(path)) as db:
         assert db.execute(statement, values).rowcount == 1
+        db.commit()
+
+
+def as_of_version_1(path: Path) -> None:
+    """Makes of the file what the first version would have written."""
+    with closing(sqlite3.connect(path)) as db:
+        for table in ("jobs", "circuits", "evaluations", "sessions", "events"):
+            db.execute(f"ALTER TABLE {table} DROP COLUMN seal")
+        db.execute("ALTER TABLE jobs DROP COLUMN result_seal")
+        db.execute("PRAGMA user_version = 1")
         db.commit()
 
 
@@ -82,7 +90,7 @@ def assert_as_written_or_refused(path: Path) -> bool:
     return False
 
 
-def test_any_byte_of_the_file(path: Path, tmp_path: Path) -> None:
+def test_any_byte_of_the_file(path, tmp_path):
     """A few hundred draws: what was written, or a LedgerError."""
     whole, draws = path.read_bytes(), random.Random(14)
     damaged = tmp_path / "damaged.sqlite"
@@ -113,16 +121,12 @@ CELLS = [
 
 
 @pytest.mark.parametrize(("table", "column", "value"), CELLS, ids=[f"{table}-{column}" for table, column, _ in CELLS])
-def test_a_row_that_was_changed_is_named_and_can_be_given_up(path: Path, table: str, column: str, value: Any) -> None:
+def test_a_row_that_was_changed_is_named_and_can_be_given_up(path, table, column, value):
     poke(path, f"UPDATE {table} SET {column} = ? WHERE rowid = 1", value)
     assert not assert_as_written_or_refused(path)
     with closing(Ledger(path)) as ledger:
-        ask = {
-            "jobs": lambda: claim(ledger, "new"),
-            "evaluations": ledger.evaluations,
-            "sessions": lambda: ledger.open_session("run", "device", "batch"),
-            "events": ledger.events,
-        }[table]
+        asks = {"jobs": lambda: claim(ledger, "new"), "evaluations": ledger.evaluations, "events": ledger.events}
+        ask = asks.get(table, lambda: ledger.open_session("run", "device", "batch"))
         with pytest.raises(LedgerError, match=rf"damaged in {table} 1: .*jobs {path} --discard-damaged`") as caught:
             ask()
         assert "all other rows are sound" in str(caught.value)
@@ -131,16 +135,14 @@ def test_a_row_that_was_changed_is_named_and_can_be_given_up(path: Path, table: 
         assert ledger.result(2) == RESULTS[1]
 
         assert ledger.discard_damaged() == [f"{table} 1"]
-        assert [event["message"] for event in ledger.events("discarded")] == [
-            f"{table} 1 was damaged, and was given up"
-        ]
+        assert [e["message"] for e in ledger.events("discarded")] == [f"{table} 1 was damaged, and was given up"]
         assert claim(ledger, KEYS[1]).role is Role.DONE
         assert claim(ledger, KEYS[0]).role is (Role.SUBMIT if table == "jobs" else Role.DONE)
     with closing(Ledger(path)) as ledger:
         assert ledger.discard_damaged() == []
 
 
-def test_a_damaged_row_does_not_become_sound_when_it_is_written_to(path: Path) -> None:
+def test_a_damaged_row_does_not_become_sound_when_it_is_written_to(path):
     poke(path, "UPDATE jobs SET key = 'another' WHERE number = 4")
     with closing(Ledger(path)) as ledger:
         ledger.finished(4, b"result", 1.0)
@@ -149,18 +151,16 @@ def test_a_damaged_row_does_not_become_sound_when_it_is_written_to(path: Path) -
             ledger.entry(4)
 
 
-def test_a_damaged_result_is_its_own_matter(path: Path) -> None:
+def test_a_damaged_result_is_its_own_matter(path):
     poke(path, "UPDATE jobs SET result = ? WHERE number = 1", RESULTS[1])  # whole, but another's
     with closing(Ledger(path)) as ledger:
         assert claim(ledger, KEYS[0]).role is Role.DONE
-        with pytest.raises(
-            ResultDamaged, match=rf"result of job 1 in the ledger {path} is damaged.*All others can be used"
-        ):
+        with pytest.raises(ResultDamaged, match=rf"job 1 in the ledger {path} is damaged.*All others can be used"):
             ledger.result(1)
         assert ledger.result(2) == RESULTS[1]
 
 
-def test_damaged_circuits_are_let_go_of(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_circuits_are_let_go_of(path, caplog):
     """They are made anew, under the same key; no job depends on their bytes."""
     poke(path, "UPDATE circuits SET circuits = ?", b"qpx" * 50)
     with closing(Ledger(path)) as ledger:
@@ -171,13 +171,8 @@ def test_damaged_circuits_are_let_go_of(path: Path, caplog: pytest.LogCaptureFix
         assert ledger.circuits("circuits") == b"new"
 
 
-def test_a_ledger_of_the_first_version_is_taken_on(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as db:
-        for table in ("jobs", "circuits", "evaluations", "sessions", "events"):
-            db.execute(f"ALTER TABLE {table} DROP COLUMN seal")
-        db.execute("ALTER TABLE jobs DROP COLUMN result_seal")
-        db.execute("PRAGMA user_version = 1")
-        db.commit()
+def test_a_ledger_of_the_first_version_is_taken_on(path):
+    as_of_version_1(path)
     assert assert_as_written_or_refused(path)
     poke(path, "UPDATE jobs SET key = 'another' WHERE number = 1")
     assert not assert_as_written_or_refused(path)
@@ -187,14 +182,12 @@ def test_a_ledger_of_the_first_version_is_taken_on(path: Path) -> None:
 
 
 @pytest.mark.parametrize("beside", [False, True])
-def test_an_empty_file_is_not_taken_for_a_new_ledger(path: Path, beside: bool) -> None:
+def test_an_empty_file_is_not_taken_for_a_new_ledger(path, beside):
     """Or everything would be paid for again."""
     path.write_bytes(b"")
     if beside:
         path.with_name(f"{path.name}-wal").write_bytes(b"what SQLite had not moved to the file yet")
-    with pytest.raises(
-        LedgerError, match=rf"{path} is an empty file.*put back a copy.*if it never held any, remove it"
-    ):
+    with pytest.raises(LedgerError, match=rf"{path} is an empty file.*put back a copy.*never held any, remove it"):
         Ledger(path)
     assert path.read_bytes() == b""
     assert path.with_name(f"{path.name}-wal").exists() == beside  # SQLite itself would have removed it
@@ -204,14 +197,14 @@ def test_an_empty_file_is_not_taken_for_a_new_ledger(path: Path, beside: bool) -
 
 
 @pytest.mark.parametrize("part", [0.3, 0.9])
-def test_a_file_that_was_cut_off(path: Path, part: float) -> None:
+def test_a_file_that_was_cut_off(path, part):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(part * len(whole))])
     with pytest.raises(LedgerError, match=rf"sqlite3 {path} .recover"):
         Ledger(path)
 
 
-def test_a_folder(tmp_path: Path) -> None:
+def test_a_folder(tmp_path):
     with pytest.raises(LedgerError, match=rf"got the folder {tmp_path}, expected a file; name one in it"):
         Ledger(tmp_path)
     assert not any(tmp_path.iterdir())
@@ -219,10 +212,9 @@ def test_a_folder(tmp_path: Path) -> None:
         Ledger("/dev/null")
 
 
-def test_a_newer_version(path: Path) -> None:
-    poke_version = "PRAGMA user_version = 9"
+def test_a_newer_version(path):
     with closing(sqlite3.connect(path)) as db:
-        db.execute(poke_version)
+        db.execute("PRAGMA user_version = 9")
     with pytest.raises(LedgerError, match="is of version 9, expected 2; a newer release has made it"):
         Ledger(path)
 
@@ -239,17 +231,15 @@ def test_a_newer_version(path: Path) -> None:
         ("database disk image is malformed", r"sqlite3 {path} .recover"),
     ],
 )
-def test_the_remedy_is_the_one_for_the_case(path: Path, says: str, remedy: str) -> None:
+def test_the_remedy_is_the_one_for_the_case(path, says, remedy):
     ledger = Ledger(path)
-    with (
-        pytest.raises(LedgerError, match=f"{path} cannot be used: {says}.*{remedy.format(path=path)}"),
-        ledger._file.transaction(),
-    ):
+    expected = f"{path} cannot be used: {says}.*{remedy.format(path=path)}"
+    with pytest.raises(LedgerError, match=expected), ledger._file.transaction():
         raise sqlite3.OperationalError(says)
     ledger.close()
 
 
-def test_a_ledger_that_is_removed_while_it_is_open_is_written_anew(path: Path) -> None:
+def test_a_ledger_that_is_removed_while_it_is_open_is_written_anew(path):
     ledger = Ledger(path)
     claim(ledger, "new")
     for file in path.parent.glob(f"{path.name}*"):
@@ -262,7 +252,7 @@ def test_a_ledger_that_is_removed_while_it_is_open_is_written_anew(path: Path) -
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_a_ledger_that_is_replaced_while_it_is_open_is_saved(path: Path, tmp_path: Path) -> None:
+def test_a_ledger_that_is_replaced_while_it_is_open_is_saved(path, tmp_path):
     copy = shutil.copy(path, tmp_path / "copy.sqlite")
     ledger = Ledger(path)
     claim(ledger, "new")
@@ -295,7 +285,7 @@ def _roles(found: Any, count: int) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes"])
-def test_eight_open_a_new_ledger_at_the_same_instant(tmp_path: Path, kind: str) -> None:
+def test_eight_open_a_new_ledger_at_the_same_instant(tmp_path, kind):
     context = get_context("fork" if kind == "processes" else None)
     if kind == "threads":
         import queue
@@ -315,7 +305,7 @@ def test_eight_open_a_new_ledger_at_the_same_instant(tmp_path: Path, kind: str) 
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"{number}.sqlite" for number in range(ROUNDS)]
 
 
-def test_a_lock_on_the_mode_of_the_file_is_waited_for(path: Path) -> None:
+def test_a_lock_on_the_mode_of_the_file_is_waited_for(path):
     """SQLite itself does not wait for it: two processes that opened a new ledger at once collided there."""
     holder = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     assert holder.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)

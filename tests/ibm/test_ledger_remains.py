@@ -1,7 +1,5 @@
 """What SQLite keeps beside a ledger: nothing after the last one has closed it, and nothing of it in another ledger."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sqlite3
@@ -37,7 +35,7 @@ def _fill_and_die(path: Path, jobs: int, size: int) -> None:
 
 
 @pytest.mark.parametrize(("jobs", "size"), [(3, 100), (40, 150_000)], ids=["all of it beside", "a part beside"])
-def test_a_new_ledger_does_not_take_on_what_a_lost_one_has_left(tmp_path: Path, jobs: int, size: int) -> None:
+def test_a_new_ledger_does_not_take_on_what_a_lost_one_has_left(tmp_path, jobs, size):
     """SQLite would write it into the new file: the old jobs come back, or its pages are damaged."""
     path, beside = tmp_path / "jobs.sqlite", tmp_path / "jobs.sqlite-wal"
     dying = get_context("fork").Process(target=_fill_and_die, args=(path, jobs, size))
@@ -97,7 +95,7 @@ def _seen() -> Iterator[None]:
         yield
 
 
-def test_of_those_that_close_at_once_one_is_the_last(tmp_path: Path) -> None:
+def test_of_those_that_close_at_once_one_is_the_last(tmp_path):
     """Two that close at the same instant hold each other up, and SQLite leaves the last writes beside the file."""
     path = tmp_path / "jobs.sqlite"
     Ledger(path).close()
@@ -113,9 +111,7 @@ def test_of_those_that_close_at_once_one_is_the_last(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_folder_that_somebody_else_has_locked_holds_nobody_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_somebody_else_has_locked_holds_nobody_up(tmp_path, monkeypatch):
     fcntl = pytest.importorskip("fcntl")
     monkeypatch.setattr(ledger_file, "_SECONDS_OF_CLOSING", 0.02)
     ledger = Ledger(tmp_path / "jobs.sqlite")

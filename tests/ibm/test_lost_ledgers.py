@@ -1,11 +1,6 @@
 """Runs whose ledger is damaged, lost or out of reach: no wrong number, nothing paid twice, and a way on that works."""
 
-from __future__ import annotations
-
-import sqlite3
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,126 +8,86 @@ from ibm_cloud import CloudServer
 
 pytest.importorskip("qiskit_ibm_runtime")
 
-from ibm_training import full_disk, ibm, layer_on, step
+from ibm_training import ibm, layer_on, step
+from test_ledger_damage import as_of_version_1, poke
 
 from qiskit_torch_bridge.backends.ibm.errors import LedgerError
 from qiskit_torch_bridge.commands import main
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "ledger.sqlite"
-
-
-@pytest.fixture
-def first(cloud: CloudServer, path: Path) -> torch.Tensor:
+def first(cloud, ledger):
     """A step whose job is done."""
-    with ibm(path) as backend:
+    with ibm(ledger) as backend:
         return step(layer_on(backend))
 
 
-def poke(path: Path, statement: str, *values: Any) -> None:
-    with closing(sqlite3.connect(path)) as db:
-        assert db.execute(statement, values).rowcount == 1
-        db.commit()
-
-
-def as_of_version_1(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as db:
-        for table in ("jobs", "circuits", "evaluations", "sessions", "events"):
-            db.execute(f"ALTER TABLE {table} DROP COLUMN seal")
-        db.execute("ALTER TABLE jobs DROP COLUMN result_seal")
-        db.execute("PRAGMA user_version = 1")
-        db.commit()
-
-
-def again(cloud: CloudServer, path: Path) -> tuple[torch.Tensor, int]:
+def again(cloud: CloudServer, ledger: Path) -> tuple[torch.Tensor, int]:
     """The same step in a later process, and how many jobs it has sent."""
     before = len(cloud.requests("POST", "/jobs"))
-    with ibm(path) as backend:
+    with ibm(ledger) as backend:
         found = step(layer_on(backend))
     return found, len(cloud.requests("POST", "/jobs")) - before
 
 
-def test_a_ledger_of_an_earlier_version_goes_on(cloud: CloudServer, path: Path, first: torch.Tensor) -> None:
-    as_of_version_1(path)
-    found, sent = again(cloud, path)
+def assert_the_same_again(cloud: CloudServer, ledger: Path, first: torch.Tensor, *, sent: int = 0) -> None:
+    found, now = again(cloud, ledger)
     assert torch.equal(found, first)
-    assert sent == 0
+    assert now == sent
+
+
+def test_a_ledger_of_an_earlier_version_goes_on(cloud, ledger, first):
+    as_of_version_1(ledger)
+    assert_the_same_again(cloud, ledger, first)
 
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("damage", [b"", b"QISKIT and then nothing", b"\xff" * 200])
-def test_damaged_circuits_are_transpiled_anew_and_no_job_is_sent(
-    cloud: CloudServer, path: Path, first: torch.Tensor, version: int, damage: bytes
-) -> None:
+def test_damaged_circuits_are_transpiled_anew_and_no_job_is_sent(cloud, ledger, first, version, damage):
     """Jobs are known by what was asked for, not by the circuits' bytes."""
     if version == 1:
-        as_of_version_1(path)
-    poke(path, "UPDATE circuits SET circuits = ?", damage)
+        as_of_version_1(ledger)
+    poke(ledger, "UPDATE circuits SET circuits = ?", damage)
     for _ in range(2):
-        found, sent = again(cloud, path)
-        assert torch.equal(found, first)
-        assert sent == 0
+        assert_the_same_again(cloud, ledger, first)
 
 
 @pytest.mark.parametrize("change", ["key = 'another'", "state = 'cancelled'", "number = 7"])
-def test_a_damaged_job_is_not_sent_again_until_it_is_given_up(
-    cloud: CloudServer, path: Path, first: torch.Tensor, change: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_job_is_not_sent_again_until_it_is_given_up(cloud, ledger, first, change, capsys):
     before = len(cloud.jobs())
-    poke(path, f"UPDATE jobs SET {change}")
+    poke(ledger, f"UPDATE jobs SET {change}")
     for _ in range(2):
-        with pytest.raises(LedgerError, match=rf"damaged in jobs .*qtb jobs {path} --discard-damaged"):
-            again(cloud, path)
+        with pytest.raises(LedgerError, match=rf"damaged in jobs .*qtb jobs {ledger} --discard-damaged"):
+            again(cloud, ledger)
     assert len(cloud.jobs()) == before
-    assert main(["jobs", str(path)]) == 0
+    assert main(["jobs", str(ledger)]) == 0
     assert "damaged" in capsys.readouterr().out
 
-    assert main(["jobs", str(path), "--discard-damaged"]) == 0
+    assert main(["jobs", str(ledger), "--discard-damaged"]) == 0
     printed = capsys.readouterr().out
     assert "Given up: jobs " in printed
     assert cloud.jobs()[-1]["id"] in printed
-    found, sent = again(cloud, path)
-    assert torch.equal(found, first)
-    assert sent == 1
+    assert_the_same_again(cloud, ledger, first, sent=1)
 
 
-def test_an_emptied_ledger_sends_nothing(cloud: CloudServer, path: Path, first: torch.Tensor, tmp_path: Path) -> None:
+def test_an_emptied_ledger_sends_nothing(cloud, ledger, first, tmp_path):
     copy = tmp_path / "copy.sqlite"
-    copy.write_bytes(path.read_bytes())
-    path.write_bytes(b"")
+    copy.write_bytes(ledger.read_bytes())
+    ledger.write_bytes(b"")
     with pytest.raises(LedgerError, match=r"is an empty file.*put back a copy of it"):
-        again(cloud, path)
-    copy.replace(path)
-    found, sent = again(cloud, path)
-    assert torch.equal(found, first)
-    assert sent == 0
+        again(cloud, ledger)
+    copy.replace(ledger)
+    assert_the_same_again(cloud, ledger, first)
 
 
-def test_a_ledger_that_is_removed_in_mid_run(cloud: CloudServer, path: Path, first: torch.Tensor) -> None:
-    with ibm(path) as backend:
+def test_a_ledger_that_is_removed_in_mid_run(cloud, ledger, first):
+    with ibm(ledger) as backend:
         layer = layer_on(backend)
         assert torch.equal(step(layer), first)
         before = len(cloud.jobs())
-        for file in path.parent.glob(f"{path.name}*"):
+        for file in ledger.parent.glob(f"{ledger.name}*"):
             file.unlink()
         with pytest.raises(LedgerError, match="removed, and was written anew"):
             step(layer)
         assert len(cloud.jobs()) == before
-    found, sent = again(cloud, path)
-    assert torch.equal(found, first)
-    assert sent == 0
-
-
-def test_a_full_disk_in_mid_run(cloud: CloudServer, path: Path) -> None:
-    before = len(cloud.jobs())
-    with ibm(path) as backend:
-        layer, _ = layer_on(backend), backend.ledger  # which makes the file
-        with (
-            full_disk(path),
-            pytest.raises(LedgerError, match=rf"{path} cannot be used.*make room"),
-        ):
-            step(layer)
-        step(layer)
-    assert len(cloud.jobs()) == before + 1
+    assert_the_same_again(cloud, ledger, first)

@@ -1,7 +1,5 @@
 """IBM's options: those with which results could not be read, or prices not be known, are refused before any job."""
 
-from __future__ import annotations
-
 import warnings
 
 import pytest
@@ -76,6 +74,9 @@ def test_options_that_spoil_results_or_prices_are_refused(primitive, options, pa
         IBMBackend("fake_manila", primitive=primitive, options=options)
 
 
+FOLDING = {"amplifier": "gate_folding_back", "noise_factors": [1, 2, 3], "extrapolator": "linear"}
+DECOUPLING = {"enable": True, "extra_slack_distribution": "edges", "scheduling_method": "asap"}
+DECOUPLING |= {"skip_reset_qubits": True}
 TAKEN = {
     "sampler": [
         {"default_shots": 9, "max_execution_time": 100},
@@ -86,25 +87,13 @@ TAKEN = {
         {"twirling": {"enable_gates": True, "group": "balanced_pauli", "num_randomizations": 4}},
         {"twirling": {"enable_gates": True, "group": "local_c1", "shots_per_randomization": 3}},
         *({"dynamical_decoupling": {"enable": True, "sequence_type": kind}} for kind in ("XX", "XpXm", "XY4")),
-        {
-            "dynamical_decoupling": {
-                "enable": True,
-                "extra_slack_distribution": "edges",
-                "scheduling_method": "asap",
-                "skip_reset_qubits": True,
-            }
-        },
+        {"dynamical_decoupling": DECOUPLING},
     ],
     "estimator": [
         *({"resilience_level": level} for level in (0, 1, 2)),
         {"default_precision": 0.2, "resilience": {"measure_mitigation": False, "pec": {"max_overhead": 5}}},
         {"resilience": {"measure_noise_learning": {"num_randomizations": 4}}},
-        {
-            "resilience": {
-                "zne_mitigation": True,
-                "zne": {"amplifier": "gate_folding_back", "noise_factors": [1, 2, 3], "extrapolator": "linear"},
-            }
-        },
+        {"resilience": {"zne_mitigation": True, "zne": FOLDING}},
         {"resilience": {"zne_mitigation": True, "zne": {"extrapolated_noise_factors": [0.5]}}},
     ],
 }
@@ -112,9 +101,7 @@ TAKEN = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("primitive", "options"), [(kind, options) for kind, these in TAKEN.items() for options in these], ids=str
-)
+@pytest.mark.parametrize(("primitive", "options"), [(kind, o) for kind, some in TAKEN.items() for o in some], ids=str)
 def test_options_that_are_taken_work_to_the_end(primitive, options):
     backend = IBMBackend("fake_manila", primitive=primitive, options=options)
     layer = layer_on(backend, shots=300)
@@ -154,11 +141,8 @@ def test_every_option_of_ibms_is_decided():
 @pytest.mark.parametrize(
     ("primitive", "wrong"),
     [
-        ("sampler", EstimatorOptions()),
-        ("estimator", SamplerOptions()),
-        ("sampler", ExecutorOptions()),
-        ("sampler", OldEstimatorOptions()),
-        ("estimator", OldSamplerOptions()),
+        *(("sampler", wrong) for wrong in (EstimatorOptions(), ExecutorOptions(), OldEstimatorOptions())),
+        *(("estimator", wrong) for wrong in (SamplerOptions(), OldSamplerOptions())),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -1,7 +1,5 @@
 """Recordings: the same numbers again, and an error for everything else."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 
@@ -58,19 +56,12 @@ def test_the_same_numbers_as_often_as_one_likes(recorded):
     assert isinstance(resolve_backend(f"replay:{path}"), Replay)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"primitive": "estimator"},
-        {"limits": Limits(executions=200)},  # jobs in pieces
-        {"primitive": "estimator", "limits": Limits(executions=600)},
-    ],
-)
-def test_estimators_and_jobs_in_pieces(options, tmp_path):
-    backend = IBMBackend(noiseless(), **options)
+@pytest.mark.parametrize(("primitive", "executions"), [("estimator", 10**7), ("sampler", 200), ("estimator", 600)])
+def test_estimators_and_jobs_in_pieces(primitive, executions, tmp_path):
+    backend = IBMBackend(noiseless(), primitive=primitive, limits=Limits(executions=executions))
     numbers, _ = train(backend, steps=2)
     write_recording(backend.ledger, tmp_path / "run.npz")
-    assert len(backend.ledger.entries()) > (2 if "limits" in options else 1)
+    assert len(backend.ledger.entries()) > (2 if executions < 1000 else 1)
     assert train(Replay(tmp_path / "run.npz"), steps=2)[0] == numbers
 
 

@@ -1,24 +1,20 @@
 """Layers on IBM devices through the genuine client, against the stand-in of the service, whatever goes wrong there."""
 
-from __future__ import annotations
-
 import logging
 import math
 import pickle
-import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from ibm_cloud import TOKEN, CloudServer
+from ibm_cloud import TOKEN, CloudServer, Watch
 
 pytest.importorskip("qiskit_ibm_runtime")
 
-from ibm_training import FEATURES, PATIENCE, SHOTS, UPSTREAM, ibm, layer_on, step
+from ibm_training import FEATURES, PATIENCE, SHOTS, UPSTREAM, ibm, layer_on, step, watched
 from qiskit_ibm_runtime import Batch, Session
 
 from qiskit_torch_bridge import BudgetExceeded, HardwareError, Limits, Patience, QuantumLayer
@@ -26,45 +22,8 @@ from qiskit_torch_bridge.backends.ibm import service as service_module
 from qiskit_torch_bridge.backends.ibm.errors import JobFailed, NotAuthorized, ServiceUnavailable
 from qiskit_torch_bridge.backends.ibm.recording import write_recording
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
 HASTY = Patience(retry_seconds=1.0, longest_pause_seconds=0.1, settle_seconds=0.2, poll_seconds=0.02)
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pauses between attempts, which grow to half a minute, are cut short."""
-    genuine = time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: genuine(min(seconds, 0.05)))
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Path:
-    return tmp_path / "ledger.sqlite"
-
-
-@pytest.fixture(scope="module")
-def undisturbed(server: CloudServer, tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
-    """The first step of every layer here, when nothing goes wrong."""
-    with ibm(tmp_path_factory.mktemp("undisturbed") / "ledger.sqlite") as backend:
-        return step(layer_on(backend))
-
-
-class Watch:
-    """What has happened at the server since the watch was made."""
-
-    def __init__(self, cloud: CloudServer) -> None:
-        self._cloud, self._jobs, self._requests = cloud, len(cloud.jobs()), len(cloud.requests())
-
-    @property
-    def jobs(self) -> list[dict[str, Any]]:
-        return self._cloud.jobs()[self._jobs :]
-
-    @property
-    def requests(self) -> list[tuple[str, str, int]]:
-        return self._cloud.requests()[self._requests :]
-
-    @property
-    def posts(self) -> int:
-        return sum(request[:2] == ("POST", "/jobs") for request in self.requests)
 
 
 def exact_step() -> torch.Tensor:
@@ -83,9 +42,7 @@ def bounds(shots: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("primitive", ["sampler", "estimator"])
 @pytest.mark.parametrize("mode", ["job", "batch", "session"])
-def test_a_step_is_one_job_and_agrees_with_exact_simulation(
-    cloud: CloudServer, ledger: Path, mode: Any, primitive: Any
-) -> None:
+def test_a_step_is_one_job_and_agrees_with_exact_simulation(cloud, ledger, mode, primitive):
     shots = 4000
     options = {"resilience_level": 0} if primitive == "estimator" else {}
     with ibm(ledger, mode=mode, primitive=primitive, options=options) as backend:
@@ -94,13 +51,11 @@ def test_a_step_is_one_job_and_agrees_with_exact_simulation(
         found, exact = step(layer), exact_step()
         (job,) = watch.jobs
         assert watch.posts == 1
-        assert layer.last_run is not None
         errors = torch.from_numpy(layer.last_run.standard_errors).ravel()
         assert torch.all(torch.abs(found - exact)[:6] < 5 * errors)
         assert torch.all(errors < shots**-0.5)
         assert torch.all(torch.abs(found - exact) < bounds(shots))
         passport = layer.last_run.passport
-        assert passport is not None
         assert (passport.backend, passport.job_ids) == ("ibm_manila", (job["id"],))
         assert passport.sessions == ((job["session_id"],) if job["session_id"] else ())
         assert (job["session_id"] is None) == (mode == "job")
@@ -108,12 +63,11 @@ def test_a_step_is_one_job_and_agrees_with_exact_simulation(
 
         with torch.no_grad():
             layer(FEATURES)
-        assert len(watch.jobs) == watch.posts == 2
+        assert watch.counts == (2, 2)
 
 
-def test_only_what_needs_a_gradient_is_measured_for_it(cloud: CloudServer, ledger: Path) -> None:
-    with ibm(ledger) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+def test_only_what_needs_a_gradient_is_measured_for_it(cloud, ledger):
+    with watched(cloud, ledger) as (_, layer, watch):
         expected = []
         step(layer)
         expected.append(layer.quote(3).circuits)
@@ -131,19 +85,19 @@ def test_only_what_needs_a_gradient_is_measured_for_it(cloud: CloudServer, ledge
     assert expected == [54, 30, 6, 30, 6]  # 3 rows in 2 bases, at 1 + 2 points for each angle
 
 
-def test_work_above_the_limits_leaves_as_few_jobs_together(cloud: CloudServer, ledger: Path) -> None:
-    with ibm(ledger, limits=Limits(executions=20 * SHOTS)) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+def test_work_above_the_limits_leaves_as_few_jobs_together(cloud, ledger):
+    with watched(cloud, ledger, limits=Limits(executions=20 * SHOTS)) as (_, layer, watch):
         assert layer.quote(3).jobs == 3
         found = step(layer)
         assert torch.all(torch.abs(found - exact_step()) < bounds(SHOTS))
-        assert layer.last_run is not None
-        assert layer.last_run.passport is not None
         assert [job["id"] for job in watch.jobs] == list(layer.last_run.passport.job_ids)
     jobs = [path for method, path, _ in watch.requests if method == "POST" or "results" in path]
     assert [path == "/jobs" for path in jobs] == [True] * 3 + [False] * 3
     assert sum(job["parameter_sets"] for job in watch.jobs) == 54
     assert max(job["parameter_sets"] for job in watch.jobs) == 20
+
+
+TWO_FACTORS = {"noise_factors": [1, 3], "extrapolator": "linear"}
 
 
 @pytest.mark.parametrize(
@@ -155,15 +109,10 @@ def test_work_above_the_limits_leaves_as_few_jobs_together(cloud: CloudServer, l
         ("estimator", {}),
         ("estimator", {"resilience_level": 0}),
         ("estimator", {"resilience_level": 2}),
-        (
-            "estimator",
-            {"resilience": {"zne_mitigation": True, "zne": {"noise_factors": [1, 3], "extrapolator": "linear"}}},
-        ),
+        ("estimator", {"resilience": {"zne_mitigation": True, "zne": TWO_FACTORS}}),
     ],
 )
-def test_the_quote_is_what_the_service_gets(
-    cloud: CloudServer, ledger: Path, primitive: Any, options: dict[str, Any]
-) -> None:
+def test_the_quote_is_what_the_service_gets(cloud, ledger, primitive, options):
     with ibm(ledger, primitive=primitive, options=options) as backend:
         # So many that no value comes out the same in all randomisations, which IBM's extrapolation warns of.
         layer, watch = layer_on(backend, shots=5000), Watch(cloud)
@@ -211,57 +160,32 @@ def named(rows: list[tuple[str, dict[str, Any], Any]]) -> list[str]:
 
 @pytest.mark.parametrize(("kind", "details", "posts"), PASSING, ids=named(PASSING))
 @pytest.mark.parametrize("mode", ["job", "session"])
-def test_a_fault_that_passes_changes_nothing(
-    cloud: CloudServer,
-    ledger: Path,
-    undisturbed: torch.Tensor,
-    monkeypatch: pytest.MonkeyPatch,
-    mode: Any,
-    kind: str,
-    details: dict[str, Any],
-    posts: int,
-) -> None:
+def test_a_fault_that_passes_changes_nothing(cloud, ledger, undisturbed, monkeypatch, mode, kind, details, posts):
     if "stall" in kind:
         monkeypatch.setattr(service_module, "_READ_SECONDS", 0.4)
-    with ibm(ledger, mode=mode) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    with watched(cloud, ledger, mode=mode) as (backend, layer, watch):
         cloud.inject(kind, **details)
         assert torch.equal(step(layer), undisturbed)
-        assert len(watch.jobs) == 1
-        assert watch.posts == posts
+        assert watch.counts == (1, posts)
         (entry,) = backend.ledger.entries()
         assert (entry.state, entry.job_id) == ("done", watch.jobs[0]["id"])
         assert backend.spent.jobs == 1
 
 
-def test_a_job_that_the_listing_does_not_show_at_once_is_not_sent_again(
-    cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor
-) -> None:
-    with ibm(ledger) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+def test_a_job_that_the_listing_does_not_show_at_once_is_not_sent_again(cloud, ledger, undisturbed):
+    with watched(cloud, ledger) as (backend, layer, watch):
         cloud.inject("list_lag", count=3)
         cloud.inject("post_drop_after")
         assert torch.equal(step(layer), undisturbed)
-        assert len(watch.jobs) == watch.posts == 1
+        assert watch.counts == (1, 1)
         (event,) = backend.ledger.events("recovered")
         assert watch.jobs[0]["id"] in event["message"]
 
 
-def test_every_passing_fault_at_once(cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor) -> None:
-    with ibm(ledger) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
-        for kind in (
-            "post_5xx",
-            "post_429",
-            "post_drop",
-            "post_drop_after",
-            "get_5xx",
-            "get_429",
-            "get_drop",
-            "job_404",
-        ):
-            cloud.inject(kind)
-        for kind in ("results_5xx", "results_cut", "results_garbled"):
+def test_every_passing_fault_at_once(cloud, ledger, undisturbed):
+    with watched(cloud, ledger) as (_, layer, watch):
+        gets = ("get_5xx", "get_429", "get_drop", "job_404", "results_5xx", "results_cut", "results_garbled")
+        for kind in ("post_5xx", "post_429", "post_drop", "post_drop_after", *gets):
             cloud.inject(kind)
         assert torch.equal(step(layer), undisturbed)
         assert len(watch.jobs) == 1
@@ -291,18 +215,9 @@ LASTING: list[tuple[str, dict[str, Any], type[HardwareError], str, int, int]] = 
     ("kind", "details", "error", "says", "before", "after"), LASTING, ids=named([row[:3] for row in LASTING])
 )
 def test_a_fault_that_lasts_ends_with_an_error_and_the_same_program_goes_on(
-    cloud: CloudServer,
-    ledger: Path,
-    undisturbed: torch.Tensor,
-    kind: str,
-    details: dict[str, Any],
-    error: type[HardwareError],
-    says: str,
-    before: int,
-    after: int,
-) -> None:
-    with ibm(ledger, patience=HASTY) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    cloud, ledger, undisturbed, kind, details, error, says, before, after
+):
+    with watched(cloud, ledger, patience=HASTY) as (backend, layer, watch):
         cloud.inject(kind, **details)
         if kind == "post_5xx_after":
             cloud.inject("get_5xx", count=None, path="/jobs")
@@ -328,22 +243,18 @@ def leave_a_job(cloud: CloudServer, layer: QuantumLayer) -> None:
     cloud.clear()
 
 
-def test_a_step_that_failed_can_be_called_again(cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor) -> None:
-    with ibm(ledger, patience=HASTY) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+def test_a_step_that_failed_can_be_called_again(cloud, ledger, undisturbed):
+    with watched(cloud, ledger, patience=HASTY) as (_, layer, watch):
         leave_a_job(cloud, layer)
         assert torch.equal(step(layer), undisturbed)
         assert len(watch.jobs) == 1
 
 
-def test_an_interrupted_wait_goes_on(
-    cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_wait_goes_on(cloud, ledger, undisturbed, monkeypatch):
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    with ibm(ledger) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    with watched(cloud, ledger) as (backend, layer, watch):
         with monkeypatch.context() as patch:
             patch.setattr(service_module.CloudDevice, "_sent", interrupted)
             with pytest.raises(KeyboardInterrupt):
@@ -358,11 +269,8 @@ def test_an_interrupted_wait_goes_on(
 
 @pytest.mark.parametrize("mode", ["session", "batch"])
 @pytest.mark.parametrize("when", ["between steps", "at the submission"])
-def test_a_session_that_closes_is_renewed(
-    cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor, mode: Any, when: str
-) -> None:
-    with ibm(ledger, mode=mode) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+def test_a_session_that_closes_is_renewed(cloud, ledger, undisturbed, mode, when):
+    with watched(cloud, ledger, mode=mode) as (backend, layer, watch):
         assert torch.equal(step(layer), undisturbed)
         first = watch.jobs[0]["session_id"]
         if when == "between steps":
@@ -374,15 +282,13 @@ def test_a_session_that_closes_is_renewed(
         assert second not in (None, first)
         (event,) = backend.ledger.events("session-renewed")
         assert (event["data"]["old"], event["data"]["new"]) == (first, second)
-        assert layer.last_run is not None
-        assert layer.last_run.passport is not None
         assert layer.last_run.passport.sessions == (second,)
         step(layer)
         assert [job["session_id"] for job in watch.jobs] == [first, second, second]
 
 
 @pytest.mark.parametrize("kind", [Session, Batch])
-def test_a_closed_session_of_the_users_own_is_an_error(cloud: CloudServer, ledger: Path, kind: Any) -> None:
+def test_a_closed_session_of_the_users_own_is_an_error(cloud, ledger, kind):
     session = kind(cloud.service().backend("ibm_manila"))
     backend = ibm(ledger, session)
     layer, watch = layer_on(backend), Watch(cloud)
@@ -396,14 +302,14 @@ def test_a_closed_session_of_the_users_own_is_an_error(cloud: CloudServer, ledge
     backend.close()
 
 
-def test_a_session_of_the_users_own_stays_open(cloud: CloudServer, ledger: Path) -> None:
+def test_a_session_of_the_users_own_stays_open(cloud, ledger):
     session = Session(cloud.service().backend("ibm_manila"))
     with ibm(ledger, session) as backend:
         step(layer_on(backend))
     assert session.details()["accepting_jobs"]
 
 
-def test_the_open_plan_has_batches_but_no_sessions(tmp_path: Path) -> None:
+def test_the_open_plan_has_batches_but_no_sessions(tmp_path):
     with CloudServer(plan="open") as cloud:
         refused = tmp_path / "refused.sqlite"
         with pytest.raises(ValueError, match="mode='batch'"):
@@ -416,7 +322,7 @@ def test_the_open_plan_has_batches_but_no_sessions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["session", "batch"])
-def test_a_session_left_open_is_taken_up_and_closed_at_last(cloud: CloudServer, ledger: Path, mode: Any) -> None:
+def test_a_session_left_open_is_taken_up_and_closed_at_last(cloud, ledger, mode):
     watch = Watch(cloud)
     lost = ibm(ledger, mode=mode)
     first = layer_on(lost)
@@ -440,7 +346,7 @@ def test_a_session_left_open_is_taken_up_and_closed_at_last(cloud: CloudServer, 
 
 
 @pytest.mark.parametrize(("cap", "value"), [("max_jobs", 2), ("max_shots", 2 * 54 * SHOTS), ("max_qpu_seconds", 14.5)])
-def test_a_cap_stops_before_the_submission(cloud: CloudServer, ledger: Path, cap: str, value: float) -> None:
+def test_a_cap_stops_before_the_submission(cloud, ledger, cap, value):
     watch = Watch(cloud)
     layers = []
     with ibm(ledger, **{cap: value}) as backend:  # an earlier process
@@ -466,7 +372,7 @@ def test_a_cap_stops_before_the_submission(cloud: CloudServer, ledger: Path, cap
     assert len(watch.jobs) == 3
 
 
-def test_bills_that_come_late_are_settled(cloud: CloudServer, ledger: Path) -> None:
+def test_bills_that_come_late_are_settled(cloud, ledger):
     with ibm(ledger) as backend:
         layer = layer_on(backend)
         cloud.inject("get_5xx", path="/jobs/[^/]+/metrics")
@@ -480,7 +386,7 @@ def test_bills_that_come_late_are_settled(cloud: CloudServer, ledger: Path) -> N
 # Recalibration, cancelling, secrets -----------------------------------------------------------------------------------
 
 
-def test_a_recalibration_is_logged_once(cloud: CloudServer, ledger: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_recalibration_is_logged_once(cloud, ledger, caplog):
     patience = replace(PATIENCE, recheck_seconds=0)
     passports = []
     with ibm(ledger, patience=patience) as backend:
@@ -489,7 +395,6 @@ def test_a_recalibration_is_logged_once(cloud: CloudServer, ledger: Path, caplog
             if number == 2:
                 cloud.recalibrate("ibm_manila")
             step(layer)
-            assert layer.last_run is not None
             passports.append(layer.last_run.passport)
         (event,) = backend.ledger.events("recalibration")
     calibrated = [passport.calibrated[0] for passport in passports if passport is not None]
@@ -498,9 +403,8 @@ def test_a_recalibration_is_logged_once(cloud: CloudServer, ledger: Path, caplog
     assert sum("calibrated anew" in record.message for record in caplog.records) == 1
 
 
-def test_jobs_are_collected_and_cancelled(cloud: CloudServer, ledger: Path, undisturbed: torch.Tensor) -> None:
-    with ibm(ledger, patience=HASTY) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+def test_jobs_are_collected_and_cancelled(cloud, ledger, undisturbed):
+    with watched(cloud, ledger, patience=HASTY) as (backend, layer, watch):
         leave_a_job(cloud, layer)
         backend.collect(backend.ledger.entries()[0].number)
         assert backend.ledger.entries()[0].state == "done"
@@ -529,9 +433,7 @@ def errors_of(layer: QuantumLayer, cloud: CloudServer) -> Iterator[BaseException
         cloud.clear()
 
 
-def test_the_token_is_nowhere(
-    cloud: CloudServer, tmp_path: Path, ledger: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_token_is_nowhere(cloud, tmp_path, ledger, caplog):
     caplog.set_level(logging.DEBUG, logger="qiskit_torch_bridge")
     patience = Patience(retry_seconds=0.3, settle_seconds=0.1, poll_seconds=0.02)
     with ibm(ledger, mode="session", patience=patience) as backend:

@@ -1,51 +1,26 @@
 """Settings of the hardware path are checked where they are given: one error with a remedy, no job, no file."""
 
-from __future__ import annotations
-
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
-from qiskit import QuantumCircuit
-from qiskit.circuit import ParameterVector
 
 pytest.importorskip("qiskit_ibm_runtime", reason="IBM devices need qiskit-ibm-runtime")
 
-from qiskit_torch_bridge import IBMBackend, Limits, Patience, QuantumLayer, Replay
+from ibm_training import layer_on
 
+from qiskit_torch_bridge import IBMBackend, Limits, Patience, Replay
+
+pytestmark = pytest.mark.usefixtures("folder")
 NAN, INF = float("nan"), float("inf")
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch) -> Path:
-    """An empty working directory, where a ledger would be made."""
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    monkeypatch.chdir(empty)
-    monkeypatch.delenv("QTB_LEDGER", raising=False)
-    return empty
-
-
-def layer_on(backend, **options) -> QuantumLayer:
-    x, w = ParameterVector("x", 1), ParameterVector("w", 1)
-    circuit = QuantumCircuit(2)
-    circuit.ry(x[0], 0)
-    circuit.cx(0, 1)
-    circuit.rx(w[0], 1)
-    options = {"observables": ["ZI", "XX"], "shots": 20, "seed": 1, **options}
-    return QuantumLayer(circuit, inputs=x, weights=w, backend=backend, **options)
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
 
+CAPS = ("max_qpu_seconds", "max_shots", "max_jobs")
 WRONG_SETTINGS = [
-    *(
-        {cap: value}
-        for cap in ("max_qpu_seconds", "max_shots", "max_jobs")
-        for value in (NAN, INF, -1, True, "60", [5])
-    ),
-    *({cap: 1.5} for cap in ("max_shots", "max_jobs")),
+    *({cap: value} for cap in CAPS for value in (NAN, INF, -1, True, "60", [5])),
+    *({cap: 1.5} for cap in CAPS[1:]),
     *({"max_time": value} for value in ("1h", 0, -5, 1.5, NAN, INF, True)),
     *({"run": value} for value in (5, None, b"run", ["run"])),
     *({name: value} for name in ("account", "instance") for value in (5, True, b"name", ["name"])),
@@ -83,14 +58,11 @@ def test_misspelt_words_are_guessed(wrong, guess):
 
 
 @pytest.mark.parametrize(
-    ("right", "found"),
-    [
-        ({"max_shots": 1e6, "max_jobs": np.int64(3)}, (None, 1_000_000, 3)),
-        ({"max_qpu_seconds": np.float64(2.5), "max_jobs": 0}, (2.5, None, 0)),
-    ],
+    ("caps", "found"), [((None, 1e6, np.int64(3)), (None, 1_000_000, 3)), ((np.float64(2.5), None, 0), (2.5, None, 0))]
 )
-def test_numbers_of_other_kinds_are_taken(right, found):
-    assert dataclasses.astuple(IBMBackend("fake_manila", **right).caps) == found
+def test_numbers_of_other_kinds_are_taken(caps, found):
+    backend = IBMBackend("fake_manila", **dict(zip(CAPS, caps, strict=True)))
+    assert dataclasses.astuple(backend.caps) == found
 
 
 def test_a_ledger_that_cannot_be_a_file_is_refused(folder):

@@ -1,7 +1,5 @@
 """The stand-in of IBM's service, seen through the genuine client."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -15,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ibm_cloud import INSTANCE, TOKEN, CloudServer
+from ibm_cloud import INSTANCE, TOKEN, CloudServer, Watch
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 from qiskit.quantum_info import SparsePauliOp, Statevector
@@ -62,25 +60,17 @@ def isa(circuit: QuantumCircuit, backend: Any, *, measured: bool = False) -> Qua
 
 
 @pytest.fixture(scope="module")
-def backend(server: CloudServer) -> Any:
+def backend(server):
     return server.service().backend("ibm_manila")
 
 
 @pytest.fixture(scope="module")
-def sampler_pub(backend: Any) -> Any:
+def sampler_pub(backend):
     return isa(logical(), backend, measured=True), ROWS
 
 
-def job_ids(cloud: CloudServer) -> set[str]:
-    return {job["id"] for job in cloud.jobs()}
-
-
-def posts(cloud: CloudServer) -> int:
-    return len(cloud.requests("POST", "/jobs"))
-
-
 @pytest.mark.parametrize("mode", [None, Session, Batch])
-def test_values_are_those_of_exact_simulation(backend: Any, cloud: CloudServer, mode: Any) -> None:
+def test_values_are_those_of_exact_simulation(backend, cloud, mode):
     opened = mode and mode(backend)
     shots = 4000
     states = [Statevector(logical().assign_parameters(row)) for row in ROWS]
@@ -109,7 +99,7 @@ def test_values_are_those_of_exact_simulation(backend: Any, cloud: CloudServer, 
         assert opened.status() == "Closed"
 
 
-def test_jobs_are_found_by_tag(backend: Any, sampler_pub: Any) -> None:
+def test_jobs_are_found_by_tag(backend, sampler_pub):
     def submitted(*tags: str) -> str:
         return Sampler(backend, {"environment": {"job_tags": list(tags)}}).run([sampler_pub], shots=10).job_id()
 
@@ -129,7 +119,7 @@ def test_jobs_are_found_by_tag(backend: Any, sampler_pub: Any) -> None:
     assert service.job(first).tags == ["step", "step-1"]
 
 
-def test_a_job_takes_its_time_and_can_be_cancelled(backend: Any, cloud: CloudServer, sampler_pub: Any) -> None:
+def test_a_job_takes_its_time_and_can_be_cancelled(backend, cloud, sampler_pub):
     cloud.inject("slow_queue", seconds=3600)
     job = Sampler(backend).run([sampler_pub], shots=10)
     assert job.status() == "QUEUED"
@@ -142,7 +132,7 @@ def test_a_job_takes_its_time_and_can_be_cancelled(backend: Any, cloud: CloudSer
         backend.service.job(job.job_id()).cancel()
 
 
-def test_usage_is_billed(backend: Any, sampler_pub: Any) -> None:
+def test_usage_is_billed(backend, sampler_pub):
     before = backend.service.usage()["usage_consumed_seconds"]
     job = Sampler(backend).run([sampler_pub], shots=10)
     assert job.usage() == job.metrics()["usage"]["quantum_seconds"] == 3
@@ -150,7 +140,7 @@ def test_usage_is_billed(backend: Any, sampler_pub: Any) -> None:
     assert backend.service.usage()["usage_consumed_seconds"] == before + 3
 
 
-def test_an_operation_off_target_fails_the_job(backend: Any) -> None:
+def test_an_operation_off_target_fails_the_job(backend):
     circuit = QuantumCircuit(5)
     circuit.cx(0, 4)
     circuit.measure_all()
@@ -159,7 +149,7 @@ def test_an_operation_off_target_fails_the_job(backend: Any) -> None:
         job.result()
 
 
-def test_a_large_device_answers_too(backend: Any) -> None:
+def test_a_large_device_answers_too(backend):
     large = backend.service.backend("ibm_algiers")
     circuit = isa(logical(), large)
     pub = (circuit, SparsePauliOp("ZZZ").apply_layout(circuit.layout), ROWS)
@@ -168,7 +158,7 @@ def test_a_large_device_answers_too(backend: Any) -> None:
     assert np.abs((values.evs - exact) / (values.stds + 1e-9)).max() < 5
 
 
-def test_circuits_beyond_exact_simulation_go_to_aer(backend: Any) -> None:
+def test_circuits_beyond_exact_simulation_go_to_aer(backend):
     circuit = QuantumCircuit(1, 2)
     circuit.x(0)
     circuit.measure(0, 0)
@@ -178,7 +168,7 @@ def test_circuits_beyond_exact_simulation_go_to_aer(backend: Any) -> None:
     assert counts == {"01": 50}
 
 
-def test_noise_of_the_device_is_on_request(backend: Any) -> None:
+def test_noise_of_the_device_is_on_request(backend):
     circuit = QuantumCircuit(5)
     circuit.measure_all()
     job = Sampler(backend).run([circuit], shots=5000)
@@ -225,18 +215,8 @@ FAULTS: list[tuple[str, dict[str, Any], Callable[[Any], Any] | None, type[Except
 
 
 @pytest.mark.parametrize(("kind", "details", "call", "error", "created", "posted"), FAULTS)
-def test_faults_reach_the_client(
-    backend: Any,
-    cloud: CloudServer,
-    sampler_pub: Any,
-    kind: str,
-    details: dict[str, Any],
-    call: Callable[[Any], Any] | None,
-    error: type[Exception] | None,
-    created: int,
-    posted: int,
-) -> None:
-    jobs, requests = job_ids(cloud), posts(cloud)
+def test_faults_reach_the_client(backend, cloud, sampler_pub, kind, details, call, error, created, posted):
+    watch = Watch(cloud)
     cloud.inject(kind, **details)
 
     def act() -> None:
@@ -250,22 +230,20 @@ def test_faults_reach_the_client(
         assert TOKEN not in str(caught.value)
     else:
         act()
-    assert len(job_ids(cloud) - jobs) == created
-    assert posts(cloud) - requests == posted
+    assert watch.counts == (created, posted)
     assert submit(backend, sampler_pub).result()[0].data.meas.shape == (len(ROWS),)
 
 
 @pytest.mark.slow
-def test_a_lasting_5xx_ends_the_submission(backend: Any, cloud: CloudServer, sampler_pub: Any) -> None:
-    jobs, requests = job_ids(cloud), posts(cloud)
+def test_a_lasting_5xx_ends_the_submission(backend, cloud, sampler_pub):
+    watch = Watch(cloud)
     cloud.inject("post_5xx", count=None)
     with pytest.raises(IBMRuntimeError):
         submit(backend, sampler_pub)
-    assert job_ids(cloud) == jobs
-    assert posts(cloud) - requests == 6
+    assert watch.counts == (0, 6)
 
 
-def test_a_fault_waits_and_counts(backend: Any, cloud: CloudServer, sampler_pub: Any) -> None:
+def test_a_fault_waits_and_counts(backend, cloud, sampler_pub):
     cloud.inject("post_429", count=2, after=1)
     statuses = []
     for _ in range(4):
@@ -278,14 +256,14 @@ def test_a_fault_waits_and_counts(backend: Any, cloud: CloudServer, sampler_pub:
         cloud.inject("flood")
 
 
-def test_a_stalled_request_is_released(backend: Any, cloud: CloudServer, sampler_pub: Any) -> None:
+def test_a_stalled_request_is_released(backend, cloud, sampler_pub):
     job = submit(backend, sampler_pub)
     cloud.inject("get_stall", seconds=3600)
     threading.Timer(0.2, cloud.release).start()
     assert job.status() == "DONE"
 
 
-def test_a_slow_service_can_fail_too(backend: Any, cloud: CloudServer, sampler_pub: Any) -> None:
+def test_a_slow_service_can_fail_too(backend, cloud, sampler_pub):
     cloud.inject("slow", count=None, seconds=0.05)
     cloud.inject("post_429")
     with pytest.raises(IBMRuntimeError, match="429"):
@@ -293,14 +271,14 @@ def test_a_slow_service_can_fail_too(backend: Any, cloud: CloudServer, sampler_p
     assert submit(backend, sampler_pub).status() == "DONE"
 
 
-def test_the_listing_lags(backend: Any, cloud: CloudServer, sampler_pub: Any) -> None:
+def test_the_listing_lags(backend, cloud, sampler_pub):
     job = Sampler(backend, {"environment": {"job_tags": ["lagging"]}}).run([sampler_pub], shots=10)
     cloud.inject("list_lag")
     assert backend.service.jobs(job_tags=["lagging"]) == []
     assert [found.job_id() for found in backend.service.jobs(job_tags=["lagging"])] == [job.job_id()]
 
 
-def test_a_device_goes_offline_and_comes_back(backend: Any, cloud: CloudServer, sampler_pub: Any) -> None:
+def test_a_device_goes_offline_and_comes_back(backend, cloud, sampler_pub):
     cloud.inject("offline")
     job = submit(backend, sampler_pub)
     assert job.status() == "QUEUED"
@@ -312,14 +290,14 @@ def test_a_device_goes_offline_and_comes_back(backend: Any, cloud: CloudServer, 
     assert (paused.operational, paused.status_msg) == (True, "internal")
 
 
-def test_a_recalibration_is_seen_on_refresh(backend: Any, cloud: CloudServer) -> None:
+def test_a_recalibration_is_seen_on_refresh(backend, cloud):
     before = backend.properties().last_update_date
     cloud.recalibrate("ibm_manila")
     assert backend.properties().last_update_date == before
     assert backend.properties(refresh=True).last_update_date > before
 
 
-def test_sessions_end(backend: Any, cloud: CloudServer, sampler_pub: Any) -> None:
+def test_sessions_end(backend, cloud, sampler_pub):
     session = Session(backend, max_time=3600)
     assert session.status() == "Pending"
     assert submit(session, sampler_pub).status() == "DONE"
@@ -344,12 +322,10 @@ def test_sessions_end(backend: Any, cloud: CloudServer, sampler_pub: Any) -> Non
         submit(short, sampler_pub)
 
 
-def test_the_open_plan_has_no_sessions() -> None:
+def test_the_open_plan_has_no_sessions():
     with CloudServer(plan="open", token_seconds=5, used_seconds=590) as cloud:
         service = cloud.service()
-        assert [(found["plan"], found["pricing_type"], found["crn"]) for found in service.instances()] == [
-            ("open", "free", INSTANCE)
-        ]
+        assert [(i["plan"], i["pricing_type"], i["crn"]) for i in service.instances()] == [("open", "free", INSTANCE)]
         assert service.usage()["usage_remaining_seconds"] == 10
         backend = service.backend("ibm_manila")
         with pytest.raises(RequestsApiError, match="1352"):
@@ -387,7 +363,7 @@ for level in (0, 1):
 
 
 @pytest.mark.slow
-def test_results_follow_from_the_content_alone(cloud: CloudServer) -> None:
+def test_results_follow_from_the_content_alone(cloud):
     def results(seed: int) -> str:
         environment = os.environ | cloud.environment | {"PYTHONHASHSEED": str(seed)}
         command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(Path(__file__).parent), f"run-{seed}"]
@@ -399,7 +375,7 @@ def test_results_follow_from_the_content_alone(cloud: CloudServer) -> None:
     assert not (Path(cloud.environment["HOME"]) / ".qiskit").exists()
 
 
-def test_the_server_ends_with_its_parent() -> None:
+def test_the_server_ends_with_its_parent():
     code = (
         f"import os, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from ibm_cloud import CloudServer\n"

@@ -1,19 +1,15 @@
 """Keys, access tokens and passwords are nowhere, even where the service or a proxy echoes what it was sent."""
 
-from __future__ import annotations
-
 import logging
 import pickle
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import pytest
-from ibm_cloud import TOKEN, CloudServer
+from ibm_cloud import TOKEN
 
 pytest.importorskip("qiskit_ibm_runtime")
 
@@ -23,13 +19,8 @@ from qiskit_torch_bridge import HardwareError, Patience
 from qiskit_torch_bridge.backends.ibm.faults import masked
 from qiskit_torch_bridge.backends.ibm.recording import write_recording
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
 PATIENCE = Patience(retry_seconds=0.2, longest_pause_seconds=0.1, settle_seconds=0.05, poll_seconds=0.02)
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    genuine = time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: genuine(min(seconds, 0.03)))
 
 
 class Heard(logging.Handler):
@@ -98,8 +89,7 @@ PLACES = [
 
 @pytest.mark.parametrize(("path", "status"), PLACES)
 @pytest.mark.parametrize("when", ["connecting", "later"])
-def test_what_is_echoed_is_nowhere(cloud: CloudServer, tmp_path: Path, path: str, status: int, when: str) -> None:
-    ledger = tmp_path / "ledger.sqlite"
+def test_what_is_echoed_is_nowhere(cloud, tmp_path, ledger, path, status, when):
     errors: list[BaseException] = []
     with heard() as texts:
         backend = ibm(ledger, patience=PATIENCE)
@@ -130,9 +120,7 @@ def test_what_is_echoed_is_nowhere(cloud: CloudServer, tmp_path: Path, path: str
         assert "Bearer ey" not in text  # nor those of before
 
 
-def test_a_key_in_words_before_there_is_a_service(
-    server: CloudServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_in_words_before_there_is_a_service(server, tmp_path, monkeypatch):
     key = "wrong-key-that-has-no-name-before-it"
     monkeypatch.setenv("QISKIT_IBM_TOKEN", key)
     server.inject("iam_outage", count=None, status=400, says=f"I do not know {key}, sorry.")
@@ -141,7 +129,7 @@ def test_a_key_in_words_before_there_is_a_service(
     server.clear()
 
 
-def test_forms_of_secrets() -> None:
+def test_forms_of_secrets():
     jwt = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
     for text in (
         f"Authorization: Bearer {jwt}",

@@ -3,27 +3,24 @@
 No number is made of them, nothing is paid for twice by itself, and what the error advises works.
 """
 
-from __future__ import annotations
-
 import json
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from ibm_cloud import TOKEN, CloudServer
+from ibm_cloud import TOKEN, Watch
 
 pytest.importorskip("qiskit_ibm_runtime")
 
 from ibm_quantum_schemas.common import CompressedTensorModel
-from ibm_training import SHOTS, ibm, layer_on, step
+from ibm_training import SHOTS, ibm, layer_on, step, watched
 from qiskit_ibm_runtime.api.client import RuntimeClient
 from qiskit_ibm_runtime.decoders.defaults import DEFAULT_DECODERS
-from test_service import HASTY, Watch, bounds, exact_step, leave_a_job
+from test_service import HASTY, bounds, exact_step, leave_a_job
 
 from qiskit_torch_bridge import HardwareError, IBMBackend
 from qiskit_torch_bridge.backends.ibm import sending
@@ -31,6 +28,7 @@ from qiskit_torch_bridge.backends.ibm.device import LocalDevice
 from qiskit_torch_bridge.backends.ibm.errors import JobFailed, LedgerError
 from qiskit_torch_bridge.commands import main
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
 OPTIONS: dict[str, dict[str, Any]] = {
     "sampler": {},
     "twirled": {"options": {"twirling": {"enable_gates": True, "enable_measure": True}}},
@@ -39,19 +37,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    genuine = time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: genuine(min(seconds, 0.02)))
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Path:
-    return tmp_path / "ledger.sqlite"
-
-
 @pytest.fixture(scope="module")
-def right(server: CloudServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+def right(server, tmp_path_factory):
     """A step with each of the Samplers, when nothing goes wrong."""
     steps = {}
     for name in ("sampler", "twirled"):
@@ -80,7 +67,7 @@ class Wrong:
 
 
 @pytest.fixture
-def wrong(monkeypatch: pytest.MonkeyPatch) -> Wrong:
+def wrong(monkeypatch):
     genuine, wrong = RuntimeClient.job_results, Wrong()
 
     def job_results(client: RuntimeClient, job_id: str) -> Any:
@@ -136,16 +123,8 @@ def swap_bases(decoded: dict[str, Any]) -> None:
 
 SHAPES: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "a bit fewer": ("sampler", reshaped(lambda a: a[..., :-1]), r"PUB 0: got \d bit\(s\) a shot, expected \d"),
-    "half the shots": (
-        "sampler",
-        reshaped(lambda a: a[..., ::2, :]),
-        r"PUB 0: got shape \(27, 100, 1\).*expected \(27, 200",
-    ),
-    "half the rows": (
-        "sampler",
-        reshaped(lambda a: a[:13]),
-        r"PUB 0: got shape \(13, 200, 1\).*expected \(27, 200, 1\)",
-    ),
+    "half the shots": ("sampler", reshaped(lambda a: a[..., ::2, :]), r"PUB 0: got shape \(27, 100, 1\).*\(27, 200"),
+    "half the rows": ("sampler", reshaped(lambda a: a[:13]), r"PUB 0: got shape \(13, 200, 1\).*\(27, 200, 1\)"),
     "a PUB fewer": ("sampler", edited(lambda d: d["data"].pop()), "cannot be decoded.*metadata items"),
     "a PUB more": ("sampler", edited(lambda d: d["data"].append(d["data"][0])), "cannot be decoded.*metadata items"),
     "no PUB": ("sampler", edited(lambda d: d["data"].clear()), r"got 0 PUB\(s\), expected 2"),
@@ -153,22 +132,10 @@ SHAPES: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "other numbers": ("sampler", reshaped(lambda a: a + np.uint8(1)), "got uint8 other than 0 and 1, expected bits"),
     "another role": ("sampler", renamed("sampler_v2", "another"), "PUB 0: got QuantumProgramItemResult, expected"),
     "another's role": ("sampler", renamed("sampler_v2", "estimator_v2"), "cannot be decoded"),
-    "twirled, fewer shots": (
-        "twirled",
-        reshaped(of_registers(lambda a: a[..., :32, :])),
-        r"item 0, outcome: got \(4, 27, 32",
-    ),
-    "twirled, fewer circuits": (
-        "twirled",
-        reshaped(lambda a: a[:3]),
-        r"got \(3, 27, 64, 2\), expected \(4, 27, 64, 2\)",
-    ),
+    "twirled, fewer shots": ("twirled", reshaped(of_registers(lambda a: a[..., :32, :])), r"outcome: got \(4, 27, 32"),
+    "twirled, fewer circuits": ("twirled", reshaped(lambda a: a[:3]), r"got \(3, 27, 64, 2\).* \(4, 27, 64, 2\)"),
     "twirled, without flips": ("twirled", edited(without_flips), r"item 0, measurement_flips.outcome: got nothing"),
-    "estimator, fewer shots": (
-        "estimator",
-        reshaped(lambda a: a[..., ::2, :]),
-        r"_meas: got \(1, 54, 100, 5\), expected",
-    ),
+    "estimator, fewer shots": ("estimator", reshaped(lambda a: a[..., ::2, :]), r"_meas: got \(1, 54, 100, 5\)"),
     "estimator, fewer rows": ("estimator", reshaped(lambda a: a[:, :27]), r"_meas: got \(1, 27, 200, 5\), expected"),
     "estimator, fewer bits": ("estimator", reshaped(lambda a: a[..., :-1]), r"_meas: got \(1, 54, 200, 4\), expected"),
     "estimator, another recipe": ("estimator", edited(swap_bases), "got a recipe.*not the one which was sent"),
@@ -188,17 +155,12 @@ CASES = {**SHAPES, **{name: ("sampler", change, "") for name, change in BODIES.i
 
 
 @pytest.mark.parametrize("what", CASES)
-def test_a_wrong_result_is_refused_and_can_be_fetched_later(
-    cloud: CloudServer, ledger: Path, right: dict[str, torch.Tensor], wrong: Wrong, what: str
-) -> None:
+def test_a_wrong_result_is_refused_and_can_be_fetched_later(cloud, ledger, right, wrong, what):
     """The error comes after a few attempts, and says what was got and expected; nothing is stored as done."""
     kind, wrong.change, message = CASES[what]
-    with ibm(ledger, **OPTIONS[kind]) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    with watched(cloud, ledger, **OPTIONS[kind]) as (backend, layer, watch):
         for _ in range(2):  # whatever is tried again
-            with pytest.raises(
-                JobFailed, match=f"run and paid for, but its result is not what was asked for: .*{message}"
-            ):
+            with pytest.raises(JobFailed, match=f"paid for, but its result is not what was asked for: .*{message}"):
                 step(layer)
             layer = layer_on(backend)
         assert wrong.fetched == 2 * 3
@@ -212,18 +174,10 @@ def test_a_wrong_result_is_refused_and_can_be_fetched_later(
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
-def test_a_wrong_result_is_forgotten_and_the_job_sent_once_more(
-    cloud: CloudServer,
-    ledger: Path,
-    right: dict[str, torch.Tensor],
-    wrong: Wrong,
-    caplog: pytest.LogCaptureFixture,
-    kind: str,
-) -> None:
+def test_a_wrong_result_is_forgotten_and_the_job_sent_once_more(cloud, ledger, right, wrong, caplog, kind):
     """To the end: the error, its advice, a warning about the money, the right numbers, two jobs in all."""
     wrong.change = reshaped(of_registers(lambda array: array[..., ::2, :]))
-    with ibm(ledger, **OPTIONS[kind]) as backend:
-        layer, watch = layer_on(backend), Watch(cloud)
+    with watched(cloud, ledger, **OPTIONS[kind]) as (backend, layer, watch):
         for refused in (lambda: step(layer), lambda: backend.collect(1), lambda: backend.cancel(1)):
             with pytest.raises(JobFailed, match=rf"IBMBackend.forget\(1\).*jobs {ledger} --forget 1"):
                 refused()
@@ -238,9 +192,7 @@ def test_a_wrong_result_is_forgotten_and_the_job_sent_once_more(
         assert [event["data"]["job"] for event in backend.ledger.events("forgotten")] == [1]
 
 
-def test_another_jobs_result_is_refused(
-    cloud: CloudServer, ledger: Path, right: dict[str, torch.Tensor], wrong: Wrong
-) -> None:
+def test_another_jobs_result_is_refused(cloud, ledger, right, wrong):
     """The results of two jobs may have the same shapes; what the service passes through says whose they are."""
     bodies: list[str] = []
 
@@ -255,9 +207,7 @@ def test_another_jobs_result_is_refused(
             step(layer_on(backend, seed=8))
 
 
-def test_jobs_forgets_by_the_command_line(
-    cloud: CloudServer, ledger: Path, right: dict[str, torch.Tensor], wrong: Wrong, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_jobs_forgets_by_the_command_line(cloud, ledger, right, wrong, capsys):
     with ibm(ledger) as backend:
         wrong.change, watch = BODIES["a web page"], Watch(cloud)
         with pytest.raises(JobFailed, match="cannot be decoded"):
@@ -268,17 +218,11 @@ def test_jobs_forgets_by_the_command_line(
         assert torch.equal(step(layer_on(backend)), right["sampler"])
         assert main(["jobs", str(ledger), "--forget", "1"]) == 1  # it is failed already
         assert main(["jobs", str(ledger), "--forget", "7"]) == 1
-        assert watch.posts == len(watch.jobs) == 2
+        assert watch.counts == (2, 2)
         assert [entry.state for entry in backend.ledger.entries()] == ["failed", "done"]
 
 
-def test_what_an_earlier_version_has_sent_is_checked_when_it_is_read(
-    cloud: CloudServer,
-    ledger: Path,
-    right: dict[str, torch.Tensor],
-    wrong: Wrong,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_an_earlier_version_has_sent_is_checked_when_it_is_read(cloud, ledger, right, wrong, monkeypatch):
     """Its evaluations do not say what they asked for, so that collecting a job cannot tell."""
     monkeypatch.setattr(sending, "asked_of_jobs", lambda ledger: {})
     with ibm(ledger, patience=HASTY) as backend:
@@ -291,7 +235,7 @@ def test_what_an_earlier_version_has_sent_is_checked_when_it_is_read(
             step(layer_on(backend))
         wrong.change = None
         assert torch.equal(step(layer_on(backend)), right["sampler"])
-        assert watch.posts == len(watch.jobs) == 1
+        assert watch.counts == (1, 1)
 
 
 EXECUTOR = DEFAULT_DECODERS["executor"]
@@ -299,35 +243,30 @@ LAYOUTS = {"one decoder": EXECUTOR[0], "none": None, "another order": EXECUTOR[1
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_client_that_decodes_otherwise_sends_no_job(
-    cloud: CloudServer, ledger: Path, monkeypatch: pytest.MonkeyPatch, layout: str
-) -> None:
+def test_a_client_that_decodes_otherwise_sends_no_job(cloud, ledger, monkeypatch, layout):
     """Or it would be paid for and not read."""
     monkeypatch.setitem(DEFAULT_DECODERS, "executor", LAYOUTS[layout])
     watch = Watch(cloud)
     said = r"qiskit-ibm-runtime: got version \d+\.\d+\.\d+, which decodes results in another way than 0\.51"
     with ibm(ledger) as backend, pytest.raises(HardwareError, match=said):
         step(layer_on(backend))
-    assert watch.posts == 0
+    assert watch.counts == (0, 0)
     assert not ledger.exists()
 
 
-def test_a_job_of_before_waits_for_a_client_that_decodes_it(
-    cloud: CloudServer, ledger: Path, right: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with ibm(ledger, patience=HASTY) as backend:
-        watch = Watch(cloud)
-        leave_a_job(cloud, layer_on(backend))
+def test_a_job_of_before_waits_for_a_client_that_decodes_it(cloud, ledger, right, monkeypatch):
+    with watched(cloud, ledger, patience=HASTY) as (backend, layer, watch):
+        leave_a_job(cloud, layer)
         with monkeypatch.context() as patch:
             patch.setitem(DEFAULT_DECODERS, "executor", EXECUTOR[0])
             with pytest.raises(HardwareError, match="those that were sent are kept"):
                 backend.collect(1)
         assert backend.ledger.entry(1).state == "submitted"
         assert torch.equal(step(layer_on(backend)), right["sampler"])
-        assert watch.posts == 1
+        assert watch.counts[1] == 1
 
 
-def test_an_echoed_key_is_masked(cloud: CloudServer, ledger: Path, wrong: Wrong) -> None:
+def test_an_echoed_key_is_masked(cloud, ledger, wrong):
     wrong.change = edited(lambda decoded: decoded.update(data=f"You sent {TOKEN}."))
     with ibm(ledger) as backend, pytest.raises(JobFailed, match=r"cannot be decoded.*You sent \*\*\*") as caught:
         step(layer_on(backend))
@@ -337,7 +276,7 @@ def test_an_echoed_key_is_masked(cloud: CloudServer, ledger: Path, wrong: Wrong)
         error = error.__cause__ or error.__context__
 
 
-def test_a_wrong_simulation_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_simulation_is_not_kept(monkeypatch):
     """It was not paid for, so that the same run simulates it anew without being asked to."""
     genuine = LocalDevice.result
     backend = IBMBackend("fake_manila")
@@ -350,7 +289,7 @@ def test_a_wrong_simulation_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None
     assert [entry.state for entry in backend.ledger.entries()] == ["failed", "done"]
 
 
-def test_a_job_that_has_not_ended_is_not_forgotten(cloud: CloudServer, ledger: Path) -> None:
+def test_a_job_that_has_not_ended_is_not_forgotten(cloud, ledger):
     """It would be paid for unseen: it can be cancelled."""
     with ibm(ledger, patience=HASTY) as backend:
         cloud.inject("slow_queue", seconds=3600)
@@ -372,16 +311,14 @@ def damage_result(path: Path, change: Callable[[bytes], bytes]) -> None:
 
 
 @pytest.fixture
-def done(cloud: CloudServer, ledger: Path, right: dict[str, torch.Tensor]) -> Iterator[IBMBackend]:
+def done(cloud, ledger, right):
     """A backend whose ledger holds one job that is done."""
     with ibm(ledger) as backend:
         assert torch.equal(step(layer_on(backend)), right["sampler"])
         yield backend
 
 
-def test_a_damaged_result_in_the_ledger_is_fetched_once_more(
-    cloud: CloudServer, ledger: Path, right: dict[str, torch.Tensor], wrong: Wrong, done: IBMBackend
-) -> None:
+def test_a_damaged_result_in_the_ledger_is_fetched_once_more(cloud, ledger, right, wrong, done):
     """That costs nothing; only where the service has lost it too, it has to be given up and paid for again."""
     watch = Watch(cloud)
     damage_result(ledger, lambda blob: blob[:-100])
@@ -398,4 +335,4 @@ def test_a_damaged_result_in_the_ledger_is_fetched_once_more(
     done.forget(1)
     wrong.change = None
     assert torch.equal(step(layer_on(done)), right["sampler"])
-    assert watch.posts == len(watch.jobs) == 1
+    assert watch.counts == (1, 1)

@@ -4,12 +4,10 @@
 so the array's terms are evaluated as matrices too.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -143,9 +141,8 @@ def _summed(terms: dict[str, float]) -> SparsePauliOp:
 
 
 def test_mappings_follow_the_layout():
-    placed = transpile(
-        circuit(), coupling_map=CouplingMap.from_line(5), basis_gates=["cx", "rz", "sx"], initial_layout=[4, 0, 2]
-    )
+    device = {"coupling_map": CouplingMap.from_line(5), "basis_gates": ["cx", "rz", "sx"]}
+    placed = transpile(circuit(), initial_layout=[4, 0, 2], **device)
     terms = mapping()
     assert QuantumLayer(placed, observables=terms)().item() == pytest.approx(expectations(terms)[0], abs=2e-6)
 
@@ -158,9 +155,8 @@ def test_dictionaries_give_their_keys_in_order_and_generators_once():
 
 
 def test_a_generator_of_observables_lasts_while_the_circuit_grows():
-    grown = LayerwiseQuantumLayer(
-        lambda depth: random_rotations(2, depth, seed=0), 1, observables=(given for given in ("ZZ", "XI"))
-    )
+    make = partial(random_rotations, 2, seed=0)
+    grown = LayerwiseQuantumLayer(make, 1, observables=(given for given in ("ZZ", "XI")))
     grown.enter(Phase("deeper", 2, (0, 1), 1))
     assert grown(torch.zeros(1, 2)).shape == (1, 2)
 
@@ -234,15 +230,9 @@ layer = QuantumLayer(qc, weights={"b": b, "a": a}, seed=1, shots=100,
                      observables=[dict.fromkeys(labels, 0.7), *dict.fromkeys(labels)])
 print(layer.state_dict(), layer().tolist())
 """
-    printed = {
-        subprocess.run(
-            [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    }
+    printed = set()
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        printed.add(subprocess.check_output([sys.executable, "-c", program], env=environment, text=True))
     assert len(printed) == 1
     assert printed.pop().count("got a set, which has no order") == 3

@@ -6,8 +6,6 @@ fails or follows the definition. So truth here is what the user wrote down: matr
 by NumPy the way the circuit was put together.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Callable, Mapping
@@ -174,9 +172,8 @@ def test_any_nesting_is_computed_as_it_was_meant_or_refused():
         point = rng.uniform(-2, 2, circuit.num_parameters)
         observables = list(generic_observables(circuit.num_qubits))
         try:
-            layer = QuantumLayer(
-                circuit, weights=list(circuit.parameters), observables=observables, init=torch.tensor(point)
-            )
+            options = {"observables": observables, "init": torch.tensor(point)}
+            layer = QuantumLayer(circuit, weights=list(circuit.parameters), **options)
         except ValueError as error:
             if re.search("but its definition has|annotated", str(error)) is None:
                 raise
@@ -308,9 +305,7 @@ def test_a_stale_definition_is_refused_by_the_gates_name(case):
 
 def test_the_gates_around_a_stale_one_are_named():
     circuit = STALE["within gates"]()
-    with pytest.raises(
-        ValueError, match=r"'cblock_dg' \(within 'level 1' / 'level 0'\) .* b, but its definition has a"
-    ):
+    with pytest.raises(ValueError, match=r"cblock_dg' \(within 'level 1' / 'level 0'\) .* b, but its definition has a"):
         QuantumLayer(circuit, weights=list(circuit.parameters))
 
 
@@ -361,6 +356,5 @@ def test_where_nothing_shows_it_the_definition_counts_as_in_qiskit():
     circuit = _with(_reassigned(_block().to_gate().control(), 2 * A).inverse(), A)
     value = QuantumLayer(circuit, weights=[A], observables="ZX", init=torch.tensor([0.7], dtype=torch.float64))()
     meant = _with(_block().to_gate().control().inverse(), A)
-    assert value.item() == pytest.approx(
-        Statevector(meant.assign_parameters([0.7])).expectation_value(Pauli("ZX")).real
-    )
+    truth = Statevector(meant.assign_parameters([0.7])).expectation_value(Pauli("ZX")).real
+    assert value.item() == pytest.approx(truth)

@@ -1,7 +1,5 @@
 """Loops, boxes, matrices and gates of the user's own: they are computed as what they are made of, whatever their names."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
@@ -223,13 +221,8 @@ def own(name: str, num_qubits: int) -> QuantumCircuit:
 
 
 def _values(circuit: QuantumCircuit, backend: str | None = None) -> np.ndarray:
-    layer = QuantumLayer(
-        circuit,
-        weights=[T],
-        observables=list(generic_observables(3)),
-        init=torch.tensor([0.7], dtype=torch.float64),
-        backend=backend,
-    )
+    options = {"observables": list(generic_observables(3)), "init": torch.tensor([0.7], dtype=torch.float64)}
+    layer = QuantumLayer(circuit, weights=[T], backend=backend, **options)
     return layer().detach().numpy()
 
 

@@ -1,7 +1,5 @@
 """Shots that go where the upstream gradient is: how many, that they are unbiased, and that they are worth it."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -33,14 +31,9 @@ def layer_and_rows(**options) -> tuple[QuantumLayer, torch.Tensor]:
     circuit.ry(w[1], 1)
     generator = np.random.default_rng(1)
     options = {"shots": 30, "allocation": "sensitivity", "seed": 3, **options}
-    layer = QuantumLayer(
-        circuit,
-        inputs=x,
-        weights=w,
-        observables=["IZ", SparsePauliOp(["ZI", "XX"], [0.6, 0.8])],
-        init=torch.tensor(generator.uniform(0, 6, 2)),
-        **options,
-    )
+    observables = ["IZ", SparsePauliOp(["ZI", "XX"], [0.6, 0.8])]
+    options = {"init": torch.tensor(generator.uniform(0, 6, 2)), **options}
+    layer = QuantumLayer(circuit, inputs=x, weights=w, observables=observables, **options)
     return layer, torch.tensor(generator.uniform(-2, 2, (ROWS, 2)))
 
 
@@ -143,9 +136,7 @@ def scores(found: list[np.ndarray]) -> np.ndarray:
     """Of the mean over repeats, against the exact gradient; infinite where nothing scatters and they differ."""
     deviation = np.mean(found, axis=0) - exact()
     error = np.std(found, axis=0, ddof=1) / math.sqrt(len(found))
-    return np.where(
-        error > 0, deviation / np.where(error > 0, error, 1.0), np.where(np.abs(deviation) < 1e-12, 0.0, np.inf)
-    )
+    return np.where(error > 0, deviation / np.where(error > 0, error, 1), np.where(abs(deviation) < 1e-12, 0, np.inf))
 
 
 @pytest.mark.parametrize(("backend", "repeats"), [("statevector", 800), ("aer", 40)])

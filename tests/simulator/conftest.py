@@ -1,7 +1,5 @@
 """Fixtures that the tests of the simulator share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any

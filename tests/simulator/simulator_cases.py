@@ -5,8 +5,6 @@ for its gates, for all rows and all shifted angles at once; one test holds it ag
 Derivatives are parameter-shift differences of it, so they are exact up to rounding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -146,9 +144,8 @@ def oracle_states(circuit: QuantumCircuit, parameters: Sequence[Parameter], poin
             continue
         qubits = [circuit.find_bit(qubit).index for qubit in instruction.qubits]
         if operation.params and any(isinstance(value, Parameter) for value in operation.params):
-            arguments = np.stack(
-                [column[v] if isinstance(v, Parameter) else np.full(len(points), v) for v in operation.params], axis=1
-            )
+            values = [column[v] if isinstance(v, Parameter) else np.full(len(points), v) for v in operation.params]
+            arguments = np.stack(values, axis=1)
             distinct, which = np.unique(arguments, axis=0, return_inverse=True)
             table = np.array([operation.base_class(*values).to_matrix() for values in distinct.tolist()])
             matrices = table[which.reshape(-1)]
@@ -193,13 +190,9 @@ class Case:
 
     @cached_property
     def program(self) -> Program:
-        return Program.compile(
-            self.circuit,
-            inputs=self.parameters,
-            observables=self.observables,
-            probabilities=self.qubits,
-            interpret=None if self.classes is None else self.classes.__getitem__,
-        )
+        interpret = None if self.classes is None else self.classes.__getitem__
+        readout = {"observables": self.observables, "probabilities": self.qubits, "interpret": interpret}
+        return Program.compile(self.circuit, inputs=self.parameters, **readout)
 
     @cached_property
     def backend(self) -> StatevectorBackend:
@@ -263,9 +256,10 @@ class Case:
         values = self.expected(shifted(points).reshape(-1, width)).reshape(width, 2, len(points), -1)
         return np.einsum("pnm,nm->np", (values[:, 0] - values[:, 1]) / 2, upstream)
 
-    def check(self, rows: int = 3, *, keep: bool = True) -> None:
-        points, upstream = self.points(rows), self.upstream(rows)
-        np.testing.assert_allclose(self.values(points), self.expected(points), atol=VALUES)
-        np.testing.assert_allclose(
-            self.pullback(points, upstream, keep=keep), self.expected_pullback(points, upstream), atol=GRADIENTS
-        )
+    def check(self, *batches: int, keep: bool = True, atol: tuple[float, float] = (VALUES, GRADIENTS)) -> None:
+        """Compares values and gradients with the oracle's, in batches of so many rows."""
+        for rows in batches:
+            points, upstream = self.points(rows), self.upstream(rows)
+            np.testing.assert_allclose(self.values(points), self.expected(points), atol=atol[0])
+            gradients = self.pullback(points, upstream, keep=keep)
+            np.testing.assert_allclose(gradients, self.expected_pullback(points, upstream), atol=atol[1])

@@ -1,7 +1,5 @@
 """Gradients of the compiled simulator, with and without kept states."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Machine code is compiled once, and kept on disk where there is room."""
 
-from __future__ import annotations
-
 import logging
 import os
 import subprocess
@@ -32,14 +30,8 @@ for options in ({"observables": ["ZZ", "XI"]}, {"probabilities": [1]}):
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=500,
-    )
+    options = {"env": {**os.environ, **environment}, "capture_output": True, "text": True}
+    return subprocess.run([sys.executable, "-c", code], check=True, timeout=500, **options)
 
 
 COMPILE_LITTLE = """

@@ -1,7 +1,5 @@
 """Single precision, and states too large for the machine."""
 
-from __future__ import annotations
-
 import pickle
 from types import SimpleNamespace
 from typing import Any
@@ -34,10 +32,7 @@ def test_single_precision():
 @pytest.mark.parametrize("rows", [1, 2, 9, 40])
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_single_precision_in_batches(n, rows):
-    single = Case(random_circuit(n, 6, 40, free=6), some_observables(n), precision="single")
-    points, upstream = single.points(rows), single.upstream(rows)
-    np.testing.assert_allclose(single.values(points), single.expected(points), atol=1e-5)
-    np.testing.assert_allclose(single.pullback(points, upstream), single.expected_pullback(points, upstream), atol=1e-4)
+    Case(random_circuit(n, 6, 40, free=6), some_observables(n), precision="single").check(rows, atol=(1e-5, 1e-4))
 
 
 def test_single_precision_in_small_blocks_and_of_probabilities(small_blocks):
@@ -47,9 +42,7 @@ def test_single_precision_in_small_blocks_and_of_probabilities(small_blocks):
         Case(random_circuit(8, 6, 40, free=6), None, [7, 2], precision="single"),
     ):
         assert case.num_passes > 1
-        points, upstream = case.points(2), case.upstream(2)
-        np.testing.assert_allclose(case.values(points), case.expected(points), atol=1e-5)
-        np.testing.assert_allclose(case.pullback(points, upstream), case.expected_pullback(points, upstream), atol=1e-4)
+        case.check(2, atol=(1e-5, 1e-4))
 
 
 def test_precision_is_kept_and_checked():

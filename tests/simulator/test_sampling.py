@@ -4,8 +4,6 @@ Random checks have fixed seeds. ``FAMILY`` is the probability with which a test 
 were drawn afresh: each of its k comparisons fails with a probability of ``FAMILY / k``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -200,9 +198,7 @@ WRONG_COUNTS: dict[str, Callable[[np.ndarray, int, int, np.random.Generator], np
     "biased": lambda p, shots, rows, rng: rng.multinomial(shots, halves(p, rng, 0.02), rows),
     "one shot astray": lambda p, shots, rows, rng: rng.multinomial(shots - 1, p, rows) + (np.arange(len(p)) == 0),
     "off by one": lambda p, shots, rows, rng: np.roll(rng.multinomial(shots, p, rows), 1, axis=1),
-    "in pairs": lambda p, shots, rows, rng: (
-        2 * rng.multinomial(shots // 2, p, rows) + (shots % 2) * rng.multinomial(1, p, rows)
-    ),
+    "in pairs": lambda p, n, rows, rng: 2 * rng.multinomial(n // 2, p, rows) + (n % 2) * rng.multinomial(1, p, rows),
     "rounded": lambda p, shots, rows, rng: np.tile(largest_remainders(p, shots), (rows, 1)),
     "too few": lambda p, shots, rows, rng: rng.multinomial(shots - 1, p, rows),
 }
@@ -244,12 +240,7 @@ def test_outcomes_of_probability_zero_never_occur(outcomes, shots):
 def test_rows_seeds_and_groups_are_independent():
     p = np.tile(np.random.default_rng(0).dirichlet(np.ones(8)), (20_000, 1))
     counts = drawn(p, 50)
-    others = [
-        drawn(p, 50, seed=1),
-        drawn(p, 50, group=1),
-        drawn(p, 50, group=2**15 - 1),
-        drawn(p, 50, first_row=20_000),
-    ]
+    others = [drawn(p, 50, seed=1), drawn(p, 50, group=1), drawn(p, 50, group=2**15 - 1), drawn(p, 50, first_row=20000)]
     others += [np.roll(counts, by, axis=0) for by in (1, 2, 7)]
     pvalues = []
     for other in others:
@@ -277,9 +268,7 @@ def test_a_seed_repeats_its_counts_and_rows_do_not_see_each_other():
     assert (part[:10] == -1).all()
     assert (part[20:] == -1).all()
     far = drawn(np.tile(p[:1], (2, 1)), 200, first_row=2**32)
-    assert (far != drawn(np.tile(p[:1], (2, 1)), 200)).any(axis=1).all(), (
-        "rows beyond 32 bits have streams of their own"
-    )
+    assert (far != drawn(np.tile(p[:1], (2, 1)), 200)).any(axis=1).all(), "rows beyond 32 bits have their own streams"
 
 
 # ------------------------------------------------------------------------------------------------- shots

@@ -1,7 +1,5 @@
 """Parts of a batch side by side, in threads and in processes: the same bits, and an end when there has to be one."""
 
-from __future__ import annotations
-
 import multiprocessing
 import subprocess
 import sys
