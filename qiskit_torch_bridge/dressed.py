@@ -26,6 +26,8 @@ class DressedQuantumNet(nn.Module):
     :func:`qiskit_torch_bridge.circuits.dressed`. The options from ``backend`` on, which make the signature long, are handed
     on to the quantum layer.
 
+    There are many options because those of the quantum layer are handed on.
+
     Args:
         num_features: Features of an example.
         num_outputs: Outputs, such as the classes' scores (logits).

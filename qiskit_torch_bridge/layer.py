@@ -40,7 +40,7 @@ class QuantumLayer(nn.Module):
     ``probabilities=[a, b]`` qubit ``a`` is the least significant bit of the outcome. If the circuit has been
     transpiled, the numbers are those of the circuit before transpiling.
 
-    Each option is a choice of its own, so there are many of them, all by name and with a default.
+    There are many options because each is a choice of its own; all are given by name and have a default.
 
     Args:
         circuit: Any parameterised ``QuantumCircuit`` of gates. Final measurements are dropped, or read with

@@ -123,6 +123,8 @@ class LayerwiseQuantumLayer(nn.Module):
     New parameters appear when the circuit grows: make the optimiser after ``enter``. The options from ``observables`` on,
     which make the signature long, are handed on to the quantum layer of each depth.
 
+    There are many options because those of the quantum layer are handed on.
+
     Args:
         make_circuit: From a depth to the circuit of so many layers, each weight group a layer, in their order; the first
             layers must not depend on the depth. For example

@@ -83,6 +83,22 @@ and asks whether its mean could be the exact gradient, given how much it scatter
 ```python
 shot_gradcheck(layer, features)  # raises if not; a model with quantum layers somewhere within will do as well
 ```
+
+Each quantum layer is checked by itself, at the features that it sees when the model is given its inputs, by all of its
+trainable weights and features. For a random upstream gradient u, drawn once, the vector-Jacobian product
+:math:`g = u \cdot J` is measured R times, through the layer's own backend, rule and shots. With the exact one,
+:math:`\gamma`, from exact simulation and adjoint differentiation, each derivative i gives
+
+.. math:: t_i = \frac{\bar g_i - \gamma_i}{\sigma_i / \sqrt{R}},
+
+where :math:`\sigma_i` is the standard deviation over the R repeats, or what theory predicts for so many shots if that
+is larger (outcomes that are rare may not have come up at all). The check fails if any :math:`|t_i|` exceeds the
+quantile of Student's distribution with R - 1 degrees of freedom at :math:`\alpha / (2 T)` (Bonferroni, T derivatives).
+So a model without fault fails with a probability of at most :math:`\alpha` in all, however many weights it has, as far as
+a mean over R gradients is normal.
+
+The layers between quantum layers are PyTorch's, and are not checked. Neither is the map from angles to parameters,
+which measured and exact gradient share; ``torch.autograd.gradcheck`` does that for a layer with exact simulation.
 """
 
 from __future__ import annotations
@@ -99,7 +115,7 @@ from scipy import stats
 from torch import nn
 from torch.autograd.gradcheck import GradcheckError
 
-from .backends import check_shots, resolve_backend
+from .backends import Backend, check_shots, resolve_backend
 from .bridge.functional import Tally, measure
 from .bridge.method import Method
 from .layer import QuantumLayer
@@ -128,6 +144,7 @@ class ShotGradcheck:
     largest: float
     threshold: float
     alpha: float
+    _: KW_ONLY
     comparisons: int
     repeats: int
     circuits: int
@@ -148,7 +165,7 @@ class ShotGradcheck:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """What is to be measured of one call of a quantum layer, and what theory says of it.
+    """What is to be measured of one call of a quantum layer, and what theory says of it; derivatives are flattened.
 
     Attributes:
         layer: The layer.
@@ -171,22 +188,85 @@ class _Plan:
     exact: np.ndarray
     expected: np.ndarray
 
+    def measured(self, repeats: int) -> tuple[np.ndarray, np.ndarray]:
+        """The mean of the derivatives over so many measurements, and its standard error."""
+        arguments = () if self.features is None else (self.features,)
+        with torch.enable_grad():
+            gradients = np.stack(
+                [
+                    _gradient(self.layer.forward(*arguments, shots=self.shots), self.parameters, self.upstream)
+                    for _ in range(repeats)
+                ]
+            )
+        scatter = np.maximum(gradients.std(axis=0, ddof=1), self.expected)
+        return gradients.mean(axis=0), scatter / math.sqrt(repeats)
 
-@dataclass(frozen=True, eq=False)
-class _Comparison:
-    """Derivatives of one call of a quantum layer, flattened.
 
-    Attributes:
-        names: What each is by.
-        mean: Over the repeats.
-        exact: By exact simulation.
-        error: The standard error of the mean.
-    """
+@dataclass(frozen=True)
+class _Criterion:
+    """What the check is held against: arguments of :func:`shot_gradcheck`, and the quantile that follows from them."""
 
-    names: list[str]
-    mean: np.ndarray
-    exact: np.ndarray
-    error: np.ndarray
+    repeats: int
+    alpha: float
+    bias: float
+    threshold: float
+
+    @classmethod
+    def of(cls, repeats: int, alpha: float, bias: float, comparisons: int) -> _Criterion:
+        return cls(repeats, alpha, bias, float(stats.t.isf(alpha / (2 * comparisons), repeats - 1)))
+
+    def measured(self, plans: Sequence[_Plan]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The means and their standard errors, if the check can fail by them."""
+        for plan in plans:  # before anything is spent
+            self.require_power(plan.exact, plan.expected / math.sqrt(self.repeats))
+        measured = [plan.measured(self.repeats) for plan in plans]
+        for plan, (_, error) in zip(
+            plans, measured, strict=True
+        ):  # SPSA's directions scatter by more than theory knows
+            self.require_power(plan.exact, error)
+        return measured
+
+    def require_power(self, exact: np.ndarray, error: np.ndarray) -> None:
+        """Refuses a check that could hardly fail.
+
+        A gradient of twice the size deviates by itself, less the bias that is allowed, and its error is twice as large too.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            seen = np.maximum(np.abs(exact) - self.bias, 0.0) / (2 * error)
+        strongest = float(np.nan_to_num(seen, nan=0.0).max(initial=0.0))
+        if strongest >= self.threshold:
+            return
+        if strongest == 0.0:
+            advice = "the exact gradient is zero, or no larger than the bias: give other weights or features"
+        else:
+            repeats = math.ceil(self.repeats * (1.5 * self.threshold / strongest) ** 2)
+            advice = f"give about repeats={repeats}, or more shots"
+        raise ValueError(f"repeats: with {self.repeats}, even a gradient of twice the size would pass; {advice}.")
+
+    def report(
+        self, plans: Sequence[_Plan], measured: Sequence[tuple[np.ndarray, np.ndarray]], circuits: int, shots: int
+    ) -> ShotGradcheck:
+        """What the means and their standard errors say."""
+        names = [name for plan in plans for name in plan.names]
+        exact = np.concatenate([plan.exact for plan in plans])
+        mean, error = (np.concatenate(parts) for parts in zip(*measured, strict=True))
+        # Rounding of single precision, where nothing scatters.
+        rounding = 1e-5 * max(1.0, float(np.abs(exact).max(initial=0.0)))
+        excess = np.maximum(np.abs(mean - exact) - self.bias, 0.0)
+        deviations = np.where(excess <= rounding, 0.0, excess / np.maximum(error, rounding / self.threshold))
+        worst = int(np.argmax(deviations))
+        largest = float(deviations[worst])
+        return ShotGradcheck(
+            largest <= self.threshold,
+            largest,
+            self.threshold,
+            self.alpha,
+            comparisons=len(names),
+            repeats=self.repeats,
+            circuits=circuits,
+            shots=shots,
+            worst=f"the one {names[worst]}: {mean[worst]:.4g} +- {error[worst]:.2g}, expected {exact[worst]:.4g}",
+        )
 
 
 def shot_gradcheck(
@@ -200,26 +280,12 @@ def shot_gradcheck(
     seed: int = 0,
     raise_exception: bool = True,
 ) -> ShotGradcheck:
-    r"""Checks the gradients that a model's quantum layers measure with shots against the exact ones.
+    """Checks the gradients that a model's quantum layers measure with shots against the exact ones; see above for how.
 
-    Each quantum layer is checked by itself, at the features that it sees when the model is given ``inputs``, by all of its
-    trainable weights and features. For a random upstream gradient u, drawn once, the vector-Jacobian product
-    :math:`g = u \cdot J` is measured ``repeats`` times, through the layer's own backend, rule and shots. With the exact one,
-    :math:`\gamma`, from exact simulation and adjoint differentiation, each derivative i gives
-
-    .. math:: t_i = \frac{\bar g_i - \gamma_i}{\sigma_i / \sqrt{R}},
-
-    where :math:`\sigma_i` is the standard deviation over the R repeats, or what theory predicts for so many shots if that
-    is larger (outcomes that are rare may not have come up at all). The check fails if any :math:`|t_i|` exceeds the
-    quantile of Student's distribution with R - 1 degrees of freedom at :math:`\alpha / (2 T)` (Bonferroni, T derivatives).
-    So a model without fault fails with a probability of at most ``alpha`` in all, however many weights it has, as far as a
-    mean over R gradients is normal.
-
-    The layers between quantum layers are PyTorch's, and are not checked. Neither is the map from angles to parameters,
-    which measured and exact gradient share; ``torch.autograd.gradcheck`` does that for a layer with exact simulation.
+    There are many options because each number of the statistics can be chosen.
 
     Args:
-        model: A :class:`qiskit_torch_bridge.QuantumLayer`, or a module with some within.
+        model: A :class:`qiskit_torch_bridge.QuantumLayer`, or a module with some within, of which a copy can be made.
         *inputs: What the model is called with.
         repeats: How often each gradient is measured; each costs a training step on the layer's backend.
         shots: Shots a circuit; None: each layer's own.
@@ -239,38 +305,29 @@ def shot_gradcheck(
             anything is spent as far as theory can tell; the message says how many repeats would do.
         torch.autograd.gradcheck.GradcheckError: If the check fails.
     """
+    _check_numbers(repeats, alpha, bias)
+    exact_backend, rng, layers = resolve_backend(reference), np.random.default_rng(seed), _layers_in(model)
+    before = [(layer.total_circuits, layer.total_shots) for layer in layers.values()]
+    calls = [
+        (layers[name], name, x, check_shots(own if shots is None else shots)) for name, x, own in _calls(model, inputs)
+    ]
+    plans = [_plan(*call, exact_backend, rng) for call in calls]
+    criterion = _Criterion.of(repeats, alpha, bias, sum(len(plan.names) for plan in plans))
+    measured = criterion.measured(plans)
+    spent = np.array([(layer.total_circuits, layer.total_shots) for layer in layers.values()]) - before
+    report = criterion.report(plans, measured, *(int(total) for total in spent.sum(axis=0)))
+    if raise_exception and not report.passed:
+        raise GradcheckError(str(report))
+    return report
+
+
+def _check_numbers(repeats: int, alpha: float, bias: float) -> None:
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 10:
         raise ValueError(f"repeats: got {repeats!r}, expected an integer from 10.")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha: got {alpha!r}, expected a probability between 0 and 1.")
     if not 0 <= bias < math.inf:
         raise ValueError(f"bias: got {bias!r}, expected a number from 0.")
-    layers = _layers_in(model)
-    if not layers:
-        raise ValueError(f"model: got {type(model).__name__} without a QuantumLayer, expected one with at least one.")
-    exact_backend = resolve_backend(reference)
-    rng = np.random.default_rng(seed)
-    before = [(layer.total_circuits, layer.total_shots) for layer in layers.values()]
-    plans = [
-        _plan(
-            layers[name], (name, features, check_shots(shots_of_call if shots is None else shots)), exact_backend, rng
-        )
-        for name, features, shots_of_call in _calls(model, inputs)
-    ]
-    threshold = float(stats.t.isf(alpha / (2 * sum(len(plan.names) for plan in plans)), repeats - 1))
-    for plan in plans:  # before anything is spent
-        _require_power(plan.exact, plan.expected / math.sqrt(repeats), bias, threshold, repeats)
-    comparisons = [_compare(plan, repeats) for plan in plans]
-    spent = [
-        (layer.total_circuits - circuits, layer.total_shots - taken)
-        for layer, (circuits, taken) in zip(layers.values(), before, strict=True)
-    ]
-    for comparison in comparisons:  # SPSA's directions scatter by more than theory knows
-        _require_power(comparison.exact, comparison.error, bias, threshold, repeats)
-    report = _report(comparisons, repeats, alpha, bias, threshold, *(sum(part) for part in zip(*spent, strict=True)))
-    if raise_exception and not report.passed:
-        raise GradcheckError(str(report))
-    return report
 
 
 def _calls(model: nn.Module, inputs: Sequence[Any]) -> list[tuple[str, torch.Tensor | None, int | None]]:
@@ -307,124 +364,59 @@ def _calls(model: nn.Module, inputs: Sequence[Any]) -> list[tuple[str, torch.Ten
 
 
 def _layers_in(model: nn.Module) -> dict[str, QuantumLayer]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, QuantumLayer)}
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, QuantumLayer)}
+    if not layers:
+        raise ValueError(f"model: got {type(model).__name__} without a QuantumLayer, expected one with at least one.")
+    return layers
 
 
 def _plan(
     layer: QuantumLayer,
-    call: tuple[str, torch.Tensor | None, int | None],
-    exact_backend: Any,
+    name: str,
+    features: torch.Tensor | None,
+    shots: int | None,
+    exact_backend: Backend,
     rng: np.random.Generator,
 ) -> _Plan:
-    name, features, shots = call
     method = layer.method(shots)
     if method.shots is None:
         raise ValueError(
             f"shots: quantum layer {name!r} is exact; give a number of shots, or use torch.autograd.gradcheck, which is for "
             "exact gradients."
         )
-    parameters: dict[str, torch.Tensor] = {
-        weight_name: weight
-        for weight_name, weight in layer.named_parameters()
-        if weight.requires_grad and weight.numel()
-    }
+    parameters: dict[str, torch.Tensor] = {n: w for n, w in layer.named_parameters() if w.requires_grad and w.numel()}
     if features is not None and features.shape[-1] and not layer.program.blocks:
         features = features.requires_grad_()
         parameters["features"] = features
     if not parameters:
         raise ValueError(f"model: quantum layer {name!r} has neither inputs nor trainable weights to derive by.")
-    of_layer = f" of {name}" if name else ""
-    names = [
-        f"by {parameter}{list(index)}{of_layer}"
-        for parameter, tensor in parameters.items()
-        for index in np.ndindex(tensor.shape)
-    ]
     like = next(iter(parameters.values())) if features is None else features
-    tally = Tally(grouped=True)
+    rows = None if features is None else features.reshape(-1, features.shape[-1])
+    exact_method, tally = Method.of(exact_backend, None, None, "uniform"), Tally(grouped=True)
     with torch.enable_grad():
-        values = measure(
-            layer.program,
-            Method.of(exact_backend, None, None, "uniform"),
-            None if features is None else features.reshape(-1, features.shape[-1]),
-            [*layer.parameters()],
-            seeds=SeedStream(0),
-            tally=tally,
-        )
-        lead = () if features is None else features.shape[:-1]
-        values = values.reshape(*lead, layer.num_outputs).to(like)
+        values = measure(layer.program, exact_method, rows, [*layer.parameters()], seeds=SeedStream(0), tally=tally)
+        values = values.reshape(*(() if features is None else features.shape[:-1]), layer.num_outputs).to(like)
         upstream = torch.from_numpy(rng.normal(size=tuple(values.shape))).to(values)
         exact = _gradient(values, parameters, upstream)
     assert tally.last_result is not None
     predicted = tally.last_result.predicted(method.shots, method.rule)
     by_features = predicted.input_gradient_standard_errors
     theory = [*predicted.gradient_standard_errors.values(), *([] if by_features is None else [by_features])]
+    suffix = f" of {name}" if name else ""
     return _Plan(
         layer,
         features,
         shots,
         parameters=parameters,
         upstream=upstream,
-        names=names,
+        names=[
+            f"by {p}{list(index)}{suffix}" for p, tensor in parameters.items() for index in np.ndindex(tensor.shape)
+        ],
         exact=exact,
         expected=np.concatenate([np.ravel(part) for part in theory]),
     )
 
 
-def _compare(plan: _Plan, repeats: int) -> _Comparison:
-    with torch.enable_grad():
-        measured = np.stack(
-            [
-                _gradient(_values(plan.layer, plan.features, plan.shots), plan.parameters, plan.upstream)
-                for _ in range(repeats)
-            ]
-        )
-    scatter = np.maximum(measured.std(axis=0, ddof=1), plan.expected)
-    return _Comparison(plan.names, measured.mean(axis=0), plan.exact, scatter / math.sqrt(repeats))
-
-
-def _values(layer: QuantumLayer, features: torch.Tensor | None, shots: int | None) -> torch.Tensor:
-    return layer.forward(shots=shots) if features is None else layer.forward(features, shots=shots)
-
-
 def _gradient(values: torch.Tensor, parameters: dict[str, torch.Tensor], upstream: torch.Tensor) -> np.ndarray:
     parts = torch.autograd.grad(values, list(parameters.values()), upstream)
     return np.concatenate([part.detach().cpu().double().numpy().ravel() for part in parts])
-
-
-def _report(
-    comparisons: Sequence[_Comparison],
-    repeats: int,
-    alpha: float,
-    bias: float,
-    threshold: float,
-    circuits: int,
-    shots: int,
-) -> ShotGradcheck:
-    names = [name for comparison in comparisons for name in comparison.names]
-    mean, exact, error = (
-        np.concatenate([getattr(comparison, part) for comparison in comparisons]) for part in ("mean", "exact", "error")
-    )
-    # Rounding of single precision, where nothing scatters.
-    rounding = 1e-5 * max(1.0, float(np.abs(exact).max(initial=0.0)))
-    excess = np.maximum(np.abs(mean - exact) - bias, 0.0)
-    deviations = np.where(excess <= rounding, 0.0, excess / np.maximum(error, rounding / threshold))
-    worst = int(np.argmax(deviations))
-    words = f"the one {names[worst]}: {mean[worst]:.4g} +- {error[worst]:.2g}, expected {exact[worst]:.4g}"
-    largest = float(deviations[worst])
-    return ShotGradcheck(largest <= threshold, largest, threshold, alpha, len(names), repeats, circuits, shots, words)
-
-
-def _require_power(exact: np.ndarray, error: np.ndarray, bias: float, threshold: float, repeats: int) -> None:
-    """Refuses a check that could hardly fail.
-
-    A gradient of twice the size deviates by itself, less the bias that is allowed, and its error is twice as large too.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        seen = np.maximum(np.abs(exact) - bias, 0.0) / (2 * error)
-    strongest = float(np.nan_to_num(seen, nan=0.0).max(initial=0.0))
-    if strongest < threshold:
-        if strongest == 0.0:
-            advice = "the exact gradient is zero, or no larger than the bias: give other weights or features"
-        else:
-            advice = f"give about repeats={math.ceil(repeats * (1.5 * threshold / strongest) ** 2)}, or more shots"
-        raise ValueError(f"repeats: with {repeats}, even a gradient of twice the size would pass; {advice}.")

@@ -329,13 +329,13 @@ class Derivative:
     rows: int
 
     @classmethod
-    def by_groups(cls, evaluation: Evaluation, wanted: Sequence[bool], rows: int) -> Derivative:
-        """By all angles of the wanted groups that the readout can see.
+    def by_groups(cls, evaluation: Evaluation, selected: Sequence[bool], rows: int) -> Derivative:
+        """By all angles of the selected groups that the readout can see.
 
         Raises:
             ValueError: If inputs of an input block are among them.
         """
-        selection = evaluation.program.selections[tuple(wanted)]
+        selection = evaluation.program.selections[tuple(selected)]
         if selection.fixed:
             refuse_block_gradients(evaluation.program)
         return cls(evaluation, selection, rows)
@@ -400,10 +400,10 @@ class Derivative:
         return torch.cat(moved, dim=1)[:, torch.as_tensor(self.selection.columns)]
 
     def hand_out(self, flat: torch.Tensor, groups: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
-        """Gradients of shape (N, W) for each wanted group; those that the rows share get the sum over the rows."""
+        """Gradients of shape (N, W) for each selected group; those that the rows share get the sum over the rows."""
         parts: list[torch.Tensor | None] = []
-        for group, (span, places, is_wanted) in zip(groups, self.selection.groups, strict=True):
-            if not is_wanted:
+        for group, (span, places, is_selected) in zip(groups, self.selection.groups, strict=True):
+            if not is_selected:
                 parts.append(None)
                 continue
             # A slice of all would be an alias, which the vmap of ``is_grads_batched`` does not know.
@@ -416,9 +416,9 @@ class Derivative:
     def hand_out_numbers(self, flat: np.ndarray, groups: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
         """What :meth:`hand_out` does, in a third of the time, for gradients that nothing differentiates."""
         parts: list[torch.Tensor | None] = []
-        for group, (span, places, is_wanted) in zip(groups, self.selection.groups, strict=True):
+        for group, (span, places, is_selected) in zip(groups, self.selection.groups, strict=True):
             part = flat[:, span]
-            if not is_wanted:
+            if not is_selected:
                 parts.append(None)
                 continue
             if group.shape[0] != len(flat):

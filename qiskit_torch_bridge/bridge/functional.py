@@ -93,7 +93,7 @@ def evaluate(
 ) -> torch.Tensor:
     """Evaluates a compiled program as a differentiable function; what :class:`QuantumLayer` does, without the module.
 
-    It has as many options as there are ways to measure, each with the layer's name and default.
+    It has many options because there are many ways to measure; each has the layer's name and default.
 
     Args:
         program: From :meth:`qiskit_torch_bridge.Program.compile`.

@@ -75,13 +75,13 @@ class ParameterShift(GradientRule):
 
 @lru_cache(maxsize=8)
 def _two_term(num_columns: int, columns: tuple[int, ...], shift: float) -> Stencil:
-    wanted = np.arange(len(columns))
+    rows = np.arange(len(columns))
     shifts = np.zeros((2 * len(columns), num_columns))
-    shifts[2 * wanted, columns] = shift
-    shifts[2 * wanted + 1, columns] = -shift
+    shifts[2 * rows, columns] = shift
+    shifts[2 * rows + 1, columns] = -shift
     coefficients = np.zeros((len(columns), 2 * len(columns)))
-    coefficients[wanted, 2 * wanted] = 0.5 / math.sin(shift)
-    coefficients[wanted, 2 * wanted + 1] = -0.5 / math.sin(shift)
+    coefficients[rows, 2 * rows] = 0.5 / math.sin(shift)
+    coefficients[rows, 2 * rows + 1] = -0.5 / math.sin(shift)
     return Stencil(shifts, coefficients)
 
 
