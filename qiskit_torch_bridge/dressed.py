@@ -23,10 +23,8 @@ class DressedQuantumNet(nn.Module):
 
     The classical layers fit any number of features and classes to a circuit of few qubits. From Mari et al., "Transfer
     learning in hybrid classical-quantum neural networks" (arXiv 1912.08278), section 2.4. The circuit is
-    :func:`qiskit_torch_bridge.circuits.dressed`. The options from ``backend`` on, which make the signature long, are handed
-    on to the quantum layer.
-
-    There are many options because those of the quantum layer are handed on.
+    :func:`qiskit_torch_bridge.circuits.dressed`. There are many options because those from ``backend`` on are handed on
+    to the quantum layer.
 
     Args:
         num_features: Features of an example.

@@ -120,10 +120,8 @@ class LayerwiseQuantumLayer(nn.Module):
     position in the stream of shots, the counts of circuits and shots. It does not matter through which phases the
     layer has come to a depth, so a fresh one that enters a phase can load the ``state_dict`` that was saved in it.
 
-    New parameters appear when the circuit grows: make the optimiser after ``enter``. The options from ``observables`` on,
-    which make the signature long, are handed on to the quantum layer of each depth.
-
-    There are many options because those of the quantum layer are handed on.
+    New parameters appear when the circuit grows: make the optimiser after ``enter``. There are many
+    options because those from ``observables`` on are handed on to the quantum layer of each depth.
 
     Args:
         make_circuit: From a depth to the circuit of so many layers, each weight group a layer, in their order; the first
