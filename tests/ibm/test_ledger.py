@@ -86,6 +86,15 @@ def test_files_that_are_no_ledgers(tmp_path):
         Ledger(tmp_path / "foreign.sqlite")
 
 
+def test_a_link_to_a_file_that_is_not_there_yet(tmp_path):
+    """Two folders may share a ledger so; whichever is used first makes it."""
+    (tmp_path / "link.sqlite").symlink_to(tmp_path / "ledger.sqlite")
+    claimed, ledger = task().job, Ledger(tmp_path / "link.sqlite")
+    ledger.claim([claimed], run="", backend="b", caps=Caps())
+    ledger.close()
+    assert [entry.key for entry in Ledger(tmp_path / "ledger.sqlite").entries()] == [claimed.key]
+
+
 def test_memory():
     assert Ledger(None).path is Ledger(":memory:").path is None
 

@@ -118,7 +118,7 @@ def open_tables(path: Path | None, seal: Seal, *, place: str) -> tuple[sqlite3.C
     if path is not None:
         _require_usable(path)
         if not path.exists():
-            with _made_whole(path, seal) as db:
+            with _made_whole(path.resolve(), seal) as db:  # a link may name a file that is not there yet
                 _bring_up_to_date(db, path)
     db = _connected_in_time(path, seal)
     try:
@@ -190,7 +190,8 @@ def _require_usable(path: Path) -> None:
             f"ledger: {path} is an empty file, and a ledger never is: what was in it is lost. If it held jobs, put back "
             "a copy of it, or all of them are paid for again; if it never held any, remove it."
         )
-    wal = path.with_name(f"{path.name}-wal")
+    file = path.resolve()
+    wal = file.with_name(f"{file.name}-wal")
     if wal.exists() and not path.exists():  # in this order: another process may be making it
         raise LedgerError(
             f"ledger: {path} is gone, but {wal}, with its last writes, is still there. Put the ledger back if it held jobs, "
