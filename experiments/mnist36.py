@@ -24,12 +24,10 @@ from qiskit_torch_bridge import LayerwiseQuantumLayer, Phase, Quote, complete_de
 from qiskit_torch_bridge.circuits import LayeredCircuit, random_rotations, ring_layers
 from qiskit_torch_bridge.commands.printing import in_columns
 
-from .common.data import Digits, load_first_of
-from .common.digits import add_digit_options, data_folder, with_digits
+from .common.data import Digits, add_digit_options, data_folder, load_first_of, with_digits
 from .common.experiment import Experiment
 from .common.options import Settings, add_option, experiment_parser, flag
-from .common.phases import phase_curves
-from .common.plots import circuit_diagram, draw_predictions, learning_curves, save_predictions
+from .common.plots import circuit_diagram, draw_predictions, learning_curves, phase_curves, save_predictions
 from .common.rows import Rows
 from .common.runs import RunFolder
 from .common.trainer import Stage, Trainer

@@ -197,13 +197,7 @@ def cost(settings: Settings) -> str:
     layers = quantum_layers(network(settings))
     if not layers:
         return "No circuits: the head is classical."
-    return f"{layers[0]}\n" + cost_of_training(
-        layers[0],
-        settings["epochs"],
-        train=settings["train"],
-        test=settings["test"],
-        batch_size=settings["batch_size"],
-    )
+    return f"{layers[0]}\n" + cost_of_training(layers[0], settings, train=settings["train"], test=settings["test"])
 
 
 def _save_regions(net: nn.Module, settings: Settings, testing: Rows, folder: RunFolder) -> None:

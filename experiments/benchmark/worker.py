@@ -18,7 +18,7 @@ from contextlib import suppress
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from .memory import forget_peak_memory, peak_memory
+from .machine import forget_peak_memory, peak_memory
 
 if TYPE_CHECKING:
     from .step import Step

@@ -22,7 +22,7 @@ from qiskit_torch_bridge import QuantumLayer
 from .board import Board
 from .hardware import Measured, word_of
 from .rows import Examples
-from .workplace import Workplace, gathered, total
+from .workplace import Workplace, gathered, threads, total
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0  # within an epoch; one is also written at the end of each
 
@@ -66,17 +66,6 @@ def cross_entropy(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def quantum_layers(model: nn.Module) -> list[QuantumLayer]:
     """The quantum layers of a model, in the order of its modules."""
     return [module for module in model.modules() if isinstance(module, QuantumLayer)]
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Within it, torch computes in so many threads; None leaves it as it is."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -186,7 +175,7 @@ class Trainer:
         """
         steps = -(-len(train) // self.settings["batch_size"])
         with (
-            _threads(self._threads),
+            threads(self._threads),
             _deferred_interrupt(at_once=self._queues) as interrupted,
             ExitStack() as boards,
         ):
@@ -241,7 +230,7 @@ class Trainer:
         state = self._state()
         if self.fabric.is_global_zero:
             self.folder.write_checkpoint(state)
-            self.folder.write_metrics(self.rows)
+            self.folder.write_rows("metrics.csv", self.rows)
         self._saved = time.perf_counter()
 
     @property
@@ -263,7 +252,7 @@ class Trainer:
             self.folder.reopen()
         self.folder.write_settings(self.settings)
         if self.rows:  # a run that was killed between its checkpoint and its metrics has the checkpoint's only
-            self.folder.write_metrics(self.rows)
+            self.folder.write_rows("metrics.csv", self.rows)
         with Board(self.folder.file("tensorboard")) as self._board:
             for row in self.rows:
                 self._board.add(row)

@@ -13,8 +13,7 @@ from jsonargparse.typing import PositiveInt
 from qiskit_torch_bridge.backends import resolve_backend
 
 from ..common.cells import Cell, Row
-from ..common.data import data_root_from_environment
-from ..common.digits import add_dataset_option
+from ..common.data import add_dataset_option, data_root_from_environment
 from ..common.options import Settings, add_option, flag
 from ..common.sweeps import Study, study_parser
 from .noise import NOISES, measure_noise
@@ -102,14 +101,8 @@ def _training_cells(settings: Settings) -> Iterator[Cell]:
     for model in settings["models"]:
         for strategy in strategies_of(model):
             for seed in range(settings["seed"], settings["seed"] + settings["seeds"]):
-                yield {
-                    "part": "training",
-                    "model": model,
-                    "strategy": strategy,
-                    "steps": settings["steps"],
-                    "seed": seed,
-                    "data_root": root,
-                }
+                task = {"model": model, "strategy": strategy, "steps": settings["steps"], "seed": seed}
+                yield {"part": "training", **task, "data_root": root}
 
 
 def _require_sweep(settings: Settings, shots: str, repeats: str) -> None:

@@ -23,8 +23,7 @@ from ..common.trainer import Interrupted, Trainer, cross_entropy, quantum_layers
 from ..common.training_costs import cost_of_training
 from ..common.workplace import Workplace, layer_options
 from .backbones import NETWORKS, View, new_network, save_backbone
-from .choice import add_image_options, images_of, names_in, with_data_root
-from .images import Images
+from .images import Images, add_image_options, images_of, names_in, with_data_root
 
 _AS_IT_SUITS = {"resnet18": [], "quantum": ["--lr", "0.02", "--image-size", "8"]}
 
@@ -231,9 +230,8 @@ def cost(settings: Settings) -> str:
         return "No circuits: the network is classical."
     layer = quantum_layers(_network(settings, 2))[0]
     train_images, test_images = images_of(settings)
-    return f"Data: {train_images.source}. {layer}\n" + cost_of_training(
-        layer, settings["epochs"], train=len(train_images), test=len(test_images), batch_size=settings["batch_size"]
-    )
+    total = cost_of_training(layer, settings, train=len(train_images), test=len(test_images))
+    return f"Data: {train_images.source}. {layer}\n{total}"
 
 
 def draw(folder: RunFolder) -> None:

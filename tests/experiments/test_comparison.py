@@ -241,7 +241,7 @@ def toy(tmp_path, monkeypatch):
         work.folder.write_settings(settings)
         numbers = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "circuits", "shots")
         row = {"epoch": 1, "stage": "one"} | dict.fromkeys(numbers, 0.5)
-        work.folder.write_metrics([row])
+        work.folder.write_rows("metrics.csv", [row])
         return row
 
     module = ModuleType("experiments.toy")

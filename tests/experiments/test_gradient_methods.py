@@ -11,9 +11,8 @@ from experiments.__main__ import main
 from experiments.common.cells import seed_of
 from experiments.common.runs import RunFolder
 from experiments.gradient_methods import STUDY
-from experiments.gradient_methods.method_findings import METHODS
+from experiments.gradient_methods.method_findings import METHODS, optimum
 from experiments.gradient_methods.method_study import cells, measure
-from experiments.gradient_methods.optimum import optimum
 from experiments.gradient_methods.problems import CIRCUITS, Problem
 from qiskit_torch_bridge import SPSA, FiniteDifference, ParameterShift
 

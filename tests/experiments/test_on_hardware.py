@@ -313,7 +313,7 @@ def test_the_account_of_the_run_is_used(tmp_path, monkeypatch, undisturbed):
         accounts.append((options.account, options.instance))
         return 0
 
-    monkeypatch.setattr("experiments.jobs.jobs.main", note_account)
+    monkeypatch.setattr("experiments.earlier_names.ledgers.main", note_account)
     for options in ([], ["--collect"], ["--collect", "--account", "research"]):
         assert main(["jobs", str(folder), *options]) == 0
     assert accounts == [(None, None), ("teaching", "open"), ("research", "open")]
