@@ -91,18 +91,11 @@ class ClassicalHead(nn.Module):
 
 def parser() -> Any:
     """The experiment's options, with the published settings as defaults."""
-    parser = experiment_parser(
-        "mnist01",
-        __doc__ or "",
-        **{name: PUBLISHED[name] for name in ("epochs", "batch_size", "lr", "shots", "backend", "gradient")},
-    )
+    shared = {name: PUBLISHED[name] for name in ("epochs", "batch_size", "lr", "shots", "backend", "gradient")}
+    parser = experiment_parser("mnist01", __doc__ or "", **shared)
     add = partial(add_option, parser)
-    add(
-        "--head",
-        ["quantum", "classical", "both"],
-        "quantum",
-        "The circuit, or a sigmoid in its place, or the two side by side.",
-    )
+    heads = ["quantum", "classical", "both"]
+    add("--head", heads, "quantum", "The circuit, or a sigmoid in its place, or the two side by side.")
     add_digit_options(parser)
     add("--train-per-digit", PositiveInt, PUBLISHED["train_per_digit"], "Training images of each digit.")
     add("--test-per-digit", PositiveInt, PUBLISHED["test_per_digit"], "Test images of each digit.")

@@ -144,17 +144,12 @@ def digits(settings: Settings) -> Digits:
 
 def parser() -> Any:
     """The experiment's options, with the published settings as defaults."""
-    parser = experiment_parser(
-        "mnist36", __doc__ or "", **{name: PUBLISHED[name] for name in ("epochs", "batch_size", "lr")}
-    )
+    shared = {name: PUBLISHED[name] for name in ("epochs", "batch_size", "lr")}
+    parser = experiment_parser("mnist36", __doc__ or "", **shared)
     add = partial(add_option, parser)
     add_digit_options(parser)
-    add(
-        "--train-images",
-        PositiveInt | None,
-        None,
-        "The first so many threes and sixes; null: 1000 of MNIST, 240 of the digits.",
-    )
+    images = "The first so many threes and sixes; null: 1000 of MNIST, 240 of the digits."
+    add("--train-images", PositiveInt | None, None, images)
     for name, kind, text in (
         ("circuit", ["random_rotations", "ring"], "Random rotations and CZ ladders; or RZ, RX and a ring of CZ."),
         ("readout", ["last", "sum"], "<Z> of the last qubit, or the sum of <Z> over all."),

@@ -13,15 +13,7 @@ from qiskit_torch_bridge.backends.ibm.costs import costs_of_jobs
 from qiskit_torch_bridge.commands.printing import in_columns
 
 from .comparison import Curve, comparison_figure, grouped, seeds_figure, summarize
-from .hardware import (
-    CAPS,
-    IN_MEMORY,
-    LEDGER,
-    discard_unused_ledger,
-    ledger_of,
-    opened,
-    require_one_session,
-)
+from .hardware import CAPS, IN_MEMORY, LEDGER, discard_unused_ledger, ledger_of, opened, require_one_session
 from .options import FREE, Settings, flat, folder_path, parse, saved_settings
 from .runs import RunFolder
 from .trainer import Interrupted

@@ -72,18 +72,10 @@ def study_parser(name: str, description: str) -> Any:
         dry_run="List the cells that would be measured, and stop.",
     )
     add = partial(add_option, parser)
-    add(
-        "--scheduler",
-        str | None,
-        None,
-        "Address of a running Dask scheduler, whose workers have this checkout; null: processes of our own.",
-    )
-    add(
-        "--workers",
-        NonNegativeInt | None,
-        None,
-        "Processes of our own; null: one for each core, 0: none, all is measured in this one.",
-    )
+    scheduler = "Address of a running Dask scheduler, whose workers have this checkout; null: processes of our own."
+    add("--scheduler", str | None, None, scheduler)
+    workers = "Processes of our own; null: one for each core, 0: none, all is measured in this one."
+    add("--workers", NonNegativeInt | None, None, workers)
     add("--seed", Seed, 0, "Makes every cell repeatable, wherever it is measured.")
     return parser
 

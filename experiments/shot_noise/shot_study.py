@@ -31,31 +31,17 @@ def parser() -> Any:
     parser = study_parser("shot-noise", description or "")
     add = partial(add_option, parser)
     add("--parts", PARTS, list(PARTS), "What to measure.")
-    add(
-        "--shots",
-        PositiveInt,
-        [10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000],
-        "Shots a circuit of the part scaling.",
-    )
+    shots = [10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000]
+    add("--shots", PositiveInt, shots, "Shots a circuit of the part scaling.")
     add("--repeats", PositiveInt, 4000, "How often each number of shots is measured.")
     add("--noises", list(NOISES), list(NOISES), "The simulators of the part noise.")
-    add(
-        "--noise-shots",
-        PositiveInt,
-        [10, 30, 100, 300, 1000, 3000, 10_000, 30_000],
-        "Shots a circuit of the part noise.",
-    )
+    add("--noise-shots", PositiveInt, shots[:-1], "Shots a circuit of the part noise.")
     add("--noise-repeats", PositiveInt, 100, "The same for the part noise.")
     add("--models", list(MODELS), list(MODELS), "What to train in the part training.")
     add("--steps", PositiveInt, 100, "Training steps.")
     add("--seeds", PositiveInt, 6, "Trainings of each model and strategy, of seeds from --seed on.")
     root = data_root_from_environment()
-    add(
-        "--data-root",
-        str | None,
-        None if root is None else str(root),
-        "Folder of MNIST, on every worker (default: QTB_DATA).",
-    )
+    add("--data-root", str | None, root and str(root), "Folder of MNIST, on every worker (default: QTB_DATA).")
     add_dataset_option(parser)
     return parser
 

@@ -36,12 +36,8 @@ def parser() -> Any:
     add("--exclude", str | None, None, "Classes to leave out, such as cat,dog.")
     add("--network", NETWORKS, "resnet18", "What to train.")
     add("--image-size", PositiveInt, 32, "Pixels of a side that images are brought to.")
-    add(
-        "--augment",
-        ["none", "shift", "shift-flip"],
-        "shift",
-        "Random shifts by up to an eighth of the image, and reflections (not for digits).",
-    )
+    changes = "Random shifts by up to an eighth of the image, and reflections (not for digits)."
+    add("--augment", ["none", "shift", "shift-flip"], "shift", changes)
     return parser
 
 

@@ -57,22 +57,15 @@ _QUANTUM_WEIGHTS_HELP = (
 def parser() -> Any:
     """The experiment's options, with the settings published for ants and bees as defaults."""
     parser = experiment_parser("transfer", transfer.__doc__ or "", epochs=30, batch_size=4, lr=0.0004)
-    add_image_options(
-        parser, classes="The classes to tell apart (default: 8,9 of digits, cat,dog of cifar10, else all)."
-    )
+    classes = "The classes to tell apart (default: 8,9 of digits, cat,dog of cifar10, else all)."
+    add_image_options(parser, classes=classes)
     add = partial(add_option, parser)
-    add(
-        *("--scheme", str, "CQ,CC"),
-        "CC, CQ, QC, QQ, or several of them: classical or quantum pre-trained network, then head.",
-    )
+    schemes = "CC, CQ, QC, QQ, or several of them: classical or quantum pre-trained network, then head."
+    add("--scheme", str, "CQ,CC", schemes)
     add("--weights", str, "auto", _WEIGHTS_HELP)
     add("--quantum-weights", str, "pretrain", _QUANTUM_WEIGHTS_HELP)
-    add(
-        "--image-size",
-        PositiveInt | None,
-        None,
-        "Pixels of the square that is cut from an image (default: as the network was trained).",
-    )
+    size = "Pixels of the square that is cut from an image (default: as the network was trained)."
+    add("--image-size", PositiveInt | None, None, size)
     parser.add_argument("--augment", action="store_true", help="Random crops and flips; features are computed anew.")
     add("--num-qubits", PositiveInt, 4, "Qubits of the head's circuit.")
     add("--depth", PositiveInt, 6, "Variational layers of the head's circuit.")
