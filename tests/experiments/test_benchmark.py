@@ -170,8 +170,9 @@ def test_published_circuits(reference, name, make):
         qubits = tuple(part for part in rest if not isinstance(part, list))
         gates.append(gate_lists.Gate(gate, qubits, angles[0] if angles else None))
     inputs, weights, upstream = (np.array(there[name]) for name in ("inputs", "weights", "upstream"))
-    numbers = (tuple(there["observables_z_on"]), inputs, weights, upstream.reshape(len(inputs), -1))
-    problem = Problem(there["n_qubits"], tuple(gates), *numbers, wants_input_gradients=True)
+    numbers = {"inputs": inputs, "weights": weights, "upstream": upstream.reshape(len(inputs), -1)}
+    measured = tuple(there["observables_z_on"])
+    problem = Problem(there["n_qubits"], tuple(gates), measured, wants_input_gradients=True, **numbers)
     answer = exact_answer(problem)
     np.testing.assert_allclose(answer.values, np.array(there["outputs"]).reshape(answer.values.shape), atol=1e-9)
     np.testing.assert_allclose(answer.input_gradients, there["grad_inputs"], atol=1e-9)
