@@ -157,14 +157,10 @@ class Trainer:
         return self._seconds_before + time.perf_counter() - self._started
 
     @property
-    def circuits(self) -> int:
-        """Circuits executed so far by this process."""
-        return self._earlier["circuits"] + sum(layer.total_circuits for layer in quantum_layers(self.model))
-
-    @property
-    def shots(self) -> int:
-        """Shots spent so far by this process."""
-        return self._earlier["shots"] + sum(layer.total_shots for layer in quantum_layers(self.model))
+    def spent(self) -> dict[str, int]:
+        """``circuits`` executed and ``shots`` spent so far by this process."""
+        layers, earlier = quantum_layers(self.model), self._earlier
+        return {name: earlier[name] + sum(getattr(layer, f"total_{name}") for layer in layers) for name in earlier}
 
     def fit(self, train: Examples, test: Examples) -> None:
         """Trains through all stages, from the checkpoint where the run is to be continued and has one.
@@ -262,7 +258,7 @@ class Trainer:
         self.wrapped = None
         if self.fabric.world_size > 1:
             gc.collect()  # what wrapped the model before must be gone: its hooks would send all gradients once more
-        self._earlier = {"circuits": self.circuits, "shots": self.shots}
+        self._earlier = self.spent
         stage.prepare(self.model)
         for layer in quantum_layers(self.model):
             layer.total_circuits = layer.total_shots = 0
@@ -329,7 +325,7 @@ class Trainer:
 
     def _finish_epoch(self, stage: Stage, test: Examples) -> None:
         test_loss, test_accuracy, self.test_scores = self.evaluate(test)
-        parts = gathered(self.fabric, {**self._sums, "circuits": self.circuits, "shots": self.shots})
+        parts = gathered(self.fabric, {**self._sums, **self.spent})
         sums = {name: sum(part[name] for part in parts) for name in parts[0]}
         self._measured_by_all = Measured.together(gathered(self.fabric, self._measured.state()))
         numbers = sum(parameter.numel() for parameter in self._trained)
@@ -362,8 +358,7 @@ class Trainer:
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "quantum_rng": [layer.get_rng_state() for layer in quantum_layers(self.model)],
-            "circuits": self.circuits,
-            "shots": self.shots,
+            **self.spent,
             "measured": self._measured.state(),
         }
         return {

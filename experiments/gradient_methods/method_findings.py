@@ -107,7 +107,8 @@ def find(settings: Settings, tables: Tables) -> Findings:
         for key in product(settings["step_circuits"], ("central", "forward"), settings["step_shots"])
     }
     best = [_best_row(*key, curve) for key, curve in curves.items()]
-    spent = _equal_shots_rows(tables["equal-shots"])
+    by_budget = grouped(tables["equal-shots"], itemgetter("circuit", "method", "budget"))
+    spent = [_equal_shots_row(kind, method, budget, rows) for (kind, method, budget), rows in by_budget.items()]
     most = max(settings["budgets"])
     numbers = {
         "largest_best_step_score": max(
@@ -157,11 +158,6 @@ def _best_row(circuit: str, scheme: str, shots: int, curve: Curve) -> dict[str, 
         "error at the default": math.sqrt(at_default),
         "default's error over the least": math.sqrt(at_default / curve.in_theory.min()),
     }
-
-
-def _equal_shots_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    groups = grouped(rows, itemgetter("circuit", "method", "budget"))
-    return [_equal_shots_row(circuit, method, budget, group) for (circuit, method, budget), group in groups.items()]
 
 
 def _equal_shots_row(circuit: str, method: str, budget: int, group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

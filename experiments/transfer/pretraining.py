@@ -69,16 +69,13 @@ def train(settings: Settings, work: Workplace) -> dict[str, Any]:
     view = View(resize=settings["image_size"], crop=settings["image_size"])
     train, test = (_pixels(images, view) for images in (train_images, test_images))
     names, network = train_images.classes, settings["network"]
-
-    def augment(pixels: torch.Tensor) -> torch.Tensor:
-        return shifted(pixels, flip=settings["augment"] == "shift-flip")
-
+    augment = partial(shifted, flip=settings["augment"] == "shift-flip")
     trainer = Trainer(
         nn.Sequential(_ToUnit(), model),
         cross_entropy,
         settings,
         work,
-        optimizer=_adamw if network == "resnet18" else torch.optim.Adam,
+        optimizer=partial(torch.optim.AdamW, weight_decay=0.05) if network == "resnet18" else torch.optim.Adam,
         scheduler=_one_cycle,
         threads=None if network == "resnet18" else 1,
     )
@@ -210,10 +207,6 @@ def _pixels(images: Images, view: View) -> torch.Tensor:
     """All images as bytes: shape (N, 3, size, size)."""
     progress = tqdm(range(len(images)), desc=f"reading {images.source}", leave=False, disable=None)
     return torch.stack([(view(images.decode(row)) * 255).round().to(torch.uint8) for row in progress])
-
-
-def _adamw(parameters: Any, lr: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=lr, weight_decay=0.05)
 
 
 def _one_cycle(optimizer: torch.optim.Optimizer, steps: int, epochs: int) -> LRScheduler:

@@ -234,11 +234,6 @@ class TestProcess:
         adapter = system(behaviour).adapter
         return process.ask("prepare", adapter=adapter, problem=problem, shots=None, seed=0, threads=None)
 
-    def failure(self, behaviour: str, timeout: float = 60) -> WorkerError:
-        with Process(timeout=timeout) as process, pytest.raises(WorkerError) as caught:
-            self.prepared(process, behaviour)
-        return caught.value
-
     def test_prints_of_a_library_are_no_replies(self):
         with Process(timeout=60) as process:
             said = self.prepared(process, "chatty")
@@ -249,22 +244,19 @@ class TestProcess:
             assert 0 < process.ask("measure", steps=3)["seconds"] < 60
 
     @pytest.mark.parametrize(
-        ("behaviour", "kind", "said"),
+        ("behaviour", "kind", "said", "timeout"),
         [
-            ("absent", "absent", "no_such_library"),
-            ("refusing", "failed", "NotImplementedError: not for batches"),
-            ("crashing", "failed", "status 3 at 'prepare'; its last words: Segmentation fault, say"),
+            ("absent", "absent", "no_such_library", 60),
+            ("refusing", "failed", "NotImplementedError: not for batches", 60),
+            ("crashing", "failed", "status 3 at 'prepare'; its last words: Segmentation fault, say", 60),
+            ("hanging", "timeout", "within 0.5 s", 0.5),
         ],
     )
-    def test_failures_say_why(self, behaviour, kind, said):
-        failure = self.failure(behaviour)
-        assert failure.kind == kind
-        assert said in str(failure)
-
-    def test_hanging(self):
-        failure = self.failure("hanging", timeout=0.5)
-        assert failure.kind == "timeout"
-        assert "within 0.5 s" in str(failure)
+    def test_failures_say_why(self, behaviour, kind, said, timeout):
+        with Process(timeout=timeout) as process, pytest.raises(WorkerError) as caught:
+            self.prepared(process, behaviour)
+        assert caught.value.kind == kind
+        assert said in str(caught.value)
 
     def test_refusal_leaves_the_process_usable(self):
         with Process(timeout=60) as process:
