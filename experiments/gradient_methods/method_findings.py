@@ -102,13 +102,11 @@ class Curve:
 def find(settings: Settings, tables: Tables) -> Findings:
     """Tables and figures of both parts."""
     groups = grouped(tables["step"], itemgetter("circuit", "scheme", "shots"))
-    curves = {
-        key: _curve(groups[key])
-        for key in product(settings["step_circuits"], ("central", "forward"), settings["step_shots"])
-    }
+    kinds = product(settings["step_circuits"], ("central", "forward"), settings["step_shots"])
+    curves = {kind: _curve(groups[kind]) for kind in kinds}
     best = [_best_row(*key, curve) for key, curve in curves.items()]
     by_budget = grouped(tables["equal-shots"], itemgetter("circuit", "method", "budget"))
-    spent = [_equal_shots_row(kind, method, budget, rows) for (kind, method, budget), rows in by_budget.items()]
+    spent = [_equal_shots_row(circuit, method, shots, rows) for (circuit, method, shots), rows in by_budget.items()]
     most = max(settings["budgets"])
     numbers = {
         "largest_best_step_score": max(
