@@ -124,6 +124,7 @@ def parser() -> Any:
     shared = {name: PROTOCOL[name] for name in ("epochs", "batch_size", "lr", "shots")}
     parser = experiment_parser("spirals", __doc__ or "", **shared)
     defaults = PROTOCOL | {"spiral": "both", "head": "both", "initial_spread": None}
+    rate = "The learning rate: as it is, or down to zero over the run, along a cosine."
     spread = "Draw all weights from a normal distribution of this standard deviation; null: as PyTorch does."
     for name, kind, text in (
         ("spiral", [*TURNS, "both"], "easy: 1.52 turns; hard: 2 turns; or the two."),
@@ -131,11 +132,7 @@ def parser() -> Any:
         ("circuit", ["dressed", "reuploading"], "The published one, or one that takes its inputs again in each layer."),
         ("qubits", PositiveInt, "Qubits, or tanh units."),
         ("depth", PositiveInt, "Layers of weights in the circuit."),
-        (
-            "schedule",
-            ["constant", "cosine"],
-            "The learning rate: as it is, or down to zero over the run, along a cosine.",
-        ),
+        ("schedule", ["constant", "cosine"], rate),
         ("initial_spread", NonNegativeFloat | None, spread),
         ("noise", NonNegativeFloat, "How far points are off their arm at most."),
         ("train", PositiveInt, "Training points, an even number."),

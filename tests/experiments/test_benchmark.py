@@ -1,11 +1,9 @@
 """The benchmark: that it asks all systems the same, reports no time of a wrong answer, and survives every peer."""
 
-import csv
 import json
 import math
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +23,7 @@ from experiments.benchmark.report import markdown
 from experiments.benchmark.summary import comparisons, growth, timing_rows
 from experiments.benchmark.systems import SYSTEMS, System
 from experiments.benchmark.verdicts import compare
+from experiments.common.runs import RunFolder
 from qiskit_torch_bridge import StatevectorBackend
 
 PROBLEMS = {
@@ -273,11 +272,6 @@ class TestProcess:
             assert self.prepared(process, "right")["threads"]["OMP_NUM_THREADS"] == "1"
 
 
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "timings.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.mark.usefixtures("_adapters")
 class TestRun:
     def test_run_folder(self, folder, capsys):
@@ -285,15 +279,14 @@ class TestRun:
         assert run_benchmark(options, "", with_ours("right", "right")) == 0
         files = {path.name for path in folder.iterdir()}
         assert files == {"config.yaml", "result.json", "scaling.png", "table.md", "timings.csv"}
-        rows = [row for row in rows_of(folder) if row["case"] == "dressed-4"]
+        rows = [row for row in RunFolder(folder).read_rows("timings.csv") if row["case"] == "dressed-4"]
         assert [(row["system"], row["repetition"]) for row in rows] == [
-            (name, str(repetition))
+            (name, repetition)
             for name in ("ours", "pennylane-default", "pennylane-lightning")
             for repetition in range(2)
         ]
         assert all(float(row["seconds_per_step"]) > 0 for row in rows)
-        assert rows[0]["batch"] == "4"
-        assert rows[0]["weights"] == "24"
+        assert (rows[0]["batch"], rows[0]["weights"]) == (4, 24)
         result = json.loads((folder / "result.json").read_text())
         row = result["cases"]["dressed-4"]["comparisons"][0]
         medians = {name: found["median_seconds"] for name, found in result["cases"]["dressed-4"]["systems"].items()}
@@ -316,8 +309,8 @@ class TestRun:
         assert run_benchmark([*options, "--run-dir", str(first)], "", with_ours("right")) == 0
         config = str(first / "config.yaml")
         assert run_benchmark(["--config", config, "--run-dir", str(second)], "", with_ours("right")) == 0
-        keys = ("case", "system", "repetition")
-        assert [[row[key] for key in keys] for row in rows_of(second)] == [["textbook", "ours", "0"]]
+        (row,) = RunFolder(second).read_rows("timings.csv")
+        assert [row[key] for key in ("case", "system", "repetition")] == ["textbook", "ours", 0]
 
     def test_time_of_a_wrong_answer_is_not_reported(self, folder):
         options = ["--cases", "dressed-4", "--repetitions", "1", "--run-dir", str(folder)]
@@ -328,7 +321,8 @@ class TestRun:
         assert wrong["status"] == "wrong"
         assert wrong["median_seconds"] is None
         assert "input gradients are off" in wrong["reason"]
-        assert [row["seconds_per_step"] for row in rows_of(folder) if row["system"] == "pennylane-default"] == [""]
+        rows = RunFolder(folder).read_rows("timings.csv")
+        assert [row["seconds_per_step"] for row in rows if row["system"] == "pennylane-default"] == [""]
         assert "the wrong one, wrong: its input gradients are off" in (folder / "table.md").read_text()
 
     @pytest.mark.parametrize(
@@ -370,7 +364,7 @@ def test_our_own_systems(folder):
     """The real adapters, in real workers, from the command line."""
     options = ["--cases", "textbook", "overhead", "--small", "--repetitions", "1", "--run-dir", str(folder)]
     assert main(["benchmark", *options, "--systems", "ours", "ours-stopwatch"]) == 0
-    for row in rows_of(folder):
+    for row in RunFolder(folder).read_rows("timings.csv"):
         assert float(row["seconds_per_step"]) > float(row["kernel_seconds_per_step"] or 0) >= 0
         assert (row["kernel_seconds_per_step"] != "") == (row["system"] == "ours-stopwatch")
 

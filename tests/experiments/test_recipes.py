@@ -1,6 +1,5 @@
 """The recipes: the networks that answer the questions, and the experiment from the command line."""
 
-import csv
 import re
 from functools import partial
 
@@ -218,8 +217,7 @@ def test_run_folder_and_table(folder, capsys):
     part = folder / "quick-start-frozen-seed3"
     assert [row["stage"] for row in metrics(part)] == ["classical", "hybrid", "hybrid"]
     assert metrics(part)[0]["circuits"] == "0"
-    with (folder / "summary.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 2 * 6
+    assert len(RunFolder(folder).read_rows("summary.csv")) == 2 * 6
 
 
 @pytest.mark.parametrize(("accuracy", "expected"), [("0.999", None), ("0.0001", 1)])

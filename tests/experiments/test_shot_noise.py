@@ -1,6 +1,5 @@
 """The study of shot noise: its theory against closed forms, its fits, its repeatability, and what it writes."""
 
-import csv
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -15,6 +14,7 @@ from scipy import stats
 
 from experiments.__main__ import main
 from experiments.common.cells import measured, seed_of
+from experiments.common.runs import RunFolder
 from experiments.shot_noise import noise, scaling, strategies
 from experiments.shot_noise.power_laws import MeanSquare, fit_plateau, fit_power_law, mean_square
 from experiments.shot_noise.shot_study import measure
@@ -294,11 +294,10 @@ def test_small_run_writes_tables_and_figures(folder, capsys):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
     found = result(folder)
     assert (found["slopes"], found["plateaus"], found["dataset"]) == (12, 4, "digits")
-    with (folder / "slopes.csv").open() as file:
-        slopes = {(row["of"], row["standard error"]): row for row in csv.DictReader(file)}
+    slopes = {(row["of"], row["standard error"]): row for row in RunFolder(folder).read_rows("slopes.csv")}
     for row in slopes.values():
-        assert float(row["95 % from"]) < float(row["slope"]) < float(row["to"])
-    assert float(slopes["parameter shift", "reported"]["slope"]) == pytest.approx(-0.5, abs=0.05)
+        assert row["95 % from"] < row["slope"] < row["to"]
+    assert slopes["parameter shift", "reported"]["slope"] == pytest.approx(-0.5, abs=0.05)
     assert "95 % from" in capsys.readouterr().out
 
 
