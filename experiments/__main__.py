@@ -54,7 +54,10 @@ def _perform(name: str, options: Sequence[str]) -> int:
         for known, summary in (EXPERIMENTS | TOOLS).items():
             print(f"  {known:<{width}}  {summary}")
         return 0 if asked_for_help else 2
-    module = import_module(f"experiments.{name.replace('-', '_')}")
+    module_name = name.replace("-", "_")
+    if name in ("ibm-check", "jobs"):  # commands of the library now
+        return int(getattr(import_module("experiments.earlier_names"), module_name)(options))
+    module = import_module(f"experiments.{module_name}")
     if hasattr(module, "EXPERIMENT"):
         return run_command(module.EXPERIMENT, options)
     return run_study(module.STUDY, options) if hasattr(module, "STUDY") else int(module.main(options))

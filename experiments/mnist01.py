@@ -24,8 +24,7 @@ from torch.nn import functional as F
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import textbook
 
-from .common.data import load_digits_of
-from .common.digits import add_digit_options, data_folder, with_digits
+from .common.data import add_digit_options, data_folder, load_digits_of, with_digits
 from .common.experiment import Experiment
 from .common.options import Settings, add_option, experiment_parser
 from .common.plots import circuit_diagram, draw_predictions, learning_curves, save_predictions
@@ -92,18 +91,11 @@ class ClassicalHead(nn.Module):
 
 def parser() -> Any:
     """The experiment's options, with the published settings as defaults."""
-    parser = experiment_parser(
-        "mnist01",
-        __doc__ or "",
-        **{name: PUBLISHED[name] for name in ("epochs", "batch_size", "lr", "shots", "backend", "gradient")},
-    )
+    shared = {name: PUBLISHED[name] for name in ("epochs", "batch_size", "lr", "shots", "backend", "gradient")}
+    parser = experiment_parser("mnist01", __doc__ or "", **shared)
     add = partial(add_option, parser)
-    add(
-        "--head",
-        ["quantum", "classical", "both"],
-        "quantum",
-        "The circuit, or a sigmoid in its place, or the two side by side.",
-    )
+    heads = ["quantum", "classical", "both"]
+    add("--head", heads, "quantum", "The circuit, or a sigmoid in its place, or the two side by side.")
     add_digit_options(parser)
     add("--train-per-digit", PositiveInt, PUBLISHED["train_per_digit"], "Training images of each digit.")
     add("--test-per-digit", PositiveInt, PUBLISHED["test_per_digit"], "Test images of each digit.")
@@ -145,13 +137,8 @@ def cost(settings: Settings) -> str:
     if settings["head"] == "classical":
         return "No circuits: the head is classical."
     head = quantum_head(settings)
-    return f"Data: {settings['dataset']}. {head}\n" + cost_of_training(
-        head,
-        settings["epochs"],
-        train=len(DIGITS) * settings["train_per_digit"],
-        test=len(DIGITS) * settings["test_per_digit"],
-        batch_size=settings["batch_size"],
-    )
+    sizes = {part: len(DIGITS) * settings[f"{part}_per_digit"] for part in ("train", "test")}
+    return f"Data: {settings['dataset']}. {head}\n{cost_of_training(head, settings, **sizes)}"
 
 
 def draw(folder: RunFolder) -> None:

@@ -24,12 +24,10 @@ from qiskit_torch_bridge import LayerwiseQuantumLayer, Phase, Quote, complete_de
 from qiskit_torch_bridge.circuits import LayeredCircuit, random_rotations, ring_layers
 from qiskit_torch_bridge.commands.printing import in_columns
 
-from .common.data import Digits, load_first_of
-from .common.digits import add_digit_options, data_folder, with_digits
+from .common.data import Digits, add_digit_options, data_folder, load_first_of, with_digits
 from .common.experiment import Experiment
 from .common.options import Settings, add_option, experiment_parser, flag
-from .common.phases import phase_curves
-from .common.plots import circuit_diagram, draw_predictions, learning_curves, save_predictions
+from .common.plots import circuit_diagram, draw_predictions, learning_curves, phase_curves, save_predictions
 from .common.rows import Rows
 from .common.runs import RunFolder
 from .common.trainer import Stage, Trainer
@@ -146,17 +144,12 @@ def digits(settings: Settings) -> Digits:
 
 def parser() -> Any:
     """The experiment's options, with the published settings as defaults."""
-    parser = experiment_parser(
-        "mnist36", __doc__ or "", **{name: PUBLISHED[name] for name in ("epochs", "batch_size", "lr")}
-    )
+    shared = {name: PUBLISHED[name] for name in ("epochs", "batch_size", "lr")}
+    parser = experiment_parser("mnist36", __doc__ or "", **shared)
     add = partial(add_option, parser)
     add_digit_options(parser)
-    add(
-        "--train-images",
-        PositiveInt | None,
-        None,
-        "The first so many threes and sixes; null: 1000 of MNIST, 240 of the digits.",
-    )
+    images = "The first so many threes and sixes; null: 1000 of MNIST, 240 of the digits."
+    add("--train-images", PositiveInt | None, None, images)
     for name, kind, text in (
         ("circuit", ["random_rotations", "ring"], "Random rotations and CZ ladders; or RZ, RX and a ring of CZ."),
         ("readout", ["last", "sum"], "<Z> of the last qubit, or the sum of <Z> over all."),

@@ -23,8 +23,6 @@ from qiskit_torch_bridge.commands.printing import in_columns
 
 from .common.hardware import IN_MEMORY, connected
 
-__all__ = ["DEVICE", "RECORDING", "Lesson", "lesson", "losses_beside", "record"]
-
 DEVICE = "fake_manila"
 RECORDING = Path(__file__).parent / "recordings" / "fake-manila.npz"
 

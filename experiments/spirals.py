@@ -12,7 +12,6 @@ the linear layer. An output is then a trigonometric polynomial of a higher degre
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from itertools import product
 from operator import itemgetter
 from typing import Any
@@ -29,7 +28,7 @@ from qiskit_torch_bridge.circuits import reuploading
 
 from .common.comparison import grouped
 from .common.experiment import Experiment
-from .common.options import Settings, add_option, experiment_parser
+from .common.options import Settings, add_option, experiment_parser, flag
 from .common.plots import circuit_diagram, learning_curves
 from .common.rows import Rows
 from .common.runs import RunFolder
@@ -122,37 +121,24 @@ def network(settings: Mapping[str, Any]) -> nn.Module:
 
 def parser() -> Any:
     """The experiment's options; the defaults are the published settings, except that PyTorch draws the first weights."""
-    parser = experiment_parser(
-        "spirals",
-        __doc__ or "",
-        **{name: PROTOCOL[name] for name in ("epochs", "batch_size", "lr", "shots")},
-    )
-    add = partial(add_option, parser)
-    add("--spiral", [*TURNS, "both"], "both", "easy: 1.52 turns; hard: 2 turns; or the two.")
-    add("--head", [*HEADS, "both"], "both", "The circuit, or tanh units in its place, or the two side by side.")
-    add(
-        "--circuit",
-        ["dressed", "reuploading"],
-        "dressed",
-        "The published one, or one that takes its inputs again in each layer.",
-    )
-    add("--qubits", PositiveInt, 5, "Qubits, or tanh units.")
-    add("--depth", PositiveInt, 5, "Layers of weights in the circuit.")
-    add(
-        "--schedule",
-        ["constant", "cosine"],
-        "constant",
-        "The learning rate: as it is, or down to zero over the run, along a cosine.",
-    )
-    add(
-        "--initial-spread",
-        NonNegativeFloat | None,
-        None,
-        "Draw all weights from a normal distribution of this standard deviation; null: as PyTorch does.",
-    )
-    add("--noise", NonNegativeFloat, 0.2, "How far points are off their arm at most.")
-    add("--train", PositiveInt, 2000, "Training points, an even number.")
-    add("--test", PositiveInt, 200, "Test points, an even number.")
+    shared = {name: PROTOCOL[name] for name in ("epochs", "batch_size", "lr", "shots")}
+    parser = experiment_parser("spirals", __doc__ or "", **shared)
+    defaults = PROTOCOL | {"spiral": "both", "head": "both", "initial_spread": None}
+    rate = "The learning rate: as it is, or down to zero over the run, along a cosine."
+    spread = "Draw all weights from a normal distribution of this standard deviation; null: as PyTorch does."
+    for name, kind, text in (
+        ("spiral", [*TURNS, "both"], "easy: 1.52 turns; hard: 2 turns; or the two."),
+        ("head", [*HEADS, "both"], "The circuit, or tanh units in its place, or the two side by side."),
+        ("circuit", ["dressed", "reuploading"], "The published one, or one that takes its inputs again in each layer."),
+        ("qubits", PositiveInt, "Qubits, or tanh units."),
+        ("depth", PositiveInt, "Layers of weights in the circuit."),
+        ("schedule", ["constant", "cosine"], rate),
+        ("initial_spread", NonNegativeFloat | None, spread),
+        ("noise", NonNegativeFloat, "How far points are off their arm at most."),
+        ("train", PositiveInt, "Training points, an even number."),
+        ("test", PositiveInt, "Test points, an even number."),
+    ):
+        add_option(parser, flag(name), kind, defaults[name], text)
     return parser
 
 
@@ -197,13 +183,7 @@ def cost(settings: Settings) -> str:
     layers = quantum_layers(network(settings))
     if not layers:
         return "No circuits: the head is classical."
-    return f"{layers[0]}\n" + cost_of_training(
-        layers[0],
-        settings["epochs"],
-        train=settings["train"],
-        test=settings["test"],
-        batch_size=settings["batch_size"],
-    )
+    return f"{layers[0]}\n" + cost_of_training(layers[0], settings, train=settings["train"], test=settings["test"])
 
 
 def _save_regions(net: nn.Module, settings: Settings, testing: Rows, folder: RunFolder) -> None:

@@ -39,7 +39,7 @@ class ExponentialFit:
 
     Attributes:
         slope: Of the natural logarithm, a qubit.
-        low: The lower end of the slope's confidence interval.
+        low: The lower end of the slope's 95 % confidence interval, from the errors by normal theory.
         high: Its upper end.
         intercept: The logarithm at zero qubits.
         chi_square: The weighted sum of squared residuals.
@@ -54,13 +54,12 @@ class ExponentialFit:
     freedom: int
 
 
-def fit_exponential(sizes: Sequence[float], spreads: Sequence[Spread], *, confidence: float = 0.95) -> ExponentialFit:
+def fit_exponential(sizes: Sequence[float], spreads: Sequence[Spread]) -> ExponentialFit:
     """Weighted least squares through the logarithms of variances, each with the relative error of its variance.
 
     Args:
         sizes: The numbers of qubits, at least two different ones.
         spreads: The variances, with errors above zero.
-        confidence: Of the slope's interval, from the errors by normal theory.
 
     Raises:
         ValueError: If no line is determined, or a variance or its error is zero.
@@ -72,7 +71,7 @@ def fit_exponential(sizes: Sequence[float], spreads: Sequence[Spread], *, confid
     x, y = np.asarray(sizes, dtype=float), np.log([spread.variance for spread in spreads])
     errors = np.array([spread.error / spread.variance for spread in spreads])
     (slope, intercept), covariance = least_squares(np.stack([x, np.ones_like(x)], axis=1), y, errors)
-    reach = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(covariance[0, 0])
+    reach = NormalDist().inv_cdf(0.975) * math.sqrt(covariance[0, 0])
     residuals = (y - slope * x - intercept) / errors
     return ExponentialFit(
         slope=float(slope),

@@ -42,16 +42,10 @@ _STRATEGY_MARKS = {
     "zero start": ("v", "--", "C4"),
     "layer by layer": ("s", "-.", "C5"),
 }
+Ensemble = tuple[int, int, str, str]
+"""Circuits of one kind: qubits, layers, start, observable."""
+
 _HOLLOW: dict[str, Any] = {"markersize": 5, "markerfacecolor": "w", "capsize": 3}
-
-
-class Ensemble(NamedTuple):
-    """Circuits of one kind."""
-
-    qubits: int
-    layers: int
-    start: str
-    observable: str
 
 
 class Variance(NamedTuple):
@@ -72,9 +66,7 @@ def find(settings: Settings, tables: Tables) -> Findings:
         ("deep", "zeros"): deep_sizes,
     }
     series = {
-        (depth, start, observable): {
-            qubits: variances[Ensemble(qubits, layers, start, observable)] for qubits, layers in sizes
-        }
+        (depth, start, observable): {qubits: variances[qubits, layers, start, observable] for qubits, layers in sizes}
         for (depth, start), sizes in regimes.items()
         for observable in OBSERVABLES
     }
@@ -106,15 +98,12 @@ def find(settings: Settings, tables: Tables) -> Findings:
 
 def _variances(rows: Sequence[Mapping[str, Any]]) -> dict[Ensemble, Variance]:
     """Each ensemble's, from the sums of all its cells."""
-    sums: dict[Ensemble, np.ndarray] = {}
     names = ("samples", "sum_of_squares", "sum_of_fourth_powers", "sum_of_one_shot_variances")
-    for row in rows:
-        key = Ensemble(row["qubits"], row["layers"], row["start"], row["observable"])
-        sums[key] = sums.get(key, 0) + np.array([row[name] for name in names])
-    return {
-        key: Variance(Spread.of(int(samples), squares, fourths), shots / samples)
-        for key, (samples, squares, fourths, shots) in sums.items()
-    }
+    variances: dict[Ensemble, Variance] = {}
+    for key, group in grouped(rows, itemgetter("qubits", "layers", "start", "observable")).items():
+        samples, squares, fourths, shots = sum((np.array([row[name] for name in names]) for row in group), np.zeros(4))
+        variances[key] = Variance(Spread.of(int(samples), squares, fourths), shots / samples)
+    return variances
 
 
 def _exact_slope(observable: str, layers: Mapping[int, int]) -> float | None:
@@ -238,7 +227,7 @@ def _draw_profile(axes: Axes, settings: Settings, variances: Mapping[Ensemble, V
     layers = sorted(settings["profile_layers"])
     for number, (qubits, mark) in enumerate(zip(settings["profile_qubits"], "osD^vP" * 9, strict=False)):
         colour = f"C{number}"
-        points = {each: variances[Ensemble(qubits, each, "uniform", "Z0 Z1")] for each in layers}
+        points = {each: variances[qubits, each, "uniform", "Z0 Z1"] for each in layers}
         _points(axes, points, mark, colour, f"{qubits} qubits")
         if qubits <= _LARGEST_EXACT:
             exact = [variance_of_pauli(_string("Z0 Z1", qubits), each) for each in layers]

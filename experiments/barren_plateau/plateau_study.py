@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -99,9 +100,7 @@ def _ensembles(settings: Settings) -> Iterator[tuple[int, int, str]]:
         yield qubits, settings["shallow"], "uniform"
         for start in ("uniform", "zeros", "grown"):
             yield qubits, settings["deep"] * qubits, start
-    for qubits in settings["profile_qubits"]:
-        for layers in settings["profile_layers"]:
-            yield qubits, layers, "uniform"
+    yield from product(settings["profile_qubits"], settings["profile_layers"], ["uniform"])
 
 
 def _variance_cells(settings: Settings, ensembles: Sequence[tuple[int, int, str]] | Any) -> Iterator[Cell]:
@@ -114,30 +113,15 @@ def _variance_cells(settings: Settings, ensembles: Sequence[tuple[int, int, str]
             whole, rest = divmod(settings["samples"], _SAMPLES_A_CELL)
             parts = [_SAMPLES_A_CELL] * whole + [rest] * (rest > 0)
         for number, samples in enumerate(parts):
-            yield {
-                "part": "variance",
-                "qubits": qubits,
-                "layers": layers,
-                "start": start,
-                "samples": samples,
-                "number": number,
-            }
+            ensemble = {"qubits": qubits, "layers": layers, "start": start}
+            yield {"part": "variance", **ensemble, "samples": samples, "number": number}
 
 
 def _training_cells(settings: Settings) -> Iterator[Cell]:
-    for qubits in settings["train_qubits"]:
-        for strategy in STRATEGIES:
-            for repeat in range(settings["train_repeats"]):
-                yield {
-                    "part": "training",
-                    "qubits": qubits,
-                    "layers": 2 * qubits,
-                    "strategy": strategy,
-                    "steps": settings["train_steps"],
-                    "shots": settings["train_shots"],
-                    "lr": settings["lr"],
-                    "repeat": repeat,
-                }
+    options = {"steps": settings["train_steps"], "shots": settings["train_shots"], "lr": settings["lr"]}
+    for qubits, strategy, repeat in product(settings["train_qubits"], STRATEGIES, range(settings["train_repeats"])):
+        circuit = {"qubits": qubits, "layers": 2 * qubits}
+        yield {"part": "training", **circuit, "strategy": strategy, **options, "repeat": repeat}
 
 
 STUDY = Study("barren-plateau", parser, cells, measure, find=find)

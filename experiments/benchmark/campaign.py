@@ -102,12 +102,8 @@ def _parser(description: str, systems: Mapping[str, System]) -> Any:
         f"Timings of each system in each case (default: {_REPETITIONS}; small: {_SMALL_REPETITIONS}); fewer where "
         "they would take over half a minute together.",
     )
-    add(
-        "--threads",
-        PositiveInt | None,
-        None,
-        "Threads of every system's numerical libraries (default: whatever each chooses).",
-    )
+    threads = "Threads of every system's numerical libraries (default: whatever each chooses)."
+    add("--threads", PositiveInt | None, None, threads)
     parser.add_argument("--small", action="store_true", help="Only the quick cases, with fewer repetitions.")
     add("--largest-qubits", PositiveInt, 20, "Where the series by qubits ends, for example 24.")
     add("--timeout", PositiveFloat, 300.0, "Seconds that a system may take to answer.")

@@ -39,22 +39,15 @@ class Answer:
         return {name: array for name, array in named.items() if array is not None}
 
     def to_message(self) -> dict[str, Any]:
-        """As JSON can carry it, every number to the last bit."""
+        """As JSON can carry it, every number to the last bit; the arguments of :meth:`from_parts`."""
         return {key: None if value is None else value.tolist() for key, value in vars(self).items()}
-
-    @classmethod
-    def from_message(cls, message: dict[str, Any]) -> Answer:
-        """What :meth:`to_message` gave."""
-        return cls.from_parts(message["values"], message["input_gradients"], message["weight_gradients"])
 
     @classmethod
     def from_parts(cls, values: Any, input_gradients: Any, weight_gradients: Any) -> Answer:
         """Of copies in double precision of anything that NumPy takes for arrays; None stays None."""
-
-        def optional(part: Any) -> np.ndarray | None:
-            return None if part is None else np.asarray(part).astype(np.float64)
-
-        return cls(np.asarray(values).astype(np.float64), optional(input_gradients), optional(weight_gradients))
+        parts = (values, input_gradients, weight_gradients)
+        copies: list[Any] = [None if part is None else np.asarray(part).astype(np.float64) for part in parts]
+        return cls(*copies)
 
 
 def exact_answer(problem: Problem) -> Answer:

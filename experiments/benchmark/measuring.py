@@ -177,12 +177,12 @@ class Measurement:
             with _noting_failure(result):
                 self._refuse_dropped(case, name)
                 self._prepare_and_check(partial(self._pool.ask, name), case, name, result)
-        steps = {name: self._warmed_up(name, result) for name, result in results.items() if _running(result)}
+        steps = {name: self._warmed_up(name, result) for name, result in results.items() if result.status == "timed"}
         in_series = case.series is not None
         turns = {name: fewer_repetitions(steps[name], self.repetitions, in_series=in_series) for name in steps}
         for repetition in range(self.repetitions):
             for name, result in results.items():
-                if _running(result) and repetition < turns[name]:
+                if result.status == "timed" and repetition < turns[name]:
                     with _noting_failure(result):
                         self._time(name, result)
         for name, result in results.items():
@@ -223,7 +223,7 @@ class Measurement:
             seed=self.seed,
             threads=self.threads,
         )
-        answer = Answer.from_message(ask("answer"))
+        answer = Answer.from_parts(**ask("answer"))
         if case.key not in self._expected:
             self._expected[case.key] = exact_answer(problem)
         tolerance = self.systems[name].tolerance
@@ -250,7 +250,7 @@ class Measurement:
 
     def _refuse_dropped(self, case: Case, name: str) -> None:
         if case.series is not None and (case.series.axis, name) in self._dropped:
-            raise _DroppedError(self._dropped[case.series.axis, name])
+            raise WorkerError("dropped", self._dropped[case.series.axis, name])
 
     def _drop_if_slow(self, case: Case, name: str, result: SystemResult) -> None:
         if case.series is None or result.status in ("dropped", "absent"):
@@ -262,10 +262,6 @@ class Measurement:
             self._dropped[case.series.axis, name] = f"dropped after {where}, where a step took {result.median:.1f} s"
 
 
-class _DroppedError(Exception):
-    """A system that has become too slow for a series."""
-
-
 @contextmanager
 def _noting_failure(result: SystemResult) -> Iterator[None]:
     """Within it, a system's failure becomes its result."""
@@ -273,12 +269,6 @@ def _noting_failure(result: SystemResult) -> Iterator[None]:
         yield
     except WorkerError as error:
         result.status, result.reason = error.kind, str(error)
-    except _DroppedError as error:
-        result.status, result.reason = "dropped", str(error)
-
-
-def _running(result: SystemResult) -> bool:
-    return result.status == "timed"
 
 
 def _summary(result: SystemResult) -> str:

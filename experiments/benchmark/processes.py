@@ -21,12 +21,13 @@ class WorkerError(Exception):
     """A system has not done what it was asked.
 
     Attributes:
-        kind: ``"absent"`` (not installed), ``"failed"`` (an exception, or the process has ended) or ``"timeout"``.
+        kind: ``"absent"`` (not installed), ``"failed"`` (an exception, or the process has ended), ``"timeout"``, or
+            ``"dropped"`` (not asked, because it has become too slow for a series).
     """
 
-    def __init__(self, kind: Literal["absent", "failed", "timeout"], reason: str) -> None:
+    def __init__(self, kind: Literal["absent", "failed", "timeout", "dropped"], reason: str) -> None:
         super().__init__(reason)
-        self.kind: Literal["absent", "failed", "timeout"] = kind
+        self.kind = kind
 
 
 class Process:

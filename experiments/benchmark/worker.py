@@ -18,7 +18,7 @@ from contextlib import suppress
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from .memory import forget_peak_memory, peak_memory
+from .machine import forget_peak_memory, peak_memory
 
 if TYPE_CHECKING:
     from .step import Step
@@ -48,7 +48,8 @@ class Worker:
         imported = time.perf_counter()
         from .gate_lists import Problem
 
-        _set_threads(threads)
+        if threads is not None and "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(threads)
         task = Problem.from_message(problem)
         forgotten = forget_peak_memory()
         memory_before = peak_memory()
@@ -104,12 +105,6 @@ class Worker:
         if self._step is None:
             raise RuntimeError("Got a request before any problem, expected 'prepare' first.")
         return self._step
-
-
-def _set_threads(threads: int | None) -> None:
-    torch = sys.modules.get("torch")
-    if threads is not None and torch is not None:
-        torch.set_num_threads(threads)
 
 
 def _threads() -> dict[str, Any]:

@@ -6,16 +6,15 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from .runs import brief
+from .workplace import threads
 
 Cell = Mapping[str, Any]
 """The settings of one measurement: what JSON knows, by name."""
@@ -72,7 +71,7 @@ def measured(measure: Measure, cell: Cell, seed: int) -> Outcome:
         seed: The run's.
     """
     try:
-        with _one_thread():
+        with threads(1):  # cells run side by side, one a core
             started = time.perf_counter()
             rows = [dict(row) for row in measure(cell, seed_of(seed, cell))]
             seconds = round(time.perf_counter() - started, 3)
@@ -139,17 +138,6 @@ class Journal:
                 f"{self.path} is damaged (line {number}: {brief(error)}); take that line out, and its cell is measured "
                 "again with --resume."
             ) from error
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Cells run side by side, one a core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _place(error: BaseException) -> str:

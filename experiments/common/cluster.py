@@ -18,12 +18,6 @@ if TYPE_CHECKING:
 _SECONDS_TO_ANSWER = 20
 
 
-def measured_here(measure: Measure, cells: Sequence[Cell], seed: int) -> Generator[Outcome, None, None]:
-    """Measures the cells in this process, one after the other."""
-    for cell in cells:
-        yield measured(measure, cell, seed)
-
-
 def measured_by_dask(
     measure: Measure, cells: Sequence[Cell], seed: int, *, scheduler: str | None, workers: int | None
 ) -> Generator[Outcome, None, None]:

@@ -10,8 +10,6 @@ from typing import Any, TypeVar
 
 from matplotlib.figure import Figure
 
-__all__ = ["MARKERS", "STYLES", "Curve", "comparison_figure", "grouped", "seeds_figure", "summarize"]
-
 STYLES = ("-", "--", ":", "-.")
 MARKERS = "osD^vP"
 

@@ -1,4 +1,4 @@
-"""Images of handwritten digits: scikit-learn's, which come with a dependency, or MNIST."""
+"""Images of handwritten digits: scikit-learn's, which come with a dependency, or MNIST; and the options for them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from .options import Settings
 from .rows import Rows
 
 _MNIST_FILES = {
@@ -42,6 +44,46 @@ def data_root_from_environment() -> Path | None:
     """The folder that the environment variable ``QTB_DATA`` names, or None."""
     value = os.environ.get("QTB_DATA")
     return Path(value) if value else None
+
+
+def add_digit_options(parser: Any) -> None:
+    """``--dataset`` and ``--download``."""
+    add_dataset_option(parser)
+    parser.add_argument(
+        "--download", action="store_true", help="Fetch MNIST into --data-root (default: data/) if it is missing."
+    )
+
+
+def add_dataset_option(parser: Any) -> None:
+    """``--dataset``."""
+    parser.add_argument(
+        "--dataset",
+        choices=["auto", "digits", "mnist"],
+        default="auto",
+        help="digits: scikit-learn's; mnist: from --data-root; auto: mnist where there is a data root, else digits.",
+    )
+
+
+def with_digits(settings: Settings) -> Settings:
+    """Settles where a new run's data come from, so that its settings say so.
+
+    Raises:
+        ValueError: If MNIST is asked for and there is no data root.
+    """
+    root = settings["data_root"] or data_root_from_environment()
+    if root is None and settings["download"]:
+        root = Path("data")
+    dataset = settings["dataset"]
+    if dataset == "auto":
+        dataset = "digits" if root is None else "mnist"
+    if dataset == "mnist" and root is None:
+        raise ValueError("--dataset mnist: got no data root, expected --data-root, QTB_DATA or --download.")
+    return {**settings, "dataset": dataset, "data_root": None if dataset == "digits" else str(root)}
+
+
+def data_folder(settings: Settings) -> Path | None:
+    """Where MNIST is; None for scikit-learn's digits."""
+    return Path(settings["data_root"]) if settings["dataset"] == "mnist" else None
 
 
 def load_digits_of(
@@ -169,23 +211,22 @@ def _first_of_each(images: torch.Tensor, labels: torch.Tensor, digits: Sequence[
         if len(rows) < count:
             raise ValueError(f"Got {count} images of digit {digit} to take from {where}, expected at most {len(rows)}.")
         parts.append(rows[:count])
-    targets = torch.arange(len(digits)).repeat_interleave(count)
-    return Rows(_in_unit_interval(images[torch.cat(parts)]), targets)
+    return _rows(images, labels, digits, torch.cat(parts))
 
 
 def _first_of_all(
     images: torch.Tensor, labels: torch.Tensor, digits: Sequence[int], count: int | None, where: str
 ) -> Rows:
-    classes = torch.tensor(list(digits))
-    rows = torch.isin(labels, classes).nonzero().flatten()
+    rows = torch.isin(labels, torch.tensor(list(digits))).nonzero().flatten()
     if count is not None and len(rows) < count:
         raise ValueError(
             f"Got {count} images of the digits {list(digits)} to take from {where}, expected at most {len(rows)}."
         )
-    rows = rows[:count]
-    return Rows(_in_unit_interval(images[rows]), (labels[rows, None] == classes).int().argmax(dim=1))
+    return _rows(images, labels, digits, rows[:count])
 
 
-def _in_unit_interval(images: torch.Tensor) -> torch.Tensor:
-    """Bytes as fractions of 255; only of the images that are wanted, because all of MNIST would take its time."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images
+def _rows(images: torch.Tensor, labels: torch.Tensor, digits: Sequence[int], rows: torch.Tensor) -> Rows:
+    """These images, bytes as fractions of 255; only of those that are asked for, because all of MNIST takes its time."""
+    chosen, classes = images[rows], torch.tensor(list(digits))
+    targets = (labels[rows, None] == classes).int().argmax(dim=1)
+    return Rows(chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen, targets)

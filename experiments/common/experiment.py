@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,15 +13,7 @@ from qiskit_torch_bridge.backends.ibm.costs import costs_of_jobs
 from qiskit_torch_bridge.commands.printing import in_columns
 
 from .comparison import Curve, comparison_figure, grouped, seeds_figure, summarize
-from .hardware import (
-    CAPS,
-    IN_MEMORY,
-    LEDGER,
-    discard_unused_ledger,
-    ledger_of,
-    opened,
-    require_one_session,
-)
+from .hardware import CAPS, IN_MEMORY, LEDGER, discard_unused_ledger, ledger_of, opened, require_one_session
 from .options import FREE, Settings, flat, folder_path, parse, saved_settings
 from .runs import RunFolder
 from .trainer import Interrupted
@@ -89,21 +81,20 @@ def run_command(experiment: Experiment, arguments: Sequence[str]) -> int:
     try:
         with opened(settings, ledger_of(folder) if options.resume else folder.file(LEDGER)) as device:
             _train_all(experiment, trainings, settings, work, device)
-    except (Interrupted, KeyboardInterrupt):  # the latter before, between and after trainings
+    except (Exception, KeyboardInterrupt) as error:
         _discard_if_unused(work)
-        if fabric.is_global_zero:
-            print(f"\nInterrupted; {_how_to_go_on(experiment, folder)}")
-        return 130
-    except HardwareError as error:  # which one process may meet alone: torchrun then ends the others
-        _discard_if_unused(work)
+        if isinstance(error, (Interrupted, KeyboardInterrupt)):  # the latter before, between and after trainings
+            if fabric.is_global_zero:
+                print(f"\nInterrupted; {_how_to_go_on(experiment, folder)}")
+            return 130
+        if not isinstance(error, HardwareError):
+            raise
+        # One process may meet it alone: torchrun then ends the others.
         print(f"{experiment.name}: {' '.join(str(error).split())}", file=sys.stderr)
         print(f"The run has stopped; {_how_to_go_on(experiment, folder)}")
         if isinstance(error, BudgetExceeded):
             print(f"With a larger cap: --{', --'.join(CAPS)}")
         return 1
-    except Exception:
-        _discard_if_unused(work)
-        raise
     if fabric.is_global_zero:
         print(f"Results and figures are in {folder.path}")
     return 0
@@ -115,7 +106,7 @@ def draw(folder: RunFolder) -> None:
     Raises:
         ValueError: If the folder is not that of a run, or holds nothing to draw yet.
     """
-    experiment, settings = _read(folder)
+    experiment, settings = experiment_of(folder)
     parts = _parts(experiment, settings, folder)
     if not parts:
         experiment.draw(folder)
@@ -138,7 +129,7 @@ def trainings_of(folder: RunFolder) -> list[tuple[str, RunFolder]]:
     Raises:
         ValueError: If one of them has not finished.
     """
-    parts = _parts(*_read(folder), folder)
+    parts = _parts(*experiment_of(folder), folder)
     missing = _unfinished(parts)
     if missing:
         raise ValueError(f"{folder.path} has not finished ({', '.join(missing)} to come); finish it with --resume.")
@@ -147,16 +138,20 @@ def trainings_of(folder: RunFolder) -> list[tuple[str, RunFolder]]:
     return [(training.variant, part) for training, part in parts] or [("", folder)]
 
 
-def settings_of_run(folder: RunFolder) -> Settings:
-    """The settings of a run.
+def experiment_of(folder: RunFolder) -> tuple[Experiment, Settings]:
+    """The experiment that a run is of, and the run's settings.
 
     Raises:
         ValueError: If the folder is not that of a run.
     """
-    return _read(folder)[1]
+    try:
+        experiment = _experiment_named(folder.read_settings().get("experiment"))
+    except ValueError as error:
+        raise ValueError(f"{folder.file('config.yaml')}: {error}") from error
+    return experiment, saved_settings(experiment.parser(), folder)
 
 
-def experiment_named(name: Any) -> Experiment:
+def _experiment_named(name: Any) -> Experiment:
     """The experiment of that name.
 
     Raises:
@@ -273,15 +268,6 @@ def _open_folder(options: Any, name: str, fabric: Any) -> RunFolder:
     return made
 
 
-def _read(folder: RunFolder) -> tuple[Experiment, Settings]:
-    """The experiment that a run is of, and the run's settings."""
-    try:
-        experiment = experiment_named(folder.read_settings().get("experiment"))
-    except ValueError as error:
-        raise ValueError(f"{folder.file('config.yaml')}: {error}") from error
-    return experiment, saved_settings(experiment.parser(), folder)
-
-
 def _require_none_ahead(experiment: Experiment, trainings: Sequence[Training], folder: RunFolder) -> None:
     """Refuses a run one of whose trainings was continued by itself, before its results are given up."""
     for training in trainings:
@@ -296,7 +282,7 @@ def _require_none_ahead(experiment: Experiment, trainings: Sequence[Training], f
 
 
 def _train_part(experiment: Experiment, training: Training, work: Workplace, device: IBMBackend | None) -> None:
-    part = work.within(training.name)
+    part = replace(work, folder=work.folder.within(training.name))
     if part.resume and part.folder.is_finished:
         before, now = flat(part.folder.read_settings()), flat(training.settings)
         if all(before.get(key) == now.get(key) for key in (before | now).keys() - FREE):

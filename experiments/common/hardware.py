@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 
@@ -18,24 +17,6 @@ from .runs import RunFolder
 if TYPE_CHECKING:
     from qiskit_torch_bridge import IBMBackend
 
-__all__ = [
-    "CAPS",
-    "IN_MEMORY",
-    "LEDGER",
-    "HardwareOptions",
-    "Measured",
-    "add_hardware_options",
-    "connected",
-    "discard_unused_ledger",
-    "is_hardware",
-    "ledger_of",
-    "opened",
-    "require_one_session",
-    "simulated",
-    "without_unused_options",
-    "word_of",
-]
-
 LEDGER = "jobs.sqlite"
 IN_MEMORY = ":memory:"
 CAPS = ("ibm.max_qpu_seconds", "ibm.max_shots", "ibm.max_jobs")
@@ -45,57 +26,40 @@ _BACKENDS = (
 )
 
 
-@dataclass(frozen=True)
-class HardwareOptions:
-    """What :class:`~qiskit_torch_bridge.IBMBackend` can be told on the command line; the names are its own."""
-
-    account: str | None = field(
-        default=None, metadata={"help": "The name that the account was saved under; null: the default one."}
-    )
-    instance: str | None = field(default=None, metadata={"help": "The instance's name or CRN; null: the account's."})
-    mode: Literal["job", "batch", "session"] = field(
-        default="job",
-        metadata={"help": "Each job by itself, a batch, or a session (billed between jobs too; not in the open plan)."},
-    )
-    max_time: PositiveInt | None = field(
-        default=None, metadata={"help": "Seconds that a session or batch may be open; null: the service's."}
-    )
-    primitive: Literal["sampler", "estimator"] = field(
-        default="sampler", metadata={"help": "IBM's primitive; an estimator can mitigate errors."}
-    )
-    options: dict[str, Any] | None = field(
-        default=None,
-        metadata={
-            "help": "The primitive's options by IBM's names, such as '{\"dynamical_decoupling\": {\"enable\": true}}'."
-        },
-    )
-    optimization_level: Literal[0, 1, 2, 3] = field(default=2, metadata={"help": "The transpiler's."})
-    seed_transpiler: NonNegativeInt | None = field(
-        default=0, metadata={"help": "Makes the transpiler's choices repeatable."}
-    )
-    max_qpu_seconds: NonNegativeFloat | None = field(
-        default=None,
-        metadata={"help": "Stop before the job with which the run would pass so many seconds of QPU time."},
-    )
-    max_shots: NonNegativeInt | None = field(
-        default=None, metadata={"help": "Stop before the job with which it would pass so many shots."}
-    )
-    max_jobs: NonNegativeInt | None = field(
-        default=None, metadata={"help": "Stop before it would send more jobs than this."}
-    )
-    shadow: bool = field(
-        default=False, metadata={"help": "Simulate each job without noise too, and log what the device adds."}
-    )
+_OPTIONS: Mapping[str, tuple[Any, Any, str]] = {
+    "account": (str | None, None, "The name that the account was saved under; null: the default one."),
+    "instance": (str | None, None, "The instance's name or CRN; null: the account's."),
+    "mode": (
+        Literal["job", "batch", "session"],
+        "job",
+        "Each job by itself, a batch, or a session (billed between jobs too; not in the open plan).",
+    ),
+    "max_time": (PositiveInt | None, None, "Seconds that a session or batch may be open; null: the service's."),
+    "primitive": (Literal["sampler", "estimator"], "sampler", "IBM's primitive; an estimator can mitigate errors."),
+    "options": (
+        dict[str, Any] | None,
+        None,
+        "The primitive's options by IBM's names, such as '{\"dynamical_decoupling\": {\"enable\": true}}'.",
+    ),
+    "optimization_level": (Literal[0, 1, 2, 3], 2, "The transpiler's."),
+    "seed_transpiler": (NonNegativeInt | None, 0, "Makes the transpiler's choices repeatable."),
+    "max_qpu_seconds": (
+        NonNegativeFloat | None,
+        None,
+        "Stop before the job with which the run would pass so many seconds of QPU time.",
+    ),
+    "max_shots": (NonNegativeInt | None, None, "Stop before the job with which it would pass so many shots."),
+    "max_jobs": (NonNegativeInt | None, None, "Stop before it would send more jobs than this."),
+    "shadow": (bool, False, "Simulate each job without noise too, and log what the device adds."),
+}
+"""What :class:`~qiskit_torch_bridge.IBMBackend` can be told on the command line, by its own names: type, default, help."""
 
 
 def add_hardware_options(parser: Any, *, backend: str) -> None:
-    """Adds ``--backend`` and, for hardware, ``--ibm.NAME`` for each field of :class:`HardwareOptions`."""
+    """Adds ``--backend`` and, for hardware, ``--ibm.NAME`` for each option of :class:`~qiskit_torch_bridge.IBMBackend`."""
     parser.add_argument("--backend", type=str, default=backend, help=_BACKENDS)
-    types = get_type_hints(HardwareOptions)
-    for each in fields(HardwareOptions):
-        parser.add_argument(
-            f"--ibm.{each.name}", type=types[each.name], default=each.default, help=each.metadata["help"]
-        )
+    for name, (kind, default, text) in _OPTIONS.items():
+        parser.add_argument(f"--ibm.{name}", type=kind, default=default, help=text)
 
 
 def is_hardware(word: Any) -> bool:
@@ -121,8 +85,7 @@ def without_unused_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "ibm" not in settings or is_hardware(settings["backend"]):  # the benchmark's runs have no such options
         return dict(settings)
-    defaults = {each.name: each.default for each in fields(HardwareOptions)}
-    given = [f"--ibm.{name}" for name, value in settings["ibm"].items() if value != defaults[name]]
+    given = [f"--ibm.{name}" for name, value in settings["ibm"].items() if value != _OPTIONS[name][1]]
     if given:
         raise ValueError(
             f"{', '.join(given)}: got --backend {settings['backend']}, expected ibm:NAME, which these options are for; "
@@ -151,7 +114,7 @@ def ledger_of(folder: RunFolder) -> Path:
 
 
 def connected(name: str, options: Mapping[str, Any], ledger: Path | str) -> IBMBackend:
-    """The device of that name, with options as :class:`HardwareOptions` has them."""
+    """The device of that name, with options of its own by their names."""
     from qiskit_torch_bridge import IBMBackend  # which needs a package that other runs do not
 
     return IBMBackend(name, ledger=ledger, **options)

@@ -86,7 +86,7 @@ def parse(
     parser: Any,
     arguments: Sequence[str],
     *,
-    complete: Callable[[Settings], Settings],
+    complete: Callable[[Settings], Settings] = lambda settings: settings,
     extendable: Collection[str] = ("epochs",),
 ) -> tuple[Namespace, Settings]:
     """Parses the command line; for a run to be continued, on top of that run's own settings.

@@ -148,10 +148,6 @@ class RunFolder:
             raise ValueError(f"{path} holds no settings, expected those of the run; start it anew in another folder.")
         return settings
 
-    def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """``metrics.csv``: one line a row, all of them."""
-        self.write_rows("metrics.csv", rows)
-
     def write_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """A CSV file: one line a row, all with the columns of the first."""
         text = io.StringIO()

@@ -13,8 +13,8 @@ from jsonargparse.typing import NonNegativeInt
 
 from qiskit_torch_bridge.commands.printing import in_columns
 
-from .cells import Cell, Journal, Measure, Outcome, Record, key_of
-from .cluster import measured_by_dask, measured_here
+from .cells import Cell, Journal, Measure, Outcome, Record, key_of, measured
+from .cluster import measured_by_dask
 from .options import Seed, Settings, add_option, folder_path, parse, shared_parser
 from .runs import RunFolder
 
@@ -72,18 +72,10 @@ def study_parser(name: str, description: str) -> Any:
         dry_run="List the cells that would be measured, and stop.",
     )
     add = partial(add_option, parser)
-    add(
-        "--scheduler",
-        str | None,
-        None,
-        "Address of a running Dask scheduler, whose workers have this checkout; null: processes of our own.",
-    )
-    add(
-        "--workers",
-        NonNegativeInt | None,
-        None,
-        "Processes of our own; null: one for each core, 0: none, all is measured in this one.",
-    )
+    scheduler = "Address of a running Dask scheduler, whose workers have this checkout; null: processes of our own."
+    add("--scheduler", str | None, None, scheduler)
+    workers = "Processes of our own; null: one for each core, 0: none, all is measured in this one."
+    add("--workers", NonNegativeInt | None, None, workers)
     add("--seed", Seed, 0, "Makes every cell repeatable, wherever it is measured.")
     return parser
 
@@ -94,9 +86,7 @@ def run_study(study: Study, arguments: Sequence[str]) -> int:
     Raises:
         ValueError, OSError: If settings or files are refused.
     """
-    options, settings = parse(
-        study.parser(), arguments, complete=lambda settings: settings, extendable=study.extendable
-    )
+    options, settings = parse(study.parser(), arguments, extendable=study.extendable)
     if options.scheduler is not None and options.workers is not None:
         raise ValueError(
             f"--workers: got {options.workers} with --scheduler, which has workers of its own; leave it out."
@@ -119,13 +109,12 @@ def run_study(study: Study, arguments: Sequence[str]) -> int:
             print(f"{len(failed)} of {len(cells)} cells failed; try them again with: {again}")
             return 1
         _conclude(study, settings, folder, by_key)
-    except KeyboardInterrupt:
+    except (Exception, KeyboardInterrupt) as error:
         folder.discard_if_unused()
+        if not isinstance(error, KeyboardInterrupt):
+            raise
         print(f"\nInterrupted; {f'continue with: {again}' if folder.path.exists() else 'nothing was measured.'}")
         return 130
-    except Exception:
-        folder.discard_if_unused()
-        raise
     print(f"Results and figures are in {folder.path}")
     return 0
 
@@ -165,7 +154,7 @@ def _measure(
 
 def _outcomes(measure: Measure, cells: Sequence[Cell], seed: int, options: Any) -> Generator[Outcome, None, None]:
     if not cells or options.workers == 0:
-        return measured_here(measure, cells, seed)
+        return (measured(measure, cell, seed) for cell in cells)
     return measured_by_dask(measure, cells, seed, scheduler=options.scheduler, workers=options.workers)
 
 

@@ -22,7 +22,7 @@ from qiskit_torch_bridge import QuantumLayer
 from .board import Board
 from .hardware import Measured, word_of
 from .rows import Examples
-from .workplace import Workplace, gathered, total
+from .workplace import Workplace, gathered, threads, total
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0  # within an epoch; one is also written at the end of each
 
@@ -66,17 +66,6 @@ def cross_entropy(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def quantum_layers(model: nn.Module) -> list[QuantumLayer]:
     """The quantum layers of a model, in the order of its modules."""
     return [module for module in model.modules() if isinstance(module, QuantumLayer)]
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Within it, torch computes in so many threads; None leaves it as it is."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -168,14 +157,10 @@ class Trainer:
         return self._seconds_before + time.perf_counter() - self._started
 
     @property
-    def circuits(self) -> int:
-        """Circuits executed so far by this process."""
-        return self._earlier["circuits"] + sum(layer.total_circuits for layer in quantum_layers(self.model))
-
-    @property
-    def shots(self) -> int:
-        """Shots spent so far by this process."""
-        return self._earlier["shots"] + sum(layer.total_shots for layer in quantum_layers(self.model))
+    def spent(self) -> dict[str, int]:
+        """``circuits`` executed and ``shots`` spent so far by this process."""
+        layers, earlier = quantum_layers(self.model), self._earlier
+        return {name: earlier[name] + sum(getattr(layer, f"total_{name}") for layer in layers) for name in earlier}
 
     def fit(self, train: Examples, test: Examples) -> None:
         """Trains through all stages, from the checkpoint where the run is to be continued and has one.
@@ -186,7 +171,7 @@ class Trainer:
         """
         steps = -(-len(train) // self.settings["batch_size"])
         with (
-            _threads(self._threads),
+            threads(self._threads),
             _deferred_interrupt(at_once=self._queues) as interrupted,
             ExitStack() as boards,
         ):
@@ -241,7 +226,7 @@ class Trainer:
         state = self._state()
         if self.fabric.is_global_zero:
             self.folder.write_checkpoint(state)
-            self.folder.write_metrics(self.rows)
+            self.folder.write_rows("metrics.csv", self.rows)
         self._saved = time.perf_counter()
 
     @property
@@ -263,7 +248,7 @@ class Trainer:
             self.folder.reopen()
         self.folder.write_settings(self.settings)
         if self.rows:  # a run that was killed between its checkpoint and its metrics has the checkpoint's only
-            self.folder.write_metrics(self.rows)
+            self.folder.write_rows("metrics.csv", self.rows)
         with Board(self.folder.file("tensorboard")) as self._board:
             for row in self.rows:
                 self._board.add(row)
@@ -273,7 +258,7 @@ class Trainer:
         self.wrapped = None
         if self.fabric.world_size > 1:
             gc.collect()  # what wrapped the model before must be gone: its hooks would send all gradients once more
-        self._earlier = {"circuits": self.circuits, "shots": self.shots}
+        self._earlier = self.spent
         stage.prepare(self.model)
         for layer in quantum_layers(self.model):
             layer.total_circuits = layer.total_shots = 0
@@ -340,7 +325,7 @@ class Trainer:
 
     def _finish_epoch(self, stage: Stage, test: Examples) -> None:
         test_loss, test_accuracy, self.test_scores = self.evaluate(test)
-        parts = gathered(self.fabric, {**self._sums, "circuits": self.circuits, "shots": self.shots})
+        parts = gathered(self.fabric, {**self._sums, **self.spent})
         sums = {name: sum(part[name] for part in parts) for name in parts[0]}
         self._measured_by_all = Measured.together(gathered(self.fabric, self._measured.state()))
         numbers = sum(parameter.numel() for parameter in self._trained)
@@ -373,8 +358,7 @@ class Trainer:
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "quantum_rng": [layer.get_rng_state() for layer in quantum_layers(self.model)],
-            "circuits": self.circuits,
-            "shots": self.shots,
+            **self.spent,
             "measured": self._measured.state(),
         }
         return {

@@ -6,32 +6,22 @@ import torch
 
 from qiskit_torch_bridge import QuantumLayer, Quote
 
+from .options import Settings
 
-def cost_of_training(
-    layer: QuantumLayer,
-    epochs: int,
-    *,
-    train: int,
-    test: int,
-    batch_size: int,
-    inputs_require_grad: bool = True,
-) -> str:
-    """The cost of a step, of an epoch with its test, and of all epochs.
+
+def cost_of_training(layer: QuantumLayer, settings: Settings, *, train: int, test: int) -> str:
+    """The cost of a step, of an epoch with its test, and of all epochs, where something before the layer is trained.
 
     Args:
         layer: The quantum layer, with the weights frozen that will be.
-        epochs: How many.
+        settings: The run's; ``epochs`` and ``batch_size`` are read here.
         train: Training examples.
         test: Test examples.
-        batch_size: Training examples a step.
-        inputs_require_grad: Whether there is something to train before the layer.
     """
-    step = layer.quote(batch_size, inputs_require_grad=inputs_require_grad)
-    epoch = quote_of_epoch(
-        layer, train=train, test=test, batch_size=batch_size, inputs_require_grad=inputs_require_grad
-    )
+    epochs, batch_size = settings["epochs"], settings["batch_size"]
+    epoch = quote_of_epoch(layer, train=train, test=test, batch_size=batch_size)
     return (
-        f"A step of {batch_size} example(s): {words(step)}\n"
+        f"A step of {batch_size} example(s): {words(layer.quote(batch_size))}\n"
         f"An epoch with its test: {words(epoch)}\n"
         f"The run of {epochs} epochs: {words(epochs * epoch)}"
     )
@@ -46,7 +36,15 @@ def words(quote: Quote) -> str:
 def quote_of_epoch(
     layer: QuantumLayer, *, train: int, test: int, batch_size: int, inputs_require_grad: bool = True
 ) -> Quote:
-    """An epoch with its test; the arguments are those of :func:`cost_of_training`."""
+    """An epoch with its test.
+
+    Args:
+        layer: The quantum layer, with the weights frozen that will be.
+        train: Training examples.
+        test: Test examples.
+        batch_size: Training examples a step.
+        inputs_require_grad: Whether there is something to train before the layer.
+    """
     full, rest = divmod(train, batch_size)
     with torch.no_grad():
         testing = layer.quote(test)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 
 from .runs import RunFolder
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,6 @@ class Workplace:
     fabric: Fabric
     resume: bool
 
-    def within(self, name: str) -> Workplace:
-        """The same, in a folder within the folder."""
-        return Workplace(self.folder.within(name), self.fabric, self.resume)
-
 
 def open_fabric(device: str) -> Fabric:
     """Lightning Fabric on a device (``cpu``, ``cuda``, ``cuda:1``, ...); data-parallel where torchrun started us.
@@ -38,6 +37,8 @@ def open_fabric(device: str) -> Fabric:
     Raises:
         ValueError: If torch cannot compute there.
     """
+    from lightning_fabric import Fabric  # which takes a moment
+
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -54,6 +55,17 @@ def open_fabric(device: str) -> Fabric:
         )
     fabric.launch()
     return fabric
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Within it, torch computes in so many threads; None leaves it as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def layer_seed(seed: int) -> int | tuple[int, int]:

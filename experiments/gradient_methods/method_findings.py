@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,7 +18,6 @@ from qiskit_torch_bridge import FiniteDifference
 from ..common.comparison import grouped
 from ..common.options import Settings
 from ..common.sweeps import Findings, Tables
-from .optimum import Optimum, optimum
 
 METHODS = {
     "parameter shift": ("o", "-", "C0"),
@@ -29,7 +28,46 @@ METHODS = {
 }
 """The methods that are compared at equal shots, with their marks, lines and colours."""
 
+_REACH = 3  # points on each side of the middle of a parabola
 _SHOT_MARKS = (("o", "C0"), ("s", "C1"), ("^", "C2"), ("v", "C3"), ("D", "C4"))
+
+
+class Optimum(NamedTuple):
+    """Where a curve is least.
+
+    Attributes:
+        step: There.
+        error: Its standard error.
+    """
+
+    step: float
+    error: float
+
+
+def optimum(steps: np.ndarray, values: np.ndarray, errors: np.ndarray, *, around: int | None = None) -> Optimum:
+    """The least value's place by a parabola through logarithms, of some points around the smallest.
+
+    Args:
+        steps: Shape (K,), ascending.
+        values: Shape (K,), above zero.
+        errors: Shape (K,), their standard errors.
+        around: The middle of the points that are used; None: the smallest value. Name it to treat two curves alike.
+
+    Raises:
+        ValueError: If the parabola has no minimum.
+    """
+    middle = int(np.argmin(values)) if around is None else around
+    window = slice(max(0, middle - _REACH), middle + _REACH + 1)
+    x, y = np.log(steps[window] / steps[middle]), np.log(values[window])
+    weights = values[window] / errors[window]
+    design = np.stack([np.ones_like(x), x, x**2], axis=1) * weights[:, None]
+    covariance = np.linalg.inv(design.T @ design)
+    _, linear, square = covariance @ design.T @ (y * weights)
+    if square <= 0:
+        raise ValueError(f"values: got {values[window].tolist()}, expected a minimum within; take other steps.")
+    gradient = np.array([0.0, -1 / (2 * square), linear / (2 * square**2)])
+    place = float(steps[middle]) * math.exp(-linear / (2 * square))
+    return Optimum(place, place * math.sqrt(gradient @ covariance @ gradient))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,12 +102,11 @@ class Curve:
 def find(settings: Settings, tables: Tables) -> Findings:
     """Tables and figures of both parts."""
     groups = grouped(tables["step"], itemgetter("circuit", "scheme", "shots"))
-    curves = {
-        key: _curve(groups[key])
-        for key in product(settings["step_circuits"], ("central", "forward"), settings["step_shots"])
-    }
+    kinds = product(settings["step_circuits"], ("central", "forward"), settings["step_shots"])
+    curves = {kind: _curve(groups[kind]) for kind in kinds}
     best = [_best_row(*key, curve) for key, curve in curves.items()]
-    spent = _equal_shots_rows(tables["equal-shots"])
+    by_budget = grouped(tables["equal-shots"], itemgetter("circuit", "method", "budget"))
+    spent = [_equal_shots_row(circuit, method, shots, rows) for (circuit, method, shots), rows in by_budget.items()]
     most = max(settings["budgets"])
     numbers = {
         "largest_best_step_score": max(
@@ -119,11 +156,6 @@ def _best_row(circuit: str, scheme: str, shots: int, curve: Curve) -> dict[str, 
         "error at the default": math.sqrt(at_default),
         "default's error over the least": math.sqrt(at_default / curve.in_theory.min()),
     }
-
-
-def _equal_shots_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    groups = grouped(rows, itemgetter("circuit", "method", "budget"))
-    return [_equal_shots_row(circuit, method, budget, group) for (circuit, method, budget), group in groups.items()]
 
 
 def _equal_shots_row(circuit: str, method: str, budget: int, group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -182,15 +214,8 @@ def _draw_curve(axes: Axes, curve: Curve, mark: str, colour: str, label: str) ->
     axes.errorbar(
         curve.steps, errors, spreads, fmt=mark, color=colour, markersize=4, markerfacecolor="w", capsize=2, label=label
     )
-    axes.plot(
-        curve.steps[curve.default],
-        errors[curve.default],
-        "*",
-        color=colour,
-        markersize=12,
-        markerfacecolor="w",
-        zorder=3,
-    )
+    place = curve.steps[curve.default], errors[curve.default]
+    axes.plot(*place, "*", color=colour, markersize=12, markerfacecolor="w", zorder=3)
 
 
 def _equal_shots_figure(settings: Settings, rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -200,23 +225,17 @@ def _equal_shots_figure(settings: Settings, rows: Sequence[Mapping[str, Any]]) -
     for column, circuit in enumerate(circuits):
         for method, (mark, line, colour) in METHODS.items():
             of_method = [row for row in rows if (row["circuit"], row["method"]) == (circuit, method)]
-            for axes, name, error in zip(
-                grid[:, column],
-                ("relative error", "cosine"),
-                ("its standard error", "cosine's standard error"),
-                strict=True,
-            ):
-                axes.errorbar(
-                    *([row[column] for row in of_method] for column in ("shots", name, error)),
-                    fmt=mark,
-                    linestyle=line,
-                    color=colour,
-                    markersize=4.5,
-                    markerfacecolor="w",
-                    capsize=2,
-                    linewidth=1.2,
-                    label=method,
-                )
+            style: dict[str, Any] = {
+                "fmt": mark,
+                "linestyle": line,
+                "color": colour,
+                "markersize": 4.5,
+                "linewidth": 1.2,
+            }
+            names = (("relative error", "its standard error"), ("cosine", "cosine's standard error"))
+            for axes, (name, error) in zip(grid[:, column], names, strict=True):
+                columns = ([row[key] for row in of_method] for key in ("shots", name, error))
+                axes.errorbar(*columns, label=method, markerfacecolor="w", capsize=2, **style)
                 axes.grid(alpha=0.3)
         angles = next(row["angles"] for row in rows if row["circuit"] == circuit)
         grid[0, column].set_title(f"{circuit}, {angles} angles", fontsize=10)

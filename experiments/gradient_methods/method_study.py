@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -129,35 +130,22 @@ def _points(settings: Settings) -> range:
 
 
 def _step_cells(settings: Settings) -> Iterator[Cell]:
-    for circuit in settings["step_circuits"]:
-        for scheme in ("central", "forward"):
-            for shots in settings["step_shots"]:
-                for point in _points(settings):
-                    yield {
-                        "part": "step",
-                        "circuit": circuit,
-                        "scheme": scheme,
-                        "shots": shots,
-                        "point": point,
-                        "repeats": settings["step_repeats"],
-                        "steps": settings["steps"],
-                        "smallest_step": settings["smallest_step"],
-                        "largest_step": settings["largest_step"],
-                    }
+    kinds = (settings["step_circuits"], ("central", "forward"), settings["step_shots"], _points(settings))
+    for circuit, scheme, shots, point in product(*kinds):
+        yield {
+            **{"part": "step", "circuit": circuit, "scheme": scheme, "shots": shots, "point": point},
+            "repeats": settings["step_repeats"],
+            **{name: settings[name] for name in ("steps", "smallest_step", "largest_step")},
+        }
 
 
 def _budget_cells(settings: Settings) -> Iterator[Cell]:
-    for circuit in settings["budget_circuits"]:
-        for method in METHODS:
-            for point in _points(settings):
-                yield {
-                    "part": "equal-shots",
-                    "circuit": circuit,
-                    "method": method,
-                    "point": point,
-                    "repeats": settings["budget_repeats"],
-                    "budgets": settings["budgets"],
-                }
+    for circuit, method, point in product(settings["budget_circuits"], METHODS, _points(settings)):
+        yield {
+            **{"part": "equal-shots", "circuit": circuit, "method": method, "point": point},
+            "repeats": settings["budget_repeats"],
+            "budgets": settings["budgets"],
+        }
 
 
 STUDY = Study("gradient-methods", parser, cells, measure, find=find, extendable=("points",))

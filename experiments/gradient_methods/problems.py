@@ -128,12 +128,8 @@ class Problem:
         """The variance of each component of a finite difference from that of <Z>, (1 - <Z>**2) / shots; shape (W,)."""
         assert rule.step is not None
         axes = np.eye(len(self.point))[self.matter]
-        up = self._one_shot_variances(self.point + rule.step * axes)
-        if rule.scheme == "central":
-            down = self._one_shot_variances(self.point - rule.step * axes)
-        else:
-            down = self._one_shot_variances(self.point[None])
-        factor = 4 if rule.scheme == "central" else 1
+        below, factor = (self.point - rule.step * axes, 4) if rule.scheme == "central" else (self.point[None], 1)
+        up, down = (self._one_shot_variances(points) for points in (self.point + rule.step * axes, below))
         variances: np.ndarray = (up + down) / (factor * rule.step**2 * shots)
         return variances
 

@@ -19,8 +19,7 @@ from torch.nn import functional as F
 
 from qiskit_torch_bridge import Quote
 
-from ..common.data import load_first_of
-from ..common.digits import add_digit_options, data_folder, with_digits
+from ..common.data import add_digit_options, data_folder, load_first_of, with_digits
 from ..common.experiment import Experiment
 from ..common.options import Settings, add_option, experiment_parser
 from ..common.plots import learning_curves

@@ -56,28 +56,11 @@ def scaling_figure(groups: Mapping[str, Rows]) -> Figure:
         if not np.array_equal(of_shots, np.sqrt(total)):
             errors.plot(shots, of_shots, linestyle=mark.line, color=mark.colour, linewidth=0.6)
         errors.plot(shots, np.sqrt(columns["reported_variance"]), "+", color=mark.colour, markersize=7)
-        errors.errorbar(
-            shots,
-            scatter,
-            2 * scatter_error,
-            fmt=mark.marker,
-            color=mark.colour,
-            markerfacecolor="w",
-            markersize=6,
-            capsize=2,
-            label=quantity if quantity == VALUE else f"gradient, {quantity}",
-        )
+        hollow: dict[str, Any] = {"fmt": mark.marker, "color": mark.colour, "markerfacecolor": "w", "capsize": 2}
+        label = quantity if quantity == VALUE else f"gradient, {quantity}"
+        errors.errorbar(shots, scatter, 2 * scatter_error, markersize=6, label=label, **hollow)
         places = shots * 1.13 ** (number - (len(groups) - 1) / 2)
-        ratios.errorbar(
-            places,
-            scatter / np.sqrt(total),
-            2 * scatter_error / np.sqrt(total),
-            fmt=mark.marker,
-            color=mark.colour,
-            markerfacecolor="w",
-            markersize=5,
-            capsize=2,
-        )
+        ratios.errorbar(places, scatter / np.sqrt(total), 2 * scatter_error / np.sqrt(total), markersize=5, **hollow)
     errors.plot([], [], "k+", label="crosses: reported by the library,\nthe part that shots cause")
     ratios.axhline(1, color="k", linewidth=1)
     errors.set(xscale="log", yscale="log", xlabel="shots a circuit", ylabel="standard error (gradient: rad$^{-1}$)")
@@ -131,13 +114,11 @@ def training_figure(by_model: Mapping[str, Mapping[str, Rows]]) -> Figure:
     marks = _marks([name for name in STRATEGIES if name not in ALLOCATIONS.values()])
     marks |= {sensitive: marks[uniform] for uniform, sensitive in ALLOCATIONS.items()}
     labelled: dict[str, Any] = {}
-    for axes, (model, by_strategy) in zip(
-        figure.subplots(1, len(by_model), squeeze=False, sharey=True)[0], by_model.items(), strict=True
-    ):
+    panels = figure.subplots(1, len(by_model), squeeze=False, sharey=True)[0]
+    for axes, (model, by_strategy) in zip(panels, by_model.items(), strict=True):
         for strategy, rows in by_strategy.items():
-            labelled[strategy] = _draw_strategy(
-                axes, rows, marks[strategy], strategy, filled=strategy in ALLOCATIONS.values()
-            )
+            filled = strategy in ALLOCATIONS.values()
+            labelled[strategy] = _draw_strategy(axes, rows, marks[strategy], strategy, filled=filled)
         axes.set(xscale="log", xlabel="shots spent in all")
         axes.set_title(_MODEL_WORDS[model], loc="left", fontsize=10)
         axes.grid(alpha=0.3)

@@ -21,6 +21,7 @@ from .strategies import ALLOCATIONS
 
 Rows = Sequence[Mapping[str, Any]]
 
+_SEED = itemgetter("seed")  # each training's rows are in the order of its steps
 _NEARLY = 0.95
 """Of the best accuracy: what counts as having learnt."""
 
@@ -114,19 +115,14 @@ def _plateau_row(name: str, quantity: str, plateau: Plateau, rows: Rows) -> dict
     }
 
 
-def _trainings(rows: Rows) -> dict[int, list[Mapping[str, Any]]]:
-    """The rows of each seed, in the order of the steps."""
-    return grouped(rows, itemgetter("seed"))
-
-
 def _strategy_rows(model: str, by_strategy: Mapping[str, Rows]) -> list[dict[str, Any]]:
-    last = {strategy: [rows[-1] for rows in _trainings(rows).values()] for strategy, rows in by_strategy.items()}
+    last = {strategy: [rows[-1] for rows in grouped(rows, _SEED).values()] for strategy, rows in by_strategy.items()}
     best = max(fmean(row["test_accuracy"] for row in rows) for rows in last.values())
     summary = []
     for strategy, rows in by_strategy.items():
         reached = [
             first
-            for each in _trainings(rows).values()
+            for each in grouped(rows, _SEED).values()
             if (first := next((row["total_shots"] for row in each if row["test_accuracy"] >= _NEARLY * best), None))
         ]
         accuracies = [row["test_accuracy"] for row in last[strategy]]
@@ -145,8 +141,8 @@ def _allocation_rows(model: str, by_strategy: Mapping[str, Rows]) -> list[dict[s
     summary = []
     for uniform, sensitive in ALLOCATIONS.items():
         pairs = [
-            (rows[-1], _trainings(by_strategy[sensitive])[seed][-1])
-            for seed, rows in _trainings(by_strategy[uniform]).items()
+            (rows[-1], grouped(by_strategy[sensitive], _SEED)[seed][-1])
+            for seed, rows in grouped(by_strategy[uniform], _SEED).items()
         ]
         summary.append(
             {"model": model, "shots a circuit": uniform, "trainings": len(pairs)}

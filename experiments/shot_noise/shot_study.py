@@ -13,8 +13,7 @@ from jsonargparse.typing import PositiveInt
 from qiskit_torch_bridge.backends import resolve_backend
 
 from ..common.cells import Cell, Row
-from ..common.data import data_root_from_environment
-from ..common.digits import add_dataset_option
+from ..common.data import add_dataset_option, data_root_from_environment
 from ..common.options import Settings, add_option, flag
 from ..common.sweeps import Study, study_parser
 from .noise import NOISES, measure_noise
@@ -32,31 +31,17 @@ def parser() -> Any:
     parser = study_parser("shot-noise", description or "")
     add = partial(add_option, parser)
     add("--parts", PARTS, list(PARTS), "What to measure.")
-    add(
-        "--shots",
-        PositiveInt,
-        [10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000],
-        "Shots a circuit of the part scaling.",
-    )
+    shots = [10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000]
+    add("--shots", PositiveInt, shots, "Shots a circuit of the part scaling.")
     add("--repeats", PositiveInt, 4000, "How often each number of shots is measured.")
     add("--noises", list(NOISES), list(NOISES), "The simulators of the part noise.")
-    add(
-        "--noise-shots",
-        PositiveInt,
-        [10, 30, 100, 300, 1000, 3000, 10_000, 30_000],
-        "Shots a circuit of the part noise.",
-    )
+    add("--noise-shots", PositiveInt, shots[:-1], "Shots a circuit of the part noise.")
     add("--noise-repeats", PositiveInt, 100, "The same for the part noise.")
     add("--models", list(MODELS), list(MODELS), "What to train in the part training.")
     add("--steps", PositiveInt, 100, "Training steps.")
     add("--seeds", PositiveInt, 6, "Trainings of each model and strategy, of seeds from --seed on.")
     root = data_root_from_environment()
-    add(
-        "--data-root",
-        str | None,
-        None if root is None else str(root),
-        "Folder of MNIST, on every worker (default: QTB_DATA).",
-    )
+    add("--data-root", str | None, root and str(root), "Folder of MNIST, on every worker (default: QTB_DATA).")
     add_dataset_option(parser)
     return parser
 
@@ -102,14 +87,8 @@ def _training_cells(settings: Settings) -> Iterator[Cell]:
     for model in settings["models"]:
         for strategy in strategies_of(model):
             for seed in range(settings["seed"], settings["seed"] + settings["seeds"]):
-                yield {
-                    "part": "training",
-                    "model": model,
-                    "strategy": strategy,
-                    "steps": settings["steps"],
-                    "seed": seed,
-                    "data_root": root,
-                }
+                task = {"model": model, "strategy": strategy, "steps": settings["steps"], "seed": seed}
+                yield {"part": "training", **task, "data_root": root}
 
 
 def _require_sweep(settings: Settings, shots: str, repeats: str) -> None:

@@ -23,8 +23,7 @@ from ..common.trainer import Interrupted, Trainer, cross_entropy, quantum_layers
 from ..common.training_costs import cost_of_training
 from ..common.workplace import Workplace, layer_options
 from .backbones import NETWORKS, View, new_network, save_backbone
-from .choice import add_image_options, images_of, names_in, with_data_root
-from .images import Images
+from .images import Images, add_image_options, images_of, names_in, with_data_root
 
 _AS_IT_SUITS = {"resnet18": [], "quantum": ["--lr", "0.02", "--image-size", "8"]}
 
@@ -37,12 +36,8 @@ def parser() -> Any:
     add("--exclude", str | None, None, "Classes to leave out, such as cat,dog.")
     add("--network", NETWORKS, "resnet18", "What to train.")
     add("--image-size", PositiveInt, 32, "Pixels of a side that images are brought to.")
-    add(
-        "--augment",
-        ["none", "shift", "shift-flip"],
-        "shift",
-        "Random shifts by up to an eighth of the image, and reflections (not for digits).",
-    )
+    changes = "Random shifts by up to an eighth of the image, and reflections (not for digits)."
+    add("--augment", ["none", "shift", "shift-flip"], "shift", changes)
     return parser
 
 
@@ -74,16 +69,13 @@ def train(settings: Settings, work: Workplace) -> dict[str, Any]:
     view = View(resize=settings["image_size"], crop=settings["image_size"])
     train, test = (_pixels(images, view) for images in (train_images, test_images))
     names, network = train_images.classes, settings["network"]
-
-    def augment(pixels: torch.Tensor) -> torch.Tensor:
-        return shifted(pixels, flip=settings["augment"] == "shift-flip")
-
+    augment = partial(shifted, flip=settings["augment"] == "shift-flip")
     trainer = Trainer(
         nn.Sequential(_ToUnit(), model),
         cross_entropy,
         settings,
         work,
-        optimizer=_adamw if network == "resnet18" else torch.optim.Adam,
+        optimizer=partial(torch.optim.AdamW, weight_decay=0.05) if network == "resnet18" else torch.optim.Adam,
         scheduler=_one_cycle,
         threads=None if network == "resnet18" else 1,
     )
@@ -217,10 +209,6 @@ def _pixels(images: Images, view: View) -> torch.Tensor:
     return torch.stack([(view(images.decode(row)) * 255).round().to(torch.uint8) for row in progress])
 
 
-def _adamw(parameters: Any, lr: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=lr, weight_decay=0.05)
-
-
 def _one_cycle(optimizer: torch.optim.Optimizer, steps: int, epochs: int) -> LRScheduler:
     return OneCycleLR(optimizer, max_lr=optimizer.param_groups[0]["lr"], total_steps=steps * epochs)
 
@@ -231,9 +219,8 @@ def cost(settings: Settings) -> str:
         return "No circuits: the network is classical."
     layer = quantum_layers(_network(settings, 2))[0]
     train_images, test_images = images_of(settings)
-    return f"Data: {train_images.source}. {layer}\n" + cost_of_training(
-        layer, settings["epochs"], train=len(train_images), test=len(test_images), batch_size=settings["batch_size"]
-    )
+    total = cost_of_training(layer, settings, train=len(train_images), test=len(test_images))
+    return f"Data: {train_images.source}. {layer}\n{total}"
 
 
 def draw(folder: RunFolder) -> None:

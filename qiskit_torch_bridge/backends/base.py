@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -50,6 +50,7 @@ class Estimate:
     variances: np.ndarray
     circuits: int
     shots: int
+    _: KW_ONLY
     state: Any = None
     passport: Passport | None = None
     covariance: Covariance | None = None
@@ -59,7 +60,7 @@ class Estimate:
         values = self.values[rows]
         circuits, shots = (total * len(values) // len(self.values) for total in (self.circuits, self.shots))
         covariance = None if self.covariance is None else self.covariance.of_rows(rows)
-        return Estimate(values, self.variances[rows], circuits, shots, None, self.passport, covariance)
+        return Estimate(values, self.variances[rows], circuits, shots, passport=self.passport, covariance=covariance)
 
 
 @dataclass(frozen=True, eq=False)

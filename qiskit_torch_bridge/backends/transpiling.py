@@ -156,13 +156,6 @@ class TranspilingBackend(Backend):
         """The optimisation level where nobody has asked for one."""
         return 2
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        if "_transpiler" not in state:  # pickled when the choices were attributes
-            level = state.get("_level", state.get("optimization_level"))
-            layout, seed = state["initial_layout"], state["seed_transpiler"]
-            self._transpiler = TranspilerOptions(optimization_level=level, initial_layout=layout, seed_transpiler=seed)
-
 
 def _checked_layout(layout: Any) -> tuple[int, ...] | None:
     if layout is None:

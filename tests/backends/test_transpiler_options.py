@@ -49,11 +49,3 @@ def test_good_choices_become_plain_integers(make, layout):
     assert backend.initial_layout == (2, 0)
     choices = (*backend.initial_layout, backend.seed_transpiler, backend.optimization_level)
     assert {type(choice) for choice in choices} == {int}
-
-
-def test_backends_that_were_pickled_with_the_choices_as_attributes() -> None:
-    current = vars(AerBackend(optimization_level=1, initial_layout=[2, 0], seed_transpiler=3))
-    kept = {name: value for name, value in current.items() if name != "_transpiler"}
-    backend = AerBackend.__new__(AerBackend)
-    backend.__setstate__({**kept, "_level": 1, "initial_layout": (2, 0), "seed_transpiler": 3})
-    assert (backend.optimization_level, backend.initial_layout, backend.seed_transpiler) == (1, (2, 0), 3)

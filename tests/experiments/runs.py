@@ -28,6 +28,10 @@ IMPORTED_BEFORE = [
 ]
 """What :func:`start` imports once for all processes."""
 
+SMALL = ["--train-per-digit", "6", "--test-per-digit", "5", "--dataset", "digits", "--batch-size", "4"]
+QUICK = [*SMALL, "--backend", "statevector", "--shots", "50"]
+"""Options of ``mnist01``: three steps and a test an epoch."""
+
 
 def without_time(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of metrics without the one number that differs from run to run."""
@@ -66,6 +70,23 @@ def one_line(capsys: Any, *arguments: str) -> str:
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(f"{arguments[0]}: ")
     return line
+
+
+def assert_refused(capsys: Any, folder: Path, said: str, *arguments: str) -> None:
+    """The command says so in one line, and leaves no folder of a run."""
+    assert said in one_line(capsys, *arguments, "--run-dir", str(folder))
+    assert not folder.exists()
+
+
+def spent_as_said(capsys: Any, folder: Path, words: str, *arguments: str) -> tuple[dict[str, Any], str]:
+    """The result of a run, whose circuits and shots a dry run has told before, after these words; and what that printed."""
+    capsys.readouterr()
+    assert main([*arguments, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert main([*arguments, "--run-dir", str(folder)]) == 0
+    spent = result(folder)
+    assert f"{words}: {spent['circuits']:,} circuits, {spent['shots']:,} shots" in printed
+    return spent, printed
 
 
 def said_by_parser(capsys: Any, *arguments: str) -> str:

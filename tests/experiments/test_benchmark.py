@@ -1,11 +1,9 @@
 """The benchmark: that it asks all systems the same, reports no time of a wrong answer, and survives every peer."""
 
-import csv
 import json
 import math
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,10 +20,10 @@ from experiments.benchmark.measuring import CaseResult, SystemResult, fewer_repe
 from experiments.benchmark.processes import Process, WorkerError
 from experiments.benchmark.qiskit_circuits import quantum_circuit, z_labels
 from experiments.benchmark.report import markdown
-from experiments.benchmark.stopwatch import Stopwatch, with_stopwatch
 from experiments.benchmark.summary import comparisons, growth, timing_rows
 from experiments.benchmark.systems import SYSTEMS, System
 from experiments.benchmark.verdicts import compare
+from experiments.common.runs import RunFolder
 from qiskit_torch_bridge import StatevectorBackend
 
 PROBLEMS = {
@@ -151,7 +149,7 @@ class TestReference:
         for key in ("inputs", "weights", "upstream"):
             assert np.array_equal(getattr(there, key), getattr(problem, key))
         answer = exact_answer(there)
-        back = Answer.from_message(json.loads(json.dumps(answer.to_message())))
+        back = Answer.from_parts(**json.loads(json.dumps(answer.to_message())))
         assert all(np.array_equal(part, back.parts()[key]) for key, part in answer.parts().items())
 
     def test_seed_draws_the_numbers(self, name):
@@ -171,15 +169,9 @@ def test_published_circuits(reference, name, make):
         qubits = tuple(part for part in rest if not isinstance(part, list))
         gates.append(gate_lists.Gate(gate, qubits, angles[0] if angles else None))
     inputs, weights, upstream = (np.array(there[name]) for name in ("inputs", "weights", "upstream"))
-    problem = Problem(
-        there["n_qubits"],
-        tuple(gates),
-        tuple(there["observables_z_on"]),
-        inputs=inputs,
-        weights=weights,
-        upstream=upstream.reshape(len(inputs), -1),
-        wants_input_gradients=True,
-    )
+    numbers = {"inputs": inputs, "weights": weights, "upstream": upstream.reshape(len(inputs), -1)}
+    measured = tuple(there["observables_z_on"])
+    problem = Problem(there["n_qubits"], tuple(gates), measured, wants_input_gradients=True, **numbers)
     answer = exact_answer(problem)
     np.testing.assert_allclose(answer.values, np.array(there["outputs"]).reshape(answer.values.shape), atol=1e-9)
     np.testing.assert_allclose(answer.input_gradients, there["grad_inputs"], atol=1e-9)
@@ -241,11 +233,6 @@ class TestProcess:
         adapter = system(behaviour).adapter
         return process.ask("prepare", adapter=adapter, problem=problem, shots=None, seed=0, threads=None)
 
-    def failure(self, behaviour: str, timeout: float = 60) -> WorkerError:
-        with Process(timeout=timeout) as process, pytest.raises(WorkerError) as caught:
-            self.prepared(process, behaviour)
-        return caught.value
-
     def test_prints_of_a_library_are_no_replies(self):
         with Process(timeout=60) as process:
             said = self.prepared(process, "chatty")
@@ -256,22 +243,19 @@ class TestProcess:
             assert 0 < process.ask("measure", steps=3)["seconds"] < 60
 
     @pytest.mark.parametrize(
-        ("behaviour", "kind", "said"),
+        ("behaviour", "kind", "said", "timeout"),
         [
-            ("absent", "absent", "no_such_library"),
-            ("refusing", "failed", "NotImplementedError: not for batches"),
-            ("crashing", "failed", "status 3 at 'prepare'; its last words: Segmentation fault, say"),
+            ("absent", "absent", "no_such_library", 60),
+            ("refusing", "failed", "NotImplementedError: not for batches", 60),
+            ("crashing", "failed", "status 3 at 'prepare'; its last words: Segmentation fault, say", 60),
+            ("hanging", "timeout", "within 0.5 s", 0.5),
         ],
     )
-    def test_failures_say_why(self, behaviour, kind, said):
-        failure = self.failure(behaviour)
-        assert failure.kind == kind
-        assert said in str(failure)
-
-    def test_hanging(self):
-        failure = self.failure("hanging", timeout=0.5)
-        assert failure.kind == "timeout"
-        assert "within 0.5 s" in str(failure)
+    def test_failures_say_why(self, behaviour, kind, said, timeout):
+        with Process(timeout=timeout) as process, pytest.raises(WorkerError) as caught:
+            self.prepared(process, behaviour)
+        assert caught.value.kind == kind
+        assert said in str(caught.value)
 
     def test_refusal_leaves_the_process_usable(self):
         with Process(timeout=60) as process:
@@ -288,11 +272,6 @@ class TestProcess:
             assert self.prepared(process, "right")["threads"]["OMP_NUM_THREADS"] == "1"
 
 
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "timings.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.mark.usefixtures("_adapters")
 class TestRun:
     def test_run_folder(self, folder, capsys):
@@ -300,15 +279,14 @@ class TestRun:
         assert run_benchmark(options, "", with_ours("right", "right")) == 0
         files = {path.name for path in folder.iterdir()}
         assert files == {"config.yaml", "result.json", "scaling.png", "table.md", "timings.csv"}
-        rows = [row for row in rows_of(folder) if row["case"] == "dressed-4"]
+        rows = [row for row in RunFolder(folder).read_rows("timings.csv") if row["case"] == "dressed-4"]
         assert [(row["system"], row["repetition"]) for row in rows] == [
-            (name, str(repetition))
+            (name, repetition)
             for name in ("ours", "pennylane-default", "pennylane-lightning")
             for repetition in range(2)
         ]
         assert all(float(row["seconds_per_step"]) > 0 for row in rows)
-        assert rows[0]["batch"] == "4"
-        assert rows[0]["weights"] == "24"
+        assert (rows[0]["batch"], rows[0]["weights"]) == (4, 24)
         result = json.loads((folder / "result.json").read_text())
         row = result["cases"]["dressed-4"]["comparisons"][0]
         medians = {name: found["median_seconds"] for name, found in result["cases"]["dressed-4"]["systems"].items()}
@@ -331,8 +309,8 @@ class TestRun:
         assert run_benchmark([*options, "--run-dir", str(first)], "", with_ours("right")) == 0
         config = str(first / "config.yaml")
         assert run_benchmark(["--config", config, "--run-dir", str(second)], "", with_ours("right")) == 0
-        keys = ("case", "system", "repetition")
-        assert [[row[key] for key in keys] for row in rows_of(second)] == [["textbook", "ours", "0"]]
+        (row,) = RunFolder(second).read_rows("timings.csv")
+        assert [row[key] for key in ("case", "system", "repetition")] == ["textbook", "ours", 0]
 
     def test_time_of_a_wrong_answer_is_not_reported(self, folder):
         options = ["--cases", "dressed-4", "--repetitions", "1", "--run-dir", str(folder)]
@@ -343,7 +321,8 @@ class TestRun:
         assert wrong["status"] == "wrong"
         assert wrong["median_seconds"] is None
         assert "input gradients are off" in wrong["reason"]
-        assert [row["seconds_per_step"] for row in rows_of(folder) if row["system"] == "pennylane-default"] == [""]
+        rows = RunFolder(folder).read_rows("timings.csv")
+        assert [row["seconds_per_step"] for row in rows if row["system"] == "pennylane-default"] == [""]
         assert "the wrong one, wrong: its input gradients are off" in (folder / "table.md").read_text()
 
     @pytest.mark.parametrize(
@@ -385,7 +364,7 @@ def test_our_own_systems(folder):
     """The real adapters, in real workers, from the command line."""
     options = ["--cases", "textbook", "overhead", "--small", "--repetitions", "1", "--run-dir", str(folder)]
     assert main(["benchmark", *options, "--systems", "ours", "ours-stopwatch"]) == 0
-    for row in rows_of(folder):
+    for row in RunFolder(folder).read_rows("timings.csv"):
         assert float(row["seconds_per_step"]) > float(row["kernel_seconds_per_step"] or 0) >= 0
         assert (row["kernel_seconds_per_step"] != "") == (row["system"] == "ours-stopwatch")
 
@@ -528,15 +507,14 @@ class TestStopwatch:
 
     def test_counts_every_method_and_changes_nothing(self):
         problem = gate_lists.dressed(depth=2, batch=3, seed=0)
-        watch = Stopwatch()
-        backend = with_stopwatch(self.Backend(), watch)
+        backend, seconds = ours.with_stopwatch(self.Backend())
         assert isinstance(backend, self.Backend)
         assert backend.name == StatevectorBackend().name
         assert backend.a_later_addition(4) == 5
         step = ours.build(problem, None, 0, backend=backend)
-        before = watch.seconds
+        before = seconds()
         answer = Answer.from_parts(*step.take())
-        forward_and_backward = watch.seconds - before
+        forward_and_backward = seconds() - before
         assert compare(answer, exact_answer(problem), problem, shots=None, tolerance=1e-10).problem is None
         assert forward_and_backward > 0
 

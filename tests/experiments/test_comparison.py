@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from jsonargparse import ArgumentParser
-from runs import one_line
+from runs import QUICK, one_line
 
 from experiments.__main__ import main
 from experiments.common.experiment import Experiment
@@ -17,19 +17,15 @@ from experiments.common.plots import learning_curves
 from experiments.common.runs import RunFolder
 from experiments.common.workplace import Workplace
 
-QUICK = [
-    *("--train-per-digit", "6", "--test-per-digit", "5", "--dataset", "digits", "--batch-size", "4"),
-    *("--backend", "statevector", "--shots", "50", "--epochs", "2"),
-]
-
 
 @pytest.fixture(scope="session")
 def finished(made_once):
     """A run of one training, ``single``, and one of two seeds and two variants, ``study``; leave them as they are."""
 
     def make(folder: Path) -> None:
-        assert main(["mnist01", *QUICK, "--run-dir", str(folder / "single")]) == 0
-        assert main(["mnist01", *QUICK, "--seeds", "2", "--head", "both", "--run-dir", str(folder / "study")]) == 0
+        quick = ["mnist01", *QUICK, "--epochs", "2", "--run-dir"]
+        assert main([*quick, str(folder / "single")]) == 0
+        assert main([*quick, str(folder / "study"), "--seeds", "2", "--head", "both"]) == 0
 
     folder = made_once("finished", make)
     return {name: folder / name for name in ("single", "study")}
@@ -241,7 +237,7 @@ def toy(tmp_path, monkeypatch):
         work.folder.write_settings(settings)
         numbers = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "circuits", "shots")
         row = {"epoch": 1, "stage": "one"} | dict.fromkeys(numbers, 0.5)
-        work.folder.write_metrics([row])
+        work.folder.write_rows("metrics.csv", [row])
         return row
 
     module = ModuleType("experiments.toy")

@@ -13,16 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import CHECKOUT, assert_same_run, one_line, without_time
+from runs import CHECKOUT, QUICK, assert_same_run, one_line, without_time
 from torch import nn
 
 from experiments.__main__ import main
 from experiments.common.runs import RunFolder
 
-MNIST01 = [
-    *("mnist01", "--train-per-digit", "6", "--test-per-digit", "5", "--dataset", "digits", "--batch-size", "5"),
-    *("--backend", "statevector", "--shots", "50"),
-]
+MNIST01 = ["mnist01", *QUICK, "--batch-size", "5"]
 EXPERIMENTS = ["-m", "experiments"]
 TORCHRUN = [
     *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "2"),

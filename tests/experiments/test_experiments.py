@@ -5,9 +5,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import runs
 import torch
 import yaml
-from runs import CONFIGS, assert_same_run, ctrl_c_at, figures_not_rendered, metrics, one_line, result, said_by_parser
+from runs import (
+    CONFIGS,
+    assert_refused,
+    assert_same_run,
+    ctrl_c_at,
+    figures_not_rendered,
+    metrics,
+    one_line,
+    result,
+    said_by_parser,
+    spent_as_said,
+)
 
 from experiments.__main__ import EXPERIMENTS, main
 from experiments.common.data import load_digits_of
@@ -17,8 +29,7 @@ from experiments.mnist01 import EXPERIMENT
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
-SMALL = ["--train-per-digit", "6", "--test-per-digit", "5", "--dataset", "digits", "--batch-size", "4", "--seed", "3"]
-QUICK = [*SMALL, "--backend", "statevector", "--shots", "50"]
+SMALL, QUICK = [*runs.SMALL, "--seed", "3"], [*runs.QUICK, "--seed", "3"]
 
 
 def run(*arguments: str) -> int:
@@ -64,11 +75,7 @@ def test_dry_run_prints_the_cost_and_writes_nothing(folder, capsys):
 
 
 def test_dry_run_says_what_a_run_then_costs(folder, capsys):
-    assert run(*QUICK, "--epochs", "1", "--dry-run") == 0
-    printed = capsys.readouterr().out
-    assert run(*QUICK, "--epochs", "1", "--run-dir", str(folder)) == 0
-    spent = result(folder)
-    assert f"The run of 1 epochs: {spent['circuits']:,} circuits, {spent['shots']:,} shots" in printed
+    spent, _ = spent_as_said(capsys, folder, "The run of 1 epochs", "mnist01", *QUICK, "--epochs", "1")
     assert spent["circuits"] == 12 * 3 + 10
 
 
@@ -164,28 +171,23 @@ def refusal(capsys, *arguments: str) -> str:
     return one_line(capsys, "mnist01", *arguments)
 
 
-def test_used_run_folder_is_refused_and_left_alone(tmp_path, capsys, finished):
-    folder = finished(1, tmp_path / "run")
+def assert_left_alone(capsys, folder: Path, said: str, *arguments: str) -> None:
+    """The run in the folder is refused with these words, and stays as it is."""
     before = contents(folder)
-    assert "--resume" in refusal(capsys, *QUICK, "--epochs", "1", "--run-dir", str(folder))
+    assert said in refusal(capsys, *arguments, "--run-dir", str(folder))
     assert contents(folder) == before
 
 
 @pytest.mark.parametrize(
     ("epochs", "arguments", "said"),
-    [(1, ["--lr", "0.5"], "lr: got 0.5, expected 0.001"), (2, ["--epochs", "1"], "expected at least 2")],
+    [
+        (1, [*QUICK, "--epochs", "1"], "--resume"),
+        (1, ["--resume", "--lr", "0.5"], "lr: got 0.5, expected 0.001"),
+        (2, ["--resume", "--epochs", "1"], "expected at least 2"),
+    ],
 )
-def test_resume_with_other_settings_is_refused(tmp_path, capsys, finished, epochs, arguments, said):
-    folder = finished(epochs, tmp_path / "run")
-    before = contents(folder)
-    assert said in refusal(capsys, "--resume", "--run-dir", str(folder), *arguments)
-    assert contents(folder) == before
-
-
-def test_resume_without_settings_is_refused(tmp_path, capsys, finished):
-    folder = finished(1, tmp_path / "run")
-    (folder / "config.yaml").write_text("")
-    assert "config.yaml holds no settings" in refusal(capsys, "--resume", "--run-dir", str(folder))
+def test_another_run_in_a_used_folder_is_refused(tmp_path, capsys, finished, epochs, arguments, said):
+    assert_left_alone(capsys, finished(epochs, tmp_path / "run"), said, *arguments)
 
 
 def test_runs_that_start_together_take_different_folders(tmp_path, monkeypatch):
@@ -227,9 +229,7 @@ def test_checkpoint_of_another_model_is_refused(tmp_path, capsys, finished):
     state = RunFolder(folder).read_checkpoint()
     state["model"]["0.weight"] = torch.zeros(3, 1, 5, 5)
     RunFolder(folder).write_checkpoint(state)
-    before = contents(folder)
-    assert "model (it differs in 0.weight)" in refusal(capsys, "--resume", "--run-dir", str(folder), "--epochs", "2")
-    assert contents(folder) == before
+    assert_left_alone(capsys, folder, "model (it differs in 0.weight)", "--resume", "--epochs", "2")
 
 
 @pytest.mark.parametrize("keep", [0, 1000])
@@ -237,9 +237,7 @@ def test_damaged_checkpoint_is_refused(tmp_path, capsys, keep, finished):
     folder = finished(1, tmp_path / "run")
     path = folder / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:keep])
-    before = contents(folder)
-    assert "no checkpoint that can be read" in refusal(capsys, "--resume", "--run-dir", str(folder), "--epochs", "2")
-    assert contents(folder) == before
+    assert_left_alone(capsys, folder, "no checkpoint that can be read", "--resume", "--epochs", "2")
 
 
 @pytest.mark.parametrize(
@@ -258,8 +256,7 @@ def test_damaged_checkpoint_is_refused(tmp_path, capsys, keep, finished):
 def test_bad_options_are_refused_before_anything_is_written(folder, capsys, arguments, said, trainings):
     if "fake:nosuch" in arguments:
         pytest.importorskip("qiskit_ibm_runtime")
-    assert said in refusal(capsys, *SMALL, *arguments, *trainings, "--run-dir", str(folder))
-    assert not folder.exists()
+    assert_refused(capsys, folder, said, "mnist01", *SMALL, *arguments, *trainings)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,8 @@ from experiments.__main__ import main
 from experiments.common.cells import seed_of
 from experiments.common.runs import RunFolder
 from experiments.gradient_methods import STUDY
-from experiments.gradient_methods.method_findings import METHODS
+from experiments.gradient_methods.method_findings import METHODS, optimum
 from experiments.gradient_methods.method_study import cells, measure
-from experiments.gradient_methods.optimum import optimum
 from experiments.gradient_methods.problems import CIRCUITS, Problem
 from qiskit_torch_bridge import SPSA, FiniteDifference, ParameterShift
 
@@ -24,18 +23,11 @@ TINY = [
 ]
 
 
-def settings(*arguments):
-    return vars(STUDY.parser().parse_args(list(arguments)))
-
-
 def measured(*arguments, part):
-    """The tables of a run with these options, measured here."""
-    mine = settings(*arguments)
-    tables = {"step": [], "equal-shots": []}
-    for cell in cells(mine):
-        if cell["part"] == part:
-            tables[part] += [{**cell, **row} for row in measure(cell, seed_of(mine["seed"], cell))]
-    return mine, tables
+    """The rows of one part of a run with these options, measured here."""
+    settings = vars(STUDY.parser().parse_args(list(arguments)))
+    chosen = [cell for cell in cells(settings) if cell["part"] == part]
+    return [{**cell, **row} for cell in chosen for row in measure(cell, seed_of(settings["seed"], cell))]
 
 
 @pytest.mark.parametrize("name", [name for name in CIRCUITS if "8" not in name])
@@ -82,10 +74,9 @@ def test_repeats_are_independent(rule):
 @pytest.mark.slow
 def test_measured_errors_are_those_of_theory():
     options = ("--step-circuits", "dressed, 4 qubits", "--step-shots", "300", "--steps", "8", "--step-repeats", "150")
-    _, tables = measured(*options, "--points", "2", part="step")
     scores = [
         (row["mean_squared_error"] - row["mean_squared_bias"] - row["variance_in_theory"]) / row["its_standard_error"]
-        for row in tables["step"]
+        for row in measured(*options, "--points", "2", part="step")
     ]
     assert np.max(np.abs(scores)) < 4.5
     assert np.std(scores) == pytest.approx(1, abs=0.25)
@@ -96,9 +87,9 @@ def test_measured_errors_are_those_of_theory():
 def test_least_error_is_at_the_default_step_on_a_sinusoid(shots):
     """The measured curve against the formula that the default step minimises, in the mean over a sinusoid's phases."""
     options = ("--step-circuits", "one qubit", "--step-shots", str(shots), "--step-repeats", "2000", "--points", "2")
-    _, tables = measured(*options, "--smallest-step", "0.08", "--largest-step", "0.8", part="step")
+    measured_rows = measured(*options, "--smallest-step", "0.08", "--largest-step", "0.8", part="step")
     for scheme in ("central", "forward"):
-        rows = [row for row in tables["step"] if row["scheme"] == scheme]
+        rows = [row for row in measured_rows if row["scheme"] == scheme]
         steps = np.unique([row["step"] for row in rows])
 
         def mean(name, power=1, rows=rows, steps=steps):
@@ -131,8 +122,7 @@ def test_optimums_error_is_its_spread(rng):
 
 
 def test_equal_shots_are_equal():
-    _, tables = measured(*TINY, part="equal-shots")
-    rows = tables["equal-shots"]
+    rows = measured(*TINY, part="equal-shots")
     assert {row["method"] for row in rows} == set(METHODS)
     for row in rows:
         assert row["circuits"] * row["shots_a_circuit"] <= row["budget"]
@@ -148,8 +138,7 @@ def test_equal_shots_are_equal():
 def test_parameter_shift_is_as_good_as_its_shots():
     """Its squared error is the sum of the variances of its components, which follow from exact values."""
     budget = 10_000
-    _, tables = measured(*TINY, "--budgets", str(budget), "--budget-repeats", "300", part="equal-shots")
-    for row in tables["equal-shots"]:
+    for row in measured(*TINY, "--budgets", str(budget), "--budget-repeats", "300", part="equal-shots"):
         if row["method"] == "parameter shift":
             problem = Problem.at(row["circuit"], row["point"])
             quarter = FiniteDifference(step=math.pi / 2)  # the same two circuits, divided by pi instead of 2

@@ -106,7 +106,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 class TestDamage:
     @pytest.mark.parametrize("damage", DAMAGES)
-    @pytest.mark.parametrize("suffix", ["png", "bmp", "webp", "tif"])
+    @pytest.mark.parametrize("suffix", ["png", "bmp", "webp", "tif", "jpg"])
     def test_damaged_image(self, folder, suffix, damage):
         path = folder / "train" / "dogs" / f"9.{suffix}"
         picture(1, size=(64, 48)).save(path)
@@ -119,14 +119,6 @@ class TestDamage:
         with pytest.raises(ValueError, match=rf"9\.{suffix} cannot be read as an image \(.+\); replace") as refused:
             train.check()
         assert "\n" not in str(refused.value)
-
-    @pytest.mark.parametrize("damage", ["no image", "empty", "truncated", "header only"])
-    def test_damaged_jpeg(self, folder, damage):
-        path = folder / "train" / "dogs" / "9.jpg"
-        picture(1, size=(64, 48)).save(path)
-        path.write_bytes(DAMAGES[damage](path.read_bytes()))
-        with pytest.raises(ValueError, match=r"9\.jpg cannot be read as an image"):
-            load(folder)[0].check()
 
     def test_image_that_is_gone(self, folder):
         train, _ = load(folder)

@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import CONFIGS, assert_same_run, interrupted, metrics, parsed, result, said_by_parser
+from runs import (
+    CONFIGS,
+    assert_refused,
+    assert_same_run,
+    interrupted,
+    metrics,
+    parsed,
+    result,
+    said_by_parser,
+    spent_as_said,
+)
 
 from experiments.__main__ import main
 from experiments.common.data import load_first_of
@@ -53,12 +63,9 @@ class TestCost:
 
     def test_is_what_a_run_then_costs(self, tmp_path, capsys):
         options = [*SHORT, "--shots", "10", "--gradient", "parameter_shift"]
-        printed = dry_run(capsys, *options)
-        assert run(*options, "--run-dir", str(tmp_path / "run")) == 0
-        found = result(tmp_path / "run")
-        assert f"a test after each epoch: {found['circuits']:,} circuits, {found['shots']:,} shots" in printed
+        spent, _ = spent_as_said(capsys, tmp_path / "run", "a test after each epoch", "mnist36", *options)
         tests = 4 * (364 - 12)
-        assert found["circuits"] == tests + 12 * 4 * (1 + 2 * 9)
+        assert spent["circuits"] == tests + 12 * 4 * (1 + 2 * 9)
 
     def test_layerwise_and_complete_depth_spend_the_same_shots(self, capsys):
         def shots(name: str) -> int:
@@ -68,11 +75,6 @@ class TestCost:
 
         assert shots("layerwise") == 29_280_000
         assert shots("complete") == pytest.approx(shots("layerwise"), rel=0.01)
-
-    @pytest.mark.parametrize("path", sorted(CONFIGS.glob("mnist36-*.yaml")), ids=lambda path: path.stem)
-    def test_configurations(self, path, capsys):
-        printed = dry_run(capsys, "--config", str(path), "--dataset", "digits", "--train-images", "100")
-        assert "100 training and 264 test images" in printed
 
     def test_published_settings_are_the_defaults(self):
         chosen = ["--dataset", "mnist", "--data-root", "anywhere"]
@@ -164,9 +166,7 @@ class TestRefusals:
         ],
     )
     def test_before_anything_is_written(self, folder, capsys, arguments, said):
-        assert run(*SHORT, *arguments, "--run-dir", str(folder)) == 1
-        assert said in capsys.readouterr().err
-        assert not folder.exists()
+        assert_refused(capsys, folder, said, "mnist36", *SHORT, *arguments)
 
     @pytest.mark.parametrize(
         "arguments", [["--steps", "0"], ["--sweeps", "-1"], ["--circuit", "other"], ["--freeze-after", "0"]]

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from ibm_cloud import TOKEN, CloudServer
-from runs import assert_same_run, ctrl_c_at, metrics, one_line, parsed, result, start, weights
+from runs import assert_refused, assert_same_run, ctrl_c_at, metrics, one_line, parsed, result, start, weights
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 pytest.importorskip("qiskit_ibm_runtime")
@@ -101,8 +101,7 @@ def test_simulators_have_no_options_of_hardware(tmp_path, capsys):
     ],
 )
 def test_refuses_what_cannot_be_before_anything_is_written(folder, capsys, option, says):
-    assert says in one_line(capsys, "mnist01", *REHEARSAL, *option, "--run-dir", str(folder))
-    assert not folder.exists()
+    assert_refused(capsys, folder, says, "mnist01", *REHEARSAL, *option)
 
 
 def test_help_names_the_words_and_the_options(capsys):
@@ -313,7 +312,7 @@ def test_the_account_of_the_run_is_used(tmp_path, monkeypatch, undisturbed):
         accounts.append((options.account, options.instance))
         return 0
 
-    monkeypatch.setattr("experiments.jobs.jobs.main", note_account)
+    monkeypatch.setattr("experiments.earlier_names.ledgers.main", note_account)
     for options in ([], ["--collect"], ["--collect", "--account", "research"]):
         assert main(["jobs", str(folder), *options]) == 0
     assert accounts == [(None, None), ("teaching", "open"), ("research", "open")]
@@ -367,6 +366,4 @@ def test_jobs_are_cancelled(folder, monkeypatch, capsys, server):
 def test_no_way_to_the_service(tmp_path, folder, monkeypatch, capsys, server):
     monkeypatch.delenv("QISKIT_IBM_TOKEN")
     monkeypatch.setenv("HOME", str(tmp_path))
-    line = one_line(capsys, "mnist01", *SMALL, "--backend", "ibm:ibm_manila", "--run-dir", str(folder))
-    assert "save_account" in line
-    assert not folder.exists()
+    assert_refused(capsys, folder, "save_account", "mnist01", *SMALL, "--backend", "ibm:ibm_manila")

@@ -1,6 +1,5 @@
 """The recipes: the networks that answer the questions, and the experiment from the command line."""
 
-import csv
 import re
 from functools import partial
 
@@ -8,7 +7,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from runs import CONFIGS, assert_same_run, interrupted, metrics, parsed, result, said_by_parser
+from runs import (
+    CONFIGS,
+    assert_refused,
+    assert_same_run,
+    interrupted,
+    metrics,
+    parsed,
+    result,
+    said_by_parser,
+    spent_as_said,
+)
 from torch import nn
 
 from experiments.__main__ import main
@@ -175,11 +184,7 @@ class TestData:
 )
 def test_dry_run_says_what_a_run_then_costs(tmp_path, capsys, question, answer):
     options = [*SHORT, *of(question, answer), "--shots", "3"]
-    assert run(*options, "--dry-run") == 0
-    printed = capsys.readouterr().out
-    assert run(*options, "--run-dir", str(tmp_path / "run")) == 0
-    spent = result(tmp_path / "run")
-    assert f"The run of 2 epochs: {spent['circuits']:,} circuits, {spent['shots']:,} shots" in printed
+    spent, printed = spent_as_said(capsys, tmp_path / "run", "The run of 2 epochs", "recipes", *options)
     step = re.search(r"A step of 6 example\(s\) by parameter shift: ([\d,]+) circuits", printed)
     assert int(step[1].replace(",", "")) == spent["hardware_circuits_a_step"]
     layers = quantum_layers(network(settings_of(*options)))
@@ -212,8 +217,7 @@ def test_run_folder_and_table(folder, capsys):
     part = folder / "quick-start-frozen-seed3"
     assert [row["stage"] for row in metrics(part)] == ["classical", "hybrid", "hybrid"]
     assert metrics(part)[0]["circuits"] == "0"
-    with (folder / "summary.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 2 * 6
+    assert len(RunFolder(folder).read_rows("summary.csv")) == 2 * 6
 
 
 @pytest.mark.parametrize(("accuracy", "expected"), [("0.999", None), ("0.0001", 1)])
@@ -245,9 +249,7 @@ def test_interrupted_run_resumes_to_the_last_bit(tmp_path, question, answer, aft
     ],
 )
 def test_bad_options_are_refused_before_anything_is_written(folder, capsys, arguments, said):
-    assert run(*SMALL, *arguments, "--run-dir", str(folder)) == 1
-    assert said in capsys.readouterr().err
-    assert not folder.exists()
+    assert_refused(capsys, folder, said, "recipes", *SMALL, *arguments)
 
 
 @pytest.mark.parametrize("rate", ["0", "1", "1.5"])

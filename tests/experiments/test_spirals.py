@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from runs import CONFIGS, assert_same_run, interrupted, metrics, parsed, result
+from runs import CONFIGS, assert_refused, assert_same_run, interrupted, metrics, parsed, result, spent_as_said
 
 from experiments.__main__ import main
 from experiments.common.runs import RunFolder
@@ -62,11 +62,6 @@ class TestPoints:
         assert abs(noise.mean() - 0.5) < 4 * np.sqrt(1 / 12 / noise.size)
         assert abs(np.corrcoef(noise.T)[0, 1]) < 4 / np.sqrt(len(noise))
 
-    def test_same_seed_same_points(self):
-        one, same, other = (spirals(10, turns=2, noise=0.2, rng=np.random.default_rng(seed))[0] for seed in (1, 1, 2))
-        np.testing.assert_array_equal(one, same)
-        assert not np.allclose(one, other)
-
     @pytest.mark.parametrize("count", [-2, 0, 7])
     def test_counts_that_two_arms_cannot_share_are_refused(self, count, rng):
         with pytest.raises(ValueError, match=f"count: got {count} points, expected a positive even number"):
@@ -108,11 +103,7 @@ class TestNetworks:
 
 def test_dry_run_says_what_a_run_then_costs(tmp_path, capsys):
     options = [*SMALL, *ONE, "--epochs", "2", "--shots", "20"]
-    assert run(*options, "--dry-run") == 0
-    printed = capsys.readouterr().out
-    assert run(*options, "--run-dir", str(tmp_path / "run")) == 0
-    spent = result(tmp_path / "run")
-    assert f"The run of 2 epochs: {spent['circuits']:,} circuits, {spent['shots']:,} shots" in printed
+    spent, _ = spent_as_said(capsys, tmp_path / "run", "The run of 2 epochs", "spirals", *options)
     assert spent["circuits"] == 2 * (24 * (1 + 2 * (2 + 4)) + 10)
 
 
@@ -184,9 +175,7 @@ def test_cosine_ends_at_zero(folder):
     ],
 )
 def test_bad_options_are_refused_before_anything_is_written(folder, capsys, arguments, said):
-    assert run(*SMALL, *ONE, *arguments, "--run-dir", str(folder)) == 1
-    assert said in capsys.readouterr().err
-    assert not folder.exists()
+    assert_refused(capsys, folder, said, "spirals", *SMALL, *ONE, *arguments)
 
 
 def test_a_finished_run_is_not_extended(folder, capsys):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import CHECKOUT, one_line, result
+from runs import CHECKOUT, assert_refused, result
 from toy_study import LOG, TOY, cells, find, infinite, measure, parser, toy_process
 
 from experiments import barren_plateau, gradient_methods
@@ -339,8 +339,7 @@ def test_ctrl_c_keeps_what_was_measured(folder, log, workers):
     ],
 )
 def test_settings_of_studies_that_cannot_be_are_refused(study, options, folder, capsys):
-    assert f"{study}: {options[0]}: got" in one_line(capsys, study, *options, "--run-dir", str(folder))
-    assert not folder.exists()
+    assert_refused(capsys, folder, f"{study}: {options[0]}: got", study, *options)
 
 
 @pytest.mark.parametrize("study", [barren_plateau.STUDY, gradient_methods.STUDY], ids=["barren", "gradients"])

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from runs import assert_same_run, ctrl_c_at, metrics, one_line, start, without_time
+from runs import QUICK, assert_same_run, ctrl_c_at, metrics, one_line, start, without_time
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.nn import functional as F
@@ -35,10 +35,6 @@ from qiskit_torch_bridge.circuits import textbook
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 SETTINGS = {"seed": 2, "epochs": 3, "batch_size": 4, "lr": 0.05}
-QUICK = [
-    *("--train-per-digit", "6", "--test-per-digit", "5", "--dataset", "digits", "--batch-size", "4"),
-    *("--backend", "statevector", "--shots", "50"),
-]
 
 
 @dataclass(frozen=True)

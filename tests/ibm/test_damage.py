@@ -26,10 +26,10 @@ from test_fake_devices import noiseless, textbook_layer
 from test_wrong_results import OPTIONS
 
 from qiskit_torch_bridge import HardwareError, IBMBackend, Replay
-from qiskit_torch_bridge.backends.ibm.archives import asked_of_jobs
 from qiskit_torch_bridge.backends.ibm.errors import LedgerError
 from qiskit_torch_bridge.backends.ibm.recording import write_recording
 from qiskit_torch_bridge.backends.ibm.service import CloudDevice
+from qiskit_torch_bridge.backends.ibm.stored_results import asked_of_jobs
 from qiskit_torch_bridge.backends.results import Arrays, WrongResult, arrays_from, arrays_of, bytes_of
 
 CHECKOUT = Path(__file__).parents[2]

@@ -311,7 +311,7 @@ class IBMBackend(TranspilingBackend):
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        vars(self).update(state)
         self._begin()
 
     @property

@@ -23,10 +23,10 @@ from ...program.compiled import Program
 from ..base import Backend, Charge, Estimate, ProgramCache, Request, check_shots
 from ..passport import Passport
 from ..results import Arrays, Asked, WrongResult, arrays_of, check_arrays, read_archive
-from .archives import asked_of_jobs, stored_result, way_to_forget
 from .errors import LedgerError, NotRecorded
 from .fingerprints import fingerprint
 from .ledger import Entry, Ledger, digest
+from .stored_results import asked_of_jobs, stored_result, way_to_forget
 from .workload import estimate_from_arrays, seed_of
 
 __all__ = ["Recording", "Replay", "write_recording"]

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...arguments import number_from
 from ..results import Arrays, Asked, WrongResult, arrays_from, bytes_of
-from .archives import asked_of_jobs, stored_result, way_to_forget
 from .device import Device
 from .errors import HardwareError, JobFailed, LedgerError, NotAuthorized, ServiceUnavailable
 from .faults import Fault, ServiceFault
 from .ledger import Caps, Claim, Entry, Job, Ledger, Role
+from .stored_results import asked_of_jobs, stored_result, way_to_forget
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -55,7 +55,7 @@ class Patience:
     longest_pause_seconds: float = 30.0
     settle_seconds: float = 20.0
     poll_seconds: float = 1.0
-    recheck_seconds: float = 300.0
+    recheck_seconds: float = field(default=300.0, kw_only=True)
 
     def __post_init__(self) -> None:
         for name, seconds in vars(self).items():
