@@ -32,7 +32,7 @@ from qiskit_torch_bridge.backends import resolve_backend
 from qiskit_torch_bridge.backends.ibm import destination as destination_module
 from qiskit_torch_bridge.backends.ibm import device_programs as device_programs_module
 from qiskit_torch_bridge.backends.ibm.device import LocalDevice
-from qiskit_torch_bridge.backends.ibm.device_circuits import DeviceCircuit
+from qiskit_torch_bridge.backends.ibm.device_programs import DeviceCircuit
 from qiskit_torch_bridge.backends.ibm.fingerprints import fingerprint
 from qiskit_torch_bridge.backends.ibm.prices import USUAL_DURATION, price_of
 from qiskit_torch_bridge.backends.ibm.primitive_options import checked_options

@@ -24,7 +24,7 @@ from qiskit_torch_bridge import IBMBackend, QuantumLayer
 from qiskit_torch_bridge.backends.ibm import destination as destination_module
 from qiskit_torch_bridge.backends.ibm import workload as workload_module
 from qiskit_torch_bridge.backends.ibm.device import LocalDevice
-from qiskit_torch_bridge.backends.ibm.device_circuits import to_qpy
+from qiskit_torch_bridge.backends.ibm.device_programs import to_qpy
 from qiskit_torch_bridge.backends.results import BoundCircuit
 
 OBSERVABLES = ["ZII", "IXX", "YZI", "IIZ"]

@@ -20,7 +20,7 @@ import qiskit_torch_bridge
 from qiskit_torch_bridge import BudgetExceeded, IBMBackend, Ledger, QuantumLayer
 from qiskit_torch_bridge.backends import resolve_backend
 from qiskit_torch_bridge.backends.ibm import device_programs as device_programs_module
-from qiskit_torch_bridge.backends.ibm.device_circuits import circuits_for, to_qpy
+from qiskit_torch_bridge.backends.ibm.device_programs import circuits_for, to_qpy
 from qiskit_torch_bridge.backends.ibm.ledger import digest
 from qiskit_torch_bridge.backends.transpiling import TranspilerOptions
 

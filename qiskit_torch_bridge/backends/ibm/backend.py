@@ -28,8 +28,7 @@ from ..statevector import StatevectorBackend
 from ..transpiling import TranspilerOptions, TranspilingBackend
 from .destination import Destination
 from .device import Device
-from .device_circuits import DeviceProgram
-from .device_programs import DevicePrograms
+from .device_programs import DeviceProgram, DevicePrograms
 from .errors import HardwareError
 from .faults import ServiceFault
 from .ledger import Caps, Ledger, Spent

@@ -12,7 +12,6 @@ from qiskit.circuit.library import get_standard_gate_name_mapping
 
 from ...program.compiled import Program
 from ...program.readout import Expectation, Readout
-from .device_circuits import DeviceCircuit
 from .ledger import digest
 
 __all__ = ["fingerprint", "fingerprint_on_device"]
@@ -30,12 +29,12 @@ def fingerprint(program: Program) -> str:
     return digest(_of_circuit(program.circuit, columns), _of_readout(program.readout), program.placed)
 
 
-def fingerprint_on_device(circuits: Iterable[DeviceCircuit]) -> str:
-    """A hash of all that is measured of a device's circuits, and of how their parameters follow from a program's angles."""
+def fingerprint_on_device(circuits: Iterable[Any]) -> str:
+    """A hash of all that is measured of each ``DeviceCircuit``, and of how its parameters follow from a program's angles."""
     return digest(*map(_on_device, circuits))
 
 
-def _on_device(each: DeviceCircuit) -> list[Any]:
+def _on_device(each: Any) -> list[Any]:
     circuit = each.bound.circuit
     bits = [[circuit.find_bit(bit).index for bit in instruction.clbits] for instruction in circuit.data]
     angles = [_argument(each.bound.slopes, {}), _argument(each.bound.offsets, {})]

@@ -16,7 +16,7 @@ from ...shots.covariance import Covariance
 from ..base import Charge, Estimate, Request
 from ..passport import Passport
 from ..results import Arrays, Asked, bytes_of, estimate_from_samples, pubs_of, samples_of
-from .device_circuits import DeviceCircuit, DeviceProgram
+from .device_programs import DeviceCircuit, DeviceProgram
 from .ledger import Entry, Job, digest
 from .prices import Price
 from .sending import Task
