@@ -30,8 +30,8 @@ shots do not cause is not in it: the bias of a finite difference's step, the sca
 errors of a device, and the noise of the measured values in the upstream gradient. Backends that give counts have it all;
 an Estimator gives variances only, and its outputs are taken as independent.
 
-**Prediction.** After exact simulation, :meth:`qiskit_torch_bridge.LayerResult.predicted` gives what so many shots would: the expectations, with
-standard errors from the exact probabilities. A study can be planned before it costs anything.
+**Prediction.** After exact simulation, :meth:`qiskit_torch_bridge.LayerResult.predicted` gives what so many shots would: the
+expectations, with standard errors from the exact probabilities. A study can be planned before it costs anything.
 
 **Bias of losses.** Values and parameter-shift gradients are unbiased with any number of shots. A loss that is not linear
 in the outputs is not, because :math:`E[\ell(f)] \ne \ell(E[f])`; its bias falls as :math:`1/S`.
