@@ -35,6 +35,8 @@ TESTS = (
     "backends/test_results_of_primitives.py",
     "backends/test_transpiler_options.py",
     "backends/test_words_and_objects.py",
+    "bridge/test_small_steps.py",
+    "bridge/test_stand_ins.py",
     "bridge/test_torch.py",
     "bridge/test_torch_func.py",
     "gradients",
