@@ -116,10 +116,7 @@ from torch import nn
 from torch.autograd.gradcheck import GradcheckError
 
 from .backends import Backend, check_shots, resolve_backend
-from .bridge.functional import Tally, measure
-from .bridge.method import Method
 from .layer import QuantumLayer
-from .shots.seeding import SeedStream
 
 __all__ = ["ShotGradcheck", "shot_gradcheck"]
 
@@ -333,7 +330,7 @@ def _check_numbers(repeats: int, alpha: float, bias: float) -> None:
 def _calls(model: nn.Module, inputs: Sequence[Any]) -> list[tuple[str, torch.Tensor | None, int | None]]:
     """What each quantum layer is called with (its name, features, shots), in order, with exact values throughout.
 
-    The model is left alone: a copy of it is called, whose quantum layers simulate exactly.
+    The model is left alone: a copy of it is called.
     """
     calls: list[tuple[str, torch.Tensor | None, int | None]] = []
 
@@ -345,11 +342,8 @@ def _calls(model: nn.Module, inputs: Sequence[Any]) -> list[tuple[str, torch.Ten
 
         return note
 
-    twin = copy.deepcopy(model)
+    twin = _exact_twin(model, resolve_backend(None))
     for name, layer in _layers_in(twin).items():
-        layer.allocation = "uniform"
-        layer.backend = "statevector"
-        layer.shots = None
         layer.register_forward_pre_hook(noting(name), with_kwargs=True)
     with torch.no_grad(), torch.random.fork_rng():
         twin(*inputs)
@@ -361,6 +355,20 @@ def _calls(model: nn.Module, inputs: Sequence[Any]) -> list[tuple[str, torch.Ten
                 f"inputs: quantum layer {name!r} gets features of shape {tuple(features.shape)}, expected some rows."
             )
     return calls
+
+
+def _exact_twin(model: nn.Module, backend: Backend) -> Any:
+    """A copy, with the model's own parameters, whose quantum layers give exact values and gradients."""
+    known: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
+    # Stored outputs, and the weights of ``weight_norm``, have a history, with which PyTorch copies no tensor.
+    for tensor in (value for module in model.modules() for value in vars(module).values()):
+        if isinstance(tensor, torch.Tensor) and not tensor.is_leaf:
+            known[id(tensor)] = tensor.detach().clone()
+    twin = copy.deepcopy(model, known)
+    for layer in _layers_in(twin).values():
+        layer._rule, layer._shots, layer._allocation = None, None, "uniform"
+        layer.backend = backend
+    return twin
 
 
 def _layers_in(model: nn.Module) -> dict[str, QuantumLayer]:
@@ -390,18 +398,16 @@ def _plan(
         parameters["features"] = features
     if not parameters:
         raise ValueError(f"model: quantum layer {name!r} has neither inputs nor trainable weights to derive by.")
-    like = next(iter(parameters.values())) if features is None else features
-    rows = None if features is None else features.reshape(-1, features.shape[-1])
-    exact_method, tally = Method.of(exact_backend, None, None, "uniform"), Tally(grouped=True)
+    twin = _exact_twin(layer, exact_backend)  # called as it is, for a subclass, or a parametrisation, may do more
     with torch.enable_grad():
-        values = measure(layer.program, exact_method, rows, [*layer.parameters()], seeds=SeedStream(0), tally=tally)
-        values = values.reshape(*(() if features is None else features.shape[:-1]), layer.num_outputs).to(like)
+        values = twin.forward() if features is None else twin.forward(features)
         upstream = torch.from_numpy(rng.normal(size=tuple(values.shape))).to(values)
         exact = _gradient(values, parameters, upstream)
-    assert tally.last_result is not None
-    predicted = tally.last_result.predicted(method.shots, method.rule)
-    by_features = predicted.input_gradient_standard_errors
-    theory = [*predicted.gradient_standard_errors.values(), *([] if by_features is None else [by_features])]
+    assert twin.last_run is not None
+    predicted = twin.last_run.predicted(method.shots, method.rule)
+    by_weights = predicted.gradient_standard_errors
+    theory = [*by_weights.values()] if isinstance(by_weights, dict) else [by_weights]
+    theory = [part for part in (*theory, predicted.input_gradient_standard_errors) if part is not None]
     suffix = f" of {name}" if name else ""
     return _Plan(
         layer,

@@ -278,3 +278,37 @@ def test_nobody_sees_that_a_layer_is_being_checked():
         thread.join()
     assert all(reports)
     assert kinds == {True}
+
+
+class Doubled(QuantumLayer):
+    def forward(self, features=None, *, shots=None):
+        return 2 * super().forward(features, shots=shots)
+
+
+class Halved(torch.nn.Module):
+    def forward(self, weights):
+        return weights / 2
+
+
+def test_layers_that_do_more_are_checked_as_they_are():
+    layer = layer_of()
+    layer.__class__ = Doubled
+    assert shot_gradcheck(layer, ROWS)
+    layer = layer_of()
+    torch.nn.utils.parametrize.register_parametrization(layer, "weights", Halved())
+    assert shot_gradcheck(layer, ROWS)
+
+
+def test_models_that_keep_their_outputs_can_be_checked():
+    class Keeping(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.quantum = layer_of()
+
+        def forward(self, x):
+            self.output = self.quantum(x)
+            return self.output
+
+    model = Keeping()
+    model(ROWS)
+    assert shot_gradcheck(model, ROWS)

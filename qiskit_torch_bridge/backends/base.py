@@ -200,6 +200,16 @@ class ProgramCache(WeakKeyDictionary[Program, Any]):
         return ProgramCache, ()
 
 
+def __getattr__(name: str) -> Any:
+    if name != "estimate_from_samples":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import results  # which needs this module
+
+    message = f"{__name__}.{name} is now {results.__name__}.{name}; import it from there."
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return results.estimate_from_samples
+
+
 def check_shots(shots: Any) -> int | None:
     """Shots as a positive integer or None.
 

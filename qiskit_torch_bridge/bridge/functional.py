@@ -153,18 +153,14 @@ def measure(
     groups = program.angle_map(exact, [weight.to("cpu", torch.float64) for weight in weights])
     call = _Call(tally, _sources(program, inputs, weights))
     position = seeds.position
+    ahead = _look_ahead(program, method, groups, seeds) if method.backend.queues and training else None
+    drawn = seeds.position
+    evaluation = Evaluation(program, method, seeds=seeds, training=training, observer=call, ahead=ahead)
     try:
-        evaluation = Evaluation(
-            program,
-            method,
-            seeds=seeds,
-            training=training,
-            observer=call,
-            ahead=_look_ahead(program, method, groups, seeds) if method.backend.queues and training else None,
-        )
         values: torch.Tensor = QuantumFunction.apply(evaluation, *groups)
     except BaseException:
-        seeds.position = position  # the same call again finds what hardware has measured of this one
+        if seeds.position == drawn:  # else all is measured, and torch's checkpoint ends a recomputation by this error
+            seeds.position = position  # the same call again finds what hardware has measured of this one
         raise
     return values
 

@@ -16,7 +16,7 @@ from qiskit_aer.primitives import EstimatorV2 as AerEstimator
 from qiskit_aer.primitives import SamplerV2 as AerSampler
 
 from qiskit_torch_bridge import AerBackend, QuantumLayer, SamplerBackend, StatevectorBackend
-from qiskit_torch_bridge.backends import resolve_backend
+from qiskit_torch_bridge.backends import base, resolve_backend, results
 
 W = ParameterVector("w", 2)
 WEIGHTS = torch.tensor([0.7, 2.1], dtype=torch.float64)
@@ -172,3 +172,10 @@ def test_what_does_not_fit_names_the_ways_out(qubits, expected, monkeypatch):
         qc.ry(0.1, qubit)
     with pytest.raises(MemoryError, match=expected):
         QuantumLayer(qc, weights=weights)
+
+
+def test_the_old_place_of_estimates_from_samples():
+    with pytest.warns(
+        DeprecationWarning, match=r"is now qiskit_torch_bridge\.backends\.results\.estimate_from_samples"
+    ):
+        assert base.estimate_from_samples is results.estimate_from_samples
