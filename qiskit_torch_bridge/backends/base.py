@@ -108,7 +108,8 @@ class Backend(ABC):
 
     settings_may_change: ClassVar[bool] = True
     """Whether :meth:`resolve_shots` may answer otherwise later, because the user still holds what it wraps (the options of
-    a primitive, a simulator's noise); layers then ask at each call. False: what they were told when they were made holds."""
+    a primitive, a simulator's noise); layers then ask at each call. False: what they were told when they were made holds, so
+    a subclass whose default can be changed sets it to True."""
 
     name: str
     shadow: Backend | None = None
