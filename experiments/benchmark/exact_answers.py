@@ -76,9 +76,7 @@ def exact_answer(problem: Problem) -> Answer:
         for array in (state, bra):
             _apply(gate, array, None if theta is None else -theta)  # every gate without an angle is its own inverse
     return Answer(
-        values,
-        by_input if problem.wants_input_gradients else None,
-        by_weight if len(problem.weights) else None,
+        values, by_input if problem.wants_input_gradients else None, by_weight if len(problem.weights) else None
     )
 
 

@@ -122,12 +122,7 @@ def load_digits_of(
 
 
 def load_first_of(
-    digits: Sequence[int],
-    *,
-    train: int,
-    test: int | None = None,
-    data_root: Path | None = None,
-    download: bool = False,
+    digits: Sequence[int], *, train: int, test: int | None = None, data_root: Path | None = None, download: bool = False
 ) -> Digits:
     """The first images of several digits together, in the order of the files, however many there are of each.
 

@@ -170,11 +170,7 @@ class Trainer:
             ValueError: If the checkpoint is of another model or another kind of run; nothing has changed then.
         """
         steps = -(-len(train) // self.settings["batch_size"])
-        with (
-            threads(self._threads),
-            _deferred_interrupt(at_once=self._queues) as interrupted,
-            ExitStack() as boards,
-        ):
+        with threads(self._threads), _deferred_interrupt(at_once=self._queues) as interrupted, ExitStack() as boards:
             state = self._checkpoint()
             resumed_in = 0 if state is None else state["stage"]
             last_epoch = sum(stage.epochs for stage in self.stages[:resumed_in])

@@ -118,10 +118,7 @@ def find(settings: Settings, tables: Tables) -> Findings:
             f"{row['circuit']}, {row['method']}": row["relative error"] for row in spent if row["shots"] == most
         },
     }
-    figures = {
-        "step.png": _step_figure(settings, curves),
-        "equal-shots.png": _equal_shots_figure(settings, spent),
-    }
+    figures = {"step.png": _step_figure(settings, curves), "equal-shots.png": _equal_shots_figure(settings, spent)}
     return Findings(numbers, {"best-steps": best, "errors": spent}, figures)
 
 

@@ -96,8 +96,7 @@ def answer_figure(question: str, answers: Mapping[str, Sequence[RunFolder]]) -> 
     target = next(iter(answers.values()))[0].read_settings()["accuracy"]
     right.axhline(target, color="k", linewidth=0.8, linestyle=":")
     right.set(
-        xlabel="epoch" + (" with the quantum layer" if question == "quick-start" else ""),
-        ylabel="median test accuracy",
+        xlabel="epoch" + (" with the quantum layer" if question == "quick-start" else ""), ylabel="median test accuracy"
     )
     right.xaxis.get_major_locator().set_params(integer=True)
     right.legend(fontsize=8)

@@ -123,11 +123,7 @@ def measure_noise(cell: Cell, seed: np.random.SeedSequence) -> list[dict[str, An
         device.set_options(method="density_matrix")
         backend = AerBackend(device, initial_layout=_QUBITS)
     layer = _layer(
-        backend,
-        observables="ZI",
-        shots=cell["shots"],
-        gradient="parameter_shift",
-        seed=seed.generate_state(4).tolist(),
+        backend, observables="ZI", shots=cell["shots"], gradient="parameter_shift", seed=seed.generate_state(4).tolist()
     )
     angles = torch.full((cell["repeats"], 1), _A, dtype=torch.float64, requires_grad=True)
     values = layer(angles)

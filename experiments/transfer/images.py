@@ -105,11 +105,7 @@ def names_in(classes: str | None) -> list[str]:
 
 
 def load_images(
-    dataset: str,
-    *,
-    data_root: Path | None,
-    classes: Sequence[str] | None = None,
-    download: bool = False,
+    dataset: str, *, data_root: Path | None, classes: Sequence[str] | None = None, download: bool = False
 ) -> tuple[Images, Images]:
     """The training and the test images of a data set.
 

@@ -160,11 +160,7 @@ def new_head(quantum: bool, num_features: int, num_classes: int, settings: Mappi
             **layer_options(settings),
         )
     return nn.Sequential(
-        nn.Linear(num_features, qubits),
-        nn.Tanh(),
-        nn.Linear(qubits, qubits),
-        nn.Tanh(),
-        nn.Linear(qubits, num_classes),
+        nn.Linear(num_features, qubits), nn.Tanh(), nn.Linear(qubits, qubits), nn.Tanh(), nn.Linear(qubits, num_classes)
     )
 
 

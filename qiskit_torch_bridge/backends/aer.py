@@ -19,12 +19,7 @@ from qiskit_aer.noise import NoiseModel
 from ..program.compiled import Program
 from ..program.readout import MeasurementGroup, PauliGroup, Samples, bits_of
 from ..shots.covariance import Covariance, variance_of_one_shot
-from .base import (
-    Estimate,
-    check_shots,
-    estimate_from_moments,
-    measured_circuit,
-)
+from .base import Estimate, check_shots, estimate_from_moments, measured_circuit
 from .results import BoundCircuit
 from .selftest import require_same_answers
 from .simulated import (

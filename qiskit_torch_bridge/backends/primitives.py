@@ -27,16 +27,7 @@ from ..program.compiled import Program
 from ..program.readout import Expectation
 from ..shots.covariance import Covariance
 from .base import Estimate, check_shots, circuit_on, measured_circuit
-from .results import (
-    Arrays,
-    Asked,
-    BoundCircuit,
-    WrongResult,
-    arrays_from,
-    estimate_from_samples,
-    pubs_of,
-    samples_of,
-)
+from .results import Arrays, Asked, BoundCircuit, WrongResult, arrays_from, estimate_from_samples, pubs_of, samples_of
 from .selftest import require_same_answers
 from .simulated import (
     check_method,

@@ -90,10 +90,7 @@ def _as_measured(circuit: QuantumCircuit, parameters: Sequence[Parameter], group
         return Program.compile(circuit, inputs=parameters, observables=observables)
     assert isinstance(group, OutcomeGroup)
     return Program.compile(
-        circuit,
-        inputs=parameters,
-        probabilities=qubits,
-        interpret=lambda outcome: int(group.outputs[outcome]),
+        circuit, inputs=parameters, probabilities=qubits, interpret=lambda outcome: int(group.outputs[outcome])
     )
 
 

@@ -153,11 +153,7 @@ class _Pullback(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any,
-        in_dims: tuple[Any, ...],
-        evaluation: Evaluation,
-        selection: Selection,
-        *tensors: torch.Tensor,
+        info: Any, in_dims: tuple[Any, ...], evaluation: Evaluation, selection: Selection, *tensors: torch.Tensor
     ) -> tuple[torch.Tensor, int]:
         folded = transforms.fold(info.batch_size, in_dims[2:], tensors)
         return transforms.unfold(_Pullback.apply(evaluation, selection, *folded), info.batch_size), 0

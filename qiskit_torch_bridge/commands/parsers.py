@@ -102,9 +102,7 @@ COMMANDS = {
         _add_record,
     ),
     "replay": _Command(
-        "shows what a recording holds, and how to measure it again",
-        "The whole file is checked.",
-        _add_replay,
+        "shows what a recording holds, and how to measure it again", "The whole file is checked.", _add_replay
     ),
 }
 """What there is, by name: a summary, what else is to be said, and what adds its arguments to a parser."""

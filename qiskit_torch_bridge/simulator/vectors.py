@@ -139,9 +139,7 @@ def swapped(typing_context: Any, vector: Any, stride: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         one, two, four = (
             builder.shuffle_vector(
-                args[0],
-                args[0],
-                ir.Constant(ir.VectorType(_INDEX, WIDTH), [e ^ by for e in range(WIDTH)]),
+                args[0], args[0], ir.Constant(ir.VectorType(_INDEX, WIDTH), [e ^ by for e in range(WIDTH)])
             )
             for by in (1, 2, 4)
         )

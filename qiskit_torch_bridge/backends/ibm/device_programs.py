@@ -240,11 +240,7 @@ def circuits_for(program: Program, device: Any, primitive: str, options: Transpi
 
 
 def device_circuits(
-    circuits: Sequence[QuantumCircuit],
-    program: Program,
-    device: Any,
-    options: TranspilerOptions,
-    primitive: str,
+    circuits: Sequence[QuantumCircuit], program: Program, device: Any, options: TranspilerOptions, primitive: str
 ) -> tuple[DeviceCircuit, ...]:
     """The circuits with all that is needed to measure them."""
     observables: tuple[SparsePauliOp, ...] = ()
