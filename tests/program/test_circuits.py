@@ -339,11 +339,7 @@ REFUSED_CIRCUITS = {
         ["[Cc]lassical bit 0", "twice"],
     ),
     "amplitudes as weights": (lambda: _with(AmplitudeGate(X, T)), {"weights": [X, T]}, AMPLITUDES),
-    "weights and inputs in one such gate": (
-        lambda: _with(AmplitudeGate(X, T)),
-        {"inputs": [X]},
-        AMPLITUDES,
-    ),
+    "weights and inputs in one such gate": (lambda: _with(AmplitudeGate(X, T)), {"inputs": [X]}, AMPLITUDES),
     "rotation without a known decomposition": (
         lambda: _with(lib.RVGate(T, 0.1, 0.2)),
         {},
