@@ -334,18 +334,13 @@ def entangled_pair() -> Problem:
     )
 
 
-@register
-def only_weights() -> Problem:
-    t = ParameterVector("t", 3)
-    circuit = mixed(2, lambda c: (c.rx(t[0], 0), c.ryy(t[1], 0, 1)), lambda c: c.rz(t[2], 1))
-    return Problem(circuit, generic_observables(2), weights=tuple(t))
+def _problem_of_only(kind: str) -> Problem:
+    v = ParameterVector("v", 3)
+    circuit = mixed(2, lambda c: (c.rx(v[0], 0), c.ryy(v[1], 0, 1)), lambda c: c.rz(v[2], 1))
+    return Problem(circuit, generic_observables(2), **{kind: tuple(v)})
 
 
-@register
-def only_inputs() -> Problem:
-    x = ParameterVector("x", 3)
-    circuit = mixed(2, lambda c: (c.rx(x[0], 0), c.ryy(x[1], 0, 1)), lambda c: c.rz(x[2], 1))
-    return Problem(circuit, generic_observables(2), inputs=tuple(x))
+PROBLEMS.update({f"only_{kind}": partial(_problem_of_only, kind) for kind in ("weights", "inputs")})
 
 
 @register
@@ -604,12 +599,8 @@ def _library_problem(ansatz: Callable[[], QuantumCircuit], feature_map: Callable
 
 
 PROBLEMS.update({f"library_{name}": partial(_library_problem, ansatz, None) for name, ansatz in ANSAETZE.items()})
-PROBLEMS.update(
-    {
-        f"library_{name}": partial(_library_problem, partial(lib.real_amplitudes, 3, reps=1), feature_map)
-        for name, feature_map in FEATURE_MAPS.items()
-    }
-)
+_BEHIND = partial(lib.real_amplitudes, 3, reps=1)
+PROBLEMS.update({f"library_{name}": partial(_library_problem, _BEHIND, head) for name, head in FEATURE_MAPS.items()})
 
 
 # --- random circuits --------------------------------------------------------------------------------------------------

@@ -138,20 +138,20 @@ class TestBackbones:
             ),
             (lambda: {**resnet18().state_dict(), "conv1.weight": torch.full((64, 3, 7, 7), np.nan)}, "not finite"),
             (lambda: Path("an object"), "no file of weights that can be read"),
+            (b"", "no file of weights that can be read"),
+            (b"These are no weights.", "no file of weights that can be read"),
+            (b"PK\x03\x04 and so on", "no file of weights that can be read"),
         ],
     )
     def test_other_files_are_refused(self, tmp_path, content, said):
-        torch.save(content(), tmp_path / "weights.pt")
+        if isinstance(content, bytes):
+            (tmp_path / "weights.pt").write_bytes(content)
+        else:
+            torch.save(content(), tmp_path / "weights.pt")
         with pytest.raises(ValueError, match=said) as refused:
             load_backbone(tmp_path / "weights.pt")
         assert "weights.pt" in str(refused.value)
         assert "\n" not in str(refused.value)
-
-    @pytest.mark.parametrize("content", [b"", b"These are no weights.", b"PK\x03\x04 and so on"])
-    def test_files_of_no_weights_are_refused(self, tmp_path, content):
-        (tmp_path / "weights.pt").write_bytes(content)
-        with pytest.raises(ValueError, match="no file of weights that can be read"):
-            load_backbone(tmp_path / "weights.pt")
 
     def test_missing_file(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="'imagenet' or 'pretrain'"):
@@ -182,18 +182,11 @@ class TestCache:
     def files(cache) -> list[Path]:
         return sorted(cache.path.iterdir())
 
-    @staticmethod
-    def unavailable(monkeypatch) -> None:
-        def compute(*arguments, **options):
-            raise AssertionError("computed anew")
-
-        monkeypatch.setattr("experiments.transfer.features._compute", compute)
-
     def test_same_bits_without_computing(self, pictures, resnet, cache, monkeypatch):
         before = self.features(pictures, resnet, cache)
         assert before.shape == (12, 512)
         assert len(self.files(cache)) == 1
-        self.unavailable(monkeypatch)
+        monkeypatch.setattr("experiments.transfer.features._compute", None)
         assert torch.equal(self.features(pictures, resnet, cache), before)
 
     @pytest.mark.parametrize("change", ["image", "name", "removed", "weights", "view", "version", "part"])

@@ -63,11 +63,7 @@ class ExactDevice(LocalDevice):
 @pytest.fixture
 def exact(monkeypatch):
     """Makes an IBMBackend on a device that measures exactly; its jobs are small, so that most evaluations are cut up."""
-
-    def open_device(backend, **_):
-        return ExactDevice(backend)
-
-    monkeypatch.setattr(destination_module, "open_device", open_device)
+    monkeypatch.setattr(destination_module, "open_device", lambda backend, **_: ExactDevice(backend))
 
     def make(**options) -> IBMBackend:
         limits = Limits(executions=7 * 4096)
@@ -308,19 +304,15 @@ def test_packing(seed):
     jobs = packed(circuits, limits, executions_of_job=5, seconds_of_job=2.0)
     rows = [(r.measurement, r.number, row) for job in jobs for r in job for row in range(r.start, r.stop)]
     assert rows == [(c.measurement, c.number, row) for c in circuits for row in range(len(c))]
-    total = [
-        [
-            sum(len(r) * r.executions for r in job),
-            sum(len(r) * r.executions * r.seconds for r in job),
-            sum(len(r) * r.bytes for r in job),
-        ]
-        for job in jobs
-    ]
-    most = [limits.executions - 5, limits.qpu_seconds - 2.0, 1000]
-    assert (np.array(total) <= np.array(most) + 1e-9).all()
+
+    def one_row(r: Rows) -> np.ndarray:
+        return np.array([r.executions, r.executions * r.seconds, r.bytes])
+
+    total = [sum(len(r) * one_row(r) for r in job) for job in jobs]
+    most = np.array([limits.executions - 5, limits.qpu_seconds - 2.0, 1000])
+    assert (np.array(total) <= most + 1e-9).all()
     for before, job in zip(total, jobs[1:], strict=False):  # no job was closed while its next row would have fitted
-        row = [job[0].executions, job[0].executions * job[0].seconds, job[0].bytes]
-        assert (np.array(before) + row > most).any()
+        assert (before + one_row(job[0]) > most).any()
 
 
 CAPS = {"max_jobs": 2, "max_shots": 2 * 15 * 100, "max_qpu_seconds": 6.0}
