@@ -30,10 +30,13 @@ def with_readout_error(noise: NoiseModel) -> NoiseModel:
     return noise
 
 
-def rotated() -> QuantumCircuit:
+def rotated(*gates: str) -> QuantumCircuit:
+    """Both qubits turned, and then these gates on the first."""
     qc = QuantumCircuit(2)
     qc.ry(W[0], 0)
     qc.ry(W[1], 1)
+    for gate in gates:
+        getattr(qc, gate)(0)
     return qc
 
 
@@ -122,10 +125,8 @@ def test_a_level_that_is_asked_for_does_not_hide_what_was_decomposed(level):
 
 
 def test_a_level_that_is_asked_for_optimises():
-    qc = rotated()
-    qc.id(0)
     backend = AerBackend(aer(noise_on("id")), optimization_level=2)
-    assert layer_on(backend, qc)().item() == pytest.approx(np.cos(0.7), abs=1e-10)
+    assert layer_on(backend, rotated("id"))().item() == pytest.approx(np.cos(0.7), abs=1e-10)
 
 
 def test_labels_that_the_transpiler_replaces_are_named():
@@ -156,9 +157,7 @@ devices = pytest.mark.parametrize(("make", "kind"), DEVICES.values(), ids=DEVICE
 @devices
 def test_idle_gates_on_a_device_stay_or_are_named(make, kind):
     """Three hundred of them relax the qubit, which is excited, by some 0.2."""
-    qc = rotated()
-    for _ in range(300):
-        qc.id(0)
+    qc = rotated(*["id"] * 300)
     options = {"init": torch.tensor([3.1, 0.0]).double(), "shots": 4000}
     with pytest.raises(ValueError, match=r"Gate\(s\) id .*AerBackend\(device, optimization_level=0\)"):
         layer_on(make(), qc, **options)
@@ -168,12 +167,10 @@ def test_idle_gates_on_a_device_stay_or_are_named(make, kind):
 
 
 def test_idle_gates_without_noise_are_nobody_s_business():
-    qc = rotated()
-    qc.id(0)
     noiseless = AerSimulator.from_backend(manila(), noise_model=None)
     samplers = BackendSamplerV2(backend=noiseless), SamplerBackend(StatevectorSampler(), device=manila())
     for backend in (noiseless, *samplers):
-        assert layer_on(backend, qc, shots=4000)().item() == pytest.approx(np.cos(0.7), abs=5 / 4000**0.5)
+        assert layer_on(backend, rotated("id"), shots=4000)().item() == pytest.approx(np.cos(0.7), abs=5 / 4000**0.5)
 
 
 def test_a_device_s_optimisation_stays_as_it_was():
@@ -190,18 +187,13 @@ def test_resets_of_a_device_change_nothing_on_fresh_qubits():
 
 
 def test_a_coupling_map_does_not_lose_the_user_s_noise():
-    qc = rotated()
-    qc.x(0)
-    qc.x(0)
-    layer = layer_on(aer(noise_on("x"), coupling_map=[[0, 1], [1, 0]]), qc)
+    layer = layer_on(aer(noise_on("x"), coupling_map=[[0, 1], [1, 0]]), rotated("x", "x"))
     assert layer().item() == pytest.approx(0.16 * np.cos(0.7), abs=1e-10)
 
 
 def test_noise_that_comes_later_counts():
     simulator = AerSimulator(max_parallel_threads=1)
-    qc = rotated()
-    qc.id(0)
-    layer = layer_on(BackendSamplerV2(backend=simulator), qc, shots=4000)
+    layer = layer_on(BackendSamplerV2(backend=simulator), rotated("id"), shots=4000)
     before = layer().item()
     simulator.set_options(noise_model=noise_on("id"))
     assert before == pytest.approx(np.cos(0.7), abs=5 / 4000**0.5)
@@ -211,8 +203,7 @@ def test_noise_that_comes_later_counts():
 def test_ibms_estimator_refuses_noise_that_it_would_change():
     """It merges the gates on single qubits into templates of its own; two x become nothing, without their noise."""
     estimator = pytest.importorskip("qiskit_ibm_runtime.executor_estimator").Estimator
-    qc = rotated()
-    qc.x(0)
+    qc = rotated("x")
     with pytest.raises(ValueError, match=r"Estimator merges gates on single qubits.*noise of x .*Sampler"):
         layer_on(estimator(mode=aer(noise_on("x"))), qc)
     qc.cz(0, 1)
@@ -222,12 +213,10 @@ def test_ibms_estimator_refuses_noise_that_it_would_change():
 
 def test_noise_in_the_options_of_ibms_sampler():
     runtime = pytest.importorskip("qiskit_ibm_runtime")
-    qc = rotated()
-    qc.id(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the class is on its way out
         sampler = runtime.SamplerV2(mode=aer(NoiseModel()), options={"simulator": {"noise_model": noise_on("id")}})
-        value = layer_on(sampler, qc, shots=4000)().item()
+        value = layer_on(sampler, rotated("id"), shots=4000)().item()
     assert value == pytest.approx(0.4 * np.cos(0.7), abs=5 / 4000**0.5)
 
 
