@@ -92,7 +92,7 @@ def test_jobs_in_the_queue_are_collected_or_cancelled(tmp_path, monkeypatch, clo
         raise KeyboardInterrupt
 
     path = tmp_path / "jobs.sqlite"
-    for option, state in (("--collect", "done"), ("--cancel=all", "cancelled")):
+    for option, state in (("--collect", "done"), ("--cancel=all", "cancelled"), ("--cancel=3", "cancelled")):
         cloud.set_device("ibm_manila", "paused")
         with monkeypatch.context() as patch:
             patch.setattr(sending.time, "sleep", press)
@@ -104,6 +104,7 @@ def test_jobs_in_the_queue_are_collected_or_cancelled(tmp_path, monkeypatch, clo
         assert main(["jobs", str(path), option]) == 0
         assert state in capsys.readouterr().out
         assert states(path)[-1] == state
+    assert [job["state"] for job in cloud.jobs()[-2:]] == ["Cancelled"] * 2
 
 
 def test_a_job_is_given_up(tmp_path, rehearsed, capsys):

@@ -309,29 +309,16 @@ def test_the_account_of_the_run_is_used(tmp_path, monkeypatch, undisturbed):
     accounts = []
 
     def note_account(options: Namespace) -> int:
-        accounts.append((options.account, options.instance))
+        accounts.append((options.account, options.instance, options.cancel))
         return 0
 
     monkeypatch.setattr("experiments.earlier_names.ledgers.main", note_account)
-    for options in ([], ["--collect"], ["--collect", "--account", "research"]):
+    for options in ([], ["--collect"], ["--cancel", "1", "--account", "research"]):
         assert main(["jobs", str(folder), *options]) == 0
-    assert accounts == [(None, None), ("teaching", "open"), ("research", "open")]
+    assert accounts == [(None, None, None), ("teaching", "open", None), ("research", "open", "1")]
 
 
 # Through IBM's own client.
-
-
-def interrupted_in_the_queue(server: CloudServer, folder: Path, monkeypatch: Any) -> None:
-    """A run whose first job waits at the service while nobody waits for it."""
-
-    def press(seconds: float) -> None:
-        raise KeyboardInterrupt
-
-    server.set_device("ibm_manila", "paused")
-    with monkeypatch.context() as patch:
-        patch.setattr(sending.time, "sleep", press)
-        assert run(*SMALL, "--epochs", "1", "--backend", "ibm:ibm_manila", "--run-dir", str(folder)) == 130
-    assert [entry.state for entry in jobs_of(folder)] == ["submitted"]
 
 
 def test_bills_are_shown_beside_the_estimate(on_the_cloud):
@@ -342,7 +329,14 @@ def test_bills_are_shown_beside_the_estimate(on_the_cloud):
 
 
 def test_jobs_are_collected_while_nobody_trains(folder, monkeypatch, capsys, server, on_the_cloud):
-    interrupted_in_the_queue(server, folder, monkeypatch)
+    def press(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    server.set_device("ibm_manila", "paused")
+    with monkeypatch.context() as patch:
+        patch.setattr(sending.time, "sleep", press)
+        assert run(*SMALL, "--epochs", "1", "--backend", "ibm:ibm_manila", "--run-dir", str(folder)) == 130
+    assert [entry.state for entry in jobs_of(folder)] == ["submitted"]
     monkeypatch.setenv("QISKIT_IBM_TOKEN", "")
     assert main(["jobs", str(folder)]) == 0
     assert "submitted" in capsys.readouterr().out
@@ -354,13 +348,6 @@ def test_jobs_are_collected_while_nobody_trains(folder, monkeypatch, capsys, ser
     assert len(server.jobs()) == JOBS
     assert_same_run(folder, on_the_cloud)
     assert_nothing_paid_twice(folder)
-
-
-def test_jobs_are_cancelled(folder, monkeypatch, capsys, server):
-    interrupted_in_the_queue(server, folder, monkeypatch)
-    assert main(["jobs", str(folder), "--cancel", "1"]) == 0
-    assert "cancelled" in capsys.readouterr().out
-    assert [job["state"] for job in server.jobs()] == ["Cancelled"]
 
 
 def test_no_way_to_the_service(tmp_path, folder, monkeypatch, capsys, server):
