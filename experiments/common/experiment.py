@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qiskit_torch_bridge import BudgetExceeded, HardwareError
-from qiskit_torch_bridge.backends.ibm.costs import costs_of_jobs
+from qiskit_torch_bridge.backends.passport import costs_of_jobs
 from qiskit_torch_bridge.commands.printing import in_columns
 
 from .comparison import Curve, comparison_figure, grouped, seeds_figure, summarize

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from qiskit_torch_bridge import Backend, Ledger, Passport
-from qiskit_torch_bridge.backends.ibm.costs import costs_by_passports, costs_of_jobs
+from qiskit_torch_bridge.backends.passport import costs_by_passports, costs_of_jobs
 
 from .runs import RunFolder
 

@@ -139,13 +139,7 @@ class AerBackend(TranspilingBackend):
         check_method(device)
         self.simulator = _simulator_of(device)
         self.name = "aer" if device is None else self.simulator.name
-        options = TranspilerOptions(
-            optimization_level=optimization_level,
-            initial_layout=initial_layout,
-            seed_transpiler=seed_transpiler,
-            pass_manager=pass_manager,
-        )
-        super().__init__(options)
+        super().__init__(TranspilerOptions(optimization_level, initial_layout, seed_transpiler, pass_manager))
 
     @property
     def _default_level(self) -> int:

@@ -168,13 +168,7 @@ class _PrimitiveBackend(TranspilingBackend):
         if not isinstance(primitive, self._base):
             kind = self._base.__name__.removeprefix("Base").removesuffix("V2")
             raise TypeError(f"primitive: got {type(primitive).__name__}, expected a V2 {kind}.")
-        options = TranspilerOptions(
-            optimization_level=optimization_level,
-            initial_layout=initial_layout,
-            seed_transpiler=seed_transpiler,
-            pass_manager=pass_manager,
-        )
-        super().__init__(options)
+        super().__init__(TranspilerOptions(optimization_level, initial_layout, seed_transpiler, pass_manager))
         self.primitive = primitive
         # Where it runs, as far as it says; the device to transpile for may be another.
         self._runner = _device_of(primitive)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AnySet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from types import MappingProxyType
 from typing import Any
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TranspilerOptions:
     """How circuits become those of a device: by Qiskit's preset pass manager with some choices, or by the user's own.
 
@@ -63,7 +63,7 @@ class TranspilerOptions:
     initial_layout: Sequence[int] | None = None
     seed_transpiler: int | None = 0
     pass_manager: PassManager | None = None
-    default_level: int = 2
+    default_level: int = field(default=2, kw_only=True)
 
     def __post_init__(self) -> None:
         level, seed = self.optimization_level, self.seed_transpiler

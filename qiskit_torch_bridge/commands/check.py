@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..backends.ibm.costs import costs_of_jobs
 from ..backends.ibm.errors import HardwareError
 from ..backends.ibm.faults import masked
+from ..backends.passport import costs_of_jobs
 from ..circuits import textbook
 from ..dressed import DressedQuantumNet
 from ..layer import QuantumLayer

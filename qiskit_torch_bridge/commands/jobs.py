@@ -8,9 +8,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backends.ibm.costs import costs_of_jobs
 from ..backends.ibm.errors import HardwareError
 from ..backends.ibm.ledger import Entry, Ledger
+from ..backends.passport import costs_of_jobs
 from .printing import in_columns
 
 if TYPE_CHECKING:

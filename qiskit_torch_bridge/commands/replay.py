@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-from ..backends.ibm.costs import costs_by_passports
 from ..backends.ibm.recording import Recording
+from ..backends.passport import costs_by_passports
 from .printing import in_columns
 
 __all__ = ["main"]

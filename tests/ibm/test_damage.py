@@ -29,7 +29,6 @@ from qiskit_torch_bridge import HardwareError, IBMBackend, Replay
 from qiskit_torch_bridge.backends.ibm.errors import LedgerError
 from qiskit_torch_bridge.backends.ibm.recording import write_recording
 from qiskit_torch_bridge.backends.ibm.service import CloudDevice
-from qiskit_torch_bridge.backends.ibm.stored_results import asked_of_jobs
 from qiskit_torch_bridge.backends.results import Arrays, WrongResult, arrays_from, arrays_of, bytes_of
 
 CHECKOUT = Path(__file__).parents[2]
@@ -85,7 +84,7 @@ def answered(request, server, tmp_path_factory):
         with torch.no_grad():
             layer_on(backend)(FEATURES)
         (entry,) = backend.ledger.entries()
-        return Answered(backend.connection._job(entry.job_id), asked_of_jobs(backend.ledger)[entry.key])
+        return Answered(backend.connection._job(entry.job_id), backend.ledger.asked_of_jobs()[entry.key])
 
 
 def refusals(answered: Answered, bodies: list[str]) -> int:

@@ -29,8 +29,8 @@ from qiskit_ibm_runtime.options_models import TwirlingOptions
 
 from qiskit_torch_bridge import BudgetExceeded, HardwareError, IBMBackend, Ledger, Limits, Program, QuantumLayer
 from qiskit_torch_bridge.backends import resolve_backend
-from qiskit_torch_bridge.backends.ibm import destination as destination_module
 from qiskit_torch_bridge.backends.ibm import device_programs as device_programs_module
+from qiskit_torch_bridge.backends.ibm import service
 from qiskit_torch_bridge.backends.ibm.device import LocalDevice
 from qiskit_torch_bridge.backends.ibm.device_programs import DeviceCircuit
 from qiskit_torch_bridge.backends.ibm.fingerprints import fingerprint
@@ -63,7 +63,7 @@ class ExactDevice(LocalDevice):
 @pytest.fixture
 def exact(monkeypatch):
     """Makes an IBMBackend on a device that measures exactly; its jobs are small, so that most evaluations are cut up."""
-    monkeypatch.setattr(destination_module, "open_device", lambda backend, **_: ExactDevice(backend))
+    monkeypatch.setattr(service, "LocalDevice", ExactDevice)
 
     def make(**options) -> IBMBackend:
         limits = Limits(executions=7 * 4096)

@@ -21,7 +21,7 @@ from qiskit_ibm_runtime.fake_provider import FakeFractionalBackend
 from qiskit_ibm_runtime.utils import validate_isa_circuits, validate_rzz_pubs
 
 from qiskit_torch_bridge import IBMBackend, QuantumLayer
-from qiskit_torch_bridge.backends.ibm import destination as destination_module
+from qiskit_torch_bridge.backends.ibm import service
 from qiskit_torch_bridge.backends.ibm import workload as workload_module
 from qiskit_torch_bridge.backends.ibm.device import LocalDevice
 from qiskit_torch_bridge.backends.ibm.device_programs import to_qpy
@@ -71,7 +71,7 @@ class ExactDevice(LocalDevice):
 
 @pytest.fixture
 def exact(monkeypatch):
-    monkeypatch.setattr(destination_module, "open_device", lambda backend, **_: ExactDevice(backend))
+    monkeypatch.setattr(service, "LocalDevice", ExactDevice)
     return IBMBackend(FakeFractionalBackend(), primitive="estimator", options={"resilience_level": 0})
 
 

@@ -22,8 +22,7 @@ from qiskit_ibm_runtime.api.client import RuntimeClient
 from qiskit_ibm_runtime.decoders.defaults import DEFAULT_DECODERS
 from test_service import HASTY, bounds, exact_step, leave_a_job
 
-from qiskit_torch_bridge import HardwareError, IBMBackend
-from qiskit_torch_bridge.backends.ibm import sending
+from qiskit_torch_bridge import HardwareError, IBMBackend, Ledger
 from qiskit_torch_bridge.backends.ibm.device import LocalDevice
 from qiskit_torch_bridge.backends.ibm.errors import JobFailed, LedgerError
 from qiskit_torch_bridge.commands import main
@@ -224,7 +223,7 @@ def test_jobs_forgets_by_the_command_line(cloud, ledger, right, wrong, capsys):
 
 def test_what_an_earlier_version_has_sent_is_checked_when_it_is_read(cloud, ledger, right, wrong, monkeypatch):
     """Its evaluations do not say what they asked for, so that collecting a job cannot tell."""
-    monkeypatch.setattr(sending, "asked_of_jobs", lambda ledger: {})
+    monkeypatch.setattr(Ledger, "asked_of_jobs", lambda self: {})
     with ibm(ledger, patience=HASTY) as backend:
         watch = Watch(cloud)
         leave_a_job(cloud, layer_on(backend))

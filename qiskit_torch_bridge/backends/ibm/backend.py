@@ -18,7 +18,7 @@ import numpy as np
 from qiskit import QuantumCircuit
 from qiskit.transpiler import PassManager
 
-from ...arguments import instance_of, number_from, one_of
+from ...arguments import instance_of, one_of
 from ...program.compiled import Program
 from ...program.readout import Expectation
 from ...shots.shadow import Shadow
@@ -26,15 +26,15 @@ from ..base import Charge, Estimate, Request, check_shots
 from ..passport import Passport
 from ..statevector import StatevectorBackend
 from ..transpiling import TranspilerOptions, TranspilingBackend
-from .destination import Destination
 from .device import Device
 from .device_programs import DeviceProgram, DevicePrograms
 from .errors import HardwareError
 from .faults import ServiceFault
-from .ledger import Caps, Ledger, Spent
+from .ledger import Caps, Ledger, Spent, said_by_jobs
 from .prices import price_of
 from .primitive_options import checked_options, finalized_options
 from .sending import Patience, Sender
+from .service import Destination
 from .workload import Limits, Measurement, Workload
 
 __all__ = ["IBMBackend"]
@@ -120,6 +120,10 @@ class IBMBackend(TranspilingBackend):
 
     queues = True
     settings_may_change = False
+    # Until there is a connection, in each process.
+    _device: Device | None = None
+    _connected: Sender | None = None
+    _circuits_in_use: Sequence[QuantumCircuit] = ()
 
     def __init__(
         self,
@@ -144,17 +148,11 @@ class IBMBackend(TranspilingBackend):
         patience: Patience | None = None,
         limits: Limits | None = None,
     ) -> None:
-        transpiler = TranspilerOptions(
-            optimization_level=optimization_level,
-            initial_layout=initial_layout,
-            seed_transpiler=seed_transpiler,
-            pass_manager=pass_manager,
-        )
-        super().__init__(transpiler)
+        super().__init__(TranspilerOptions(optimization_level, initial_layout, seed_transpiler, pass_manager))
         self.mode = one_of("mode", mode, ("job", "batch", "session"))
         self.primitive = one_of("primitive", primitive, ("sampler", "estimator"))
         self.run = instance_of("run", run, str, "a name, such as 'monday'")
-        self.caps = _caps(max_qpu_seconds=max_qpu_seconds, max_shots=max_shots, max_jobs=max_jobs)
+        self.caps = Caps(max_qpu_seconds, max_shots, max_jobs)
         self.shadow = StatevectorBackend() if instance_of("shadow", shadow, bool, "True or False") else None
         self.patience = Patience() if patience is None else instance_of("patience", patience, Patience, "a Patience")
         self._destination = Destination(backend, account=account, instance=instance, max_time=max_time, ledger=ledger)
@@ -170,14 +168,6 @@ class IBMBackend(TranspilingBackend):
             transpiler=self.transpiler,
             most_two_qubit_gates=self.limits.two_qubit_gates,
         )
-        self._begin()
-
-    def _begin(self) -> None:
-        """Begins in this process, which has no connection yet."""
-        self._device: Device | None = None
-        self._connected: Sender | None = None
-        self._circuits_in_use: list[QuantumCircuit] = []
-        self._settled: dict[int, Workload] = {}
 
     @property
     def ledger(self) -> Ledger:
@@ -225,7 +215,7 @@ class IBMBackend(TranspilingBackend):
 
     def evaluate_all(self, requests: Sequence[Request], *, shots: int | None) -> list[Estimate]:
         workload = self._workload(requests, self.resolve_shots(None) if shots is None else shots, self._tested)
-        self._circuits_in_use = [circuit.bound.circuit for circuit in workload.circuits]
+        self._circuits_in_use = [each.bound.circuit for m in workload.measurements for each in m.circuits]
         self.connection.check(self._circuits_in_use)
         for task in workload.tasks:
             self.connection.check_angles(self.primitive, task.pubs())
@@ -309,16 +299,17 @@ class IBMBackend(TranspilingBackend):
             "mode": self._destination.kind_of_session or self.mode,
         }
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._begin()
-
     @property
     def connection(self) -> Device:
         """The device's side of the connection, made on first use."""
         if self._device is None:
             device = self._destination.open(mode=self.mode, run=self.run)
-            self._require_delay_of(device)
+            delay = self._finalized_options.execution.rep_delay
+            least, most = getattr(device.device, "rep_delay_range", None) or (0.0, math.inf)
+            if delay is not None and not least <= delay <= most:
+                raise ValueError(
+                    f"options: got execution.rep_delay = {delay:g} s, but {device.name} takes {least:g} to {most:g} s."
+                )
             self._device = device
         return self._device
 
@@ -344,14 +335,6 @@ class IBMBackend(TranspilingBackend):
         """Whether there is a ledger to look into; its file is made when there is something to write down."""
         return self._connected is not None or ((path := self._destination.path) is not None and path.exists())
 
-    def _require_delay_of(self, device: Device) -> None:
-        delay = self._finalized_options.execution.rep_delay
-        least, most = getattr(device.device, "rep_delay_range", None) or (0.0, math.inf)
-        if delay is not None and not least <= delay <= most:
-            raise ValueError(
-                f"options: got execution.rep_delay = {delay:g} s, but {device.name} takes {least:g} to {most:g} s."
-            )
-
     def _fit_circuits_again(self) -> None:
         """After a calibration: whether the circuits still fit the device.
 
@@ -375,61 +358,45 @@ class IBMBackend(TranspilingBackend):
     def _tested(self, program: Program) -> DeviceProgram:
         """The same, tested and in the ledger."""
         while (tested := self._programs.tested.get(program)) is None:
-            ready = self._ready(program)
-            self._programs.test(program, ready)  # first, because the ledger makes its file
-            self._programs.keep(program, ready, self.ledger)
+            self._programs.test(program, self._ready(program), lambda: self.ledger)
         return tested
 
     def _workload(
         self, requests: Sequence[Request], shots: int, prepared: Callable[[Program], DeviceProgram]
     ) -> Workload:
         if shots not in self._settled:
-            self._settled[shots] = self._nothing(shots)
+            options = self._finalized_options
+            resilience = getattr(options, "resilience", None)
+            self._settled[shots] = Workload(
+                measurements=(),
+                shots=shots,
+                price=price_of(options, shots, rep_delay=self.connection.rep_delay),
+                limits=self.limits,
+                extrapolates=resilience is not None and resilience.zne_mitigation,
+                run=self.run,
+                passport=Passport(
+                    backend=self.connection.name,
+                    layouts=(),
+                    optimization_level=self.optimization_level,
+                    seed_transpiler=self.seed_transpiler,
+                    primitive=self.primitive,
+                    options=self.options,
+                    shots=shots,
+                    versions=_versions(),
+                    **said_by_jobs(()),
+                ),
+            )
         measurements = [Measurement(request, prepared(request.program), shots) for request in requests]
         return replace(self._settled[shots], measurements=measurements)
 
-    def _nothing(self, shots: int) -> Workload:
-        """A workload of nothing with so many shots, whose settings are those of all others."""
-        options = self._finalized_options
-        resilience = getattr(options, "resilience", None)
-        return Workload(
-            measurements=(),
-            shots=shots,
-            price=price_of(options, shots, rep_delay=self.connection.rep_delay),
-            limits=self.limits,
-            extrapolates=resilience is not None and resilience.zne_mitigation,
-            run=self.run,
-            passport=Passport(
-                backend=self.connection.name,
-                calibrated=(),
-                layouts=(),
-                optimization_level=self.optimization_level,
-                seed_transpiler=self.seed_transpiler,
-                primitive=self.primitive,
-                options=self.options,
-                shots=shots,
-                job_ids=(),
-                sessions=(),
-                usage_seconds=None,
-                estimated_seconds=0,
-                versions=_versions(),
-            ),
-        )
+    @cached_property
+    def _settled(self) -> dict[int, Workload]:
+        """For each number of shots a workload of nothing, whose settings are those of all others."""
+        return {}
 
     @cached_property
     def _finalized_options(self) -> Any:
         return finalized_options(self.primitive, self.options)
-
-
-def _caps(*, max_qpu_seconds: Any, max_shots: Any, max_jobs: Any) -> Caps:
-    def checked(name: str, cap: Any, *, whole: bool = False) -> Any:
-        return None if cap is None else number_from(name, cap, whole=whole, also=", or None for no cap")
-
-    return Caps(
-        checked("max_qpu_seconds", max_qpu_seconds),
-        checked("max_shots", max_shots, whole=True),
-        checked("max_jobs", max_jobs, whole=True),
-    )
 
 
 def _limits(limits: Any, max_execution_time: int | None) -> Limits:

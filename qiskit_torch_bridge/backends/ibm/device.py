@@ -25,7 +25,7 @@ __all__ = ["Device", "LocalDevice", "fake_device"]
 
 
 class Device(ABC):
-    """Something that takes jobs.
+    """Something that takes jobs; sessions, tags and bills it has none of, unless a subclass says otherwise.
 
     Attributes:
         name: Its name.
@@ -146,7 +146,10 @@ class Device(ABC):
             tag: What to find the job by.
             seed: For simulated devices.
         """
-        runner = _primitive(primitive)(mode=self._mode(), options=dict(options))
+        from qiskit_ibm_runtime.executor_estimator import Estimator
+        from qiskit_ibm_runtime.executor_sampler import Sampler
+
+        runner = (Sampler if primitive == "sampler" else Estimator)(mode=self._mode(), options=dict(options))
         runner.options.environment.job_tags = [*runner.options.environment.job_tags, tag]
         if self.is_local:
             runner.options.simulator.seed_simulator = seed
@@ -164,17 +167,17 @@ class Device(ABC):
         self._jobs[job.job_id()] = job
 
     @property
-    @abstractmethod
     def session_id(self) -> str | None:
         """The id of the session or batch that jobs go to, if there is one."""
+        return None
 
-    @abstractmethod
     def find(self, tag: str) -> list[str]:
         """The ids of the jobs with a tag, oldest first."""
+        return []
 
-    @abstractmethod
     def session_of(self, job_id: str) -> str | None:
         """The id of the session or batch that a job is part of, if it is part of one."""
+        return None
 
     @abstractmethod
     def state(self, job_id: str) -> tuple[str, str]:
@@ -188,28 +191,27 @@ class Device(ABC):
             WrongResult: If what has arrived is no result, or another job's.
         """
 
-    @abstractmethod
     def usage(self, job_id: str) -> float | None:
         """The billed seconds on the quantum processor; None where the service has not settled them yet."""
+        return None
 
     @abstractmethod
     def cancel(self, job_id: str) -> None:
         """Cancels a job; one that has ended stays as it is."""
 
-    @abstractmethod
     def renew_session(self) -> str | None:
         """Opens a session or batch in place of one that was closed; returns its id."""
+        return None
 
-    @abstractmethod
     def close(self) -> str | None:
         """Closes the session or batch if it is ours; returns the id of what was closed."""
+        return None
 
 
 class LocalDevice(Device):
     """A simulated device in this process: a fake IBM device, an ``AerSimulator``, any ``BackendV2``."""
 
     is_local = True
-    session_id = None
 
     def __init__(self, device: Any) -> None:
         self.device, self.name = device, device.name
@@ -230,29 +232,14 @@ class LocalDevice(Device):
     def _mode(self) -> Any:
         return self.device
 
-    def find(self, tag: str) -> list[str]:
-        return []
-
-    def session_of(self, job_id: str) -> str | None:
-        return None
-
     def state(self, job_id: str) -> tuple[str, str]:
         return ("done", "") if job_id in self._jobs else ("failed", "it ran in a process that is no more")
 
     def result(self, job_id: str) -> Any:
         return self._jobs.pop(job_id).result()
 
-    def usage(self, job_id: str) -> float | None:
-        return None
-
     def cancel(self, job_id: str) -> None:
         self._jobs.pop(job_id, None)
-
-    def renew_session(self) -> str | None:
-        return None
-
-    def close(self) -> str | None:
-        return None
 
 
 def fake_device(name: str) -> Any:
@@ -292,13 +279,3 @@ def _with_rzz_of_zero(circuit: QuantumCircuit) -> QuantumCircuit:
         operation = RZZGate(0.0) if instruction.operation.name == "rzz" else instruction.operation
         changed.append(operation, instruction.qubits, instruction.clbits, copy=False)
     return changed
-
-
-def _primitive(name: str) -> Any:
-    if name == "sampler":
-        from qiskit_ibm_runtime.executor_sampler import Sampler
-
-        return Sampler
-    from qiskit_ibm_runtime.executor_estimator import Estimator
-
-    return Estimator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -134,23 +134,19 @@ class DevicePrograms:
             self._ready[program] = DeviceProgram(circuits, name, circumstances)
         return self._ready[program]
 
-    def test(self, program: Program, ready: DeviceProgram) -> None:
-        """Tests a program that is ready, unless that has been done.
+    def test(self, program: Program, ready: DeviceProgram, open_ledger: Callable[[], Ledger]) -> None:
+        """Tests a program that is ready and writes it down for later processes, after which it may be sent.
+
+        Where another process was first, its circuits are used, so that a run is the same in all of its processes: the
+        program has to be made ready and tested anew.
 
         Raises:
-            ValueError: If it does not give its answers in the device's gates.
+            ValueError: If it does not give its answers in the device's gates; the ledger has not been opened then.
         """
         key = digest(*ready.circumstances)
         if key not in self._outcomes:
             self._outcomes[key] = self.self_test(program, ready)
-
-    def keep(self, program: Program, ready: DeviceProgram, ledger: Ledger) -> None:
-        """Writes a tested program down for later processes, after which it may be sent.
-
-        Where another process was first, its circuits are used, so that a run is the same in all of its processes: the
-        program has to be made ready and tested anew.
-        """
-        key = digest(*ready.circumstances)
+        ledger = open_ledger()
         circuits = self._unkept.pop(key, None)
         if circuits is not None and ledger.keep_circuits(key, circuits) != circuits:
             self.tested.clear()

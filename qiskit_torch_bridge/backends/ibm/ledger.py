@@ -26,10 +26,12 @@ from typing import Any, NoReturn
 import numpy as np
 import psutil
 
+from ...arguments import number_from
+from ..results import Arrays, Asked, WrongResult, arrays_of, check_arrays
 from .errors import BudgetExceeded, LedgerError
 from .ledger_file import LIVE, closing_alone, discard_damaged, is_sound, open_tables, remedy_of, save
 
-__all__ = ["TAG", "Caps", "Claim", "Entry", "Job", "Ledger", "ResultDamaged", "Role", "Spent", "digest"]
+__all__ = ["TAG", "Caps", "Claim", "Entry", "Job", "Ledger", "ResultDamaged", "Role", "Spent", "digest", "said_by_jobs"]
 
 TAG = "qtb-"
 """What the tags of jobs begin with."""
@@ -65,6 +67,12 @@ class Caps:
     max_qpu_seconds: float | None = None
     max_shots: int | None = None
     max_jobs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, cap in vars(self).items():
+            if cap is not None:
+                checked = number_from(name, cap, whole=name != "max_qpu_seconds", also=", or None for no cap")
+                object.__setattr__(self, name, checked)
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,18 @@ class Entry:
 _COLUMNS = ", ".join(Entry.__dataclass_fields__)
 
 
+def said_by_jobs(entries: Sequence[Entry]) -> dict[str, Any]:
+    """What a passport says of its jobs, as the ledger knows them now."""
+    usage = [entry.usage_seconds for entry in entries if entry.usage_seconds is not None]
+    return {
+        "calibrated": tuple(entry.calibrated for entry in entries),
+        "job_ids": tuple(entry.job_id for entry in entries if entry.job_id),
+        "sessions": tuple(dict.fromkeys(entry.session_id for entry in entries if entry.session_id)),
+        "usage_seconds": sum(usage) if usage else None,
+        "estimated_seconds": sum(entry.estimated_seconds for entry in entries),
+    }
+
+
 def digest(*parts: Any) -> str:
     """A key: a hash of numbers, words, arrays and nested lists and mappings of them, the same in every process."""
     return hashlib.sha256(json.dumps([_plain(part) for part in parts], sort_keys=True).encode()).hexdigest()
@@ -169,8 +189,7 @@ class Ledger:
         Raises:
             BudgetExceeded: If the new ones would pass a cap; nothing has been written down then.
         """
-        with self._file.transaction() as db:
-            self._file.require_sound("jobs")
+        with self._file.transaction(of="jobs") as db:
             live = {
                 job.key: db.execute(
                     f"SELECT number, tag, state, owner, claimed_at FROM jobs WHERE key = ? AND state IN {LIVE}",
@@ -327,6 +346,31 @@ class Ledger:
             )
         return rows[0][0]
 
+    def arrays(self, number: int, asked: Sequence[Asked] | None) -> Arrays:
+        """The result of a job that is done, if it is what was asked for; None: that is not known.
+
+        Raises:
+            LedgerError: If it is not, or damaged.
+        """
+        try:
+            arrays = arrays_of(self.result(number))
+            if asked is not None:
+                check_arrays(arrays, asked)
+        except ResultDamaged as error:
+            raise LedgerError(f"{error} {self.way_to_forget(number)}") from None
+        except (ValueError, WrongResult) as error:
+            raise LedgerError(
+                f"The result of job {number} in {self!r} is damaged, or not what was asked for: {error} All others remain. "
+                f"{self.way_to_forget(number)}"
+            ) from None
+        return arrays
+
+    def way_to_forget(self, number: int) -> str:
+        """How a user gives up a job that was paid for."""
+        command = f" (or `{self._file.command} --forget {number}`)" if self.path else ""
+        then = "then the same run sends it again, which is paid for again."
+        return f"IBMBackend.forget({number}){command} gives it up: {then}"
+
     def discard_damaged(self) -> list[str]:
         """Gives up all rows that are damaged, and writes down which; returns them as ``"TABLE ROW"``.
 
@@ -340,8 +384,7 @@ class Ledger:
 
     def spent(self, run: str) -> Spent:
         """What a run's jobs have come to."""
-        with self._file.transaction() as db:
-            self._file.require_sound("jobs")
+        with self._file.transaction(of="jobs") as db:
             return self._spent(db, run)
 
     # Circuits, evaluations, sessions, events.
@@ -372,6 +415,16 @@ class Ledger:
         """All evaluations, in the order in which they were asked for: description and angles."""
         rows = self._file.rows("SELECT description, angles FROM evaluations ORDER BY rowid", of="evaluations")
         return [(json.loads(description), bytes(angles)) for description, angles in rows]
+
+    def asked_of_jobs(self) -> dict[str, list[Asked]]:
+        """What each job was to bring back, by its key, as far as the evaluations that it is for say."""
+        jobs: dict[str, dict[int, Asked]] = {}
+        for description, _ in self.evaluations():
+            for part, asked in zip(description["parts"], description.get("asked", ()), strict=False):
+                for (key, place), (shape, *rest) in zip(part, asked, strict=True):
+                    others = dict(zip(("shots", "bits", "at_least", "extrapolates"), rest, strict=False))
+                    jobs.setdefault(key, {})[place] = Asked(tuple(shape), **others)
+        return {key: [pubs[place] for place in range(len(pubs))] for key, pubs in jobs.items() if max(pubs) < len(pubs)}
 
     def open_session(self, run: str, backend: str, mode: str) -> str | None:
         """The id of the last session that was opened and not closed, or None."""
@@ -503,6 +556,7 @@ class LedgerFile:
         self.path = path
         self.place = f"the ledger {path}" if path else "the ledger in memory"
         self.command = f"qtb jobs {path}"
+        self._place_in_front = f"{self.place[0].upper()}{self.place[1:]}"
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._process = -1
@@ -512,12 +566,14 @@ class LedgerFile:
             pass
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Within it everything is written, or nothing."""
+    def transaction(self, *, of: str = "") -> Iterator[sqlite3.Connection]:
+        """Within it everything is written, or nothing; ``of`` names the table that must be free of damage for it."""
         with self._lock, self._explained():
             db = self._opened()
             db.execute("BEGIN IMMEDIATE")
             try:
+                if damaged := self._damaged.get(of):
+                    self.refuse(*(f"{of} {row}" for row in damaged))
                 yield db
                 db.execute("COMMIT")
             except BaseException:
@@ -526,21 +582,14 @@ class LedgerFile:
                 raise
 
     def rows(self, query: str, *values: Any, of: str = "") -> list[Any]:
-        """The rows of a query; ``of`` names the table that must be free of damage for it."""
-        with self.transaction() as db:
-            if of:
-                self.require_sound(of)
+        """The rows of a query; ``of`` as in :meth:`transaction`."""
+        with self.transaction(of=of) as db:
             return db.execute(query, values).fetchall()
 
     def change(self, statement: str, *values: Any) -> int:
         """Carries out one statement; returns how many rows it has changed."""
         with self.transaction() as db:
             return db.execute(statement, values).rowcount
-
-    def require_sound(self, name: str) -> None:
-        """Refuses a table some of whose rows were damaged when the file was opened; to be asked in a transaction."""
-        if self._damaged.get(name):
-            self.refuse(*(f"{name} {row}" for row in self._damaged[name]))
 
     def refuse(self, *rows: str) -> NoReturn:
         """Says that rows, each named as ``"TABLE ROW"``, are damaged, and what can be done."""
@@ -571,10 +620,6 @@ class LedgerFile:
         connection = getattr(self, "_connection", None)
         if connection is not None and self._process == getpid():
             connection.close()
-
-    @property
-    def _place_in_front(self) -> str:
-        return f"{self.place[0].upper()}{self.place[1:]}"
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

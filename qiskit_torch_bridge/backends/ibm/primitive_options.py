@@ -141,10 +141,8 @@ def _set_fields(options: Any) -> dict[str, Any]:
 
 def finalized_options(primitive: str, options: Mapping[str, Any]) -> Any:
     """The same, with what the resilience level and the primitive itself settle filled in."""
-    if primitive == "sampler":
-        from qiskit_ibm_runtime.executor_sampler.finalize_options import finalize_sampler_options
-
-        return finalize_sampler_options(checked_options(primitive, options))
     from qiskit_ibm_runtime.executor_estimator.finalize_options import finalize_estimator_options
+    from qiskit_ibm_runtime.executor_sampler.finalize_options import finalize_sampler_options
 
-    return finalize_estimator_options(checked_options(primitive, options))
+    finalize = finalize_sampler_options if primitive == "sampler" else finalize_estimator_options
+    return finalize(checked_options(primitive, options))

@@ -25,8 +25,7 @@ from ..passport import Passport
 from ..results import Arrays, Asked, WrongResult, arrays_of, check_arrays, read_archive
 from .errors import LedgerError, NotRecorded
 from .fingerprints import fingerprint
-from .ledger import Entry, Ledger, digest
-from .stored_results import asked_of_jobs, stored_result, way_to_forget
+from .ledger import Entry, Ledger, digest, said_by_jobs
 from .workload import estimate_from_arrays, seed_of
 
 __all__ = ["Recording", "Replay", "write_recording"]
@@ -210,7 +209,7 @@ def write_recording(ledger: Ledger, path: str | os.PathLike[str], *, run: str | 
 def _evaluations_of(ledger: Ledger, run: str | None) -> Iterator[_Evaluation]:
     """The evaluations of a ledger, not checked, in the order in which they were asked for."""
     done = {entry.key: entry for entry in ledger.entries() if entry.state == "done"}
-    asked = asked_of_jobs(ledger)
+    asked = ledger.asked_of_jobs()
     seen: set[str] = set()
     for description, kept_angles in ledger.evaluations():
         keys = {key for part in description["parts"] for key, _ in part}
@@ -225,16 +224,13 @@ def _evaluations_of(ledger: Ledger, run: str | None) -> Iterator[_Evaluation]:
             )
         seen.add(name)
         entries = sorted((done[key] for key in keys), key=lambda entry: entry.number)
+        said = said_by_jobs(entries)
         yield _Evaluation(
             **{name: description[name] for name in _DESCRIBED},
             angles=angles,
             pubs=_pubs(ledger, description["parts"], done, asked),
-            passport=_passport(description["passport"], entries),
-            charge=Charge(
-                len(entries),
-                sum(entry.executions for entry in entries),
-                sum(entry.estimated_seconds for entry in entries),
-            ),
+            passport=Passport.from_dict({**description["passport"], **said, "sessions": sorted(said["sessions"])}),
+            charge=Charge(len(entries), sum(entry.executions for entry in entries), said["estimated_seconds"]),
         )
 
 
@@ -246,25 +242,12 @@ def _pubs(
 ) -> list[Arrays]:
     """For each circuit of an evaluation, the arrays of its PUBs: of those jobs, at those places in them."""
     keys = {key for key, _ in chain(*parts)}
-    results = {key: stored_result(ledger, done[key].number, asked.get(key)) for key in keys}
+    results = {key: ledger.arrays(done[key].number, asked.get(key)) for key in keys}
     for key, place in chain(*parts):
         if place >= len(results[key]):  # an earlier version may have kept it
             number = done[key].number
-            raise LedgerError(f"The result of job {number} in {ledger!r} lacks a PUB. {way_to_forget(ledger, number)}")
+            raise LedgerError(f"The result of job {number} in {ledger!r} lacks a PUB. {ledger.way_to_forget(number)}")
     return [[results[key][place] for key, place in part] for part in parts]
-
-
-def _passport(noted: Mapping[str, Any], entries: Sequence[Entry]) -> Passport:
-    """The passport that was written down when an evaluation was asked for, and what its jobs have said since."""
-    usage = [entry.usage_seconds for entry in entries if entry.usage_seconds is not None]
-    since = {
-        "calibrated": [entry.calibrated for entry in entries],
-        "job_ids": [entry.job_id for entry in entries],
-        "sessions": sorted({entry.session_id for entry in entries if entry.session_id}),
-        "usage_seconds": sum(usage) if usage else None,
-        "estimated_seconds": sum(entry.estimated_seconds for entry in entries),
-    }
-    return Passport.from_dict({**noted, **since})
 
 
 def _evaluations_in(arrays: dict[str, np.ndarray]) -> list[_Evaluation]:
@@ -326,7 +309,7 @@ class Replay(Backend):
         self.tolerance = number_from("tolerance", tolerance, also=" (radians)")
         self.name = f"replay:{self.path.name}"
         self._evaluations = Recording.from_file(self.path).evaluations
-        self._given_out: set[int] = set()
+        self._given_out: set[_Evaluation] = set()
         self._cache = ProgramCache()
 
     def rewind(self) -> None:
@@ -353,10 +336,8 @@ class Replay(Backend):
     def evaluate(
         self, program: Program, angles: np.ndarray, *, shots: int | None, seed: np.random.SeedSequence
     ) -> Estimate:
-        request = Request(program, angles, seed)
-        number = self._find(request, self.resolve_shots(shots))
-        recorded = self._evaluations[number]
-        self._given_out.add(number)
+        recorded = self._find(Request(program, angles, seed), self.resolve_shots(shots))
+        self._given_out.add(recorded)
         try:
             return estimate_from_arrays(
                 program, len(angles), recorded.pubs, recorded.outputs, recorded.shots, recorded.passport
@@ -370,63 +351,57 @@ class Replay(Backend):
         """What was paid when it was recorded; nothing is paid for now."""
         charges = []
         for program, rows in work:
-            recorded = [self._evaluations[number] for number in self._of_program(program)]
+            recorded = self._of_program(program)
             like = [e.charge for e in recorded if len(e.angles) == rows and e.shots == self.resolve_shots(shots)]
             charges.append(like[0] if like else super().charge([(program, rows)], shots=shots))
-        return Charge(
-            sum(charge.jobs for charge in charges),
-            sum(charge.executions for charge in charges),
-            sum(charge.qpu_seconds for charge in charges),
-        )
+        return Charge(*map(sum, zip(*map(astuple, charges), strict=True)))
 
-    def _of_program(self, program: Program) -> list[int]:
-        """The numbers of the program's evaluations."""
+    def _of_program(self, program: Program) -> list[_Evaluation]:
+        """The program's evaluations."""
         cached = self._cache.of(program)
-        if "numbers" not in cached:
+        if "evaluations" not in cached:
             name = fingerprint(program)
-            cached["numbers"] = [n for n, recorded in enumerate(self._evaluations) if recorded.fingerprint == name]
-        numbers: list[int] = cached["numbers"]
-        return numbers
+            cached["evaluations"] = [recorded for recorded in self._evaluations if recorded.fingerprint == name]
+        evaluations: list[_Evaluation] = cached["evaluations"]
+        return evaluations
 
-    def _find(self, request: Request, shots: int) -> int:
-        numbers = self._of_program(request.program)
-        if not numbers:
+    def _find(self, request: Request, shots: int) -> _Evaluation:
+        of_program = self._of_program(request.program)
+        if not of_program:
             raise NotRecorded(
                 f"{self.path} does not hold this circuit with this readout; replay the model that was recorded (the same "
                 "circuit, observables and version of Qiskit), or record this one."
             )
-        with_shots = [n for n in numbers if self._evaluations[n].shots == shots]
+        with_shots = [recorded for recorded in of_program if recorded.shots == shots]
         if not with_shots:
-            recorded = sorted({self._evaluations[n].shots for n in numbers})
+            numbers = sorted({recorded.shots for recorded in of_program})
             raise NotRecorded(
-                f"{self.path} holds this circuit with {recorded} shots, but it was asked for with {shots}."
+                f"{self.path} holds this circuit with {numbers} shots, but it was asked for with {shots}."
             )
-        same_rows = [n for n in with_shots if len(self._evaluations[n].angles) == len(request.angles)]
+        same_rows = [recorded for recorded in with_shots if len(recorded.angles) == len(request.angles)]
         if not same_rows:
-            recorded = sorted({len(self._evaluations[n].angles) for n in with_shots})
+            numbers = sorted({len(recorded.angles) for recorded in with_shots})
             raise NotRecorded(
-                f"{self.path} holds this circuit at {recorded} sets of angles at once, but it was asked for "
+                f"{self.path} holds this circuit at {numbers} sets of angles at once, but it was asked for "
                 f"{len(request.angles)}; give the same batch, with the same weights frozen and the same gradient rule."
             )
-        distance = {n: _distance(self._evaluations[n].angles, request.angles) for n in same_rows}
-        near = [n for n in same_rows if distance[n] <= self.tolerance]
+        distances = [_distance(recorded.angles, request.angles) for recorded in same_rows]
+        near = [recorded for recorded, far in zip(same_rows, distances, strict=True) if far <= self.tolerance]
         if not near:
             raise NotRecorded(
                 f"{self.path} holds this circuit, but not at these angles: the nearest differ by "
-                f"{min(distance.values()):.3g} rad, expected at most {self.tolerance:g}; start from the same weights and "
+                f"{min(distances):.3g} rad, expected at most {self.tolerance:g}; start from the same weights and "
                 "data (the same seed)."
             )
         seed = seed_of(request)
-        same_seed = [n for n in near if self._evaluations[n].seed == seed]
-        if same_seed:
-            return same_seed[0]
-        fresh = [n for n in near if n not in self._given_out]
-        if not fresh:
+        same_seed = [recorded for recorded in near if recorded.seed == seed]
+        fresh = [recorded for recorded in near if recorded not in self._given_out]
+        if not same_seed and not fresh:
             raise NotRecorded(
                 f"{self.path} holds {len(near)} measurement(s) of this, which have been given out: the same shots again "
                 "would not be another sample. Call rewind() to begin again."
             )
-        return fresh[0]
+        return (same_seed or fresh)[0]
 
     def __repr__(self) -> str:
         return f"Replay({str(self.path)!r})"

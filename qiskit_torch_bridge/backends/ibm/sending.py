@@ -10,6 +10,7 @@ counted. A result is in the ledger before it is used.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -23,7 +24,6 @@ from .device import Device
 from .errors import HardwareError, JobFailed, LedgerError, NotAuthorized, ServiceUnavailable
 from .faults import Fault, ServiceFault
 from .ledger import Caps, Claim, Entry, Job, Ledger, Role
-from .stored_results import asked_of_jobs, stored_result, way_to_forget
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -137,7 +137,7 @@ class Sender:
             JobFailed: If one has ended without a result, or with one that is not what was asked for.
             ServiceUnavailable, NotAuthorized, LedgerError: If it could not be sent or fetched; what was sent is kept.
         """
-        claims = self._claim(tasks)
+        claims = self._claim([task.job for task in tasks])
         ready = sum(claim.role is Role.DONE for claim in claims)
         if ready:
             _log.info("%d of %d results are in %r already", ready, len(claims), self.ledger)
@@ -159,7 +159,7 @@ class Sender:
         if entry.state == "intended" and self.ledger.take_over(number) is Role.RECOVER:  # else a process is sending it
             self._find_left_behind(number, entry.tag)
         if self.ledger.entry(number).state == "submitted":
-            self._fetch(number, asked_of_jobs(self.ledger).get(entry.key))
+            self._fetch(number, self.ledger.asked_of_jobs().get(entry.key))
 
     def cancel(self, number: int) -> None:
         """Cancels a job that has not ended; the result of one that was done before that is fetched.
@@ -185,7 +185,7 @@ class Sender:
             self.ledger.failed(number, "failed", str(error), None)
             return
         if state == "done":
-            self._fetch(number, asked_of_jobs(self.ledger).get(entry.key))
+            self._fetch(number, self.ledger.asked_of_jobs().get(entry.key))
         else:
             self.ledger.failed(number, state, "cancelled by the user", self._usage(entry.job_id))
 
@@ -240,16 +240,12 @@ class Sender:
                 if usage is not None:
                     self.ledger.billed(entry.number, usage)
 
-    def _claim(self, tasks: Sequence[Task]) -> list[Claim]:
-        jobs = [task.job for task in tasks]
-        claims = self._claim_all(jobs)
+    def _claim(self, jobs: Sequence[Job]) -> list[Claim]:
+        claims = self.ledger.claim(jobs, run=self.run, backend=self.device.name, caps=self.caps)
         gone = [claim for claim in claims if claim.role is Role.AWAIT and self._has_gone(claim)]
         for claim in gone:
             self.ledger.failed(claim.number, "cancelled", "it ran in a process that is no more", 0.0)
-        return self._claim_all(jobs) if gone else claims
-
-    def _claim_all(self, jobs: Sequence[Job]) -> list[Claim]:
-        return self.ledger.claim(jobs, run=self.run, backend=self.device.name, caps=self.caps)
+        return self._claim(jobs) if gone else claims
 
     def _has_gone(self, claim: Claim) -> bool:
         """Whether a job of a simulated device is not in this process, where alone it could be."""
@@ -368,7 +364,7 @@ class Sender:
     def _stored(self, entry: Entry, asked: Sequence[Asked] | None) -> Arrays:
         """A result of the ledger; one that is damaged is fetched once more from the service, which costs nothing."""
         try:
-            return stored_result(self.ledger, entry.number, asked)
+            return self.ledger.arrays(entry.number, asked)
         except LedgerError as error:
             if self.device.is_local or entry.job_id is None:
                 raise
@@ -409,7 +405,7 @@ class Sender:
         raise JobFailed(
             f"Job {job_id} on {self.device.name} was run and paid for, but its result is not what was asked for: {wrong} "
             f"Nothing of it was kept, and everything else is in {self.ledger!r}. Run the same later, to fetch it once more. "
-            f"Or {way_to_forget(self.ledger, number)}"
+            f"Or {self.ledger.way_to_forget(number)}"
         )
 
     def _session_of(self, job_id: str) -> str | None:
@@ -461,24 +457,30 @@ class Sender:
         from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
         def is_worth_trying_again(error: BaseException) -> bool:
-            if not isinstance(error, ServiceFault):
-                return False
-            return error.tries == float("inf") or next(doubts) < error.tries
+            return isinstance(error, ServiceFault) and (error.tries == math.inf or next(doubts) < error.tries)
 
         patience = self.patience
+
+        def log(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome is not None else None
+            given = patience.retry_seconds
+            _log.warning(
+                "Trying again to %s (%d. time, for %g s at most): %s", what, state.attempt_number, given, error
+            )
+
         retrying = Retrying(
             retry=retry_if_exception(is_worth_trying_again),
             wait=wait_random_exponential(
                 multiplier=min(1.0, patience.poll_seconds), max=patience.longest_pause_seconds
             ),
             stop=stop_before_delay(patience.retry_seconds),
-            before_sleep=_log_retry(what, patience.retry_seconds),
+            before_sleep=log,
             reraise=True,
         )
         try:
             return retrying(request)
         except ServiceFault as fault:
-            waited = patience.retry_seconds if fault.tries == float("inf") else 0.0
+            waited = patience.retry_seconds if fault.tries == math.inf else 0.0
             giving_up = self._way_to_give_up(what) if fault.fault is Fault.MISSING else ""
             raise explained(fault, what, repr(self.ledger), waited=waited, giving_up=giving_up) from None
 
@@ -520,11 +522,3 @@ def explained(
     if fault.fault is Fault.TRANSIENT:
         return ServiceUnavailable(" ".join(filter(None, (could_not, fault.remedy, kept))))
     return JobFailed(" ".join(filter(None, (could_not, fault.remedy, f"All results so far are kept in {kept_in}."))))
-
-
-def _log_retry(what: str, patience: float) -> Callable[[RetryCallState], None]:
-    def log(state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome is not None else None
-        _log.warning("Trying again to %s (%d. time, for %g s at most): %s", what, state.attempt_number, patience, error)
-
-    return log

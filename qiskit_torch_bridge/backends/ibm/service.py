@@ -1,4 +1,4 @@
-"""IBM's service: the devices in it, and the connection to it, with its account, sessions, time limits and secrets.
+"""The way to IBM's service: what the user named, the devices there, sessions, time limits and secrets.
 
 What goes wrong it says in terms of :class:`~.faults.Fault`, because the same thing arrives as a dozen exceptions.
 """
@@ -6,22 +6,33 @@ What goes wrong it says in terms of :class:`~.faults.Fault`, because the same th
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from ...arguments import did_you_mean
+from qiskit.providers import BackendV2
+
+from ...arguments import did_you_mean, instance_of, number_from
 from ..results import WrongResult
 from .decoding import as_it_came, decoded, require_known_decoders
 from .device import Device, LocalDevice, fake_device
 from .errors import EXTRA_IS_MISSING, HardwareError
 from .faults import Fault, ServiceFault, fault_of, masked, meaning_of, raise_alone, secrets_of, shortened
+from .ledger import Ledger
+from .sending import explained
 
-__all__ = ["CloudDevice", "is_real", "open_device"]
+__all__ = ["CloudDevice", "Destination"]
+
+_DEFAULT_LEDGER = "qtb-jobs.sqlite"
+_IN_MEMORY = ":memory:"
 
 _log = logging.getLogger(__name__)
 
@@ -304,53 +315,134 @@ def _masked_logs(service: Any) -> Iterator[None]:
             logger.removeFilter(mask)
 
 
-def open_device(
-    backend: Any, *, account: str | None, instance: str | None, mode: Any, max_time: int | None, session_id: str | None
-) -> Device:
-    """The device that a name or an object means.
+@dataclass(frozen=True, eq=False)
+class Destination:
+    """A device and a ledger, neither of which has been opened.
 
-    Args:
-        backend: A name (``"ibm_fez"``, ``"fake_manila"``), a ``BackendV2``, a ``Session`` or a ``Batch``.
-        account: The name that the account was saved under; None: the default one, or the environment's.
-        instance: The instance's name or CRN; None: the account's.
-        mode: ``"job"``, ``"session"`` or ``"batch"``.
-        max_time: How long a session or batch may be open, in seconds.
-        session_id: One that an earlier process has left open.
+    Attributes:
+        backend: A device's name, the device itself, a ``Session`` or a ``Batch``.
+        account: The name of the account; None: the default.
+        instance: The instance's; None: the account's.
+        max_time: Of a session or batch of ours, in seconds; None: the service's.
+        ledger: The ledger's file, or the word for memory; None: the default.
 
     Raises:
-        ImportError: If qiskit-ibm-runtime is not installed.
-        TypeError, ValueError: If there is no such device.
-        ServiceFault: If the account is not accepted, or the service cannot be reached.
+        TypeError, ValueError: If there can be no such account or file; :attr:`name` says so of a device.
     """
-    try:
-        from qiskit_ibm_runtime import Batch, IBMBackend, Session
-    except ImportError as error:
-        raise ImportError(f"An IBM backend {EXTRA_IS_MISSING}") from error
-    from qiskit.providers import BackendV2
 
-    if isinstance(backend, (Session, Batch)):
-        device = backend._backend
-        if not isinstance(device, IBMBackend):
-            return LocalDevice(device)
-        return CloudDevice(device, mode=backend, max_time=None)
-    if isinstance(backend, str):
-        if backend.startswith("fake_"):
-            return LocalDevice(fake_device(backend))
-        backend = _real_device(backend, account, instance)
-    if isinstance(backend, IBMBackend):
-        return CloudDevice(backend, mode=mode, max_time=max_time, session_id=session_id)
-    if isinstance(backend, BackendV2):
-        return LocalDevice(backend)
-    raise TypeError(
-        f"backend: got {backend!r} ({type(backend).__name__}), expected a device's name, a BackendV2, a Session or a Batch."
-    )
+    backend: Any
+    _: KW_ONLY
+    account: str | None
+    instance: str | None
+    max_time: int | None
+    ledger: Any
+
+    def __post_init__(self) -> None:
+        for name in ("account", "instance"):
+            instance_of(name, getattr(self, name), (str, type(None)), "a name, or None for the default")
+        if self.max_time is not None:
+            also = " (seconds), or None for the service's"
+            object.__setattr__(self, "max_time", number_from("max_time", self.max_time, least=1, whole=True, also=also))
+        object.__setattr__(self, "ledger", _file("ledger", self.ledger))
+
+    @property
+    def name(self) -> str:
+        """The device's name."""
+        if isinstance(self.backend, str):
+            kind, _, meant = self.backend.rpartition(":")
+            if kind or not meant:  # a word for backend=, not a device's name
+                guess = f"; did you mean {'fake_' * (kind == 'fake') + meant!r}?" if meant else "."
+                raise ValueError(f"backend: got {self.backend!r}, expected a device's name, such as 'ibm_fez'{guess}")
+            return self.backend
+        device = self.backend if isinstance(self.backend, BackendV2) else getattr(self.backend, "_backend", None)
+        name = getattr(device, "name", None)
+        if not isinstance(name, str):
+            raise TypeError(
+                f"backend: got {self.backend!r} ({type(self.backend).__name__}), expected a device's name, a BackendV2, a "
+                "Session or a Batch."
+            )
+        return name
+
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether the device is a simulated one, in this process."""
+        if isinstance(self.backend, str):
+            return self.backend.startswith("fake_")
+        from qiskit_ibm_runtime import IBMBackend
+
+        return not isinstance(getattr(self.backend, "_backend", self.backend), IBMBackend)
+
+    @property
+    def kind_of_session(self) -> str | None:
+        """``"session"`` or ``"batch"``, where the user gave one."""
+        kind = type(self.backend).__name__.lower()
+        return kind if kind in ("session", "batch") else None
+
+    @property
+    def path(self) -> Path | None:
+        """The ledger's file; None for memory."""
+        if self.ledger is None and not self.is_rehearsal:
+            return _file("QTB_LEDGER", os.environ.get("QTB_LEDGER", _DEFAULT_LEDGER))
+        return None if self.ledger == _IN_MEMORY else self.ledger
+
+    def without_objects(self) -> Destination:
+        """The same by names: a device object knows the service, and the service a token."""
+        if isinstance(self.backend, str) or self.is_rehearsal:
+            return self
+        named = copy(self)
+        object.__setattr__(named, "backend", self.name)
+        return named
+
+    def open(self, *, mode: str, run: str) -> Device:
+        """Connects with the device; a session of the run that an earlier process has left open goes on.
+
+        Raises:
+            ImportError: If qiskit-ibm-runtime is not installed.
+            ValueError: If there is no such device.
+            NotAuthorized, ServiceUnavailable: If there is no way to the service.
+        """
+        path, left_open = self.path, None
+        if path is not None and path.exists():
+            ledger = Ledger(path)
+            left_open = ledger.open_session(run, self.name, mode)
+            ledger.close()
+        try:
+            return self._opened(mode, left_open)
+        except ServiceFault as fault:
+            raise explained(fault, f"connect with {self.name}", f"Ledger({str(path)!r})") from None
+
+    def _opened(self, mode: str, session_id: str | None) -> Device:
+        try:
+            from qiskit_ibm_runtime import Batch, Session
+        except ImportError as error:
+            raise ImportError(f"An IBM backend {EXTRA_IS_MISSING}") from error
+        device = self.backend
+        if isinstance(device, str):
+            device = fake_device(device) if self.is_rehearsal else _real_device(device, self.account, self.instance)
+        is_session = isinstance(device, (Session, Batch))
+        if self.is_rehearsal:
+            return LocalDevice(device._backend if is_session else device)
+        if is_session:
+            return CloudDevice(device._backend, mode=device, max_time=None)
+        return CloudDevice(device, mode=mode, max_time=self.max_time, session_id=session_id)
 
 
-def is_real(backend: Any) -> bool:
-    """Whether a device, session or batch is one of the service's."""
-    from qiskit_ibm_runtime import IBMBackend
+def _file(name: str, ledger: Any) -> Any:
+    """The ledger's file as a path; None and the word for memory as they are.
 
-    return isinstance(getattr(backend, "_backend", backend), IBMBackend)
+    Raises:
+        TypeError, ValueError: If there can be no such file.
+    """
+    if ledger is None or ledger == _IN_MEMORY:
+        return ledger
+    path = Path(instance_of(name, ledger, (str, os.PathLike), f"a file's path, {_IN_MEMORY!r}, or None"))
+    if path.is_dir():
+        raise ValueError(
+            f"{name}: got {str(ledger)!r}, which is a folder; give a file in it, such as {_DEFAULT_LEDGER!r}."
+        )
+    if not path.parent.is_dir():
+        raise ValueError(f"{name}: got {str(ledger)!r}, expected a file in a folder that exists; make it first.")
+    return path
 
 
 def _real_device(name: str, account: str | None, instance: str | None) -> Any:

@@ -17,7 +17,7 @@ from ..base import Charge, Estimate, Request
 from ..passport import Passport
 from ..results import Arrays, Asked, bytes_of, estimate_from_samples, pubs_of, samples_of
 from .device_programs import DeviceCircuit, DeviceProgram
-from .ledger import Entry, Job, digest
+from .ledger import Entry, Job, digest, said_by_jobs
 from .prices import Price
 from .sending import Task
 
@@ -191,11 +191,6 @@ class Workload:
     run: str
     passport: Passport
 
-    @property
-    def circuits(self) -> list[DeviceCircuit]:
-        """All circuits."""
-        return [circuit for measurement in self.measurements for circuit in measurement.circuits]
-
     @cached_property
     def jobs(self) -> list[list[Rows]]:
         """What each job measures.
@@ -304,16 +299,8 @@ class Workload:
         return by_circuit
 
     def _passport_of(self, measurement: Measurement, entries: Sequence[Entry]) -> Passport:
-        usage = [entry.usage_seconds for entry in entries if entry.usage_seconds is not None]
-        return replace(
-            self.passport,
-            calibrated=tuple(entry.calibrated for entry in entries),
-            layouts=tuple(circuit.layout for circuit in measurement.circuits),
-            job_ids=tuple(entry.job_id for entry in entries if entry.job_id),
-            sessions=tuple(dict.fromkeys(entry.session_id for entry in entries if entry.session_id)),
-            usage_seconds=sum(usage) if usage else None,
-            estimated_seconds=sum(entry.estimated_seconds for entry in entries),
-        )
+        layouts = tuple(circuit.layout for circuit in measurement.circuits)
+        return replace(self.passport, layouts=layouts, **said_by_jobs(entries))
 
 
 def seed_of(request: Request) -> list[list[int]]:
