@@ -10,6 +10,7 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 from qiskit_aer import AerSimulator
+from qiskit_aer.noise import NoiseModel, ReadoutError
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from qiskit_torch_bridge import QuantumLayer
@@ -58,6 +59,37 @@ class TestBackend:
             kept.backend = backend
         assert kept.backend is before
         kept()
+
+
+class TestSettings:
+    """What the user changes in a primitive or simulator of theirs holds from the next call on."""
+
+    def test_default_shots_of_a_sampler(self):
+        sampler = StatevectorSampler(default_shots=10)
+        changed = layer(backend=sampler)
+        changed()
+        sampler._default_shots = 70  # the reference primitive has no public way; vendors' have options
+        changed()
+        assert changed.last_run.shots == 70
+        assert changed.quote().shots == 3 * 70
+
+    def test_default_precision_of_an_estimator(self):
+        estimator = StatevectorEstimator(default_precision=0.1)
+        changed = layer(backend=estimator)
+        changed()
+        estimator._default_precision = 0.0
+        assert abs(float(changed().detach()) - math.cos(ANGLE)) < 1e-12
+        assert changed.last_run.shots == 0
+
+    def test_noise_that_a_simulator_gets(self):
+        simulator = AerSimulator()
+        changed = layer(backend=simulator)
+        changed()
+        noise = NoiseModel()
+        noise.add_all_qubit_readout_error(ReadoutError([[0.9, 0.1], [0.2, 0.8]]))
+        simulator.set_options(noise_model=noise)
+        with pytest.raises(ValueError, match="has readout errors, which exact values would leave out"):
+            changed()
 
 
 def test_without_the_extra_an_ibm_device_names_it():

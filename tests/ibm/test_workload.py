@@ -10,6 +10,8 @@ import pytest
 import torch
 
 pytest.importorskip("qiskit_ibm_runtime", reason="IBM devices need qiskit-ibm-runtime")
+from qiskit import QuantumCircuit
+from qiskit.circuit import ParameterVector
 from qiskit.circuit.library import CXGate
 from qiskit.transpiler import PassManager, generate_preset_pass_manager
 from qiskit.transpiler.basepasses import TransformationPass
@@ -17,7 +19,8 @@ from qiskit_ibm_runtime.fake_provider import FakeManilaV2
 from test_fake_devices import textbook_layer
 
 import qiskit_torch_bridge
-from qiskit_torch_bridge import IBMBackend
+from qiskit_torch_bridge import IBMBackend, Limits, QuantumLayer
+from qiskit_torch_bridge.backends.ibm.device import LocalDevice
 
 X = torch.tensor([[0.3], [1.1]])
 
@@ -95,3 +98,29 @@ def test_a_pass_manager_that_changes_the_circuit_costs_nothing_and_leaves_no_fil
     with pytest.raises(ValueError, match=r"answers.*Nothing was submitted\. Check the pass manager"):
         layer(X)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "keys"),
+    [
+        ({"options": {"default_shots": 30}}, ["b6e0ee3a5b086b24", "824c02105e3f6ce2"]),
+        ({"primitive": "estimator", "options": {"resilience_level": 0}}, ["f4c24c436e384923", "419631235a5faab1"]),
+    ],
+    ids=["sampler", "estimator"],
+)
+def test_jobs_have_the_keys_that_they_had_in_version_0_1(options, keys, monkeypatch):
+    """With others, what is in the ledgers of users would not be found again, and be paid for once more."""
+    monkeypatch.setattr(LocalDevice, "identity", "a device")
+    x, w = ParameterVector("x", 1), ParameterVector("w", 2)
+    circuit = QuantumCircuit(2)
+    circuit.ry(x[0], 0)
+    circuit.rx(w[0], 1)
+    circuit.cx(0, 1)
+    circuit.ry(w[1], 1)
+    backend = IBMBackend("fake_manila", run="monday", limits=Limits(executions=200), **options)
+    init = torch.tensor([0.25, -0.5]).double()
+    parts = {"inputs": x, "weights": w, "observables": ["ZZ", "IX"], "init": init}
+    layer = QuantumLayer(circuit, **parts, backend=backend, shots=20, seed=5)
+    layer(torch.tensor([[0.5], [0.75]]).double()).sum().backward()
+    assert [entry.key[:16] for entry in backend.ledger.entries()] == keys
+    assert backend.ledger.evaluations()[0][0]["fingerprint"].startswith("6d9c010b")
