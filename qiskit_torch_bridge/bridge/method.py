@@ -9,7 +9,7 @@ from ..backends import Backend, check_shots, resolve_backend
 from ..gradients.rules import Adjoint, GradientRule, ParameterShift, resolve_gradient
 from ..shots.allocation import ALLOCATIONS
 
-__all__ = ["Method", "check_allocation", "choose_rule"]
+__all__ = ["Method"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +38,12 @@ class Method:
         """
         resolved = resolve_backend(backend)
         taken = resolved.resolve_shots(check_shots(shots))
-        rule = choose_rule(resolve_gradient(gradient), resolved, taken)
-        check_allocation(allocation, resolved)
+        rule = _choose_rule(resolve_gradient(gradient), resolved, taken)
+        _check_allocation(allocation, resolved)
         return cls(resolved, rule, taken, allocation == "sensitivity")
 
 
-def choose_rule(rule: GradientRule | None, backend: Backend, shots: int | None) -> GradientRule:
+def _choose_rule(rule: GradientRule | None, backend: Backend, shots: int | None) -> GradientRule:
     """The rule asked for, or the best one for the backend: adjoint where it can, else parameter shift.
 
     Raises:
@@ -60,7 +60,7 @@ def choose_rule(rule: GradientRule | None, backend: Backend, shots: int | None) 
     return rule
 
 
-def check_allocation(allocation: str, backend: Backend) -> None:
+def _check_allocation(allocation: str, backend: Backend) -> None:
     """Refuses what is no way to share out shots, or none for the backend.
 
     Raises:
