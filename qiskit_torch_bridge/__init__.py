@@ -1,6 +1,20 @@
 """Qiskit circuits as PyTorch layers, with exact gradients, real shots and one backend call a pass.
 
 See :class:`QuantumLayer`. Names are imported on first use: some need an optional package, and ``qtb --help`` needs none.
+
+**Known limits** (those of IBM hardware: :mod:`qiskit_torch_bridge.backends.ibm`)
+
+* Error bars: gradients under the transforms of ``torch.func`` have none (``last_run.gradients`` is None); an empty batch
+  leaves ``last_run`` as it was.
+* Allocation by sensitivity is not for hardware, where the gradient leaves together with the values.
+* Aer 0.18 does not bind parameters of controlled gates (https://github.com/Qiskit/qiskit-aer/issues/2403); parameterised
+  ``cp`` therefore runs as ``p`` and ``cx`` there.
+* Layers that were pickled whole by an earlier version do not load; their ``state_dict`` does.
+* Memory is checked against what the machine has free; a container's lower limit is not seen.
+* PyTorch gives zeros for forward mode within forward mode (``jacfwd(jacfwd(f))``) of custom functions; the layer refuses it.
+  Use ``hessian``, or ``jacrev(jacfwd(f))``.
+* ``torch.compile`` breaks the graph around the layer, and ``is_grads_batched=True`` (the old ``vmap``) falls back to shifted
+  circuits; use ``torch.func``.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ r"""Backends: where circuits run, and how what the user holds becomes a backend 
 All of them take compiled programs (:class:`qiskit_torch_bridge.Program`) and many angle vectors at once: one call for the
 values of a batch and one for all points of its gradient; on hardware one job for both. They transpile a circuit once, apply
 its layout to observables and measured bits alike, and give values with variances. Qubits are numbered as in the circuit
-that you wrote, wherever it runs.
+that you wrote, wherever it runs; the layout of a circuit that you have transpiled yourself is undone in the readout.
 
 ``shots=None`` means exact where the backend can, and its default elsewhere. The same shots hold for values and gradients. A
 backend holds no random state: the seed comes with every call, so that one seed repeats a whole run. Gradients are adjoint

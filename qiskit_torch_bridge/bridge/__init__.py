@@ -8,8 +8,8 @@ Its design:
 * Backward calls the *same* Function at all shifted points of the batch in one go. So it is itself differentiable, to
   any order, with shots too, and ``torch.func`` transforms pass through.
 * Angles come in groups by what they depend on, each a tensor of its own; ``ctx.needs_input_grad`` then says which
-  groups are worth circuits. (``Tensor.requires_grad`` would not do: it reads False inside
-  ``torch.func.grad(torch.vmap(...))``.)
+  groups are worth circuits; angles outside the light cone of what is measured cost none either.
+  (``Tensor.requires_grad`` would not do: it reads False inside ``torch.func.grad(torch.vmap(...))``.)
 * ``vmap`` is written by hand: a mapped axis is folded into the batch, so that it costs one backend call, not one an
   element.
 * Where calls wait in a queue, the points of the gradient leave with the values

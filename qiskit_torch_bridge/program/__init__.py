@@ -16,6 +16,9 @@ Gates of the user's own count as what they are made of, whatever their names: th
 that has nothing else. A definition that does not have the parameters that its gate shows is refused. ``for_loop`` over
 known values and ``box`` are unrolled (the duration of a box is lost); other control flow is refused.
 
+Refused, when a layer is made, are also mid-circuit measurement and reset, parameters in no list or in two, and instructions
+with neither a definition nor a matrix.
+
 ``PauliEvolutionGate`` stands for the product formula that it defines (as on hardware), not for the exact exponential.
 
 An instruction that is only defined once its parameters are numbers (an amplitude encoding) has no gradient. If all its

@@ -37,7 +37,8 @@ expectations, with standard errors from the exact probabilities. A study can be 
 in the outputs is not, because :math:`E[\ell(f)] \ne \ell(E[f])`; its bias falls as :math:`1/S`.
 
 **Randomness.** One ``seed`` makes a run repeatable to the last bit, and every call still draws fresh shots
-(:mod:`qiskit_torch_bridge.shots.seeding`). Shots from ``statevector`` are exact multinomial draws from exact probabilities.
+(:mod:`qiskit_torch_bridge.shots.seeding`). Qiskit's and Aer's own primitives are reseeded at every call, because an integer
+seed makes them repeat their noise. Shots from ``statevector`` are exact multinomial draws from exact probabilities.
 *To the last bit* means on the same kind of processor, with the same versions and as many threads: others add and multiply
 in another order, so that the last digits differ. Exact values then agree to rounding. Shots are the same but for rare
 ones, except on a rehearsal of IBM hardware, where one digit of one angle makes another job with a seed of its own.
