@@ -196,8 +196,9 @@ def train(settings: Settings, work: Workplace) -> dict[str, Any]:
         save_predictions(work.folder, both.__getitem__, testing.labels, trainer.test_scores)
         if trainer.rows[-1]["test_accuracy"] < 0.6:
             print(
-                "This run has not learnt, as most seeds of the published protocol do not; experiments/README.md says "
-                "why. Try --circuit ring --readout sum --scale-and-bias true --init uniform, or --training complete --init uniform."
+                "This run has not learnt, as most seeds of the published protocol do not; experiments/README.md says why. "
+                "Try --circuit ring --readout sum --scale-and-bias true --init uniform, or --training complete "
+                "--init uniform."
             )
     return {
         "dataset": data.source,

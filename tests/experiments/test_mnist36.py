@@ -232,7 +232,7 @@ class TestData:
 
 
 class TestWhySeedsFail:
-    """What the README says of the published protocol."""
+    """What experiments/README.md says of the published protocol."""
 
     @staticmethod
     def layer_of(seed: int) -> tuple[Any, QuantumLayer]:
