@@ -5,7 +5,7 @@ Without PyTorch, so that help and typing errors are there at once. The descripti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from .kinds import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed
@@ -100,6 +100,11 @@ class TrainingSettings(Settings):
     def is_for_hardware(self) -> bool:
         """Whether the backend is a device of IBM's, be it for a rehearsal."""
         return is_hardware(self.backend)
+
+    def follows(self, protocol: TrainingSettings) -> bool:
+        """Whether a result can stand beside that of a protocol: only seeds, device and data root may differ."""
+        free = {name: getattr(protocol, name) for name in ("seed", "seeds", "device", "data_root")}
+        return replace(self, **free) == protocol
 
     def __post_init__(self) -> None:
         given = [f"--ibm.{name}" for name, value in vars(self.ibm).items() if value != getattr(HardwareSettings, name)]
