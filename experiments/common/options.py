@@ -175,7 +175,7 @@ def refuse_other_settings(folder: RunFolder, saved: Settings, given: Settings, e
         ValueError: If it comes to that.
     """
     before, now = flat(saved), flat(given)
-    differing = [key for key in now if before[key] != now[key] and key not in FREE]
+    differing = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in FREE]
     changed = [key for key in differing if key not in extendable]
     if changed:
         differences = ", ".join(f"{key}: got {now[key]!r}, expected {before[key]!r}" for key in sorted(changed))
