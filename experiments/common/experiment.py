@@ -281,7 +281,7 @@ def _same(before: TrainingSettings | None, now: TrainingSettings) -> bool:
     if before is None:
         return False
     values, others = flat(before), flat(now)
-    return all(values[key] == others[key] for key in values.keys() - FREE)
+    return all(values.get(key) == others.get(key) for key in (values | others).keys() - FREE)
 
 
 def _require_finished(folder: RunFolder, cells: Mapping[str, Training]) -> None:

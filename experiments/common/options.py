@@ -178,7 +178,7 @@ def refuse_other_settings(folder: RunFolder, saved: Settings, given: Settings, e
     differing = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in FREE]
     changed = [key for key in differing if key not in extendable]
     if changed:
-        differences = ", ".join(f"{key}: got {now[key]!r}, expected {before[key]!r}" for key in sorted(changed))
+        differences = ", ".join(f"{key}: got {now.get(key)!r}, expected {before.get(key)!r}" for key in sorted(changed))
         raise ValueError(
             f"--resume: the run in {folder.path} has other settings ({differences}); leave them out or start anew."
         )
