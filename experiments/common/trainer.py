@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,7 +170,7 @@ class Trainer:
             ValueError: If the checkpoint is of another model or another kind of run; nothing has changed then.
         """
         steps = -(-len(train) // self.settings["batch_size"])
-        with threads(self._threads), _deferred_interrupt(at_once=self._queues) as interrupted, ExitStack() as boards:
+        with threads(self._threads), _deferred_interrupt(at_once=self._queues) as interrupted:
             state = self._checkpoint()
             resumed_in = 0 if state is None else state["stage"]
             last_epoch = sum(stage.epochs for stage in self.stages[:resumed_in])
@@ -182,7 +182,7 @@ class Trainer:
                     self._restore(state)
                     state = None
                 if number == resumed_in:
-                    boards.enter_context(self._begin())
+                    self._begin()
                 while self.epoch < last_epoch:
                     self._train_epoch(stage, train, steps, interrupted)
                     self._finish_epoch(stage, test)
@@ -234,21 +234,18 @@ class Trainer:
             if layer.last_run is not None and layer.last_run.passport is not None:
                 self._measured.note(layer.last_run.passport)
 
-    @contextmanager
-    def _begin(self) -> Iterator[None]:
-        """Writes what is known before the first step; within it, metrics go to TensorBoard too."""
+    def _begin(self) -> None:
+        """Writes what is known before the first step."""
         if not self.fabric.is_global_zero:
-            yield
             return
         if self.epoch < sum(stage.epochs for stage in self.stages):
             self.folder.reopen()
         self.folder.write_settings(self.settings)
         if self.rows:  # a run that was killed between its checkpoint and its metrics has the checkpoint's only
             self.folder.write_rows("metrics.csv", self.rows)
-        with Board(self.folder.file("tensorboard")) as self._board:
-            for row in self.rows:
-                self._board.add(row)
-            yield
+        self._board = Board.fresh(self.folder.file("tensorboard"))
+        for row in self.rows:
+            self._board.add(row)
 
     def _enter(self, stage: Stage, steps: int) -> None:
         self.wrapped = None
