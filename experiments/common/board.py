@@ -39,6 +39,7 @@ class Board:
             OSError: If it cannot be written.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads the files in the order of their names.
         board = cls(folder / f"events.out.tfevents.{time.time():017.6f}.{os.getpid()}")
         board._append({"file_version": "brain.Event:2"}, {"session_log": {"status": "START"}, "step": 0})
         return board
