@@ -13,71 +13,43 @@ unbiased at any number of shots, where a logarithm would be infinite as soon as 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jsonargparse.typing import PositiveInt
 from torch import nn
 from torch.nn import functional as F
 
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import textbook
 
-from .common.data import add_digit_options, data_folder, load_digits_of, with_digits
+from .common.data import load_digits_of
+from .common.data_settings import with_digits
 from .common.experiment import Experiment
-from .common.options import Settings, add_option, experiment_parser
 from .common.plots import circuit_diagram, draw_predictions, learning_curves, save_predictions
 from .common.runs import RunFolder
-from .common.trainer import Trainer
 from .common.training_costs import cost_of_training
-from .common.workplace import Workplace, exactly, layer_options
+from .common.work import Work
+from .common.workplace import exact_options
+from .settings import MNIST01Settings
 
 DIGITS = (0, 1)
-
-PUBLISHED: dict[str, Any] = {
-    "dataset": "mnist",
-    "head": "quantum",
-    "train_per_digit": 100,
-    "test_per_digit": 50,
-    "epochs": 20,
-    "batch_size": 1,
-    "lr": 0.001,
-    "backend": "aer",
-    "shots": 100,
-    "gradient": "parameter_shift",
-}
 
 
 def network(head: nn.Module) -> nn.Sequential:
     """The textbook's network: from images (N, 1, 28, 28) to one number each, and from there the head's business."""
     return nn.Sequential(
-        nn.Conv2d(1, 6, kernel_size=5),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(6, 16, kernel_size=5),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Dropout2d(),
-        nn.Flatten(),
-        nn.Linear(256, 64),
-        nn.ReLU(),
-        nn.Linear(64, 1),
+        *(nn.Conv2d(1, 6, kernel_size=5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(6, 16, kernel_size=5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Dropout2d(), nn.Flatten(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 1)),
         head,
     )
 
 
-def quantum_head(settings: Mapping[str, Any]) -> QuantumLayer:
+def quantum_head(**options: Any) -> QuantumLayer:
     """H, RY(input) and a measurement; outputs (P(1), 1 - P(1)) as published, so that digit 0 is outcome 1."""
-    circuit, inputs, weights = textbook()
-    return QuantumLayer(
-        circuit,
-        inputs=inputs,
-        weights=weights,
-        probabilities=True,
-        interpret=lambda outcome: 1 - outcome,
-        **layer_options(settings),
-    )
+    circuit, inputs, _ = textbook()
+    return QuantumLayer(circuit, inputs=inputs, probabilities=True, interpret=lambda outcome: 1 - outcome, **options)
 
 
 class ClassicalHead(nn.Module):
@@ -89,42 +61,9 @@ class ClassicalHead(nn.Module):
         return torch.cat([p, 1 - p], dim=-1)
 
 
-def parser() -> Any:
-    """The experiment's options, with the published settings as defaults."""
-    shared = {name: PUBLISHED[name] for name in ("epochs", "batch_size", "lr", "shots", "backend", "gradient")}
-    parser = experiment_parser("mnist01", __doc__ or "", **shared)
-    add = partial(add_option, parser)
-    heads = ["quantum", "classical", "both"]
-    add("--head", heads, "quantum", "The circuit, or a sigmoid in its place, or the two side by side.")
-    add_digit_options(parser)
-    add("--train-per-digit", PositiveInt, PUBLISHED["train_per_digit"], "Training images of each digit.")
-    add("--test-per-digit", PositiveInt, PUBLISHED["test_per_digit"], "Test images of each digit.")
-    return parser
-
-
-def variants(settings: Settings) -> Mapping[str, Settings]:
-    """The head that is asked for, or both."""
-    heads = ["quantum", "classical"] if settings["head"] == "both" else [settings["head"]]
-    return {head: {**settings, "head": head} for head in heads}
-
-
-def train(settings: Settings, work: Workplace) -> dict[str, Any]:
-    """Trains the network; returns what it came to."""
-    torch.manual_seed(settings["seed"])
-    head = quantum_head(settings) if settings["head"] == "quantum" else ClassicalHead()
-    with work.fabric.rank_zero_first():  # only one process downloads
-        sizes = {name: settings[name] for name in ("train_per_digit", "test_per_digit", "download")}
-        data = load_digits_of(DIGITS, **sizes, data_root=data_folder(settings))
-    trainer = Trainer(network(head), loss, settings, work)
-    trainer.fit(data.train, data.test)
-    if work.fabric.is_global_zero:
-        save_predictions(work.folder, data.test.inputs.__getitem__, data.test.labels, trainer.test_scores)
-        if isinstance(head, QuantumLayer) and trainer.rows[-1]["test_accuracy"] < 0.8:
-            print(
-                "This run has not learnt. The circuit is periodic in its angle and nothing bounds that: with some seeds "
-                "it runs away over many turns in the first steps. Try another --seed, or a lower --lr."
-            )
-    return {"dataset": data.source, "head": settings["head"], **trainer.result()}
+def head_of(settings: MNIST01Settings, options: Mapping[str, Any]) -> nn.Module:
+    """The head that the settings name."""
+    return quantum_head(**options) if settings.head == "quantum" else ClassicalHead()
 
 
 def loss(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -132,31 +71,60 @@ def loss(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return F.nll_loss(probabilities, labels, reduction="none")
 
 
-def cost(settings: Settings) -> str:
+def train(settings: MNIST01Settings, work: Work) -> dict[str, Any]:
+    """Trains the network; returns what it came to."""
+    torch.manual_seed(settings.seed)
+    model = network(head_of(settings, work.layer_options()))
+    sizes = {"train_per_digit": settings.train_per_digit, "test_per_digit": settings.test_per_digit}
+    with work.fabric.rank_zero_first():  # only one process downloads
+        data = load_digits_of(DIGITS, **sizes, data_root=settings.data_folder, download=settings.download)
+    for batch in work.steps(model, loss, data.train, data.test):
+        probabilities = model(batch.inputs)
+        batch.learn(loss(probabilities, batch.labels), probabilities)
+    if work.is_first:
+        save_predictions(work.folder, data.test.inputs.__getitem__, data.test.labels, work.test_scores)
+        if settings.head == "quantum" and work.rows[-1]["test_accuracy"] < 0.8:
+            print(
+                "This run has not learnt. The circuit is periodic in its angle and nothing bounds that: with some seeds "
+                "it runs away over many turns in the first steps. Try another --seed, or a lower --lr."
+            )
+    return {"dataset": data.source, "head": settings.head, **work.result()}
+
+
+def variants(settings: MNIST01Settings) -> Mapping[str, MNIST01Settings]:
+    """The head that is asked for, or both."""
+    chosen = [replace(settings, head="quantum"), replace(settings, head="classical")]
+    return {each.head: each for each in (chosen if settings.head == "both" else [settings])}
+
+
+def cost(settings: MNIST01Settings, options: Mapping[str, Any]) -> str:
     """What a step, an epoch and the whole run cost."""
-    if settings["head"] == "classical":
-        return "No circuits: the head is classical."
-    head = quantum_head(settings)
-    sizes = {part: len(DIGITS) * settings[f"{part}_per_digit"] for part in ("train", "test")}
-    return f"Data: {settings['dataset']}. {head}\n{cost_of_training(head, settings, **sizes)}"
+    sizes = {"train": 2 * settings.train_per_digit, "test": 2 * settings.test_per_digit}
+    return f"Data: {settings.dataset}. {cost_of_training(head_of(settings, options), settings, **sizes)}"
 
 
-def draw(folder: RunFolder) -> None:
+def draw(folder: RunFolder, settings: MNIST01Settings) -> None:
     """The figures of a run."""
-    settings, rows = folder.read_settings(), folder.read_rows()
-    title = f"{settings['dataset']} 0/1, {settings['head']} head"
-    folder.write_figure("loss.png", learning_curves(rows, title=title, loss_label="mean of $-p$(right class)"))
-    title = f"{settings['head']} head, test images"
-    draw_predictions(folder, [str(digit) for digit in DIGITS], lambda scores: scores.max(axis=1), title=title)
-    if settings["head"] == "quantum":
-        folder.write_figure("circuit.png", circuit_diagram(quantum_head(exactly(settings))))
+    title = f"{settings.dataset} 0/1, {settings.head} head"
+    curves = learning_curves(folder.read_rows(), title=title, loss_label="mean of $-p$(right class)")
+    folder.write_figure("loss.png", curves)
+    draw_predictions(folder, ["0", "1"], lambda scores: scores.max(axis=1), title=f"{settings.head} head, test images")
+    if settings.head == "quantum":
+        folder.write_figure("circuit.png", circuit_diagram(quantum_head(**exact_options(settings))))
 
 
-def published(settings: Settings) -> float | None:
+def published(settings: MNIST01Settings) -> float | None:
     """The published test accuracy, for the published settings."""
-    return 1.0 if PUBLISHED.items() <= settings.items() else None
+    return 1.0 if settings.follows(MNIST01Settings(dataset="mnist", download=settings.download)) else None
 
 
 EXPERIMENT = Experiment(
-    "mnist01", parser, train, draw, cost=cost, complete=with_digits, variants=variants, published=published
+    name="mnist01",
+    settings=MNIST01Settings,
+    train=train,
+    figures=draw,
+    cost=cost,
+    complete=with_digits,
+    variants=variants,
+    published=published,
 )

@@ -1,22 +1,22 @@
-"""Draws the figures of runs anew, from the files in their folders; nothing is trained."""
+"""Draws the figures of runs anew, from the files in their folders; nothing is trained or measured."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
-from .common.experiment import draw
+from .catalogue import command_in
+from .common.options import Parser, saved_settings
 from .common.runs import RunFolder
 
 
 def main(arguments: Sequence[str]) -> int:
     """Draws what the command line names; returns the exit status."""
-    parser = ArgumentParser(prog="python -m experiments plot", description=__doc__)
+    parser = Parser("plot", __doc__ or "")
     parser.add_argument("runs", nargs="+", type=str, help="Folders of runs.")
     for run in parser.parse_args(list(arguments)).runs:
         folder = RunFolder.existing(Path(run))
-        draw(folder)
+        command = command_in(folder)
+        command.draw(saved_settings(command.name, command.settings, folder), folder)
         print(f"Figures are in {folder.path}")
     return 0

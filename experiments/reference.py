@@ -7,18 +7,18 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
 import qiskit_torch_bridge as package
+
+from .common.options import Parser
 
 
 def main(arguments: Sequence[str]) -> int:
     """Builds what the command line asks for; returns the exit status."""
-    import pdoc
-
-    parser = ArgumentParser(prog="python -m experiments reference", description=__doc__)
+    parser = Parser("reference", __doc__ or "")
     parser.add_argument("--out", type=str, default="build/reference", help="The folder; made if need be.")
     out = Path(parser.parse_args(list(arguments)).out)
+    import pdoc
+
     # Names that are imported on first use are only seen once they are there.
     for name in package.__all__:
         setattr(package, name, getattr(package, name))

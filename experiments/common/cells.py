@@ -31,12 +31,12 @@ class Outcome(NamedTuple):
 
     Attributes:
         cell: The cell.
-        line: For :class:`Journal`; None if it failed.
+        value: What it came to: of a measurement the line for :class:`Journal`, of a training its result; None if it failed.
         error: Why it failed, on one line; empty if it did not.
     """
 
-    cell: Cell
-    line: str | None
+    cell: Any
+    value: Any
     error: str = ""
 
 
@@ -77,7 +77,7 @@ def measured(measure: Measure, cell: Cell, seed: int) -> Outcome:
             seconds = round(time.perf_counter() - started, 3)
         return Outcome(cell, json.dumps({"cell": dict(cell), "seconds": seconds, "rows": rows}, allow_nan=False))
     except Exception as error:
-        return Outcome(cell, None, f"{type(error).__name__}: {brief(error)} ({_place(error)})")
+        return Outcome(cell, None, failure(error))
 
 
 @dataclass(frozen=True)
@@ -140,10 +140,11 @@ class Journal:
             ) from error
 
 
-def _place(error: BaseException) -> str:
-    """The file and line that raised."""
+def failure(error: BaseException) -> str:
+    """Why a cell failed, on one line, with the file and line that raised."""
     trace = error.__traceback__
     assert trace is not None
     while trace.tb_next is not None:
         trace = trace.tb_next
-    return f"{Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno}"
+    place = f"{Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno}"
+    return f"{type(error).__name__}: {brief(error)} ({place})"

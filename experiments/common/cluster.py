@@ -1,15 +1,16 @@
-"""Cells measured side by side by Dask's workers: processes on this machine, or those of any other scheduler."""
+"""Cells done in this process, or side by side by Dask's workers: processes on this machine, or those of any scheduler."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import uuid
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .cells import Cell, Measure, Outcome, measured
+from .cells import Outcome
+from .options import Options
 from .runs import brief
 
 if TYPE_CHECKING:
@@ -18,32 +19,39 @@ if TYPE_CHECKING:
 _SECONDS_TO_ANSWER = 20
 
 
-def measured_by_dask(
-    measure: Measure, cells: Sequence[Cell], seed: int, *, scheduler: str | None, workers: int | None
+def outcomes_of(
+    do: Callable[[Any], Outcome], cells: Sequence[Any], options: Options, *, workers: int | None
 ) -> Generator[Outcome, None, None]:
-    """Measures the cells on Dask's workers; yields each as it finishes.
+    """Does the cells; yields each as it finishes.
 
-    A worker that is lost costs the cell that it was at, which another one measures again. A cell that has taken several
-    workers with it fails (Dask's setting ``distributed.scheduler.allowed-failures``).
+    A worker that is lost costs the cell that it was at, which another one does again. A cell that has taken several workers
+    with it fails (Dask's setting ``distributed.scheduler.allowed-failures``).
 
     Args:
-        measure: What to do with each cell; the workers import it by its name.
+        do: What to do with each cell; the workers import it by its name.
         cells: All different.
-        seed: The run's.
-        scheduler: The address of a running scheduler, such as ``tcp://host:8786``; None: a cluster of processes on this
-            machine, with one thread each, for as long as it takes.
-        workers: How many processes; None: as many as there are cores.
+        options: Where: ``scheduler`` is the address of a running one, such as ``tcp://host:8786``; without it there is a
+            cluster of processes on this machine, with one thread each, for as long as it takes.
+        workers: How many processes, where the options do not say; None: as many as there are cores; 0: only this one.
 
     Raises:
         OSError: If the scheduler does not answer, or is lost.
     """
+    count = workers if options.workers is None else options.workers
+    if not cells or (options.scheduler is None and count == 0):
+        yield from map(do, cells)
+        return
+    yield from _by_dask(do, cells, options.scheduler, count)
+
+
+def _by_dask(
+    do: Callable[[Any], Outcome], cells: Sequence[Any], scheduler: str | None, workers: int | None
+) -> Generator[Outcome, None, None]:
     from distributed import as_completed  # with all of Dask, a second
 
     with _client(scheduler, workers) as client:
         name = uuid.uuid4().hex  # no other sweep on the same scheduler has tasks of these names
-        futures = [
-            client.submit(measured, measure, cell, seed, key=f"cell-{name}-{place}") for place, cell in enumerate(cells)
-        ]
+        futures = [client.submit(do, cell, key=f"cell-{name}-{place}") for place, cell in enumerate(cells)]
         cell_of = {future.key: cell for future, cell in zip(futures, cells, strict=True)}
         finished = as_completed(futures, with_results=True, raise_errors=False)
         del futures  # what has been yielded is not held on the workers any longer

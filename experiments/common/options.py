@@ -1,175 +1,244 @@
-"""Command-line options that experiments share, from a YAML file or the command line (which wins)."""
+"""Settings from a YAML file or the command line (which wins): options made from the settings' attributes."""
 
 from __future__ import annotations
 
+import re
+import sys
 from argparse import SUPPRESS, ArgumentError
-from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_type
+import docstring_parser
+import jsonargparse
 
-from .hardware import CAPS, add_hardware_options, without_unused_options
+from .kinds import NonNegativeInt
 from .runs import RunFolder, brief
+from .settings import FREE, HardwareSettings, Settings
 
-Settings = dict[str, Any]
-
-Seed: Any = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what torch takes, times a million
-
-_NOT_SETTINGS = ("config", "run_dir", "resume", "dry_run", "scheduler", "workers")
-FREE = frozenset({"device", *CAPS})
-"""What may be another when a run is continued, by the names of :func:`flat`: its results do not depend on it."""
+S = TypeVar("S", bound=Settings)
+D = TypeVar("D")
 
 
-def shared_parser(name: str, description: str, *, resume: str, dry_run: str, data_root: bool = False) -> Any:
-    """A parser with the options that experiments and studies share; ``resume`` and ``dry_run`` say what these two do."""
-    parser = ArgumentParser(prog=f"python -m experiments {name}", description=description)
-    add = parser.add_argument
-    add("--experiment", choices=[name], default=name, help=SUPPRESS)  # so that config.yaml says it
-    add("--config", action="config", help="YAML file with options, by their names below; options after it win.")
-    if data_root:
-        add("--data-root", type=str | None, default=None, help="Folder of data sets (default: QTB_DATA).")
-    add("--run-dir", type=str | None, default=None, help="Folder of the run (default: a new one under runs/).")
-    add("--resume", action="store_true", help=resume)
-    add("--dry-run", action="store_true", help=dry_run)
-    return parser
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a run is done, which does not change what comes of it.
+
+    Attributes:
+        run_dir: Folder of the run (default: a new one under runs/).
+        resume: Continue the run in --run-dir: finish what has begun, and do what it lacks.
+        dry_run: Print what would be done and what it would cost, and stop.
+        scheduler: Address of a running Dask scheduler, whose workers have this checkout; null: processes of our own.
+        workers: Processes of our own, each at a cell (a training, a measurement) at a time; 0: none, all is done in this
+            one. null: for a study one for each core, for trainings none.
+    """
+
+    run_dir: str | None = None
+    resume: bool = False
+    dry_run: bool = False
+    scheduler: str | None = None
+    workers: NonNegativeInt | None = None
+
+    def __post_init__(self) -> None:
+        if self.scheduler is not None and self.workers is not None:
+            raise ValueError(
+                f"--workers: got {self.workers} with --scheduler, which has workers of its own; leave it out."
+            )
+
+    @property
+    def path(self) -> Path | None:
+        """The folder that ``--run-dir`` names."""
+        return None if self.run_dir is None else Path(self.run_dir)
 
 
-def experiment_parser(name: str, description: str, **defaults: Any) -> Any:
-    """A parser with the options of trainings.
+class Parser(jsonargparse.ArgumentParser):
+    """Says in one line what it does not understand, and what may have been meant; abbreviations are not understood."""
+
+    def __init__(self, name: str, description: str) -> None:
+        super().__init__(prog=f"python -m experiments {name}", description=description, allow_abbrev=False)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Ends the process with exit status 2.
+
+        Raises:
+            ArgumentError: In place of that, if the parser is told not to exit.
+        """
+        if not self.exit_on_error:
+            raise ArgumentError(None, message) from ex
+        known = [option for action in self._actions for option in action.option_strings]
+        said = f"{self.prog}: {' '.join(message.split())}{_meant(message, known)}"
+        print(f"{said}; --help says what there is", file=sys.stderr)
+        sys.exit(2)
+
+
+def _meant(message: str, known: Sequence[str]) -> str:
+    """What may have been meant where a message names an option, or a key of a file, that there is not."""
+    if option := re.search(r"unrecognized arguments: (-[^\s=]+)", message):
+        return did_you_mean(option[1], known)
+    if key := re.search(r"'([\w.]+)' is not accepted", message):
+        return did_you_mean(key[1], [option.removeprefix("--").replace("-", "_") for option in known])
+    return ""
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """The end of a message about a word that is none of those that are known."""
+    begun = [name for name in known if name.startswith(word)]
+    near = begun[:1] or get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def parser_of(name: str, settings: type[Settings], defaults: Settings | None = None) -> Parser:
+    """A parser of the options that settings have, and of those that say how to run.
 
     Args:
         name: The experiment's.
-        description: What ``--help`` says.
-        defaults: Of ``epochs``, ``batch_size`` and ``lr``; of ``backend``, ``shots`` and ``gradient`` too, unless exact
-            simulation is the default.
+        settings: The class; its docstring describes the command.
+        defaults: In place of the class's own.
     """
-    defaults = {"backend": "statevector", "shots": None, "gradient": None, **defaults}
-    parser = shared_parser(
-        name,
-        description,
-        resume="Continue the run in --run-dir from its checkpoint.",
-        dry_run="Print what the run would cost, and stop.",
-        data_root=True,
+    parser = Parser(name, docstring_parser.parse(settings.__doc__ or "").description or "")
+    parser.add_argument("--experiment", choices=[name], default=name, help=SUPPRESS)  # so that config.yaml says it
+    parser.add_argument(
+        "--config", action="config", help="YAML file with options by their names; options after it win."
     )
-    add_hardware_options(parser, backend=defaults["backend"])
-    add = partial(add_option, parser)
-    for option, kind, text in (
-        ("shots", PositiveInt | None, "Shots a circuit; null for exact values."),
-        ("gradient", str | None, "adjoint, parameter_shift, finite_difference, spsa; null: the best for the backend."),
-        ("epochs", PositiveInt, "Passes through the training images."),
-        ("batch_size", PositiveInt, "Images a step."),
-        ("lr", PositiveFloat, "Learning rate."),
-    ):
-        add(flag(option), kind, defaults[option], text)
-    add("--seed", Seed, 0, "Makes runs repeatable, on one machine to the last bit.")
-    add("--seeds", PositiveInt, 1, "Runs of as many seeds, from --seed on, and their distribution.")
-    add("--device", str, "cpu", "Where torch computes: cpu, cuda, ...")
+    add_options(parser, Options)
+    add_options(parser, settings, defaults)
     return parser
 
 
-def add_option(parser: Any, name: str, kind: Any, default: Any, text: str) -> None:
-    """Adds an option of a type, or of a list of choices; one that takes several values where its default is a list."""
-    accepted = {"choices": kind} if isinstance(kind, (list, tuple)) else {"type": kind}
-    several = {"nargs": "+"} if isinstance(default, list) else {}
-    parser.add_argument(name, **several, **accepted, default=default, help=text)
+def add_options(parser: Parser, of: type[Any], defaults: Any = None) -> None:
+    """Adds an option for each attribute of a dataclass, with its default and its description."""
+    hints, texts = get_type_hints(of), _descriptions(of)
+    defaults = of() if defaults is None else defaults
+    for field in fields(of):
+        default, kind = getattr(defaults, field.name), hints[field.name]
+        flag = "--" + field.name.replace("_", "-")
+        if kind is bool and default is False:
+            parser.add_argument(flag, action="store_true", help=texts[field.name])
+        elif get_origin(kind) is tuple:
+            several = _accepted(get_args(kind)[0])
+            parser.add_argument(flag, nargs="+", default=list(default), help=texts[field.name], **several)
+        elif is_dataclass(kind):
+            for part in fields(kind):
+                option = {"type": get_type_hints(kind)[part.name], "default": getattr(default, part.name)}
+                parser.add_argument(f"{flag}.{part.name}", help=_descriptions(kind)[part.name], **option)
+        else:
+            parser.add_argument(flag, default=default, help=texts[field.name], **_accepted(kind))
 
 
-def flag(name: str) -> str:
-    """The option of a setting on the command line."""
-    return "--" + name.replace("_", "-")
+def _accepted(kind: Any) -> dict[str, Any]:
+    return {"choices": get_args(kind)} if get_origin(kind) is Literal else {"type": kind}
+
+
+def _descriptions(of: Any) -> dict[str, str]:
+    """What the docstrings of a dataclass, and of those that it extends, say of its attributes."""
+    texts: dict[str, str] = {}
+    for each in reversed(of.__mro__):
+        for attribute in docstring_parser.parse(each.__doc__ or "").params:
+            texts[attribute.arg_name] = " ".join((attribute.description or "").split())
+    return texts
 
 
 def parse(
-    parser: Any,
-    arguments: Sequence[str],
-    *,
-    complete: Callable[[Settings], Settings] = lambda settings: settings,
-    extendable: Collection[str] = ("epochs",),
-) -> tuple[Namespace, Settings]:
+    name: str, settings: type[S], arguments: Sequence[str], *, extendable: Collection[str] = ()
+) -> tuple[Options, S]:
     """Parses the command line; for a run to be continued, on top of that run's own settings.
 
     Args:
-        parser: From :func:`experiment_parser`.
+        name: The experiment's.
+        settings: The class of its settings.
         arguments: The command line.
-        complete: Settles what a new run's settings leave open (where its data come from).
         extendable: The settings that may grow when a run is continued.
 
-    Returns:
-        The options, and the settings that define the run.
+    Raises:
+        ValueError: If options contradict each other, or the run that is to be continued.
+        FileNotFoundError: If there is no run to be continued.
+    """
+    parser = parser_of(name, settings)
+    parsed = parser.parse_args(list(arguments))
+    options = _built(Options, parsed)
+    if not options.resume:
+        return options, _built(settings, parsed)
+    folder = RunFolder.existing(options.path)
+    saved = saved_settings(name, settings, folder)
+    parsed = parser.parse_args(["--config", str(folder.file("config.yaml")), *arguments])
+    given = _built(settings, parsed)
+    refuse_other_settings(folder, saved, given, extendable)
+    return _built(Options, parsed), given
+
+
+def refuse_other_settings(folder: RunFolder, saved: Settings, given: Settings, extendable: Collection[str]) -> None:
+    """Refuses to continue a run with other settings than its own, but for those that are free or may grow.
 
     Raises:
-        ValueError: If options contradict the run that is to be continued.
+        ValueError: If it comes to that.
     """
-    options = parser.parse_args(list(arguments))
-    if not options.resume:
-        return options, complete(settings_of(options))
-    folder = RunFolder.existing(folder_path(options))
-    saved_settings(parser, folder)
-    saved = folder.read_settings()
-    options = parser.parse_args(["--config", str(folder.file("config.yaml")), *arguments])
-    settings = settings_of(options)
-    given, expected = flat(settings), flat(saved)
-    differing = {key for key in given | expected if given.get(key) != expected.get(key)} - FREE
-    changed = sorted(differing - (set(extendable) & saved.keys()))
+    before, now = flat(saved), flat(given)
+    differing = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in FREE]
+    changed = [key for key in differing if key not in extendable]
     if changed:
-        differences = ", ".join(f"{key}: got {given.get(key)!r}, expected {expected.get(key)!r}" for key in changed)
+        differences = ", ".join(f"{key}: got {now.get(key)!r}, expected {before.get(key)!r}" for key in sorted(changed))
         raise ValueError(
             f"--resume: the run in {folder.path} has other settings ({differences}); leave them out or start anew."
         )
-    for key in sorted(differing):
-        if settings[key] < saved[key]:
-            raise ValueError(f"--{key}: got {settings[key]}, expected at least {saved[key]}: the run goes that far.")
-    return options, settings
+    for key in differing:
+        if now[key] < before[key]:
+            raise ValueError(f"--{key}: got {now[key]}, expected at least {before[key]}: the run goes that far.")
 
 
-def saved_settings(parser: Any, folder: RunFolder) -> Settings:
-    """The settings of a run; what its ``config.yaml`` does not name is as the parser's defaults say.
+def saved_settings(name: str, settings: type[S], folder: RunFolder) -> S:
+    """The settings of a run; what its ``config.yaml`` does not name is as the defaults say.
 
     Raises:
-        ValueError: If the file cannot be read, or the parser does not accept what it says.
+        ValueError: If the file cannot be read, or does not hold such settings.
     """
-    settings, before = folder.read_settings(), parser.exit_on_error
+    parser = parser_of(name, settings)
     parser.exit_on_error = False
     try:
-        return settings_of(parser.parse_object(settings))
-    except ArgumentError as error:
+        return _built(settings, parser.parse_object(folder.read_settings()))
+    except (ArgumentError, ValueError) as error:
         raise ValueError(
             f"{folder.file('config.yaml')} does not hold the settings of a run ({brief(error)}); put them right, or start "
             "the run anew in another folder."
         ) from error
-    finally:
-        parser.exit_on_error = before
 
 
-def folder_path(options: Namespace) -> Path | None:
-    """The folder that ``--run-dir`` names."""
-    return None if options.run_dir is None else Path(options.run_dir)
+def flat(settings: Settings) -> dict[str, Any]:
+    """The settings by the names of the command line: ``ibm.mode`` for ``mode`` within ``ibm``."""
+    values: dict[str, Any] = {}
+    for name, value in vars(settings).items():
+        values |= {f"{name}.{key}": part for key, part in vars(value).items()} if is_dataclass(value) else {name: value}
+    return values
 
 
-def settings_of(options: Namespace) -> Settings:
-    """The options that define the run, as YAML knows them.
-
-    Raises:
-        ValueError: If there are options of hardware, but the backend is none.
-    """
-    settings = {key: _plain(value) for key, value in vars(options).items() if key not in _NOT_SETTINGS}
-    return without_unused_options(settings)
+def yaml_of(name: str, settings: Settings) -> dict[str, Any]:
+    """The settings as YAML knows them, for ``config.yaml``; without those of hardware where there is none."""
+    values = {"experiment": name} | {key: _plain(value) for key, value in vars(settings).items()}
+    return {key: value for key, value in values.items() if not (key == "ibm" and value == _plain(HardwareSettings()))}
 
 
-def flat(settings: Settings) -> Settings:
-    """The settings with the names of the command line: ``ibm.mode`` in place of ``mode`` within ``ibm``."""
-    within = {f"ibm.{key}": value for key, value in settings.get("ibm", {}).items()}
-    return {key: value for key, value in settings.items() if key != "ibm"} | within
+def _built(of: type[D], parsed: Any) -> D:
+    """An instance of a dataclass from parsed options."""
+    hints = get_type_hints(of)
+    values: dict[str, Any] = {}
+    for field in fields(of):  # type: ignore[arg-type]
+        kind, value = hints[field.name], parsed[field.name]
+        nested: Any = next((each for each in (kind, *get_args(kind)) if is_dataclass(each)), None)
+        if nested is not None and value is not None and not is_dataclass(value):
+            values[field.name] = _built(nested, value)
+        else:
+            values[field.name] = tuple(map(_plain, value)) if get_origin(kind) is tuple else _plain(value)
+    return of(**values)
 
 
 def _plain(value: Any) -> Any:
     """Without the parser's own types, which YAML does not know."""
-    if isinstance(value, Namespace):
+    if isinstance(value, jsonargparse.Namespace) or is_dataclass(value):
         return {key: _plain(part) for key, part in vars(value).items()}
-    if isinstance(value, list):
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
     if isinstance(value, float):
         return float(value)

@@ -7,17 +7,21 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
-import numpy as np
-import torch
 import yaml
+from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_LOCK = ".lock"
 
 _NUMBERS_OF_A_RESULT = ("test_accuracy", "seconds", "circuits", "shots")
 _NUMBERS_OF_AN_EPOCH = (
@@ -83,6 +87,26 @@ class RunFolder:
         """Whether the run has come to its result."""
         return self.file("result.json").is_file()
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within it, no other process is at work in the folder.
+
+        Raises:
+            BlockingIOError: If one is.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.file(_LOCK))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise BlockingIOError(
+                f"{self.path}: another process is at work in this run; wait for its end, or interrupt it first."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
     def within(self, name: str) -> RunFolder:
         """A folder within this one, for a part of the run; made when something is written."""
         return RunFolder(self.path / name)
@@ -91,7 +115,7 @@ class RunFolder:
         """Removes the folder of a run that has come to nothing: it holds its settings at most."""
         with suppress(OSError):  # why the run came to nothing matters more than that its folder is still there
             held = list(self.path.iterdir())
-            if {path.name for path in held} <= {"config.yaml"}:
+            if {path.name for path in held} <= {"config.yaml", _LOCK}:
                 for path in held:
                     path.unlink()
                 self.path.rmdir()
@@ -182,6 +206,8 @@ class RunFolder:
 
     def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
         """An ``.npz`` file."""
+        import numpy as np
+
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         self.write(name, buffer.getvalue())
@@ -192,6 +218,8 @@ class RunFolder:
         Raises:
             ValueError: If the file is not there or is damaged.
         """
+        import numpy as np
+
         path = self.file(name)
         try:
             with np.load(path, allow_pickle=False) as arrays:
@@ -225,6 +253,8 @@ class RunFolder:
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
         """``checkpoint.pt``: all that is needed to continue."""
+        import torch
+
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         self.write("checkpoint.pt", buffer.getvalue())
@@ -235,6 +265,8 @@ class RunFolder:
         Raises:
             ValueError: If the file is no checkpoint.
         """
+        import torch
+
         path = self.file("checkpoint.pt")
         try:
             return dict(torch.load(path, map_location="cpu", weights_only=True))

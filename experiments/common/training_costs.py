@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import nn
 
 from qiskit_torch_bridge import QuantumLayer, Quote
 
-from .options import Settings
+from .settings import TrainingSettings
 
 
-def cost_of_training(layer: QuantumLayer, settings: Settings, *, train: int, test: int) -> str:
-    """The cost of a step, of an epoch with its test, and of all epochs, where something before the layer is trained.
+def cost_of_training(model: nn.Module, settings: TrainingSettings, *, train: int, test: int) -> str:
+    """The cost of a step, of an epoch with its test, and of all epochs, where something before the layers is trained.
 
     Args:
-        layer: The quantum layer, with the weights frozen that will be.
-        settings: The run's; ``epochs`` and ``batch_size`` are read here.
+        model: With quantum layers or without, and with the weights frozen that will be.
+        settings: The run's.
         train: Training examples.
         test: Test examples.
     """
-    epochs, batch_size = settings["epochs"], settings["batch_size"]
-    epoch = quote_of_epoch(layer, train=train, test=test, batch_size=batch_size)
+    layers = [module for module in model.modules() if isinstance(module, QuantumLayer)]
+    if not layers:
+        return "No circuits: the network is classical."
+    sizes: dict[str, Any] = {"train": train, "test": test, "batch_size": settings.batch_size}
+    epoch = sum((quote_of_epoch(layer, **sizes) for layer in layers), Quote())
+    step = sum((layer.quote(settings.batch_size) for layer in layers), Quote())
     return (
-        f"A step of {batch_size} example(s): {words(layer.quote(batch_size))}\n"
+        f"{'; '.join(map(str, layers))}\n"
+        f"A step of {settings.batch_size} example(s): {words(step)}\n"
         f"An epoch with its test: {words(epoch)}\n"
-        f"The run of {epochs} epochs: {words(epochs * epoch)}"
+        f"The run of {settings.epochs} epochs: {words(settings.epochs * epoch)}"
     )
 
 

@@ -1,34 +1,20 @@
-"""Where a run computes and writes: one process, or all those that ``torchrun`` started, and a folder."""
+"""What a run computes with: one process, or all those that ``torchrun`` started; threads; options of quantum layers."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .runs import RunFolder
+from .settings import TrainingSettings
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-
-@dataclass(frozen=True)
-class Workplace:
-    """Where a training computes and writes.
-
-    Attributes:
-        folder: Its run folder; only the first process writes there.
-        fabric: Device and processes.
-        resume: Whether to go on from the folder's checkpoint, where there is one.
-    """
-
-    folder: RunFolder
-    fabric: Fabric
-    resume: bool
+    from qiskit_torch_bridge import IBMBackend
 
 
 def open_fabric(device: str) -> Fabric:
@@ -74,14 +60,20 @@ def layer_seed(seed: int) -> int | tuple[int, int]:
     return seed if rank == 0 else (seed, rank)
 
 
-def layer_options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What the settings say of a quantum layer: backend, shots, gradient rule and seed."""
-    return {name: settings[name] for name in ("backend", "shots", "gradient")} | {"seed": layer_seed(settings["seed"])}
+def layer_options(settings: TrainingSettings, device: IBMBackend | None = None) -> dict[str, Any]:
+    """What the settings say of a quantum layer: backend, shots, gradient rule and seed.
+
+    Args:
+        settings: Of a training.
+        device: The device that was opened for it, in place of its word.
+    """
+    options: dict[str, Any] = {name: getattr(settings, name) for name in ("backend", "shots", "gradient")}
+    return options | {"seed": layer_seed(settings.seed)} | ({} if device is None else {"backend": device})
 
 
-def exactly(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with exact simulation, for circuits that are drawn and not measured."""
-    return {**settings, "backend": None, "shots": None, "gradient": None}
+def exact_options(settings: TrainingSettings) -> dict[str, Any]:
+    """The same with exact simulation, for circuits that are drawn and not measured."""
+    return layer_options(settings) | {"backend": None, "shots": None, "gradient": None}
 
 
 def gathered(fabric: Fabric, value: Any) -> list[Any]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from experiments.common.trainer import quantum_layers
 from runs import (
     CONFIGS,
     assert_refused,
@@ -22,7 +23,6 @@ from torch import nn
 
 from experiments.__main__ import main
 from experiments.common.runs import RunFolder
-from experiments.common.trainer import quantum_layers
 from experiments.recipes import EXPERIMENT
 from experiments.recipes.blocks import quantum_layers_with_gradients
 from experiments.recipes.questions import QUESTIONS, stages_of

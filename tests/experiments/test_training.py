@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from experiments.common.trainer import Interrupted, Stage, Trainer, decisions
 from runs import QUICK, assert_same_run, ctrl_c_at, metrics, one_line, start, without_time
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -27,7 +28,6 @@ from experiments.__main__ import main
 from experiments.common.board import Board
 from experiments.common.rows import Rows
 from experiments.common.runs import RunFolder
-from experiments.common.trainer import Interrupted, Stage, Trainer, decisions
 from experiments.common.workplace import Workplace, layer_seed, open_fabric
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import textbook

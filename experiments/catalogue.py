@@ -1,0 +1,125 @@
+"""What there is to run, by name: known without importing it, because PyTorch takes its time."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from .common.engine import Command
+    from .common.runs import RunFolder
+    from .common.settings import Settings
+
+
+class Entry(NamedTuple):
+    """An experiment or a study.
+
+    Attributes:
+        summary: A line for the list.
+        settings: Where its settings are, ``module:class``, in a module without PyTorch.
+        command: Where it is itself, ``module:name``.
+    """
+
+    summary: str
+    settings: str
+    command: str
+
+
+COMMANDS = {
+    "mnist01": Entry(
+        "hybrid CNN that tells handwritten 0 from 1, gradients by parameter shift (Qiskit textbook)",
+        "settings:MNIST01Settings",
+        "mnist01:EXPERIMENT",
+    ),
+    "mnist36": Entry(
+        "layerwise learning: a quantum circuit that tells 3 from 6 grows while it is trained (Skolik et al.)",
+        "settings:MNIST36Settings",
+        "mnist36:EXPERIMENT",
+    ),
+    "transfer": Entry(
+        "quantum transfer learning: a frozen ResNet18 with a dressed quantum circuit on top (Mari et al.)",
+        "transfer.transfer_settings:TransferSettings",
+        "transfer.transfer_learning:EXPERIMENT",
+    ),
+    "pretrain": Entry(
+        "trains a network for transfer; --exclude leaves out the classes that are to be told apart later",
+        "transfer.transfer_settings:PretrainSettings",
+        "transfer.pretraining:EXPERIMENT",
+    ),
+    "spirals": Entry(
+        "a dressed quantum circuit beside its classical twin on two interleaved spirals (Mari et al.)",
+        "settings:SpiralsSettings",
+        "spirals:EXPERIMENT",
+    ),
+    "recipes": Entry(
+        "where to put a quantum layer, quick starts, data re-uploading, dropout: questions answered with numbers",
+        "recipes.recipe_settings:RecipeSettings",
+        "recipes.survey:EXPERIMENT",
+    ),
+    "barren-plateau": Entry(
+        "how fast gradients vanish as random circuits grow (McClean et al.), and what start and depth change",
+        "barren_plateau.plateau_settings:PlateauSettings",
+        "barren_plateau.plateau_study:STUDY",
+    ),
+    "shot-noise": Entry(
+        "standard errors against shots, accuracy against the shots spent, and the bias that shots do not cure",
+        "shot_noise.shot_settings:ShotSettings",
+        "shot_noise.shot_study:STUDY",
+    ),
+    "gradient-methods": Entry(
+        "finite differences and SPSA beside parameter shift: bias, variance and error at equal shots",
+        "gradient_methods.method_settings:MethodSettings",
+        "gradient_methods.method_study:STUDY",
+    ),
+}
+TOOLS = {
+    "benchmark": "time for a training step against other libraries, whose answers must agree first",
+    "plot": "draws a run's figures anew from its files: python -m experiments plot RUN ...",
+    "compare": "puts runs side by side, a table and a figure: python -m experiments compare RUN RUN ...",
+    "ibm-check": "is now the command qtb check",
+    "jobs": "is now the commands qtb jobs and qtb record",
+    "reference": "builds the API reference from the docstrings: python -m experiments reference --out FOLDER",
+    "record-lesson": "trains a small circuit on a simulated device and records it, to be replayed without an account",
+}
+
+
+def settings_of(name: str) -> type[Settings] | None:
+    """The class of a command's settings, where it can be had without the command itself."""
+    return _object(COMMANDS[name].settings) if name in COMMANDS else None
+
+
+def command_of(name: str) -> Command[Any] | None:
+    """An experiment or a study; one that is not listed here is ``EXPERIMENT`` or ``STUDY`` of ``experiments/NAME.py``.
+
+    Returns:
+        None if there is none of that name.
+    """
+    if name in COMMANDS:
+        return _object(COMMANDS[name].command)
+    module_name = f"{__package__}.{name.replace('-', '_')}"
+    if not name.replace("-", "_").isidentifier() or name in TOOLS or find_spec(module_name) is None:
+        return None
+    module = import_module(module_name)
+    return getattr(module, "EXPERIMENT", None) or getattr(module, "STUDY", None)
+
+
+def command_in(folder: RunFolder) -> Command[Any]:
+    """The experiment or study that a run is of.
+
+    Raises:
+        ValueError: If the folder is not that of a run.
+    """
+    name = folder.read_settings().get("experiment")
+    command = command_of(name) if isinstance(name, str) else None
+    if command is None:
+        raise ValueError(
+            f"{folder.file('config.yaml')}: experiment: got {name!r}, expected that of an experiment or a study; give the "
+            "folder of a run."
+        )
+    return command
+
+
+def _object(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(f".{module}", __package__), name)

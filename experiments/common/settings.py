@@ -1,0 +1,120 @@
+"""What runs can be told, as frozen dataclasses: their attributes are the options, the help, and the keys of YAML files.
+
+Without PyTorch, so that help and typing errors are there at once. The description of an attribute is its option's help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from .kinds import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed
+
+FREE = frozenset({"device", "ibm.max_qpu_seconds", "ibm.max_shots", "ibm.max_jobs"})
+"""What may be another when a run is continued, as the command line names it: its results do not depend on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What defines a run.
+
+    Attributes:
+        seed: Makes runs repeatable, on one machine to the last bit.
+    """
+
+    seed: Seed = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySettings(Settings):
+    """What defines a study: the same measurement in many cells.
+
+    Attributes:
+        seed: Makes every cell repeatable, wherever it is measured.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareSettings:
+    """What :class:`~qiskit_torch_bridge.IBMBackend` can be told, by its own names.
+
+    Attributes:
+        account: The name that the account was saved under; null: the default one.
+        instance: The instance's name or CRN; null: the account's.
+        mode: Each job by itself, a batch, or a session (billed between jobs too; not in the open plan).
+        max_time: Seconds that a session or batch may be open; null: the service's.
+        primitive: IBM's primitive; an estimator can mitigate errors.
+        options: The primitive's options by IBM's names, such as '{"dynamical_decoupling": {"enable": true}}'.
+        optimization_level: The transpiler's.
+        seed_transpiler: Makes the transpiler's choices repeatable.
+        max_qpu_seconds: Stop before the job with which the run would pass so many seconds of QPU time.
+        max_shots: Stop before the job with which it would pass so many shots.
+        max_jobs: Stop before it would send more jobs than this.
+        shadow: Simulate each job without noise too, and log what the device adds.
+    """
+
+    account: str | None = None
+    instance: str | None = None
+    mode: Literal["job", "batch", "session"] = "job"
+    max_time: PositiveInt | None = None
+    primitive: Literal["sampler", "estimator"] = "sampler"
+    options: dict[str, Any] | None = None
+    optimization_level: Literal[0, 1, 2, 3] = 2
+    seed_transpiler: NonNegativeInt | None = 0
+    max_qpu_seconds: NonNegativeFloat | None = None
+    max_shots: NonNegativeInt | None = None
+    max_jobs: NonNegativeInt | None = None
+    shadow: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(Settings):
+    """What defines a training.
+
+    Attributes:
+        data_root: Folder of data sets (default: QTB_DATA).
+        backend: statevector (exact), aer, fake:NAME (a device's noise, fake:manila), ibm:NAME (a device of IBM's, every step
+            a paid job; ibm:fake_manila rehearses that at no cost), replay:FILE (a recorded run).
+        ibm: For --backend ibm:NAME.
+        shots: Shots a circuit; null for exact values.
+        gradient: adjoint, parameter_shift, finite_difference, spsa; null: the best for the backend.
+        epochs: Passes through the training examples.
+        batch_size: Examples a step.
+        lr: Learning rate.
+        seeds: Runs of as many seeds, from --seed on, and their distribution.
+        device: Where torch computes: cpu, cuda, ...
+    """
+
+    data_root: str | None = None
+    backend: str = "statevector"
+    ibm: HardwareSettings = HardwareSettings()
+    shots: PositiveInt | None = None
+    gradient: str | None = None
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 10
+    lr: PositiveFloat = 0.01
+    seeds: PositiveInt = 1
+    device: str = "cpu"
+
+    @property
+    def is_for_hardware(self) -> bool:
+        """Whether the backend is a device of IBM's, be it for a rehearsal."""
+        return is_hardware(self.backend)
+
+    def follows(self, protocol: TrainingSettings) -> bool:
+        """Whether a result can stand beside that of a protocol: only seeds, device and data root may differ."""
+        free = {name: getattr(protocol, name) for name in ("seed", "seeds", "device", "data_root")}
+        return replace(self, **free) == protocol
+
+    def __post_init__(self) -> None:
+        given = [f"--ibm.{name}" for name, value in vars(self.ibm).items() if value != getattr(HardwareSettings, name)]
+        if given and not self.is_for_hardware:
+            raise ValueError(
+                f"{', '.join(given)}: got --backend {self.backend}, expected ibm:NAME, which these options are for; "
+                "leave them out, or name a device (ibm:fake_manila for a rehearsal)."
+            )
+
+
+def is_hardware(word: str) -> bool:
+    """Whether a backend's word means a device of IBM's, be it for a rehearsal."""
+    return word.startswith("ibm:") and word != "ibm:"

@@ -1,0 +1,48 @@
+"""The experiment that experiments/README.md shows: as long as it says, and run as it says."""
+
+import re
+
+import pytest
+from runs import CHECKOUT, assert_same_run, metrics, result
+
+import experiments
+from experiments.__main__ import main
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+@pytest.fixture
+def moons(tmp_path, monkeypatch):
+    """The name of the experiment, in a folder beside the others."""
+    page = (CHECKOUT / "experiments" / "README.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "Experiment(" in block)
+    assert len(code.splitlines()) <= 60
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "moons.py").write_text(code)
+    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(folder)])
+    return "moons"
+
+
+def test_the_example_runs_resumes_and_is_compared(moons, tmp_path, capsys):
+    few, more, at_once = (str(tmp_path / name) for name in ("few", "more", "at-once"))
+    options = [moons, "--points", "20", "--shots", "50"]
+    assert main([*options, "--dry-run"]) == 0
+    promised = capsys.readouterr().out
+    assert main([*options, "--epochs", "1", "--run-dir", few]) == 0
+    assert main([moons, "--resume", "--run-dir", few, "--epochs", "10"]) == 0
+    assert main([*options, "--run-dir", at_once]) == 0
+    assert_same_run(tmp_path / "few", tmp_path / "at-once")
+    spent = result(tmp_path / "few")
+    assert f"The run of 10 epochs: {spent['circuits']:,} circuits, {spent['shots']:,} shots" in promised
+    assert main([*options, "--epochs", "1", "--seeds", "2", "--run-dir", more]) == 0
+    assert metrics(tmp_path / "more" / "seed0") == metrics(tmp_path / "few")[:1]
+    assert main(["plot", more]) == 0
+    assert main(["compare", few, more, "--out", str(tmp_path / "compared")]) == 0
+
+
+def test_its_options_are_refused_like_all_others(moons, capsys):
+    with pytest.raises(SystemExit) as refused:
+        main([moons, "--qubit", "2"])
+    assert refused.value.code == 2
+    assert "did you mean --qubits?" in capsys.readouterr().err
