@@ -302,8 +302,9 @@ class TestData:
         content = damaged.read_bytes()
         damaged.unlink()
         damaged.write_bytes(content[:keep])
-        with pytest.raises(ValueError, match=f"t10k-labels-idx1-ubyte is damaged: got {keep} bytes"):
-            load_digits_of((0, 1), train_per_digit=1, test_per_digit=1, data_root=tmp_path)
+        for download in (False, True):
+            with pytest.raises(ValueError, match=f"t10k-labels-idx1-ubyte is damaged: got {keep} bytes"):
+                load_digits_of((0, 1), train_per_digit=1, test_per_digit=1, data_root=tmp_path, download=download)
         assert damaged.stat().st_size == keep
 
     def test_environment_names_the_data_root(self, tmp_path, monkeypatch, capsys):

@@ -255,9 +255,8 @@ class TestTensorBoard:
 
     def test_each_epoch_is_there_at_once(self, tmp_path):
         """A killed process loses nothing."""
-        with Board(tmp_path / "tensorboard") as board:
-            board.add({"epoch": 1, "stage": "a", "x": 0.5})
-            assert self.logged(tmp_path) == {"x": [(1, 0.5)]}
+        Board.fresh(tmp_path / "tensorboard").add({"epoch": 1, "stage": "a", "x": 0.5})
+        assert self.logged(tmp_path) == {"x": [(1, 0.5)]}
 
     def test_after_a_kill_no_step_is_doubled_or_lost(self, tmp_path):
         """What was logged after the checkpoint is dropped, and what was lost before it is there again."""
@@ -320,9 +319,8 @@ class TestFaults:
         assert without_time(folder.read_rows()) == without_time(resumed.rows)
 
     def test_full_disk_while_an_event_is_written(self, tmp_path):
-        row = {"epoch": 1} | {f"number{i}": 0.5 for i in range(100)}
-        says = pytest.raises(OSError, match="TensorBoard's")
-        with Board(tmp_path) as board, files_no_larger_than(1000), says as full:
+        board, row = Board.fresh(tmp_path), {"epoch": 1} | {f"number{i}": 0.5 for i in range(100)}
+        with files_no_larger_than(1000), pytest.raises(OSError, match="TensorBoard's") as full:
             board.add(row)
         assert full.value.errno == errno.EFBIG
 
