@@ -112,8 +112,10 @@ class RunFolder:
         return RunFolder(self.path / name)
 
     def discard_if_unused(self) -> None:
-        """Removes the folder of a run that has come to nothing: it holds its settings at most."""
+        """Removes the folder of a run that has come to nothing: it and its parts hold their settings at most."""
         with suppress(OSError):  # why the run came to nothing matters more than that its folder is still there
+            for part in filter(Path.is_dir, list(self.path.iterdir())):
+                RunFolder(part).discard_if_unused()
             held = list(self.path.iterdir())
             if {path.name for path in held} <= {"config.yaml", _LOCK}:
                 for path in held:
