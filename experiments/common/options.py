@@ -16,7 +16,7 @@ import jsonargparse
 
 from .kinds import NonNegativeInt
 from .runs import RunFolder, brief
-from .settings import FREE, HardwareSettings, Settings
+from .settings import FREE, Settings, TrainingSettings
 
 S = TypeVar("S", bound=Settings)
 D = TypeVar("D")
@@ -215,7 +215,9 @@ def flat(settings: Settings) -> dict[str, Any]:
 def yaml_of(name: str, settings: Settings) -> dict[str, Any]:
     """The settings as YAML knows them, for ``config.yaml``; without those of hardware where there is none."""
     values = {"experiment": name} | {key: _plain(value) for key, value in vars(settings).items()}
-    return {key: value for key, value in values.items() if not (key == "ibm" and value == _plain(HardwareSettings()))}
+    if isinstance(settings, TrainingSettings) and not settings.is_for_hardware:
+        del values["ibm"]
+    return values
 
 
 def _built(of: type[D], parsed: Any) -> D:
