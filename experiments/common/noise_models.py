@@ -62,9 +62,9 @@ class NoisyBackend(AerBackend):
                 raise
             written = sorted(program.circuit.count_ops().keys() - {"barrier"})
             raise ValueError(
-                f"noise: got the gates {', '.join(self._named)}, expected some that the circuit's ({', '.join(written)}; h and "
-                "sdg before measurements of X and Y) can be translated into; name more gates (with 0 where they have no "
-                "noise), or all of one or two qubits by 1q or 2q."
+                f"noise: got the gates {', '.join(self._named)}, expected some that the circuit's can be translated into "
+                f"({', '.join(written)}; h and sdg before measurements of X and Y); name more gates, with 0 where they have "
+                "no noise, or all of one or two qubits by 1q or 2q."
             ) from error
 
 

@@ -14,8 +14,47 @@ ANY = {1: "1q", 2: "2q"}
 """What stands for all gates of so many qubits that are not named themselves."""
 
 GATES: Mapping[int, tuple[str, ...]] = {
-    1: tuple("h id p r rx ry rz s sdg sx sxdg t tdg u u1 u2 u3 x y z".split()),
-    2: tuple("cp crx cry crz csx cu cu1 cu3 cx cy cz ecr rxx ryy rzx rzz swap".split()),
+    1: (
+        "h",
+        "id",
+        "p",
+        "r",
+        "rx",
+        "ry",
+        "rz",
+        "s",
+        "sdg",
+        "sx",
+        "sxdg",
+        "t",
+        "tdg",
+        "u",
+        "u1",
+        "u2",
+        "u3",
+        "x",
+        "y",
+        "z",
+    ),
+    2: (
+        "cp",
+        "crx",
+        "cry",
+        "crz",
+        "csx",
+        "cu",
+        "cu1",
+        "cu3",
+        "cx",
+        "cy",
+        "cz",
+        "ecr",
+        "rxx",
+        "ryy",
+        "rzx",
+        "rzz",
+        "swap",
+    ),
 }
 """The gates of one and of two qubits that can have noise, by Qiskit's names."""
 
@@ -97,9 +136,7 @@ class NoiseSettings:
         for name in ("t1", "t2"):
             time = getattr(self, name)
             if time is not None and not 0 < time < math.inf:
-                raise ValueError(
-                    f"noise.{name}: got {time}, expected a positive number of microseconds; null: no such limit."
-                )
+                raise ValueError(f"noise.{name}: got {time}, expected microseconds above 0; null: no such limit.")
         t1, t2 = self.relaxation_times
         if t2 > 2 * t1:
             raise ValueError(f"noise.t2: got {t2} with t1={t1}, expected at most {2 * t1}: T2 is never above twice T1.")
