@@ -208,6 +208,18 @@ def test_losses_and_gradients_are_means_over_rows(tmp_path):
     assert row["gradient_rms"] == pytest.approx((squares / (3 * 8)) ** 0.5)
 
 
+def test_order_of_the_examples_follows_from_seed_and_epoch(tmp_path):
+    data, model, seen = Rows(torch.arange(10.0)[:, None], torch.zeros(10).long()), nn.Linear(1, 2), []
+    with Work("toy", replace(SETTINGS, epochs=2), RunFolder(tmp_path), open_fabric("cpu"), progress=False) as work:
+        for batch in work.steps(model, cross_entropy, data, data):
+            seen.append(batch.inputs[:, 0])
+            batch.learn(cross_entropy(model(batch.inputs), batch.labels), model(batch.inputs))
+    generators = (torch.Generator().manual_seed(2 * 1_000_003 + epoch) for epoch in (0, 1))
+    orders = [torch.randperm(10, generator=generator) for generator in generators]
+    assert torch.cat(seen).tolist() == torch.cat(orders).tolist()
+    assert [len(rows) for rows in seen] == [4, 4, 2] * 2
+
+
 def per_row(batch: Batch) -> torch.Tensor:
     return batch.inputs.sum(dim=1)
 
