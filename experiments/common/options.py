@@ -56,8 +56,9 @@ class Options:
 class Parser(jsonargparse.ArgumentParser):
     """Says in one line what it does not understand, and what may have been meant; abbreviations are not understood."""
 
-    def __init__(self, name: str, description: str) -> None:
-        super().__init__(prog=f"python -m experiments {name}", description=description, allow_abbrev=False)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        # jsonargparse makes parsers of this class for what is nested, with options of its own.
+        super().__init__(*arguments, **{**options, "allow_abbrev": False})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends the process with exit status 2.
@@ -97,7 +98,9 @@ def parser_of(name: str, settings: type[Settings], defaults: Settings | None = N
         settings: The class; its docstring describes the command.
         defaults: In place of the class's own.
     """
-    parser = Parser(name, docstring_parser.parse(settings.__doc__ or "").description or "")
+    parser = Parser(
+        prog=f"python -m experiments {name}", description=docstring_parser.parse(settings.__doc__ or "").description
+    )
     parser.add_argument("--experiment", choices=[name], default=name, help=SUPPRESS)  # so that config.yaml says it
     parser.add_argument(
         "--config", action="config", help="YAML file with options by their names; options after it win."
@@ -124,7 +127,8 @@ def add_options(parser: Parser, of: type[Any], defaults: Any = None) -> None:
                 option = {"type": get_type_hints(kind)[part.name], "default": getattr(default, part.name)}
                 parser.add_argument(f"{flag}.{part.name}", help=_descriptions(kind)[part.name], **option)
         else:
-            parser.add_argument(flag, default=default, help=texts[field.name], **_accepted(kind))
+            of_a_file = {"sub_configs": True} if any(map(is_dataclass, get_args(kind))) else {}
+            parser.add_argument(flag, default=default, help=texts[field.name], **_accepted(kind), **of_a_file)
 
 
 def _accepted(kind: Any) -> dict[str, Any]:
