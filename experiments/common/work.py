@@ -300,7 +300,7 @@ class Work:
             raise ValueError(self._foreign(["its stages"]))
         if most < epochs and self.settings.shot_schedule == "growing":
             raise ValueError(
-                f"--epochs: got {epochs}, expected {most}: its shots grow to --last-shots over these; start the longer run anew."
+                f"--epochs: got {epochs}, expected {most}: shots grow to --last-shots over these; start the longer run anew."
             )
         return not passed
 
