@@ -106,10 +106,7 @@ def torch_step(
 
 
 def play(
-    problem: Problem,
-    make: Mapping[str, Callable[..., object]],
-    inputs: Callable[[int], Any],
-    weights: Callable[[int], Any],
+    problem: Problem, make: Mapping[str, Any], inputs: Callable[[int], Any], weights: Callable[[int], Any]
 ) -> None:
     """Builds the problem's gates in some library's terms, one after the other.
 
@@ -145,7 +142,7 @@ def z_labels(problem: Problem) -> list[str]:
 def textbook(*, batch: int, seed: int) -> Problem:
     """One qubit, H and RY of the input; the inputs' gradient. The Qiskit textbook's hybrid network."""
     gates = [Gate("h", (0,)), Gate("ry", (0,), Angle("input", 0))]
-    return _problem(1, gates, (0,), batch, seed, wants_input_gradients=True)
+    return _problem(1, gates, (0,), batch, seed, input_gradients=True)
 
 
 def dressed(*, depth: int, batch: int, seed: int) -> Problem:
@@ -158,7 +155,7 @@ def dressed(*, depth: int, batch: int, seed: int) -> Problem:
     for layer in range(depth):
         gates += [Gate("cx", pair) for pair in ((0, 1), (2, 3), (1, 2))]
         gates += [Gate("ry", (q,), Angle("weight", 4 * layer + q)) for q in qubits]
-    return _problem(4, gates, tuple(qubits), batch, seed, wants_input_gradients=True)
+    return _problem(4, gates, tuple(qubits), batch, seed, input_gradients=True)
 
 
 def layerwise(*, num_qubits: int, layers: int, batch: int, seed: int) -> Problem:
@@ -193,13 +190,7 @@ def entangling(*, num_qubits: int, layers: int, batch: int, seed: int) -> Proble
 
 
 def _problem(
-    num_qubits: int,
-    gates: list[Gate],
-    measured: tuple[int, ...],
-    batch: int,
-    seed: int,
-    *,
-    wants_input_gradients: bool = False,
+    num_qubits: int, gates: list[Gate], measured: tuple[int, ...], batch: int, seed: int, input_gradients: bool = False
 ) -> Problem:
     """With inputs, weights and upstream gradient drawn from the seed."""
     rng = np.random.default_rng([seed, 1])
@@ -212,5 +203,5 @@ def _problem(
         inputs=rng.uniform(-np.pi / 2, np.pi / 2, (batch, columns["input"])),
         weights=rng.uniform(0, 2 * np.pi, columns["weight"]),
         upstream=rng.standard_normal((batch, len(measured))),
-        wants_input_gradients=wants_input_gradients,
+        wants_input_gradients=input_gradients,
     )

@@ -24,6 +24,7 @@ _LONGEST_STEP_IN_SERIES = 3.0
 _PAUSE = 0.05
 
 _say = partial(print, flush=True)
+_Ask = Callable[..., dict[str, Any]]
 
 
 @dataclass(kw_only=True)
@@ -165,14 +166,12 @@ class Measurement(AbstractContextManager["Measurement", None]):
         results = []
         with tempfile.TemporaryDirectory() as cache:
             for name in case.systems:
-                ours = self._systems[name].ours
-                for state in ("empty", "filled") if ours else ("filled",):
+                system = self._systems[name]
+                variables = {"NUMBA_CACHE_DIR": cache} if system.ours else {}
+                for state in ("empty", "filled") if system.ours else ("filled",):
                     result = SystemResult()
-                    _say(f"{case.name}, {self._systems[name].title}: a fresh process")
-                    with (
-                        _noting_failure(result),
-                        self._start(name, **({"NUMBA_CACHE_DIR": cache} if ours else {})) as process,
-                    ):
+                    _say(f"{case.name}, {system.title}: a fresh process")
+                    with _noting_failure(result), self._start(name, **variables) as process:
                         self._prepare_and_check(process.ask, case, name, result)
                     results.append(FreshResult(case, name, state, result))
         return results
@@ -198,9 +197,7 @@ class Measurement(AbstractContextManager["Measurement", None]):
         for process in [self._processes.pop(name) for name in names if name in self._processes]:
             process.stop()
 
-    def _prepare_and_check(
-        self, ask: Callable[..., dict[str, Any]], case: Case, name: str, result: SystemResult
-    ) -> None:
+    def _prepare_and_check(self, ask: _Ask, case: Case, name: str, result: SystemResult) -> None:
         system, seed = self._systems[name], self._settings.seed
         result.preparation = ask(
             "prepare",
