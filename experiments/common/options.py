@@ -195,8 +195,11 @@ def saved_settings(name: str, settings: type[S], folder: RunFolder) -> S:
     """
     parser = parser_of(name, settings)
     parser.exit_on_error = False
+    values = folder.read_settings()
     try:
-        return _built(settings, parser.parse_object(folder.read_settings()))
+        if "experiment" not in values:
+            raise ValueError("it names no experiment")
+        return _built(settings, parser.parse_object(values))
     except (ArgumentError, ValueError) as error:
         raise ValueError(
             f"{folder.file('config.yaml')} does not hold the settings of a run ({brief(error)}); put them right, or start "
