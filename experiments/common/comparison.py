@@ -146,7 +146,7 @@ def against_shots(trainings: Iterable[Compared]) -> list[dict[str, Any]]:
     keys = telling([dict(words) for words in curves]) or ["experiment"]
     rows = []
     for words, curve in curves.items():
-        named = ((key, dict(words).get(key, "-")) for key in keys)
+        named = [(key, value) for key, value in words if key in keys]
         name = ", ".join(value if key == "experiment" else f"{key} {value}" for key, value in named)
         points = grouped(curve, lambda each: None if _is_exact(each) else _of_shots(each)).values()
         rows += sorted((_shots_row(name, point) for point in points), key=lambda row: row["shots a circuit"] or inf)
