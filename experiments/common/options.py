@@ -199,8 +199,11 @@ def saved_settings(name: str, settings: type[S], folder: RunFolder) -> S:
     """
     parser = parser_of(name, settings)
     parser.exit_on_error = False
+    values = folder.read_settings()
     try:
-        return _built(settings, parser.parse_object(settings.of_today(folder.read_settings())))
+        if "experiment" not in values:
+            raise ValueError("it names no experiment")
+        return _built(settings, parser.parse_object(settings.of_today(values)))
     except (ArgumentError, ValueError) as error:
         raise ValueError(
             f"{folder.file('config.yaml')} does not hold the settings of a run ({brief(error)}); put them right, or start "
