@@ -14,9 +14,10 @@ from scipy import stats
 
 from experiments.__main__ import main
 from experiments.common.cells import measured, seed_of
+from experiments.common.lines import MeanSquare
 from experiments.common.runs import RunFolder
 from experiments.shot_noise import noise, scaling, strategies
-from experiments.shot_noise.power_laws import MeanSquare, fit_plateau, fit_power_law, mean_square
+from experiments.shot_noise.power_laws import fit_plateau, fit_power_law, mean_square
 from experiments.shot_noise.shot_study import measure
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import dressed
@@ -187,6 +188,13 @@ def test_plateaus_are_found(bias):
     covered = sum(fit.low <= bias <= fit.high for fit in fits)
     assert covered > 0.9 * len(fits)
     assert np.mean([fit.one_shot for fit in fits]) == pytest.approx(0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("squares", [[0.1, 0.1, 0.1], [0.10, 0.11, 0.12]])
+def test_noise_that_is_not_seen_beside_the_bias(squares):
+    fit = fit_plateau([10, 100, 1000], squares, 20)
+    assert fit.low < fit.bias < fit.high
+    assert fit.bias == pytest.approx(0.33, abs=0.02)
 
 
 def test_fits_refuse_what_determines_no_line():
