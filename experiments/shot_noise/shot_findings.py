@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 from typing import Any
 
 from scipy.stats import chi2
 
 from ..common.comparison import grouped
 from ..common.lines import MeanSquare
-from ..common.options import Settings
-from ..common.sweeps import Findings, Tables
+from ..common.panels import mean_and_error
+from ..common.studies import Findings, Tables
 from .figures import noise_figure, scaling_figure, training_figure
 from .noise import IDEAL, NOISES, QUANTITIES, closed_form, ideal, one_shot
 from .power_laws import Plateau, PowerLaw, fit_plateau, fit_power_law
 from .scaling import EXPONENTS
+from .shot_settings import ShotSettings
 from .strategies import ALLOCATIONS
 
 Rows = Sequence[Mapping[str, Any]]
@@ -27,7 +28,7 @@ _NEARLY = 0.95
 """Of the best accuracy: what counts as having learnt."""
 
 
-def find(settings: Settings, tables: Tables) -> Findings:
+def find(settings: ShotSettings, tables: Tables) -> Findings:
     """Fits and draws those of the study's tables that there are."""
     numbers: dict[str, Any] = {}
     summaries: dict[str, Rows] = {}
@@ -129,7 +130,7 @@ def _strategy_rows(model: str, by_strategy: Mapping[str, Rows]) -> list[dict[str
         accuracies = [row["test_accuracy"] for row in last[strategy]]
         summary.append(
             {"model": model, "shots a circuit": strategy, "trainings": len(accuracies)}
-            | _mean_and_error("test accuracy", accuracies)
+            | mean_and_error("test accuracy", accuracies)
             | {"shots spent": round(fmean(row["total_shots"] for row in last[strategy]))}
             | {"accuracy to reach": _NEARLY * best, "reached by": len(reached)}
             | {"shots until then (median of these)": round(median(reached)) if reached else ""}
@@ -147,13 +148,7 @@ def _allocation_rows(model: str, by_strategy: Mapping[str, Rows]) -> list[dict[s
         ]
         summary.append(
             {"model": model, "shots a circuit": uniform, "trainings": len(pairs)}
-            | _mean_and_error("shots saved", [1 - b["total_shots"] / a["total_shots"] for a, b in pairs])
-            | _mean_and_error("accuracy gained", [b["test_accuracy"] - a["test_accuracy"] for a, b in pairs])
+            | mean_and_error("shots saved", [1 - b["total_shots"] / a["total_shots"] for a, b in pairs])
+            | mean_and_error("accuracy gained", [b["test_accuracy"] - a["test_accuracy"] for a, b in pairs])
         )
     return summary
-
-
-def _mean_and_error(name: str, values: Sequence[float]) -> dict[str, Any]:
-    """With an empty error where there is a single value."""
-    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else ""
-    return {name: fmean(values), f"{name}, standard error": error}

@@ -37,7 +37,7 @@ from .. import mnist01, mnist36
 from ..common.cells import Cell
 from ..common.data import load_digits_of, load_first_of
 from ..common.rows import Rows
-from ..common.trainer import decisions, quantum_layers
+from ..common.work import decisions, quantum_layers
 
 _BATCH_SIZE = 16
 _GROWTH_STEPS = 4
@@ -106,7 +106,7 @@ def hybrid(data_root: Path | None, seed: int) -> Task:
     data = load_digits_of(
         mnist01.DIGITS, train_per_digit=100, test_per_digit=75 if data_root is None else 200, data_root=data_root
     )
-    head = mnist01.quantum_head({"backend": "statevector", "shots": None, "gradient": "parameter_shift", "seed": seed})
+    head = mnist01.quantum_head(gradient="parameter_shift", seed=seed)
     return Task(mnist01.network(head), data.train, data.test, loss=mnist01.loss, lr=0.001)
 
 
@@ -152,13 +152,13 @@ def strategies_of(model: str) -> list[str]:
     return [name for name, strategy in STRATEGIES.items() if not (strategy.needs_weights and model == "hybrid CNN")]
 
 
-def require_data(data_root: Path | None) -> None:
+def require_data(data_root: str | None) -> None:
     """Refuses a data root without MNIST, or with damaged files.
 
     Raises:
         FileNotFoundError, ValueError: If it is so.
     """
-    load_first_of(mnist36.DIGITS, train=1, test=1, data_root=data_root)
+    load_first_of(mnist36.DIGITS, train=1, test=1, data_root=_folder(data_root))
 
 
 def train(cell: Cell, seed: np.random.SeedSequence) -> list[dict[str, Any]]:
@@ -169,10 +169,9 @@ def train(cell: Cell, seed: np.random.SeedSequence) -> list[dict[str, Any]]:
             weights and see the same batches, whatever the strategy.
         seed: Draws the shots.
     """
-    root = None if cell["data_root"] is None else Path(cell["data_root"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell["seed"])
-        task = MODELS[cell["model"]](root, cell["seed"])
+        task = MODELS[cell["model"]](_folder(cell["data_root"]), cell["seed"])
         return [*_steps(task, STRATEGIES[cell["strategy"]], cell["steps"], cell["seed"], seed)]
 
 
@@ -237,3 +236,7 @@ def _nine_numbers(data_root: Path | None) -> tuple[Rows, Rows]:
     else:
         data = load_first_of(mnist36.DIGITS, train=mnist36.TRAIN_IMAGES["mnist"], test=500, data_root=data_root)
     return mnist36.rows_of(data)
+
+
+def _folder(data_root: str | None) -> Path | None:
+    return None if data_root is None else Path(data_root)

@@ -18,6 +18,7 @@ from experiments.common.lines import MeanSquare
 from experiments.common.runs import RunFolder
 from experiments.shot_noise import noise, scaling, strategies
 from experiments.shot_noise.power_laws import fit_plateau, fit_power_law, mean_square
+from experiments.shot_noise.shot_settings import ShotSettings
 from experiments.shot_noise.shot_study import measure
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import dressed
@@ -280,7 +281,12 @@ def test_a_cell_follows_from_its_seed(cell):
     assert rows(6) != first
     assert torch.equal(torch.random.get_rng_state(), state), "torch's generator is not the cell's to move"
     outcome = measured(measure, cell, 5)
-    assert outcome.line is not None, outcome.error
+    assert outcome.value is not None, outcome.error
+
+
+def test_options_know_noises_and_models_by_name():
+    assert ShotSettings().noises == tuple(noise.NOISES)
+    assert ShotSettings().models == tuple(strategies.MODELS)
 
 
 def test_dry_run_lists_the_cells_and_writes_nothing(tmp_path, capsys, monkeypatch):
