@@ -60,9 +60,9 @@ class ShotSettings(StudySettings):
 
     def __post_init__(self) -> None:
         if "scaling" in self.parts:
-            _require_sweep("", self.shots, self.repeats)
+            _require_enough("", self.shots, self.repeats)
         if "noise" in self.parts:
-            _require_sweep("noise-", self.noise_shots, self.noise_repeats)
+            _require_enough("noise-", self.noise_shots, self.noise_repeats)
         if "training" in self.parts and self.dataset == "mnist" and self.data_root is None:
             raise ValueError("--dataset mnist: got no data root, expected --data-root or QTB_DATA.")
 
@@ -72,7 +72,7 @@ class ShotSettings(StudySettings):
         return None if self.dataset == "digits" else self.data_root
 
 
-def _require_sweep(part: str, shots: tuple[int, ...], repeats: int) -> None:
+def _require_enough(part: str, shots: tuple[int, ...], repeats: int) -> None:
     """Refuses what no line can be fitted through, or has no scatter."""
     if len(set(shots)) < 2 or min(shots) < 2:
         raise ValueError(

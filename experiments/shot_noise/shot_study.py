@@ -10,22 +10,33 @@ import numpy as np
 from qiskit_torch_bridge.backends import resolve_backend
 
 from ..common.cells import Cell, Row
+from ..common.data import load_first_of
 from ..common.studies import Study
+from ..mnist36 import DIGITS
 from .noise import NOISES, measure_noise
 from .scaling import RULES, VALUE, measure_scaling
 from .shot_findings import find
 from .shot_settings import PARTS, ShotSettings
-from .strategies import require_data, strategies_of, train
+from .strategies import folder_of, strategies_of, train
 
 
 def cells(settings: ShotSettings) -> list[Cell]:
-    """The cells of all parts that are asked for.
-
-    Raises:
-        ValueError, OSError, ImportError: If what a part needs is not there.
-    """
+    """The cells of all parts that are asked for."""
     made = {"scaling": _scaling_cells, "training": _training_cells, "noise": _noise_cells}
     return [cell for part in PARTS if part in settings.parts for cell in made[part](settings)]
+
+
+def require(settings: ShotSettings) -> None:
+    """Refuses a data root without MNIST, or with damaged files, and fake devices that are not installed.
+
+    Raises:
+        ValueError, OSError, ImportError: If it is so; the message says what to do.
+    """
+    if "training" in settings.parts:
+        load_first_of(DIGITS, train=1, test=1, data_root=folder_of(settings.mnist_root))
+    for name in settings.noises if "noise" in settings.parts else ():
+        if NOISES[name].device is not None:
+            resolve_backend(f"fake:{NOISES[name].device}")
 
 
 def measure(cell: Cell, seed: np.random.SeedSequence) -> Sequence[Row]:
@@ -41,19 +52,15 @@ def _scaling_cells(settings: ShotSettings) -> Iterator[Cell]:
 
 
 def _noise_cells(settings: ShotSettings) -> Iterator[Cell]:
-    for name in settings.noises:
-        if NOISES[name].device is not None:
-            resolve_backend(f"fake:{NOISES[name].device}")  # which says how to install what it needs
-        for shots in settings.noise_shots:
-            yield {"part": "noise", "noise": name, "shots": shots, "repeats": settings.noise_repeats}
+    for name, shots in product(settings.noises, settings.noise_shots):
+        yield {"part": "noise", "noise": name, "shots": shots, "repeats": settings.noise_repeats}
 
 
 def _training_cells(settings: ShotSettings) -> Iterator[Cell]:
-    require_data(settings.mnist_root)
     for model in settings.models:
         for strategy, number in product(strategies_of(model), range(settings.seeds)):
             task = {"model": model, "strategy": strategy, "steps": settings.steps, "seed": settings.seed + number}
             yield {"part": "training", **task, "data_root": settings.mnist_root}
 
 
-STUDY = Study(name="shot-noise", settings=ShotSettings, make_cells=cells, measure=measure, find=find)
+STUDY = Study(name="shot-noise", settings=ShotSettings, make_cells=cells, measure=measure, find=find, require=require)

@@ -13,6 +13,7 @@ Accuracy is that of exact simulation, on images that are not trained on, so that
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,15 +153,6 @@ def strategies_of(model: str) -> list[str]:
     return [name for name, strategy in STRATEGIES.items() if not (strategy.needs_weights and model == "hybrid CNN")]
 
 
-def require_data(data_root: str | None) -> None:
-    """Refuses a data root without MNIST, or with damaged files.
-
-    Raises:
-        FileNotFoundError, ValueError: If it is so.
-    """
-    load_first_of(mnist36.DIGITS, train=1, test=1, data_root=_folder(data_root))
-
-
 def train(cell: Cell, seed: np.random.SeedSequence) -> list[dict[str, Any]]:
     """Trains a model; returns a row for each of some steps, ever further apart.
 
@@ -171,7 +163,7 @@ def train(cell: Cell, seed: np.random.SeedSequence) -> list[dict[str, Any]]:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell["seed"])
-        task = MODELS[cell["model"]](_folder(cell["data_root"]), cell["seed"])
+        task = MODELS[cell["model"]](folder_of(cell["data_root"]), cell["seed"])
         return [*_steps(task, STRATEGIES[cell["strategy"]], cell["steps"], cell["seed"], seed)]
 
 
@@ -211,21 +203,12 @@ def _steps(
 
 
 def exact_scores(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """What a model says without shots; neither they nor the circuits are counted, and its stream of shots stays put."""
-    layers = quantum_layers(model)
-    kept = [(layer.shots, layer.get_rng_state(), layer.total_circuits) for layer in layers]
-    was_training = model.training
-    try:
-        for layer in layers:
-            layer.shots = None
-        with torch.no_grad():
-            scores: torch.Tensor = model.eval()(inputs)
-    finally:
-        model.train(was_training)
-        for layer, (shots, stream, circuits) in zip(layers, kept, strict=True):
-            layer.shots = shots
-            layer.set_rng_state(stream)
-            layer.total_circuits = circuits
+    """What a model says without shots; a twin says it, so that nothing is counted and the stream of shots stays put."""
+    twin = deepcopy(model).eval()
+    for layer in quantum_layers(twin):
+        layer.shots = None
+    with torch.no_grad():
+        scores: torch.Tensor = twin(inputs)
     return scores
 
 
@@ -238,5 +221,6 @@ def _nine_numbers(data_root: Path | None) -> tuple[Rows, Rows]:
     return mnist36.rows_of(data)
 
 
-def _folder(data_root: str | None) -> Path | None:
+def folder_of(data_root: str | None) -> Path | None:
+    """Where MNIST is; None for scikit-learn's digits."""
     return None if data_root is None else Path(data_root)
