@@ -141,14 +141,13 @@ class Work:
         self._saved = time.perf_counter()
         self._measured = self._measured_by_all = Measured()
         self._board: Board | None = None
-        self._for_steps, self._for_good = ExitStack(), ExitStack()
+        self._for_steps = ExitStack()
 
     def __enter__(self) -> Work:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._for_steps.close()  # which an error in the loop has left open
-        self._for_good.close()
 
     @property
     def is_first(self) -> bool:
@@ -316,7 +315,7 @@ class Work:
             self.folder.write_settings(yaml_of(self.name, self.settings))
             if self.rows:  # a run that was killed between its checkpoint and its metrics has the checkpoint's only
                 self.folder.write_rows("metrics.csv", self.rows)
-            self._board = self._for_good.enter_context(Board(self.folder.file("tensorboard")))
+            self._board = Board.fresh(self.folder.file("tensorboard"))
             for row in self.rows:
                 self._board.add(row)
 
