@@ -129,7 +129,7 @@ def _string(observable: str, num_qubits: int) -> list[int]:
 
 
 def _summary_row(series: Series) -> dict[str, Any]:
-    fit, largest = series.fit, max(series.points)
+    fit, exact, largest = series.fit, series.exact_slope, max(series.points)
     at_largest = series.points[largest]
     deep = series.depth == "deep"
     return {
@@ -140,7 +140,7 @@ def _summary_row(series: Series) -> dict[str, Any]:
         "95 % from": fit.low,
         "to": fit.high,
         "slope of endless depth": SLOPES[series.start, series.observable] if deep else "",
-        f"exact slope, to {_LARGEST_EXACT} qubits": "" if series.exact_slope is None else series.exact_slope,
+        f"exact slope, to {_LARGEST_EXACT} qubits": "" if exact is None else exact,
         "chi-square": f"{fit.chi_square:.1f}/{fit.freedom}",
         "samples": at_largest.samples,
         f"variance at {largest} qubits": at_largest.derivative.value,
