@@ -29,7 +29,8 @@ from .common.experiment import Experiment
 from .common.plots import circuit_diagram, draw_predictions, learning_curves, phase_curves, save_predictions
 from .common.rows import Rows
 from .common.runs import RunFolder
-from .common.training_costs import quote_of_epoch, words
+from .common.shot_schedules import between
+from .common.training_costs import quote_of_stage, words
 from .common.work import Work
 from .common.workplace import exact_options
 from .settings import MNIST36Settings
@@ -210,21 +211,36 @@ def logistic_regression(train: Rows, test: Rows) -> float:
 def cost(settings: MNIST36Settings, options: Mapping[str, Any]) -> str:
     """What each phase and the whole run cost."""
     data = digits(settings)
-    sizes = {"train": len(data.train), "batch_size": settings.batch_size}
-    rows, training, everything = [], [], []
+    total, before = sum(phase.epochs for phase in phases(settings)), 0
+    rows: list[dict[str, Any]] = []
+    training = everything = (Quote(), Quote())
     for phase, model in in_each_phase(settings, options):
-        quote = partial(quote_of_epoch, model.quantum.quantum, **sizes, inputs_require_grad=False)
-        training.append(phase.epochs * quote(test=0))
-        everything.append(phase.epochs * quote(test=len(data.test)))
+        of_phase, with_tests = (
+            quote_of_stage(
+                [(model.quantum.quantum, False)],
+                settings,
+                epochs=phase.epochs,
+                total_epochs=total,
+                epochs_before=before,
+                train=len(data.train),
+                test=test,
+            )
+            for test in (0, len(data.test))
+        )
+        before += phase.epochs
+        training, everything = (
+            (least + other[0], most + other[1])
+            for (least, most), other in ((training, of_phase), (everything, with_tests))
+        )
         rows.append(
             {"phase": phase.name, "layers": phase.depth, "epochs": phase.epochs, **_sizes(model)}
-            | {"circuits of training": training[-1].circuits, "its shots": training[-1].shots}
+            | {"circuits of training": of_phase[1].circuits, "its shots": of_phase[1].shots}
         )
     return (
         f"Data: {data.source}, {len(data.train)} training and {len(data.test)} test images.\n"
         f"{in_columns(rows)}\n"
-        f"Training: {words(sum(training, Quote()))}\n"
-        f"The run, with a test after each epoch: {words(sum(everything, Quote()))}"
+        f"Training: {between(*training, words)}\n"
+        f"The run, with a test after each epoch: {between(*everything, words)}"
     )
 
 

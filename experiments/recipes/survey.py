@@ -14,15 +14,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from qiskit_torch_bridge import Quote
-
 from ..common.data import load_first_of
 from ..common.data_settings import with_digits
 from ..common.experiment import Experiment
 from ..common.plots import learning_curves
 from ..common.rows import Rows
 from ..common.runs import RunFolder
-from ..common.training_costs import quote_of_epoch, words
+from ..common.shot_schedules import between
+from ..common.training_costs import quote_of_stage, words
 from ..common.work import Work, cross_entropy
 from .answers import draw_answers
 from .blocks import WIDTH, quantum_layers_with_gradients
@@ -91,7 +90,6 @@ def train(settings: RecipeSettings, work: Work) -> dict[str, Any]:
     with work.fabric.rank_zero_first():  # only one process downloads
         training, testing = load(settings)
     model, stages = network(settings, work.layer_options()), stages_of(settings)
-    on_hardware, _ = quotes(settings, work.layer_options())
     total = sum(stage.epochs for stage in stages)
     for stage in stages:
         stage.prepare(model)
@@ -107,25 +105,16 @@ def train(settings: RecipeSettings, work: Work) -> dict[str, Any]:
         "dataset": settings.dataset,
         "parameters": last[-1]["trained_parameters"],
         "epochs_to_accuracy": reached[0] if reached else None,
-        "hardware_circuits_a_step": on_hardware.circuits,
+        "hardware_circuits_a_step": circuits_of_step(settings, work.layer_options()),
         **work.result(),
     }
 
 
-def quotes(settings: RecipeSettings, options: Options) -> tuple[Quote, Quote]:
-    """The cost of a step by parameter shift, as on hardware, in the last stage; and of all epochs, with these options."""
-    stage = stages_of(settings)[-1]
+def circuits_of_step(settings: RecipeSettings, options: Options) -> int:
+    """The circuits of a step by parameter shift, as on hardware, in the last stage."""
     shifting = {**options, "backend": "statevector", "shots": SHOTS_OF_QUOTE, "gradient": "parameter_shift"}
-    steps = [
-        layer.quote(settings.batch_size, inputs_require_grad=trained_before)
-        for layer, trained_before in quantum_layers_with_gradients(_prepared(settings, shifting, stage))
-    ]
-    sizes = {name: getattr(settings, name) for name in ("train", "test", "batch_size")}
-    epochs = [
-        quote_of_epoch(layer, **sizes, inputs_require_grad=trained_before)
-        for layer, trained_before in quantum_layers_with_gradients(_prepared(settings, options, stage))
-    ]
-    return sum(steps, Quote()), stage.epochs * sum(epochs, Quote())
+    layers = quantum_layers_with_gradients(_prepared(settings, shifting, stages_of(settings)[-1]))
+    return sum(layer.quote(settings.batch_size, inputs_require_grad=before).circuits for layer, before in layers)
 
 
 def _prepared(settings: RecipeSettings, options: Options, stage: Stage) -> nn.Module:
@@ -137,12 +126,23 @@ def _prepared(settings: RecipeSettings, options: Options, stage: Stage) -> nn.Mo
 
 def cost(settings: RecipeSettings, options: Options) -> str:
     """What a step on hardware costs, and the whole run as it is set."""
-    step, whole = quotes(settings, options)
-    if not whole.circuits:
+    *earlier, stage = stages_of(settings)
+    before = sum(stage.epochs for stage in earlier)
+    whole = quote_of_stage(
+        quantum_layers_with_gradients(_prepared(settings, options, stage)),
+        settings,
+        epochs=stage.epochs,
+        total_epochs=before + stage.epochs,
+        epochs_before=before,
+        train=settings.train,
+        test=settings.test,
+    )
+    if not whole[1].circuits:
         return "No circuits: the network is classical."
+    step = circuits_of_step(settings, options)
     return (
-        f"A step of {settings.batch_size} example(s) by parameter shift: {step.circuits:,} circuits.\n"
-        f"The run of {settings.epochs} epochs: {words(whole)}"
+        f"A step of {settings.batch_size} example(s) by parameter shift: {step:,} circuits.\n"
+        f"The run of {settings.epochs} epochs: {between(*whole, words)}"
     )
 
 

@@ -214,8 +214,15 @@ def test_experiment_from_end_to_end(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_refusal_ends_all_processes_and_leaves_nothing(folder):
-    done = launched(*TORCHRUN, *EXPERIMENTS, *MNIST01, "--gradient", "guess", "--run-dir", str(folder))
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--gradient", "guess"], "mnist01: "),
+        (["--workers", "2"], "mnist01: --workers, --scheduler: got them for a run under torchrun"),
+    ],
+)
+def test_refusal_ends_all_processes_and_leaves_nothing(folder, option, said):
+    done = launched(*TORCHRUN, *EXPERIMENTS, *MNIST01, *option, "--run-dir", str(folder))
     assert done.returncode == 1
-    assert "mnist01: " in done.stderr
+    assert said in done.stderr
     assert not folder.exists()

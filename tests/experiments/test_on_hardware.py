@@ -101,6 +101,8 @@ def test_simulators_have_no_options_of_hardware(tmp_path, capsys):
     [
         (["--ibm.options", '{"twirlling": {}}'], "twirlling"),
         (["--backend", "ibm:fake_nowhere"], "fake_nowhere"),
+        (["--workers", "2"], "--workers, --scheduler: got them for a run under torchrun or on hardware"),
+        (["--scheduler", "tcp://127.0.0.1:1"], "--workers, --scheduler: got them for"),
         (["--backend", "ibm:"], "expected one of 'statevector', 'aer', 'fake:NAME', 'ibm:NAME', 'replay:FILE'"),
     ],
 )

@@ -29,7 +29,7 @@ from experiments.common.workplace import layer_options
 from experiments.recipes.blocks import quantum_layers_with_gradients
 from experiments.recipes.questions import QUESTIONS, stages_of
 from experiments.recipes.recipe_settings import RecipeSettings
-from experiments.recipes.survey import EXPERIMENT, load, network, quotes
+from experiments.recipes.survey import EXPERIMENT, circuits_of_step, load, network
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -165,7 +165,7 @@ def test_circuits_a_step_by_parameter_shift():
 
     def circuits(question: str, answer: str) -> int:
         settings = settings_of(*SMALL, *of(question, answer))
-        return quotes(settings, layer_options(settings))[0].circuits
+        return circuits_of_step(settings, layer_options(settings))
 
     assert circuits("reuploading", "one-circuit") <= 6 * (1 + 2 * 72)
     assert circuits("reuploading", "in-a-row") > circuits("reuploading", "one-circuit") / 2

@@ -28,7 +28,7 @@ from experiments.common.engine import Interrupted
 from experiments.common.rows import Rows
 from experiments.common.runs import RunFolder
 from experiments.common.settings import TrainingSettings
-from experiments.common.work import Loss, Work, cross_entropy, decisions
+from experiments.common.work import Batch, Loss, Work, cross_entropy, decisions
 from experiments.common.workplace import layer_seed, open_fabric
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import textbook
@@ -206,6 +206,49 @@ def test_losses_and_gradients_are_means_over_rows(tmp_path):
         F.cross_entropy(model(train.inputs[rows]), train.labels[rows]).backward()
         squares += sum(p.grad.square().sum().item() for p in model.parameters())
     assert row["gradient_rms"] == pytest.approx((squares / (3 * 8)) ** 0.5)
+
+
+def test_order_of_the_examples_follows_from_seed_and_epoch(tmp_path):
+    data, model, seen = Rows(torch.arange(10.0)[:, None], torch.zeros(10).long()), nn.Linear(1, 2), []
+    with Work("toy", replace(SETTINGS, epochs=2), RunFolder(tmp_path), open_fabric("cpu"), progress=False) as work:
+        for batch in work.steps(model, cross_entropy, data, data):
+            seen.append(batch.inputs[:, 0])
+            batch.learn(cross_entropy(model(batch.inputs), batch.labels), model(batch.inputs))
+    generators = (torch.Generator().manual_seed(2 * 1_000_003 + epoch) for epoch in (0, 1))
+    orders = [torch.randperm(10, generator=generator) for generator in generators]
+    assert torch.cat(seen).tolist() == torch.cat(orders).tolist()
+    assert [len(rows) for rows in seen] == [4, 4, 2] * 2
+
+
+def per_row(batch: Batch) -> torch.Tensor:
+    return batch.inputs.sum(dim=1)
+
+
+@pytest.mark.parametrize(
+    ("misuse", "error", "says"),
+    [
+        (lambda batch: None, RuntimeError, r"not learnt from, expected batch\.learn\(losses, scores\) in each step"),
+        (lambda batch: [batch.learn(per_row(batch), batch.inputs) for _ in "12"], RuntimeError, "got a second call"),
+        (
+            lambda batch: batch.learn(per_row(batch).mean(), batch.inputs),
+            ValueError,
+            r"losses: got shape \(\), expected a loss for each row, \(4,\)",
+        ),
+        (lambda batch: batch.learn(batch.inputs, batch.inputs), ValueError, r"losses: got shape \(4, 3\)"),
+    ],
+    ids=["not at all", "twice", "mean", "matrix"],
+)
+def test_each_batch_is_learnt_from_once_with_a_loss_for_each_row(tmp_path, misuse, error, says):
+    def train() -> None:
+        data, model = examples(10, 1), nn.Linear(3, 3)
+        with Work("toy", SETTINGS, RunFolder(tmp_path), open_fabric("cpu"), progress=False) as work:
+            for batch in work.steps(model, cross_entropy, data, data):
+                batch.inputs.requires_grad_()
+                misuse(batch)
+
+    with pytest.raises(error, match=says):
+        train()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_decisions_of_logits_and_of_scores():

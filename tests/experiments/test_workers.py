@@ -148,6 +148,19 @@ def test_in_one_process_an_error_is_not_swallowed(folder, log):
     assert log.of(1) == []
 
 
+def test_a_locked_run_is_refused(folder, log):
+    assert toy(folder, "--epochs", "1", "--seeds", "2") == 0
+    with RunFolder(folder).locked():
+        assert_left_alone(folder, "", "--epochs", "2")
+        assert toy(folder / "seed1", "--resume") == 0  # which nobody is at
+    with RunFolder(folder / "seed1").locked():
+        assert_left_alone(folder / "seed1")
+        with pytest.raises(BlockingIOError, match="seed1: another process"):
+            toy(folder, "--resume", "--epochs", "2")
+    assert toy(folder, "--resume", "--epochs", "2") == 0
+    assert log.of(0) == log.of(1) == BOTH_EPOCHS
+
+
 @contextmanager
 def at_work(folder: Path, log: Log, *options: str, seed: int = 0) -> Iterator[multiprocessing.process.BaseProcess]:
     """Within it, a process trains there: it is halfway in the training of that seed."""
