@@ -422,21 +422,3 @@ def test_mistyped_options_of_a_study_are_refused(folder, capsys):
     assert "did you mean --points?" in said_by_parser(capsys, "gradient-methods", "--point", "2", *options)
     assert "fake Manila" in said_by_parser(capsys, "shot-noise", "--noises", "fake Manilla", *options)
     assert not folder.exists()
-
-
-def test_help_of_studies_does_not_wait_for_torch():
-    program = """
-import sys
-from experiments.__main__ import main
-for name in sys.argv[1:]:
-    try:
-        main([name, "--help"])
-    except SystemExit as done:
-        assert done.code == 0
-print(sorted({"torch", "qiskit", "scipy", "matplotlib"} & sys.modules.keys()))
-"""
-    command = [sys.executable, "-c", program, "barren-plateau", "gradient-methods", "shot-noise"]
-    printed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
-    assert printed.splitlines()[-1] == "[]"
-    for words in ("McClean et al.", "--smallest-step", "Folder of MNIST, on every worker"):
-        assert words in printed
