@@ -71,6 +71,11 @@ def layer_options(settings: TrainingSettings, device: IBMBackend | None = None) 
     return options | {"seed": layer_seed(settings.seed)} | ({} if device is None else {"backend": device})
 
 
+def simulated_options(settings: TrainingSettings) -> dict[str, Any]:
+    """The same on a simulator, if they are for hardware: enough to see whether a layer can be made."""
+    return layer_options(settings) | ({"backend": "aer"} if settings.is_for_hardware else {})
+
+
 def exact_options(settings: TrainingSettings) -> dict[str, Any]:
     """The same with exact simulation, for circuits that are drawn and not measured."""
     return layer_options(settings) | {"backend": None, "shots": None, "gradient": None}
