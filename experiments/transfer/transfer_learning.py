@@ -157,8 +157,10 @@ def cost(settings: TransferSettings, options: Mapping[str, Any]) -> str:
         with torch.no_grad():
             quote = layer.quote(again * train + test)
         lines.append(f"Features: {words(quote)}{'' if settings.augment else ' None if they are in the cache.'}")
+    if not settings.has_quantum_head:
+        return "\n".join([*lines, "No circuits in the head: it is classical."])
     head = new_head(settings, 1, 2, **options)  # circuits do not depend on how many features and classes there are
-    return "\n".join([*lines, f"The head: {cost_of_training(head, settings, train=train, test=test)}"])
+    return "\n".join([*lines, cost_of_training(head, settings, train=train, test=test)])
 
 
 def draw(folder: RunFolder, settings: TransferSettings) -> None:
