@@ -16,7 +16,7 @@ import jsonargparse
 
 from .kinds import NonNegativeInt
 from .runs import RunFolder, brief
-from .settings import FREE, HardwareSettings, Settings
+from .settings import FREE, Settings, TrainingSettings
 
 S = TypeVar("S", bound=Settings)
 D = TypeVar("D")
@@ -56,8 +56,9 @@ class Options:
 class Parser(jsonargparse.ArgumentParser):
     """Says in one line what it does not understand, and what may have been meant; abbreviations are not understood."""
 
-    def __init__(self, name: str, description: str) -> None:
-        super().__init__(prog=f"python -m experiments {name}", description=description, allow_abbrev=False)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        # jsonargparse makes parsers of this class for what is nested, with options of its own.
+        super().__init__(*arguments, **{**options, "allow_abbrev": False})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends the process with exit status 2.
@@ -97,7 +98,9 @@ def parser_of(name: str, settings: type[Settings], defaults: Settings | None = N
         settings: The class; its docstring describes the command.
         defaults: In place of the class's own.
     """
-    parser = Parser(name, docstring_parser.parse(settings.__doc__ or "").description or "")
+    parser = Parser(
+        prog=f"python -m experiments {name}", description=docstring_parser.parse(settings.__doc__ or "").description
+    )
     parser.add_argument("--experiment", choices=[name], default=name, help=SUPPRESS)  # so that config.yaml says it
     parser.add_argument(
         "--config", action="config", help="YAML file with options by their names; options after it win."
@@ -114,8 +117,8 @@ def add_options(parser: Parser, of: type[Any], defaults: Any = None) -> None:
     for field in fields(of):
         default, kind = getattr(defaults, field.name), hints[field.name]
         flag = "--" + field.name.replace("_", "-")
-        if kind is bool and default is False:
-            parser.add_argument(flag, action="store_true", help=texts[field.name])
+        if kind is bool:
+            parser.add_argument(flag, nargs="?", const=True, type=bool, default=default, help=texts[field.name])
         elif get_origin(kind) is tuple:
             several = _accepted(get_args(kind)[0])
             parser.add_argument(flag, nargs="+", default=list(default), help=texts[field.name], **several)
@@ -124,7 +127,8 @@ def add_options(parser: Parser, of: type[Any], defaults: Any = None) -> None:
                 option = {"type": get_type_hints(kind)[part.name], "default": getattr(default, part.name)}
                 parser.add_argument(f"{flag}.{part.name}", help=_descriptions(kind)[part.name], **option)
         else:
-            parser.add_argument(flag, default=default, help=texts[field.name], **_accepted(kind))
+            of_a_file = {"sub_configs": True} if any(map(is_dataclass, get_args(kind))) else {}
+            parser.add_argument(flag, default=default, help=texts[field.name], **_accepted(kind), **of_a_file)
 
 
 def _accepted(kind: Any) -> dict[str, Any]:
@@ -162,7 +166,7 @@ def parse(
         return options, _built(settings, parsed)
     folder = RunFolder.existing(options.path)
     saved = saved_settings(name, settings, folder)
-    parsed = parser.parse_args(["--config", str(folder.file("config.yaml")), *arguments])
+    parsed = parser_of(name, settings, saved).parse_args(list(arguments))
     given = _built(settings, parsed)
     refuse_other_settings(folder, saved, given, extendable)
     return _built(Options, parsed), given
@@ -196,7 +200,7 @@ def saved_settings(name: str, settings: type[S], folder: RunFolder) -> S:
     parser = parser_of(name, settings)
     parser.exit_on_error = False
     try:
-        return _built(settings, parser.parse_object(folder.read_settings()))
+        return _built(settings, parser.parse_object(settings.of_today(folder.read_settings())))
     except (ArgumentError, ValueError) as error:
         raise ValueError(
             f"{folder.file('config.yaml')} does not hold the settings of a run ({brief(error)}); put them right, or start "
@@ -215,7 +219,9 @@ def flat(settings: Settings) -> dict[str, Any]:
 def yaml_of(name: str, settings: Settings) -> dict[str, Any]:
     """The settings as YAML knows them, for ``config.yaml``; without those of hardware where there is none."""
     values = {"experiment": name} | {key: _plain(value) for key, value in vars(settings).items()}
-    return {key: value for key, value in values.items() if not (key == "ibm" and value == _plain(HardwareSettings()))}
+    if isinstance(settings, TrainingSettings) and not settings.is_for_hardware:
+        del values["ibm"]
+    return values
 
 
 def _built(of: type[D], parsed: Any) -> D:

@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 from qiskit_torch_bridge.commands.printing import in_columns
 
 from ..common.comparison import MARKERS, STYLES, grouped
+from ..common.options import saved_settings
 from ..common.runs import RunFolder
 from .questions import QUESTIONS
+from .recipe_settings import RecipeSettings
 
 Groups = Mapping[str, Mapping[str, Sequence[RunFolder]]]
 
@@ -93,7 +95,7 @@ def answer_figure(question: str, answers: Mapping[str, Sequence[RunFolder]]) -> 
             markersize=4,
             label=answer,
         )
-    target = next(iter(answers.values()))[0].read_settings()["accuracy"]
+    target = saved_settings("recipes", RecipeSettings, next(iter(answers.values()))[0]).accuracy
     right.axhline(target, color="k", linewidth=0.8, linestyle=":")
     right.set(
         xlabel="epoch" + (" with the quantum layer" if question == "quick-start" else ""), ylabel="median test accuracy"

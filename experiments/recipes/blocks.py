@@ -15,8 +15,6 @@ from torch import nn
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import ParameterizedCircuit, dressed, reuploading
 
-from ..common.workplace import layer_options
-
 WIDTH = 8  # numbers in and out, qubits, and classes; three layers of 3 weights a qubit are as many as a dense block has
 
 
@@ -50,31 +48,30 @@ def scores() -> nn.Linear:
     return nn.Linear(WIDTH, WIDTH)
 
 
-def quantum(settings: Mapping[str, Any], *, uploads: int = 1, depth: int = 3, place: int = 0) -> nn.Sequential:
+def quantum(options: Mapping[str, Any], *, uploads: int = 1, depth: int = 3, place: int = 0) -> nn.Sequential:
     """Angle embedding, strongly entangling layers, ``<Z>`` on each qubit.
 
     Args:
-        settings: The run's; ``backend``, ``shots``, ``gradient`` and ``seed`` are read here.
+        options: Of the quantum layer.
         uploads: How often the circuit embeds its inputs.
         depth: Layers after each embedding.
         place: Which of the network's circuits this is: each has shot noise of its own.
     """
-    return _block(reuploading(WIDTH, uploads, depth=depth), settings, place=place, init="uniform")
+    return _block(reuploading(WIDTH, uploads, depth=depth), options, place=place, init="uniform")
 
 
-def quantum_from_zero(settings: Mapping[str, Any]) -> nn.Sequential:
+def quantum_from_zero(options: Mapping[str, Any]) -> nn.Sequential:
     """The dressed circuit, with as many weights, which start near zero: it hands on the sines of its inputs at first.
 
     The circuit of :func:`quantum` starts anywhere, and its cosines do not tell a number from its negative.
     """
-    return _block(dressed(WIDTH, 9), settings, place=0, init="normal")
+    return _block(dressed(WIDTH, 9), options, place=0, init="normal")
 
 
-def _block(made: ParameterizedCircuit, settings: Mapping[str, Any], *, place: int, init: str) -> nn.Sequential:
-    options = layer_options(settings)
+def _block(made: ParameterizedCircuit, options: Mapping[str, Any], *, place: int, init: str) -> nn.Sequential:
     seed = options["seed"]
-    options["seed"] = (place, seed) if isinstance(seed, int) else (place, *seed)
-    layer = QuantumLayer(made.circuit, inputs=made.inputs, weights=made.weights, init=init, **options)
+    own = {**options, "init": init, "seed": (place, seed) if isinstance(seed, int) else (place, *seed)}
+    layer = QuantumLayer(made.circuit, inputs=made.inputs, weights=made.weights, **own)
     return nn.Sequential(Angles(), layer)
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from ..common.options import Settings
-from ..common.trainer import Stage
 from .blocks import QuickStart, Scale, dense, quantum, quantum_from_zero, scores
+from .recipe_settings import RecipeSettings
 
-Build = Callable[[int, Mapping[str, Any]], nn.Module]
+Options = Mapping[str, Any]
+Build = Callable[[int, Options, float], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Question:
     Attributes:
         text: As somebody would ask it.
         grid: Rows and columns that the images are averaged over; a network sees that many numbers.
-        answers: By name, from the count of these numbers and the run's settings to a network.
+        answers: By name, from the count of these numbers, the options of quantum layers, and the rate of dropout.
     """
 
     text: str
@@ -31,20 +31,20 @@ class Question:
 
 
 def _with_dropout(before: bool, after: bool, is_quantum: bool) -> Build:
-    def build(features: int, settings: Mapping[str, Any]) -> nn.Module:
-        dropped = [nn.Dropout(settings["dropout_rate"])]
-        middle = quantum(settings) if is_quantum else dense()
+    def build(features: int, options: Options, rate: float) -> nn.Module:
+        dropped = [nn.Dropout(rate)]
+        middle = quantum(options) if is_quantum else dense()
         return nn.Sequential(dense(features), *dropped * before, middle, *dropped * after, scores())
 
     return build
 
 
-def _quick_start(middle: Callable[[Mapping[str, Any]], nn.Module]) -> Build:
-    return lambda features, settings: QuickStart(features, lambda: middle(settings))
+def _quick_start(middle: Callable[[Options], nn.Module]) -> Build:
+    return lambda features, options, _: QuickStart(features, lambda: middle(options))
 
 
-def _in_a_row(settings: Mapping[str, Any]) -> list[nn.Module]:
-    return [quantum(settings, depth=1, place=place) for place in range(3)]
+def _in_a_row(options: Options) -> list[nn.Module]:
+    return [quantum(options, depth=1, place=place) for place in range(3)]
 
 
 QUESTIONS = {
@@ -52,14 +52,14 @@ QUESTIONS = {
         text="Where does the quantum layer go: first, middle or last?",
         grid=(4, 2),
         answers={
-            "first": lambda features, settings: nn.Sequential(quantum(settings), dense(), scores()),
-            "middle": lambda features, settings: nn.Sequential(dense(features), quantum(settings), scores()),
-            "last": lambda features, settings: nn.Sequential(dense(features), dense(), quantum(settings)),
-            "last-scaled": lambda features, settings: nn.Sequential(
-                dense(features), dense(), quantum(settings), Scale()
+            "first": lambda features, options, _: nn.Sequential(quantum(options), dense(), scores()),
+            "middle": lambda features, options, _: nn.Sequential(dense(features), quantum(options), scores()),
+            "last": lambda features, options, _: nn.Sequential(dense(features), dense(), quantum(options)),
+            "last-scaled": lambda features, options, _: nn.Sequential(
+                dense(features), dense(), quantum(options), Scale()
             ),
-            "classical": lambda features, settings: nn.Sequential(dense(features), dense(), scores()),
-            "classical-bounded": lambda features, settings: nn.Sequential(dense(features), dense(), dense()),
+            "classical": lambda features, options, _: nn.Sequential(dense(features), dense(), scores()),
+            "classical-bounded": lambda features, options, _: nn.Sequential(dense(features), dense(), dense()),
         },
     ),
     "quick-start": Question(
@@ -75,10 +75,10 @@ QUESTIONS = {
         text="Quantum layers in a row, or one circuit that takes the data again?",
         grid=(4, 2),
         answers={
-            "one-circuit": lambda features, settings: nn.Sequential(quantum(settings, uploads=3, depth=1), scores()),
-            "in-a-row": lambda features, settings: nn.Sequential(*_in_a_row(settings), scores()),
-            "embedded-once": lambda features, settings: nn.Sequential(quantum(settings), scores()),
-            "classical": lambda features, settings: nn.Sequential(dense(features), scores()),
+            "one-circuit": lambda features, options, _: nn.Sequential(quantum(options, uploads=3, depth=1), scores()),
+            "in-a-row": lambda features, options, _: nn.Sequential(*_in_a_row(options), scores()),
+            "embedded-once": lambda features, options, _: nn.Sequential(quantum(options), scores()),
+            "classical": lambda features, options, _: nn.Sequential(dense(features), scores()),
         },
     ),
     "dropout": Question(
@@ -93,21 +93,27 @@ QUESTIONS = {
 }
 
 
-def stages_of(settings: Settings) -> list[Stage]:
+@dataclass(frozen=True)
+class Stage:
+    """A part of a training.
+
+    Attributes:
+        name: Its name in the metrics.
+        epochs: How long it takes.
+        prepare: Makes the network ready for it.
+    """
+
+    name: str
+    epochs: int
+    prepare: Callable[[Any], None] = lambda model: None
+
+
+def stages_of(settings: RecipeSettings) -> list[Stage]:
     """The stages of a training: one, or a classical one before it where the answer is a quick start."""
-    if settings["question"] != "quick-start":
-        return [Stage("training", settings["epochs"])]
-    start = settings["answer"].removeprefix("dressed-")
-
-    def pretrain(model: nn.Module) -> None:
-        assert isinstance(model, QuickStart)
-        model.pretrain()
-
-    def go_on(model: nn.Module) -> None:
-        assert isinstance(model, QuickStart)
-        model.go_on(freeze=start == "frozen")
-
-    hybrid = Stage("hybrid", settings["epochs"], go_on)
+    if settings.question != "quick-start":
+        return [Stage("training", settings.epochs)]
+    start = settings.answer.removeprefix("dressed-")
+    hybrid = Stage("hybrid", settings.epochs, lambda model: model.go_on(freeze=start == "frozen"))
     if start == "from-scratch":
         return [hybrid]
-    return [Stage("classical", settings["pretrain_epochs"], pretrain), hybrid]
+    return [Stage("classical", settings.pretrain_epochs, QuickStart.pretrain), hybrid]

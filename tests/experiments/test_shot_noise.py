@@ -116,7 +116,7 @@ def test_closed_form_is_the_density_matrix(name):
 
 def test_closed_forms_by_hand():
     value = np.cos(0.7) * np.cos(0.5)
-    shrunk = noise.closed_form(noise.Noise(one_qubit=0.1, two_qubits=0.2))
+    shrunk = noise.closed_form(noise.Noise(depolarizing={"ry": 0.1, "cx": 0.2}))
     np.testing.assert_allclose(shrunk, 0.9**2 * 0.8 * noise.ideal())
     # P(0) of (1 + z) / 2 becomes 0.9 P(0) + 0.3 P(1).
     read = noise.closed_form(noise.Noise(zero_as_one=0.1, one_as_zero=0.3))
