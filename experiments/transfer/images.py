@@ -132,7 +132,11 @@ def _folder(root: Path, training: bool, classes: Sequence[str] | None) -> Images
         if _looks_like_an_image(path.name) and path.is_file()
     ]
     labels = torch.tensor([label for _, label in files], dtype=torch.int64)
-    _refuse_empty_classes(labels, names, str(folder))
+    if empty := [name for label, name in enumerate(names) if label not in labels]:
+        raise ValueError(
+            f"{folder}: no images in {', '.join(empty)}, expected some in each class; put them there, or leave the class out "
+            "with --classes."
+        )
 
     def decode(row: int) -> Image.Image:
         path = files[row][0]
@@ -243,16 +247,6 @@ def _chosen(classes: Sequence[str] | None, there: Sequence[str], where: str) -> 
             f"{', '.join(there)}."
         )
     return names
-
-
-def _refuse_empty_classes(labels: torch.Tensor, names: Sequence[str], where: str) -> None:
-    counts = torch.bincount(labels, minlength=len(names)).tolist()
-    empty = [name for name, count in zip(names, counts, strict=True) if not count]
-    if empty:
-        raise ValueError(
-            f"{where}: no images in {', '.join(empty)}, expected some in each class; put them there, or leave the class out "
-            "with --classes."
-        )
 
 
 def _looks_like_an_image(name: str) -> bool:

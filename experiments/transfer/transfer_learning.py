@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +212,8 @@ def _from_file(path: Path, settings: TransferSettings, options: Mapping[str, Any
 def _features(images: Images, backbone: Backbone, settings: TransferSettings, work: Work) -> Rows:
     cache = RunFolder(Path(settings.cache) / "features")
     circuit = {name: getattr(settings, name) for name in ("backend", "shots", "seed")}
+    if settings.noise is not None:
+        circuit["noise"] = asdict(settings.noise)
     features = cached_features(images, backbone, cache, work.fabric.device, circuit=circuit)
     return Rows(features, images.labels)
 

@@ -339,6 +339,13 @@ class TestTransfer:
         assert came_to["feature_shots"] == 18 * 50
         assert "12 images to train on, 6 to test" in printed
 
+    def test_features_of_noise_of_ones_own_are_others(self, transfer, tmp_path):
+        (tmp_path / "noise.yaml").write_text("one_as_zero: 0.5\n")
+        options = ["--scheme", "QC", "--backend", "aer", "--shots", "20", "--epochs", "1"]
+        for noise in ([], ["--noise", "noise.yaml"]):
+            assert transfer(*options, *noise) == 0
+        assert len(list((tmp_path / "runs" / "features").iterdir())) == 4
+
     @pytest.mark.parametrize("options", [["--scheme", "CQ"], ["--scheme", "QQ", "--augment", "--shots", "20"]])
     def test_interrupted_run_resumes_to_the_last_bit(self, transfer, tmp_path, options):
         assert transfer(*options, "--run-dir", "straight") == 0
