@@ -134,8 +134,8 @@ def _folder(root: Path, training: bool, classes: Sequence[str] | None) -> Images
     labels = torch.tensor([label for _, label in files], dtype=torch.int64)
     if empty := [name for label, name in enumerate(names) if label not in labels]:
         raise ValueError(
-            f"{folder}: no images in {', '.join(empty)}, expected some in each class; put them there, or leave the class out "
-            "with --classes."
+            f"{folder}: no images in {', '.join(empty)}, expected some in each class; put them there, or leave the class "
+            "out with --classes."
         )
 
     def decode(row: int) -> Image.Image:

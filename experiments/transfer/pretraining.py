@@ -28,7 +28,7 @@ from .backbones import View, new_network, save_backbone
 from .images import Images, images_of
 from .transfer_settings import PretrainSettings, TransferSettings, names_in, with_data_root
 
-_AS_IT_SUITS: Mapping[str, Mapping[str, Any]] = {"resnet18": {}, "quantum": {"lr": 0.02, "image_size": 8}}
+_AS_IT_SUITS = {"resnet18": PretrainSettings(), "quantum": PretrainSettings(network="quantum", lr=0.02, image_size=8)}
 
 
 def complete(settings: PretrainSettings) -> PretrainSettings:
@@ -82,9 +82,9 @@ def settings_for(settings: TransferSettings) -> PretrainSettings:
     Raises:
         ValueError: If the data set has no two other classes.
     """
-    data = {name: getattr(settings, name) for name in ("dataset", "data_root", "download", "network")}
+    others = replace(_AS_IT_SUITS[settings.network], dataset=settings.dataset, exclude=settings.classes)
     try:
-        return complete(PretrainSettings(**data, exclude=settings.classes, **_AS_IT_SUITS[settings.network]))
+        return complete(replace(others, data_root=settings.data_root, download=settings.download))
     except ValueError as error:
         raise ValueError(
             f"{settings.weights_option} pretrain: there is too little beside the target {settings.classes} "

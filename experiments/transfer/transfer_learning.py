@@ -175,9 +175,8 @@ def draw(folder: RunFolder, settings: TransferSettings) -> None:
 
 def published(settings: TransferSettings) -> float | None:
     """The published test accuracy, for the published settings; of a file nobody knows whether its weights are ImageNet's."""
-    free = {name: getattr(settings, name) for name in ("cache", "download", "quantum_weights")}
-    follows = (accuracy for accuracy, its in _PUBLISHED.items() if settings.follows(replace(its, **free)))
-    return next(follows, None)
+    comparable = replace(settings, cache="runs", download=False, quantum_weights="pretrain")
+    return next((accuracy for accuracy, its in _PUBLISHED.items() if comparable.follows(its)), None)
 
 
 def _check(settings: TransferSettings) -> None:
@@ -211,9 +210,9 @@ def _from_file(path: Path, settings: TransferSettings, options: Mapping[str, Any
 
 def _features(images: Images, backbone: Backbone, settings: TransferSettings, work: Work) -> Rows:
     cache = RunFolder(Path(settings.cache) / "features")
-    circuit = {name: getattr(settings, name) for name in ("backend", "shots", "seed")}
+    circuit: dict[str, Any] = {"backend": settings.backend, "shots": settings.shots, "seed": settings.seed}
     if settings.noise is not None:
-        circuit["noise"] = asdict(settings.noise)
+        circuit |= {"noise": asdict(settings.noise)}
     features = cached_features(images, backbone, cache, work.fabric.device, circuit=circuit)
     return Rows(features, images.labels)
 
