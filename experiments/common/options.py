@@ -105,16 +105,16 @@ def parser_of(name: str, settings: type[Settings], defaults: Settings | None = N
     parser.add_argument(
         "--config", action="config", help="YAML file with options by their names; options after it win."
     )
-    add_options(parser, Options)
+    add_options(parser, Options, without=settings.without)
     add_options(parser, settings, defaults)
     return parser
 
 
-def add_options(parser: Parser, of: type[Any], defaults: Any = None) -> None:
-    """Adds an option for each attribute of a dataclass, with its default and its description."""
+def add_options(parser: Parser, of: type[Any], defaults: Any = None, *, without: Collection[str] = ()) -> None:
+    """Adds an option for each attribute of a dataclass (but for some), with its default and its description."""
     hints, texts = get_type_hints(of), _descriptions(of)
     defaults = of() if defaults is None else defaults
-    for field in fields(of):
+    for field in (field for field in fields(of) if field.name not in without):
         default, kind = getattr(defaults, field.name), hints[field.name]
         flag = "--" + field.name.replace("_", "-")
         if kind is bool:
@@ -199,8 +199,11 @@ def saved_settings(name: str, settings: type[S], folder: RunFolder) -> S:
     """
     parser = parser_of(name, settings)
     parser.exit_on_error = False
+    values = folder.read_settings()
     try:
-        return _built(settings, parser.parse_object(settings.of_today(folder.read_settings())))
+        if "experiment" not in values:
+            raise ValueError("it names no experiment")
+        return _built(settings, parser.parse_object(settings.of_today(values)))
     except (ArgumentError, ValueError) as error:
         raise ValueError(
             f"{folder.file('config.yaml')} does not hold the settings of a run ({brief(error)}); put them right, or start "
@@ -229,12 +232,12 @@ def _built(of: type[D], parsed: Any) -> D:
     hints = get_type_hints(of)
     values: dict[str, Any] = {}
     for field in fields(of):  # type: ignore[arg-type]
-        kind, value = hints[field.name], parsed[field.name]
+        kind, value = hints[field.name], parsed.get(field.name, field.default)
         nested: Any = next((each for each in (kind, *get_args(kind)) if is_dataclass(each)), None)
         if nested is not None and value is not None and not is_dataclass(value):
             values[field.name] = _built(nested, value)
         else:
-            values[field.name] = tuple(map(_plain, value)) if get_origin(kind) is tuple else _plain(value)
+            values[field.name] = tuple(map(_plain, value or ())) if get_origin(kind) is tuple else _plain(value)
     return of(**values)
 
 

@@ -5,8 +5,9 @@ Without PyTorch, so that help and typing errors are there at once. The descripti
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from .kinds import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed
 from .noise_settings import NoiseSettings
@@ -25,6 +26,9 @@ class Settings:
     """
 
     seed: Seed = 0
+
+    without: ClassVar[Collection[str]] = ()
+    """The options of :class:`.options.Options` that there is no use for."""
 
     @classmethod
     def of_today(cls, saved: dict[str, Any]) -> dict[str, Any]:
