@@ -141,6 +141,16 @@ def test_a_training_that_fails_costs_no_other(tmp_path, folder, log, capsys):
     assert_same_parts(folder, tmp_path / "whole", 3)
 
 
+@pytest.mark.slow
+def test_options_that_no_worker_can_use_leave_nothing(folder, capsys):
+    options = ["mnist01", *QUICK, "--seeds", "2", "--gradient", "guess", "--workers", "1", "--run-dir", str(folder)]
+    assert main(options) == 1
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == "2 of 2 cells failed; nothing was written."
+    assert len(printed.err.splitlines()) == 2
+    assert not folder.exists()
+
+
 def test_in_one_process_an_error_is_not_swallowed(folder, log):
     log.tell("fail-0")
     with pytest.raises(RuntimeError, match="no training"):
