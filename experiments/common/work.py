@@ -20,11 +20,11 @@ from tqdm import tqdm
 from qiskit_torch_bridge import QuantumLayer
 
 from .board import Board
-from .engine import Interrupted
 from .gradient_noise import STEPS_A_LOOK, GradientNoise, columns, variances
 from .hardware import Measured
 from .options import yaml_of
 from .rows import Examples
+from .runner import Interrupted
 from .runs import RunFolder
 from .settings import TrainingSettings
 from .shot_schedules import shot_schedule

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from experiments.__main__ import main
 from experiments.common.board import Board
-from experiments.common.engine import Interrupted
 from experiments.common.rows import Rows
+from experiments.common.runner import Interrupted
 from experiments.common.runs import RunFolder
 from experiments.common.settings import TrainingSettings
 from experiments.common.work import Batch, Loss, Work, cross_entropy, decisions

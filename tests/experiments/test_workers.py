@@ -17,7 +17,7 @@ from runs import CHECKOUT, QUICK, assert_same_run, metrics, one_line, result, st
 from toy_experiment import LOG, TOY, toy_process
 
 from experiments.__main__ import main
-from experiments.common.engine import run
+from experiments.common.runner import run
 from experiments.common.runs import RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
