@@ -31,7 +31,8 @@ from .common.plots import circuit_diagram, learning_curves
 from .common.rows import Rows
 from .common.runs import RunFolder
 from .common.training_costs import cost_of_training
-from .common.work import Work, cross_entropy, quantum_layers
+from .common.classifiers import cross_entropy, quantum_layers
+from .common.work import Work
 from .common.workplace import exact_options
 from .experiment_settings import SpiralsSettings
 

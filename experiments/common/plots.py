@@ -16,7 +16,7 @@ from scipy.special import softmax
 from qiskit_torch_bridge import QuantumLayer
 
 from .runs import RunFolder
-from .work import decisions
+from .classifiers import decisions
 
 _COLUMNS = 6  # of predictions.png
 _LOWEST = 1e-7  # smaller gradients are rounding

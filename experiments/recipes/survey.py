@@ -22,7 +22,8 @@ from ..common.rows import Rows
 from ..common.runs import RunFolder
 from ..common.shot_schedules import between
 from ..common.training_costs import quote_of_stage, words
-from ..common.work import Work, cross_entropy
+from ..common.classifiers import cross_entropy
+from ..common.work import Work
 from .answers import draw_answers
 from .blocks import WIDTH, quantum_layers_with_gradients
 from .questions import QUESTIONS, Options, Stage, stages_of

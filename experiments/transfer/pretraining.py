@@ -22,7 +22,8 @@ from ..common.rows import Rows
 from ..common.runner import Interrupted
 from ..common.runs import RunFolder, brief
 from ..common.training_costs import cost_of_training
-from ..common.work import Work, cross_entropy
+from ..common.classifiers import cross_entropy
+from ..common.work import Work
 from ..common.workplace import simulated_options
 from .backbones import View, new_network, save_backbone
 from .images import Images, images_of

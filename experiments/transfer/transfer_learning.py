@@ -18,7 +18,8 @@ from ..common.plots import circuit_diagram, draw_predictions, learning_curves, s
 from ..common.rows import Examples, Rows
 from ..common.runs import RunFolder
 from ..common.training_costs import cost_of_training, words
-from ..common.work import Work, cross_entropy, quantum_layers
+from ..common.classifiers import cross_entropy, quantum_layers
+from ..common.work import Work
 from ..common.workplace import exact_options, simulated_options
 from .backbones import Backbone, View, imagenet_backbone, load_backbone, new_network
 from .features import AugmentedFeatures, cached_features
