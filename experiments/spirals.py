@@ -1,9 +1,7 @@
 """A dressed quantum circuit beside its classical twin on two interleaved spirals.
 
-Two linear layers around a circuit of five qubits tell the points of two spiral arms apart; the classical twin has five tanh
-units in place of the circuit. From Mari et al., "Transfer learning in hybrid classical-quantum neural networks" (arXiv
-1912.08278): 2000 training and 200 test points, batches of 10, Adam with learning rate 0.07, 1000 steps. Published test
-accuracies: 0.970 against 0.855 on the easy spiral (1.52 turns), 0.625 against 0.540 on the hard one (2 turns).
+From Mari et al., "Transfer learning in hybrid classical-quantum neural networks" (arXiv 1912.08278): 2000 training and 200
+test points, batches of 10, Adam with learning rate 0.07, 1000 steps.
 
 ``--circuit reuploading`` is an improvement on that: the circuit takes its inputs again in each of its layers, straight from
 the linear layer. An output is then a trigonometric polynomial of a higher degree, and can follow the arm around.
@@ -12,13 +10,13 @@ the linear layer. An output is then a trigonometric polynomial of a higher degre
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 from operator import itemgetter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jsonargparse.typing import NonNegativeFloat, PositiveInt
 from matplotlib.figure import Figure
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -28,35 +26,21 @@ from qiskit_torch_bridge.circuits import reuploading
 
 from .common.comparison import grouped
 from .common.experiment import Experiment
-from .common.options import Settings, add_option, experiment_parser, flag
+from .common.options import saved_settings
 from .common.plots import circuit_diagram, learning_curves
 from .common.rows import Rows
 from .common.runs import RunFolder
-from .common.trainer import Trainer, cross_entropy, quantum_layers
 from .common.training_costs import cost_of_training
-from .common.workplace import Workplace, exactly, layer_options
+from .common.work import Work, cross_entropy, quantum_layers
+from .common.workplace import exact_options
+from .settings import SpiralsSettings
 
 TURNS = {"easy": 1.52, "hard": 2.0}
-HEADS = ("quantum", "classical")
 PUBLISHED = {
     ("easy", "quantum"): 0.970,
     ("easy", "classical"): 0.855,
     ("hard", "quantum"): 0.625,
     ("hard", "classical"): 0.540,
-}
-PROTOCOL: dict[str, Any] = {
-    "circuit": "dressed",
-    "qubits": 5,
-    "depth": 5,
-    "noise": 0.2,
-    "train": 2000,
-    "test": 200,
-    "epochs": 5,
-    "batch_size": 10,
-    "lr": 0.07,
-    "schedule": "constant",
-    "initial_spread": 0.001,
-    "shots": None,
 }
 _GRID = 120  # points a side at which the regions are drawn
 
@@ -87,11 +71,11 @@ def spirals(count: int, *, turns: float, noise: float, rng: np.random.Generator)
     return np.concatenate([arm, -arm]), np.repeat([0, 1], half)
 
 
-def standardized_spirals(settings: Settings) -> tuple[Rows, Rows]:
+def standardized_spirals(settings: SpiralsSettings) -> tuple[Rows, Rows]:
     """Training and test points from the same arms, moved and scaled to mean 0 and standard deviation 1 in training."""
-    rng = np.random.default_rng(settings["seed"])
-    turns, noise = TURNS[settings["spiral"]], settings["noise"]
-    sets = [spirals(settings[name], turns=turns, noise=noise, rng=rng) for name in ("train", "test")]
+    rng = np.random.default_rng(settings.seed)
+    arms: dict[str, Any] = {"turns": TURNS[settings.spiral], "noise": settings.point_noise, "rng": rng}
+    sets = [spirals(count, **arms) for count in (settings.train, settings.test)]
     mean, deviation = sets[0][0].mean(axis=0), sets[0][0].std(axis=0)
     training, testing = (
         Rows(torch.tensor((points - mean) / deviation, dtype=torch.float32), torch.tensor(labels))
@@ -100,109 +84,69 @@ def standardized_spirals(settings: Settings) -> tuple[Rows, Rows]:
     return training, testing
 
 
-def network(settings: Mapping[str, Any]) -> nn.Module:
+def network(settings: SpiralsSettings, options: Mapping[str, Any]) -> nn.Module:
     """The head that the settings name, from points of shape (N, 2) to scores of shape (N, 2)."""
-    qubits, depth, options = settings["qubits"], settings["depth"], layer_options(settings)
+    qubits, depth = settings.qubits, settings.depth
     net: nn.Module
-    if settings["head"] == "classical":
+    if settings.head == "classical":
         net = nn.Sequential(nn.Linear(2, qubits), nn.Tanh(), nn.Linear(qubits, qubits), nn.Tanh(), nn.Linear(qubits, 2))
-    elif settings["circuit"] == "dressed":
+    elif settings.circuit == "dressed":
         net = DressedQuantumNet(2, 2, num_qubits=qubits, depth=depth, **options)
     else:
         circuit, inputs, weights = reuploading(qubits, depth)
         layer = QuantumLayer(circuit, inputs=inputs, weights=weights, **options)
         net = nn.Sequential(nn.Linear(2, qubits), layer, nn.Linear(qubits, 2))
-    if settings["initial_spread"] is not None:
+    if settings.initial_spread is not None:
         with torch.no_grad():
             for parameter in net.parameters():
-                parameter.normal_(std=settings["initial_spread"])
+                parameter.normal_(std=settings.initial_spread)
     return net
 
 
-def parser() -> Any:
-    """The experiment's options; the defaults are the published settings, except that PyTorch draws the first weights."""
-    shared = {name: PROTOCOL[name] for name in ("epochs", "batch_size", "lr", "shots")}
-    parser = experiment_parser("spirals", __doc__ or "", **shared)
-    defaults = PROTOCOL | {"spiral": "both", "head": "both", "initial_spread": None}
-    rate = "The learning rate: as it is, or down to zero over the run, along a cosine."
-    spread = "Draw all weights from a normal distribution of this standard deviation; null: as PyTorch does."
-    for name, kind, text in (
-        ("spiral", [*TURNS, "both"], "easy: 1.52 turns; hard: 2 turns; or the two."),
-        ("head", [*HEADS, "both"], "The circuit, or tanh units in its place, or the two side by side."),
-        ("circuit", ["dressed", "reuploading"], "The published one, or one that takes its inputs again in each layer."),
-        ("qubits", PositiveInt, "Qubits, or tanh units."),
-        ("depth", PositiveInt, "Layers of weights in the circuit."),
-        ("schedule", ["constant", "cosine"], rate),
-        ("initial_spread", NonNegativeFloat | None, spread),
-        ("noise", NonNegativeFloat, "How far points are off their arm at most."),
-        ("train", PositiveInt, "Training points, an even number."),
-        ("test", PositiveInt, "Test points, an even number."),
-    ):
-        add_option(parser, flag(name), kind, defaults[name], text)
-    return parser
-
-
-def complete(settings: Settings) -> Settings:
-    """Refuses what cannot be, before anything is written.
-
-    Raises:
-        ValueError: If a number of points is odd.
-    """
-    for name in ("train", "test"):
-        if settings[name] % 2:
-            raise ValueError(f"--{name}: got {settings[name]}, expected an even number, half of them on each arm.")
-    return settings
-
-
-def variants(settings: Settings) -> Mapping[str, Settings]:
-    """The spirals and heads that are asked for, each with each."""
-    chosen = [
-        names if settings[option] == "both" else [settings[option]]
-        for option, names in (("spiral", list(TURNS)), ("head", list(HEADS)))
-    ]
-    return {f"{spiral}-{head}": {**settings, "spiral": spiral, "head": head} for spiral, head in product(*chosen)}
-
-
-def train(settings: Settings, work: Workplace) -> dict[str, Any]:
+def train(settings: SpiralsSettings, work: Work) -> dict[str, Any]:
     """Trains one head on one spiral; returns what it came to."""
-    torch.manual_seed(settings["seed"])
+    torch.manual_seed(settings.seed)
     training, testing = standardized_spirals(settings)
-    net = network(settings)
-    cosine = None
-    if settings["schedule"] == "cosine":
-        cosine = lambda optimizer, steps, epochs: CosineAnnealingLR(optimizer, steps * epochs)  # noqa: E731
-    trainer = Trainer(net, cross_entropy, settings, work, scheduler=cosine)
-    trainer.fit(training, testing)
-    if work.fabric.is_global_zero:
-        _save_regions(net, settings, testing, work.folder)
-    return {"spiral": settings["spiral"], "head": settings["head"], **trainer.result()}
+    net = network(settings, work.layer_options())
+    schedule = down_to_zero if settings.schedule == "cosine" else None
+    for batch in work.steps(net, cross_entropy, training, testing, scheduler=schedule):
+        scores = net(batch.inputs)
+        batch.learn(cross_entropy(scores, batch.labels), scores)
+    if work.is_first:
+        save_regions(net, settings, testing, work.folder)
+    return {"spiral": settings.spiral, "head": settings.head, **work.result()}
 
 
-def cost(settings: Settings) -> str:
+def down_to_zero(optimizer: torch.optim.Optimizer, steps: int, epochs: int) -> CosineAnnealingLR:
+    """The learning rate goes down along a cosine, over all steps of all epochs."""
+    return CosineAnnealingLR(optimizer, steps * epochs)
+
+
+def variants(settings: SpiralsSettings) -> Mapping[str, SpiralsSettings]:
+    """The spirals and heads that are asked for, each with each."""
+    kinds: list[Literal["easy", "hard"]] = ["easy", "hard"] if settings.spiral == "both" else [settings.spiral]
+    heads: list[Literal["quantum", "classical"]]
+    heads = ["quantum", "classical"] if settings.head == "both" else [settings.head]
+    return {f"{spiral}-{head}": replace(settings, spiral=spiral, head=head) for spiral, head in product(kinds, heads)}
+
+
+def cost(settings: SpiralsSettings, options: Mapping[str, Any]) -> str:
     """What a step, an epoch and the whole run cost."""
-    layers = quantum_layers(network(settings))
-    if not layers:
-        return "No circuits: the head is classical."
-    return f"{layers[0]}\n" + cost_of_training(layers[0], settings, train=settings["train"], test=settings["test"])
+    return cost_of_training(network(settings, options), settings, train=settings.train, test=settings.test)
 
 
-def _save_regions(net: nn.Module, settings: Settings, testing: Rows, folder: RunFolder) -> None:
+def save_regions(net: nn.Module, settings: SpiralsSettings, testing: Rows, folder: RunFolder) -> None:
     """Writes what :func:`regions` draws: the probability of class 1 on a grid, and the test points."""
     edge = 1.1 * float(testing.inputs.abs().max())
     side = torch.linspace(-edge, edge, _GRID)
     y, x = torch.meshgrid(side, side, indexing="ij")
-    twin = network(exactly(settings))  # drawing costs no circuits on a backend that counts them
+    twin = network(settings, exact_options(settings))  # drawing costs no circuits on a backend that counts them
     twin.load_state_dict(net.state_dict())
     with torch.no_grad():
         scores = twin(torch.stack([x, y], dim=-1).reshape(-1, 2))
     probabilities = scores.softmax(dim=1)[:, 1].reshape(_GRID, _GRID)
-    folder.write_arrays(
-        "regions.npz",
-        probabilities=probabilities.numpy(),
-        side=side.numpy(),
-        points=testing.inputs.numpy(),
-        labels=testing.labels.numpy(),
-    )
+    arrays = {"probabilities": probabilities, "side": side, "points": testing.inputs, "labels": testing.labels}
+    folder.write_arrays("regions.npz", **{name: array.numpy() for name, array in arrays.items()})
 
 
 def regions(parts: Mapping[tuple[int, int], RunFolder]) -> Figure:
@@ -215,7 +159,7 @@ def regions(parts: Mapping[tuple[int, int], RunFolder]) -> Figure:
     figure = Figure(figsize=(4.2 * columns, 4.3 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False)
     for place, part in parts.items():
-        axes, arrays, settings = panels[place], part.read_arrays("regions.npz"), part.read_settings()
+        axes, arrays, result = panels[place], part.read_arrays("regions.npz"), part.read_result()
         side, labels = arrays["side"], arrays["labels"]
         axes.contourf(side, side, arrays["probabilities"], levels=10, cmap="gray", vmin=-0.6, vmax=1.3)
         if arrays["probabilities"].min() < 0.5 < arrays["probabilities"].max():
@@ -223,9 +167,9 @@ def regions(parts: Mapping[tuple[int, int], RunFolder]) -> Figure:
         for label, marker, colour in ((0, "o", "tab:blue"), (1, "^", "tab:orange")):
             x, y = arrays["points"][labels == label].T
             axes.plot(x, y, marker, color=colour, markeredgecolor="k", markeredgewidth=0.4, markersize=4.5)
-        accuracy = part.read_result()["test_accuracy"]
+        seed = saved_settings("spirals", SpiralsSettings, part).seed
         axes.set(
-            title=f"{settings['spiral']} spiral, {settings['head']}: {accuracy:.3f} (seed {settings['seed']})",
+            title=f"{result['spiral']} spiral, {result['head']}: {result['test_accuracy']:.3f} (seed {seed})",
             xlabel="$x$ (standardised)",
             ylabel="$y$ (standardised)",
             aspect="equal",
@@ -234,21 +178,20 @@ def regions(parts: Mapping[tuple[int, int], RunFolder]) -> Figure:
     return figure
 
 
-def draw(folder: RunFolder) -> None:
+def draw(folder: RunFolder, settings: SpiralsSettings) -> None:
     """The figures of one training."""
-    settings = folder.read_settings()
-    title = f"{settings['spiral']} spiral, {settings['head']} head"
+    title = f"{settings.spiral} spiral, {settings.head} head"
     folder.write_figure("loss.png", learning_curves(folder.read_rows(), title=title, loss_label="cross entropy"))
     folder.write_figure("regions.png", regions({(0, 0): folder}))
-    if settings["head"] == "quantum":
-        layer = quantum_layers(network(exactly(settings)))[0]
+    if settings.head == "quantum":
+        (layer,) = quantum_layers(network(settings, exact_options(settings)))
         folder.write_figure("circuit.png", circuit_diagram(layer))
 
 
 def draw_all(folder: RunFolder, parts: Mapping[str, RunFolder]) -> None:
     """``regions.png`` of all heads on all spirals; of several seeds, that of median accuracy."""
-    groups = grouped(parts.values(), lambda part: itemgetter("spiral", "head")(part.read_settings()))
-    spirals_drawn, heads_drawn = (list(dict.fromkeys(key[axis] for key in groups)) for axis in (0, 1))
+    groups = grouped(parts.values(), lambda part: itemgetter("spiral", "head")(part.read_result()))
+    spirals_drawn, heads_drawn = (list(dict.fromkeys(names)) for names in zip(*groups, strict=True))
     middle = {
         (spirals_drawn.index(spiral), heads_drawn.index(head)): sorted(
             group, key=lambda part: part.read_result()["test_accuracy"]
@@ -258,21 +201,20 @@ def draw_all(folder: RunFolder, parts: Mapping[str, RunFolder]) -> None:
     folder.write_figure("regions.png", regions(middle))
 
 
-def published(settings: Settings) -> float | None:
+def published(settings: SpiralsSettings) -> float | None:
     """The published test accuracy of a head, for the published settings."""
-    return PUBLISHED[settings["spiral"], settings["head"]] if PROTOCOL.items() <= settings.items() else None
+    protocol = SpiralsSettings(spiral=settings.spiral, head=settings.head, initial_spread=0.001)
+    return PUBLISHED[settings.spiral, settings.head] if settings.follows(protocol) else None
 
 
 EXPERIMENT = Experiment(
-    "spirals",
-    parser,
-    train,
-    draw,
+    name="spirals",
+    settings=SpiralsSettings,
+    train=train,
+    figures=draw,
     cost=cost,
-    complete=complete,
     variants=variants,
     draw_all=draw_all,
-    # A schedule goes down to zero at the end that the run was started with.
-    extendable=(),
+    extendable=(),  # a schedule goes down to zero at the end that the run was started with
     published=published,
 )

@@ -114,8 +114,9 @@ def add_options(parser: Parser, of: type[Any], defaults: Any = None) -> None:
     for field in fields(of):
         default, kind = getattr(defaults, field.name), hints[field.name]
         flag = "--" + field.name.replace("_", "-")
-        if kind is bool and default is False:
-            parser.add_argument(flag, action="store_true", help=texts[field.name])
+        if kind is bool:
+            short: dict[str, Any] = {"nargs": "?", "const": True}  # --flag means --flag true
+            parser.add_argument(flag, type=bool, default=default, metavar="true|false", help=texts[field.name], **short)
         elif get_origin(kind) is tuple:
             several = _accepted(get_args(kind)[0])
             parser.add_argument(flag, nargs="+", default=list(default), help=texts[field.name], **several)
@@ -162,7 +163,7 @@ def parse(
         return options, _built(settings, parsed)
     folder = RunFolder.existing(options.path)
     saved = saved_settings(name, settings, folder)
-    parsed = parser.parse_args(["--config", str(folder.file("config.yaml")), *arguments])
+    parsed = parser_of(name, settings, saved).parse_args(list(arguments))
     given = _built(settings, parsed)
     refuse_other_settings(folder, saved, given, extendable)
     return _built(Options, parsed), given
@@ -196,7 +197,7 @@ def saved_settings(name: str, settings: type[S], folder: RunFolder) -> S:
     parser = parser_of(name, settings)
     parser.exit_on_error = False
     try:
-        return _built(settings, parser.parse_object(folder.read_settings()))
+        return _built(settings, parser.parse_object(settings.by_todays_names(folder.read_settings())))
     except (ArgumentError, ValueError) as error:
         raise ValueError(
             f"{folder.file('config.yaml')} does not hold the settings of a run ({brief(error)}); put them right, or start "

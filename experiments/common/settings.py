@@ -5,6 +5,7 @@ Without PyTorch, so that help and typing errors are there at once. The descripti
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -23,6 +24,11 @@ class Settings:
     """
 
     seed: Seed = 0
+
+    @classmethod
+    def by_todays_names(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """What an earlier run has written of its settings, where names have changed since."""
+        return dict(saved)
 
 
 @dataclass(frozen=True, kw_only=True)

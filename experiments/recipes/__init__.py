@@ -1,5 +1,1 @@
 """Questions about hybrid networks, answered with numbers."""
-
-from .survey import EXPERIMENT
-
-__all__ = ["EXPERIMENT"]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -19,12 +19,14 @@ from experiments.__main__ import main
 from experiments.common.experiment import Experiment
 from experiments.common.options import parse
 from experiments.common.runs import RunFolder
+from experiments.common.settings import TrainingSettings
 
+S = TypeVar("S", bound=TrainingSettings)
 CHECKOUT = Path(__file__).parents[2]
 CONFIGS = CHECKOUT / "experiments" / "configs"
 IMPORTED_BEFORE = [
-    *("experiments.__main__", "experiments.mnist01", "experiments.transfer", "qiskit_torch_bridge.simulator.engine"),
-    *("sklearn.datasets", "tensorboard.summary.writer.record_writer"),
+    *("experiments.__main__", "experiments.mnist01", "experiments.transfer.transfer_learning"),
+    *("qiskit_torch_bridge.simulator.engine", "sklearn.datasets", "tensorboard.summary.writer.record_writer"),
 ]
 """What :func:`start` imports once for all processes."""
 
@@ -58,9 +60,9 @@ def assert_same_run(one: Path, other: Path) -> None:
     torch.testing.assert_close(weights(one), weights(other), rtol=0, atol=0)
 
 
-def parsed(experiment: Experiment, *arguments: str) -> dict[str, Any]:
-    """The settings of a run with these options."""
-    return parse(experiment.parser(), arguments, complete=experiment.complete)[1]
+def parsed(experiment: Experiment[S], *arguments: str) -> S:
+    """The settings of a new run with these options."""
+    return experiment.complete(parse(experiment.name, experiment.settings, arguments)[1])
 
 
 def one_line(capsys: Any, *arguments: str) -> str:

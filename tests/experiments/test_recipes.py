@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from experiments.common.trainer import quantum_layers
 from runs import (
     CONFIGS,
     assert_refused,
@@ -22,11 +21,15 @@ from runs import (
 from torch import nn
 
 from experiments.__main__ import main
+from experiments.common.options import flat
 from experiments.common.runs import RunFolder
-from experiments.recipes import EXPERIMENT
+from experiments.common.work import quantum_layers
+from experiments.common.workplace import layer_options
 from experiments.recipes.blocks import quantum_layers_with_gradients
-from experiments.recipes.questions import QUESTIONS, stages_of
-from experiments.recipes.survey import load, network, quotes
+from experiments.recipes.questions import QUESTIONS, enter, stages_of
+from experiments.recipes.questions import network as network_of
+from experiments.recipes.recipe_settings import RecipeSettings
+from experiments.recipes.survey import EXPERIMENT, load, step_on_hardware
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -39,6 +42,10 @@ settings_of = partial(parsed, EXPERIMENT)
 
 def run(*arguments: str) -> int:
     return main(["recipes", *arguments])
+
+
+def network(settings: RecipeSettings) -> nn.Module:
+    return network_of(settings, layer_options(settings))
 
 
 def of(question: str, answer: str) -> list[str]:
@@ -127,11 +134,12 @@ class TestNetworks:
         settings = settings_of(*SMALL, *of("quick-start", answer))
         model, stages = network(settings), stages_of(settings)
         inputs = torch.randn(3, 64)
+        assert stages == ({} if answer == "from-scratch" else {"classical": 6}) | {"hybrid": 10}
         if answer != "from-scratch":
-            stages[0].prepare(model)
+            enter("classical", model)
             assert trained_parts(model) == {"first", "classical_scores"}
             torch.testing.assert_close(model(inputs), model.classical_scores(model.first(inputs)))
-        stages[-1].prepare(model)
+        enter("hybrid", model)
         assert trained_parts(model) - {"first"} == {"quantum", "hybrid_scores"}
         assert ("first" in trained_parts(model)) == (answer == "from-scratch")
         torch.testing.assert_close(model(inputs), model.hybrid_scores(model.quantum(model.first(inputs))))
@@ -156,7 +164,7 @@ def test_circuits_a_step_by_parameter_shift():
     """A row costs its value, two shifts for each weight that matters, and two for each embedding where that is trained."""
 
     def circuits(question: str, answer: str) -> int:
-        return quotes(settings_of(*SMALL, *of(question, answer)))[0].circuits
+        return step_on_hardware(settings_of(*SMALL, *of(question, answer))).circuits
 
     assert circuits("reuploading", "one-circuit") <= 6 * (1 + 2 * 72)
     assert circuits("reuploading", "in-a-row") > circuits("reuploading", "one-circuit") / 2
@@ -260,7 +268,7 @@ def test_bad_rates_are_refused(rate, capsys):
 def test_configuration_is_the_default():
     file = CONFIGS / "recipes-default.yaml"
     settings = settings_of("--config", str(file))
-    assert yaml.safe_load(file.read_text()).items() <= settings.items()
+    assert yaml.safe_load(file.read_text()).items() <= flat(settings).items()
     assert settings == settings_of("--dataset", "digits")
     assert list(EXPERIMENT.variants(settings)) == [f"{question}-{answer}" for question, answer in ANSWERS]
 

@@ -1,5 +1,6 @@
 """The spirals: the points against their definition, and the experiment from the command line."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -8,10 +9,15 @@ import pytest
 import torch
 import yaml
 from runs import CONFIGS, assert_refused, assert_same_run, interrupted, metrics, parsed, result, spent_as_said
+from torch import nn
 
 from experiments.__main__ import main
+from experiments.common.options import flat, saved_settings
 from experiments.common.runs import RunFolder
-from experiments.spirals import EXPERIMENT, TURNS, network, spirals, standardized_spirals
+from experiments.common.workplace import exact_options, layer_options
+from experiments.settings import SpiralsSettings
+from experiments.spirals import EXPERIMENT, TURNS, spirals, standardized_spirals
+from experiments.spirals import network as network_of
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -24,8 +30,12 @@ def run(*arguments: str) -> int:
     return main(["spirals", *arguments])
 
 
+def network(settings: SpiralsSettings) -> nn.Module:
+    return network_of(settings, layer_options(settings))
+
+
 def files(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 def areas(points: np.ndarray, turns: float) -> np.ndarray:
@@ -111,7 +121,7 @@ def test_dry_run_of_the_published_settings(tmp_path, capsys):
     assert run("--dry-run", "--run-dir", str(tmp_path / "run")) == 0
     printed = capsys.readouterr().out
     assert "easy-quantum:" in printed
-    assert "hard-classical:\nNo circuits: the head is classical." in printed
+    assert "hard-classical:\nNo circuits: the network is classical." in printed
     assert "The run of 5 epochs: 11,000 circuits, 0 shots, 1,005 backend calls." in printed
     assert not (tmp_path / "run").exists()
 
@@ -134,8 +144,8 @@ def test_run_folder_of_all_heads_and_spirals(folder):
 
 def test_drawing_costs_no_shots_and_is_exact(folder):
     assert run(*SMALL, *ONE, "--epochs", "1", "--shots", "5", "--run-dir", str(folder)) == 0
-    arrays, settings = RunFolder(folder).read_arrays("regions.npz"), RunFolder(folder).read_settings()
-    exact = network({**settings, "shots": None})
+    arrays, settings = RunFolder(folder).read_arrays("regions.npz"), settings_of(*SMALL, *ONE, "--shots", "5")
+    exact = network_of(settings, exact_options(settings))
     exact.load_state_dict(RunFolder(folder).read_checkpoint()["model"])
     corner = torch.tensor([[arrays["side"][0], arrays["side"][0]], [arrays["side"][-1], arrays["side"][0]]])
     with torch.no_grad():
@@ -184,18 +194,27 @@ def test_a_finished_run_is_not_extended(folder, capsys):
     assert "epochs: got 2, expected 1" in capsys.readouterr().err
 
 
+def test_a_run_from_before_the_noise_of_points_had_its_name(folder):
+    assert run(*SMALL, *ONE, "--epochs", "1", "--point-noise", "0.1", "--run-dir", str(folder)) == 0
+    file = folder / "config.yaml"
+    file.write_text(file.read_text().replace("point_noise: 0.1", "noise: 0.1"))
+    assert saved_settings("spirals", SpiralsSettings, RunFolder(folder)).point_noise == 0.1
+    (folder / "result.json").unlink()
+    assert run("--resume", "--run-dir", str(folder)) == 0
+
+
 @pytest.mark.parametrize("name", ["published", "improved"])
 def test_configurations(name):
     file = CONFIGS / f"spirals-{name}.yaml"
     settings = settings_of("--config", str(file))
-    assert yaml.safe_load(file.read_text()).items() <= settings.items()
-    steps = settings["epochs"] * settings["train"] // settings["batch_size"]
-    assert (steps, settings["test"], settings["qubits"], settings["depth"]) == (1000, 200, 5, 5)
+    assert yaml.safe_load(file.read_text()).items() <= flat(settings).items()
+    steps = settings.epochs * settings.train // settings.batch_size
+    assert (steps, settings.test, settings.qubits, settings.depth) == (1000, 200, 5, 5)
     published = {variant: EXPERIMENT.published(its) for variant, its in EXPERIMENT.variants(settings).items()}
     expected = {"easy-quantum": 0.97, "easy-classical": 0.855, "hard-quantum": 0.625, "hard-classical": 0.54}
     assert published == (expected if name == "published" else dict.fromkeys(expected))
-    for changed in ({"depth": 2}, {"epochs": 50}, {"noise": 0.0}, {"shots": 100}, {"initial_spread": None}):
-        variants = EXPERIMENT.variants({**settings, **changed}).values()
+    for changed in ({"depth": 2}, {"epochs": 50}, {"point_noise": 0.0}, {"shots": 100}, {"initial_spread": None}):
+        variants = EXPERIMENT.variants(replace(settings, **changed)).values()
         assert [EXPERIMENT.published(its) for its in variants] == [None] * 4
 
 
