@@ -10,9 +10,11 @@ from qiskit_torch_bridge.commands import jobs as ledgers
 from qiskit_torch_bridge.commands import perform, record
 from qiskit_torch_bridge.commands.parsers import parser_of
 
-from .common.experiment import experiment_of
-from .common.hardware import LEDGER, is_hardware
+from .catalogue import command_in
+from .common.hardware import LEDGER
+from .common.options import saved_settings
 from .common.runs import RunFolder
+from .common.settings import TrainingSettings
 
 
 def ibm_check(arguments: Sequence[str]) -> int:
@@ -42,7 +44,8 @@ def _name_account(options: Namespace) -> None:
     ledger = ledgers.ledger_at(options.ledger)
     folder = RunFolder(ledger.parent)
     if ledger.name == LEDGER and folder.file("config.yaml").is_file():
-        _, settings = experiment_of(folder)
-        if is_hardware(settings["backend"]):
-            options.account = options.account or settings["ibm"]["account"]
-            options.instance = options.instance or settings["ibm"]["instance"]
+        command = command_in(folder)
+        settings = saved_settings(command.name, command.settings, folder)
+        if isinstance(settings, TrainingSettings):
+            options.account = options.account or settings.ibm.account
+            options.instance = options.instance or settings.ibm.instance

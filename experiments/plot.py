@@ -11,12 +11,22 @@ from .common.runs import RunFolder
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Draws what the command line names; returns the exit status."""
+    """Draws what the command line names; returns the exit status.
+
+    Raises:
+        ValueError: If something cannot be drawn, after the rest has been.
+    """
     parser = Parser("plot", __doc__ or "")
     parser.add_argument("runs", nargs="+", type=str, help="Folders of runs.")
+    refused = []
     for run in parser.parse_args(list(arguments)).runs:
-        folder = RunFolder.existing(Path(run))
-        command = command_in(folder)
-        command.draw(saved_settings(command.name, command.settings, folder), folder)
-        print(f"Figures are in {folder.path}")
+        try:
+            folder = RunFolder.existing(Path(run))
+            command = command_in(folder)
+            command.draw(saved_settings(command.name, command.settings, folder), folder)
+            print(f"Figures are in {folder.path}")
+        except (FileNotFoundError, ValueError) as error:
+            refused.append(str(error))
+    if refused:
+        raise ValueError(" ".join(refused))
     return 0

@@ -22,6 +22,7 @@ from qiskit_torch_bridge.circuits import dressed
 from qiskit_torch_bridge.commands.printing import in_columns
 
 from .common.hardware import IN_MEMORY, connected
+from .common.settings import HardwareSettings
 
 DEVICE = "fake_manila"
 RECORDING = Path(__file__).parent / "recordings" / "fake-manila.npz"
@@ -85,7 +86,7 @@ def record(path: Path) -> Lesson:
     for file in (path, losses_beside(path)):
         if file.exists():
             raise FileExistsError(f"{file} exists; give another name, or remove it first.")
-    with connected(DEVICE, {}, IN_MEMORY) as device:
+    with connected(DEVICE, HardwareSettings(), IN_MEMORY) as device:
         came_to = lesson(device)
         write_recording(device.ledger, path)
     losses_beside(path).write_text(json.dumps({"losses": came_to.losses}) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,13 +38,11 @@ class MNIST01Settings(DigitSettings):
 class MNIST36Settings(DigitSettings):
     """Layerwise learning: a quantum circuit that tells handwritten threes from sixes grows while it is trained.
 
-    An image comes down to nine numbers, one a qubit; the logit of "6" is an expectation value of the circuit. Phase I adds
-    layers step by step and trains the newest, the earlier ones frozen; Phase II trains parts of the grown circuit in turn
-    (Skolik et al., arXiv 2006.14904). The defaults are those of a published proof of concept (0.767 of 1968 test images,
-    from one run without a seed): random rotations, CZ ladders, <Z> of the last qubit.
+    The defaults are those of a published proof of concept (0.767 of 1968 test images, from one run without a seed): random
+    rotations, CZ ladders, <Z> of the last qubit.
 
     Attributes:
-        epochs: Epochs of each step of Phase I; with --training complete those of the whole training.
+        epochs: Of each step of Phase I; with --training complete those of the whole training.
         train_images: The first so many threes and sixes; null: 1000 of MNIST, 240 of the digits.
         circuit: Random rotations and CZ ladders; or RZ, RX and a ring of CZ.
         readout: <Z> of the last qubit, or the sum of <Z> over all.
@@ -60,6 +57,9 @@ class MNIST36Settings(DigitSettings):
         partition_epochs: Epochs of each part in a sweep.
     """
 
+    epochs: PositiveInt = 5
+    batch_size: PositiveInt = 128
+    lr: PositiveFloat = 0.01
     train_images: PositiveInt | None = None
     circuit: Literal["random_rotations", "ring"] = "random_rotations"
     readout: Literal["last", "sum"] = "last"
@@ -72,19 +72,14 @@ class MNIST36Settings(DigitSettings):
     partitions: PositiveInt = 2
     sweeps: NonNegativeInt = 2
     partition_epochs: PositiveInt = 5
-    epochs: PositiveInt = 5
-    batch_size: PositiveInt = 128
-    lr: PositiveFloat = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpiralsSettings(TrainingSettings):
-    """A dressed quantum circuit beside its classical twin on two interleaved spirals.
+    """A dressed quantum circuit beside its classical twin on two interleaved spirals (Mari et al., arXiv 1912.08278).
 
-    Two linear layers around a circuit of five qubits tell the points of two spiral arms apart; the classical twin has five
-    tanh units in place of the circuit (Mari et al., arXiv 1912.08278). Published test accuracies: 0.970 against 0.855 on the
-    easy spiral, 0.625 against 0.540 on the hard one. The defaults are the published settings, except that PyTorch draws the
-    first weights.
+    Published test accuracies: 0.970 against 0.855 on the easy spiral, 0.625 against 0.540 on the hard one. The defaults are
+    the published settings, except that PyTorch draws the first weights.
 
     Attributes:
         spiral: easy: 1.52 turns; hard: 2 turns; or the two.
@@ -94,11 +89,14 @@ class SpiralsSettings(TrainingSettings):
         depth: Layers of weights in the circuit.
         schedule: The learning rate: as it is, or down to zero over the run, along a cosine.
         initial_spread: Draw all weights from a normal distribution of this standard deviation; null: as PyTorch does.
-        point_noise: How far points are off their arm at most.
+        off_arm: How far points are off their arm at most.
         train: Training points, an even number.
         test: Test points, an even number.
     """
 
+    epochs: PositiveInt = 5
+    batch_size: PositiveInt = 10
+    lr: PositiveFloat = 0.07
     spiral: Literal["easy", "hard", "both"] = "both"
     head: Literal["quantum", "classical", "both"] = "both"
     circuit: Literal["dressed", "reuploading"] = "dressed"
@@ -106,23 +104,21 @@ class SpiralsSettings(TrainingSettings):
     depth: PositiveInt = 5
     schedule: Literal["constant", "cosine"] = "constant"
     initial_spread: NonNegativeFloat | None = None
-    point_noise: NonNegativeFloat = 0.2
+    off_arm: NonNegativeFloat = 0.2
     train: PositiveInt = 2000
     test: PositiveInt = 200
-    epochs: PositiveInt = 5
-    batch_size: PositiveInt = 10
-    lr: PositiveFloat = 0.07
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, count in (("train", self.train), ("test", self.test)):
-            if count % 2:
-                raise ValueError(f"--{name}: got {count}, expected an even number, half of them on each arm.")
+        for name in ("train", "test"):
+            if getattr(self, name) % 2:
+                raise ValueError(
+                    f"--{name}: got {getattr(self, name)}, expected an even number, half of them on each arm."
+                )
 
     @classmethod
-    def by_todays_names(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """See :class:`~experiments.common.settings.Settings`: the noise of the points was called ``noise``."""
+    def of_today(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        """See :class:`~experiments.common.settings.Settings`: ``noise`` was the points', and is now the simulator's."""
         return {
-            "point_noise" if name == "noise" and isinstance(value, float) else name: value
-            for name, value in saved.items()
+            "off_arm" if name == "noise" and isinstance(value, float) else name: value for name, value in saved.items()
         }

@@ -1,7 +1,9 @@
 """A dressed quantum circuit beside its classical twin on two interleaved spirals.
 
-From Mari et al., "Transfer learning in hybrid classical-quantum neural networks" (arXiv 1912.08278): 2000 training and 200
-test points, batches of 10, Adam with learning rate 0.07, 1000 steps.
+Two linear layers around a circuit of five qubits tell the points of two spiral arms apart; the classical twin has five tanh
+units in place of the circuit. From Mari et al., "Transfer learning in hybrid classical-quantum neural networks" (arXiv
+1912.08278): 2000 training and 200 test points, batches of 10, Adam with learning rate 0.07, 1000 steps. Published test
+accuracies: 0.970 against 0.855 on the easy spiral (1.52 turns), 0.625 against 0.540 on the hard one (2 turns).
 
 ``--circuit reuploading`` is an improvement on that: the circuit takes its inputs again in each of its layers, straight from
 the linear layer. An output is then a trigonometric polynomial of a higher degree, and can follow the arm around.
@@ -11,8 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import product
-from operator import itemgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -36,7 +36,7 @@ from .common.workplace import exact_options
 from .settings import SpiralsSettings
 
 TURNS = {"easy": 1.52, "hard": 2.0}
-PUBLISHED = {
+PUBLISHED: Mapping[tuple[Literal["easy", "hard"], Literal["quantum", "classical"]], float] = {
     ("easy", "quantum"): 0.970,
     ("easy", "classical"): 0.855,
     ("hard", "quantum"): 0.625,
@@ -74,7 +74,7 @@ def spirals(count: int, *, turns: float, noise: float, rng: np.random.Generator)
 def standardized_spirals(settings: SpiralsSettings) -> tuple[Rows, Rows]:
     """Training and test points from the same arms, moved and scaled to mean 0 and standard deviation 1 in training."""
     rng = np.random.default_rng(settings.seed)
-    arms: dict[str, Any] = {"turns": TURNS[settings.spiral], "noise": settings.point_noise, "rng": rng}
+    arms: dict[str, Any] = {"turns": TURNS[settings.spiral], "noise": settings.off_arm, "rng": rng}
     sets = [spirals(count, **arms) for count in (settings.train, settings.test)]
     mean, deviation = sets[0][0].mean(axis=0), sets[0][0].std(axis=0)
     training, testing = (
@@ -107,27 +107,25 @@ def train(settings: SpiralsSettings, work: Work) -> dict[str, Any]:
     """Trains one head on one spiral; returns what it came to."""
     torch.manual_seed(settings.seed)
     training, testing = standardized_spirals(settings)
-    net = network(settings, work.layer_options())
-    schedule = down_to_zero if settings.schedule == "cosine" else None
-    for batch in work.steps(net, cross_entropy, training, testing, scheduler=schedule):
-        scores = net(batch.inputs)
+    model = network(settings, work.layer_options())
+    scheduler = _cosine if settings.schedule == "cosine" else None
+    for batch in work.steps(model, cross_entropy, training, testing, scheduler=scheduler):
+        scores = model(batch.inputs)
         batch.learn(cross_entropy(scores, batch.labels), scores)
     if work.is_first:
-        save_regions(net, settings, testing, work.folder)
+        _save_regions(model, settings, testing, work.folder)
     return {"spiral": settings.spiral, "head": settings.head, **work.result()}
 
 
-def down_to_zero(optimizer: torch.optim.Optimizer, steps: int, epochs: int) -> CosineAnnealingLR:
-    """The learning rate goes down along a cosine, over all steps of all epochs."""
+def _cosine(optimizer: torch.optim.Optimizer, steps: int, epochs: int) -> CosineAnnealingLR:
     return CosineAnnealingLR(optimizer, steps * epochs)
 
 
 def variants(settings: SpiralsSettings) -> Mapping[str, SpiralsSettings]:
     """The spirals and heads that are asked for, each with each."""
-    kinds: list[Literal["easy", "hard"]] = ["easy", "hard"] if settings.spiral == "both" else [settings.spiral]
-    heads: list[Literal["quantum", "classical"]]
-    heads = ["quantum", "classical"] if settings.head == "both" else [settings.head]
-    return {f"{spiral}-{head}": replace(settings, spiral=spiral, head=head) for spiral, head in product(kinds, heads)}
+    each = [replace(settings, spiral=spiral, head=head) for spiral, head in PUBLISHED]
+    chosen = [one for one in each if settings.spiral in ("both", one.spiral) and settings.head in ("both", one.head)]
+    return {f"{one.spiral}-{one.head}": one for one in chosen}
 
 
 def cost(settings: SpiralsSettings, options: Mapping[str, Any]) -> str:
@@ -135,7 +133,7 @@ def cost(settings: SpiralsSettings, options: Mapping[str, Any]) -> str:
     return cost_of_training(network(settings, options), settings, train=settings.train, test=settings.test)
 
 
-def save_regions(net: nn.Module, settings: SpiralsSettings, testing: Rows, folder: RunFolder) -> None:
+def _save_regions(net: nn.Module, settings: SpiralsSettings, testing: Rows, folder: RunFolder) -> None:
     """Writes what :func:`regions` draws: the probability of class 1 on a grid, and the test points."""
     edge = 1.1 * float(testing.inputs.abs().max())
     side = torch.linspace(-edge, edge, _GRID)
@@ -145,8 +143,13 @@ def save_regions(net: nn.Module, settings: SpiralsSettings, testing: Rows, folde
     with torch.no_grad():
         scores = twin(torch.stack([x, y], dim=-1).reshape(-1, 2))
     probabilities = scores.softmax(dim=1)[:, 1].reshape(_GRID, _GRID)
-    arrays = {"probabilities": probabilities, "side": side, "points": testing.inputs, "labels": testing.labels}
-    folder.write_arrays("regions.npz", **{name: array.numpy() for name, array in arrays.items()})
+    folder.write_arrays(
+        "regions.npz",
+        probabilities=probabilities.numpy(),
+        side=side.numpy(),
+        points=testing.inputs.numpy(),
+        labels=testing.labels.numpy(),
+    )
 
 
 def regions(parts: Mapping[tuple[int, int], RunFolder]) -> Figure:
@@ -159,7 +162,7 @@ def regions(parts: Mapping[tuple[int, int], RunFolder]) -> Figure:
     figure = Figure(figsize=(4.2 * columns, 4.3 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False)
     for place, part in parts.items():
-        axes, arrays, result = panels[place], part.read_arrays("regions.npz"), part.read_result()
+        axes, arrays, settings = panels[place], part.read_arrays("regions.npz"), _settings_of(part)
         side, labels = arrays["side"], arrays["labels"]
         axes.contourf(side, side, arrays["probabilities"], levels=10, cmap="gray", vmin=-0.6, vmax=1.3)
         if arrays["probabilities"].min() < 0.5 < arrays["probabilities"].max():
@@ -167,9 +170,9 @@ def regions(parts: Mapping[tuple[int, int], RunFolder]) -> Figure:
         for label, marker, colour in ((0, "o", "tab:blue"), (1, "^", "tab:orange")):
             x, y = arrays["points"][labels == label].T
             axes.plot(x, y, marker, color=colour, markeredgecolor="k", markeredgewidth=0.4, markersize=4.5)
-        seed = saved_settings("spirals", SpiralsSettings, part).seed
+        accuracy = part.read_result()["test_accuracy"]
         axes.set(
-            title=f"{result['spiral']} spiral, {result['head']}: {result['test_accuracy']:.3f} (seed {seed})",
+            title=f"{settings.spiral} spiral, {settings.head}: {accuracy:.3f} (seed {settings.seed})",
             xlabel="$x$ (standardised)",
             ylabel="$y$ (standardised)",
             aspect="equal",
@@ -178,23 +181,27 @@ def regions(parts: Mapping[tuple[int, int], RunFolder]) -> Figure:
     return figure
 
 
+def _settings_of(folder: RunFolder) -> SpiralsSettings:
+    return saved_settings("spirals", SpiralsSettings, folder)
+
+
 def draw(folder: RunFolder, settings: SpiralsSettings) -> None:
     """The figures of one training."""
     title = f"{settings.spiral} spiral, {settings.head} head"
     folder.write_figure("loss.png", learning_curves(folder.read_rows(), title=title, loss_label="cross entropy"))
     folder.write_figure("regions.png", regions({(0, 0): folder}))
-    if settings.head == "quantum":
-        (layer,) = quantum_layers(network(settings, exact_options(settings)))
+    for layer in quantum_layers(network(settings, exact_options(settings))):
         folder.write_figure("circuit.png", circuit_diagram(layer))
 
 
 def draw_all(folder: RunFolder, parts: Mapping[str, RunFolder]) -> None:
     """``regions.png`` of all heads on all spirals; of several seeds, that of median accuracy."""
-    groups = grouped(parts.values(), lambda part: itemgetter("spiral", "head")(part.read_result()))
-    spirals_drawn, heads_drawn = (list(dict.fromkeys(names)) for names in zip(*groups, strict=True))
+    settings = {name: _settings_of(part) for name, part in parts.items()}
+    groups = grouped(parts, lambda name: (settings[name].spiral, settings[name].head))
+    spirals_drawn, heads_drawn = (list(dict.fromkeys(key[axis] for key in groups)) for axis in (0, 1))
     middle = {
         (spirals_drawn.index(spiral), heads_drawn.index(head)): sorted(
-            group, key=lambda part: part.read_result()["test_accuracy"]
+            (parts[name] for name in group), key=lambda part: part.read_result()["test_accuracy"]
         )[(len(group) - 1) // 2]
         for (spiral, head), group in groups.items()
     }
@@ -203,8 +210,10 @@ def draw_all(folder: RunFolder, parts: Mapping[str, RunFolder]) -> None:
 
 def published(settings: SpiralsSettings) -> float | None:
     """The published test accuracy of a head, for the published settings."""
-    protocol = SpiralsSettings(spiral=settings.spiral, head=settings.head, initial_spread=0.001)
-    return PUBLISHED[settings.spiral, settings.head] if settings.follows(protocol) else None
+    for (spiral, head), accuracy in PUBLISHED.items():
+        if settings.follows(SpiralsSettings(spiral=spiral, head=head, initial_spread=0.001)):
+            return accuracy
+    return None
 
 
 EXPERIMENT = Experiment(

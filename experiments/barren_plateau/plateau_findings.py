@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..common.comparison import grouped
+from ..common.lines import Line, MeanSquare, fit_line
 from ..common.options import Settings
 from ..common.sweeps import Findings, Tables
 from .descent import STRATEGIES
 from .ensemble import OBSERVABLES, Start
-from .exponentials import ExponentialFit, Spread, fit_exponential
 from .theory import SLOPES, deep_variance, variance_of_pauli
 
 _SMALLEST_FITTED = 4  # qubits: below, a 2-design is not yet on its exponential by several per cent
@@ -49,9 +49,10 @@ _HOLLOW: dict[str, Any] = {"markersize": 5, "markerfacecolor": "w", "capsize": 3
 
 
 class Variance(NamedTuple):
-    """Of the derivative over an ensemble; and in the mean that of one shot in each of the rule's two circuits."""
+    """Of the derivative over so many samples; and in the mean that of one shot in each of the rule's two circuits."""
 
-    spread: Spread
+    samples: int
+    derivative: MeanSquare
     one_shot: float
 
 
@@ -71,7 +72,7 @@ def find(settings: Settings, tables: Tables) -> Findings:
         for observable in OBSERVABLES
     }
     fits = {
-        key: fit_exponential(*zip(*((q, v.spread) for q, v in points.items() if q >= _SMALLEST_FITTED), strict=True))
+        key: fit_line(*zip(*((q, v.derivative) for q, v in points.items() if q >= _SMALLEST_FITTED), strict=True))
         for key, points in series.items()
     }
     exact = {
@@ -102,7 +103,8 @@ def _variances(rows: Sequence[Mapping[str, Any]]) -> dict[Ensemble, Variance]:
     variances: dict[Ensemble, Variance] = {}
     for key, group in grouped(rows, itemgetter("qubits", "layers", "start", "observable")).items():
         samples, squares, fourths, shots = sum((np.array([row[name] for name in names]) for row in group), np.zeros(4))
-        variances[key] = Variance(Spread.of(int(samples), squares, fourths), shots / samples)
+        derivative = MeanSquare.of_sums(int(samples), squares, fourths)
+        variances[key] = Variance(int(samples), derivative, shots / samples)
     return variances
 
 
@@ -120,11 +122,11 @@ def _string(observable: str, num_qubits: int) -> list[int]:
 
 
 def _summary_row(
-    key: tuple[str, Start, str], points: Mapping[int, Variance], fit: ExponentialFit, exact: float | None
+    key: tuple[str, Start, str], points: Mapping[int, Variance], fit: Line, exact: float | None
 ) -> dict[str, Any]:
     depth, start, observable = key
     largest = max(points)
-    variance, error = points[largest].spread.variance, points[largest].spread.error
+    variance = points[largest].derivative
     in_theory = depth == "deep"
     return {
         "circuits": depth,
@@ -136,11 +138,11 @@ def _summary_row(
         "slope of endless depth": SLOPES[start, observable] if in_theory else "",
         f"exact slope, to {_LARGEST_EXACT} qubits": "" if exact is None else exact,
         "chi-square": f"{fit.chi_square:.1f}/{fit.freedom}",
-        "samples": points[largest].spread.samples,
-        f"variance at {largest} qubits": variance,
-        "its standard error": error,
+        "samples": points[largest].samples,
+        f"variance at {largest} qubits": variance.value,
+        "its standard error": variance.error,
         "variance of endless depth": deep_variance(observable, largest, start) if in_theory else "",
-        "shots for a signal-to-noise ratio of 1": 2 * math.ceil(points[largest].one_shot / variance),
+        "shots for a signal-to-noise ratio of 1": 2 * math.ceil(points[largest].one_shot / variance.value),
     }
 
 
@@ -163,7 +165,7 @@ def _mean_and_error(name: str, values: Sequence[float]) -> dict[str, float]:
 def _variance_figure(
     settings: Settings,
     series: Mapping[tuple[str, Start, str], Mapping[int, Variance]],
-    fits: Mapping[tuple[str, Start, str], ExponentialFit],
+    fits: Mapping[tuple[str, Start, str], Line],
     variances: Mapping[Ensemble, Variance],
 ) -> Figure:
     figure = Figure(figsize=(10, 8.6), layout="constrained")
@@ -199,7 +201,7 @@ def _variance_figure(
 def _draw_series(
     axes: Axes,
     points: Mapping[int, Variance],
-    fit: ExponentialFit,
+    fit: Line,
     style: tuple[str, str, str],
     words: str,
     in_theory: tuple[str, Start, str] | None,
@@ -218,8 +220,7 @@ def _draw_series(
 
 
 def _points(axes: Axes, points: Mapping[int, Variance], mark: str, colour: str, label: str) -> None:
-    spreads = [each.spread for each in points.values()]
-    values, errors = [spread.variance for spread in spreads], [spread.error for spread in spreads]
+    values, errors = zip(*((each.derivative.value, each.derivative.error) for each in points.values()), strict=True)
     axes.errorbar(list(points), values, errors, fmt=mark, color=colour, label=label, **_HOLLOW)
 
 

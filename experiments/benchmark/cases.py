@@ -2,17 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .gate_lists import Problem, dressed, entangling, layerwise, textbook
 
-_EXACT = ("ours", "pennylane-default", "pennylane-lightning", "qiskit-machine-learning")
-_WITHOUT_QISKIT = _EXACT[:-1]
-_SHOTS = 1000
-_LAYERS = 4
+if TYPE_CHECKING:
+    from .benchmark_settings import BenchmarkSettings
+
+
+@dataclass(frozen=True)
+class System:
+    """A library, in the best way that its documentation has for training with torch.
+
+    Attributes:
+        title: How figures and tables name it.
+        adapter: ``module:function`` of this package, imported in the worker. The function takes a
+            :class:`.gate_lists.Problem`, shots (None: exact) and a seed, and gives a :class:`.gate_lists.Step`.
+        ours: Whether it is this project.
+        tolerance: How far its exact values and gradients may be from the reference, in units of the largest of them (or
+            of 1 where that is larger).
+        note: What must be known to read its times.
+    """
+
+    title: str
+    adapter: str
+    _: KW_ONLY
+    ours: bool = False
+    tolerance: float = 1e-6
+    note: str = ""
+
+
+SYSTEMS = {
+    "ours": System(
+        "ours",
+        f"{__package__}.ours:build",
+        ours=True,
+        note="QuantumLayer on its statevector backend: adjoint rule; with shots parameter shift from exact multinomial "
+        "counts.",
+    ),
+    "ours-aer": System(
+        "ours on Aer",
+        f"{__package__}.ours:build_on_aer",
+        ours=True,
+        note="QuantumLayer with backend='aer': parameter shift from Aer's counts.",
+    ),
+    "ours-stopwatch": System(
+        "ours, with a stopwatch",
+        f"{__package__}.ours:build_with_stopwatch",
+        ours=True,
+        note="As 'ours', with the time inside the backend counted: what is left is the layer's own.",
+    ),
+    "pennylane-default": System(
+        "PennyLane default.qubit",
+        f"{__package__}.peers_pennylane:build_default",
+        note="Backpropagation over a broadcast batch; with shots parameter shift. With shots a broadcast batch whose "
+        "inputs need gradients raises NotImplementedError (PennyLane issue 4462), so its rows run one by one there.",
+    ),
+    "pennylane-lightning": System(
+        "PennyLane lightning.qubit",
+        f"{__package__}.peers_pennylane:build_lightning",
+        note="Adjoint rule, the batch expanded by PennyLane; with shots parameter shift, row by row where inputs need "
+        "gradients, as above.",
+    ),
+    "pennylane-qiskit": System(
+        "PennyLane qiskit.aer",
+        f"{__package__}.peers_pennylane:build_on_aer",
+        note="PennyLane-Qiskit's device: Aer's counts and parameter shift, row by row where inputs need gradients.",
+    ),
+    "qiskit-machine-learning": System(
+        "Qiskit Machine Learning",
+        f"{__package__}.peers_qiskit:build",
+        tolerance=1e-5,
+        note="TorchConnector(EstimatorQNN), parameter shift; computes in float32 between the circuit and torch. With "
+        "shots: Aer's EstimatorV2 with precision 1/sqrt(shots), which adds Gaussian noise to exact values and runs no "
+        "shots.",
+    ),
+}
+"""The systems that are measured, by name.
+
+Another peer is a function in the file of its family (such as ``peers_pennylane.py``), an entry here, and its name among the
+systems of the cases below that it is to be measured in.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,19 +104,6 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Series:
-    """A case's place on an axis of the figure.
-
-    Attributes:
-        axis: ``"qubits"``, ``"batch"`` or ``"weights"``.
-        x: Where on it.
-    """
-
-    axis: str
-    x: int
-
-
-@dataclass(frozen=True)
 class Case:
     """One problem in several systems.
 
@@ -54,7 +114,7 @@ class Case:
         systems: In the order in which they take turns.
         shots: Shots a circuit; None: exact.
         targets: The ratios to reach.
-        series: Its place in a series, or None.
+        series: The axis of the figure that it is a point of: ``"qubits"``, ``"batch"`` or ``"weights"``; or None.
     """
 
     name: str
@@ -64,50 +124,32 @@ class Case:
     _: KW_ONLY
     shots: int | None = None
     targets: tuple[Target, ...] = ()
-    series: Series | None = None
-
-    def only(self, systems: Container[str]) -> Case | None:
-        """The case with only these systems, and targets that they can reach; None where none of its own is left."""
-        kept = tuple(name for name in self.systems if name in systems)
-        targets = tuple(t for t in self.targets if t.ours in kept and (t.peer is None or t.peer in kept))
-        return replace(self, systems=kept, targets=targets) if kept else None
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """The same for cases of the same problem."""
-        return self.make.func, tuple(sorted(self.make.keywords.items()))
+    series: str | None = None
 
 
+_QISKIT = "qiskit-machine-learning"
+_WITHOUT_QISKIT = ("ours", "pennylane-default", "pennylane-lightning")
+_EXACT = (*_WITHOUT_QISKIT, _QISKIT)
+_OF_SHOTS = ("ours", "ours-aer", "pennylane-default", "pennylane-lightning")
+_SHOTS = 1000
+
+_ENTANGLING = partial(entangling, layers=4)
 _DRESSED = "dressed, 4 qubits, depth 6"
+_DRESSED_4 = partial(dressed, depth=6, batch=4)
+_DRESSED_64 = partial(dressed, depth=6, batch=64)
+_LAYERWISE = "layerwise, 9 qubits, 6 layers, batch 128"
+_LAYERWISE_128 = partial(layerwise, num_qubits=9, layers=6, batch=128)
 
-_CASES = (
+CASES = (
     Case("textbook", "textbook, 1 qubit, batch 1", partial(textbook, batch=1), _EXACT, targets=(Target(8),)),
-    Case(
-        "dressed-4",
-        f"{_DRESSED}, batch 4",
-        partial(dressed, depth=6, batch=4),
-        _EXACT,
-        targets=(Target(40), Target(1000, peer="qiskit-machine-learning")),
-    ),
-    Case(
-        "dressed-64",
-        f"{_DRESSED}, batch 64",
-        partial(dressed, depth=6, batch=64),
-        _WITHOUT_QISKIT,
-        targets=(Target(30),),
-    ),
-    Case(
-        "layerwise-128",
-        "layerwise, 9 qubits, 6 layers, batch 128",
-        partial(layerwise, num_qubits=9, layers=6, batch=128),
-        _WITHOUT_QISKIT,
-        targets=(Target(10),),
-    ),
+    Case("dressed-4", f"{_DRESSED}, batch 4", _DRESSED_4, _EXACT, targets=(Target(40), Target(1000, peer=_QISKIT))),
+    Case("dressed-64", f"{_DRESSED}, batch 64", _DRESSED_64, _WITHOUT_QISKIT, targets=(Target(30),)),
+    Case("layerwise-128", _LAYERWISE, _LAYERWISE_128, _WITHOUT_QISKIT, targets=(Target(10),)),
     *(
         Case(
             f"entangling-{qubits}",
-            f"strongly entangling, {qubits} qubits, {_LAYERS} layers, batch {batch}",
-            partial(entangling, num_qubits=qubits, layers=_LAYERS, batch=batch),
+            f"strongly entangling, {qubits} qubits, 4 layers, batch {batch}",
+            partial(_ENTANGLING, num_qubits=qubits, batch=batch),
             _WITHOUT_QISKIT,
             targets=(Target(ratio),),
         )
@@ -116,91 +158,69 @@ _CASES = (
     Case(
         "dressed-4-shots",
         f"{_DRESSED}, batch 4, {_SHOTS} shots",
-        partial(dressed, depth=6, batch=4),
-        (
-            *("ours", "ours-aer", "pennylane-default", "pennylane-lightning"),
-            *("pennylane-qiskit", "qiskit-machine-learning"),
-        ),
+        _DRESSED_4,
+        (*_OF_SHOTS, "pennylane-qiskit", _QISKIT),
         shots=_SHOTS,
-        targets=(
-            Target(15, ours="ours-aer", peer="qiskit-machine-learning"),
-            Target(300, peer="qiskit-machine-learning"),
-        ),
+        targets=(Target(15, ours="ours-aer", peer=_QISKIT), Target(300, peer=_QISKIT)),
     ),
     Case(
         "layerwise-128-shots",
-        f"layerwise, 9 qubits, 6 layers, batch 128, {_SHOTS} shots",
-        partial(layerwise, num_qubits=9, layers=6, batch=128),
-        ("ours", "ours-aer", "pennylane-default", "pennylane-lightning"),
+        f"{_LAYERWISE}, {_SHOTS} shots",
+        _LAYERWISE_128,
+        _OF_SHOTS,
         shots=_SHOTS,
         targets=(Target(15, peer="pennylane-default"),),
     ),
 )
 
-_OVERHEAD = tuple(Case(f"overhead-{case.name}", case.title, case.make, ("ours-stopwatch",)) for case in _CASES[:3])
+PARTS = (*(case.name for case in CASES), "qubits", "batch", "weights", "overhead", "fresh")
+"""What can be selected: cases, series by size, the layer's own share, and the first call and memory in new processes."""
 
-FRESH = "fresh"
-"""The part that starts a process of its own for each measurement: the first call, and memory."""
-
-_FRESH_CASES = ("dressed-4", "entangling-16", "entangling-20")
-_SMALL_CASES = ("textbook", "dressed-4", "dressed-64", "layerwise-128", "entangling-12", "dressed-4-shots")
-_SMALL_FRESH = ("dressed-4",)
-
-PARTS = (*(case.name for case in _CASES), "qubits", "batch", "weights", "overhead", FRESH)
-"""What can be selected: cases, series and further measurements."""
+_SMALL = ("textbook", "dressed-4", "dressed-64", "layerwise-128", "entangling-12", "dressed-4-shots")
 
 
-def _qubits(x: int) -> Case:
-    make = partial(entangling, num_qubits=x, layers=_LAYERS, batch=1)
-    title = f"strongly entangling, {_LAYERS} layers, batch 1: {x} qubits"
-    return Case(f"qubits-{x}", title, make, _EXACT, series=Series("qubits", x))
+def plan(settings: BenchmarkSettings, systems: Container[str] = SYSTEMS) -> tuple[list[Case], list[Case]]:
+    """The cases of the selected parts and systems: those to time, and those to run in fresh processes.
 
-
-def _batch(x: int) -> Case:
-    make = partial(dressed, depth=6, batch=x)
-    return Case(f"batch-{x}", f"{_DRESSED}: batch {x}", make, _EXACT, series=Series("batch", x))
-
-
-def _weights(depth: int) -> Case:
-    make = partial(dressed, depth=depth, batch=16)
-    title = f"dressed, 4 qubits, batch 16: depth {depth}"
-    return Case(f"weights-{4 * depth}", title, make, _EXACT, series=Series("weights", 4 * depth))
-
-
-def parts_of(selected: Sequence[str] | None) -> tuple[str, ...]:
-    """The selected parts, all where there is no selection.
-
-    Raises:
-        ValueError: If there is no part of a name.
-    """
-    if strange := set(selected or ()) - set(PARTS):
-        raise ValueError(f"--cases: got {', '.join(sorted(strange))}, expected some of {', '.join(PARTS)}.")
-    return tuple(part for part in PARTS if not selected or part in selected)
-
-
-def plan(parts: Sequence[str], *, small: bool, largest_qubits: int) -> tuple[list[Case], list[Case]]:
-    """The cases of the selected parts: those to time, and those to run in fresh processes.
+    Each has the targets that its systems can reach.
 
     Args:
-        parts: From :func:`parts_of`.
-        small: Whether to take only what is done quickly.
-        largest_qubits: Where the series by qubits ends.
+        settings: Select them. Small ones leave out the systems that take seconds for a step that others do at once.
+        systems: Those that there are.
+
+    Raises:
+        ValueError: If nothing is left.
     """
-    cases = [case for case in _CASES if case.name in parts and (not small or case.name in _SMALL_CASES)]
+    small, parts = settings.small, settings.cases or PARTS
+    cases = [case for case in CASES if case.name in parts and (not small or case.name in _SMALL)]
     if "qubits" in parts:
-        cases += [_qubits(x) for x in ((4, 8, 12) if small else range(4, largest_qubits + 1, 2))]
+        for x in (4, 8, 12) if small else range(4, settings.largest_qubits + 1, 2):
+            title, make = (
+                f"strongly entangling, 4 layers, batch 1: {x} qubits",
+                partial(_ENTANGLING, num_qubits=x, batch=1),
+            )
+            cases.append(Case(f"qubits-{x}", title, make, _EXACT, series="qubits"))
     if "batch" in parts:
-        cases += [_batch(4**k) for k in ((0, 2, 4, 5) if small else range(7))]
+        for x in (1, 16, 256, 1024) if small else (1, 4, 16, 64, 256, 1024, 4096):
+            title, make = f"{_DRESSED}: batch {x}", partial(dressed, depth=6, batch=x)
+            cases.append(Case(f"batch-{x}", title, make, _EXACT, series="batch"))
     if "weights" in parts:
-        cases += [_weights(depth) for depth in ((1, 6, 24) if small else (1, 3, 6, 12, 24, 48))]
+        for depth in (1, 6, 24) if small else (1, 3, 6, 12, 24, 48):
+            title, make = f"dressed, 4 qubits, batch 16: depth {depth}", partial(dressed, depth=depth, batch=16)
+            cases.append(Case(f"weights-{4 * depth}", title, make, _EXACT, series="weights"))
     if "overhead" in parts:
-        cases += _OVERHEAD
-    fresh = (_SMALL_FRESH if small else _FRESH_CASES) if FRESH in parts else ()
-    if small:
-        cases = [replace(case, systems=tuple(s for s in case.systems if s not in _too_long(case))) for case in cases]
-    return cases, [case for case in _CASES if case.name in fresh]
+        cases += [Case(f"overhead-{case.name}", case.title, case.make, ("ours-stopwatch",)) for case in CASES[:3]]
+    fresh_names = ("dressed-4",) if small else ("dressed-4", "entangling-16", "entangling-20")
+    fresh = [case for case in CASES if case.name in fresh_names and "fresh" in parts]
 
+    def chosen(case: Case) -> Case:
+        slow = "" if not small else "pennylane-qiskit" if case.series is None else _QISKIT
+        wanted = [name for name in settings.systems or SYSTEMS if name in systems and name != slow]
+        kept = tuple(name for name in case.systems if name in wanted)
+        targets = tuple(each for each in case.targets if {each.ours, each.peer or each.ours} <= set(kept))
+        return replace(case, systems=kept, targets=targets)
 
-def _too_long(case: Case) -> tuple[str, ...]:
-    """The systems that take seconds for a step of a case that others do at once."""
-    return ("pennylane-qiskit",) if case.series is None else ("pennylane-qiskit", "qiskit-machine-learning")
+    cases, fresh = ([kept for case in each if (kept := chosen(case)).systems] for each in (cases, fresh))
+    if not cases and not fresh:
+        raise ValueError("--cases, --systems: got nothing to measure, expected at least one case with one system.")
+    return cases, fresh

@@ -1,16 +1,20 @@
-"""What is measured: circuits as lists of gates that every library can build, with the numbers to put in."""
+"""What is measured, a training step as every library can build it: a list of gates, and the numbers to put in.
+
+What adapters need to make a :class:`Step` of it is here too; PyTorch and Qiskit are imported where that is asked for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-T = TypeVar("T")
-
-_ARRAYS = ("inputs", "weights", "upstream")
+if TYPE_CHECKING:
+    import torch
+    from qiskit import QuantumCircuit
+    from qiskit.circuit import ParameterVector
 
 
 class Angle(NamedTuple):
@@ -61,31 +65,50 @@ class Problem:
         """The number of rows of inputs."""
         return len(self.inputs)
 
-    def to_message(self) -> dict[str, Any]:
-        """As JSON can carry it, every number to the last bit."""
-        return vars(self) | {name: getattr(self, name).tolist() for name in _ARRAYS}
 
-    @classmethod
-    def from_message(cls, message: dict[str, Any]) -> Problem:
-        """What :meth:`to_message` gave."""
-        gates = tuple(
-            Gate(name, tuple(qubits), None if angle is None else Angle(*angle))
-            for name, qubits, angle in message["gates"]
-        )
-        arrays = {key: np.array(message[key], dtype=np.float64) for key in _ARRAYS}
-        return cls(
-            message["num_qubits"],
-            gates,
-            tuple(message["measured"]),
-            wants_input_gradients=message["wants_input_gradients"],
-            **arrays,
-        )
+@dataclass(frozen=True)
+class Step:
+    """A training step of one library on one problem, which can be repeated.
+
+    Attributes:
+        take: Does one step; gives values, the inputs' gradients and the weights', each an array or tensor, or None.
+        kernel_seconds: The seconds spent so far inside the library's own kernel, where somebody counts them.
+    """
+
+    take: Callable[[], tuple[Any, Any, Any]]
+    kernel_seconds: Callable[[], float] | None = None
+
+
+def torch_step(
+    function: Callable[[torch.Tensor], torch.Tensor], problem: Problem, weights: torch.Tensor | None
+) -> Step:
+    """A step through torch: forward, then backward from the problem's upstream gradient.
+
+    Args:
+        function: From inputs of shape (batch, I) to values of shape (batch, outputs).
+        problem: Gives inputs and upstream gradient.
+        weights: The leaf tensor that collects the weights' gradients; None where there are no weights.
+    """
+    import torch
+
+    inputs = torch.tensor(problem.inputs, requires_grad=problem.wants_input_gradients)
+    upstream = torch.tensor(problem.upstream)
+
+    def take() -> tuple[Any, Any, Any]:
+        inputs.grad = None
+        if weights is not None:
+            weights.grad = None
+        values = function(inputs)
+        values.backward(upstream.to(values.dtype))
+        return values.detach(), inputs.grad, None if weights is None else weights.grad
+
+    return Step(take)
 
 
 def play(
-    problem: Problem, make: dict[str, Callable[..., T]], inputs: Callable[[int], Any], weights: Callable[[int], Any]
-) -> Iterator[T]:
-    """Builds the problem's gates in some library's terms.
+    problem: Problem, make: Mapping[str, Any], inputs: Callable[[int], Any], weights: Callable[[int], Any]
+) -> None:
+    """Builds the problem's gates in some library's terms, one after the other.
 
     Args:
         problem: Whose gates.
@@ -94,16 +117,32 @@ def play(
         weights: Likewise for the weights.
     """
     for name, qubits, angle in problem.gates:
-        if angle is None:
-            yield make[name](*qubits)
-        else:
-            yield make[name]((inputs if angle.source == "input" else weights)(angle.number), *qubits)
+        angles = () if angle is None else ((inputs if angle.source == "input" else weights)(angle.number),)
+        make[name](*angles, *qubits)
+
+
+def quantum_circuit(problem: Problem) -> tuple[QuantumCircuit, ParameterVector, ParameterVector]:
+    """The problem's circuit in Qiskit's terms, with its inputs and weights, for every system that is built on Qiskit."""
+    from qiskit import QuantumCircuit
+    from qiskit.circuit import ParameterVector
+
+    circuit = QuantumCircuit(problem.num_qubits)
+    inputs, weights = ParameterVector("x", problem.inputs.shape[1]), ParameterVector("w", len(problem.weights))
+    make = {name: getattr(circuit, name) for name in ("h", "cx", "cz", "rx", "ry", "rz")}
+    play(problem, make, inputs.__getitem__, weights.__getitem__)
+    return circuit, inputs, weights
+
+
+def z_labels(problem: Problem) -> list[str]:
+    """Z on each measured qubit, as Pauli labels: qubit 0 is the last letter."""
+    identity = "I" * problem.num_qubits
+    return [identity[q + 1 :] + "Z" + identity[:q] for q in problem.measured]
 
 
 def textbook(*, batch: int, seed: int) -> Problem:
     """One qubit, H and RY of the input; the inputs' gradient. The Qiskit textbook's hybrid network."""
     gates = [Gate("h", (0,)), Gate("ry", (0,), Angle("input", 0))]
-    return _problem(1, gates, (0,), batch, seed, wants_input_gradients=True)
+    return _problem(1, gates, (0,), batch, seed, input_gradients=True)
 
 
 def dressed(*, depth: int, batch: int, seed: int) -> Problem:
@@ -116,7 +155,7 @@ def dressed(*, depth: int, batch: int, seed: int) -> Problem:
     for layer in range(depth):
         gates += [Gate("cx", pair) for pair in ((0, 1), (2, 3), (1, 2))]
         gates += [Gate("ry", (q,), Angle("weight", 4 * layer + q)) for q in qubits]
-    return _problem(4, gates, tuple(qubits), batch, seed, wants_input_gradients=True)
+    return _problem(4, gates, tuple(qubits), batch, seed, input_gradients=True)
 
 
 def layerwise(*, num_qubits: int, layers: int, batch: int, seed: int) -> Problem:
@@ -127,10 +166,8 @@ def layerwise(*, num_qubits: int, layers: int, batch: int, seed: int) -> Problem
     rng = np.random.default_rng(seed)
     gates = [Gate("rx", (q,), Angle("input", q)) for q in range(num_qubits)]
     for layer in range(layers):
-        for qubit in range(num_qubits):
-            gates.append(
-                Gate(("rx", "ry", "rz")[rng.integers(3)], (qubit,), Angle("weight", num_qubits * layer + qubit))
-            )
+        for q in range(num_qubits):
+            gates.append(Gate(("rx", "ry", "rz")[rng.integers(3)], (q,), Angle("weight", num_qubits * layer + q)))
         gates += [Gate("cz", (q, q + 1)) for q in range(num_qubits - 1)]
     return _problem(num_qubits, gates, (num_qubits - 1,), batch, seed)
 
@@ -144,24 +181,16 @@ def entangling(*, num_qubits: int, layers: int, batch: int, seed: int) -> Proble
     if num_qubits < 2:
         raise ValueError(f"num_qubits: got {num_qubits}, expected at least 2, for a ring of CNOT.")
     gates = [Gate("rx", (q,), Angle("input", q)) for q in range(num_qubits)]
-    weight = 0
-    for _ in range(layers):
-        for qubit in range(num_qubits):
-            for name in ("rz", "ry", "rz"):
-                gates.append(Gate(name, (qubit,), Angle("weight", weight)))
-                weight += 1
+    for layer in range(layers):
+        for q in range(num_qubits):
+            first = 3 * (num_qubits * layer + q)
+            gates += [Gate(name, (q,), Angle("weight", first + k)) for k, name in enumerate(("rz", "ry", "rz"))]
         gates += [Gate("cx", (q, (q + 1) % num_qubits)) for q in range(num_qubits)]
     return _problem(num_qubits, gates, tuple(range(num_qubits)), batch, seed)
 
 
 def _problem(
-    num_qubits: int,
-    gates: list[Gate],
-    measured: tuple[int, ...],
-    batch: int,
-    seed: int,
-    *,
-    wants_input_gradients: bool = False,
+    num_qubits: int, gates: list[Gate], measured: tuple[int, ...], batch: int, seed: int, input_gradients: bool = False
 ) -> Problem:
     """With inputs, weights and upstream gradient drawn from the seed."""
     rng = np.random.default_rng([seed, 1])
@@ -174,5 +203,5 @@ def _problem(
         inputs=rng.uniform(-np.pi / 2, np.pi / 2, (batch, columns["input"])),
         weights=rng.uniform(0, 2 * np.pi, columns["weight"]),
         upstream=rng.standard_normal((batch, len(measured))),
-        wants_input_gradients=wants_input_gradients,
+        wants_input_gradients=input_gradients,
     )

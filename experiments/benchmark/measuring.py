@@ -7,23 +7,24 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass, field
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from .cases import Case
-from .exact_answers import Answer, exact_answer
+from .benchmark_settings import BenchmarkSettings
+from .cases import SYSTEMS, Case, System
+from .exact_answers import Answer, compare, exact_answer
 from .processes import Process, WorkerError
-from .systems import System
-from .verdicts import compare
 
-_Ask = Callable[..., dict[str, Any]]
-
+_REPETITIONS, _SMALL_REPETITIONS = 7, 3
 _SHORTEST_TIMING = 0.02
 _LONGEST_OF_ALL_REPETITIONS = {"case": 30.0, "series": 10.0}
 _LONGEST_STEP_IN_SERIES = 3.0
 _PAUSE = 0.05
+
+_say = partial(print, flush=True)
+_Ask = Callable[..., dict[str, Any]]
 
 
 @dataclass(kw_only=True)
@@ -33,7 +34,7 @@ class SystemResult:
     Attributes:
         status: ``"timed"``, or why it was not: ``"absent"``, ``"failed"``, ``"timeout"``, ``"wrong"``, ``"dropped"``.
         reason: In words; empty for ``"timed"``.
-        deviation: From the reference, as in :class:`.verdicts.Verdict`; None where there is no answer.
+        deviation: From the reference, as in :class:`.exact_answers.Verdict`; None where there is no answer.
         steps: Training steps in each timing.
         seconds: Seconds a step, of each repetition.
         kernel_seconds: Of these, inside the backend, where that is counted.
@@ -49,14 +50,24 @@ class SystemResult:
     preparation: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def timings(self) -> list[float]:
+        """Seconds a step, of each repetition; none where something went wrong, be it after some of them."""
+        return self.seconds if self.status == "timed" else []
+
+    @property
     def median(self) -> float:
         """Seconds a step, the median of the repetitions; NaN where it was not timed."""
-        return statistics.median(self.seconds) if self.status == "timed" and self.seconds else math.nan
+        return statistics.median(self.timings or [math.nan])
 
     @property
     def least(self) -> float:
         """Seconds a step in the fastest repetition; NaN where it was not timed."""
-        return min(self.seconds) if self.status == "timed" and self.seconds else math.nan
+        return min(self.timings, default=math.nan)
+
+    @property
+    def why(self) -> str:
+        """Why it was not timed."""
+        return self.reason if self.status == "dropped" else f"{self.status}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,7 @@ class CaseResult:
 
     Attributes:
         case: Which.
-        problem_size: Batch and so on, for the table of timings.
+        problem_size: Qubits, batch, weights and gates.
         systems: By name.
     """
 
@@ -97,169 +108,131 @@ def fewer_repetitions(step_seconds: float, repetitions: int, *, in_series: bool)
     return max(1, min(repetitions, int(longest / step_seconds)))
 
 
-class Pool:
-    """A process for each system, started when it is first needed and again after it failed.
+class Measurement(AbstractContextManager["Measurement", None]):
+    """Measures cases, and says what it does; a context manager that ends its processes.
+
+    Each system has a process, started when it is first needed and again after it failed.
 
     Args:
-        start: Starts the process of the system of that name.
-    """
-
-    def __init__(self, start: Callable[[str], Process]) -> None:
-        self._start = start
-        self._processes: dict[str, Process] = {}
-        self._absent: dict[str, WorkerError] = {}
-
-    def ask(self, system: str, what: str, **arguments: Any) -> dict[str, Any]:
-        """Has a system do something.
-
-        Raises:
-            WorkerError: If it cannot; its process is gone then.
-        """
-        if system in self._absent:
-            raise self._absent[system]
-        try:
-            if system not in self._processes:
-                self._processes[system] = self._start(system)
-            return self._processes[system].ask(what, **arguments)
-        except WorkerError as error:
-            self.stop(system)
-            if error.kind == "absent":
-                self._absent[system] = error
-            raise
-
-    def stop(self, *systems: str) -> None:
-        """Stops the processes of some systems, or of all."""
-        for system in systems or tuple(self._processes):
-            if system in self._processes:
-                self._processes.pop(system).stop()
-
-
-@dataclass
-class Measurement:
-    """Measures cases.
-
-    Attributes:
+        settings: Repetitions, threads, timeout, seed and interpreters.
         systems: By name.
-        repetitions: Timings of each system in each case.
-        threads: As in :class:`.processes.Process`.
-        timeout: Seconds that a single request may take.
-        seed: Draws the problems' numbers and the shots.
-        pythons: Other interpreters, by system.
-        say: Called with lines of progress.
     """
 
-    systems: Mapping[str, System]
-    _: KW_ONLY
-    repetitions: int
-    threads: int | None
-    timeout: float
-    seed: int
-    pythons: Mapping[str, str]
-    say: Callable[[str], None]
-
-    def __post_init__(self) -> None:
-        self._pool = Pool(self._start)
-        self._expected: dict[tuple[Any, ...], Answer] = {}
-        self._dropped: dict[tuple[str, str], str] = {}
-
-    def __enter__(self) -> Measurement:
-        return self
+    def __init__(self, settings: BenchmarkSettings, systems: Mapping[str, System] = SYSTEMS) -> None:
+        self._settings = settings
+        self._systems = systems
+        self._repetitions = settings.repetitions or (_SMALL_REPETITIONS if settings.small else _REPETITIONS)
+        self._processes: dict[str, Process] = {}
+        self._expected: dict[str, Answer] = {}
+        self._given_up: dict[tuple[str | None, str], WorkerError] = {}  # in a series, or (None) altogether
 
     def __exit__(self, *_: object) -> None:
-        self._pool.stop()
+        self._stop(*self._processes)
 
     def measure(self, case: Case) -> CaseResult:
         """Measures one case in all its systems, whatever becomes of some of them."""
-        problem = case.make(seed=self.seed)
+        problem = case.make(seed=self._settings.seed)
+        size = {"qubits": problem.num_qubits, "batch": problem.batch, "weights": len(problem.weights)}
         results = {name: SystemResult() for name in case.systems}
-        self.say(f"{case.name}: {case.title}")
+        turns: dict[str, int] = {}
+        _say(f"{case.name}: {case.title}")
         for name, result in results.items():
             with _noting_failure(result):
-                self._refuse_dropped(case, name)
-                self._prepare_and_check(partial(self._pool.ask, name), case, name, result)
-        steps = {name: self._warmed_up(name, result) for name, result in results.items() if result.status == "timed"}
-        in_series = case.series is not None
-        turns = {name: fewer_repetitions(steps[name], self.repetitions, in_series=in_series) for name in steps}
-        for repetition in range(self.repetitions):
+                for given_up in (None, name), (case.series, name):
+                    if given_up in self._given_up:
+                        raise self._given_up[given_up]
+                self._prepare_and_check(partial(self._ask, name), case, name, result)
+        for name, result in results.items():
+            if result.status == "timed":
+                with _noting_failure(result):
+                    # Not the first step's time, which may have compiled something.
+                    seconds = self._ask(name, "warm_up")["seconds"]
+                    result.steps = max(1, math.ceil(_SHORTEST_TIMING / seconds))
+                    turns[name] = fewer_repetitions(seconds, self._repetitions, in_series=case.series is not None)
+        for repetition in range(self._repetitions):
             for name, result in results.items():
                 if result.status == "timed" and repetition < turns[name]:
                     with _noting_failure(result):
                         self._time(name, result)
         for name, result in results.items():
-            self._drop_if_slow(case, name, result)
-            self.say(f"  {self.systems[name].title:<26} {_summary(result)}")
-        size = {"qubits": problem.num_qubits, "batch": problem.batch, "weights": len(problem.weights)}
-        size["gates"] = len(problem.gates)
-        return CaseResult(case, size, results)
+            if case.series is not None:
+                self._drop_if_slow(case.series, size[case.series], name, result)
+            _say(f"  {self._systems[name].title:<26} {_summary(result)}")
+        return CaseResult(case, {**size, "gates": len(problem.gates)}, results)
 
     def measure_fresh(self, case: Case) -> list[FreshResult]:
         """The first call of each of a case's systems, each in a new process; ours twice, first with an empty cache."""
-        self._pool.stop()
+        self._stop(*self._processes)
         results = []
         with tempfile.TemporaryDirectory() as cache:
             for name in case.systems:
-                for state in ("empty", "filled") if self.systems[name].ours else ("filled",):
+                system = self._systems[name]
+                variables = {"NUMBA_CACHE_DIR": cache} if system.ours else {}
+                for state in ("empty", "filled") if system.ours else ("filled",):
                     result = SystemResult()
-                    self.say(f"{case.name}, {self.systems[name].title}: a fresh process")
-                    with _noting_failure(result):
-                        ours = {"NUMBA_CACHE_DIR": cache} if self.systems[name].ours else {}
-                        with self._start(name, ours) as process:
-                            self._prepare_and_check(process.ask, case, name, result)
+                    _say(f"{case.name}, {system.title}: a fresh process")
+                    with _noting_failure(result), self._start(name, **variables) as process:
+                        self._prepare_and_check(process.ask, case, name, result)
                     results.append(FreshResult(case, name, state, result))
         return results
 
-    def _start(self, name: str, environment: Mapping[str, str] | None = None) -> Process:
+    def _ask(self, name: str, what: str, **arguments: Any) -> dict[str, Any]:
+        try:
+            if name not in self._processes:
+                self._processes[name] = self._start(name)
+            return self._processes[name].ask(what, **arguments)
+        except WorkerError as error:
+            self._stop(name)
+            if error.kind == "absent":
+                self._given_up[None, name] = error
+            raise
+
+    def _start(self, name: str, **environment: str) -> Process:
+        settings = self._settings
         return Process(
-            python=self.pythons.get(name), threads=self.threads, environment=environment, timeout=self.timeout
+            python=settings.pythons.get(name), threads=settings.threads, timeout=settings.timeout, **environment
         )
 
+    def _stop(self, *names: str) -> None:
+        for process in [self._processes.pop(name) for name in names if name in self._processes]:
+            process.stop()
+
     def _prepare_and_check(self, ask: _Ask, case: Case, name: str, result: SystemResult) -> None:
-        problem = case.make(seed=self.seed)
+        system, seed = self._systems[name], self._settings.seed
         result.preparation = ask(
             "prepare",
-            adapter=self.systems[name].adapter,
-            problem=problem.to_message(),
+            adapter=system.adapter,
+            circuit=case.make.func.__name__,
+            sizes=case.make.keywords,
             shots=case.shots,
-            seed=self.seed,
-            threads=self.threads,
+            seed=seed,
+            threads=self._settings.threads,
         )
-        answer = Answer.from_parts(**ask("answer"))
-        if case.key not in self._expected:
-            self._expected[case.key] = exact_answer(problem)
-        tolerance = self.systems[name].tolerance
-        verdict = compare(answer, self._expected[case.key], problem, shots=case.shots, tolerance=tolerance)
+        answer = Answer.of(*ask("answer")["parts"])
+        problem, key = case.make(seed=seed), str(case.make)
+        expected = self._expected[key] = self._expected.get(key) or exact_answer(problem)
+        verdict = compare(answer, expected, problem, shots=case.shots, tolerance=system.tolerance)
         result.deviation = verdict.deviation
         if verdict.problem is not None:
             result.status, result.reason = "wrong", verdict.problem
 
-    def _warmed_up(self, name: str, result: SystemResult) -> float:
-        """Seconds a step: not the first one's, which may have compiled something."""
-        seconds = math.inf
-        with _noting_failure(result):
-            seconds = self._pool.ask(name, "warm_up")["seconds"]
-            result.steps = max(1, math.ceil(_SHORTEST_TIMING / seconds))
-        return seconds
-
     def _time(self, name: str, result: SystemResult) -> None:
         # The threads of the system before go on spinning for a moment, in expectation of more work.
         time.sleep(_PAUSE)
-        timing = self._pool.ask(name, "measure", steps=result.steps)
+        timing = self._ask(name, "measure", steps=result.steps)
         result.seconds.append(timing["seconds"])
         if timing["kernel_seconds"] is not None:
             result.kernel_seconds.append(timing["kernel_seconds"])
 
-    def _refuse_dropped(self, case: Case, name: str) -> None:
-        if case.series is not None and (case.series.axis, name) in self._dropped:
-            raise WorkerError("dropped", self._dropped[case.series.axis, name])
-
-    def _drop_if_slow(self, case: Case, name: str, result: SystemResult) -> None:
-        if case.series is None or result.status in ("dropped", "absent"):
+    def _drop_if_slow(self, series: str, x: int, name: str, result: SystemResult) -> None:
+        after = f"dropped after {series} {x}"
+        if result.median > _LONGEST_STEP_IN_SERIES:
+            after += f", where a step took {result.median:.1f} s"
+        elif result.status not in ("timed", "dropped", "absent"):
+            after += f": {result.reason}"
+        else:
             return
-        where = f"{case.series.axis} {case.series.x}"
-        if result.status != "timed":
-            self._dropped[case.series.axis, name] = f"dropped after {where}: {result.reason}"
-        elif result.median > _LONGEST_STEP_IN_SERIES:
-            self._dropped[case.series.axis, name] = f"dropped after {where}, where a step took {result.median:.1f} s"
+        self._given_up[series, name] = WorkerError("dropped", after)
 
 
 @contextmanager
@@ -272,10 +245,8 @@ def _noting_failure(result: SystemResult) -> Iterator[None]:
 
 
 def _summary(result: SystemResult) -> str:
-    if result.status == "dropped":
-        return result.reason
-    if result.status != "timed":
-        return f"{result.status}: {result.reason}"
+    if not result.timings:
+        return result.why
     low, high = min(result.seconds), max(result.seconds)
     return (
         f"{1e3 * result.median:10.3f} ms ({1e3 * low:.3f} to {1e3 * high:.3f}, {len(result.seconds)} timings of "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,9 +13,7 @@ import torch
 from qiskit_torch_bridge import Backend, QuantumLayer
 from qiskit_torch_bridge.backends import resolve_backend
 
-from .gate_lists import Problem
-from .qiskit_circuits import quantum_circuit, z_labels
-from .step import Step, torch_step
+from .gate_lists import Problem, Step, quantum_circuit, torch_step, z_labels
 
 
 def build(problem: Problem, shots: int | None, seed: int, *, backend: Any = None) -> Step:
@@ -49,16 +48,13 @@ def with_stopwatch(backend: Backend) -> tuple[Backend, Callable[[], float]]:
 
     They tell the layer's own overhead from the time inside a backend, without knowing its insides.
 
-    It is an instance of a class derived from the wrapped backend's, so that whoever asks for its class sees no
-    difference, and whatever methods backends come to have, they are counted. What the wrapped backend calls on itself is
-    counted once.
+    It is a copy of the other one whose public methods are counted, so that whoever asks for its class sees no difference,
+    and whatever methods backends come to have, they are counted. What a backend calls on itself is counted once.
     """
     seconds = 0.0
 
-    def counted(name: str) -> Callable[..., Any]:
-        genuine = getattr(backend, name)
-
-        def call(_: Any, *arguments: Any, **options: Any) -> Any:
+    def counted(genuine: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
             nonlocal seconds
             started = time.perf_counter()
             try:
@@ -68,9 +64,8 @@ def with_stopwatch(backend: Backend) -> tuple[Backend, Callable[[], float]]:
 
         return call
 
-    methods = [name for name in dir(type(backend)) if not name.startswith("_") and callable(getattr(backend, name))]
-    members: dict[str, Any] = {name: counted(name) for name in methods}
-    members["__getattr__"] = lambda _, name: getattr(backend, name)
-    wrapper = type(f"Timed{type(backend).__name__}", (type(backend),), members)
-    made: Backend = object.__new__(wrapper)  # the attributes are the wrapped backend's
+    made = copy.copy(backend)
+    for name in dir(type(backend)):
+        if not name.startswith("_") and callable(getattr(type(backend), name)):
+            setattr(made, name, counted(getattr(backend, name)))
     return made, lambda: seconds

@@ -8,8 +8,7 @@ from typing import Any
 import pennylane as qml
 import torch
 
-from .gate_lists import Problem, play
-from .step import Step, torch_step
+from .gate_lists import Problem, Step, play, torch_step
 
 _GATES = {
     "h": qml.Hadamard,
@@ -23,8 +22,7 @@ _GATES = {
 
 def _build(problem: Problem, shots: int | None, device: Any, exact_rule: str) -> Step:
     def circuit(inputs: torch.Tensor, weights: torch.Tensor) -> list[Any]:
-        for _ in play(problem, _GATES, lambda column: inputs[..., column], weights.__getitem__):
-            pass
+        play(problem, _GATES, lambda column: inputs[..., column], weights.__getitem__)
         return [qml.expval(qml.Z(qubit)) for qubit in problem.measured]
 
     rule = exact_rule if shots is None else "parameter-shift"

@@ -10,9 +10,7 @@ from qiskit_machine_learning.connectors import TorchConnector
 from qiskit_machine_learning.gradients import ParamShiftEstimatorGradient
 from qiskit_machine_learning.neural_networks import EstimatorQNN
 
-from .gate_lists import Problem
-from .qiskit_circuits import quantum_circuit, z_labels
-from .step import Step, torch_step
+from .gate_lists import Problem, Step, quantum_circuit, torch_step, z_labels
 
 
 def build(problem: Problem, shots: int | None, seed: int) -> Step:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+import time
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 _CHECKOUT = Path(__file__).parents[2]
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -30,26 +30,21 @@ class WorkerError(Exception):
         self.kind = kind
 
 
-class Process:
+class Process(AbstractContextManager["Process", None]):
     """A worker process; use it as a context manager, or :meth:`stop` it.
 
     Args:
         python: The interpreter; None for this one.
         threads: How many threads numerical libraries may use; None for their own defaults.
-        environment: More environment variables.
         timeout: How long an answer may take, in seconds.
+        environment: More environment variables.
     """
 
     def __init__(
-        self,
-        *,
-        python: str | None = None,
-        threads: int | None = None,
-        environment: Mapping[str, str] | None = None,
-        timeout: float,
+        self, *, python: str | None = None, threads: int | None = None, timeout: float, **environment: str
     ) -> None:
         self.timeout = timeout
-        variables = {**os.environ, **(environment or {})}
+        variables = {**os.environ, **environment}
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_CHECKOUT), variables.get("PYTHONPATH")]))
         if threads is not None:
             variables.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
@@ -66,13 +61,6 @@ class Process:
         except OSError as error:
             self._complaints.close()
             raise WorkerError("failed", f"{python} does not start ({error})") from error
-        self._replies: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        assert self._process.stdout is not None
-        self._reader = threading.Thread(target=_read, args=(self._process.stdout, self._replies), daemon=True)
-        self._reader.start()
-
-    def __enter__(self) -> Process:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
@@ -85,39 +73,38 @@ class Process:
             arguments: Its arguments.
 
         Raises:
-            WorkerError: If the worker cannot or does not answer in time; it may have to be stopped then.
+            WorkerError: If the worker cannot; if it does not answer in time, it is ended.
         """
-        assert self._process.stdin is not None
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        started = time.monotonic()
+        alarm = threading.Timer(self.timeout, self._process.kill)
+        alarm.start()
+        line = ""
         try:
-            self._process.stdin.write(json.dumps({"do": what, **arguments}) + "\n")
-            self._process.stdin.flush()
+            stdin.write(json.dumps({"do": what, **arguments}) + "\n")
+            stdin.flush()
+            line = stdout.readline()
         except OSError:
-            raise self._ended(what) from None
-        try:
-            line = self._replies.get(timeout=self.timeout)
-        except queue.Empty:
-            raise WorkerError("timeout", f"no answer to {what!r} within {self.timeout:g} s") from None
-        if line is None:
+            pass  # the process has ended before it could read the request
+        finally:
+            alarm.cancel()
+        if not line.endswith("\n"):
+            if time.monotonic() - started >= self.timeout:
+                raise WorkerError("timeout", f"no answer to {what!r} within {self.timeout:g} s")
             raise self._ended(what)
-        reply = json.loads(line)
-        if "reply" in reply:
-            answer: dict[str, Any] = reply["reply"]
-            return answer
-        if "absent" in reply:
-            raise WorkerError("absent", reply["absent"])
-        raise WorkerError("failed", reply["error"])
+        ((kind, reply),) = json.loads(line).items()
+        if kind != "reply":
+            raise WorkerError(kind, reply)
+        answer: dict[str, Any] = reply
+        return answer
 
     def stop(self) -> None:
         """Ends the process, whatever it is doing."""
         self._process.kill()
-        self._process.wait()
-        self._reader.join()
-        for stream in (self._process.stdin, self._process.stdout, self._complaints):
-            assert stream is not None
-            try:
-                stream.close()
-            except OSError:  # a request that nobody will read was still in the pipe
-                continue
+        with suppress(OSError), self._complaints, self._process:
+            pass  # closes the pipes, in which there may be a request that nobody will read
 
     def _ended(self, what: str) -> WorkerError:
         status = self._process.wait()
@@ -125,9 +112,3 @@ class Process:
         lines = self._complaints.read().decode(errors="replace").strip().splitlines()
         said = f"; its last words: {lines[-1]}" if lines else ""
         return WorkerError("failed", f"the process ended with status {status} at {what!r}{said}")
-
-
-def _read(stream: IO[str], replies: queue.SimpleQueue[str | None]) -> None:
-    for line in stream:
-        replies.put(line)
-    replies.put(None)

@@ -13,15 +13,14 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .machine import forget_peak_memory, peak_memory
-
 if TYPE_CHECKING:
-    from .step import Step
+    from .gate_lists import Step
 
 _WARM_UP_STEPS = 3
 _WARM_UP_SECONDS = 1.0
@@ -34,47 +33,54 @@ _PACKAGES = (
 class Worker:
     """Holds one system on one problem at a time; every public method answers the request of its name."""
 
-    def __init__(self) -> None:
-        self._step: Step | None = None
-        self._last: Any = None
+    _step: Step
+    _last: Any
 
     def prepare(
-        self, adapter: str, problem: dict[str, Any], shots: int | None, seed: int, threads: int | None
+        self, adapter: str, circuit: str, sizes: Mapping[str, int], shots: int | None, seed: int, threads: int | None
     ) -> dict[str, Any]:
-        """Imports the adapter (``module:function``), builds the step and does it once, each on the clock."""
+        """Imports the adapter (``module:function``), builds the step and does it once, each on the clock.
+
+        Args:
+            adapter: As in :class:`.cases.System`.
+            circuit: A function of :mod:`.gate_lists`.
+            sizes: Its arguments, but for the seed.
+            shots: Shots a circuit; None: exact.
+            seed: Draws the problem's numbers and the shots.
+            threads: How many threads torch may use; None for its own default.
+        """
         started = time.perf_counter()
         module, _, function = adapter.partition(":")
         build: Callable[..., Step] = getattr(importlib.import_module(module), function)
         imported = time.perf_counter()
-        from .gate_lists import Problem
+        from . import gate_lists
 
         if threads is not None and "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(threads)
-        task = Problem.from_message(problem)
-        forgotten = forget_peak_memory()
-        memory_before = peak_memory()
+        problem = getattr(gate_lists, circuit)(**sizes, seed=seed)
+        forgotten = _forget_peak_memory()
+        memory_before = _peak_memory()
         before_building = time.perf_counter()
-        self._step = build(task, shots, seed)
+        self._step = build(problem, shots, seed)
         built = time.perf_counter()
         self._last = self._step.take()
         done = time.perf_counter()
-        memory_after = peak_memory()
-        grown = None if memory_before is None or memory_after is None else memory_after - memory_before
+        memory_after = _peak_memory()
         return {
             "import_seconds": imported - started,
             "build_seconds": built - before_building,
             "first_step_seconds": done - built,
-            "memory_bytes": grown,
+            "memory_bytes": None if memory_before is None or memory_after is None else memory_after - memory_before,
             "memory_is_lower_bound": not forgotten,
             "versions": _versions(),
             "threads": _threads(),
         }
 
     def answer(self) -> dict[str, Any]:
-        """Values and gradients of the last step."""
+        """Values and gradients of the last step, in double precision to the last bit."""
         from .exact_answers import Answer
 
-        return Answer.from_parts(*self._last).to_message()
+        return {"parts": [None if part is None else part.tolist() for part in Answer.of(*self._last)]}
 
     def warm_up(self) -> dict[str, Any]:
         """Does a few steps and says how long the fastest took."""
@@ -85,26 +91,41 @@ class Worker:
 
     def measure(self, steps: int) -> dict[str, Any]:
         """Seconds a step, and of them those in the kernel where that is counted, over so many steps."""
-        step = self._prepared()
+        kernel_seconds = self._step.kernel_seconds
         if steps > 1:
             self._timed(1)  # the caches are full of what the other systems have just done
-        inside = 0.0 if step.kernel_seconds is None else step.kernel_seconds()
+        inside = kernel_seconds() if kernel_seconds else 0.0
         seconds = self._timed(steps) / steps
-        if step.kernel_seconds is None:
-            return {"seconds": seconds, "kernel_seconds": None}
-        return {"seconds": seconds, "kernel_seconds": (step.kernel_seconds() - inside) / steps}
+        return {"seconds": seconds, "kernel_seconds": (kernel_seconds() - inside) / steps if kernel_seconds else None}
 
     def _timed(self, steps: int) -> float:
-        take = self._prepared().take
+        take = self._step.take
         started = time.perf_counter()
         for _ in range(steps):
             self._last = take()
         return time.perf_counter() - started
 
-    def _prepared(self) -> Step:
-        if self._step is None:
-            raise RuntimeError("Got a request before any problem, expected 'prepare' first.")
-        return self._step
+
+def _peak_memory() -> int | None:
+    """Peak resident memory of this process in bytes; None where the system does not say."""
+    # Linux hands a parent's ru_maxrss down to the processes it starts, so there the process's own record is read.
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    with suppress(ImportError):  # Windows has no such module
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return None
+
+
+def _forget_peak_memory() -> bool:
+    """Starts the record of the peak anew from what is held now; False where the system cannot."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+        return True
+    return False
 
 
 def _threads() -> dict[str, Any]:
@@ -136,7 +157,7 @@ def main() -> None:
             reply = {"absent": f"{type(error).__name__}: {error}"}
         except Exception as error:
             traceback.print_exc()
-            reply = {"error": f"{type(error).__name__}: {error}"}
+            reply = {"failed": f"{type(error).__name__}: {error}"}
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
 

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
 from .rows import Rows
 
-_MNIST_FILES = {
-    "train-images-idx3-ubyte": 0x803,
-    "train-labels-idx1-ubyte": 0x801,
-    "t10k-images-idx3-ubyte": 0x803,
-    "t10k-labels-idx1-ubyte": 0x801,
-}
 _EMBEDDED, _MNIST = "scikit-learn digits", "MNIST"
 
 
@@ -117,37 +109,34 @@ def _embedded_images() -> tuple[torch.Tensor, torch.Tensor]:
 
 def _mnist_images(root: Path, download: bool) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
     """Images (N, 1, 28, 28), bytes, and labels, of the training set and of the test set."""
-    from torchvision.datasets import MNIST
+    from torchvision.datasets.mnist import MNIST, read_image_file, read_label_file
 
-    if download:
-        MNIST(root, download=True)
-    _check_mnist(root)
-    sets = (MNIST(root, train=True), MNIST(root, train=False))
-    return tuple((part.data[:, None], part.targets) for part in sets)
+    raw = root / "MNIST" / "raw"
 
-
-def _check_mnist(root: Path) -> None:
-    """Compares every file with the size that its own header promises."""
-    for name, magic in _MNIST_FILES.items():
-        path = root / "MNIST" / "raw" / name
-        if not path.is_file():
+    def read(name: str, reader: Callable[[str], torch.Tensor]) -> torch.Tensor:
+        path = raw / name
+        try:
+            return reader(str(path))
+        except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"Got data root {str(root)!r}, expected it to hold MNIST/raw/{name}; name another with --data-root or "
                 "QTB_DATA, fetch MNIST with --download, or use the digits that scikit-learn ships with --dataset digits."
-            )
-        with path.open("rb") as file:
-            header = file.read(4)
-            actual = struct.unpack(">I", header)[0] if len(header) == 4 else None
-            dimensions = magic & 0xFF
-            sizes = file.read(4 * dimensions)
-        expected = 4 + 4 * dimensions
-        if actual == magic and len(sizes) == 4 * dimensions:
-            expected += int(np.prod(struct.unpack(f">{dimensions}I", sizes), dtype=np.int64))
-        if actual != magic or path.stat().st_size != expected:
+            ) from error
+        except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} is damaged: got {path.stat().st_size} bytes, expected {expected} by its header; delete it and "
+                f"{path} is damaged: got {path.stat().st_size} bytes that are not what its header promises; delete it and "
                 "fetch it again with --download."
-            )
+            ) from error
+
+    if download and len([*raw.glob("*-ubyte")]) < 4:  # MNIST reads them too, and does not name a damaged one
+        MNIST(root, download=True)
+    return tuple(
+        (
+            read(f"{part}-images-idx3-ubyte", read_image_file)[:, None],
+            read(f"{part}-labels-idx1-ubyte", read_label_file),
+        )
+        for part in ("train", "t10k")
+    )
 
 
 def _first_of_each(images: torch.Tensor, labels: torch.Tensor, digits: Sequence[int], count: int, where: str) -> Rows:

@@ -16,7 +16,7 @@ import jsonargparse
 
 from .kinds import NonNegativeInt
 from .runs import RunFolder, brief
-from .settings import FREE, HardwareSettings, Settings
+from .settings import FREE, Settings, TrainingSettings
 
 S = TypeVar("S", bound=Settings)
 D = TypeVar("D")
@@ -56,8 +56,9 @@ class Options:
 class Parser(jsonargparse.ArgumentParser):
     """Says in one line what it does not understand, and what may have been meant; abbreviations are not understood."""
 
-    def __init__(self, name: str, description: str) -> None:
-        super().__init__(prog=f"python -m experiments {name}", description=description, allow_abbrev=False)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        # jsonargparse makes parsers of this class for what is nested, with options of its own.
+        super().__init__(*arguments, **{**options, "allow_abbrev": False})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends the process with exit status 2.
@@ -97,26 +98,27 @@ def parser_of(name: str, settings: type[Settings], defaults: Settings | None = N
         settings: The class; its docstring describes the command.
         defaults: In place of the class's own.
     """
-    parser = Parser(name, docstring_parser.parse(settings.__doc__ or "").description or "")
+    parser = Parser(
+        prog=f"python -m experiments {name}", description=docstring_parser.parse(settings.__doc__ or "").description
+    )
     parser.add_argument("--experiment", choices=[name], default=name, help=SUPPRESS)  # so that config.yaml says it
     parser.add_argument(
         "--config", action="config", help="YAML file with options by their names; options after it win."
     )
-    add_options(parser, Options)
+    add_options(parser, Options, without=settings.without)
     add_options(parser, settings, defaults)
     return parser
 
 
-def add_options(parser: Parser, of: type[Any], defaults: Any = None) -> None:
-    """Adds an option for each attribute of a dataclass, with its default and its description."""
+def add_options(parser: Parser, of: type[Any], defaults: Any = None, *, without: Collection[str] = ()) -> None:
+    """Adds an option for each attribute of a dataclass (but for some), with its default and its description."""
     hints, texts = get_type_hints(of), _descriptions(of)
     defaults = of() if defaults is None else defaults
-    for field in fields(of):
+    for field in (field for field in fields(of) if field.name not in without):
         default, kind = getattr(defaults, field.name), hints[field.name]
         flag = "--" + field.name.replace("_", "-")
         if kind is bool:
-            short: dict[str, Any] = {"nargs": "?", "const": True}  # --flag means --flag true
-            parser.add_argument(flag, type=bool, default=default, metavar="true|false", help=texts[field.name], **short)
+            parser.add_argument(flag, nargs="?", const=True, type=bool, default=default, help=texts[field.name])
         elif get_origin(kind) is tuple:
             several = _accepted(get_args(kind)[0])
             parser.add_argument(flag, nargs="+", default=list(default), help=texts[field.name], **several)
@@ -125,7 +127,8 @@ def add_options(parser: Parser, of: type[Any], defaults: Any = None) -> None:
                 option = {"type": get_type_hints(kind)[part.name], "default": getattr(default, part.name)}
                 parser.add_argument(f"{flag}.{part.name}", help=_descriptions(kind)[part.name], **option)
         else:
-            parser.add_argument(flag, default=default, help=texts[field.name], **_accepted(kind))
+            of_a_file = {"sub_configs": True} if any(map(is_dataclass, get_args(kind))) else {}
+            parser.add_argument(flag, default=default, help=texts[field.name], **_accepted(kind), **of_a_file)
 
 
 def _accepted(kind: Any) -> dict[str, Any]:
@@ -196,8 +199,11 @@ def saved_settings(name: str, settings: type[S], folder: RunFolder) -> S:
     """
     parser = parser_of(name, settings)
     parser.exit_on_error = False
+    values = folder.read_settings()
     try:
-        return _built(settings, parser.parse_object(settings.by_todays_names(folder.read_settings())))
+        if "experiment" not in values:
+            raise ValueError("it names no experiment")
+        return _built(settings, parser.parse_object(settings.of_today(values)))
     except (ArgumentError, ValueError) as error:
         raise ValueError(
             f"{folder.file('config.yaml')} does not hold the settings of a run ({brief(error)}); put them right, or start "
@@ -216,7 +222,9 @@ def flat(settings: Settings) -> dict[str, Any]:
 def yaml_of(name: str, settings: Settings) -> dict[str, Any]:
     """The settings as YAML knows them, for ``config.yaml``; without those of hardware where there is none."""
     values = {"experiment": name} | {key: _plain(value) for key, value in vars(settings).items()}
-    return {key: value for key, value in values.items() if not (key == "ibm" and value == _plain(HardwareSettings()))}
+    if isinstance(settings, TrainingSettings) and not settings.is_for_hardware:
+        del values["ibm"]
+    return values
 
 
 def _built(of: type[D], parsed: Any) -> D:
@@ -224,12 +232,12 @@ def _built(of: type[D], parsed: Any) -> D:
     hints = get_type_hints(of)
     values: dict[str, Any] = {}
     for field in fields(of):  # type: ignore[arg-type]
-        kind, value = hints[field.name], parsed[field.name]
+        kind, value = hints[field.name], parsed.get(field.name, field.default)
         nested: Any = next((each for each in (kind, *get_args(kind)) if is_dataclass(each)), None)
         if nested is not None and value is not None and not is_dataclass(value):
             values[field.name] = _built(nested, value)
         else:
-            values[field.name] = tuple(map(_plain, value)) if get_origin(kind) is tuple else _plain(value)
+            values[field.name] = tuple(map(_plain, value or ())) if get_origin(kind) is tuple else _plain(value)
     return of(**values)
 
 

@@ -50,11 +50,11 @@ class RunFolder:
         """Makes the folder of a new run: ``path``, or the first free one of ``runs/EXPERIMENT-1``, ``-2``, ...
 
         Raises:
-            FileExistsError: If ``path`` holds files already.
+            FileExistsError: If ``path`` holds files already, the lock of a process that was killed at once aside.
         """
         if path is None:
             return cls(_first_free(Path("runs"), experiment))
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(file.name != _LOCK for file in path.iterdir())):
             raise FileExistsError(
                 f"--run-dir: got {str(path)!r}, which holds files already, expected a new folder; name another, or continue "
                 "the run in it with --resume."
@@ -112,8 +112,10 @@ class RunFolder:
         return RunFolder(self.path / name)
 
     def discard_if_unused(self) -> None:
-        """Removes the folder of a run that has come to nothing: it holds its settings at most."""
+        """Removes the folder of a run that has come to nothing: it and its parts hold their settings at most."""
         with suppress(OSError):  # why the run came to nothing matters more than that its folder is still there
+            for part in filter(Path.is_dir, list(self.path.iterdir())):
+                RunFolder(part).discard_if_unused()
             held = list(self.path.iterdir())
             if {path.name for path in held} <= {"config.yaml", _LOCK}:
                 for path in held:

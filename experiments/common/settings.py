@@ -5,11 +5,13 @@ Without PyTorch, so that help and typing errors are there at once. The descripti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from .kinds import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed
+from .noise_settings import NoiseSettings
+from .shot_schedules import ShotSettings
 
 FREE = frozenset({"device", "ibm.max_qpu_seconds", "ibm.max_shots", "ibm.max_jobs"})
 """What may be another when a run is continued, as the command line names it: its results do not depend on it."""
@@ -25,10 +27,13 @@ class Settings:
 
     seed: Seed = 0
 
+    without: ClassVar[Collection[str]] = ()
+    """The options of :class:`.options.Options` that there is no use for."""
+
     @classmethod
-    def by_todays_names(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """What an earlier run has written of its settings, where names have changed since."""
-        return dict(saved)
+    def of_today(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        """What a run of before wrote down, by the names of today."""
+        return saved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +79,7 @@ class HardwareSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings(Settings):
+class TrainingSettings(ShotSettings, Settings):
     """What defines a training.
 
     Attributes:
@@ -82,25 +87,27 @@ class TrainingSettings(Settings):
         backend: statevector (exact), aer, fake:NAME (a device's noise, fake:manila), ibm:NAME (a device of IBM's, every step
             a paid job; ibm:fake_manila rehearses that at no cost), replay:FILE (a recorded run).
         ibm: For --backend ibm:NAME.
-        shots: Shots a circuit; null for exact values.
+        noise: For --backend aer: noise of your own, the name of a YAML file that says it by the names of --noise.help.
         gradient: adjoint, parameter_shift, finite_difference, spsa; null: the best for the backend.
         epochs: Passes through the training examples.
         batch_size: Examples a step.
         lr: Learning rate.
         seeds: Runs of as many seeds, from --seed on, and their distribution.
         device: Where torch computes: cpu, cuda, ...
+        gradient_variances: Write each weight's variance from the shots to gradient_variances.csv; it looks at every step.
     """
 
     data_root: str | None = None
     backend: str = "statevector"
     ibm: HardwareSettings = HardwareSettings()
-    shots: PositiveInt | None = None
+    noise: NoiseSettings | None = None
     gradient: str | None = None
     epochs: PositiveInt = 10
     batch_size: PositiveInt = 10
     lr: PositiveFloat = 0.01
     seeds: PositiveInt = 1
     device: str = "cpu"
+    gradient_variances: bool = False
 
     @property
     def is_for_hardware(self) -> bool:
@@ -113,6 +120,9 @@ class TrainingSettings(Settings):
         return replace(self, **free) == protocol
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.noise is not None and self.backend != "aer":
+            raise ValueError(f"--noise: got it with --backend {self.backend}, expected aer, which simulates it.")
         given = [f"--ibm.{name}" for name, value in vars(self.ibm).items() if value != getattr(HardwareSettings, name)]
         if given and not self.is_for_hardware:
             raise ValueError(

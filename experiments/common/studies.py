@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -99,13 +99,24 @@ class Study(Command[S]):
     def conclude(self, site: Site[S], cells: Mapping[str, Cell]) -> None:
         """Writes tables, figures and the result, and prints the tables."""
         findings = self.draw(site.settings, site.folder)
-        done = _journal(site.folder).read()
-        seconds = round(sum(done[key].seconds for key in cells), 3)
-        site.folder.write_result({"experiment": self.name, "seconds": seconds, "cells": len(cells), **findings.numbers})
+        site.folder.write_result({"experiment": self.name, **findings.numbers})
         print("\n\n".join(map(in_columns, findings.tables.values())))
 
     def draw(self, settings: S, folder: RunFolder) -> Findings:
         """Writes tables and figures anew from what was measured.
+
+        Raises:
+            ValueError: If cells are missing.
+        """
+        findings = self.findings(settings, folder)
+        for name, rows in {**_tables(self.cells(settings), folder), **findings.tables}.items():
+            folder.write_rows(f"{name}.csv", rows)
+        for name, figure in findings.figures.items():
+            folder.write_figure(name, figure)
+        return findings
+
+    def findings(self, settings: S, folder: RunFolder) -> Findings:
+        """What a run has come to, from what was measured; its numbers are those of ``result.json``.
 
         Raises:
             ValueError: If cells are missing.
@@ -115,13 +126,10 @@ class Study(Command[S]):
             raise ValueError(
                 f"{folder.path} has not finished ({len(missing)} of {len(cells)} cells to come); finish it with --resume."
             )
-        tables = _tables(cells, folder)
-        findings = self.find(settings, tables)
-        for name, rows in {**tables, **findings.tables}.items():
-            folder.write_rows(f"{name}.csv", rows)
-        for name, figure in findings.figures.items():
-            folder.write_figure(name, figure)
-        return findings
+        done = _journal(folder).read()
+        seconds = round(sum(done[key].seconds for key in cells), 3)
+        found = self.find(settings, _tables(cells, folder))
+        return replace(found, numbers={"seconds": seconds, "cells": len(cells), **found.numbers})
 
 
 def _words(cell: Cell) -> str:

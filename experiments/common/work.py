@@ -21,17 +21,19 @@ from qiskit_torch_bridge import QuantumLayer
 
 from .board import Board
 from .engine import Interrupted
+from .gradient_noise import STEPS_A_LOOK, GradientNoise, columns, variances
 from .hardware import Measured
 from .options import yaml_of
 from .rows import Examples
 from .runs import RunFolder
 from .settings import TrainingSettings
+from .shot_schedules import shot_schedule
 from .workplace import gathered, layer_options, threads, total
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from qiskit_torch_bridge import IBMBackend
+    from qiskit_torch_bridge import IBMBackend, ShotSchedule
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0  # within an epoch; one is also written at the end of each
 
@@ -136,19 +138,21 @@ class Work:
         self._last_epoch = 0
         self._to_restore: dict[str, Any] | None = None
         self._sums = _no_sums()
+        self._shot_schedule: ShotSchedule | None = None
+        self._gradient_noise = GradientNoise(self.model)
+        self._variances: list[dict[str, Any]] = []
         self._earlier = {"circuits": 0, "shots": 0}
         self._seconds_before, self._started = 0.0, time.perf_counter()
         self._saved = time.perf_counter()
         self._measured = self._measured_by_all = Measured()
         self._board: Board | None = None
-        self._for_steps, self._for_good = ExitStack(), ExitStack()
+        self._for_steps = ExitStack()
 
     def __enter__(self) -> Work:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._for_steps.close()  # which an error in the loop has left open
-        self._for_good.close()
 
     @property
     def is_first(self) -> bool:
@@ -226,6 +230,9 @@ class Work:
             steps = -(-len(train) // self.settings.batch_size)
             self._prepare(model, optimizer)
             self._scheduler = None if scheduler is None else scheduler(self._optimizer, steps, epochs)
+            if len(self._stages) == 1 or self._to_restore is not None:
+                all_steps = steps * max(total_epochs or 0, self._last_epoch)
+                self._shot_schedule = shot_schedule(model, self.settings, steps=all_steps)
             self._restore()
             self._announce()
             while self.epoch < self._last_epoch:
@@ -274,6 +281,8 @@ class Work:
         if self.is_first:
             self.folder.write_checkpoint(state)
             self.folder.write_rows("metrics.csv", self.rows)
+            if self._variances:
+                self.folder.write_rows("gradient_variances.csv", self._variances)
         self._saved = time.perf_counter()
 
     def _begins(self, stage: str, epochs: int) -> bool:
@@ -289,6 +298,10 @@ class Work:
         passed = number < saved["stage"]
         if name != stage or (most != epochs if passed else most > epochs):
             raise ValueError(self._foreign(["its stages"]))
+        if most < epochs and self.settings.shot_schedule == "growing":
+            raise ValueError(
+                f"--epochs: got {epochs}, expected {most}: shots grow to --last-shots over these; start the longer run anew."
+            )
         return not passed
 
     def _prepare(self, model: nn.Module, optimizer: Callable[..., torch.optim.Optimizer]) -> None:
@@ -299,6 +312,7 @@ class Work:
         self._bank_costs(self._earlier)
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizer = optimizer(self._trained, lr=self.settings.lr)
+        self._gradient_noise = GradientNoise(model, every=1 if self.settings.gradient_variances else STEPS_A_LOOK)
 
     def _bank_costs(self, spent: dict[str, int]) -> None:
         """Counts anew from what has been spent so far."""
@@ -316,7 +330,7 @@ class Work:
             self.folder.write_settings(yaml_of(self.name, self.settings))
             if self.rows:  # a run that was killed between its checkpoint and its metrics has the checkpoint's only
                 self.folder.write_rows("metrics.csv", self.rows)
-            self._board = self._for_good.enter_context(Board(self.folder.file("tensorboard")))
+            self._board = Board.fresh(self.folder.file("tensorboard"))
             for row in self.rows:
                 self._board.add(row)
 
@@ -345,6 +359,7 @@ class Work:
         self._optimizer.zero_grad()
         self._note_passports()
         (losses.sum() * (1 / rows_of_all)).backward()
+        self._gradient_noise.look(self.step)
         if self.fabric.world_size > 1:
             for parameter in self._trained:
                 own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -354,6 +369,8 @@ class Work:
         self._optimizer.step()
         if self._scheduler is not None:
             self._scheduler.step()
+        if self._shot_schedule is not None:
+            self._shot_schedule.step()  # before an evaluation, whose run has no gradient to go by
         self._sums["loss"] += losses.sum().item()
         self._sums["correct"] += int((decisions(scores) == labels).sum())
         self._sums["seen"] += len(labels)
@@ -389,6 +406,7 @@ class Work:
         parts = gathered(self.fabric, {**self._sums, **self.spent})
         sums = {name: sum(part[name] for part in parts) for name in parts[0]}
         self._measured_by_all = Measured.together(gathered(self.fabric, self._measured.state()))
+        noise = gathered(self.fabric, self._gradient_noise.state())
         numbers = sum(parameter.numel() for parameter in self._trained)
         row = {
             "epoch": self.epoch + 1,
@@ -398,12 +416,16 @@ class Work:
             "test_loss": test_loss,
             "test_accuracy": test_accuracy,
             "gradient_rms": (self._sums["squares"] / (self._sums["steps"] * max(numbers, 1))) ** 0.5,
+            **columns(noise),
             "trained_parameters": numbers,
             "circuits": sums["circuits"],
             "shots": sums["shots"],
             "seconds": round(self.seconds, 3),
         }
         self.rows.append(row)
+        if self.settings.gradient_variances:
+            self._variances += [{"epoch": row["epoch"], "stage": stage, **each} for each in variances(noise)]
+        self._gradient_noise.clear()
         self.epoch, self.step, self._sums = self.epoch + 1, 0, _no_sums()
         self.save()
         if self._board is not None:
@@ -422,6 +444,8 @@ class Work:
             "quantum_rng": [layer.get_rng_state() for layer in quantum_layers(self.model)],
             **self.spent,
             "measured": self._measured.state(),
+            "gradient_noise": self._gradient_noise.state(),
+            "shot_schedule": None if self._shot_schedule is None else self._shot_schedule.state_dict(),
         }
         return {
             "settings": yaml_of(self.name, self.settings),
@@ -433,6 +457,7 @@ class Work:
             "epoch": self.epoch,
             "step": self.step,
             "rows": self.rows,
+            "variances": self._variances,
             "test_scores": self.test_scores,
             "processes": gathered(self.fabric, of_process),
             "seconds": self.seconds,
@@ -478,6 +503,10 @@ class Work:
         self._measured_by_all = Measured.together(gathered(self.fabric, self._measured.state()))
         self.rows, self.test_scores = [dict(row) for row in state["rows"]], state["test_scores"]
         self.epoch, self.step, self._sums = state["epoch"], state["step"], dict(of_process["sums"])
+        self._gradient_noise.restore(of_process.get("gradient_noise", {}))  # earlier checkpoints have none
+        self._variances = state.get("variances", [])
+        if self._shot_schedule is not None:
+            self._shot_schedule.load_state_dict(of_process["shot_schedule"])
         self._seconds_before, self._started = state["seconds"], time.perf_counter()
         torch.set_rng_state(of_process["torch_rng"])
         if torch.cuda.is_available() and of_process["cuda_rng"]:

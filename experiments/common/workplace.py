@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .noise_models import NoisyBackend
 from .settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -67,13 +68,17 @@ def layer_options(settings: TrainingSettings, device: IBMBackend | None = None) 
         settings: Of a training.
         device: The device that was opened for it, in place of its word.
     """
-    options: dict[str, Any] = {name: getattr(settings, name) for name in ("backend", "shots", "gradient")}
-    return options | {"seed": layer_seed(settings.seed)} | ({} if device is None else {"backend": device})
+    names = ("backend", "shots", "gradient", "allocation")
+    options: dict[str, Any] = {name: getattr(settings, name) for name in names} | {"seed": layer_seed(settings.seed)}
+    if settings.noise is not None:
+        options["backend"] = NoisyBackend(settings.noise)
+    return options if device is None else options | {"backend": device}
 
 
 def exact_options(settings: TrainingSettings) -> dict[str, Any]:
     """The same with exact simulation, for circuits that are drawn and not measured."""
-    return layer_options(settings) | {"backend": None, "shots": None, "gradient": None}
+    exact = {"backend": None, "shots": None, "gradient": None, "allocation": "uniform"}
+    return exact | {"seed": layer_seed(settings.seed)}
 
 
 def gathered(fabric: Fabric, value: Any) -> list[Any]:

@@ -60,12 +60,10 @@ def optimum(steps: np.ndarray, values: np.ndarray, errors: np.ndarray, *, around
     window = slice(max(0, middle - _REACH), middle + _REACH + 1)
     x, y = np.log(steps[window] / steps[middle]), np.log(values[window])
     weights = values[window] / errors[window]
-    design = np.stack([np.ones_like(x), x, x**2], axis=1) * weights[:, None]
-    covariance = np.linalg.inv(design.T @ design)
-    _, linear, square = covariance @ design.T @ (y * weights)
+    (square, linear, _), covariance = np.polyfit(x, y, 2, w=weights, cov="unscaled")
     if square <= 0:
         raise ValueError(f"values: got {values[window].tolist()}, expected a minimum within; take other steps.")
-    gradient = np.array([0.0, -1 / (2 * square), linear / (2 * square**2)])
+    gradient = np.array([linear / (2 * square**2), -1 / (2 * square), 0.0])
     place = float(steps[middle]) * math.exp(-linear / (2 * square))
     return Optimum(place, place * math.sqrt(gradient @ covariance @ gradient))
 

@@ -15,9 +15,6 @@ class RecipeSettings(DigitSettings):
 
     The questions are those of a thread in PennyLane's forum: where a quantum layer goes, whether classical pre-training
     gives a quick start, whether quantum layers in a row are data re-uploading, what dropout beside a quantum layer does.
-    The networks tell eight handwritten digits (0 to 7) apart. Each is a row of blocks of eight numbers in and eight numbers
-    out; a quantum block (eight qubits, angle embedding, three strongly entangling layers) has as many weights as a dense one
-    (72).
 
     Attributes:
         question: Which question to answer.
@@ -29,6 +26,10 @@ class RecipeSettings(DigitSettings):
         test: Test images.
     """
 
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 20
+    lr: PositiveFloat = 0.02
+    seeds: PositiveInt = 3
     question: Literal["position", "quick-start", "reuploading", "dropout", "all"] = "all"
     answer: str = "all"
     accuracy: OpenUnitInterval = 0.85
@@ -36,7 +37,3 @@ class RecipeSettings(DigitSettings):
     dropout_rate: OpenUnitInterval = 0.2
     train: PositiveInt = 600
     test: PositiveInt = 400
-    epochs: PositiveInt = 10
-    batch_size: PositiveInt = 20
-    lr: PositiveFloat = 0.02
-    seeds: PositiveInt = 3

@@ -1,16 +1,18 @@
-"""Questions about hybrid networks, each answered with several networks, several seeds and numbers."""
+"""The networks that answer a question about hybrid networks, trained and counted.
+
+They tell eight handwritten digits (0 to 7) apart. Each is a row of blocks of eight numbers in and eight numbers out; a
+quantum block (eight qubits, angle embedding, three strongly entangling layers) has as many weights as a dense one (72).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-
-from qiskit_torch_bridge import Quote
 
 from ..common.data import load_first_of
 from ..common.data_settings import with_digits
@@ -18,16 +20,51 @@ from ..common.experiment import Experiment
 from ..common.plots import learning_curves
 from ..common.rows import Rows
 from ..common.runs import RunFolder
-from ..common.training_costs import quote_of_epoch, words
+from ..common.shot_schedules import between
+from ..common.training_costs import quote_of_stage, words
 from ..common.work import Work, cross_entropy
-from ..common.workplace import exact_options
 from .answers import draw_answers
 from .blocks import WIDTH, quantum_layers_with_gradients
-from .questions import QUESTIONS, enter, network, stages_of
+from .questions import QUESTIONS, Options, Stage, stages_of
 from .recipe_settings import RecipeSettings
 
 DIGITS = tuple(range(WIDTH))
 SHOTS_OF_QUOTE = 1000  # any number: circuits are counted, for a step on hardware
+
+
+def complete(settings: RecipeSettings) -> RecipeSettings:
+    """Settles where the data come from; refuses an answer to another question.
+
+    Raises:
+        ValueError: If the question has no such answer, or MNIST is asked for and there is no data root.
+    """
+    question, answer = settings.question, settings.answer
+    if answer != "all":
+        known = [] if question == "all" else list(QUESTIONS[question].answers)
+        if answer not in known:
+            raise ValueError(
+                f"--answer: got {answer!r} with --question {question}, expected "
+                f"{'one of ' + ', '.join(known) if known else 'all, or one question to go with it'}."
+            )
+    return with_digits(settings)
+
+
+def variants(settings: RecipeSettings) -> Mapping[str, RecipeSettings]:
+    """The networks that are asked for."""
+    questions: Any = list(QUESTIONS) if settings.question == "all" else [settings.question]
+    return {
+        f"{question}-{answer}": replace(settings, question=question, answer=answer)
+        for question in questions
+        for answer in QUESTIONS[question].answers
+        if settings.answer in ("all", answer)
+    }
+
+
+def network(settings: RecipeSettings, options: Options) -> nn.Module:
+    """The network that is the answer; from shape (N, rows times columns of the question's grid) to scores (N, 8)."""
+    question = QUESTIONS[settings.question]
+    rows, columns = question.grid
+    return question.answers[settings.answer](rows * columns, options, settings.dropout_rate)
 
 
 def load(settings: RecipeSettings) -> tuple[Rows, Rows]:
@@ -37,8 +74,8 @@ def load(settings: RecipeSettings) -> tuple[Rows, Rows]:
         ValueError: If there are too few images.
         FileNotFoundError: If MNIST is not where the settings say.
     """
-    sizes = {"train": settings.train, "test": settings.test}
-    data = load_first_of(DIGITS, **sizes, data_root=settings.data_folder, download=settings.download)
+    where: dict[str, Any] = {"data_root": settings.data_folder, "download": settings.download}
+    data = load_first_of(DIGITS, train=settings.train, test=settings.test, **where)
     grid = QUESTIONS[settings.question].grid
     training, testing = (F.adaptive_avg_pool2d(part.inputs, grid).flatten(1) for part in (data.train, data.test))
     lowest, highest = training.amin(dim=0), training.amax(dim=0)
@@ -53,15 +90,14 @@ def train(settings: RecipeSettings, work: Work) -> dict[str, Any]:
     with work.fabric.rank_zero_first():  # only one process downloads
         training, testing = load(settings)
     model, stages = network(settings, work.layer_options()), stages_of(settings)
-    total = sum(stages.values())
-    for stage, epochs in stages.items():
-        enter(stage, model)
-        for batch in work.steps(
-            model, cross_entropy, training, testing, stage=stage, epochs=epochs, total_epochs=total
-        ):
+    total = sum(stage.epochs for stage in stages)
+    for stage in stages:
+        stage.prepare(model)
+        of_stage: dict[str, Any] = {"stage": stage.name, "epochs": stage.epochs, "total_epochs": total}
+        for batch in work.steps(model, cross_entropy, training, testing, **of_stage):
             scores = model(batch.inputs)
             batch.learn(cross_entropy(scores, batch.labels), scores)
-    last = [row for row in work.rows if row["stage"] == stage]
+    last = [row for row in work.rows if row["stage"] == stages[-1].name]
     reached = [number for number, row in enumerate(last, 1) if row["test_accuracy"] >= settings.accuracy]
     return {
         "question": settings.question,
@@ -69,62 +105,45 @@ def train(settings: RecipeSettings, work: Work) -> dict[str, Any]:
         "dataset": settings.dataset,
         "parameters": last[-1]["trained_parameters"],
         "epochs_to_accuracy": reached[0] if reached else None,
-        "hardware_circuits_a_step": step_on_hardware(settings).circuits,
+        "hardware_circuits_a_step": circuits_of_step(settings, work.layer_options()),
         **work.result(),
     }
 
 
-def complete(settings: RecipeSettings) -> RecipeSettings:
-    """Settles where the data come from; refuses an answer to another question.
-
-    Raises:
-        ValueError: If the question has no such answer, or MNIST is asked for and there is no data root.
-    """
-    question, answer = settings.question, settings.answer
-    known = [] if question == "all" else list(QUESTIONS[question].answers)
-    if answer not in ("all", *known):
-        raise ValueError(
-            f"--answer: got {answer!r} with --question {question}, expected "
-            f"{'one of ' + ', '.join(known) if known else 'all, or one question to go with it'}."
-        )
-    return with_digits(settings)
+def circuits_of_step(settings: RecipeSettings, options: Options) -> int:
+    """The circuits of a step by parameter shift, as on hardware, in the last stage."""
+    shifting = {**options, "backend": "statevector", "shots": SHOTS_OF_QUOTE, "gradient": "parameter_shift"}
+    layers = quantum_layers_with_gradients(_prepared(settings, shifting, stages_of(settings)[-1]))
+    return sum(layer.quote(settings.batch_size, inputs_require_grad=before).circuits for layer, before in layers)
 
 
-def variants(settings: RecipeSettings) -> Mapping[str, RecipeSettings]:
-    """The networks that are asked for."""
-    return {
-        f"{name}-{answer}": replace(settings, question=cast(Any, name), answer=answer)
-        for name, question in QUESTIONS.items()
-        for answer in question.answers
-        if settings.question in ("all", name) and settings.answer in ("all", answer)
-    }
-
-
-def step_on_hardware(settings: RecipeSettings) -> Quote:
-    """The cost of a step of the last stage by parameter shift."""
-    options = {**exact_options(settings), "shots": SHOTS_OF_QUOTE, "gradient": "parameter_shift"}
-    layers = quantum_layers_with_gradients(_in_last_stage(settings, options))
-    return sum((layer.quote(settings.batch_size, inputs_require_grad=before) for layer, before in layers), Quote())
-
-
-def cost(settings: RecipeSettings, options: Mapping[str, Any]) -> str:
-    """What a step on hardware costs, and the whole run as it is set."""
-    sizes = {"train": settings.train, "test": settings.test, "batch_size": settings.batch_size}
-    layers = quantum_layers_with_gradients(_in_last_stage(settings, options))
-    epoch = sum((quote_of_epoch(layer, **sizes, inputs_require_grad=before) for layer, before in layers), Quote())
-    if not epoch.circuits:
-        return "No circuits: the network is classical."
-    return (
-        f"A step of {settings.batch_size} example(s) by parameter shift: {step_on_hardware(settings).circuits:,} circuits.\n"
-        f"The run of {settings.epochs} epochs: {words(settings.epochs * epoch)}"
-    )
-
-
-def _in_last_stage(settings: RecipeSettings, options: Mapping[str, Any]) -> nn.Module:
+def _prepared(settings: RecipeSettings, options: Options, stage: Stage) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # which weights it has does not matter, and the run's are to come
         model = network(settings, options)
-    enter([*stages_of(settings)][-1], model)
+    stage.prepare(model)
     return model
+
+
+def cost(settings: RecipeSettings, options: Options) -> str:
+    """What a step on hardware costs, and the whole run as it is set."""
+    *earlier, stage = stages_of(settings)
+    before = sum(stage.epochs for stage in earlier)
+    whole = quote_of_stage(
+        quantum_layers_with_gradients(_prepared(settings, options, stage)),
+        settings,
+        epochs=stage.epochs,
+        total_epochs=before + stage.epochs,
+        epochs_before=before,
+        train=settings.train,
+        test=settings.test,
+    )
+    if not whole[1].circuits:
+        return "No circuits: the network is classical."
+    step = circuits_of_step(settings, options)
+    return (
+        f"A step of {settings.batch_size} example(s) by parameter shift: {step:,} circuits.\n"
+        f"The run of {settings.epochs} epochs: {between(*whole, words)}"
+    )
 
 
 def draw(folder: RunFolder, settings: RecipeSettings) -> None:

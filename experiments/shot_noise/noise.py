@@ -14,7 +14,7 @@ measured qubits applied to its probabilities.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -22,12 +22,14 @@ import numpy as np
 import torch
 from qiskit.circuit import Parameter, QuantumCircuit
 from qiskit_aer import AerSimulator
-from qiskit_aer.noise import NoiseModel, ReadoutError, depolarizing_error
+from qiskit_aer.noise import NoiseModel
 
 from qiskit_torch_bridge import AerBackend, QuantumLayer
 from qiskit_torch_bridge.backends import resolve_backend
 
 from ..common.cells import Cell
+from ..common.noise_models import NoisyBackend, assignment
+from ..common.noise_settings import NoiseSettings
 from .power_laws import mean_square
 
 QUANTITIES = ("value", "derivative")
@@ -38,28 +40,20 @@ _QUBITS = (0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise:
+class Noise(NoiseSettings):
     """What is wrong with a simulator.
 
     Attributes:
-        one_qubit: The depolarising probability after each RY.
-        two_qubits: After CX.
-        zero_as_one: The probability to read 1 where there is 0, on each qubit.
-        one_as_zero: The other way round.
-        device: The fake device whose noise it is, in place of all these.
+        device: The fake device whose noise it is, in place of all else.
     """
 
-    one_qubit: float = 0.0
-    two_qubits: float = 0.0
-    zero_as_one: float = 0.0
-    one_as_zero: float = 0.0
     device: str | None = None
 
 
 NOISES: Mapping[str, Noise] = {
     IDEAL: Noise(),
-    "depolarising, 1 qubit": Noise(one_qubit=0.05),
-    "depolarising, 2 qubits": Noise(two_qubits=0.05),
+    "depolarising, 1 qubit": Noise(depolarizing={"ry": 0.05}),
+    "depolarising, 2 qubits": Noise(depolarizing={"cx": 0.05}),
     "readout error": Noise(zero_as_one=0.02, one_as_zero=0.06),
     "fake Manila": Noise(device="manila"),
     "fake Nairobi": Noise(device="nairobi"),
@@ -76,7 +70,7 @@ def closed_form(noise: Noise) -> np.ndarray | None:
     """Value and derivative in the mean over infinitely many shots; None for a device."""
     if noise.device is not None:
         return None
-    shrunk = (1 - noise.one_qubit) ** 2 * (1 - noise.two_qubits) * ideal()
+    shrunk = (1 - noise.depolarizing_of("ry")) ** 2 * (1 - noise.depolarizing_of("cx")) * ideal()
     lost, offset = noise.zero_as_one + noise.one_as_zero, noise.one_as_zero - noise.zero_as_one
     return (1 - lost) * shrunk + np.array([offset, 0.0])
 
@@ -92,9 +86,8 @@ def expectation(name: str) -> tuple[float, float]:
     """Value and derivative in the mean over infinitely many shots, by density matrix and readout errors."""
     noise = NOISES[name]
     if noise.device is None:
-        model = _noise_model(noise, with_readout=False)
-        backend = AerBackend(AerSimulator(noise_model=model, method="density_matrix"))
-        flips = [_assignment(noise.zero_as_one, noise.one_as_zero)] * len(_QUBITS)
+        backend: AerBackend = NoisyBackend(replace(noise, zero_as_one=0.0, one_as_zero=0.0))
+        flips = [assignment(noise)] * len(_QUBITS)
     else:
         device = _simulator(noise.device)
         flips = [_assignment_of(device.options.noise_model, qubit) for qubit in _QUBITS]
@@ -117,7 +110,7 @@ def measure_noise(cell: Cell, seed: np.random.SeedSequence) -> list[dict[str, An
     """
     noise = NOISES[cell["noise"]]
     if noise.device is None:
-        backend = AerBackend(AerSimulator(noise_model=_noise_model(noise, with_readout=True), method="density_matrix"))
+        backend: AerBackend = NoisyBackend(noise, method="density_matrix")
     else:
         device = _simulator(noise.device)
         device.set_options(method="density_matrix")
@@ -160,25 +153,8 @@ def _layer(backend: AerBackend, **options: Any) -> QuantumLayer:
     return QuantumLayer(circuit, inputs=[angle], backend=backend, **options)
 
 
-def _noise_model(noise: Noise, *, with_readout: bool) -> NoiseModel | None:
-    model = NoiseModel()
-    if noise.one_qubit:
-        model.add_all_qubit_quantum_error(depolarizing_error(noise.one_qubit, 1), ["ry"])
-    if noise.two_qubits:
-        model.add_all_qubit_quantum_error(depolarizing_error(noise.two_qubits, 2), ["cx"])
-    if with_readout and (noise.zero_as_one or noise.one_as_zero):
-        # Rows are what there is, columns what is read.
-        model.add_all_qubit_readout_error(ReadoutError(_assignment(noise.zero_as_one, noise.one_as_zero).T))
-    return None if model.is_ideal() else model
-
-
 def _assignment_of(model: NoiseModel, qubit: int) -> np.ndarray:
     for error in model.to_dict()["errors"]:
         if error["type"] == "roerror" and (qubit,) in map(tuple, error["gate_qubits"]):
             return np.array(error["probabilities"]).T
     return np.eye(2)
-
-
-def _assignment(zero_as_one: float, one_as_zero: float) -> np.ndarray:
-    """From the probabilities of what there is to those of what is read."""
-    return np.array([[1 - zero_as_one, one_as_zero], [zero_as_one, 1 - one_as_zero]])

@@ -5,22 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
-from ..common.least_squares import least_squares
+from ..common.lines import REACH, Line, MeanSquare, fit_line
 
-_REACH = NormalDist().inv_cdf(0.975)
 _ROUNDS = 20  # of reweighting; two or three would do
-
-
-@dataclass(frozen=True)
-class MeanSquare:
-    """A mean square, and its standard error."""
-
-    value: float
-    error: float
 
 
 def mean_square(squares: np.ndarray) -> MeanSquare:
@@ -29,32 +19,16 @@ def mean_square(squares: np.ndarray) -> MeanSquare:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PowerLaw:
+class PowerLaw(Line):
     """A straight line through logarithms of standard errors against logarithms of shots.
 
     Attributes:
-        slope: The exponent.
-        error: Its standard error.
         slope_of_theory: The slope of the same fit, with the same weights, through the theory at the same shots.
-        chi_square: Of the measured points about the theory itself, on the scale of logarithms.
-        freedom: Its degrees of freedom: one a point, because nothing is fitted for it.
+        chi_square: Of the measured points about the theory itself.
+        freedom: One a point, because nothing is fitted for it.
     """
 
-    slope: float
-    error: float
     slope_of_theory: float
-    chi_square: float
-    freedom: int
-
-    @property
-    def low(self) -> float:
-        """The lower end of the slope's 95 % confidence interval."""
-        return self.slope - _REACH * self.error
-
-    @property
-    def high(self) -> float:
-        """Its upper end."""
-        return self.slope + _REACH * self.error
 
     @property
     def z(self) -> float:
@@ -73,21 +47,17 @@ def fit_power_law(shots: Sequence[int], variances: Sequence[MeanSquare], theory:
     Raises:
         ValueError: If there are too few different numbers of shots, or a variance or its error is zero.
     """
-    if len(set(shots)) < 2:
-        raise ValueError(f"shots: got {list(shots)}, expected at least two different numbers, to fit a line through.")
-    if not all(each.value > 0 and each.error > 0 for each in variances):
-        raise ValueError("variances: got one that is zero, or has no error, expected both positive; take more repeats.")
-    logarithms = 0.5 * np.log([each.value for each in variances])
-    errors = np.array([0.5 * each.error / each.value for each in variances])
-    expected = 0.5 * np.log(np.asarray(theory))
-    design = np.stack([np.log(shots), np.ones(len(shots))], axis=1)
-    (slope, _), covariance = least_squares(design, logarithms, errors)
-    (slope_of_theory, _), _ = least_squares(design, expected, errors)
-    return PowerLaw(
-        slope=float(slope),
-        error=math.sqrt(covariance[0, 0]),
-        slope_of_theory=float(slope_of_theory),
-        chi_square=float((((logarithms - expected) / errors) ** 2).sum()),
+    places = np.log(shots).tolist()
+    measured = fit_line(places, variances)
+    values, errors = np.array([(each.value, each.error) for each in variances]).T
+    expected = np.asarray(theory)
+    in_theory = fit_line(places, list(map(MeanSquare, expected, expected * errors / values)))
+    return PowerLaw(  # of standard errors: half of what it is of variances
+        slope=measured.slope / 2,
+        error=measured.error / 2,
+        intercept=measured.intercept / 2,
+        slope_of_theory=in_theory.slope / 2,
+        chi_square=float(((np.log(values / expected) * values / errors) ** 2).sum()),
         freedom=len(shots),
     )
 
@@ -114,12 +84,12 @@ class Plateau:
     @property
     def low(self) -> float:
         """The lower end of its 95 % confidence interval."""
-        return math.sqrt(max(self.square - _REACH * self.error, 0.0))
+        return math.sqrt(max(self.square - REACH * self.error, 0.0))
 
     @property
     def high(self) -> float:
         """Its upper end."""
-        return math.sqrt(max(self.square + _REACH * self.error, 0.0))
+        return math.sqrt(max(self.square + REACH * self.error, 0.0))
 
     def z(self, bias: float) -> float:
         """How far its square is from that of a known bias, in standard errors."""
@@ -139,10 +109,11 @@ def fit_plateau(shots: Sequence[int], mean_squares: Sequence[float], repeats: in
     if len(set(shots)) < 2:
         raise ValueError(f"shots: got {list(shots)}, expected at least two different numbers, to tell noise from bias.")
     inverse, squares = 1 / np.asarray(shots, dtype=float), np.asarray(mean_squares)
-    design = np.stack([inverse, np.ones(len(inverse))], axis=1)
     errors = squares
     for _ in range(_ROUNDS):
-        (one_shot, square), covariance = least_squares(design, squares, errors)
-        variances = max(one_shot, 0.0) * inverse
+        (one_shot, square), covariance = np.polyfit(inverse, squares, 1, w=1 / errors, cov="unscaled")
+        if one_shot <= 0:  # noise that is not seen beside the bias says nothing of the points' errors
+            break
+        variances = one_shot * inverse
         errors = np.sqrt((2 * variances**2 + 4 * max(square, 0.0) * variances) / repeats)
     return Plateau(float(one_shot), float(square), math.sqrt(covariance[1, 1]))

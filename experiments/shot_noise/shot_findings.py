@@ -11,11 +11,12 @@ from typing import Any
 from scipy.stats import chi2
 
 from ..common.comparison import grouped
+from ..common.lines import MeanSquare
 from ..common.options import Settings
 from ..common.sweeps import Findings, Tables
 from .figures import noise_figure, scaling_figure, training_figure
 from .noise import IDEAL, NOISES, QUANTITIES, closed_form, ideal, one_shot
-from .power_laws import MeanSquare, Plateau, PowerLaw, fit_plateau, fit_power_law
+from .power_laws import Plateau, PowerLaw, fit_plateau, fit_power_law
 from .scaling import EXPONENTS
 from .strategies import ALLOCATIONS
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
@@ -54,22 +55,9 @@ def _tensor(image: Image.Image) -> torch.Tensor:
     return tensor
 
 
-class Normalized(nn.Module):
+def _normalized(network: nn.Module) -> nn.Module:
     """A network behind ImageNet's normalisation; takes images in [0, 1]."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(_STD)[:, None, None], persistent=False)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """From shape (N, 3, height, width) to what the network gives."""
-        outputs: torch.Tensor = self.network((images - self.mean) / self.std)
-        return outputs
+    return nn.Sequential(OrderedDict(normalize=v2.Normalize(_MEAN, _STD), network=network))
 
 
 class QuantumNetwork(nn.Module):
@@ -98,7 +86,7 @@ def new_network(network: str, num_outputs: int, **options: Any) -> nn.Module:
     """A network to be trained on images in [0, 1]: ``resnet18`` or ``quantum`` (which takes a layer's options)."""
     if network == "quantum":
         return QuantumNetwork(num_outputs, **options)
-    return Normalized(resnet18(weights=None, num_classes=num_outputs))
+    return _normalized(resnet18(weights=None, num_classes=num_outputs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,10 +209,10 @@ def load_backbone(path: Path, **options: Any) -> Backbone:
 def _from_torchvision(name: str, state: Mapping[str, Any], where: str) -> Backbone:
     bias = state.get("fc.bias")
     classes = bias.numel() if isinstance(bias, torch.Tensor) else 1000
-    model = Normalized(resnet18(weights=None, num_classes=classes))
-    _load(model.network, state, where)
+    network = resnet18(weights=None, num_classes=classes)
+    _load(network, state, where)
     trained_on = tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"]) if classes == 1000 else ()
-    return _backbone(name, "resnet18", View(resize=256, crop=224), model, trained_on)
+    return _backbone(name, "resnet18", View(resize=256, crop=224), _normalized(network), trained_on)
 
 
 def _load(model: nn.Module, state: Mapping[str, Any], where: str) -> None:
@@ -257,12 +245,10 @@ def _backbone(name: str, network: str, view: View, model: nn.Module, trained_on:
     if isinstance(model, QuantumNetwork):
         num_features, truncated = model.net.pre.out_features, _Truncated(model)
     else:
-        assert isinstance(model, Normalized)
-        last = model.network.fc
+        last, truncated = model.get_submodule("network.fc"), model
         assert isinstance(last, nn.Linear)
         num_features = last.in_features
-        model.network.fc = nn.Identity()
-        truncated = model
+        model.get_submodule("network").fc = nn.Identity()
     truncated.requires_grad_(False)
     return Backbone(
         *(name, network, view),

@@ -76,15 +76,15 @@ class StatevectorBackend(Backend):
     ) -> Estimate:
         """Exact values, unless there are shots and a seed for them; ``keep``: with the states for a gradient."""
         simulator, angles = self._simulator(program), _contiguous(angles)
-        states = None
+        states = counts = None
         if shots is None or seed is None:
             values, states = simulator.values(angles, keep=keep)
             variances = np.zeros(values.shape)
         else:
-            values, variances = simulator.sampled(angles, shots, seed)
+            values, variances, counts = simulator.sampled(angles, shots, seed)
         circuits = len(angles) * len(program.readout.groups)
-        # The covariance is seldom looked at; it then draws the same shots once more.
-        of_one_shot = partial(simulator.variances_of_one_shot, angles, shots, seed)
+        # The covariance is seldom looked at; where counts were too many to keep, it then draws the same shots once more.
+        of_one_shot = partial(simulator.variances_of_one_shot, angles, shots, seed, counts)
         covariance = Covariance(of_one_shot, math.inf if shots is None else shots, len(angles))
         return Estimate(values, variances, circuits, circuits * (shots or 0), state=states, covariance=covariance)
 

@@ -57,10 +57,11 @@ def exit_status(name: str, action: Callable[[], int]) -> int:
         print(f"\n{name}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        from ..backends.ibm.errors import HardwareError  # here, because it comes with PyTorch
+        if not isinstance(error, (ValueError, TypeError, OSError, ImportError, MemoryError)):
+            from ..backends.ibm.errors import HardwareError  # here, because it comes with PyTorch
 
-        if not isinstance(error, (HardwareError, ValueError, TypeError, OSError, ImportError, MemoryError)):
-            raise
+            if not isinstance(error, HardwareError):
+                raise
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
 

@@ -25,11 +25,15 @@ _MOST_QUBITS_OF_LONG_BATCHES, _ROWS_OF_LONG_BATCHES = 11, 32
 _BYTES_OF_A_SMALL_PART = 2**20  # stays in the cache between simulating and reading
 _BYTES_OF_A_LARGE_PART = 2**28
 _MOST_QUBITS_OF_A_MASK = 62
+_MOST_COUNTS_KEPT = 2**23
 _SECONDS_PER_ELEMENT = 1.5e-10  # and operation; a rough guess that only decides about threads
 _SECONDS_PER_DRAW = 5e-8
 
 _Work = Callable[[slice, slice, bool], None]
 """On a part of a batch: its rows, its slabs, and whether its kernels are to be spread over the threads."""
+
+Measured = list[tuple[Measurement, slice, np.ndarray]]
+"""Of parts of a batch: a measurement, the part's rows, and the counts of its outcomes."""
 
 
 class States(NamedTuple):
@@ -143,8 +147,15 @@ class Simulator:
             self._in_parts(rows, lanes, work, sweeps=5)
         return gradients
 
-    def sampled(self, angles: np.ndarray, shots: int, seed: np.random.SeedSequence) -> tuple[np.ndarray, np.ndarray]:
-        """Values from ``shots`` shots of each measurement, and their squared standard errors, both of shape (N, M)."""
+    def sampled(
+        self, angles: np.ndarray, shots: int, seed: np.random.SeedSequence
+    ) -> tuple[np.ndarray, np.ndarray, Measured | None]:
+        """Values from ``shots`` shots of each measurement, and their squared standard errors, both of shape (N, M).
+
+        And the counts, unless they take much memory.
+        """
+        narrow = np.min_scalar_type(shots)  # memory that is written for the first time costs more than the conversion
+        kept: Measured | None = [] if self._num_outcomes * len(angles) <= _MOST_COUNTS_KEPT else None
         values = np.empty((len(angles), self._num_outputs))
         values[:] = self._constants
         variances = np.zeros(values.shape)
@@ -154,12 +165,19 @@ class Simulator:
             first, second = self._moments(measurement, counts, shots)
             values[part] += first
             variances[part] += np.maximum(second - first**2, 0.0) / degrees
+            if kept is not None:
+                kept.append((measurement, part, counts.astype(narrow)))
 
         self._measure(angles, shots, seed, use)
-        return values, variances
+        return values, variances, kept
 
     def variances_of_one_shot(
-        self, angles: np.ndarray, shots: int | None, seed: np.random.SeedSequence | None, upstream: np.ndarray
+        self,
+        angles: np.ndarray,
+        shots: int | None,
+        seed: np.random.SeedSequence | None,
+        kept: Measured | None,
+        upstream: np.ndarray,
     ) -> np.ndarray:
         """The variance from shot to shot of ``upstream @ scores``, shape (N,), summed over the measurements.
 
@@ -167,6 +185,7 @@ class Simulator:
             angles: As in :meth:`values`.
             shots: Of how many shots it is to be estimated, the same that :meth:`sampled` draws; None: exactly.
             seed: The seed of those.
+            kept: Their counts; None: they are drawn once more.
             upstream: Shape (N, M).
         """
         variances = np.zeros(len(angles))
@@ -175,7 +194,11 @@ class Simulator:
             frequencies = measured if shots is None else measured / shots
             variances[part] += variance_of_one_shot(measurement.group, frequencies, upstream[part], shots)
 
-        self._measure(angles, shots, seed, use)
+        if kept is None:
+            self._measure(angles, shots, seed, use)
+        else:
+            for measured in kept:
+                use(*measured)
         return variances
 
     def _measure(

@@ -225,6 +225,20 @@ def test_what_is_too_much_to_keep_is_measured_again(monkeypatch, name):
     np.testing.assert_array_equal(flat(run_of().gradient_standard_errors), kept)
 
 
+def test_shots_of_simulated_states_are_drawn_again_only_where_they_are_too_much_to_keep(monkeypatch):
+    def run_of() -> LayerResult:
+        layer, x, upstream = entangled(shots=64, seed=4)
+        return backward(layer, x, upstream=upstream)[0]
+
+    engine = "qiskit_torch_bridge.simulator.engine"
+    run = run_of()
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{engine}.Simulator._measure", None)
+        kept = flat(run.gradient_standard_errors)
+    monkeypatch.setattr(f"{engine}._MOST_COUNTS_KEPT", 0)
+    np.testing.assert_array_equal(flat(run_of().gradient_standard_errors), kept)
+
+
 def test_several_runs_of_aer_are_one(monkeypatch):
     layer, x, upstream = entangled(backend="aer", shots=64, seed=4)
     together = backward(layer, x, upstream=upstream)[0].gradient_standard_errors

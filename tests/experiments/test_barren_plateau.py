@@ -10,9 +10,9 @@ from runs import result
 from experiments.__main__ import main
 from experiments.barren_plateau.descent import STRATEGIES, plateau_circuit, train
 from experiments.barren_plateau.ensemble import OBSERVABLES, angles_of_samples, circuit_of_all_axes, derivatives
-from experiments.barren_plateau.exponentials import Spread, fit_exponential
 from experiments.barren_plateau.theory import SLOPES, deep_variance, variance_of_pauli
 from experiments.common.cells import seed_of
+from experiments.common.lines import MeanSquare, fit_line
 from experiments.common.runs import RunFolder
 
 TINY = [
@@ -30,7 +30,7 @@ def expectations(circuit, num_qubits):
 
 
 def spreads(found):
-    return [Spread.of(len(found), (found[:, m] ** 2).sum(), (found[:, m] ** 4).sum()) for m in range(3)]
+    return [MeanSquare.of_sums(len(found), (found[:, m] ** 2).sum(), (found[:, m] ** 4).sum()) for m in range(3)]
 
 
 @pytest.mark.parametrize("start", ["uniform", "zeros", "grown"])
@@ -90,7 +90,7 @@ def test_exact_theory_of_paulis_is_what_is_measured(qubits, layers, rng):
     local, everywhere, _ = spreads(found)
     strings = [[3, 3, *[0] * (qubits - 2)], [3] * qubits]
     for spread, string in zip((local, everywhere), strings, strict=True):
-        assert abs(spread.variance - variance_of_pauli(string, layers)) < 4 * spread.error
+        assert abs(spread.value - variance_of_pauli(string, layers)) < 4 * spread.error
     assert np.all(np.abs(found.mean(axis=0)) < 4 * found.std(axis=0) / math.sqrt(4000))
 
 
@@ -112,29 +112,29 @@ def test_deep_circuits_are_where_theory_puts_them(start, rng):
     qubits, layers = 4, 40
     found, _ = derivatives(*angles_of_samples(4000, qubits, layers, start, rng), qubits, layers)
     for name, spread in zip(OBSERVABLES, spreads(found), strict=True):
-        assert abs(spread.variance - deep_variance(name, qubits, start)) < 4 * spread.error
-        assert spread.error < 0.1 * spread.variance
+        assert abs(spread.value - deep_variance(name, qubits, start)) < 4 * spread.error
+        assert spread.error < 0.1 * spread.value
 
 
 def test_spread_and_its_error(rng):
     numbers = rng.standard_normal((300, 500))
-    found = [Spread.of(500, (row**2).sum(), (row**4).sum()) for row in numbers]
-    scores = np.array([(spread.variance - 1) / spread.error for spread in found])
+    found = [MeanSquare.of_sums(500, (row**2).sum(), (row**4).sum()) for row in numbers]
+    scores = np.array([(spread.value - 1) / spread.error for spread in found])
     assert abs(scores.mean()) < 0.3
     assert scores.std() == pytest.approx(1, abs=0.2)
 
 
 def test_fit_of_a_line_is_exact():
     sizes = [2, 4, 7]
-    fit = fit_exponential(sizes, [Spread(100, math.exp(1.5 - 0.7 * n), 0.01 * n) for n in sizes])
+    fit = fit_line(sizes, [MeanSquare(math.exp(1.5 - 0.7 * n), 0.01 * n) for n in sizes])
     assert (fit.slope, fit.intercept) == pytest.approx((-0.7, 1.5))
     assert fit.chi_square == pytest.approx(0, abs=1e-12)
     assert fit.low < -0.7 < fit.high
 
 
 def test_fit_weighs_points_by_their_errors():
-    sure, unsure = Spread(100, 1.0, 1e-3), Spread(100, 9.0, 5.0)
-    fit = fit_exponential([1, 2, 3], [sure, sure, unsure])
+    sure, unsure = MeanSquare(1.0, 1e-3), MeanSquare(9.0, 5.0)
+    fit = fit_line([1, 2, 3], [sure, sure, unsure])
     assert abs(fit.slope) < 0.01
 
 
@@ -144,16 +144,16 @@ def test_confidence_interval_covers_as_often_as_it_says(rng):
     for _ in range(times):
         scales = np.exp(slope * sizes / 2)
         numbers = scales[:, None] * rng.standard_normal((len(sizes), samples))
-        fit = fit_exponential(sizes, [Spread.of(samples, (row**2).sum(), (row**4).sum()) for row in numbers])
+        fit = fit_line(sizes, [MeanSquare.of_sums(samples, (row**2).sum(), (row**4).sum()) for row in numbers])
         covered += fit.low < slope < fit.high
     assert abs(covered / times - 0.95) < 4 * math.sqrt(0.95 * 0.05 / times)
 
 
 def test_fit_refuses_what_has_no_line():
     with pytest.raises(ValueError, match="two different"):
-        fit_exponential([4, 4], [Spread(9, 1.0, 0.1)] * 2)
+        fit_line([4, 4], [MeanSquare(1.0, 0.1)] * 2)
     with pytest.raises(ValueError, match="take more samples"):
-        fit_exponential([4, 6], [Spread(9, 0.0, 0.0)] * 2)
+        fit_line([4, 6], [MeanSquare(0.0, 0.0)] * 2)
 
 
 def test_trained_circuit_is_one_of_the_ensemble(rng):

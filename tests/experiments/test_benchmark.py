@@ -2,6 +2,9 @@
 
 import json
 import math
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -12,17 +15,14 @@ from qiskit.quantum_info import Pauli, Statevector
 
 from experiments.__main__ import main
 from experiments.benchmark import gate_lists, ours
+from experiments.benchmark.benchmark_settings import BenchmarkSettings
 from experiments.benchmark.campaign import run_benchmark
-from experiments.benchmark.cases import PARTS, Case, Series, Target, parts_of, plan
-from experiments.benchmark.exact_answers import Answer, exact_answer
-from experiments.benchmark.gate_lists import Problem
+from experiments.benchmark.cases import CASES, PARTS, SYSTEMS, Case, System, Target, plan
+from experiments.benchmark.exact_answers import Answer, compare, exact_answer
+from experiments.benchmark.gate_lists import Problem, quantum_circuit, z_labels
 from experiments.benchmark.measuring import CaseResult, SystemResult, fewer_repetitions
 from experiments.benchmark.processes import Process, WorkerError
-from experiments.benchmark.qiskit_circuits import quantum_circuit, z_labels
-from experiments.benchmark.report import markdown
-from experiments.benchmark.summary import comparisons, growth, timing_rows
-from experiments.benchmark.systems import SYSTEMS, System
-from experiments.benchmark.verdicts import compare
+from experiments.benchmark.report import comparisons, growth, markdown, timing_rows
 from experiments.common.runs import RunFolder
 from qiskit_torch_bridge import StatevectorBackend
 
@@ -36,7 +36,7 @@ PROBLEMS = {
 ADAPTERS = """
 import os, sys, time
 from experiments.benchmark.exact_answers import exact_answer
-from experiments.benchmark.step import Step
+from experiments.benchmark.gate_lists import Step
 
 def right(problem, shots, seed):
     answer = exact_answer(problem)
@@ -131,26 +131,16 @@ class TestReference:
 
     def test_layer_gives_them(self, name):
         problem = PROBLEMS[name](seed=1)
-        answer = Answer.from_parts(*ours.build(problem, None, 0).take())
+        answer = Answer.of(*ours.build(problem, None, 0).take())
         assert compare(answer, exact_answer(problem), problem, shots=None, tolerance=1e-10).problem is None
 
     @pytest.mark.parametrize("build", [ours.build, ours.build_on_aer])
     def test_layer_gives_them_from_shots(self, name, build):
         problem = PROBLEMS[name](seed=1)
-        answer = Answer.from_parts(*build(problem, 400, 5).take())
+        answer = Answer.of(*build(problem, 400, 5).take())
         verdict = compare(answer, exact_answer(problem), problem, shots=400, tolerance=0)
         assert verdict.problem is None
         assert verdict.deviation > 0.01
-
-    def test_survives_the_way_to_the_worker(self, name):
-        problem = PROBLEMS[name](seed=1)
-        there = Problem.from_message(json.loads(json.dumps(problem.to_message())))
-        assert there.gates == problem.gates
-        for key in ("inputs", "weights", "upstream"):
-            assert np.array_equal(getattr(there, key), getattr(problem, key))
-        answer = exact_answer(there)
-        back = Answer.from_parts(**json.loads(json.dumps(answer.to_message())))
-        assert all(np.array_equal(part, back.parts()[key]) for key, part in answer.parts().items())
 
     def test_seed_draws_the_numbers(self, name):
         one, same, other = (PROBLEMS[name](seed=seed) for seed in (1, 1, 2))
@@ -190,7 +180,7 @@ class TestComparison:
         expected = exact_answer(problem)
         spoilt = getattr(expected, part).copy()
         spoilt.flat[-1] += 1e-4
-        verdict = compare(replace(expected, **{part: spoilt}), expected, problem, shots=None, tolerance=1e-6)
+        verdict = compare(expected._replace(**{part: spoilt}), expected, problem, shots=None, tolerance=1e-6)
         assert part.replace("_", " ") in verdict.problem
 
     @pytest.mark.parametrize(
@@ -204,24 +194,24 @@ class TestComparison:
     @pytest.mark.parametrize("shots", [None, 100])
     def test_missing_parts_and_strange_numbers(self, problem, change, said, shots):
         expected = exact_answer(problem)
-        verdict = compare(replace(expected, **change), expected, problem, shots=shots, tolerance=1.0)
+        verdict = compare(expected._replace(**change), expected, problem, shots=shots, tolerance=1.0)
         assert said in verdict.problem
 
     @pytest.mark.parametrize("factor", [0.0, -1.0, 2.0])
     @pytest.mark.parametrize("part", ["input_gradients", "weight_gradients"])
     def test_gradients_from_shots_that_are_systematically_wrong(self, problem, part, factor):
         """2: the parameter-shift rule without its 1/2."""
-        answer = Answer.from_parts(*ours.build(problem, 1000, 3).take())
+        answer = Answer.of(*ours.build(problem, 1000, 3).take())
         expected = exact_answer(problem)
         assert compare(answer, expected, problem, shots=1000, tolerance=0).problem is None
-        spoilt = replace(answer, **{part: factor * getattr(answer, part)})
+        spoilt = answer._replace(**{part: factor * getattr(answer, part)})
         assert part.replace("_", " ") in compare(spoilt, expected, problem, shots=1000, tolerance=0).problem
 
     def test_standard_errors_are_never_underestimated(self, problem, rng):
         """The root mean square of the scores is at most 1: of values around 0 by binomial draws it is 1."""
-        expected = replace(exact_answer(problem), values=np.zeros((4, 4)))
+        expected = exact_answer(problem)._replace(values=np.zeros((4, 4)))
         draws = rng.binomial(50, 0.5, (4, 4)) / 25 - 1
-        answers = [replace(expected, values=np.full((4, 4), x)) for x in draws.ravel()]
+        answers = [expected._replace(values=np.full((4, 4), x)) for x in draws.ravel()]
         scores = [compare(each, expected, problem, shots=50, tolerance=0).deviation for each in answers]
         assert 0.5 < np.sqrt(np.mean(np.square(scores))) < 1.5
 
@@ -229,9 +219,8 @@ class TestComparison:
 @pytest.mark.usefixtures("_adapters")
 class TestProcess:
     def prepared(self, process: Process, behaviour: str) -> dict:
-        problem = gate_lists.textbook(batch=1, seed=0).to_message()
-        adapter = system(behaviour).adapter
-        return process.ask("prepare", adapter=adapter, problem=problem, shots=None, seed=0, threads=None)
+        problem = {"circuit": "dressed", "sizes": {"depth": 2, "batch": 3}, "seed": 1}
+        return process.ask("prepare", adapter=system(behaviour).adapter, **problem, shots=None, threads=None)
 
     def test_prints_of_a_library_are_no_replies(self):
         with Process(timeout=60) as process:
@@ -239,8 +228,10 @@ class TestProcess:
             assert said["first_step_seconds"] > 0
             assert said["import_seconds"] > 0
             assert said["versions"]["numpy"] == np.__version__
-            assert process.ask("answer")["weight_gradients"] is None
+            answer = Answer.of(*process.ask("answer")["parts"])
             assert 0 < process.ask("measure", steps=3)["seconds"] < 60
+        problem = gate_lists.dressed(depth=2, batch=3, seed=1)
+        assert compare(answer, exact_answer(problem), problem, shots=None, tolerance=0).problem is None
 
     @pytest.mark.parametrize(
         ("behaviour", "kind", "said", "timeout"),
@@ -276,7 +267,7 @@ class TestProcess:
 class TestRun:
     def test_run_folder(self, folder, capsys):
         options = ["--cases", "dressed-4", "batch", "fresh", "--small", "--repetitions", "2", "--run-dir", str(folder)]
-        assert run_benchmark(options, "", with_ours("right", "right")) == 0
+        assert run_benchmark(options, with_ours("right", "right")) == 0
         files = {path.name for path in folder.iterdir()}
         assert files == {"config.yaml", "result.json", "scaling.png", "table.md", "timings.csv"}
         rows = [row for row in RunFolder(folder).read_rows("timings.csv") if row["case"] == "dressed-4"]
@@ -306,15 +297,16 @@ class TestRun:
     def test_config_repeats_a_run(self, tmp_path):
         first, second = tmp_path / "first", tmp_path / "second"
         options = ["--cases", "textbook", "--systems", "ours", "--repetitions", "1"]
-        assert run_benchmark([*options, "--run-dir", str(first)], "", with_ours("right")) == 0
-        config = str(first / "config.yaml")
-        assert run_benchmark(["--config", config, "--run-dir", str(second)], "", with_ours("right")) == 0
+        assert run_benchmark([*options, "--run-dir", str(first)], with_ours("right")) == 0
+        config = tmp_path / "config.yaml"
+        config.write_text((first / "config.yaml").read_text().replace("[]", "null"))  # as earlier runs have it
+        assert run_benchmark(["--config", str(config), "--run-dir", str(second)], with_ours("right")) == 0
         (row,) = RunFolder(second).read_rows("timings.csv")
         assert [row[key] for key in ("case", "system", "repetition")] == ["textbook", "ours", 0]
 
     def test_time_of_a_wrong_answer_is_not_reported(self, folder):
         options = ["--cases", "dressed-4", "--repetitions", "1", "--run-dir", str(folder)]
-        assert run_benchmark(options, "", with_ours("wrong", "right")) == 0
+        assert run_benchmark(options, with_ours("wrong", "right")) == 0
         found = json.loads((folder / "result.json").read_text())["cases"]["dressed-4"]["systems"]
         wrong, right = found["pennylane-default"], found["pennylane-lightning"]
         assert right["median_seconds"] > 0
@@ -331,7 +323,7 @@ class TestRun:
     )
     def test_failing_peer_is_named_and_stops_nobody(self, folder, behaviour, status, capsys):
         options = ["--cases", "textbook", "dressed-4", "--repetitions", "1", "--run-dir", str(folder)]
-        assert run_benchmark(options, "", with_ours(behaviour, "right")) == 0
+        assert run_benchmark(options, with_ours(behaviour, "right")) == 0
         for case in json.loads((folder / "result.json").read_text())["cases"].values():
             found = {name: result["status"] for name, result in case["systems"].items()}
             assert found == {"ours": "timed", "pennylane-default": status, "pennylane-lightning": "timed"}
@@ -340,7 +332,7 @@ class TestRun:
     @pytest.mark.slow
     def test_hanging_peer_is_stopped(self, folder):
         options = ["--cases", "textbook", "--repetitions", "1", "--timeout", "8", "--run-dir", str(folder)]
-        assert run_benchmark(options, "", with_ours("hanging")) == 0
+        assert run_benchmark(options, with_ours("hanging")) == 0
         found = json.loads((folder / "result.json").read_text())["cases"]["textbook"]["systems"]
         assert found["pennylane-default"]["status"] == "timeout"
         assert found["ours"]["status"] == "timed"
@@ -348,11 +340,11 @@ class TestRun:
     @pytest.mark.parametrize("behaviour", ["wrong", "crashing", "absent"])
     def test_our_own_failure_is_the_exit_status(self, tmp_path, behaviour):
         options = ["--cases", "textbook", "--repetitions", "1", "--run-dir", str(tmp_path / "run")]
-        assert run_benchmark(options, "", {"ours": system(behaviour, is_ours=True)}) == 1
+        assert run_benchmark(options, {"ours": system(behaviour, is_ours=True)}) == 1
 
     def test_failing_peer_is_dropped_from_the_rest_of_a_series(self, folder):
         options = ["--cases", "batch", "--small", "--repetitions", "1", "--run-dir", str(folder)]
-        assert run_benchmark(options, "", with_ours("refusing")) == 0
+        assert run_benchmark(options, with_ours("refusing")) == 0
         cases = json.loads((folder / "result.json").read_text())["cases"]
         found = [case["systems"]["pennylane-default"] for case in cases.values()]
         assert [result["status"] for result in found] == ["failed", *["dropped"] * 3]
@@ -367,6 +359,14 @@ def test_our_own_systems(folder):
     for row in RunFolder(folder).read_rows("timings.csv"):
         assert float(row["seconds_per_step"]) > float(row["kernel_seconds_per_step"] or 0) >= 0
         assert (row["kernel_seconds_per_step"] != "") == (row["system"] == "ours-stopwatch")
+
+
+def test_package_imports_nothing_and_its_options_come_without_pytorch():
+    """The former because the time of imports is measured behind it, the latter so that help does not wait."""
+    imports = (
+        "import sys, experiments.benchmark; assert 'numpy' not in sys.modules; import experiments.benchmark.campaign"
+    )
+    subprocess.run([sys.executable, "-c", f"{imports}; assert 'torch' not in sys.modules"], check=True)
 
 
 def test_dry_run_lists_everything_and_writes_nothing(folder, capsys):
@@ -394,25 +394,32 @@ def test_bad_options_are_refused_before_anything_is_written(folder, capsys, argu
 
 class TestPlan:
     def test_small_is_part_of_all(self):
-        everything, fresh = plan(PARTS, small=False, largest_qubits=20)
-        some, _ = plan(PARTS, small=True, largest_qubits=20)
+        everything, fresh = plan(BenchmarkSettings())
+        some, _ = plan(BenchmarkSettings(small=True))
         assert len(some) < len(everything)
-        assert [c.series.x for c in everything if c.series and c.series.axis == "qubits"] == [*range(4, 21, 2)]
+        assert [c.make.keywords["num_qubits"] for c in everything if c.series == "qubits"] == [*range(4, 21, 2)]
         assert fresh
         assert {name for case in everything for name in case.systems} == set(SYSTEMS)
 
     def test_targets_name_systems_of_their_case(self):
-        for case in plan(PARTS, small=False, largest_qubits=20)[0]:
+        for case in CASES:
             assert {target.ours for target in case.targets} <= set(case.systems)
             assert {target.peer for target in case.targets} - {None} <= set(case.systems)
 
     def test_names_are_unique(self):
-        names = [case.name for case in plan(PARTS, small=False, largest_qubits=24)[0]]
+        names = [case.name for case in plan(BenchmarkSettings(largest_qubits=24))[0]]
         assert len(set(names)) == len(names)
 
     def test_selection_keeps_the_order(self):
-        assert parts_of(["overhead", "textbook"]) == ("textbook", "overhead")
-        assert parts_of(None) == PARTS
+        cases, fresh = plan(BenchmarkSettings(cases=("overhead", "textbook"), systems=("ours-stopwatch", "ours")))
+        assert [(case.name, case.systems) for case in cases[:2]] == [
+            ("textbook", ("ours",)),
+            ("overhead-textbook", ("ours-stopwatch",)),
+        ]
+        assert not fresh
+
+    def test_help_names_what_can_be_selected(self):
+        assert {*PARTS, *SYSTEMS} <= set(re.findall(r"[\w-]+", BenchmarkSettings.__doc__))
 
 
 def result(case: Case, **seconds: list[float] | str) -> CaseResult:
@@ -465,19 +472,19 @@ class TestSummary:
         assert comparisons(measured, SYSTEMS)[0].peer is None
 
     def test_growth(self):
-        def series(axis: str, x: int, seconds: float, **sizes: int) -> CaseResult:
-            make = partial(gate_lists.dressed, **{"depth": 1, "batch": 1, **sizes})
-            return result(Case(f"{axis}-{x}", "", make, ("ours",), series=Series(axis, x)), ours=[seconds])
+        def series(axis: str, seconds: float, *, batch: int = 1, depth: int = 1) -> CaseResult:
+            make = partial(gate_lists.dressed, batch=batch, depth=depth)
+            return result(Case(axis, "", make, ("ours",), series=axis), ours=[seconds])
 
         def qubits(x: int, factor: float) -> CaseResult:
             make = partial(gate_lists.entangling, num_qubits=x, layers=1, batch=1)
             seconds = factor * len(make(seed=0).gates) * 2.0**x
-            return result(Case(f"qubits-{x}", "", make, ("ours",), series=Series("qubits", x)), ours=[seconds])
+            return result(Case(f"qubits-{x}", "", make, ("ours",), series="qubits"), ours=[seconds])
 
         measured = [
-            *(series("batch", x, 5.0 + x**2) for x in (1, 4, 16)),
-            *(series("batch", x, 1e-3 * x) for x in (256, 1024, 4096)),
-            *(series("weights", x, float(x**2)) for x in (4, 96, 192)),
+            *(series("batch", 5.0 + x**2, batch=x) for x in (1, 4, 16)),
+            *(series("batch", 1e-3 * x, batch=x) for x in (256, 1024, 4096)),
+            *(series("weights", float(x**2), depth=x) for x in (1, 24, 48)),
             *(qubits(x, 1.5 if x == 20 else 1.0) for x in (4, 12, 20)),
         ]
         found = growth(measured, "ours")
@@ -494,7 +501,7 @@ class TestSummary:
 
 MACHINE = {
     **{"cpu": "a processor", "cores": 2, "cores_available": 2, "memory_gib": 8.0, "system": "an OS", "python": "3.11"},
-    "load_at_start": None,
+    "load_at_start": 0.1,
 }
 
 
@@ -513,7 +520,7 @@ class TestStopwatch:
         assert backend.a_later_addition(4) == 5
         step = ours.build(problem, None, 0, backend=backend)
         before = seconds()
-        answer = Answer.from_parts(*step.take())
+        answer = Answer.of(*step.take())
         forward_and_backward = seconds() - before
         assert compare(answer, exact_answer(problem), problem, shots=None, tolerance=1e-10).problem is None
         assert forward_and_backward > 0

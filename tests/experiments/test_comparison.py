@@ -1,21 +1,24 @@
 """Figures from saved files, and runs side by side."""
 
 import shutil
+import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from jsonargparse import ArgumentParser
-from runs import QUICK, one_line
+from runs import CHECKOUT, QUICK, one_line, said_by_parser
 
+from experiments import catalogue
 from experiments.__main__ import main
+from experiments.common.comparison import Compared, Curve, against_shots, shots_figure
+from experiments.common.engine import run
 from experiments.common.experiment import Experiment
-from experiments.common.options import Settings, experiment_parser
 from experiments.common.plots import learning_curves
 from experiments.common.runs import RunFolder
-from experiments.common.workplace import Workplace
+from experiments.common.settings import TrainingSettings
+from experiments.common.work import Work
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +67,7 @@ class TestPlot:
             raise AssertionError("the data are gone")
 
         monkeypatch.setattr("experiments.mnist01.load_digits_of", gone)
-        monkeypatch.setattr("experiments.mnist01.Trainer", gone)
+        monkeypatch.setattr(Work, "steps", gone)
         assert main(["plot", str(folder)]) == 0
         assert figures(folder) == before
         assert {path: path.stat().st_mtime_ns for path in others} == others
@@ -78,6 +81,23 @@ class TestPlot:
         assert "has not finished (classical-seed1 to come)" in one_line(capsys, "plot", str(folder))
         assert (folder / "quantum-seed0" / "loss.png").exists()
         assert not (folder / "comparison.png").exists()
+
+    @pytest.mark.usefixtures("no_pictures")
+    def test_a_run_that_cannot_be_drawn_does_not_keep_others_from_it(self, copy, tmp_path, capsys):
+        folder = copy("single")
+        (folder / "loss.png").unlink()
+        assert "nowhere has no config.yaml" in one_line(capsys, "plot", str(tmp_path / "nowhere"), str(folder))
+        assert (folder / "loss.png").exists()
+
+    @pytest.mark.usefixtures("no_pictures")
+    def test_settings_that_an_old_run_lacks_are_as_by_default(self, copy, tmp_path):
+        """Of a run from before there was such a setting."""
+        folder = copy("single", "old")
+        lines = (folder / "config.yaml").read_text().splitlines()
+        (folder / "config.yaml").write_text("\n".join(line for line in lines if not line.startswith("gradient:")))
+        assert main(["plot", str(folder)]) == 0
+        assert main(["compare", str(folder), str(copy("single")), "--out", str(tmp_path / "out")]) == 0
+        assert "gradient" not in RunFolder(tmp_path / "out").read_rows("comparison.csv")[0]  # the same in both
 
     def test_run_without_an_epoch(self, copy, capsys):
         folder = copy("single")
@@ -203,17 +223,33 @@ class TestCompare:
             row = RunFolder(tmp_path).read_rows("comparison.csv")[0]
             assert row[f"error below {float(threshold):g}"] == share
 
-    @pytest.mark.parametrize("against", ["epoch", "seconds", "circuits", "shots"])
-    def test_against(self, finished, tmp_path, monkeypatch, against):
+    @pytest.mark.parametrize(
+        ("against", "column", "words"),
+        [
+            *(("epoch", "epoch", "epoch"), ("seconds", "seconds", "seconds")),
+            *(("circuits", "circuits", "circuits so far"), ("total_shots", "shots", "shots spent so far")),
+        ],
+    )
+    def test_against(self, finished, tmp_path, monkeypatch, against, column, words):
         drawn = {}
         monkeypatch.setattr(RunFolder, "write_figure", lambda folder, name, figure: drawn.update({name: figure}))
         assert main(["compare", str(finished["single"]), "--against", against, "--out", str(tmp_path)]) == 0
         rows = RunFolder(finished["single"]).read_rows()
         for axes, quantity in zip(drawn["comparison.png"].axes, ("test_loss", "test_accuracy"), strict=True):
-            assert axes.get_xlabel() == against
+            assert axes.get_xlabel() == words
             (line,) = axes.lines
-            assert list(line.get_xdata()) == [row[against] for row in rows]
+            assert list(line.get_xdata()) == [row[column] for row in rows]
             assert list(line.get_ydata()) == [row[quantity] for row in rows]
+
+    def test_help_and_typing_errors_do_not_wait_for_pytorch(self, capsys):
+        code = (
+            "import sys; from experiments.__main__ import main\n"
+            "try: main(['compare', '--help'])\n"
+            "except SystemExit: print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
+        )
+        said = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+        assert said.stdout.rstrip().endswith("[]")
+        assert "did you mean --against?" in said_by_parser(capsys, "compare", "--agains", "shots", "run")
 
     @pytest.mark.usefixtures("no_pictures")
     def test_different_experiments(self, finished, tmp_path, toy):
@@ -224,25 +260,94 @@ class TestCompare:
         assert (one["colour"], other["colour"]) == ("", "green")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ToySettings(TrainingSettings):
+    """A toy.
+
+    Attributes:
+        colour: An option of its own.
+    """
+
+    colour: str = "green"
+
+
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """The run of an experiment with an option of its own, and no training worth the name."""
 
-    def parser() -> ArgumentParser:
-        shared = experiment_parser("toy", "", epochs=1, batch_size=1, lr=1.0)
-        shared.add_argument("--colour", default="green")
-        return shared
-
-    def train(settings: Settings, work: Workplace) -> dict[str, Any]:
-        work.folder.write_settings(settings)
+    def train(settings: ToySettings, work: Work) -> dict[str, Any]:
         numbers = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "circuits", "shots")
         row = {"epoch": 1, "stage": "one"} | dict.fromkeys(numbers, 0.5)
         work.folder.write_rows("metrics.csv", [row])
         return row
 
-    module = ModuleType("experiments.toy")
-    module.EXPERIMENT = Experiment("toy", parser, train, draw=lambda folder: None, cost=lambda settings: "nothing")
-    monkeypatch.setitem(sys.modules, "experiments.toy", module)
-    monkeypatch.setattr("experiments.__main__.EXPERIMENTS", {"toy": ""})
-    assert main(["toy", "--run-dir", str(tmp_path / "toy-1")]) == 0
+    experiment = Experiment(
+        name="toy", settings=ToySettings, train=train, figures=lambda folder, settings: None, cost=lambda *_: ""
+    )
+    genuine = catalogue.command_of
+    monkeypatch.setattr(catalogue, "command_of", lambda name: experiment if name == "toy" else genuine(name))
+    assert run(experiment, ["--run-dir", str(tmp_path / "toy-1")]) == 0
     return tmp_path / "toy-1"
+
+
+def training(accuracy: float, *, circuits: int = 10, spent: int = 0, **settings: Any) -> Compared:
+    """A training that came to an accuracy."""
+    result = {"circuits": circuits, "shots": spent}
+    return Compared({"experiment": "toy", "head": "quantum", **settings}, Curve([], accuracy), result)
+
+
+class TestAgainstShots:
+    """Trainings that differ in nothing but shots and seed are a curve."""
+
+    def test_points_are_means_over_seeds_with_standard_errors(self):
+        seeds = [training(accuracy, shots=100) for accuracy in (0.7, 0.8, 0.9)]
+        rows = against_shots([training(0.9, shots=1000), *seeds])
+        assert [row["shots a circuit"] for row in rows] == [100, 1000]
+        assert (rows[0]["seeds"], rows[0]["test accuracy"]) == (3, pytest.approx(0.8))
+        assert rows[0]["standard error"] == pytest.approx(0.1 / 3**0.5)
+        assert rows[1]["standard error"] == ""  # of a single seed nothing is known
+        (axes,) = shots_figure(rows).axes
+        (drawn,) = axes.containers
+        assert axes.get_xscale() == "log"
+        assert list(drawn.lines[0].get_xdata()) == [100, 1000]
+        first, second = drawn.lines[2][0].get_segments()
+        assert first[:, 1] == pytest.approx([0.8 - 0.1 / 3**0.5, 0.8 + 0.1 / 3**0.5])
+        assert len(second) == 0 or not (second == second).all()
+
+    def test_other_settings_are_other_curves(self):
+        """Means over different learning rates would be of nothing."""
+        rows = against_shots([training(0.5, shots=100, lr=0.1), training(0.9, shots=100, lr=0.2)])
+        assert [(row["curve"], row["seeds"]) for row in rows] == [("lr 0.1", 1), ("lr 0.2", 1)]
+
+    def test_exact_values_are_a_level_line(self):
+        exact, classical = training(0.9, shots=None), training(0.7, shots=100, circuits=0, head="classical")
+        rows = against_shots([training(0.8, shots=100), exact, classical])
+        assert [(row["curve"], row["shots are"]) for row in rows] == [
+            *(("head quantum", "set"), ("head quantum", "exact"), ("head classical", "exact"))
+        ]
+        (axes,) = shots_figure(rows).axes
+        levels = [line for line in axes.lines if list(line.get_xdata()) == [0, 1]]
+        assert [line.get_ydata()[0] for line in levels] == [0.9, 0.7]
+        assert all(line.get_label().endswith("(exact)") for line in levels)
+
+    def test_of_a_schedule_the_shots_are_those_spent(self):
+        growing = {"shots": 10, "shot_schedule": "growing", "last_shots": 90}
+        rows = against_shots([training(0.8, spent=400, **growing), training(0.9, spent=600, **growing)])
+        assert [(row["shots a circuit"], row["shots are"], row["seeds"]) for row in rows] == [(50, "spent", 2)]
+        (axes,) = shots_figure(rows).axes
+        assert axes.lines[0].get_markerfacecolor() == "w"
+        assert "shots spent" in axes.containers[0].get_label()
+
+    def test_runs(self, finished, copy, tmp_path):
+        """Of another number of shots, beside those that the run had."""
+        more, out = copy("study", "more"), tmp_path / "out"
+        for config in (more / "config.yaml", *more.glob("*/config.yaml")):
+            config.write_text(config.read_text().replace("shots: 50\n", "shots: 500\n"))
+        assert main(["compare", str(finished["study"]), str(more), "--against", "shots", "--out", str(out)]) == 0
+        rows = RunFolder(out).read_rows("shots.csv")
+        assert [(row["curve"], row["shots a circuit"], row["seeds"]) for row in rows] == [
+            *(("head quantum", 50, 2), ("head quantum", 500, 2), ("head classical", "", 4))
+        ]
+        assert rows[0]["test accuracy"] == pytest.approx(sum(accuracies(finished["study"])[2:]) / 2)
+        assert (out / "comparison.png").exists()
+        assert {row["shots a circuit"] for row in RunFolder(out).read_rows("comparison.csv")} == {50, 500}

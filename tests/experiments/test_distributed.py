@@ -28,18 +28,17 @@ TORCHRUN = [
 
 # Double precision and exact simulation: what is left between one process and two is the order of sums.
 SCRIPT = """
-import gc, json, sys
+import json, sys
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 
 from experiments.common.rows import Rows
 from experiments.common.runs import RunFolder
-from experiments.common.trainer import Stage, Trainer
-from experiments.common.workplace import Workplace, layer_seed, open_fabric
+from experiments.common.settings import TrainingSettings
+from experiments.common.work import Work, cross_entropy
+from experiments.common.workplace import layer_seed, open_fabric
 from qiskit_torch_bridge import DressedQuantumNet, QuantumLayer
 from qiskit_torch_bridge.circuits import textbook
 
@@ -51,37 +50,26 @@ def examples(count, seed):
     return Rows(inputs, (inputs.sum(dim=1) > 0).long())
 
 
-def trained(name, stages=None, model=None, **settings):
+def trained(name, stages=(("training", 2, True),), model=None, batch_size=4):
     torch.manual_seed(1)
     model = (model or DressedQuantumNet(3, 2)).double()
-    trainer = Trainer(
-        model,
-        lambda scores, labels: F.cross_entropy(scores, labels, reduction="none"),
-        {"seed": 2, "epochs": 2, "batch_size": 4, "lr": 0.05, **settings},
-        Workplace(RunFolder(folder / name), fabric, False),
-        stages=stages,
-        optimizer=lambda parameters, lr: torch.optim.SGD(parameters, lr=lr),  # linear in the gradients, as Adam is not
-    )
-    trainer.fit(examples(13, 1), examples(5, 2))
+    settings = TrainingSettings(seed=2, epochs=2, batch_size=batch_size, lr=0.05)
+    # Linear in the gradients, as Adam is not.
+    options = {"optimizer": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr)}
+    with Work("toy", settings, RunFolder(folder / name), fabric, progress=False) as work:
+        for stage, epochs, first_learns in stages:
+            next(model.parameters()).requires_grad_(first_learns)
+            sets = examples(13, 1), examples(5, 2)
+            for batch in work.steps(model, cross_entropy, *sets, stage=stage, epochs=epochs, **options):
+                scores = model(batch.inputs)
+                batch.learn(cross_entropy(scores, batch.labels), scores)
 
 
-def freeze(model):
-    model.requires_grad_(True)
-    next(model.parameters()).requires_grad_(False)
-
-
-def thaw(model):
-    model.requires_grad_(True)
-    wrappers.append(sum(type(found) is DistributedDataParallel for found in gc.get_objects()))
-
-
-wrappers = []
 trained("even")
 trained("uneven", batch_size=5)  # 3 + 2 rows, and 2 + 1 at the end
 trained("single", batch_size=1)  # the second process has none
 trained("few", batch_size=13)
-trained("stages", [Stage("one", 1), Stage("two", 1, freeze), Stage("three", 1, thaw), Stage("four", 1)])
-assert wrappers == [0], wrappers  # hooks that stayed would send all gradients once more
+trained("stages", [("one", 1, True), ("two", 1, False), ("three", 1, True), ("four", 1, True)])
 trained("normalised", model=nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)), batch_size=13)
 
 circuit, inputs, weights = textbook()
@@ -226,8 +214,15 @@ def test_experiment_from_end_to_end(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_refusal_ends_all_processes_and_leaves_nothing(folder):
-    done = launched(*TORCHRUN, *EXPERIMENTS, *MNIST01, "--gradient", "guess", "--run-dir", str(folder))
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--gradient", "guess"], "mnist01: "),
+        (["--workers", "2"], "mnist01: --workers, --scheduler: got them for a run under torchrun"),
+    ],
+)
+def test_refusal_ends_all_processes_and_leaves_nothing(folder, option, said):
+    done = launched(*TORCHRUN, *EXPERIMENTS, *MNIST01, *option, "--run-dir", str(folder))
     assert done.returncode == 1
-    assert "mnist01: " in done.stderr
+    assert said in done.stderr
     assert not folder.exists()

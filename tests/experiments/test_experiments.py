@@ -2,6 +2,7 @@
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,16 @@ from runs import (
     figures_not_rendered,
     metrics,
     one_line,
+    parsed,
     result,
     said_by_parser,
     spent_as_said,
 )
 
-from experiments.__main__ import EXPERIMENTS, main
+from experiments.__main__ import main
+from experiments.catalogue import COMMANDS, TOOLS, settings_of
 from experiments.common.data import load_digits_of
-from experiments.common.options import settings_of
+from experiments.common.options import flat, parse
 from experiments.common.runs import RunFolder
 from experiments.mnist01 import EXPERIMENT
 
@@ -32,12 +35,19 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 SMALL, QUICK = [*runs.SMALL, "--seed", "3"], [*runs.QUICK, "--seed", "3"]
 
 
+def command_of_file(path: Path) -> str:
+    """The experiment or study that a YAML file is for."""
+    return yaml.safe_load(path.read_text()).get("experiment", path.stem.split("-")[0])
+
+
 def run(*arguments: str) -> int:
     return main(["mnist01", *arguments])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """The files in a folder, apart from its lock."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +68,7 @@ def finished(tmp_path_factory):
 def test_lists_experiments(capsys):
     assert main([]) == 0
     printed = capsys.readouterr().out
-    assert all(name in printed for name in EXPERIMENTS)
+    assert all(name in printed for name in [*COMMANDS, *TOOLS])
 
 
 def test_unknown_experiment(capsys):
@@ -263,7 +273,8 @@ def test_bad_options_are_refused_before_anything_is_written(folder, capsys, argu
     "arguments", [["--shots", "0"], ["--lr", "-1"], ["--batch-size", "0"], ["--train-per-digit", "0"]]
 )
 def test_bad_numbers_are_refused(arguments, capsys):
-    assert "error" in said_by_parser(capsys, "mnist01", *arguments)
+    key = arguments[0].removeprefix("--").replace("-", "_")
+    assert f'"{key}": ' in said_by_parser(capsys, "mnist01", *arguments)
 
 
 class TestData:
@@ -302,8 +313,9 @@ class TestData:
         content = damaged.read_bytes()
         damaged.unlink()
         damaged.write_bytes(content[:keep])
-        with pytest.raises(ValueError, match=f"t10k-labels-idx1-ubyte is damaged: got {keep} bytes"):
-            load_digits_of((0, 1), train_per_digit=1, test_per_digit=1, data_root=tmp_path)
+        for download in (False, True):
+            with pytest.raises(ValueError, match=f"t10k-labels-idx1-ubyte is damaged: got {keep} bytes"):
+                load_digits_of((0, 1), train_per_digit=1, test_per_digit=1, data_root=tmp_path, download=download)
         assert damaged.stat().st_size == keep
 
     def test_environment_names_the_data_root(self, tmp_path, monkeypatch, capsys):
@@ -319,10 +331,19 @@ class TestConfigurations:
     @pytest.mark.usefixtures("data_root")
     def test_parses_and_says_what_it_costs(self, path, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
-        name = yaml.safe_load(path.read_text()).get("experiment", path.stem.split("-")[0])
-        assert main([name, "--config", str(path), "--dry-run"]) == 0
+        assert main([command_of_file(path), "--config", str(path), "--dry-run"]) == 0
         assert capsys.readouterr().out.strip()
         assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+    def test_parses_into_what_it_says(self, path):
+        name, said = command_of_file(path), yaml.safe_load(path.read_text())
+        settings = flat(parse(name, settings_of(name), ["--config", str(path)])[1])
+        found = {
+            key: list(settings[key]) if isinstance(settings[key], tuple) else settings[key]
+            for key in said.keys() - {"experiment"}
+        }
+        assert found == {key: said[key] for key in found}
 
     def test_mnist01_published(self, tmp_path, capsys):
         """The published settings are the experiment's defaults."""
@@ -331,10 +352,10 @@ class TestConfigurations:
         first, second = (capsys.readouterr().out.split("Data:"))[1:]
         assert first == second
         assert "The run of 20 epochs: 14,000 circuits, 1,400,000 shots" in first
-        settings = settings_of(EXPERIMENT.parser().parse_args(["--dataset", "mnist"]))
+        settings = parsed(EXPERIMENT, "--dataset", "mnist", "--data-root", str(tmp_path))
         assert EXPERIMENT.published(settings) == 1.0
         for changed in ({"dataset": "digits"}, {"head": "classical"}, {"shots": None}, {"epochs": 1}):
-            assert EXPERIMENT.published({**settings, **changed}) is None
+            assert EXPERIMENT.published(replace(settings, **changed)) is None
 
     @pytest.mark.parametrize(
         ("content", "said"),
@@ -343,7 +364,7 @@ class TestConfigurations:
             ("epochz: 3\n", "'epochz' is not "),
             ("epochs: many\n", "epochs"),
             ("epochs: [1\n", "Problems parsing config"),
-            ("- 1\n", "error: "),
+            ("- 1\n", "Unexpected config"),
         ],
     )
     def test_bad_file_is_refused(self, tmp_path, capsys, content, said):

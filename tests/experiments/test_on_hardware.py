@@ -19,6 +19,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 pytest.importorskip("qiskit_ibm_runtime")
 
 from experiments.__main__ import main
+from experiments.common.options import yaml_of
+from experiments.common.settings import HardwareSettings
 from experiments.mnist01 import EXPERIMENT
 from experiments.record_lesson import DEVICE, RECORDING, lesson, losses_beside, record
 from qiskit_torch_bridge import Ledger, Replay
@@ -80,14 +82,16 @@ def test_options_of_hardware_are_settings(tmp_path):
     config = tmp_path / "options.yaml"
     config.write_text(yaml.safe_dump({"backend": "ibm:ibm_fez", "ibm": {"mode": "batch", "options": {"twirling": {}}}}))
     settings = parsed(EXPERIMENT, "--config", str(config), "--ibm.max_qpu_seconds", "60", "--data-root", str(tmp_path))
-    assert settings["backend"] == "ibm:ibm_fez"
-    ours = {name: settings["ibm"][name] for name in ("mode", "options", "max_qpu_seconds", "primitive")}
-    assert ours == {"mode": "batch", "options": {"twirling": {}}, "max_qpu_seconds": 60.0, "primitive": "sampler"}
-    assert yaml.safe_load(yaml.safe_dump(settings)) == settings
+    assert settings.backend == "ibm:ibm_fez"
+    assert settings.ibm == HardwareSettings(mode="batch", options={"twirling": {}}, max_qpu_seconds=60.0)
+    written = yaml_of("mnist01", settings)
+    assert yaml.safe_load(yaml.safe_dump(written)) == written
+    config.write_text(yaml.safe_dump(written))
+    assert parsed(EXPERIMENT, "--config", str(config)) == settings
 
 
 def test_simulators_have_no_options_of_hardware(tmp_path, capsys):
-    assert "ibm" not in parsed(EXPERIMENT, "--backend", "aer", "--data-root", str(tmp_path))
+    assert "ibm" not in yaml_of("mnist01", parsed(EXPERIMENT, "--backend", "aer", "--data-root", str(tmp_path)))
     line = one_line(capsys, "mnist01", *SMALL, "--backend", "aer", "--ibm.max_jobs", "3", "--ibm.mode", "batch")
     assert "--ibm.mode, --ibm.max_jobs: got --backend aer, expected ibm:NAME" in line
 
@@ -97,6 +101,8 @@ def test_simulators_have_no_options_of_hardware(tmp_path, capsys):
     [
         (["--ibm.options", '{"twirlling": {}}'], "twirlling"),
         (["--backend", "ibm:fake_nowhere"], "fake_nowhere"),
+        (["--workers", "2"], "--workers, --scheduler: got them for a run under torchrun or on hardware"),
+        (["--scheduler", "tcp://127.0.0.1:1"], "--workers, --scheduler: got them for"),
         (["--backend", "ibm:"], "expected one of 'statevector', 'aer', 'fake:NAME', 'ibm:NAME', 'replay:FILE'"),
     ],
 )

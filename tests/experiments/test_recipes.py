@@ -2,6 +2,7 @@
 
 import re
 from functools import partial
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -26,10 +27,9 @@ from experiments.common.runs import RunFolder
 from experiments.common.work import quantum_layers
 from experiments.common.workplace import layer_options
 from experiments.recipes.blocks import quantum_layers_with_gradients
-from experiments.recipes.questions import QUESTIONS, enter, stages_of
-from experiments.recipes.questions import network as network_of
+from experiments.recipes.questions import QUESTIONS, stages_of
 from experiments.recipes.recipe_settings import RecipeSettings
-from experiments.recipes.survey import EXPERIMENT, load, step_on_hardware
+from experiments.recipes.survey import EXPERIMENT, circuits_of_step, load, network
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -40,12 +40,13 @@ QUANTUM = [(question, answer) for question, answer in ANSWERS if not answer.star
 settings_of = partial(parsed, EXPERIMENT)
 
 
+def network_of(*options: str) -> nn.Module:
+    settings = settings_of(*options)
+    return network(settings, layer_options(settings))
+
+
 def run(*arguments: str) -> int:
     return main(["recipes", *arguments])
-
-
-def network(settings: RecipeSettings) -> nn.Module:
-    return network_of(settings, layer_options(settings))
 
 
 def of(question: str, answer: str) -> list[str]:
@@ -65,20 +66,20 @@ class TestNetworks:
     def test_scores_of_eight_classes(self, question, answer):
         settings = settings_of(*SMALL, *of(question, answer))
         rows = load(settings)[0]
-        scores = network(settings)(rows.inputs)
+        scores = network(settings, layer_options(settings))(rows.inputs)
         assert rows.inputs.shape == (12, np.prod(QUESTIONS[question].grid))
         assert scores.shape == (12, 8)
         assert torch.isfinite(scores).all()
 
     @pytest.mark.parametrize(("question", "count"), [("position", 216), ("reuploading", 144), ("dropout", 664)])
     def test_all_answers_have_as_many_weights(self, question, count):
-        counts = {a: parameters(network(settings_of(*SMALL, *of(question, a)))) for a in QUESTIONS[question].answers}
+        counts = {a: parameters(network_of(*SMALL, *of(question, a))) for a in QUESTIONS[question].answers}
         assert {counts.pop("last-scaled", count + 1)} == {count + 1}
         assert set(counts.values()) == {count}
 
     def test_scores_of_a_last_circuit_are_bounded_and_a_scale_unbinds_them(self):
         inputs = torch.randn(50, 8)
-        bounded, scaled = (network(settings_of(*SMALL, *of("position", answer))) for answer in ("last", "last-scaled"))
+        bounded, scaled = (network_of(*SMALL, *of("position", answer)) for answer in ("last", "last-scaled"))
         assert bounded(inputs).abs().max() <= 1 + 1e-6
         scaled.load_state_dict({**bounded.state_dict(), "3.factor": torch.tensor(7.0)})
         torch.testing.assert_close(scaled(inputs), 7 * bounded(inputs))
@@ -86,7 +87,7 @@ class TestNetworks:
     def test_one_circuit_is_not_layers_in_a_row(self):
         """With the same weights; and the latter are their circuits one after the other."""
         inputs = torch.rand(4, 8) * 2 - 1
-        one, row = (network(settings_of(*SMALL, *of("reuploading", answer))) for answer in ("one-circuit", "in-a-row"))
+        one, row = (network_of(*SMALL, *of("reuploading", answer)) for answer in ("one-circuit", "in-a-row"))
         weights = quantum_layers(one)[0].weights.detach()
         layers = quantum_layers(row)
         with torch.no_grad():
@@ -100,7 +101,7 @@ class TestNetworks:
             assert (one(inputs) - row(inputs)).abs().max() > 1e-2
 
     def test_layers_in_a_row_have_shot_noise_of_their_own(self):
-        row = network(settings_of(*SMALL, *of("reuploading", "in-a-row"), "--shots", "50"))
+        row = network_of(*SMALL, *of("reuploading", "in-a-row"), "--shots", "50")
         layers = quantum_layers(row)
         with torch.no_grad():
             for layer in layers:
@@ -112,7 +113,7 @@ class TestNetworks:
 
     def test_the_dressed_circuit_hands_signs_on_at_first_and_the_other_does_not(self):
         signs = torch.tensor([[1.0] * 8, [-1.0] * 8])
-        nets = [network(settings_of(*SMALL, *of("quick-start", answer))) for answer in ("dressed-frozen", "frozen")]
+        nets = [network_of(*SMALL, *of("quick-start", answer)) for answer in ("dressed-frozen", "frozen")]
         first, other = (net.quantum for net in nets)
         assert sum(p.numel() for p in first.parameters()) == sum(p.numel() for p in other.parameters()) == 72
         with torch.no_grad():
@@ -123,7 +124,7 @@ class TestNetworks:
     def test_dropout_is_where_it_is_said_to_be(self, kind):
         """The modules in a row: dropout comes before the middle block, or after it, or nowhere."""
         for answer, place in (("none", None), ("before", 1), ("after", 2)):
-            model = network(settings_of(*SMALL, *of("dropout", f"{kind}-{answer}"), "--dropout-rate", "0.3"))
+            model = network_of(*SMALL, *of("dropout", f"{kind}-{answer}"), "--dropout-rate", "0.3")
             places = [number for number, module in enumerate(model) if isinstance(module, nn.Dropout)]
             assert places == ([] if place is None else [place])
             assert all(model[number].p == 0.3 for number in places)
@@ -132,14 +133,13 @@ class TestNetworks:
     @pytest.mark.parametrize("answer", ["from-scratch", "frozen", "dressed-frozen"])
     def test_quick_start_stages(self, answer):
         settings = settings_of(*SMALL, *of("quick-start", answer))
-        model, stages = network(settings), stages_of(settings)
+        model, stages = network(settings, layer_options(settings)), stages_of(settings)
         inputs = torch.randn(3, 64)
-        assert stages == ({} if answer == "from-scratch" else {"classical": 6}) | {"hybrid": 10}
         if answer != "from-scratch":
-            enter("classical", model)
+            stages[0].prepare(model)
             assert trained_parts(model) == {"first", "classical_scores"}
             torch.testing.assert_close(model(inputs), model.classical_scores(model.first(inputs)))
-        enter("hybrid", model)
+        stages[-1].prepare(model)
         assert trained_parts(model) - {"first"} == {"quantum", "hybrid_scores"}
         assert ("first" in trained_parts(model)) == (answer == "from-scratch")
         torch.testing.assert_close(model(inputs), model.hybrid_scores(model.quantum(model.first(inputs))))
@@ -156,7 +156,7 @@ class TestNetworks:
     ],
 )
 def test_which_circuits_have_something_trained_before_them(question, answer, expected):
-    model = network(settings_of(*SMALL, *of(question, answer)))
+    model = network_of(*SMALL, *of(question, answer))
     assert [wanted for _, wanted in quantum_layers_with_gradients(model)] == expected
 
 
@@ -164,7 +164,8 @@ def test_circuits_a_step_by_parameter_shift():
     """A row costs its value, two shifts for each weight that matters, and two for each embedding where that is trained."""
 
     def circuits(question: str, answer: str) -> int:
-        return step_on_hardware(settings_of(*SMALL, *of(question, answer))).circuits
+        settings = settings_of(*SMALL, *of(question, answer))
+        return circuits_of_step(settings, layer_options(settings))
 
     assert circuits("reuploading", "one-circuit") <= 6 * (1 + 2 * 72)
     assert circuits("reuploading", "in-a-row") > circuits("reuploading", "one-circuit") / 2
@@ -195,7 +196,7 @@ def test_dry_run_says_what_a_run_then_costs(tmp_path, capsys, question, answer):
     spent, printed = spent_as_said(capsys, tmp_path / "run", "The run of 2 epochs", "recipes", *options)
     step = re.search(r"A step of 6 example\(s\) by parameter shift: ([\d,]+) circuits", printed)
     assert int(step[1].replace(",", "")) == spent["hardware_circuits_a_step"]
-    layers = quantum_layers(network(settings_of(*options)))
+    layers = quantum_layers(network_of(*options))
     assert spent["circuits"] == 2 * (2 * spent["hardware_circuits_a_step"] + 5 * len(layers))
 
 
@@ -269,6 +270,7 @@ def test_configuration_is_the_default():
     file = CONFIGS / "recipes-default.yaml"
     settings = settings_of("--config", str(file))
     assert yaml.safe_load(file.read_text()).items() <= flat(settings).items()
+    assert set(get_args(get_type_hints(RecipeSettings)["question"])) == {*QUESTIONS, "all"}
     assert settings == settings_of("--dataset", "digits")
     assert list(EXPERIMENT.variants(settings)) == [f"{question}-{answer}" for question, answer in ANSWERS]
 

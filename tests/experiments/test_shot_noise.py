@@ -14,9 +14,10 @@ from scipy import stats
 
 from experiments.__main__ import main
 from experiments.common.cells import measured, seed_of
+from experiments.common.lines import MeanSquare
 from experiments.common.runs import RunFolder
 from experiments.shot_noise import noise, scaling, strategies
-from experiments.shot_noise.power_laws import MeanSquare, fit_plateau, fit_power_law, mean_square
+from experiments.shot_noise.power_laws import fit_plateau, fit_power_law, mean_square
 from experiments.shot_noise.shot_study import measure
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import dressed
@@ -115,7 +116,7 @@ def test_closed_form_is_the_density_matrix(name):
 
 def test_closed_forms_by_hand():
     value = np.cos(0.7) * np.cos(0.5)
-    shrunk = noise.closed_form(noise.Noise(one_qubit=0.1, two_qubits=0.2))
+    shrunk = noise.closed_form(noise.Noise(depolarizing={"ry": 0.1, "cx": 0.2}))
     np.testing.assert_allclose(shrunk, 0.9**2 * 0.8 * noise.ideal())
     # P(0) of (1 + z) / 2 becomes 0.9 P(0) + 0.3 P(1).
     read = noise.closed_form(noise.Noise(zero_as_one=0.1, one_as_zero=0.3))
@@ -187,6 +188,13 @@ def test_plateaus_are_found(bias):
     covered = sum(fit.low <= bias <= fit.high for fit in fits)
     assert covered > 0.9 * len(fits)
     assert np.mean([fit.one_shot for fit in fits]) == pytest.approx(0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("squares", [[0.1, 0.1, 0.1], [0.10, 0.11, 0.12]])
+def test_noise_that_is_not_seen_beside_the_bias(squares):
+    fit = fit_plateau([10, 100, 1000], squares, 20)
+    assert fit.low < fit.bias < fit.high
+    assert fit.bias == pytest.approx(0.33, abs=0.02)
 
 
 def test_fits_refuse_what_determines_no_line():

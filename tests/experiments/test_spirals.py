@@ -9,15 +9,13 @@ import pytest
 import torch
 import yaml
 from runs import CONFIGS, assert_refused, assert_same_run, interrupted, metrics, parsed, result, spent_as_said
-from torch import nn
 
 from experiments.__main__ import main
 from experiments.common.options import flat, saved_settings
 from experiments.common.runs import RunFolder
 from experiments.common.workplace import exact_options, layer_options
 from experiments.settings import SpiralsSettings
-from experiments.spirals import EXPERIMENT, TURNS, spirals, standardized_spirals
-from experiments.spirals import network as network_of
+from experiments.spirals import EXPERIMENT, TURNS, network, spirals, standardized_spirals
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -26,12 +24,13 @@ ONE = ["--spiral", "easy", "--head", "quantum"]
 settings_of = partial(parsed, EXPERIMENT)
 
 
+def network_of(*options: str) -> torch.nn.Module:
+    settings = settings_of(*options)
+    return network(settings, layer_options(settings))
+
+
 def run(*arguments: str) -> int:
     return main(["spirals", *arguments])
-
-
-def network(settings: SpiralsSettings) -> nn.Module:
-    return network_of(settings, layer_options(settings))
 
 
 def files(folder: Path) -> set[str]:
@@ -95,7 +94,7 @@ class TestNetworks:
         [("quantum", [], 25), ("classical", [], 30), ("quantum", ["--circuit", "reuploading"], 75)],
     )
     def test_sizes(self, head, options, count):
-        net = network(settings_of("--spiral", "easy", "--head", head, *options))
+        net = network_of("--spiral", "easy", "--head", head, *options)
         assert sum(parameter.numel() for parameter in net.parameters()) == 15 + count + 12
         assert net(torch.zeros(3, 2)).shape == (3, 2)
 
@@ -103,7 +102,7 @@ class TestNetworks:
     def test_initial_spread_is_that_of_all_weights(self, head):
         options = ["--spiral", "easy", "--head", head, "--qubits", "6", "--depth", "60"]
         everything, default = (
-            torch.cat([p.detach().flatten().double() for p in network(settings_of(*options, *more)).parameters()])
+            torch.cat([p.detach().flatten().double() for p in network_of(*options, *more).parameters()])
             for more in (["--initial-spread", "0.001"], [])
         )
         z = (everything.square().mean() / 0.001**2 - 1) / (2 / len(everything)) ** 0.5
@@ -144,8 +143,8 @@ def test_run_folder_of_all_heads_and_spirals(folder):
 
 def test_drawing_costs_no_shots_and_is_exact(folder):
     assert run(*SMALL, *ONE, "--epochs", "1", "--shots", "5", "--run-dir", str(folder)) == 0
-    arrays, settings = RunFolder(folder).read_arrays("regions.npz"), settings_of(*SMALL, *ONE, "--shots", "5")
-    exact = network_of(settings, exact_options(settings))
+    arrays, settings = RunFolder(folder).read_arrays("regions.npz"), settings_in(folder)
+    exact = network(settings, exact_options(settings))
     exact.load_state_dict(RunFolder(folder).read_checkpoint()["model"])
     corner = torch.tensor([[arrays["side"][0], arrays["side"][0]], [arrays["side"][-1], arrays["side"][0]]])
     with torch.no_grad():
@@ -171,6 +170,21 @@ def test_interrupted_run_resumes_to_the_last_bit(tmp_path, schedule):
         assert_same_run(tmp_path / "straight" / name, tmp_path / "broken" / name)
 
 
+def settings_in(folder: Path) -> SpiralsSettings:
+    return saved_settings("spirals", SpiralsSettings, RunFolder(folder))
+
+
+def test_noise_of_the_points_in_runs_of_before(folder):
+    """It was called noise, which is the simulator's now."""
+    assert run(*SMALL, *ONE, "--epochs", "1", "--off-arm", "0.3", "--run-dir", str(folder)) == 0
+    config = folder / "config.yaml"
+    saved = yaml.safe_load(config.read_text())
+    saved.pop("noise", None)
+    config.write_text(yaml.safe_dump({**saved, "noise": saved.pop("off_arm")}))
+    assert settings_in(folder).off_arm == 0.3
+    assert main(["plot", str(folder)]) == run("--resume", "--run-dir", str(folder)) == 0
+
+
 def test_cosine_ends_at_zero(folder):
     assert run(*SMALL, *ONE, "--epochs", "2", "--schedule", "cosine", "--run-dir", str(folder)) == 0
     assert RunFolder(folder).read_checkpoint()["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0, abs=1e-12)
@@ -194,15 +208,6 @@ def test_a_finished_run_is_not_extended(folder, capsys):
     assert "epochs: got 2, expected 1" in capsys.readouterr().err
 
 
-def test_a_run_from_before_the_noise_of_points_had_its_name(folder):
-    assert run(*SMALL, *ONE, "--epochs", "1", "--point-noise", "0.1", "--run-dir", str(folder)) == 0
-    file = folder / "config.yaml"
-    file.write_text(file.read_text().replace("point_noise: 0.1", "noise: 0.1"))
-    assert saved_settings("spirals", SpiralsSettings, RunFolder(folder)).point_noise == 0.1
-    (folder / "result.json").unlink()
-    assert run("--resume", "--run-dir", str(folder)) == 0
-
-
 @pytest.mark.parametrize("name", ["published", "improved"])
 def test_configurations(name):
     file = CONFIGS / f"spirals-{name}.yaml"
@@ -213,7 +218,7 @@ def test_configurations(name):
     published = {variant: EXPERIMENT.published(its) for variant, its in EXPERIMENT.variants(settings).items()}
     expected = {"easy-quantum": 0.97, "easy-classical": 0.855, "hard-quantum": 0.625, "hard-classical": 0.54}
     assert published == (expected if name == "published" else dict.fromkeys(expected))
-    for changed in ({"depth": 2}, {"epochs": 50}, {"point_noise": 0.0}, {"shots": 100}, {"initial_spread": None}):
+    for changed in ({"depth": 2}, {"epochs": 50}, {"off_arm": 0.0}, {"shots": 100}, {"initial_spread": None}):
         variants = EXPERIMENT.variants(replace(settings, **changed)).values()
         assert [EXPERIMENT.published(its) for its in variants] == [None] * 4
 

@@ -7,18 +7,16 @@ import resource
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 import yaml
-from experiments.common.trainer import Interrupted, Stage, Trainer, decisions
 from runs import QUICK, assert_same_run, ctrl_c_at, metrics, one_line, start, without_time
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -26,15 +24,18 @@ from torch.nn import functional as F
 
 from experiments.__main__ import main
 from experiments.common.board import Board
+from experiments.common.engine import Interrupted
 from experiments.common.rows import Rows
 from experiments.common.runs import RunFolder
-from experiments.common.workplace import Workplace, layer_seed, open_fabric
+from experiments.common.settings import TrainingSettings
+from experiments.common.work import Batch, Loss, Work, cross_entropy, decisions
+from experiments.common.workplace import layer_seed, open_fabric
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import textbook
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
-SETTINGS = {"seed": 2, "epochs": 3, "batch_size": 4, "lr": 0.05}
+SETTINGS = TrainingSettings(seed=2, epochs=3, batch_size=4, lr=0.05)
 
 
 @dataclass(frozen=True)
@@ -68,19 +69,38 @@ def loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return F.nll_loss(scores, labels, reduction="none")
 
 
-def make(folder: RunFolder, *, resume: bool = False, epochs: int = 3, **options: Any) -> Trainer:
+class Stage(NamedTuple):
+    """A part of a training, which prepares the model for itself."""
+
+    name: str
+    epochs: int
+    prepare: Callable[[nn.Module], Any] = lambda model: None
+
+
+def trained(
+    folder: RunFolder,
+    *,
+    model: Callable[[], nn.Module] = noisy_model,
+    loss: Loss = loss,
+    stages: Sequence[Stage] | None = None,
+    epochs: int = 3,
+    lr: float = SETTINGS.lr,
+    **options: Any,
+) -> Work:
+    """A training, from the folder's checkpoint on if it has one."""
     torch.manual_seed(1)
-    workplace = Workplace(folder, open_fabric("cpu"), resume)
-    return Trainer(noisy_model(), loss, {**SETTINGS, "epochs": epochs}, workplace, **options)
+    network, train, test = model(), examples(10, 1), examples(6, 2)
+    with Work("toy", replace(SETTINGS, epochs=epochs, lr=lr), folder, open_fabric("cpu"), progress=False) as work:
+        for name, count, prepare in stages or [Stage("training", epochs)]:
+            prepare(network)
+            for batch in work.steps(network, loss, train, test, stage=name, epochs=count, **options):
+                scores = network(batch.inputs)
+                batch.learn(loss(scores, batch.labels), scores)
+        work.result()
+    return work
 
 
-def trained(folder: RunFolder, **options: Any) -> Trainer:
-    trainer = make(folder, **options)
-    trainer.fit(examples(10, 1), examples(6, 2))
-    return trainer
-
-
-def assert_same(one: Trainer, other: Trainer) -> None:
+def assert_same(one: Work, other: Work) -> None:
     assert without_time(one.rows) == without_time(other.rows)
     mine, theirs = one.model.state_dict(), other.model.state_dict()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
@@ -119,7 +139,7 @@ STAGES = (Stage("head", 2, freeze_first), Stage("all", 1, thaw), Stage("again", 
 def test_resumes_to_the_last_bit_from_every_step(tmp_path, monkeypatch, options):
     """From the checkpoint of each step and of each end of an epoch, those at the ends of stages among them."""
     straight = trained(RunFolder(tmp_path / "plain"), **options)
-    monkeypatch.setattr("experiments.common.trainer.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("experiments.common.work.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     folder = Recording(tmp_path / "straight")
     assert_same(straight, trained(folder, **options))
     epochs = len(straight.rows)
@@ -128,7 +148,7 @@ def test_resumes_to_the_last_bit_from_every_step(tmp_path, monkeypatch, options)
     for number, checkpoint in enumerate(folder.checkpoints):
         killed = RunFolder(tmp_path / f"killed{number}")
         killed.write("checkpoint.pt", checkpoint)
-        resumed = trained(killed, resume=True, **options)
+        resumed = trained(killed, **options)
         assert_same(straight, resumed)
         assert without_time(killed.read_rows()) == without_time(straight.rows)
 
@@ -140,9 +160,9 @@ def test_checkpoint_of_a_stage_before_is_not_mistaken(tmp_path):
     before = folder.file("checkpoint.pt").read_bytes()
     longer = (Stage("head", 3, freeze_first), STAGES[1])
     with pytest.raises(ValueError, match="differs in its stages"):
-        trained(folder, resume=True, stages=longer)
+        trained(folder, stages=longer)
     with pytest.raises(ValueError, match="differs in its stages"):
-        trained(folder, resume=True, stages=STAGES[:1])
+        trained(folder, stages=STAGES[:1])
     assert folder.file("checkpoint.pt").read_bytes() == before
 
 
@@ -150,17 +170,17 @@ def test_last_stage_may_grow(tmp_path):
     longer = (STAGES[0], Stage("all", 3, thaw))
     straight = trained(RunFolder(tmp_path / "straight"), stages=longer)
     trained(RunFolder(tmp_path / "extended"), stages=STAGES[:2])
-    assert_same(straight, trained(RunFolder(tmp_path / "extended"), resume=True, stages=longer))
+    assert_same(straight, trained(RunFolder(tmp_path / "extended"), stages=longer))
 
 
 def test_frozen_parameters_stay_and_cost_no_circuits(tmp_path):
     torch.manual_seed(1)
     before = noisy_model()[0].weight.detach().clone()
-    trainer = trained(RunFolder(tmp_path), stages=STAGES[:1])
-    assert torch.equal(trainer.model.get_submodule("0").weight, before)
-    frozen = sum(parameter.numel() for parameter in trainer.model.get_submodule("0").parameters())
-    everything = sum(parameter.numel() for parameter in trainer.model.parameters())
-    assert trainer.rows[-1]["trained_parameters"] == everything - frozen
+    work = trained(RunFolder(tmp_path), stages=STAGES[:1])
+    assert torch.equal(work.model.get_submodule("0").weight, before)
+    frozen = sum(parameter.numel() for parameter in work.model.get_submodule("0").parameters())
+    everything = sum(parameter.numel() for parameter in work.model.parameters())
+    assert work.rows[-1]["trained_parameters"] == everything - frozen
 
     def freeze_all_before_the_circuit(model: nn.Module) -> None:
         model.requires_grad_(False)
@@ -173,24 +193,62 @@ def test_frozen_parameters_stay_and_cost_no_circuits(tmp_path):
 def test_losses_and_gradients_are_means_over_rows(tmp_path):
     """Of an uneven last batch too; with a learning rate of almost nothing the model stands still."""
     torch.manual_seed(1)
-    model = nn.Linear(3, 2)
-    train, test = examples(10, 1), examples(7, 2)
-    workplace = Workplace(RunFolder(tmp_path), open_fabric("cpu"), False)
-    cross_entropy = partial(F.cross_entropy, reduction="none")
-    trainer = Trainer(model, cross_entropy, {**SETTINGS, "epochs": 1, "lr": 1e-30}, workplace)
-    trainer.fit(train, test)
-    (row,) = trainer.rows
+    model, train, test = nn.Linear(3, 2), examples(10, 1), examples(6, 2)
+    (row,) = trained(RunFolder(tmp_path), model=lambda: model, loss=cross_entropy, epochs=1, lr=1e-30).rows
     scores = model(train.inputs)
     assert row["train_loss"] == pytest.approx(F.cross_entropy(scores, train.labels).item())
     assert row["train_accuracy"] == pytest.approx((scores.argmax(dim=1) == train.labels).double().mean().item())
     assert row["test_loss"] == pytest.approx(F.cross_entropy(model(test.inputs), test.labels).item())
-    order = torch.randperm(10, generator=torch.Generator().manual_seed(SETTINGS["seed"] * 1_000_003))
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(SETTINGS.seed * 1_000_003))
     squares = 0.0
     for rows in order.split(4):
         model.zero_grad()
         F.cross_entropy(model(train.inputs[rows]), train.labels[rows]).backward()
         squares += sum(p.grad.square().sum().item() for p in model.parameters())
     assert row["gradient_rms"] == pytest.approx((squares / (3 * 8)) ** 0.5)
+
+
+def test_order_of_the_examples_follows_from_seed_and_epoch(tmp_path):
+    data, model, seen = Rows(torch.arange(10.0)[:, None], torch.zeros(10).long()), nn.Linear(1, 2), []
+    with Work("toy", replace(SETTINGS, epochs=2), RunFolder(tmp_path), open_fabric("cpu"), progress=False) as work:
+        for batch in work.steps(model, cross_entropy, data, data):
+            seen.append(batch.inputs[:, 0])
+            batch.learn(cross_entropy(model(batch.inputs), batch.labels), model(batch.inputs))
+    generators = (torch.Generator().manual_seed(2 * 1_000_003 + epoch) for epoch in (0, 1))
+    orders = [torch.randperm(10, generator=generator) for generator in generators]
+    assert torch.cat(seen).tolist() == torch.cat(orders).tolist()
+    assert [len(rows) for rows in seen] == [4, 4, 2] * 2
+
+
+def per_row(batch: Batch) -> torch.Tensor:
+    return batch.inputs.sum(dim=1)
+
+
+@pytest.mark.parametrize(
+    ("misuse", "error", "says"),
+    [
+        (lambda batch: None, RuntimeError, r"not learnt from, expected batch\.learn\(losses, scores\) in each step"),
+        (lambda batch: [batch.learn(per_row(batch), batch.inputs) for _ in "12"], RuntimeError, "got a second call"),
+        (
+            lambda batch: batch.learn(per_row(batch).mean(), batch.inputs),
+            ValueError,
+            r"losses: got shape \(\), expected a loss for each row, \(4,\)",
+        ),
+        (lambda batch: batch.learn(batch.inputs, batch.inputs), ValueError, r"losses: got shape \(4, 3\)"),
+    ],
+    ids=["not at all", "twice", "mean", "matrix"],
+)
+def test_each_batch_is_learnt_from_once_with_a_loss_for_each_row(tmp_path, misuse, error, says):
+    def train() -> None:
+        data, model = examples(10, 1), nn.Linear(3, 3)
+        with Work("toy", SETTINGS, RunFolder(tmp_path), open_fabric("cpu"), progress=False) as work:
+            for batch in work.steps(model, cross_entropy, data, data):
+                batch.inputs.requires_grad_()
+                misuse(batch)
+
+    with pytest.raises(error, match=says):
+        train()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_decisions_of_logits_and_of_scores():
@@ -206,10 +264,8 @@ def test_ctrl_c_twice_interrupts_at_once(tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
         return loss(scores, labels)
 
-    trainer = make(RunFolder(tmp_path))
-    trainer.loss = impatient
     with pytest.raises(Interrupted):  # the first one waits for the end of the step
-        trainer.fit(examples(10, 1), examples(6, 2))
+        trained(RunFolder(tmp_path), loss=impatient)
     assert len(presses) == 1
 
     def hasty(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -217,9 +273,8 @@ def test_ctrl_c_twice_interrupts_at_once(tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
         return loss(scores, labels)
 
-    trainer.loss = hasty
     with pytest.raises(KeyboardInterrupt):
-        trainer.fit(examples(10, 1), examples(6, 2))
+        trained(RunFolder(tmp_path), loss=hasty)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -255,9 +310,8 @@ class TestTensorBoard:
 
     def test_each_epoch_is_there_at_once(self, tmp_path):
         """A killed process loses nothing."""
-        with Board(tmp_path / "tensorboard") as board:
-            board.add({"epoch": 1, "stage": "a", "x": 0.5})
-            assert self.logged(tmp_path) == {"x": [(1, 0.5)]}
+        Board.fresh(tmp_path / "tensorboard").add({"epoch": 1, "stage": "a", "x": 0.5})
+        assert self.logged(tmp_path) == {"x": [(1, 0.5)]}
 
     def test_after_a_kill_no_step_is_doubled_or_lost(self, tmp_path):
         """What was logged after the checkpoint is dropped, and what was lost before it is there again."""
@@ -266,10 +320,10 @@ class TestTensorBoard:
         folder.write("checkpoint.pt", folder.checkpoints[1])
         for path in (tmp_path / "tensorboard").iterdir():
             path.write_bytes(path.read_bytes()[:-7])  # killed in the middle of writing
-        trained(RunFolder(tmp_path), resume=True)
+        trained(RunFolder(tmp_path))
         self.assert_as_in_the_metrics(RunFolder(tmp_path))
         shutil.rmtree(tmp_path / "tensorboard")
-        trained(RunFolder(tmp_path), resume=True, epochs=4)
+        trained(RunFolder(tmp_path), epochs=4)
         self.assert_as_in_the_metrics(RunFolder(tmp_path))
         assert len(RunFolder(tmp_path).read_rows()) == 4
 
@@ -297,7 +351,7 @@ class TestFaults:
         assert "File too large while" in said
         assert "checkpoint.pt" in said
         assert (full / "checkpoint.pt").read_bytes() == before
-        assert not list(full.glob(".*"))
+        assert not list(full.glob(".*.partial"))
         assert main(resume) == 0
         assert_same_run(straight, full)
 
@@ -306,7 +360,7 @@ class TestFaults:
         with files_no_larger_than(2000), pytest.raises(OSError, match=r"File too large while .*checkpoint\.pt"):
             trained(folder)
         assert not folder.has_checkpoint
-        assert_same(trained(folder, resume=True), trained(RunFolder(tmp_path / "other")))
+        assert_same(trained(folder), trained(RunFolder(tmp_path / "other")))
 
     def test_metrics_that_cannot_be_written(self, tmp_path):
         """They are behind the checkpoint then, and are written again when the run is continued, finished or not."""
@@ -316,13 +370,12 @@ class TestFaults:
             trained(folder, epochs=1)
         assert folder.read_checkpoint()["epoch"] == 1
         folder.file("metrics.csv").rmdir()
-        resumed = trained(folder, resume=True, epochs=1)
+        resumed = trained(folder, epochs=1)
         assert without_time(folder.read_rows()) == without_time(resumed.rows)
 
     def test_full_disk_while_an_event_is_written(self, tmp_path):
-        row = {"epoch": 1} | {f"number{i}": 0.5 for i in range(100)}
-        says = pytest.raises(OSError, match="TensorBoard's")
-        with Board(tmp_path) as board, files_no_larger_than(1000), says as full:
+        board, row = Board.fresh(tmp_path), {"epoch": 1} | {f"number{i}": 0.5 for i in range(100)}
+        with files_no_larger_than(1000), pytest.raises(OSError, match="TensorBoard's") as full:
             board.add(row)
         assert full.value.errno == errno.EFBIG
 
@@ -335,7 +388,7 @@ class TestFaults:
             trained(RunFolder(tmp_path))
         monkeypatch.undo()
         assert RunFolder(tmp_path).read_checkpoint()["epoch"] == 1
-        resumed = trained(RunFolder(tmp_path), resume=True)
+        resumed = trained(RunFolder(tmp_path))
         assert_same(resumed, trained(RunFolder(tmp_path / "straight")))
         TestTensorBoard.assert_as_in_the_metrics(RunFolder(tmp_path))
 

@@ -1,0 +1,64 @@
+"""What the benchmark can be told; without PyTorch, so that help and typing errors are there at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..common.kinds import PositiveFloat, PositiveInt
+from ..common.settings import Settings
+from .cases import PARTS, SYSTEMS
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSettings(Settings):
+    """Speed against other libraries: one training step of the same circuits, each library in a process of its own.
+
+    A step is forward and backward. All systems get the same gate list, inputs, weights and upstream gradient, and their
+    values and gradients must agree with an independent reference before any of their times is reported. Ours and the
+    peers then take turns, so that whatever else the machine does hits all of them. Times are medians; speed is a ratio
+    within one run.
+
+    The peers are optional (pip install -r requirements.txt -e '.[peers]'); those that are absent are named as absent.
+
+    Attributes:
+        cases: What to measure (default: all): textbook, dressed-4, dressed-64, layerwise-128, entangling-12,
+            entangling-16, entangling-20, dressed-4-shots, layerwise-128-shots, qubits, batch, weights, overhead, fresh.
+        systems: Only these (default: all): ours, ours-aer, ours-stopwatch, pennylane-default, pennylane-lightning,
+            pennylane-qiskit, qiskit-machine-learning.
+        repetitions: Timings of each system in each case (default: 7; small: 3); fewer where they would take over half a
+            minute together.
+        threads: Threads of every system's numerical libraries (default: whatever each chooses).
+        small: Only the quick cases, with fewer repetitions.
+        largest_qubits: Where the series by qubits ends, for example 24.
+        timeout: Seconds that a system may take to answer.
+        peer_python: SYSTEM=PYTHON ...: interpreters of other environments, for peers that do not fit into this one.
+        seed: Draws inputs, weights, upstream gradients and shots.
+    """
+
+    cases: tuple[str, ...] = ()
+    systems: tuple[str, ...] = ()
+    repetitions: PositiveInt | None = None
+    threads: PositiveInt | None = None
+    small: bool = False
+    largest_qubits: PositiveInt = 20
+    timeout: PositiveFloat = 300.0
+    peer_python: tuple[str, ...] = ()
+
+    without: ClassVar = ("resume", "scheduler", "workers")
+
+    def __post_init__(self) -> None:
+        for option, names, known in (("--cases", self.cases, PARTS), ("--systems", self.systems, tuple(SYSTEMS))):
+            if strange := sorted(set(names) - set(known)):
+                raise ValueError(f"{option}: got {', '.join(strange)}, expected some of {', '.join(known)}.")
+        for pair in self.peer_python:
+            name, _, python = pair.partition("=")
+            if not python or name not in SYSTEMS:
+                raise ValueError(
+                    f"--peer-python: got {pair!r}, expected SYSTEM=PYTHON, the system one of {', '.join(SYSTEMS)}."
+                )
+
+    @property
+    def pythons(self) -> dict[str, str]:
+        """The interpreters of the systems that have one of their own."""
+        return dict(pair.split("=", 1) for pair in self.peer_python)
