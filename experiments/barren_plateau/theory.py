@@ -104,11 +104,8 @@ def variance_of_pauli(pauli: Sequence[int], layers: int) -> float:
 def _through_cz(weights: np.ndarray, qubit: int) -> np.ndarray:
     """CZ on a qubit and the next: X and Y gain a Z on the other one, where I and Z, X and Y change places."""
     pair = np.moveaxis(weights, (qubit, qubit + 1), (0, 1))
-    out = np.empty_like(pair)
-    other = (3, 2, 1, 0)  # what a further Z makes of I, X, Y, Z
-    for first in range(4):
-        for second in range(4):
-            one = other[first] if second in (1, 2) else first
-            two = other[second] if first in (1, 2) else second
-            out[one, two] = pair[first, second]
-    return np.moveaxis(out, (0, 1), (qubit, qubit + 1))
+    first, second = np.indices((4, 4))
+    one, two = (
+        np.where((other == 1) | (other == 2), 3 - own, own) for own, other in ((first, second), (second, first))
+    )
+    return np.moveaxis(pair[one, two], (0, 1), (qubit, qubit + 1))  # CZ undoes itself

@@ -1,4 +1,4 @@
-"""Cells of a sweep: what identifies each, where its randomness comes from, and the file that its rows land in."""
+"""Cells of a study: what identifies each, where its randomness comes from, and the file that its rows land in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Row = Mapping[str, Any]
 """Numbers and words by name, a line of a table."""
 
 Measure = Callable[[Cell, np.random.SeedSequence], Sequence[Row]]
-"""What a sweep does with each cell: a function at the top of a module, whose rows follow from its arguments alone."""
+"""What a study does with each cell: a function at the top of a module, whose rows follow from its arguments alone."""
 
 
 class Outcome(NamedTuple):
@@ -48,7 +48,7 @@ class Record(NamedTuple):
 
 
 def key_of(cell: Cell) -> str:
-    """What identifies a cell: its content, whatever its place in a sweep and the order of its settings.
+    """What identifies a cell: its content, whatever its place in a study and the order of its settings.
 
     Raises:
         TypeError, ValueError: If it holds what JSON does not know.
@@ -82,7 +82,7 @@ def measured(measure: Measure, cell: Cell, seed: int) -> Outcome:
 
 @dataclass(frozen=True)
 class Journal:
-    """The file of a sweep: a line of JSON for each measured cell, on the disk before the next is written.
+    """The file of a study: a line of JSON for each measured cell, on the disk before the next is written.
 
     A process that is killed leaves whole lines and at most one torn one, the last, which does not count.
 

@@ -50,7 +50,7 @@ def _by_dask(
     from distributed import as_completed  # with all of Dask, a second
 
     with _client(scheduler, workers) as client:
-        name = uuid.uuid4().hex  # no other sweep on the same scheduler has tasks of these names
+        name = uuid.uuid4().hex  # no other run on the same scheduler has tasks of these names
         futures = [client.submit(do, cell, key=f"cell-{name}-{place}") for place, cell in enumerate(cells)]
         cell_of = {future.key: cell for future, cell in zip(futures, cells, strict=True)}
         finished = as_completed(futures, with_results=True, raise_errors=False)

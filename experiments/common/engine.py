@@ -128,15 +128,15 @@ def run(command: Command[S], arguments: Sequence[str]) -> int:
         settings = command.completed(settings)
     cells = command.cells(settings)
     folder = RunFolder.existing(options.path) if options.resume else None
-    missing = [*cells] if folder is None else command.missing(cells, folder)
     if options.dry_run:
+        missing = [*cells] if folder is None else command.missing(cells, folder)
         print(command.quote(settings, cells, missing))
         return 0
     with command.equipped(settings, options) as fabric:
         folder = _shared(fabric, lambda: folder or RunFolder.fresh(options.path, command.name))
         site = Site(name=command.name, settings=settings, options=options, folder=folder, fabric=fabric)
-        with _locked(site):
-            return _run_in(site, command, cells, missing)
+        with _locked(site):  # only then is nobody else about to do what is missing
+            return _run_in(site, command, cells, command.missing(cells, site.folder))
 
 
 def _run_in(site: Site[S], command: Command[S], cells: Mapping[str, Any], missing: Sequence[str]) -> int:

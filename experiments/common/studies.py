@@ -47,6 +47,7 @@ class Study(Command[S]):
 
     Attributes:
         make_cells: From settings to the cells, all different; refuses settings that cannot be.
+        require: Refuses settings of a new run that ask for what is not there, such as data; drawing needs none of it.
         measure: From a cell and its randomness to rows; see :data:`~experiments.common.cells.Measure`.
         find: From settings and tables to the findings. A table's rows are the cell's settings and what was measured; it is
             named after the cell's ``part``, ``measurements`` where there are no parts.
@@ -55,6 +56,12 @@ class Study(Command[S]):
     make_cells: Callable[[S], Sequence[Cell]]
     measure: Measure
     find: Callable[[S, Tables], Findings]
+    require: Callable[[S], None] = lambda settings: None
+
+    def completed(self, settings: S) -> S:
+        """See :class:`~experiments.common.engine.Command`."""
+        self.require(settings)
+        return settings
 
     def cells(self, settings: S) -> dict[str, Cell]:
         """The cells by what identifies them.

@@ -16,20 +16,13 @@ from matplotlib.figure import Figure
 from qiskit_torch_bridge import FiniteDifference
 
 from ..common.comparison import grouped
-from ..common.options import Settings
-from ..common.sweeps import Findings, Tables
-
-METHODS = {
-    "parameter shift": ("o", "-", "C0"),
-    "central difference": ("s", "--", "C1"),
-    "forward difference": ("^", "-.", "C2"),
-    "SPSA, 1 sample": ("v", ":", "C3"),
-    "SPSA, many samples": ("D", (0, (5, 1, 1, 1, 1, 1)), "C4"),
-}
-"""The methods that are compared at equal shots, with their marks, lines and colours."""
+from ..common.panels import Mark, draw_points, finish, marks
+from ..common.studies import Findings, Tables
+from .method_settings import MethodSettings
 
 _REACH = 3  # points on each side of the middle of a parabola
-_SHOT_MARKS = (("o", "C0"), ("s", "C1"), ("^", "C2"), ("v", "C3"), ("D", "C4"))
+_AVERAGED = ("angles", "circuits", "squared_relative_error", "cosine")
+_POOLED = ("its_standard_error", "cosine_standard_error")
 
 
 class Optimum(NamedTuple):
@@ -97,15 +90,15 @@ class Curve:
         return measured, theory.step
 
 
-def find(settings: Settings, tables: Tables) -> Findings:
+def find(settings: MethodSettings, tables: Tables) -> Findings:
     """Tables and figures of both parts."""
     groups = grouped(tables["step"], itemgetter("circuit", "scheme", "shots"))
-    kinds = product(settings["step_circuits"], ("central", "forward"), settings["step_shots"])
+    kinds = product(settings.step_circuits, ("central", "forward"), settings.step_shots)
     curves = {kind: _curve(groups[kind]) for kind in kinds}
     best = [_best_row(*key, curve) for key, curve in curves.items()]
     by_budget = grouped(tables["equal-shots"], itemgetter("circuit", "method", "budget"))
     spent = [_equal_shots_row(circuit, method, shots, rows) for (circuit, method, shots), rows in by_budget.items()]
-    most = max(settings["budgets"])
+    most = max(settings.budgets)
     numbers = {
         "largest_best_step_score": max(
             abs(row["best step"] - row["in theory"]) / row["its standard error"] for row in best
@@ -125,15 +118,14 @@ def _curve(rows: Sequence[Mapping[str, Any]]) -> Curve:
     names = ("mean_squared_bias", "variance_in_theory", "mean_squared_error", "its_standard_error")
     columns = np.array([[[row[name] for name in names] for row in rows if row["step"] == step] for step in steps])
     bias, variance, error, _ = columns.mean(axis=1).T
+    default = FiniteDifference(scheme=rows[0]["scheme"]).default_step(rows[0]["shots"])
     return Curve(
         steps=steps,
         squared_bias=bias,
         squared_error=error,
         standard_error=np.sqrt((columns[:, :, 3] ** 2).sum(axis=1)) / columns.shape[1],
         in_theory=bias + variance,
-        default=int(
-            np.argmin(np.abs(steps - FiniteDifference(scheme=rows[0]["scheme"]).default_step(rows[0]["shots"])))
-        ),
+        default=int(np.argmin(np.abs(steps - default))),
     )
 
 
@@ -154,46 +146,40 @@ def _best_row(circuit: str, scheme: str, shots: int, curve: Curve) -> dict[str, 
 
 
 def _equal_shots_row(circuit: str, method: str, budget: int, group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    def mean(name: str) -> float:
-        return float(np.mean([row[name] for row in group]))
-
-    def error(name: str) -> float:
-        return math.sqrt(sum(row[name] ** 2 for row in group)) / len(group)
-
-    relative = math.sqrt(mean("squared_relative_error"))
+    mean = {name: float(np.mean([row[name] for row in group])) for name in _AVERAGED}
+    error = {name: math.sqrt(sum(row[name] ** 2 for row in group)) / len(group) for name in _POOLED}
+    relative = math.sqrt(mean["squared_relative_error"])
     return {
         "circuit": circuit,
-        "angles": round(mean("angles")),
+        "angles": round(mean["angles"]),
         "method": method,
         "shots": budget,
-        "circuits": round(mean("circuits")),
+        "circuits": round(mean["circuits"]),
         "relative error": relative,
-        "its standard error": error("its_standard_error") / (2 * relative),
-        "cosine": mean("cosine"),
-        "cosine's standard error": error("cosine_standard_error"),
+        "its standard error": error["its_standard_error"] / (2 * relative),
+        "cosine": mean["cosine"],
+        "cosine's standard error": error["cosine_standard_error"],
     }
 
 
-def _step_figure(settings: Settings, curves: Mapping[tuple[str, str, int], Curve]) -> Figure:
-    circuits = settings["step_circuits"]
+def _step_figure(settings: MethodSettings, curves: Mapping[tuple[str, str, int], Curve]) -> Figure:
+    circuits = settings.step_circuits
     figure = Figure(figsize=(3.5 * len(circuits), 6.4), layout="constrained")
     grid = figure.subplots(2, len(circuits), sharex=True, sharey="row", squeeze=False)
     for line, scheme in zip(grid, ("central", "forward"), strict=True):
         for axes, circuit in zip(line, circuits, strict=True):
-            for shots, (mark, colour) in zip(settings["step_shots"], _SHOT_MARKS * 9, strict=False):
-                _draw_curve(axes, curves[circuit, scheme, shots], mark, colour, f"{shots:,} shots a circuit")
-            bias = curves[circuit, scheme, settings["step_shots"][0]]
+            for shots, mark in marks(settings.step_shots).items():
+                _draw_curve(axes, curves[circuit, scheme, shots], mark, f"{shots:,} shots a circuit")
+            bias = curves[circuit, scheme, settings.step_shots[0]]
             axes.plot(bias.steps, np.sqrt(bias.squared_bias), "k:", linewidth=1.2, label="bias alone, exact values")
             axes.plot([], [], "k*", markersize=10, markerfacecolor="w", label="at the default step")
             axes.set(xscale="log", yscale="log")
             axes.set_title(f"{circuit}, {scheme}", fontsize=10)
-            axes.grid(alpha=0.3)
         line[0].set_ylabel("RMS error of a derivative (rad$^{-1}$)")
         line[0].set_ylim(bottom=_lowest(curves, scheme))
     for axes in grid[-1]:
         axes.set_xlabel("step $h$ (rad); lines: theory")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
-    return figure
+    return finish(figure, columns=3)
 
 
 def _lowest(curves: Mapping[tuple[str, str, int], Curve], scheme: str) -> float:
@@ -202,41 +188,28 @@ def _lowest(curves: Mapping[tuple[str, str, int], Curve], scheme: str) -> float:
     return 0.4 * math.sqrt(least)
 
 
-def _draw_curve(axes: Axes, curve: Curve, mark: str, colour: str, label: str) -> None:
+def _draw_curve(axes: Axes, curve: Curve, mark: Mark, label: str) -> None:
     errors = np.sqrt(curve.squared_error)
-    spreads = curve.standard_error / (2 * errors)
-    axes.plot(curve.steps, np.sqrt(curve.in_theory), "-", color=colour, linewidth=1)
-    axes.errorbar(
-        curve.steps, errors, spreads, fmt=mark, color=colour, markersize=4, markerfacecolor="w", capsize=2, label=label
-    )
+    axes.plot(curve.steps, np.sqrt(curve.in_theory), "-", color=mark.colour, linewidth=1)
+    draw_points(axes, mark, curve.steps, errors, curve.standard_error / (2 * errors), label=label, markersize=4)
     place = curve.steps[curve.default], errors[curve.default]
-    axes.plot(*place, "*", color=colour, markersize=12, markerfacecolor="w", zorder=3)
+    axes.plot(*place, "*", color=mark.colour, markersize=12, markerfacecolor="w", zorder=3)
 
 
-def _equal_shots_figure(settings: Settings, rows: Sequence[Mapping[str, Any]]) -> Figure:
-    circuits = settings["budget_circuits"]
+def _equal_shots_figure(settings: MethodSettings, rows: Sequence[Mapping[str, Any]]) -> Figure:
+    circuits = settings.budget_circuits
     figure = Figure(figsize=(3.1 * len(circuits) + 0.6, 6.2), layout="constrained")
     grid = figure.subplots(2, len(circuits), sharex=True, sharey="row", squeeze=False)
-    for column, circuit in enumerate(circuits):
-        for method, (mark, line, colour) in METHODS.items():
-            of_method = [row for row in rows if (row["circuit"], row["method"]) == (circuit, method)]
-            style: dict[str, Any] = {
-                "fmt": mark,
-                "linestyle": line,
-                "color": colour,
-                "markersize": 4.5,
-                "linewidth": 1.2,
-            }
-            names = (("relative error", "its standard error"), ("cosine", "cosine's standard error"))
-            for axes, (name, error) in zip(grid[:, column], names, strict=True):
-                columns = ([row[key] for row in of_method] for key in ("shots", name, error))
-                axes.errorbar(*columns, label=method, markerfacecolor="w", capsize=2, **style)
-                axes.grid(alpha=0.3)
-        angles = next(row["angles"] for row in rows if row["circuit"] == circuit)
-        grid[0, column].set_title(f"{circuit}, {angles} angles", fontsize=10)
+    styles = marks(dict.fromkeys(row["method"] for row in rows))
+    for (circuit, method), group in grouped(rows, itemgetter("circuit", "method")).items():
+        column = circuits.index(circuit)
+        names = (("relative error", "its standard error"), ("cosine", "cosine's standard error"))
+        for axes, (name, error) in zip(grid[:, column], names, strict=True):
+            columns = ([row[key] for row in group] for key in ("shots", name, error))
+            draw_points(axes, styles[method], *columns, joined=True, label=method)
+        grid[0, column].set_title(f"{circuit}, {group[0]['angles']} angles", fontsize=10)
         grid[0, column].set(xscale="log", yscale="log")
         grid[1, column].set_xlabel("shots of a whole gradient")
     grid[0, 0].set_ylabel("relative error of the gradient (RMS)")
     grid[1, 0].set_ylabel("cosine to the exact gradient (mean)")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
-    return figure
+    return finish(figure, columns=5)

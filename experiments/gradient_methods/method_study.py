@@ -3,72 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import product
-from typing import Any
 
 import numpy as np
-from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from qiskit_torch_bridge import SPSA, FiniteDifference, GradientRule, ParameterShift
 
 from ..common.cells import Cell, Row
-from ..common.options import Settings, add_option, flag
-from ..common.sweeps import Study, study_parser
-from .method_findings import METHODS, find
-from .problems import CIRCUITS, Problem
+from ..common.studies import Study
+from .method_findings import find
+from .method_settings import MethodSettings
+from .problems import Problem
 
 _SHOTS_OF_A_SAMPLE = 100  # a circuit, where SPSA spends its shots on many samples
-_RULES: dict[str, Callable[[int], GradientRule]] = {
+METHODS: dict[str, Callable[[int], GradientRule]] = {
     "parameter shift": lambda budget: ParameterShift(),
     "central difference": lambda budget: FiniteDifference(),
     "forward difference": lambda budget: FiniteDifference(scheme="forward"),
     "SPSA, 1 sample": lambda budget: SPSA(),
     "SPSA, many samples": lambda budget: SPSA(samples=max(1, budget // (2 * _SHOTS_OF_A_SAMPLE))),
 }
-"""By the names of :data:`~.method_findings.METHODS`; from the shots of a whole gradient to a rule."""
+"""What is compared at equal shots: from the shots of a whole gradient to a rule."""
 
 
-def parser() -> Any:
-    """The study's options; their defaults are the full setting."""
-    from . import __doc__ as description
-
-    parser = study_parser("gradient-methods", description or "")
-    add = partial(add_option, parser)
-    add("--step-circuits", str, list(CIRCUITS)[:3], f"Circuits for the step: {'; '.join(CIRCUITS)}.")
-    add("--step-shots", PositiveInt, [100, 1000, 10_000], "Shots a circuit.")
-    add("--steps", PositiveInt, 15, "Steps on a logarithmic scale.")
-    add("--smallest-step", PositiveFloat, 0.04, "The first, in radians.")
-    add("--largest-step", PositiveFloat, 2.0, "The last, in radians.")
-    add("--step-repeats", PositiveInt, 400, "Gradients at each step and point.")
-    add("--budget-circuits", str, list(CIRCUITS)[1:], "Circuits for equal shots.")
-    add("--budgets", PositiveInt, [1000, 3000, 10_000, 30_000, 100_000, 300_000], "Shots of a whole gradient.")
-    add("--budget-repeats", PositiveInt, 50, "Gradients of each method at each point.")
-    add("--points", PositiveInt, 4, "Points of each circuit, an even number.")
-    return parser
-
-
-def cells(settings: Settings) -> list[Cell]:
-    """The cells of both parts: the step, and equal shots.
-
-    Raises:
-        ValueError: If a circuit is unknown, or a number does not serve.
-    """
-    for name in ("step_circuits", "budget_circuits"):
-        if strange := sorted(set(settings[name]) - CIRCUITS.keys()):
-            raise ValueError(f"{flag(name)}: got {strange}, expected some of {list(CIRCUITS)}.")
-    for name, least in (("steps", 7), ("step_repeats", 2), ("budget_repeats", 2)):
-        if settings[name] < least:
-            raise ValueError(f"{flag(name)}: got {settings[name]}, expected at least {least}.")
-    if settings["points"] % 2:
-        raise ValueError(
-            f"--points: got {settings['points']}, expected an even number; those of one qubit go in pairs."
-        )
-    if settings["smallest_step"] >= settings["largest_step"]:
-        raise ValueError(
-            f"--smallest-step: got {settings['smallest_step']}, expected less than --largest-step "
-            f"{settings['largest_step']}."
-        )
+def cells(settings: MethodSettings) -> list[Cell]:
+    """The cells of both parts: the step, and equal shots."""
     return [*_step_cells(settings), *_budget_cells(settings)]
 
 
@@ -103,7 +62,7 @@ def _step_rows(cell: Cell, problem: Problem, seed: np.random.SeedSequence) -> It
 def _budget_rows(cell: Cell, problem: Problem, seed: np.random.SeedSequence) -> Iterator[Row]:
     size = np.linalg.norm(problem.gradient)
     for budget, child in zip(cell["budgets"], seed.spawn(len(cell["budgets"])), strict=True):
-        rule = _RULES[cell["method"]](budget)
+        rule = METHODS[cell["method"]](budget)
         circuits = problem.circuits(rule)
         if circuits > budget:
             continue
@@ -125,27 +84,32 @@ def _budget_rows(cell: Cell, problem: Problem, seed: np.random.SeedSequence) -> 
         }
 
 
-def _points(settings: Settings) -> range:
-    return range(settings["seed"], settings["seed"] + settings["points"])
-
-
-def _step_cells(settings: Settings) -> Iterator[Cell]:
-    kinds = (settings["step_circuits"], ("central", "forward"), settings["step_shots"], _points(settings))
+def _step_cells(settings: MethodSettings) -> Iterator[Cell]:
+    kinds = (settings.step_circuits, ("central", "forward"), settings.step_shots, settings.numbered_points)
     for circuit, scheme, shots, point in product(*kinds):
         yield {
             **{"part": "step", "circuit": circuit, "scheme": scheme, "shots": shots, "point": point},
-            "repeats": settings["step_repeats"],
-            **{name: settings[name] for name in ("steps", "smallest_step", "largest_step")},
+            "repeats": settings.step_repeats,
+            "steps": settings.steps,
+            "smallest_step": settings.smallest_step,
+            "largest_step": settings.largest_step,
         }
 
 
-def _budget_cells(settings: Settings) -> Iterator[Cell]:
-    for circuit, method, point in product(settings["budget_circuits"], METHODS, _points(settings)):
+def _budget_cells(settings: MethodSettings) -> Iterator[Cell]:
+    for circuit, method, point in product(settings.budget_circuits, METHODS, settings.numbered_points):
         yield {
             **{"part": "equal-shots", "circuit": circuit, "method": method, "point": point},
-            "repeats": settings["budget_repeats"],
-            "budgets": settings["budgets"],
+            "repeats": settings.budget_repeats,
+            "budgets": list(settings.budgets),
         }
 
 
-STUDY = Study("gradient-methods", parser, cells, measure, find=find, extendable=("points",))
+STUDY = Study(
+    name="gradient-methods",
+    settings=MethodSettings,
+    make_cells=cells,
+    measure=measure,
+    find=find,
+    extendable=("points",),
+)

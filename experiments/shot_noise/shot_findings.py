@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 from typing import Any
 
+import numpy as np
 from scipy.stats import chi2
 
 from ..common.comparison import grouped
 from ..common.lines import MeanSquare
-from ..common.options import Settings
-from ..common.sweeps import Findings, Tables
+from ..common.panels import mean_and_error
+from ..common.studies import Findings, Tables
 from .figures import noise_figure, scaling_figure, training_figure
 from .noise import IDEAL, NOISES, QUANTITIES, closed_form, ideal, one_shot
-from .power_laws import Plateau, PowerLaw, fit_plateau, fit_power_law
+from .power_laws import Plateau, fit_plateau, fit_power_law
 from .scaling import EXPONENTS
+from .shot_settings import ShotSettings
 from .strategies import ALLOCATIONS
 
 Rows = Sequence[Mapping[str, Any]]
@@ -27,7 +29,7 @@ _NEARLY = 0.95
 """Of the best accuracy: what counts as having learnt."""
 
 
-def find(settings: Settings, tables: Tables) -> Findings:
+def find(settings: ShotSettings, tables: Tables) -> Findings:
     """Fits and draws those of the study's tables that there are."""
     numbers: dict[str, Any] = {}
     summaries: dict[str, Rows] = {}
@@ -41,14 +43,13 @@ def find(settings: Settings, tables: Tables) -> Findings:
     if "noise" in tables:
         by_noise = grouped(tables["noise"], itemgetter("noise", "quantity"))
         plateaus = {key: _plateau(rows) for key, rows in by_noise.items()}
-        summaries["plateaus"] = [
-            _plateau_row(name, quantity, plateaus[name, quantity], rows) for (name, quantity), rows in by_noise.items()
+        biases = [
+            _plateau_row(name, quantity, plateaus[name, quantity], rows[0]["exact_bias"])
+            for (name, quantity), rows in by_noise.items()
         ]
+        summaries["plateaus"] = biases
         figures["noise.png"] = noise_figure(by_noise, plateaus)
-        numbers |= {
-            "plateaus": len(plateaus),
-            "largest_z_of_plateaus": max(abs(row["z"]) for row in summaries["plateaus"]),
-        }
+        numbers |= {"plateaus": len(plateaus), "largest_z_of_plateaus": max(abs(row["z"]) for row in biases)}
     if "training" in tables:
         by_model = {
             model: grouped(rows, itemgetter("strategy"))
@@ -61,36 +62,33 @@ def find(settings: Settings, tables: Tables) -> Findings:
     return Findings(numbers, summaries, figures)
 
 
-def _slope_rows(quantity: str, rows: Rows) -> list[dict[str, Any]]:
-    shots = [row["shots"] for row in rows]
-    of_shots = [row["theory_variance_of_shots"] for row in rows]
-    total = [row["theory_variance_of_shots"] + row["theory_variance_of_directions"] for row in rows]
-    floor = any(row["theory_variance_of_directions"] for row in rows)
-    laws = {
-        "scatter": (fit_power_law(shots, _variances(rows, "scatter"), total), 0.0 if floor else EXPONENTS[quantity]),
-        "reported": (fit_power_law(shots, _variances(rows, "reported"), of_shots), EXPONENTS[quantity]),
-    }
-    return [_slope_row(quantity, error, law, limit) for error, (law, limit) in laws.items()]
+def _slope_rows(quantity: str, rows: Rows) -> Iterator[dict[str, Any]]:
+    of_shots, of_directions = (
+        np.array([row[f"theory_variance_of_{cause}"] for row in rows]) for cause in ("shots", "directions")
+    )
+    limit = EXPONENTS[quantity]
+    for error, theory, at_last in (
+        ("scatter", of_shots + of_directions, 0.0 if of_directions.any() else limit),
+        ("reported", of_shots, limit),
+    ):
+        law = fit_power_law([row["shots"] for row in rows], _variances(rows, error), theory.tolist())
+        yield {
+            "of": quantity,
+            "standard error": error,
+            "slope": law.slope,
+            "95 % from": law.low,
+            "to": law.high,
+            "in theory": law.slope_of_theory,
+            "z": law.z,
+            "with many shots": at_last,
+            "chi-square about theory": law.chi_square,
+            "points": law.freedom,
+            "p": float(chi2(law.freedom).sf(law.chi_square)),
+        }
 
 
 def _variances(rows: Rows, name: str) -> list[MeanSquare]:
     return [MeanSquare(row[f"{name}_variance"], row[f"{name}_variance_error"]) for row in rows]
-
-
-def _slope_row(quantity: str, error: str, law: PowerLaw, limit: float) -> dict[str, Any]:
-    return {
-        "of": quantity,
-        "standard error": error,
-        "slope": law.slope,
-        "95 % from": law.low,
-        "to": law.high,
-        "in theory": law.slope_of_theory,
-        "z": law.z,
-        "with many shots": limit,
-        "chi-square about theory": law.chi_square,
-        "points": law.freedom,
-        "p": float(chi2(law.freedom).sf(law.chi_square)),
-    }
 
 
 def _plateau(rows: Rows) -> Plateau:
@@ -99,9 +97,8 @@ def _plateau(rows: Rows) -> Plateau:
     )
 
 
-def _plateau_row(name: str, quantity: str, plateau: Plateau, rows: Rows) -> dict[str, Any]:
+def _plateau_row(name: str, quantity: str, plateau: Plateau, exact: float) -> dict[str, Any]:
     place = QUANTITIES.index(quantity)
-    exact = rows[0]["exact_bias"]
     closed = closed_form(NOISES[name])
     return {
         "noise": name,
@@ -116,44 +113,33 @@ def _plateau_row(name: str, quantity: str, plateau: Plateau, rows: Rows) -> dict
     }
 
 
-def _strategy_rows(model: str, by_strategy: Mapping[str, Rows]) -> list[dict[str, Any]]:
-    last = {strategy: [rows[-1] for rows in grouped(rows, _SEED).values()] for strategy, rows in by_strategy.items()}
-    best = max(fmean(row["test_accuracy"] for row in rows) for rows in last.values())
-    summary = []
-    for strategy, rows in by_strategy.items():
-        reached = [
-            first
-            for each in grouped(rows, _SEED).values()
-            if (first := next((row["total_shots"] for row in each if row["test_accuracy"] >= _NEARLY * best), None))
-        ]
-        accuracies = [row["test_accuracy"] for row in last[strategy]]
-        summary.append(
-            {"model": model, "shots a circuit": strategy, "trainings": len(accuracies)}
-            | _mean_and_error("test accuracy", accuracies)
-            | {"shots spent": round(fmean(row["total_shots"] for row in last[strategy]))}
-            | {"accuracy to reach": _NEARLY * best, "reached by": len(reached)}
-            | {"shots until then (median of these)": round(median(reached)) if reached else ""}
-        )
-    return summary
+def _strategy_rows(model: str, by_strategy: Mapping[str, Rows]) -> Iterator[dict[str, Any]]:
+    trainings = {strategy: grouped(rows, _SEED).values() for strategy, rows in by_strategy.items()}
+    aim = _NEARLY * max(fmean(rows[-1]["test_accuracy"] for rows in each) for each in trainings.values())
+    for strategy, each in trainings.items():
+        curves = ((row["total_shots"] for row in rows if row["test_accuracy"] >= aim) for rows in each)
+        reached = [shots for curve in curves if (shots := next(curve, None)) is not None]
+        yield {
+            "model": model,
+            "shots a circuit": strategy,
+            "trainings": len(each),
+            **mean_and_error("test accuracy", [rows[-1]["test_accuracy"] for rows in each]),
+            "shots spent": round(fmean(rows[-1]["total_shots"] for rows in each)),
+            "accuracy to reach": aim,
+            "reached by": len(reached),
+            "shots until then (median of these)": round(median(reached)) if reached else "",
+        }
 
 
-def _allocation_rows(model: str, by_strategy: Mapping[str, Rows]) -> list[dict[str, Any]]:
+def _allocation_rows(model: str, by_strategy: Mapping[str, Rows]) -> Iterator[dict[str, Any]]:
     """Uniform allocation against that by sensitivity, seed by seed."""
-    summary = []
     for uniform, sensitive in ALLOCATIONS.items():
-        pairs = [
-            (rows[-1], grouped(by_strategy[sensitive], _SEED)[seed][-1])
-            for seed, rows in grouped(by_strategy[uniform], _SEED).items()
-        ]
-        summary.append(
-            {"model": model, "shots a circuit": uniform, "trainings": len(pairs)}
-            | _mean_and_error("shots saved", [1 - b["total_shots"] / a["total_shots"] for a, b in pairs])
-            | _mean_and_error("accuracy gained", [b["test_accuracy"] - a["test_accuracy"] for a, b in pairs])
-        )
-    return summary
-
-
-def _mean_and_error(name: str, values: Sequence[float]) -> dict[str, Any]:
-    """With an empty error where there is a single value."""
-    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else ""
-    return {name: fmean(values), f"{name}, standard error": error}
+        before, after = (grouped(by_strategy[name], _SEED) for name in (uniform, sensitive))
+        pairs = [(before[seed][-1], after[seed][-1]) for seed in before]
+        yield {
+            "model": model,
+            "shots a circuit": uniform,
+            "trainings": len(pairs),
+            **mean_and_error("shots saved", [1 - b["total_shots"] / a["total_shots"] for a, b in pairs]),
+            **mean_and_error("accuracy gained", [b["test_accuracy"] - a["test_accuracy"] for a, b in pairs]),
+        }

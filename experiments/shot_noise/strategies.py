@@ -13,6 +13,7 @@ Accuracy is that of exact simulation, on images that are not trained on, so that
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ from .. import mnist01, mnist36
 from ..common.cells import Cell
 from ..common.data import load_digits_of, load_first_of
 from ..common.rows import Rows
-from ..common.trainer import decisions, quantum_layers
+from ..common.work import decisions, quantum_layers
 
 _BATCH_SIZE = 16
 _GROWTH_STEPS = 4
@@ -106,7 +107,7 @@ def hybrid(data_root: Path | None, seed: int) -> Task:
     data = load_digits_of(
         mnist01.DIGITS, train_per_digit=100, test_per_digit=75 if data_root is None else 200, data_root=data_root
     )
-    head = mnist01.quantum_head({"backend": "statevector", "shots": None, "gradient": "parameter_shift", "seed": seed})
+    head = mnist01.quantum_head(gradient="parameter_shift", seed=seed)
     return Task(mnist01.network(head), data.train, data.test, loss=mnist01.loss, lr=0.001)
 
 
@@ -152,15 +153,6 @@ def strategies_of(model: str) -> list[str]:
     return [name for name, strategy in STRATEGIES.items() if not (strategy.needs_weights and model == "hybrid CNN")]
 
 
-def require_data(data_root: Path | None) -> None:
-    """Refuses a data root without MNIST, or with damaged files.
-
-    Raises:
-        FileNotFoundError, ValueError: If it is so.
-    """
-    load_first_of(mnist36.DIGITS, train=1, test=1, data_root=data_root)
-
-
 def train(cell: Cell, seed: np.random.SeedSequence) -> list[dict[str, Any]]:
     """Trains a model; returns a row for each of some steps, ever further apart.
 
@@ -169,10 +161,9 @@ def train(cell: Cell, seed: np.random.SeedSequence) -> list[dict[str, Any]]:
             weights and see the same batches, whatever the strategy.
         seed: Draws the shots.
     """
-    root = None if cell["data_root"] is None else Path(cell["data_root"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell["seed"])
-        task = MODELS[cell["model"]](root, cell["seed"])
+        task = MODELS[cell["model"]](folder_of(cell["data_root"]), cell["seed"])
         return [*_steps(task, STRATEGIES[cell["strategy"]], cell["steps"], cell["seed"], seed)]
 
 
@@ -212,21 +203,12 @@ def _steps(
 
 
 def exact_scores(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """What a model says without shots; neither they nor the circuits are counted, and its stream of shots stays put."""
-    layers = quantum_layers(model)
-    kept = [(layer.shots, layer.get_rng_state(), layer.total_circuits) for layer in layers]
-    was_training = model.training
-    try:
-        for layer in layers:
-            layer.shots = None
-        with torch.no_grad():
-            scores: torch.Tensor = model.eval()(inputs)
-    finally:
-        model.train(was_training)
-        for layer, (shots, stream, circuits) in zip(layers, kept, strict=True):
-            layer.shots = shots
-            layer.set_rng_state(stream)
-            layer.total_circuits = circuits
+    """What a model says without shots; a twin says it, so that nothing is counted and the stream of shots stays put."""
+    twin = deepcopy(model).eval()
+    for layer in quantum_layers(twin):
+        layer.shots = None
+    with torch.no_grad():
+        scores: torch.Tensor = twin(inputs)
     return scores
 
 
@@ -237,3 +219,8 @@ def _nine_numbers(data_root: Path | None) -> tuple[Rows, Rows]:
     else:
         data = load_first_of(mnist36.DIGITS, train=mnist36.TRAIN_IMAGES["mnist"], test=500, data_root=data_root)
     return mnist36.rows_of(data)
+
+
+def folder_of(data_root: str | None) -> Path | None:
+    """Where MNIST is; None for scikit-learn's digits."""
+    return None if data_root is None else Path(data_root)

@@ -9,10 +9,12 @@ from runs import result
 
 from experiments.__main__ import main
 from experiments.common.cells import seed_of
+from experiments.common.options import parse
 from experiments.common.runs import RunFolder
-from experiments.gradient_methods import STUDY
-from experiments.gradient_methods.method_findings import METHODS, optimum
-from experiments.gradient_methods.method_study import cells, measure
+from experiments.gradient_methods.method_findings import optimum
+from experiments.gradient_methods.method_settings import CIRCUITS as NAMES
+from experiments.gradient_methods.method_settings import MethodSettings
+from experiments.gradient_methods.method_study import METHODS, cells, measure
 from experiments.gradient_methods.problems import CIRCUITS, Problem
 from qiskit_torch_bridge import SPSA, FiniteDifference, ParameterShift
 
@@ -25,9 +27,14 @@ TINY = [
 
 def measured(*arguments, part):
     """The rows of one part of a run with these options, measured here."""
-    settings = vars(STUDY.parser().parse_args(list(arguments)))
+    _, settings = parse("gradient-methods", MethodSettings, arguments)
     chosen = [cell for cell in cells(settings) if cell["part"] == part]
-    return [{**cell, **row} for cell in chosen for row in measure(cell, seed_of(settings["seed"], cell))]
+    return [{**cell, **row} for cell in chosen for row in measure(cell, seed_of(settings.seed, cell))]
+
+
+def test_options_know_the_circuits_by_name():
+    assert tuple(CIRCUITS) == NAMES
+    assert "; ".join(NAMES) in MethodSettings.__doc__
 
 
 @pytest.mark.parametrize("name", [name for name in CIRCUITS if "8" not in name])

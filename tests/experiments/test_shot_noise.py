@@ -18,7 +18,8 @@ from experiments.common.lines import MeanSquare
 from experiments.common.runs import RunFolder
 from experiments.shot_noise import noise, scaling, strategies
 from experiments.shot_noise.power_laws import fit_plateau, fit_power_law, mean_square
-from experiments.shot_noise.shot_study import measure
+from experiments.shot_noise.shot_settings import ShotSettings
+from experiments.shot_noise.shot_study import cells, measure, require
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import dressed
 
@@ -280,7 +281,19 @@ def test_a_cell_follows_from_its_seed(cell):
     assert rows(6) != first
     assert torch.equal(torch.random.get_rng_state(), state), "torch's generator is not the cell's to move"
     outcome = measured(measure, cell, 5)
-    assert outcome.line is not None, outcome.error
+    assert outcome.value is not None, outcome.error
+
+
+def test_options_know_noises_and_models_by_name():
+    assert ShotSettings().noises == tuple(noise.NOISES)
+    assert ShotSettings().models == tuple(strategies.MODELS)
+
+
+def test_what_was_measured_elsewhere_is_drawn_without_its_data():
+    settings = ShotSettings(parts=("training",), data_root="nowhere")
+    assert {cell["data_root"] for cell in cells(settings)} == {"nowhere"}
+    with pytest.raises(FileNotFoundError, match="Got data root 'nowhere'"):
+        require(settings)
 
 
 def test_dry_run_lists_the_cells_and_writes_nothing(tmp_path, capsys, monkeypatch):

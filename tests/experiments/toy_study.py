@@ -1,7 +1,8 @@
-"""A study of squares for the tests of sweeps; by itself, because Dask's workers import it, and imports take their time."""
+"""A study of squares for the tests of studies; by itself, because Dask's workers import it, and imports take their time."""
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,31 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments.common.cells import Cell
-from experiments.common.sweeps import Findings, Study, Tables, run_study, study_parser
+from experiments.common.engine import run
+from experiments.common.settings import StudySettings
+from experiments.common.studies import Findings, Study, Tables
 
-LOG = "SWEEP_LOG"
+LOG = "STUDY_LOG"
 """Environment variable: the folder where cells of the toy study say that they have started, and look what to do."""
 
 
-def parser() -> Any:
-    parser = study_parser("toy", "Squares.")
-    parser.add_argument("--numbers", nargs="+", type=int, default=[1, 2, 3], help="What to square.")
-    parser.add_argument("--draws", type=int, default=2, help="Random numbers for each.")
-    return parser
+@dataclass(frozen=True, kw_only=True)
+class ToySettings(StudySettings):
+    """Squares.
+
+    Attributes:
+        numbers: What to square.
+        draws: Random numbers for each.
+    """
+
+    numbers: tuple[int, ...] = (1, 2, 3)
+    draws: int = 2
 
 
-def cells(settings: dict[str, Any]) -> list[Cell]:
-    if settings["draws"] < 1:
-        raise ValueError(f"--draws: got {settings['draws']}, expected at least 1.")
-    return [{"number": number, "draws": settings["draws"]} for number in settings["numbers"]]
+def cells(settings: ToySettings) -> list[Cell]:
+    if settings.draws < 1:
+        raise ValueError(f"--draws: got {settings.draws}, expected at least 1.")
+    return [{"number": number, "draws": settings.draws} for number in settings.numbers]
 
 
 def measure(cell: Cell, seed: np.random.SeedSequence) -> list[dict[str, Any]]:
@@ -41,18 +50,18 @@ def measure(cell: Cell, seed: np.random.SeedSequence) -> list[dict[str, Any]]:
     return [{"square": number**2, "draw": draw} for draw in draws.tolist()]
 
 
-def find(settings: dict[str, Any], tables: Tables) -> Findings:
+def find(settings: ToySettings, tables: Tables) -> Findings:
     rows = tables["measurements"]
     total = sum(row["square"] for row in rows)
     return Findings({"sum": total}, {"summary": [{"rows": len(rows)}]}, {"empty.png": Figure()})
 
 
-TOY = Study("toy", parser, cells, measure, find=find)
+STUDY = Study(name="toy", settings=ToySettings, make_cells=cells, measure=measure, find=find)
 
 
 def toy_process(*arguments: str) -> None:
     """Runs the study as a program does."""
-    raise SystemExit(run_study(TOY, arguments))
+    raise SystemExit(run(STUDY, arguments))
 
 
 def infinite(cell: Cell, seed: np.random.SeedSequence) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Sweeps: cells measured side by side, kept as they finish, continued, and the same wherever they are measured."""
+"""Studies: cells measured side by side, kept as they finish, continued, and the same wherever they are measured."""
 
 import json
 import multiprocessing
@@ -7,20 +7,26 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
 import torch
-from runs import CHECKOUT, assert_refused, result
-from toy_study import LOG, TOY, cells, find, infinite, measure, parser, toy_process
+import toy_study
+from runs import CHECKOUT, assert_refused, one_line, result, said_by_parser
+from toy_study import LOG, STUDY, ToySettings, cells, infinite, measure, toy_process
 
-from experiments import barren_plateau, gradient_methods
+from experiments.__main__ import main
+from experiments.barren_plateau.plateau_study import STUDY as BARREN_PLATEAU
+from experiments.common import engine
 from experiments.common.cells import Cell, Journal, key_of, measured, seed_of
 from experiments.common.runs import RunFolder
-from experiments.common.sweeps import Findings, Study, Tables, run_study
+from experiments.common.studies import Findings, Study, Tables
+from experiments.gradient_methods.method_study import STUDY as GRADIENT_METHODS
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -56,8 +62,8 @@ def log(tmp_path, monkeypatch):
     return Log(tmp_path / "log")
 
 
-def run(folder: Path, *arguments: str, study: Study = TOY) -> int:
-    return run_study(study, ["--run-dir", str(folder), *arguments])
+def run(folder: Path, *arguments: str, study: Study[ToySettings] = STUDY) -> int:
+    return engine.run(study, ["--run-dir", str(folder), *arguments])
 
 
 def eventually(happened: Callable[[], object]) -> None:
@@ -89,13 +95,13 @@ def test_results_are_files(folder, log, capsys):
 
 
 def test_each_table_has_its_file(tmp_path, log):
-    def find_two(settings: dict[str, Any], tables: Tables) -> Findings:
+    def find_two(settings: ToySettings, tables: Tables) -> Findings:
         return Findings({name: len(rows) for name, rows in tables.items()}, {}, {})
 
-    def cells_of_two(settings: dict[str, Any]) -> list[Cell]:
+    def cells_of_two(settings: ToySettings) -> list[Cell]:
         return [{**cell, "part": "odd" if cell["number"] % 2 else "even"} for cell in cells(settings)]
 
-    study = Study("toy", parser, cells_of_two, measure, find=find_two)
+    study = replace(STUDY, make_cells=cells_of_two, find=find_two)
     assert run(tmp_path / "run", "--workers", "0", study=study) == 0
     assert [row["number"] for row in RunFolder(tmp_path / "run").read_rows("odd.csv")] == [1, 1, 3, 3]
     assert result(tmp_path / "run")["even"] == 2
@@ -142,7 +148,7 @@ def test_torch_has_its_threads_back(log):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        assert measured(measure, {"number": 1, "draws": 1}, 0).line is not None
+        assert measured(measure, {"number": 1, "draws": 1}, 0).value is not None
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -197,13 +203,13 @@ def test_a_cell_that_fails_on_a_worker_is_named(tmp_path, log, capsys):
 
 
 def test_numbers_that_are_none_fail_their_cell(tmp_path, capsys):
-    study = Study("toy", parser, cells, infinite, find=find)
+    study = replace(STUDY, measure=infinite)
     assert run(tmp_path / "run", "--workers", "0", "--numbers", "1", study=study) == 1
     assert "number=1 draws=2 failed: ValueError" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path, folder, log):
+def test_a_killed_study_goes_on_with_what_is_missing(tmp_path, folder, log):
     log.tell("wait", 3)
     options = ("--run-dir", str(folder), "--workers", "0")
     process = multiprocessing.get_context("spawn").Process(target=toy_process, args=options)
@@ -267,10 +273,10 @@ def test_other_settings_are_refused(tmp_path, folder, log):
 
 
 def test_a_run_may_grow_where_the_study_says_so(tmp_path, log):
-    def up_to(settings: dict[str, Any]) -> Sequence[Cell]:
-        return [{"number": number, "draws": 1} for number in range(settings["draws"])]
+    def up_to(settings: ToySettings) -> Sequence[Cell]:
+        return [{"number": number, "draws": 1} for number in range(settings.draws)]
 
-    study = Study("toy", parser, up_to, measure, find=find, extendable=("draws",))
+    study = replace(STUDY, make_cells=up_to, extendable=("draws",))
     assert run(tmp_path / "run", "--workers", "0", study=study) == 0
     assert run(tmp_path / "run", "--workers", "0", "--resume", "--draws", "4", study=study) == 0
     assert log.numbers == [0, 1, 2, 3]
@@ -342,11 +348,77 @@ def test_settings_of_studies_that_cannot_be_are_refused(study, options, folder, 
     assert_refused(capsys, folder, f"{study}: {options[0]}: got", study, *options)
 
 
-@pytest.mark.parametrize("study", [barren_plateau.STUDY, gradient_methods.STUDY], ids=["barren", "gradients"])
+@pytest.mark.parametrize("study", [BARREN_PLATEAU, GRADIENT_METHODS], ids=["barren", "gradients"])
 def test_cells_of_studies_are_different(study):
-    every = study.cells(vars(study.parser().parse_args([])))
+    every = study.make_cells(study.settings())
     assert len({key_of(cell) for cell in every}) == len(every)
 
 
 def test_journal_of_nothing_is_empty(tmp_path):
     assert Journal(tmp_path / "cells.jsonl").read() == {}
+
+
+# ------------------------------------------------------------------------------------------------- the engine
+
+
+@pytest.mark.slow
+def test_of_two_processes_that_resume_a_study_one_is_refused(folder, log):
+    log.tell("fail", 2)
+    assert run(folder, "--workers", "0") == 1
+    log.untell("fail", 2)
+    log.tell("wait", 2)
+    options = ("--run-dir", str(folder), "--workers", "0", "--resume")
+    process = multiprocessing.get_context("spawn").Process(target=toy_process, args=options)
+    process.start()
+    eventually(lambda: log.numbers.count(2) == 2)
+    with pytest.raises(BlockingIOError, match=r"^[^\n]*another process is at work in this run[^\n]*$"):
+        run(folder, "--workers", "0", "--resume")
+    log.untell("wait", 2)
+    process.join()
+    assert process.exitcode == 0
+    assert log.numbers == [1, 2, 2, 3]
+    assert result(folder)["sum"] == 28
+
+
+def test_what_another_process_has_measured_until_the_lock_is_ours_is_not_measured_again(folder, log, monkeypatch):
+    log.tell("fail", 2)
+    assert run(folder, "--workers", "0") == 1
+    log.untell("fail", 2)
+    genuine = RunFolder.locked
+
+    @contextmanager
+    def locked_late(late: RunFolder) -> Iterator[None]:
+        monkeypatch.setattr(RunFolder, "locked", genuine)
+        assert run(folder, "--workers", "0", "--resume") == 0
+        with genuine(late):
+            yield
+
+    monkeypatch.setattr(RunFolder, "locked", locked_late)
+    assert run(folder, "--workers", "0", "--resume") == 0
+    assert log.numbers == [1, 2, 2, 3]
+    assert len(lines(folder)) == 3
+
+
+def test_plot_draws_a_study_from_its_cells(folder, log, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "experiments.toy", toy_study)
+    log.tell("fail", 2)
+    assert main(["toy", "--run-dir", str(folder), "--workers", "0"]) == 1
+    assert "(1 of 3 cells to come); finish it with --resume" in one_line(capsys, "plot", str(folder))
+    log.untell("fail", 2)
+    assert main(["toy", "--run-dir", str(folder), "--workers", "0", "--resume"]) == 0
+    drawn = {name: (folder / name).read_bytes() for name in ("measurements.csv", "summary.csv", "empty.png")}
+    for name in drawn:
+        (folder / name).unlink()
+    assert main(["plot", str(folder)]) == 0
+    assert {name: (folder / name).read_bytes() for name in drawn} == drawn
+    assert log.numbers == [1, 2, 2, 3]
+
+
+def test_mistyped_options_of_a_study_are_refused(folder, capsys):
+    options = ("--run-dir", str(folder))
+    assert "did you mean --profile-qubits?" in said_by_parser(
+        capsys, "barren-plateau", "--profil-qubits", "4", *options
+    )
+    assert "did you mean --points?" in said_by_parser(capsys, "gradient-methods", "--point", "2", *options)
+    assert "fake Manila" in said_by_parser(capsys, "shot-noise", "--noises", "fake Manilla", *options)
+    assert not folder.exists()

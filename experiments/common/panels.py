@@ -1,0 +1,53 @@
+"""What figures of studies share: marks that are told apart in grey, points with error bars, one legend for all panels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import cycle
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+K = TypeVar("K", bound=Hashable)
+
+_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (7, 3)))
+
+
+class Mark(NamedTuple):
+    """How one of several series is drawn."""
+
+    marker: str
+    line: Any
+    colour: str
+
+
+def marks(names: Iterable[K]) -> dict[K, Mark]:
+    """A mark for each name; those of seven are different in all respects."""
+    styles = zip(names, cycle("osD^vPX"), cycle(_LINES), strict=False)
+    return {name: Mark(marker, line, f"C{number}") for number, (name, marker, line) in enumerate(styles)}
+
+
+def draw_points(axes: Axes, mark: Mark, x: Any, y: Any, errors: Any, *, joined: bool = False, **options: Any) -> None:
+    """Points with error bars, hollow unless the options say otherwise; if ``joined``, with the mark's line between them."""
+    style: dict[str, Any] = {"markerfacecolor": "w", "markersize": 5, "capsize": 2, "linewidth": 1.2}
+    line = mark.line if joined else "none"
+    axes.errorbar(x, y, errors, marker=mark.marker, linestyle=line, color=mark.colour, **style | options)
+
+
+def finish(figure: Figure, *, columns: int) -> Figure:
+    """Adds a grid to each panel, and below them one legend of all that is labelled in any of them."""
+    labelled: dict[str, Any] = {}
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+        labelled |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=columns, fontsize=9)
+    return figure
+
+
+def mean_and_error(name: str, values: Sequence[float]) -> dict[str, Any]:
+    """Columns of a table: the mean, and its standard error, which is left empty where there is a single value."""
+    error = float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else ""
+    return {name: float(np.mean(values)), f"{name}, standard error": error}

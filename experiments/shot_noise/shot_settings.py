@@ -1,0 +1,83 @@
+"""Settings of the study of shot noise; the defaults are the full setting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from ..common.data_settings import data_root_from_environment
+from ..common.kinds import PositiveInt
+from ..common.settings import StudySettings
+
+PartName = Literal["scaling", "training", "noise"]
+NoiseName = Literal[
+    "none", "depolarising, 1 qubit", "depolarising, 2 qubits", "readout error", "fake Manila", "fake Nairobi"
+]
+ModelName = Literal["hybrid CNN", "layerwise", "dressed"]
+PARTS: tuple[PartName, ...] = get_args(PartName)
+_SHOTS = (10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
+
+
+def _data_root() -> str | None:
+    root = data_root_from_environment()
+    return None if root is None else str(root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShotSettings(StudySettings):
+    """Shot noise: how far it goes down with the shots, what it costs in training, and what more shots do not cure.
+
+    Three parts. scaling: the standard error of a value and of its gradient by each rule against the shots, as it is seen in
+    repetitions, as the library reports it and as theory has it. training: accuracy against the shots spent, with constant,
+    growing and adaptive shots, shared out evenly or by sensitivity. noise: the error of a noisy simulator against the
+    shots, which stops at the bias.
+
+    Attributes:
+        parts: What to measure.
+        shots: Shots a circuit of the part scaling.
+        repeats: How often each number of shots is measured.
+        noises: The simulators of the part noise.
+        noise_shots: Shots a circuit of the part noise.
+        noise_repeats: How often each number of shots is measured in the part noise.
+        models: What to train in the part training.
+        steps: Training steps.
+        seeds: Trainings of each model and strategy, of seeds from --seed on.
+        data_root: Folder of MNIST, on every worker (default: QTB_DATA).
+        dataset: digits: scikit-learn's; mnist: from --data-root; auto: mnist where there is a data root, else digits.
+    """
+
+    parts: tuple[PartName, ...] = PARTS
+    shots: tuple[PositiveInt, ...] = _SHOTS
+    repeats: PositiveInt = 4000
+    noises: tuple[NoiseName, ...] = get_args(NoiseName)
+    noise_shots: tuple[PositiveInt, ...] = _SHOTS[:-1]
+    noise_repeats: PositiveInt = 100
+    models: tuple[ModelName, ...] = get_args(ModelName)
+    steps: PositiveInt = 100
+    seeds: PositiveInt = 6
+    data_root: str | None = field(default_factory=_data_root)
+    dataset: Literal["auto", "digits", "mnist"] = "auto"
+
+    def __post_init__(self) -> None:
+        if "scaling" in self.parts:
+            _require_enough("", self.shots, self.repeats)
+        if "noise" in self.parts:
+            _require_enough("noise-", self.noise_shots, self.noise_repeats)
+        if "training" in self.parts and self.dataset == "mnist" and self.data_root is None:
+            raise ValueError("--dataset mnist: got no data root, expected --data-root or QTB_DATA.")
+
+    @property
+    def mnist_root(self) -> str | None:
+        """Where MNIST is; None for scikit-learn's digits."""
+        return None if self.dataset == "digits" else self.data_root
+
+
+def _require_enough(part: str, shots: tuple[int, ...], repeats: int) -> None:
+    """Refuses what no line can be fitted through, or has no scatter."""
+    if len(set(shots)) < 2 or min(shots) < 2:
+        raise ValueError(
+            f"--{part}shots: got {list(shots)}, expected at least two different numbers, from 2 on (a single shot has no "
+            "standard error)."
+        )
+    if repeats < 10:
+        raise ValueError(f"--{part}repeats: got {repeats}, expected at least 10, whose scatter says something.")
