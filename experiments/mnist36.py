@@ -41,7 +41,7 @@ QUBITS = 9
 TRAIN_IMAGES = {"mnist": 1000, "digits": 240}
 LEARNING: Mapping[str, Any] = {
     **{"circuit": "ring", "readout": "sum", "scale_and_bias": True, "init": "uniform"},
-    **{"batch_size": 50, "lr": 0.02, "shots": None},
+    **{"batch_size": 50, "lr": 0.02},
 }
 """What ten of ten seeds learn with, of ``configs/mnist36-improved.yaml``."""
 
@@ -169,9 +169,10 @@ def advice(settings: MNIST36Settings) -> str:
     """What to try after a run that has not learnt: what others have learnt with and this one has not had."""
     better = {name: value for name, value in LEARNING.items() if getattr(settings, name) != value}
     if not better:
+        more = "too noisy or too short: try more --shots," if settings.shots else "too short: try"
         return (
             "It had the circuit, the start and the learning rate of runs that have (mnist36-improved.yaml), so it may have "
-            "been too short: try more --epochs, more --train-images, or another --seed."
+            f"been {more} more --epochs, more --train-images, or another --seed."
         )
     options = [f"--{name.replace('_', '-')} {json.dumps(value)}".replace('"', "") for name, value in better.items()]
     return f"Most seeds of the published protocol do not; experiments/README.md says why. Try {' '.join(options)}."

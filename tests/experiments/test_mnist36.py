@@ -200,6 +200,7 @@ class TestAdvice:
         followed = said.partition("Try ")[2].removesuffix(".").split()
         again = advice(settings_of("--dataset", "digits", *options, *followed))
         assert "more --epochs" in again
+        assert ("more --shots" in again) == ("--shots" in options)
         assert not any(f"--{name.replace('_', '-')} " in again for name in LEARNING)
 
     def test_is_of_a_configuration_that_learns(self):
