@@ -42,7 +42,7 @@ def _perform(name: str, options: Sequence[str]) -> int:
         meant = did_you_mean(name, [*COMMANDS, *TOOLS])
         print(f"No experiment {name!r}{meant or '; python -m experiments lists what there is'}", file=sys.stderr)
         return 2
-    from .common.engine import run
+    from .common.runner import run
 
     return run(command, options)
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from .common.engine import Command
+    from .common.runner import Command
     from .common.runs import RunFolder
     from .common.settings import Settings
 
@@ -29,12 +29,12 @@ class Entry(NamedTuple):
 COMMANDS = {
     "mnist01": Entry(
         "hybrid CNN that tells handwritten 0 from 1, gradients by parameter shift (Qiskit textbook)",
-        "settings:MNIST01Settings",
+        "experiment_settings:MNIST01Settings",
         "mnist01:EXPERIMENT",
     ),
     "mnist36": Entry(
         "layerwise learning: a quantum circuit that tells 3 from 6 grows while it is trained (Skolik et al.)",
-        "settings:MNIST36Settings",
+        "experiment_settings:MNIST36Settings",
         "mnist36:EXPERIMENT",
     ),
     "transfer": Entry(
@@ -49,7 +49,7 @@ COMMANDS = {
     ),
     "spirals": Entry(
         "a dressed quantum circuit beside its classical twin on two interleaved spirals (Mari et al.)",
-        "settings:SpiralsSettings",
+        "experiment_settings:SpiralsSettings",
         "spirals:EXPERIMENT",
     ),
     "recipes": Entry(
@@ -64,7 +64,7 @@ COMMANDS = {
     ),
     "shot-noise": Entry(
         "standard errors against shots, accuracy against the shots spent, and the bias that shots do not cure",
-        "shot_noise.shot_settings:ShotSettings",
+        "shot_noise.shot_settings:ShotNoiseSettings",
         "shot_noise.shot_study:STUDY",
     ),
     "gradient-methods": Entry(

@@ -20,7 +20,7 @@ from .common.runs import RunFolder
 
 if TYPE_CHECKING:
     from .common.comparison import Compared
-    from .common.engine import Command
+    from .common.runner import Command
     from .common.studies import Study
 
 _NOT_COMPARED = ("seed", "seeds", "data_root", "device", "download")

@@ -31,7 +31,7 @@ from .common.runs import RunFolder
 from .common.training_costs import cost_of_training
 from .common.work import Work
 from .common.workplace import exact_options
-from .settings import MNIST01Settings
+from .experiment_settings import MNIST01Settings
 
 DIGITS = (0, 1)
 

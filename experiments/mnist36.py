@@ -34,7 +34,7 @@ from .common.shot_schedules import between
 from .common.training_costs import quote_of_stage, words
 from .common.work import Work
 from .common.workplace import exact_options
-from .settings import MNIST36Settings
+from .experiment_settings import MNIST36Settings
 
 DIGITS = (3, 6)
 QUBITS = 9

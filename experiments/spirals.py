@@ -33,7 +33,7 @@ from .common.runs import RunFolder
 from .common.training_costs import cost_of_training
 from .common.work import Work, cross_entropy, quantum_layers
 from .common.workplace import exact_options
-from .settings import SpiralsSettings
+from .experiment_settings import SpiralsSettings
 
 TURNS = {"easy": 1.52, "hard": 2.0}
 PUBLISHED: Mapping[tuple[Literal["easy", "hard"], Literal["quantum", "classical"]], float] = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import qiskit_torch_bridge.backends.ibm as hardware
-from experiments.__main__ import EXPERIMENTS, TOOLS
+from experiments.catalogue import COMMANDS, TOOLS
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import dressed, textbook
 
@@ -108,7 +108,7 @@ def test_layerwise_lines_run():
 def test_commands_name_what_there_is():
     commands = re.findall(r"python -m experiments ([\w-]+)", README + EXPERIMENTS_PAGES)
     assert len(commands) > 10
-    assert set(commands) <= EXPERIMENTS.keys() | TOOLS.keys() | {"NAME"}
+    assert set(commands) <= COMMANDS.keys() | TOOLS.keys() | {"NAME"}
     configurations = set(re.findall(r"([\w-]+\.yaml)", EXPERIMENTS_PAGES)) - {
         "FILE.yaml",
         "config.yaml",

@@ -15,9 +15,9 @@ from qiskit_torch_bridge.commands.printing import in_columns
 from .cells import Outcome, failure
 from .cluster import outcomes_of
 from .comparison import Curve, comparison_figure, grouped, seeds_figure, summarize
-from .engine import Command, Site
 from .hardware import IN_MEMORY, LEDGER, discard_unused_ledger, ledger_of, opened, require_one_session
 from .options import Options, flat, saved_settings
+from .runner import Command, Site
 from .runs import RunFolder
 from .settings import FREE, TrainingSettings
 from .work import Work
@@ -41,7 +41,7 @@ class Training(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(Command[S]):
-    """What an experiment is made of; :func:`~experiments.common.engine.run` does the rest.
+    """What an experiment is made of; :func:`~experiments.common.runner.run` does the rest.
 
     A run is one training, or one for each variant (a circuit and its classical twin) and each seed; those have folders of
     their own within the run's, each of which is a run that can be continued, drawn and compared.
@@ -68,7 +68,7 @@ class Experiment(Command[S]):
     published: Callable[[S], float | None] = lambda settings: None
 
     def completed(self, settings: S) -> S:
-        """See :class:`~experiments.common.engine.Command`."""
+        """See :class:`~experiments.common.runner.Command`."""
         return self.complete(settings)
 
     def cells(self, settings: S) -> dict[str, Training]:

@@ -88,20 +88,26 @@ class RunFolder:
         return self.file("result.json").is_file()
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, wait: bool = False) -> Iterator[None]:
         """Within it, no other process is at work in the folder.
 
+        Args:
+            wait: Whether to wait for the end of one that is.
+
         Raises:
-            BlockingIOError: If one is.
+            BlockingIOError: If one is, and is not to be waited for.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.file(_LOCK))
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise BlockingIOError(
-                f"{self.path}: another process is at work in this run; wait for its end, or interrupt it first."
-            ) from error
+            if not wait:
+                raise BlockingIOError(
+                    f"{self.path}: another process is at work in this run; wait for its end, or interrupt it first."
+                ) from error
+            print(f"{self.path}: another process is at work in it; waiting for its end.", flush=True)
+            lock.acquire()
         try:
             yield
         finally:

@@ -13,7 +13,7 @@ from qiskit_torch_bridge.commands.printing import in_columns
 
 from .cells import Cell, Journal, Measure, key_of, measured
 from .cluster import outcomes_of
-from .engine import Command, Site
+from .runner import Command, Site
 from .runs import RunFolder
 from .settings import StudySettings
 
@@ -43,7 +43,7 @@ class Findings:
 
 @dataclass(frozen=True, kw_only=True)
 class Study(Command[S]):
-    """What a study is made of; :func:`~experiments.common.engine.run` does the rest.
+    """What a study is made of; :func:`~experiments.common.runner.run` does the rest.
 
     Attributes:
         make_cells: From settings to the cells, all different; refuses settings that cannot be.
@@ -59,7 +59,7 @@ class Study(Command[S]):
     require: Callable[[S], None] = lambda settings: None
 
     def completed(self, settings: S) -> S:
-        """See :class:`~experiments.common.engine.Command`."""
+        """See :class:`~experiments.common.runner.Command`."""
         self.require(settings)
         return settings
 

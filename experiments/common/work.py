@@ -20,11 +20,11 @@ from tqdm import tqdm
 from qiskit_torch_bridge import QuantumLayer
 
 from .board import Board
-from .engine import Interrupted
 from .gradient_noise import STEPS_A_LOOK, GradientNoise, columns, variances
 from .hardware import Measured
 from .options import yaml_of
 from .rows import Examples
+from .runner import Interrupted
 from .runs import RunFolder
 from .settings import TrainingSettings
 from .shot_schedules import shot_schedule
@@ -175,8 +175,9 @@ class Work:
         return layer_options(self.settings, self.device)
 
     def elsewhere(self, name: str, settings: TrainingSettings, folder: RunFolder) -> Work:
-        """Another training, by the same processes."""
-        return Work(name, settings, folder, self.fabric, device=self.device, progress=self._progress)
+        """Another training, by the same processes; on the device that is open, if it is for hardware too."""
+        device = self.device if settings.is_for_hardware else None
+        return Work(name, settings, folder, self.fabric, device=device, progress=self._progress)
 
     def steps(
         self,
@@ -289,6 +290,7 @@ class Work:
         """Notes the stage; whether it is still to be trained."""
         if not self._stages:
             self._to_restore = self._checkpoint()
+            self._started = self._saved = time.perf_counter()  # data and features may have taken their time
         self._stages.append([stage, epochs])
         self._last_epoch += epochs
         if self._to_restore is None:

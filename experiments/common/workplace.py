@@ -75,6 +75,11 @@ def layer_options(settings: TrainingSettings, device: IBMBackend | None = None) 
     return options if device is None else options | {"backend": device}
 
 
+def simulated_options(settings: TrainingSettings) -> dict[str, Any]:
+    """The same on a simulator, if they are for hardware: enough to see whether a layer can be made."""
+    return layer_options(settings) | ({"backend": "aer"} if settings.is_for_hardware else {})
+
+
 def exact_options(settings: TrainingSettings) -> dict[str, Any]:
     """The same with exact simulation, for circuits that are drawn and not measured."""
     exact = {"backend": None, "shots": None, "gradient": None, "allocation": "uniform"}

@@ -19,7 +19,7 @@ from .figures import noise_figure, scaling_figure, training_figure
 from .noise import IDEAL, NOISES, QUANTITIES, closed_form, ideal, one_shot
 from .power_laws import Plateau, fit_plateau, fit_power_law
 from .scaling import EXPONENTS
-from .shot_settings import ShotSettings
+from .shot_settings import ShotNoiseSettings
 from .strategies import ALLOCATIONS
 
 Rows = Sequence[Mapping[str, Any]]
@@ -29,7 +29,7 @@ _NEARLY = 0.95
 """Of the best accuracy: what counts as having learnt."""
 
 
-def find(settings: ShotSettings, tables: Tables) -> Findings:
+def find(settings: ShotNoiseSettings, tables: Tables) -> Findings:
     """Fits and draws those of the study's tables that there are."""
     numbers: dict[str, Any] = {}
     summaries: dict[str, Rows] = {}

@@ -24,7 +24,7 @@ def _data_root() -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShotSettings(StudySettings):
+class ShotNoiseSettings(StudySettings):
     """Shot noise: how far it goes down with the shots, what it costs in training, and what more shots do not cure.
 
     Three parts. scaling: the standard error of a value and of its gradient by each rule against the shots, as it is seen in

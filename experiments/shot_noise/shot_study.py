@@ -16,17 +16,17 @@ from ..mnist36 import DIGITS
 from .noise import NOISES, measure_noise
 from .scaling import RULES, VALUE, measure_scaling
 from .shot_findings import find
-from .shot_settings import PARTS, ShotSettings
+from .shot_settings import PARTS, ShotNoiseSettings
 from .strategies import folder_of, strategies_of, train
 
 
-def cells(settings: ShotSettings) -> list[Cell]:
+def cells(settings: ShotNoiseSettings) -> list[Cell]:
     """The cells of all parts that are asked for."""
     made = {"scaling": _scaling_cells, "training": _training_cells, "noise": _noise_cells}
     return [cell for part in PARTS if part in settings.parts for cell in made[part](settings)]
 
 
-def require(settings: ShotSettings) -> None:
+def require(settings: ShotNoiseSettings) -> None:
     """Refuses a data root without MNIST, or with damaged files, and fake devices that are not installed.
 
     Raises:
@@ -46,21 +46,23 @@ def measure(cell: Cell, seed: np.random.SeedSequence) -> Sequence[Row]:
     return measure_noise(cell, seed) if cell["part"] == "noise" else train(cell, seed)
 
 
-def _scaling_cells(settings: ShotSettings) -> Iterator[Cell]:
+def _scaling_cells(settings: ShotNoiseSettings) -> Iterator[Cell]:
     for quantity, shots in product((VALUE, *RULES), settings.shots):
         yield {"part": "scaling", "quantity": quantity, "shots": shots, "repeats": settings.repeats}
 
 
-def _noise_cells(settings: ShotSettings) -> Iterator[Cell]:
+def _noise_cells(settings: ShotNoiseSettings) -> Iterator[Cell]:
     for name, shots in product(settings.noises, settings.noise_shots):
         yield {"part": "noise", "noise": name, "shots": shots, "repeats": settings.noise_repeats}
 
 
-def _training_cells(settings: ShotSettings) -> Iterator[Cell]:
+def _training_cells(settings: ShotNoiseSettings) -> Iterator[Cell]:
     for model in settings.models:
         for strategy, number in product(strategies_of(model), range(settings.seeds)):
             task = {"model": model, "strategy": strategy, "steps": settings.steps, "seed": settings.seed + number}
             yield {"part": "training", **task, "data_root": settings.mnist_root}
 
 
-STUDY = Study(name="shot-noise", settings=ShotSettings, make_cells=cells, measure=measure, find=find, require=require)
+STUDY = Study(
+    name="shot-noise", settings=ShotNoiseSettings, make_cells=cells, measure=measure, find=find, require=require
+)

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -20,10 +21,11 @@ from torchvision.transforms import v2
 from qiskit_torch_bridge import DressedQuantumNet
 
 from ..common.runs import brief
-from ..common.trainer import quantum_layers
+from ..common.work import quantum_layers
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision's weights want them
-NETWORKS = ("resnet18", "quantum")
+_TO_TENSOR = (v2.ToImage(), v2.ToDtype(torch.float32, scale=True))
+_LAST_LAYERS = {"resnet18": ("network", "fc"), "quantum": ("net", "post")}
 _EXPECTED = "expected torchvision's ResNet18, or the backbone.pt that 'python -m experiments pretrain' writes."
 
 
@@ -41,51 +43,37 @@ class View:
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """Shape (3, crop, crop), float32 in [0, 1]."""
-        steps = [v2.Resize(self.resize, antialias=True), v2.CenterCrop(self.crop)]
-        return _tensor(v2.Compose(steps)(image))
+        return v2.Compose([v2.Resize(self.resize, antialias=True), v2.CenterCrop(self.crop), *_TO_TENSOR])(image)
 
     def augmented(self, image: Image.Image) -> torch.Tensor:
         """The same with a random part of the image and a random flip, as in PyTorch's tutorial on transfer learning."""
-        steps = [v2.RandomResizedCrop(self.crop, antialias=True), v2.RandomHorizontalFlip()]
-        return _tensor(v2.Compose(steps)(image))
+        changes = [v2.RandomResizedCrop(self.crop, antialias=True), v2.RandomHorizontalFlip()]
+        return v2.Compose([*changes, *_TO_TENSOR])(image)
 
 
-def _tensor(image: Image.Image) -> torch.Tensor:
-    tensor: torch.Tensor = v2.functional.to_dtype(v2.functional.to_image(image), torch.float32, scale=True)
-    return tensor
-
-
-def _normalized(network: nn.Module) -> nn.Module:
+def _normalized(network: nn.Module) -> nn.Sequential:
     """A network behind ImageNet's normalisation; takes images in [0, 1]."""
     return nn.Sequential(OrderedDict(normalize=v2.Normalize(_MEAN, _STD), network=network))
 
 
-class QuantumNetwork(nn.Module):
-    """A dressed quantum circuit that looks at the image through 8 x 8 grey pixels."""
-
-    def __init__(self, num_outputs: int, *, num_qubits: int = 8, depth: int = 4, **options: Any) -> None:
-        super().__init__()
-        self.net = DressedQuantumNet(64, num_outputs, num_qubits=num_qubits, depth=depth, weight_spread=0.1, **options)
+class _GreyPixels(nn.Module):
+    """The image as 8 x 8 grey pixels: from shape (N, 3, height, width) to (N, 64), in [-1, 1]."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """From shape (N, 3, height, width) to scores (N, num_outputs)."""
-        outputs: torch.Tensor = self.net(self.pixels(images))
-        return outputs
-
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """``<Z>`` on each qubit, shape (N, num_qubits)."""
-        return self.net.quantum_features(self.pixels(images))
-
-    @staticmethod
-    def pixels(images: torch.Tensor) -> torch.Tensor:
-        """Shape (N, 64), in [-1, 1]."""
         return (2 * F.adaptive_avg_pool2d(images.mean(dim=1), 8) - 1).flatten(1)
 
 
-def new_network(network: str, num_outputs: int, **options: Any) -> nn.Module:
-    """A network to be trained on images in [0, 1]: ``resnet18`` or ``quantum`` (which takes a layer's options)."""
+def new_network(network: str, num_outputs: int, **options: Any) -> nn.Sequential:
+    """A network to be trained, from images (N, 3, height, width) in [0, 1] to scores (N, num_outputs).
+
+    Args:
+        network: ``resnet18``; or ``quantum``, a dressed circuit of eight qubits that sees 8 x 8 grey pixels.
+        num_outputs: Scores of an image.
+        options: Of the quantum layer, where there is one.
+    """
     if network == "quantum":
-        return QuantumNetwork(num_outputs, **options)
+        net = DressedQuantumNet(64, num_outputs, num_qubits=8, depth=4, weight_spread=0.1, **options)
+        return nn.Sequential(OrderedDict(pixels=_GreyPixels(), net=net))
     return _normalized(resnet18(weights=None, num_classes=num_outputs))
 
 
@@ -128,15 +116,6 @@ class Backbone:
         return features
 
 
-class _Truncated(nn.Module):
-    def __init__(self, network: QuantumNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.network.features(images)
-
-
 def imagenet_backbone() -> Backbone:
     """ResNet18 with torchvision's ImageNet weights, which it downloads once.
 
@@ -156,16 +135,8 @@ def imagenet_backbone() -> Backbone:
 def save_backbone(model: nn.Module, network: str, view: View, trained_on: tuple[str, ...], source: str) -> bytes:
     """A trained network from :func:`new_network` as the content of a file for :func:`load_backbone`."""
     buffer = io.BytesIO()
-    torch.save(
-        {
-            "network": network,
-            "view": asdict(view),
-            "trained_on": list(trained_on),
-            "source": source,
-            "model": model.state_dict(),
-        },
-        buffer,
-    )
+    facts = {"network": network, "view": asdict(view), "trained_on": list(trained_on), "source": source}
+    torch.save({**facts, "model": model.state_dict()}, buffer)
     return buffer.getvalue()
 
 
@@ -199,9 +170,9 @@ def load_backbone(path: Path, **options: Any) -> Backbone:
         raise ValueError(
             f"--weights: {path} lacks what belongs to the weights ({brief(error)}); {_EXPECTED}"
         ) from error
-    if network not in NETWORKS:
-        raise ValueError(f"--weights: {path} holds a network {network!r}, expected one of {', '.join(NETWORKS)}.")
-    model = new_network(network, len(trained_on), **(options if network == "quantum" else {}))
+    if str(network) not in _LAST_LAYERS:
+        raise ValueError(f"--weights: {path} holds a network {network!r}, expected one of {', '.join(_LAST_LAYERS)}.")
+    model = new_network(network, len(trained_on), **options)
     _load(model, state, str(path))
     return _backbone(f"{network} trained on {source} ({', '.join(trained_on)})", network, view, model, trained_on)
 
@@ -216,44 +187,27 @@ def _from_torchvision(name: str, state: Mapping[str, Any], where: str) -> Backbo
 
 
 def _load(model: nn.Module, state: Mapping[str, Any], where: str) -> None:
-    expected = model.state_dict()
-    # How many batches were seen matters to training only, and files from before PyTorch 0.4.1 do not say it.
-    counters = {name: tensor for name, tensor in expected.items() if name.endswith(".num_batches_tracked")}
-    state = {**counters, **state}
-    differing = [
-        name
-        for name in expected.keys() | state.keys()
-        if name not in expected
-        or not isinstance(state.get(name), torch.Tensor)
-        or state[name].shape != expected[name].shape
-    ]
-    if differing:
-        raise ValueError(
-            f"--weights: {where} holds other weights ({len(differing)} names or shapes differ, such as "
-            f"{', '.join(sorted(map(str, differing))[:3])}); {_EXPECTED}"
-        )
-    if strange := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+    try:
+        model.load_state_dict(dict(state))
+    except Exception as error:  # which one depends on what the file holds
+        why = shorten(brief(error), 200, placeholder=" ...")
+        raise ValueError(f"--weights: {where} holds other weights ({why}); {_EXPECTED}") from error
+    if strange := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
         raise ValueError(f"--weights: {where} holds numbers that are not finite, such as in {strange[0]}; {_EXPECTED}")
-    model.load_state_dict(state)
 
 
 def _backbone(name: str, network: str, view: View, model: nn.Module, trained_on: tuple[str, ...]) -> Backbone:
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(key.encode() + tensor.contiguous().numpy().tobytes())
-    truncated: nn.Module
-    if isinstance(model, QuantumNetwork):
-        num_features, truncated = model.net.pre.out_features, _Truncated(model)
-    else:
-        last, truncated = model.get_submodule("network.fc"), model
-        assert isinstance(last, nn.Linear)
-        num_features = last.in_features
-        model.get_submodule("network").fc = nn.Identity()
-    truncated.requires_grad_(False)
+    body, last = _LAST_LAYERS[network]
+    layer = model.get_submodule(f"{body}.{last}")
+    assert isinstance(layer, nn.Linear)
+    setattr(model.get_submodule(body), last, nn.Identity())
     return Backbone(
         *(name, network, view),
-        num_features=num_features,
-        model=truncated,
+        num_features=layer.in_features,
+        model=model.requires_grad_(False),
         digest=digest.hexdigest(),
         trained_on=trained_on,
     )

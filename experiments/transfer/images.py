@@ -1,7 +1,4 @@
-"""Labelled photographs and digits: folders of images, CIFAR-10, and scikit-learn's digits, which need no download.
-
-``transfer`` and ``pretrain`` share the options that say which.
-"""
+"""Labelled photographs and digits: folders of images, CIFAR-10, and scikit-learn's digits, which need no download."""
 
 from __future__ import annotations
 
@@ -13,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
-from ..common.data import data_root_from_environment
-from ..common.options import Settings
+from .transfer_settings import ImageSettings, names_in
 
 _CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _DIGITS_FOR_TRAINING = 0.7
@@ -60,48 +55,14 @@ class Images:
             self.decode(row)
 
 
-def add_image_options(parser: Any, *, classes: str) -> None:
-    """``--dataset``, ``--classes`` (whose help is given) and ``--download``."""
-    parser.add_argument(
-        "--dataset",
-        type=str,
-        default="digits",
-        help="digits (scikit-learn's), ants-bees, cifar10, or a folder with train/CLASS and test/CLASS or val/CLASS.",
-    )
-    parser.add_argument("--classes", type=str | None, default=None, help=classes)
-    parser.add_argument(
-        "--download", action="store_true", help="Fetch CIFAR-10 into --data-root (default: data/) if it is missing."
-    )
-
-
-def with_data_root(settings: Settings) -> Settings:
-    """Settles where a new run's data come from, so that its settings say so.
-
-    Raises:
-        ValueError: If a folder is named that would not be looked at.
-    """
-    if settings["data_root"] is not None and settings["dataset"] == "digits":
-        raise ValueError(
-            f"--data-root: got {settings['data_root']!r}, but the digits come with scikit-learn; say what to take from "
-            "there with --dataset ants-bees or --dataset cifar10, or give a folder of your own images to --dataset."
-        )
-    root = settings["data_root"] or data_root_from_environment() or (Path("data") if settings["download"] else None)
-    return {**settings, "data_root": None if root is None or settings["dataset"] == "digits" else str(root)}
-
-
-def images_of(settings: Settings) -> tuple[Images, Images]:
+def images_of(settings: ImageSettings) -> tuple[Images, Images]:
     """Training and test images."""
     return load_images(
-        settings["dataset"],
-        data_root=None if settings["data_root"] is None else Path(settings["data_root"]),
-        classes=names_in(settings["classes"]) or None,
-        download=settings["download"],
+        settings.dataset,
+        data_root=None if settings.data_root is None else Path(settings.data_root),
+        classes=names_in(settings.classes) or None,
+        download=settings.download,
     )
-
-
-def names_in(classes: str | None) -> list[str]:
-    """The names in such a list as ``cat,dog``."""
-    return [] if classes is None else [name.strip() for name in classes.split(",")]
 
 
 def load_images(
@@ -171,7 +132,11 @@ def _folder(root: Path, training: bool, classes: Sequence[str] | None) -> Images
         if _looks_like_an_image(path.name) and path.is_file()
     ]
     labels = torch.tensor([label for _, label in files], dtype=torch.int64)
-    _refuse_empty_classes(labels, names, str(folder))
+    if empty := [name for label, name in enumerate(names) if label not in labels]:
+        raise ValueError(
+            f"{folder}: no images in {', '.join(empty)}, expected some in each class; put them there, or leave the class "
+            "out with --classes."
+        )
 
     def decode(row: int) -> Image.Image:
         path = files[row][0]
@@ -282,16 +247,6 @@ def _chosen(classes: Sequence[str] | None, there: Sequence[str], where: str) -> 
             f"{', '.join(there)}."
         )
     return names
-
-
-def _refuse_empty_classes(labels: torch.Tensor, names: Sequence[str], where: str) -> None:
-    counts = torch.bincount(labels, minlength=len(names)).tolist()
-    empty = [name for name, count in zip(names, counts, strict=True) if not count]
-    if empty:
-        raise ValueError(
-            f"{where}: no images in {', '.join(empty)}, expected some in each class; put them there, or leave the class out "
-            "with --classes."
-        )
 
 
 def _looks_like_an_image(name: str) -> bool:

@@ -13,9 +13,9 @@ from runs import CHECKOUT, QUICK, one_line, said_by_parser
 from experiments import catalogue
 from experiments.__main__ import main
 from experiments.common.comparison import Compared, Curve, against_shots, shots_figure
-from experiments.common.engine import run
 from experiments.common.experiment import Experiment
 from experiments.common.plots import learning_curves
+from experiments.common.runner import run
 from experiments.common.runs import RunFolder
 from experiments.common.settings import TrainingSettings
 from experiments.common.work import Work

@@ -26,6 +26,7 @@ from experiments.common import work
 from experiments.common.data import load_first_of
 from experiments.common.rows import Rows
 from experiments.common.runs import RunFolder
+from experiments.experiment_settings import MNIST36Settings
 from experiments.mnist36 import (
     EXPERIMENT,
     LEARNING,
@@ -36,7 +37,6 @@ from experiments.mnist36 import (
     rotations_of_last_qubit,
     rows_of,
 )
-from experiments.settings import MNIST36Settings
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import random_rotations
 

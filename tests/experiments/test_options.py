@@ -12,8 +12,8 @@ from experiments.catalogue import COMMANDS
 from experiments.common.options import Options, flat, parse, saved_settings, yaml_of
 from experiments.common.runs import RunFolder
 from experiments.common.settings import HardwareSettings
+from experiments.experiment_settings import MNIST01Settings
 from experiments.mnist01 import EXPERIMENT
-from experiments.settings import MNIST01Settings
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

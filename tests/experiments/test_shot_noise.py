@@ -18,7 +18,7 @@ from experiments.common.lines import MeanSquare
 from experiments.common.runs import RunFolder
 from experiments.shot_noise import noise, scaling, strategies
 from experiments.shot_noise.power_laws import fit_plateau, fit_power_law, mean_square
-from experiments.shot_noise.shot_settings import ShotSettings
+from experiments.shot_noise.shot_settings import ShotNoiseSettings
 from experiments.shot_noise.shot_study import cells, measure, require
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import dressed
@@ -285,12 +285,12 @@ def test_a_cell_follows_from_its_seed(cell):
 
 
 def test_options_know_noises_and_models_by_name():
-    assert ShotSettings().noises == tuple(noise.NOISES)
-    assert ShotSettings().models == tuple(strategies.MODELS)
+    assert ShotNoiseSettings().noises == tuple(noise.NOISES)
+    assert ShotNoiseSettings().models == tuple(strategies.MODELS)
 
 
 def test_what_was_measured_elsewhere_is_drawn_without_its_data():
-    settings = ShotSettings(parts=("training",), data_root="nowhere")
+    settings = ShotNoiseSettings(parts=("training",), data_root="nowhere")
     assert {cell["data_root"] for cell in cells(settings)} == {"nowhere"}
     with pytest.raises(FileNotFoundError, match="Got data root 'nowhere'"):
         require(settings)

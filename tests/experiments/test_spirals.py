@@ -14,7 +14,7 @@ from experiments.__main__ import main
 from experiments.common.options import flat, saved_settings
 from experiments.common.runs import RunFolder
 from experiments.common.workplace import exact_options, layer_options
-from experiments.settings import SpiralsSettings
+from experiments.experiment_settings import SpiralsSettings
 from experiments.spirals import EXPERIMENT, TURNS, network, spirals, standardized_spirals
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

@@ -12,8 +12,8 @@ from runs import one_line, result
 from experiments import catalogue
 from experiments.__main__ import main
 from experiments.common.cells import Cell
-from experiments.common.engine import run
 from experiments.common.kinds import PositiveInt
+from experiments.common.runner import run
 from experiments.common.runs import RunFolder
 from experiments.common.settings import StudySettings
 from experiments.common.studies import Findings, Study, Tables

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from experiments.__main__ import main
 from experiments.common.board import Board
-from experiments.common.engine import Interrupted
 from experiments.common.rows import Rows
+from experiments.common.runner import Interrupted
 from experiments.common.runs import RunFolder
 from experiments.common.settings import TrainingSettings
 from experiments.common.work import Batch, Loss, Work, cross_entropy, decisions
@@ -206,6 +206,25 @@ def test_losses_and_gradients_are_means_over_rows(tmp_path):
         F.cross_entropy(model(train.inputs[rows]), train.labels[rows]).backward()
         squares += sum(p.grad.square().sum().item() for p in model.parameters())
     assert row["gradient_rms"] == pytest.approx((squares / (3 * 8)) ** 0.5)
+
+
+def test_scores_of_the_test_are_without_dropout(tmp_path):
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+
+    work = trained(RunFolder(tmp_path), model=model, loss=cross_entropy)
+    torch.testing.assert_close(work.test_scores, work.model.eval()(examples(6, 2).inputs))
+
+
+def test_what_circuits_did_before_the_training_is_not_its_cost(tmp_path):
+    def used() -> nn.Module:
+        model = noisy_model()
+        model(examples(10, 1).inputs)
+        return model
+
+    fresh, after = trained(RunFolder(tmp_path / "fresh")), trained(RunFolder(tmp_path / "after"), model=used)
+    for name in ("circuits", "shots"):
+        assert [row[name] for row in fresh.rows] == [row[name] for row in after.rows]
 
 
 def test_order_of_the_examples_follows_from_seed_and_epoch(tmp_path):

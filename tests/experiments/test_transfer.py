@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +11,19 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from runs import CONFIGS, assert_same_run, ctrl_c_at, result, start
+from runs import CONFIGS, assert_same_run, ctrl_c_at, metrics, result, start
 from torchvision.models import ResNet18_Weights, resnet18, resnet34
 
 from experiments.__main__ import main
-from experiments.common.options import settings_of
+from experiments.common.options import parse
 from experiments.common.runs import RunFolder
+from experiments.common.work import Work
+from experiments.common.workplace import open_fabric
 from experiments.transfer.backbones import View, imagenet_backbone, load_backbone, new_network, save_backbone
 from experiments.transfer.features import AugmentedFeatures, cached_features
 from experiments.transfer.images import load_images
 from experiments.transfer.transfer_learning import EXPERIMENT
+from experiments.transfer.transfer_settings import PretrainSettings, TransferSettings
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -313,7 +318,7 @@ class TestTransfer:
         numbers = {"config.yaml", "metrics.csv", "result.json", "checkpoint.pt", "predictions.csv", "shown.npz"}
         for scheme in ("CC", "CQ", "QC", "QQ"):
             expected = numbers | {"tensorboard", "loss.png", "predictions.png", "confusion.png"}
-            expected |= {"circuit.png"} if scheme[1] == "Q" else set()
+            expected |= {".lock"} | ({"circuit.png"} if scheme[1] == "Q" else set())
             assert {path.name for path in (folder / scheme).iterdir()} == expected
             assert result(folder / scheme)["scheme"] == scheme
             assert (result(folder / scheme)["circuits"] > 0) == (scheme[1] == "Q")
@@ -333,6 +338,13 @@ class TestTransfer:
         assert f"Features: {came_to['feature_circuits']:,} circuits, {came_to['feature_shots']:,} shots" in printed
         assert came_to["feature_shots"] == 18 * 50
         assert "12 images to train on, 6 to test" in printed
+
+    def test_features_of_noise_of_ones_own_are_others(self, transfer, tmp_path):
+        (tmp_path / "noise.yaml").write_text("one_as_zero: 0.5\n")
+        options = ["--scheme", "QC", "--backend", "aer", "--shots", "20", "--epochs", "1"]
+        for noise in ([], ["--noise", "noise.yaml"]):
+            assert transfer(*options, *noise) == 0
+        assert len(list((tmp_path / "runs" / "features").iterdir())) == 4
 
     @pytest.mark.parametrize("options", [["--scheme", "CQ"], ["--scheme", "QQ", "--augment", "--shots", "20"]])
     def test_interrupted_run_resumes_to_the_last_bit(self, transfer, tmp_path, options):
@@ -429,6 +441,35 @@ class TestPretrain:
         assert_same_run(tmp_path / "straight" / name, tmp_path / "broken" / name)
         assert_same_run(tmp_path / "one", tmp_path / "two")
 
+    def test_waits_for_another_run_that_trains_it(self, transfer, tmp_path, capsys, monkeypatch):
+        options = ["--scheme", "QC", "--quantum-weights", "pretrain", "--epochs", "1"]
+        assert transfer(*options, "--cache", "there", "--run-dir", "one") == 0
+        name = "pretrained/quantum-pictures-without-a-b"
+        folder, at_work, waited_for = RunFolder(tmp_path / "here" / name), threading.Event(), threading.Event()
+
+        def train() -> None:
+            with folder.locked():
+                at_work.set()
+                assert waited_for.wait(60)
+                shutil.copytree(tmp_path / "there" / name, folder.path, dirs_exist_ok=True)
+
+        monkeypatch.setattr("experiments.common.runs.print", lambda *said, **how: waited_for.set(), raising=False)
+        other = threading.Thread(target=train)
+        other.start()
+        assert at_work.wait(60)
+        capsys.readouterr()
+        assert transfer(*options, "--cache", "here", "--run-dir", "two") == 0
+        other.join()
+        assert "pre-training" not in capsys.readouterr().out
+        assert_same_run(tmp_path / "one", tmp_path / "two")
+
+    def test_for_hardware_is_simulated(self, folder):
+        """The device is for the circuits that the transfer measures."""
+        settings = TransferSettings(backend="ibm:fake_manila", scheme="QC")
+        work = Work("transfer", settings, RunFolder(folder), open_fabric("cpu"), device=object())
+        own = work.elsewhere("pretrain", PretrainSettings(network="quantum"), RunFolder(folder))
+        assert (own.device, own.layer_options()["backend"]) == (None, "statevector")
+
     def test_network_that_was_trained_otherwise(self, transfer, tmp_path, capsys):
         options = ["--scheme", "QC", "--quantum-weights", "pretrain", "--epochs", "1"]
         assert transfer(*options) == 0
@@ -479,10 +520,10 @@ class TestConfigurations:
         assert settings["weights"] == "imagenet"
         names = ("lr", "batch_size", "epochs", "depth", "lr_gamma", "lr_step")
         assert all(settings[key] == value for key, value in zip(names, expected, strict=True) if value is not None)
-        heads = EXPERIMENT.variants(settings_of(EXPERIMENT.parser().parse_args(["--config", str(file)])))
+        heads = EXPERIMENT.variants(parse("transfer", TransferSettings, ["--config", str(file)])[1])
         assert {head: EXPERIMENT.published(its) for head, its in heads.items()} == {"CQ": accuracy, "CC": None}
         for changed in ({"weights": "backbone.pt"}, {"weights": "pretrain"}, {"image_size": 64}, {"depth": 1}):
-            assert EXPERIMENT.published({**heads["CQ"], **changed}) is None
+            assert EXPERIMENT.published(replace(heads["CQ"], **changed)) is None
 
     def test_digits_is_the_default(self, tmp_path, capsys, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -494,8 +535,10 @@ class TestConfigurations:
 
 
 @pytest.mark.slow
-def test_two_processes_fill_the_cache_at_once(pictures, resnet, tmp_path):
-    command = ["transfer", "--dataset", str(pictures), "--classes", "a,b", "--weights", str(resnet), "--scheme", "CC"]
+@pytest.mark.parametrize("scheme", ["CC", "QC"])
+def test_two_processes_fill_the_cache_at_once(pictures, resnet, tmp_path, scheme):
+    """With features; and before them with a network, which one of them trains and the other waits for."""
+    command = ["transfer", "--dataset", str(pictures), "--classes", "a,b", "--weights", str(resnet), "--scheme", scheme]
     options = ["--epochs", "1", "--cache", str(tmp_path / "cache")]
     processes = [start(*command, *options, "--run-dir", str(tmp_path / name)) for name in ("one", "two")]
     for process in processes:
@@ -503,6 +546,8 @@ def test_two_processes_fill_the_cache_at_once(pictures, resnet, tmp_path):
     assert [process.exitcode for process in processes] == [0, 0]
     assert_same_run(tmp_path / "one", tmp_path / "two")
     assert len(list((tmp_path / "cache" / "features").iterdir())) == 2
+    for network in (tmp_path / "cache").glob("pretrained/*"):
+        assert len(metrics(network)) == result(network)["epochs"] == 12
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from runs import CHECKOUT, QUICK, assert_same_run, metrics, one_line, result, st
 from toy_experiment import LOG, TOY, toy_process
 
 from experiments.__main__ import main
-from experiments.common.engine import run
+from experiments.common.runner import run
 from experiments.common.runs import RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -139,6 +139,16 @@ def test_a_training_that_fails_costs_no_other(tmp_path, folder, log, capsys):
     assert log.of(0) == log.of(2) == BOTH_EPOCHS
     assert toy(tmp_path / "whole", "--seeds", "3") == 0
     assert_same_parts(folder, tmp_path / "whole", 3)
+
+
+@pytest.mark.slow
+def test_options_that_no_worker_can_use_leave_nothing(folder, capsys):
+    options = ["mnist01", *QUICK, "--seeds", "2", "--gradient", "guess", "--workers", "1", "--run-dir", str(folder)]
+    assert main(options) == 1
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == "2 of 2 cells failed; nothing was written."
+    assert len(printed.err.splitlines()) == 2
+    assert not folder.exists()
 
 
 def test_in_one_process_an_error_is_not_swallowed(folder, log):

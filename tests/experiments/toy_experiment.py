@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments.common.engine import run
 from experiments.common.experiment import Experiment
 from experiments.common.rows import Rows
+from experiments.common.runner import run
 from experiments.common.settings import TrainingSettings
 from experiments.common.work import Work, cross_entropy
 

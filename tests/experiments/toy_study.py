@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments.common.cells import Cell
-from experiments.common.engine import run
+from experiments.common.runner import run
 from experiments.common.settings import StudySettings
 from experiments.common.studies import Findings, Study, Tables
 

@@ -145,14 +145,13 @@ def _run_in(site: Site[S], command: Command[S], cells: Mapping[str, Any], missin
         with command.opened(site) as site:
             failed = command.perform(site, cells, missing)
             if failed:
-                print(f"{len(failed)} of {len(cells)} cells failed; try them again with: {again}")
+                how = f"try them again with: {again}" if _kept(site) else "nothing was written."
+                print(f"{len(failed)} of {len(cells)} cells failed; {how}")
                 return 1
             if site.is_first:
                 command.conclude(site, cells)
     except (Exception, KeyboardInterrupt) as error:
-        if not site.options.resume and site.is_first:
-            site.folder.discard_if_unused()
-        how = f"continue with: {again}" if site.folder.path.exists() else "nothing was written."
+        how = f"continue with: {again}" if _kept(site) else "nothing was written."
         if isinstance(error, (Interrupted, KeyboardInterrupt)):  # the latter before, between and after cells
             if site.is_first:
                 print(f"\nInterrupted; {how}")
@@ -168,6 +167,13 @@ def _run_in(site: Site[S], command: Command[S], cells: Mapping[str, Any], missin
     if site.is_first:
         print(f"Results and figures are in {site.folder.path}")
     return 0
+
+
+def _kept(site: Site[S]) -> bool:
+    """Whether a run that has stopped has come to something; the folder of a new one that has not is taken away."""
+    if not site.options.resume and site.is_first:
+        site.folder.discard_if_unused()
+    return site.folder.path.exists()
 
 
 @contextmanager
