@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from statistics import median
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from qiskit_torch_bridge.commands.printing import in_columns
@@ -18,8 +18,6 @@ from ..common.runs import RunFolder
 from .questions import QUESTIONS
 from .recipe_settings import RecipeSettings
 
-Groups = Mapping[str, Mapping[str, Sequence[RunFolder]]]
-
 
 def draw_answers(folder: RunFolder, parts: Mapping[str, RunFolder]) -> None:
     """Writes and prints ``answers.csv``, and draws a figure for each question, from the trainings' folders."""
@@ -27,26 +25,20 @@ def draw_answers(folder: RunFolder, parts: Mapping[str, RunFolder]) -> None:
         question: grouped(group, lambda part: str(part.read_result()["answer"]))
         for question, group in grouped(parts.values(), lambda part: part.read_result()["question"]).items()
     }
-    rows = answer_rows(groups)
+    rows = [
+        _answer_row(question, answer, [part.read_result() for part in group])
+        for question, answers in groups.items()
+        for answer, group in answers.items()
+    ]
     folder.write_rows("answers.csv", rows)
     print(in_columns(rows))
     for question, answers in groups.items():
         folder.write_figure(f"{question}.png", answer_figure(question, answers))
 
 
-def answer_rows(groups: Groups) -> list[dict[str, Any]]:
-    """A row a network: over its seeds the median and the range of what it came to, and what it costs."""
-    return [
-        _answer_row(question, answer, [part.read_result() for part in group])
-        for question, answers in groups.items()
-        for answer, group in answers.items()
-    ]
-
-
 def _answer_row(question: str, answer: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     tests = [result["test_accuracy"] for result in results]
     epochs = [result["epochs_to_accuracy"] for result in results]
-    reached = sorted(number for number in epochs if number is not None)
     return {
         "question": question,
         "answer": answer,
@@ -55,8 +47,8 @@ def _answer_row(question: str, answer: str, results: Sequence[Mapping[str, Any]]
         "min": min(tests),
         "max": max(tests),
         "training median": median(result["train_accuracy"] for result in results),
-        "epochs to accuracy": median([number if number is not None else np.inf for number in epochs]),
-        "reached by": len(reached),
+        "epochs to accuracy": median([math.inf if number is None else number for number in epochs]),
+        "reached by": sum(number is not None for number in epochs),
         "parameters": results[0]["parameters"],
         "circuits a step": results[0]["hardware_circuits_a_step"],
         "seconds": median(result["seconds"] for result in results),
@@ -95,8 +87,8 @@ def answer_figure(question: str, answers: Mapping[str, Sequence[RunFolder]]) -> 
             markersize=4,
             label=answer,
         )
-    target = saved_settings("recipes", RecipeSettings, next(iter(answers.values()))[0]).accuracy
-    right.axhline(target, color="k", linewidth=0.8, linestyle=":")
+    settings = saved_settings("recipes", RecipeSettings, next(iter(answers.values()))[0])
+    right.axhline(settings.accuracy, color="k", linewidth=0.8, linestyle=":")
     right.set(
         xlabel="epoch" + (" with the quantum layer" if question == "quick-start" else ""), ylabel="median test accuracy"
     )
