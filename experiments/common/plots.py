@@ -15,8 +15,8 @@ from scipy.special import softmax
 
 from qiskit_torch_bridge import QuantumLayer
 
-from .runs import RunFolder
 from .classifiers import decisions
+from .runs import RunFolder
 
 _COLUMNS = 6  # of predictions.png
 _LOWEST = 1e-7  # smaller gradients are rounding

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
-
-from qiskit_torch_bridge import QuantumLayer
 
 from .board import Board
 from .classifiers import Loss, decisions, quantum_layers, queues
@@ -42,6 +38,8 @@ _PARTS = {
     *("model", "optimizer", "scheduler", "stages", "stage", "epoch", "step"),
     *("rows", "test_scores", "processes", "seconds"),
 }
+
+
 @dataclass(eq=False)
 class Batch:
     """The examples of a training step that this process has; all of them where it is the only one.

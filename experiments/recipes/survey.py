@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..common.classifiers import cross_entropy
 from ..common.data import load_first_of
 from ..common.data_settings import with_digits
 from ..common.experiment import Experiment
@@ -22,7 +23,6 @@ from ..common.rows import Rows
 from ..common.runs import RunFolder
 from ..common.shot_schedules import between
 from ..common.training_costs import quote_of_stage, words
-from ..common.classifiers import cross_entropy
 from ..common.work import Work
 from .answers import draw_answers
 from .blocks import WIDTH, quantum_layers_with_gradients

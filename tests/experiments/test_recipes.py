@@ -22,9 +22,9 @@ from runs import (
 from torch import nn
 
 from experiments.__main__ import main
+from experiments.common.classifiers import quantum_layers
 from experiments.common.options import flat
 from experiments.common.runs import RunFolder
-from experiments.common.classifiers import quantum_layers
 from experiments.common.workplace import layer_options
 from experiments.recipes.blocks import quantum_layers_with_gradients
 from experiments.recipes.questions import QUESTIONS, enter, network, stages_of

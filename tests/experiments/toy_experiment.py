@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from experiments.common.classifiers import cross_entropy
 from experiments.common.experiment import Experiment
 from experiments.common.rows import Rows
 from experiments.common.runner import run
 from experiments.common.settings import TrainingSettings
-from experiments.common.classifiers import cross_entropy
 from experiments.common.work import Work
 
 LOG = "TOY_LOG"
