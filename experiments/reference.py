@@ -13,7 +13,7 @@ from typing import Any
 
 import qiskit_torch_bridge as package
 
-from .common.options import Parser
+from .common.options import named_parser
 
 _TEMPLATES = {
     # The package's page has what it exports; the page of a module has its guide, and only what is nowhere else.
@@ -36,7 +36,7 @@ _CODE = re.compile(r"(<pre>.*?</pre>|<code>.*?</code>|<script.*?</script>)", re.
 
 def main(arguments: Sequence[str]) -> int:
     """Builds what the command line asks for; returns the exit status."""
-    parser = Parser(prog="python -m experiments reference", description=__doc__)
+    parser = named_parser("reference", __doc__)
     parser.add_argument("--out", type=str, default="build/reference", help="The folder; made if need be.")
     out = Path(parser.parse_args(list(arguments)).out)
     build(out)
@@ -54,7 +54,7 @@ def build(out: Path) -> None:
         setattr(package, name, getattr(package, name))
     environment = pdoc.render.env
     pdoc.render.configure(docformat="google", math=False, show_source=False)
-    environment.loader = jinja2.ChoiceLoader([jinja2.DictLoader(_TEMPLATES), environment.loader])
+    environment.loader = jinja2.ChoiceLoader([jinja2.DictLoader(_TEMPLATES), *filter(None, [environment.loader])])
     environment.globals |= {"shown_here": _shown_here, "exported_from": _exported_from}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
