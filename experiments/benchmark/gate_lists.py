@@ -17,24 +17,20 @@ if TYPE_CHECKING:
     from qiskit.circuit import ParameterVector
 
 
-class Angle(NamedTuple):
-    """Where a rotation takes its angle from.
+class Gate(NamedTuple):
+    """One gate: ``h``, ``cx`` (control first), ``cz``; or ``rx``, ``ry``, ``rz``, which take an angle.
 
     Attributes:
-        source: ``"input"`` or ``"weight"``.
+        name: Which.
+        qubits: That it acts on.
+        source: Where its angle is from: ``"input"`` or ``"weight"``; empty for a gate without one.
         number: Which column of the inputs, or which weight.
     """
 
-    source: Literal["input", "weight"]
-    number: int
-
-
-class Gate(NamedTuple):
-    """One gate: ``h``, ``cx`` (control first), ``cz``, or ``rx``, ``ry``, ``rz`` with an angle."""
-
     name: str
     qubits: tuple[int, ...]
-    angle: Angle | None = None
+    source: Literal["input", "weight", ""] = ""
+    number: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +83,7 @@ def torch_step(
     Args:
         function: From inputs of shape (batch, I) to values of shape (batch, outputs).
         problem: Gives inputs and upstream gradient.
-        weights: The leaf tensor that collects the weights' gradients; None where there are no weights.
+        weights: The leaf tensor that collects the weights' gradients; None where there are none.
     """
     import torch
 
@@ -105,20 +101,19 @@ def torch_step(
     return Step(take)
 
 
-def play(
-    problem: Problem, make: Mapping[str, Any], inputs: Callable[[int], Any], weights: Callable[[int], Any]
-) -> None:
+def play(problem: Problem, make: Mapping[str, Any], inputs: Any, weights: Any) -> None:
     """Builds the problem's gates in some library's terms, one after the other.
 
     Args:
         problem: Whose gates.
         make: For each gate's name, a function of the qubits, or of the angle and the qubits.
-        inputs: Gives what stands for the input of that number.
-        weights: Likewise for the weights.
+        inputs: What stands for the inputs there, by column.
+        weights: What stands for the weights.
     """
-    for name, qubits, angle in problem.gates:
-        angles = () if angle is None else ((inputs if angle.source == "input" else weights)(angle.number),)
-        make[name](*angles, *qubits)
+    numbers = {"input": inputs, "weight": weights}
+    for gate in problem.gates:
+        angles = (numbers[gate.source][gate.number],) if gate.source else ()
+        make[gate.name](*angles, *gate.qubits)
 
 
 def quantum_circuit(problem: Problem) -> tuple[QuantumCircuit, ParameterVector, ParameterVector]:
@@ -128,8 +123,7 @@ def quantum_circuit(problem: Problem) -> tuple[QuantumCircuit, ParameterVector, 
 
     circuit = QuantumCircuit(problem.num_qubits)
     inputs, weights = ParameterVector("x", problem.inputs.shape[1]), ParameterVector("w", len(problem.weights))
-    make = {name: getattr(circuit, name) for name in ("h", "cx", "cz", "rx", "ry", "rz")}
-    play(problem, make, inputs.__getitem__, weights.__getitem__)
+    play(problem, {name: getattr(circuit, name) for name in ("h", "cx", "cz", "rx", "ry", "rz")}, inputs, weights)
     return circuit, inputs, weights
 
 
@@ -141,7 +135,7 @@ def z_labels(problem: Problem) -> list[str]:
 
 def textbook(*, batch: int, seed: int) -> Problem:
     """One qubit, H and RY of the input; the inputs' gradient. The Qiskit textbook's hybrid network."""
-    gates = [Gate("h", (0,)), Gate("ry", (0,), Angle("input", 0))]
+    gates = [Gate("h", (0,)), Gate("ry", (0,), "input", 0)]
     return _problem(1, gates, (0,), batch, seed, input_gradients=True)
 
 
@@ -151,10 +145,10 @@ def dressed(*, depth: int, batch: int, seed: int) -> Problem:
     The circuit of Mari et al., arXiv:1912.08278, with depth 6.
     """
     qubits = range(4)
-    gates = [Gate("h", (q,)) for q in qubits] + [Gate("ry", (q,), Angle("input", q)) for q in qubits]
+    gates = [Gate("h", (q,)) for q in qubits] + [Gate("ry", (q,), "input", q) for q in qubits]
     for layer in range(depth):
         gates += [Gate("cx", pair) for pair in ((0, 1), (2, 3), (1, 2))]
-        gates += [Gate("ry", (q,), Angle("weight", 4 * layer + q)) for q in qubits]
+        gates += [Gate("ry", (q,), "weight", 4 * layer + q) for q in qubits]
     return _problem(4, gates, tuple(qubits), batch, seed, input_gradients=True)
 
 
@@ -164,10 +158,10 @@ def layerwise(*, num_qubits: int, layers: int, batch: int, seed: int) -> Problem
     The circuit of Skolik et al., arXiv:2006.14904. The seed draws the rotations too.
     """
     rng = np.random.default_rng(seed)
-    gates = [Gate("rx", (q,), Angle("input", q)) for q in range(num_qubits)]
+    gates = [Gate("rx", (q,), "input", q) for q in range(num_qubits)]
     for layer in range(layers):
         for q in range(num_qubits):
-            gates.append(Gate(("rx", "ry", "rz")[rng.integers(3)], (q,), Angle("weight", num_qubits * layer + q)))
+            gates.append(Gate(("rx", "ry", "rz")[rng.integers(3)], (q,), "weight", num_qubits * layer + q))
         gates += [Gate("cz", (q, q + 1)) for q in range(num_qubits - 1)]
     return _problem(num_qubits, gates, (num_qubits - 1,), batch, seed)
 
@@ -180,11 +174,11 @@ def entangling(*, num_qubits: int, layers: int, batch: int, seed: int) -> Proble
     """
     if num_qubits < 2:
         raise ValueError(f"num_qubits: got {num_qubits}, expected at least 2, for a ring of CNOT.")
-    gates = [Gate("rx", (q,), Angle("input", q)) for q in range(num_qubits)]
+    gates = [Gate("rx", (q,), "input", q) for q in range(num_qubits)]
     for layer in range(layers):
         for q in range(num_qubits):
             first = 3 * (num_qubits * layer + q)
-            gates += [Gate(name, (q,), Angle("weight", first + k)) for k, name in enumerate(("rz", "ry", "rz"))]
+            gates += [Gate(name, (q,), "weight", first + k) for k, name in enumerate(("rz", "ry", "rz"))]
         gates += [Gate("cx", (q, (q + 1) % num_qubits)) for q in range(num_qubits)]
     return _problem(num_qubits, gates, tuple(range(num_qubits)), batch, seed)
 
@@ -194,8 +188,7 @@ def _problem(
 ) -> Problem:
     """With inputs, weights and upstream gradient drawn from the seed."""
     rng = np.random.default_rng([seed, 1])
-    angles = {gate.angle for gate in gates if gate.angle is not None}
-    columns = {source: sum(angle.source == source for angle in angles) for source in ("input", "weight")}
+    columns = {source: len({gate.number for gate in gates if gate.source == source}) for source in ("input", "weight")}
     return Problem(
         num_qubits,
         tuple(gates),

@@ -22,14 +22,14 @@ _GATES = {
 
 def _build(problem: Problem, shots: int | None, device: Any, exact_rule: str) -> Step:
     def circuit(inputs: torch.Tensor, weights: torch.Tensor) -> list[Any]:
-        play(problem, _GATES, lambda column: inputs[..., column], weights.__getitem__)
+        play(problem, _GATES, inputs.movedim(-1, 0), weights)
         return [qml.expval(qml.Z(qubit)) for qubit in problem.measured]
 
     rule = exact_rule if shots is None else "parameter-shift"
     node = qml.QNode(circuit, device, interface="torch", diff_method=rule)
     if shots is not None:
         node = qml.set_shots(node, shots)
-    weights = torch.tensor(problem.weights, requires_grad=bool(len(problem.weights)))
+    weights = torch.tensor(problem.weights, requires_grad=True)
 
     def broadcast(inputs: torch.Tensor) -> torch.Tensor:
         return torch.stack(node(inputs, weights), dim=-1)
@@ -40,7 +40,7 @@ def _build(problem: Problem, shots: int | None, device: Any, exact_rule: str) ->
     # With shots, a broadcast batch whose inputs need gradients raises NotImplementedError (PennyLane issue 4462). A
     # batch of one is faster without broadcasting.
     one_by_one = problem.batch == 1 or (shots is not None and problem.wants_input_gradients)
-    return torch_step(row_by_row if one_by_one else broadcast, problem, weights if len(problem.weights) else None)
+    return torch_step(row_by_row if one_by_one else broadcast, problem, weights)
 
 
 def build_default(problem: Problem, shots: int | None, seed: int) -> Step:

@@ -21,11 +21,11 @@ class WorkerError(Exception):
     """A system has not done what it was asked.
 
     Attributes:
-        kind: ``"absent"`` (not installed), ``"failed"`` (an exception, or the process has ended), ``"timeout"``, or
-            ``"dropped"`` (not asked, because it has become too slow for a series).
+        kind: ``"absent"`` (not installed), ``"failed"`` (an exception, or the process has ended), ``"timeout"``,
+            ``"wrong"`` (its answer), or ``"dropped"`` (not asked, because it has become too slow for a series).
     """
 
-    def __init__(self, kind: Literal["absent", "failed", "timeout", "dropped"], reason: str) -> None:
+    def __init__(self, kind: Literal["absent", "failed", "timeout", "wrong", "dropped"], reason: str) -> None:
         super().__init__(reason)
         self.kind = kind
 
@@ -40,24 +40,17 @@ class Process(AbstractContextManager["Process", None]):
         environment: More environment variables.
     """
 
-    def __init__(
-        self, *, python: str | None = None, threads: int | None = None, timeout: float, **environment: str
-    ) -> None:
+    def __init__(self, python: str | None, threads: int | None, timeout: float, **environment: str) -> None:
         self.timeout = timeout
         variables = {**os.environ, **environment}
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_CHECKOUT), variables.get("PYTHONPATH")]))
         if threads is not None:
             variables.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+        command = [python or sys.executable, "-m", f"{__package__}.worker"]
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._complaints}
         try:
-            self._process = subprocess.Popen(
-                [python or sys.executable, "-m", f"{__package__}.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._complaints,
-                env=variables,
-                text=True,
-            )
+            self._process = subprocess.Popen(command, env=variables, text=True, **pipes)
         except OSError as error:
             self._complaints.close()
             raise WorkerError("failed", f"{python} does not start ({error})") from error
@@ -78,37 +71,31 @@ class Process(AbstractContextManager["Process", None]):
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
-        started = time.monotonic()
+        line, started = "", time.monotonic()
         alarm = threading.Timer(self.timeout, self._process.kill)
         alarm.start()
-        line = ""
         try:
-            stdin.write(json.dumps({"do": what, **arguments}) + "\n")
-            stdin.flush()
-            line = stdout.readline()
-        except OSError:
-            pass  # the process has ended before it could read the request
+            with suppress(OSError):  # the process may have ended before it could read the request
+                stdin.write(json.dumps({"do": what, **arguments}) + "\n")
+                stdin.flush()
+                line = stdout.readline()
         finally:
             alarm.cancel()
-        if not line.endswith("\n"):
-            if time.monotonic() - started >= self.timeout:
-                raise WorkerError("timeout", f"no answer to {what!r} within {self.timeout:g} s")
-            raise self._ended(what)
-        ((kind, reply),) = json.loads(line).items()
-        if kind != "reply":
-            raise WorkerError(kind, reply)
-        answer: dict[str, Any] = reply
-        return answer
+        if line.endswith("\n"):
+            ((kind, reply),) = json.loads(line).items()
+            if kind != "reply":
+                raise WorkerError(kind, reply)
+            return dict(reply)
+        if time.monotonic() - started >= self.timeout:
+            raise WorkerError("timeout", f"no answer to {what!r} within {self.timeout:g} s")
+        status = self._process.wait()
+        self._complaints.seek(0)
+        lines = self._complaints.read().decode(errors="replace").strip().splitlines()
+        said = f"; its last words: {lines[-1]}" if lines else ""
+        raise WorkerError("failed", f"the process ended with status {status} at {what!r}{said}")
 
     def stop(self) -> None:
         """Ends the process, whatever it is doing."""
         self._process.kill()
         with suppress(OSError), self._complaints, self._process:
             pass  # closes the pipes, in which there may be a request that nobody will read
-
-    def _ended(self, what: str) -> WorkerError:
-        status = self._process.wait()
-        self._complaints.seek(0)
-        lines = self._complaints.read().decode(errors="replace").strip().splitlines()
-        said = f"; its last words: {lines[-1]}" if lines else ""
-        return WorkerError("failed", f"the process ended with status {status} at {what!r}{said}")

@@ -7,9 +7,9 @@ Only the standard library is imported at the top: how long the rest takes is mea
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
+import pkgutil
 import sys
 import time
 import traceback
@@ -37,7 +37,7 @@ class Worker:
     _last: Any
 
     def prepare(
-        self, adapter: str, circuit: str, sizes: Mapping[str, int], shots: int | None, seed: int, threads: int | None
+        self, adapter: str, circuit: str, sizes: Mapping[str, int], shots: int | None, seed: int
     ) -> dict[str, Any]:
         """Imports the adapter (``module:function``), builds the step and does it once, each on the clock.
 
@@ -47,16 +47,12 @@ class Worker:
             sizes: Its arguments, but for the seed.
             shots: Shots a circuit; None: exact.
             seed: Draws the problem's numbers and the shots.
-            threads: How many threads torch may use; None for its own default.
         """
         started = time.perf_counter()
-        module, _, function = adapter.partition(":")
-        build: Callable[..., Step] = getattr(importlib.import_module(module), function)
+        build: Callable[..., Step] = pkgutil.resolve_name(adapter)
         imported = time.perf_counter()
         from . import gate_lists
 
-        if threads is not None and "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(threads)
         problem = getattr(gate_lists, circuit)(**sizes, seed=seed)
         forgotten = _forget_peak_memory()
         memory_before = _peak_memory()
@@ -66,6 +62,7 @@ class Worker:
         self._last = self._step.take()
         done = time.perf_counter()
         memory_after = _peak_memory()
+        torch = sys.modules.get("torch")
         return {
             "import_seconds": imported - started,
             "build_seconds": built - before_building,
@@ -73,7 +70,10 @@ class Worker:
             "memory_bytes": None if memory_before is None or memory_after is None else memory_after - memory_before,
             "memory_is_lower_bound": not forgotten,
             "versions": _versions(),
-            "threads": _threads(),
+            "threads": {
+                "torch": torch and torch.get_num_threads(),
+                **{key: os.environ[key] for key in sorted(os.environ) if key.endswith("_NUM_THREADS")},
+            },
         }
 
     def answer(self) -> dict[str, Any]:
@@ -126,14 +126,6 @@ def _forget_peak_memory() -> bool:
         Path("/proc/self/clear_refs").write_text("5")
         return True
     return False
-
-
-def _threads() -> dict[str, Any]:
-    torch = sys.modules.get("torch")
-    return {
-        "torch": None if torch is None else torch.get_num_threads(),
-        **{key: os.environ[key] for key in sorted(os.environ) if key.endswith("_NUM_THREADS")},
-    }
 
 
 def _versions() -> dict[str, str]:

@@ -20,9 +20,9 @@ from experiments.benchmark.campaign import run_benchmark
 from experiments.benchmark.cases import CASES, PARTS, SYSTEMS, Case, System, Target, plan
 from experiments.benchmark.exact_answers import Answer, compare, exact_answer
 from experiments.benchmark.gate_lists import Problem, quantum_circuit, z_labels
-from experiments.benchmark.measuring import CaseResult, SystemResult, fewer_repetitions
+from experiments.benchmark.measuring import Outcome, fewer_repetitions
 from experiments.benchmark.processes import Process, WorkerError
-from experiments.benchmark.report import comparisons, growth, markdown, timing_rows
+from experiments.benchmark.report import by_case, comparisons, growth, markdown, timing_rows
 from experiments.common.runs import RunFolder
 from qiskit_torch_bridge import StatevectorBackend
 
@@ -132,15 +132,15 @@ class TestReference:
     def test_layer_gives_them(self, name):
         problem = PROBLEMS[name](seed=1)
         answer = Answer.of(*ours.build(problem, None, 0).take())
-        assert compare(answer, exact_answer(problem), problem, shots=None, tolerance=1e-10).problem is None
+        assert compare(answer, exact_answer(problem), problem, shots=None, tolerance=1e-10)[1] == ""
 
     @pytest.mark.parametrize("build", [ours.build, ours.build_on_aer])
     def test_layer_gives_them_from_shots(self, name, build):
         problem = PROBLEMS[name](seed=1)
         answer = Answer.of(*build(problem, 400, 5).take())
-        verdict = compare(answer, exact_answer(problem), problem, shots=400, tolerance=0)
-        assert verdict.problem is None
-        assert verdict.deviation > 0.01
+        deviation, wrong = compare(answer, exact_answer(problem), problem, shots=400, tolerance=0)
+        assert not wrong
+        assert deviation > 0.01
 
     def test_seed_draws_the_numbers(self, name):
         one, same, other = (PROBLEMS[name](seed=seed) for seed in (1, 1, 2))
@@ -155,9 +155,9 @@ def test_published_circuits(reference, name, make):
     kinds = {"x": "input", "w": "weight"}
     gates = []
     for gate, *rest in there["operations"]:
-        angles = [gate_lists.Angle(kinds[part[0]], part[1]) for part in rest if isinstance(part, list)]
         qubits = tuple(part for part in rest if not isinstance(part, list))
-        gates.append(gate_lists.Gate(gate, qubits, angles[0] if angles else None))
+        angle = next(((kinds[part[0]], part[1]) for part in rest if isinstance(part, list)), ())
+        gates.append(gate_lists.Gate(gate, qubits, *angle))
     inputs, weights, upstream = (np.array(there[name]) for name in ("inputs", "weights", "upstream"))
     numbers = {"inputs": inputs, "weights": weights, "upstream": upstream.reshape(len(inputs), -1)}
     measured = tuple(there["observables_z_on"])
@@ -180,8 +180,8 @@ class TestComparison:
         expected = exact_answer(problem)
         spoilt = getattr(expected, part).copy()
         spoilt.flat[-1] += 1e-4
-        verdict = compare(expected._replace(**{part: spoilt}), expected, problem, shots=None, tolerance=1e-6)
-        assert part.replace("_", " ") in verdict.problem
+        _, wrong = compare(expected._replace(**{part: spoilt}), expected, problem, shots=None, tolerance=1e-6)
+        assert part.replace("_", " ") in wrong
 
     @pytest.mark.parametrize(
         ("change", "said"),
@@ -194,8 +194,7 @@ class TestComparison:
     @pytest.mark.parametrize("shots", [None, 100])
     def test_missing_parts_and_strange_numbers(self, problem, change, said, shots):
         expected = exact_answer(problem)
-        verdict = compare(expected._replace(**change), expected, problem, shots=shots, tolerance=1.0)
-        assert said in verdict.problem
+        assert said in compare(expected._replace(**change), expected, problem, shots=shots, tolerance=1.0)[1]
 
     @pytest.mark.parametrize("factor", [0.0, -1.0, 2.0])
     @pytest.mark.parametrize("part", ["input_gradients", "weight_gradients"])
@@ -203,16 +202,16 @@ class TestComparison:
         """2: the parameter-shift rule without its 1/2."""
         answer = Answer.of(*ours.build(problem, 1000, 3).take())
         expected = exact_answer(problem)
-        assert compare(answer, expected, problem, shots=1000, tolerance=0).problem is None
+        assert compare(answer, expected, problem, shots=1000, tolerance=0)[1] == ""
         spoilt = answer._replace(**{part: factor * getattr(answer, part)})
-        assert part.replace("_", " ") in compare(spoilt, expected, problem, shots=1000, tolerance=0).problem
+        assert part.replace("_", " ") in compare(spoilt, expected, problem, shots=1000, tolerance=0)[1]
 
     def test_standard_errors_are_never_underestimated(self, problem, rng):
         """The root mean square of the scores is at most 1: of values around 0 by binomial draws it is 1."""
         expected = exact_answer(problem)._replace(values=np.zeros((4, 4)))
         draws = rng.binomial(50, 0.5, (4, 4)) / 25 - 1
         answers = [expected._replace(values=np.full((4, 4), x)) for x in draws.ravel()]
-        scores = [compare(each, expected, problem, shots=50, tolerance=0).deviation for each in answers]
+        scores = [compare(each, expected, problem, shots=50, tolerance=0)[0] for each in answers]
         assert 0.5 < np.sqrt(np.mean(np.square(scores))) < 1.5
 
 
@@ -220,10 +219,10 @@ class TestComparison:
 class TestProcess:
     def prepared(self, process: Process, behaviour: str) -> dict:
         problem = {"circuit": "dressed", "sizes": {"depth": 2, "batch": 3}, "seed": 1}
-        return process.ask("prepare", adapter=system(behaviour).adapter, **problem, shots=None, threads=None)
+        return process.ask("prepare", adapter=system(behaviour).adapter, **problem, shots=None)
 
     def test_prints_of_a_library_are_no_replies(self):
-        with Process(timeout=60) as process:
+        with Process(None, None, 60) as process:
             said = self.prepared(process, "chatty")
             assert said["first_step_seconds"] > 0
             assert said["import_seconds"] > 0
@@ -231,7 +230,7 @@ class TestProcess:
             answer = Answer.of(*process.ask("answer")["parts"])
             assert 0 < process.ask("measure", steps=3)["seconds"] < 60
         problem = gate_lists.dressed(depth=2, batch=3, seed=1)
-        assert compare(answer, exact_answer(problem), problem, shots=None, tolerance=0).problem is None
+        assert compare(answer, exact_answer(problem), problem, shots=None, tolerance=0)[1] == ""
 
     @pytest.mark.parametrize(
         ("behaviour", "kind", "said", "timeout"),
@@ -243,23 +242,23 @@ class TestProcess:
         ],
     )
     def test_failures_say_why(self, behaviour, kind, said, timeout):
-        with Process(timeout=timeout) as process, pytest.raises(WorkerError) as caught:
+        with Process(None, None, timeout) as process, pytest.raises(WorkerError) as caught:
             self.prepared(process, behaviour)
         assert caught.value.kind == kind
         assert said in str(caught.value)
 
     def test_refusal_leaves_the_process_usable(self):
-        with Process(timeout=60) as process:
+        with Process(None, None, 60) as process:
             with pytest.raises(WorkerError):
                 self.prepared(process, "refusing")
             assert self.prepared(process, "right")
 
     def test_no_such_interpreter(self):
         with pytest.raises(WorkerError, match="nowhere/python does not start"):
-            Process(python="nowhere/python", timeout=1)
+            Process("nowhere/python", None, 1)
 
     def test_threads_are_handed_on(self):
-        with Process(threads=1, timeout=60) as process:
+        with Process(None, 1, 60) as process:
             assert self.prepared(process, "right")["threads"]["OMP_NUM_THREADS"] == "1"
 
 
@@ -422,17 +421,14 @@ class TestPlan:
         assert {*PARTS, *SYSTEMS} <= set(re.findall(r"[\w-]+", BenchmarkSettings.__doc__))
 
 
-def result(case: Case, **seconds: list[float] | str) -> CaseResult:
-    """A case's result: the systems' seconds, or the status of those that have none."""
-    found = {
-        name.replace("_", "-"): SystemResult(status=times, reason="why")
-        if isinstance(times, str)
-        else SystemResult(deviation=0.0, steps=1, seconds=times)
-        for name, times in seconds.items()
-    }
-    problem = case.make(seed=0)
-    size = {"qubits": problem.num_qubits, "batch": problem.batch, "weights": len(problem.weights)}
-    return CaseResult(case, {**size, "gates": len(problem.gates)}, found)
+def measured(case: Case, **seconds: list[float] | str) -> list[Outcome]:
+    """A case's outcomes: the systems' seconds, or the status of those that have none."""
+    return [
+        Outcome(case=case, system=name.replace("_", "-"), status=found, reason="why")
+        if isinstance(found, str)
+        else Outcome(case=case, system=name.replace("_", "-"), deviation=0.0, steps=1, seconds=found)
+        for name, found in seconds.items()
+    ]
 
 
 class TestSummary:
@@ -444,54 +440,60 @@ class TestSummary:
         targets=(Target(3), Target(100, peer="qiskit-machine-learning")),
     )
 
+    def compared(self, **seconds: list[float] | str) -> tuple:
+        """Against the best, against a named peer, and the text."""
+        outcomes = measured(self.case, **seconds)
+        ((case, found),) = by_case(outcomes)
+        return *comparisons(case, found, SYSTEMS), markdown(outcomes, [], SYSTEMS, MACHINE)
+
     def test_medians_and_ratios(self):
         peers = {"pennylane_default": [5.0, 6.0, 60.0], "qiskit_machine_learning": [100.0, 110.0, 120.0]}
-        measured = result(self.case, ours=[1.0, 9.0, 2.0], **peers)
-        best, named = comparisons(measured, SYSTEMS)
-        assert (best.peer, best.ratio, best.target) == ("pennylane-default", 3.0, 3)
-        assert best.least_ratio == 5.0
-        assert (named.peer, named.ratio, named.target) == ("qiskit-machine-learning", 55.0, 100)
-        text = markdown([measured], [], SYSTEMS, MACHINE)
+        best, named, text = self.compared(ours=[1.0, 9.0, 2.0], **peers)
+        assert best == ("ours", "pennylane-default", 3.0, 5.0, 3, True)
+        assert named == ("ours", "qiskit-machine-learning", 55.0, 100.0, 100, False)
         assert "| a tiny case | ours | 2000 | PennyLane default.qubit (fastest), 6000 | 3 | 5 | 3 |" in text
 
     def test_without_peers_there_is_no_ratio(self):
-        measured = result(self.case, ours=[1.0], pennylane_default="absent", qiskit_machine_learning="wrong")
-        best, named = comparisons(measured, SYSTEMS)
+        best, named, text = self.compared(ours=[1.0], pennylane_default="absent", qiskit_machine_learning="wrong")
         assert best.peer is None
         assert math.isnan(best.ratio)
         assert math.isnan(named.ratio)
-        text = markdown([measured], [], SYSTEMS, MACHINE)
         assert "| a tiny case | ours | 1000 | none timed | - | - | 3 |" in text
         assert "- PennyLane default.qubit, absent: why (tiny)" in text
 
-    def test_times_of_wrong_answers_are_in_no_row(self):
-        measured = result(self.case, ours=[1.0, 2.0], pennylane_default="wrong")
-        measured.systems["pennylane-default"].seconds.append(0.1)
-        found = [(row["system"], row["seconds_per_step"]) for row in timing_rows([measured])]
+    def test_failure_after_some_timings_leaves_none(self):
+        (peer,) = measured(self.case, pennylane_default=[0.1])
+        calls = []
+
+        def fail(outcome: Outcome) -> None:
+            calls.append(outcome)
+            raise WorkerError("failed", "it has ended")
+
+        for _ in range(2):
+            peer.attempt(fail)
+        assert calls == [peer]
+        assert (peer.status, peer.why) == ("failed", "failed: it has ended")
+        rows = timing_rows([*measured(self.case, ours=[1.0, 2.0]), peer])
+        found = [(row["system"], row["seconds_per_step"]) for row in rows]
         assert found == [("ours", 1.0), ("ours", 2.0), ("pennylane-default", "")]
-        assert comparisons(measured, SYSTEMS)[0].peer is None
 
     def test_growth(self):
-        def series(axis: str, seconds: float, *, batch: int = 1, depth: int = 1) -> CaseResult:
-            make = partial(gate_lists.dressed, batch=batch, depth=depth)
-            return result(Case(axis, "", make, ("ours",), series=axis), ours=[seconds])
+        def point(axis: str, seconds: float, make: partial = gate_lists.dressed, **sizes: int) -> Outcome:
+            case = Case("", "", partial(make, **{"batch": 1, **sizes}), ("ours",), series=axis)
+            return Outcome(
+                case=case, system="ours", seconds=[seconds * (case.size["gates"] if axis == "qubits" else 1)]
+            )
 
-        def qubits(x: int, factor: float) -> CaseResult:
-            make = partial(gate_lists.entangling, num_qubits=x, layers=1, batch=1)
-            seconds = factor * len(make(seed=0).gates) * 2.0**x
-            return result(Case(f"qubits-{x}", "", make, ("ours",), series="qubits"), ours=[seconds])
-
-        measured = [
-            *(series("batch", 5.0 + x**2, batch=x) for x in (1, 4, 16)),
-            *(series("batch", 1e-3 * x, batch=x) for x in (256, 1024, 4096)),
-            *(series("weights", float(x**2), depth=x) for x in (1, 24, 48)),
-            *(qubits(x, 1.5 if x == 20 else 1.0) for x in (4, 12, 20)),
+        entangling = partial(point, "qubits", make=partial(gate_lists.entangling, layers=1))
+        outcomes = [
+            *(point("batch", 5.0 + x**2, batch=x, depth=1) for x in (1, 4, 16)),
+            *(point("batch", 1e-3 * x, batch=x, depth=1) for x in (256, 1024, 4096)),
+            *(point("weights", float(x**2), depth=x) for x in (1, 24, 48)),
+            *(entangling((1.5 if x == 20 else 1.0) * 2.0**x, num_qubits=x) for x in (4, 12, 20)),
         ]
-        found = growth(measured, "ours")
-        assert found["batch_exponent"] == pytest.approx(1)
-        assert found["weights_exponent"] == pytest.approx(2)
-        assert found["qubits_constant_ratio"] == pytest.approx(1.5)
-        assert growth(measured[:2], "ours") == {}
+        rates = {"batch_exponent": 1, "weights_exponent": 2, "qubits_constant_ratio": 1.5}
+        assert growth(outcomes, "ours") == pytest.approx(rates)
+        assert growth(outcomes[:2], "ours") == {}
 
     @pytest.mark.parametrize(("step", "repetitions"), [(1e-5, 7), (4.0, 7), (9.0, 3), (16.0, 1), (500.0, 1)])
     def test_long_steps_are_repeated_less(self, step, repetitions):
@@ -522,7 +524,7 @@ class TestStopwatch:
         before = seconds()
         answer = Answer.of(*step.take())
         forward_and_backward = seconds() - before
-        assert compare(answer, exact_answer(problem), problem, shots=None, tolerance=1e-10).problem is None
+        assert compare(answer, exact_answer(problem), problem, shots=None, tolerance=1e-10)[1] == ""
         assert forward_and_backward > 0
 
     def test_adapter_counts_kernel_seconds(self):
