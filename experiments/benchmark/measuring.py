@@ -16,7 +16,7 @@ from .benchmark_settings import BenchmarkSettings
 from .cases import SYSTEMS, Case, System
 from .exact_answers import Answer, compare, exact_answer
 from .gate_lists import Problem
-from .processes import Process, WorkerError
+from .worker import Process, WorkerError
 
 _REPETITIONS, _SMALL_REPETITIONS = 7, 3
 _SHORTEST_TIMING = 0.02
@@ -42,7 +42,7 @@ class Outcome:
         steps: Training steps in each timing.
         seconds: Seconds a step, of each repetition; none where something went wrong, be it after some of them.
         kernel_seconds: Of these, inside the backend, where that is counted.
-        preparation: What the worker said when it prepared.
+        preparation: What the worker said when it prepared, but for its answer.
     """
 
     case: Case
@@ -147,7 +147,7 @@ class Measurement(AbstractContextManager["Measurement", None]):
         system, circuit, sizes = self._systems[name], case.make.func, case.make.keywords
         posed = {"circuit": circuit.__name__, "sizes": sizes, "shots": case.shots, "seed": seed}
         outcome.preparation = self._ask(name, "prepare", adapter=system.adapter, **posed)
-        answer = Answer.of(*self._ask(name, "answer")["parts"])
+        answer = Answer.of(*outcome.preparation.pop("answer"))
         problem, expected = _solved(circuit, **sizes, seed=seed)
         outcome.deviation, wrong = compare(answer, expected, problem, shots=case.shots, tolerance=system.tolerance)
         if wrong:

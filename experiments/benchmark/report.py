@@ -8,7 +8,7 @@ import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,25 +84,26 @@ def comparisons(case: Case, found: Mapping[str, Outcome], systems: _Systems) -> 
 
 def timing_rows(outcomes: _Outcomes) -> list[dict[str, Any]]:
     """One row a timing; one, without a time, for each system that was not timed."""
-    rows = []
-    for outcome in outcomes:
-        timings: list[tuple[Any, Any]] = [*enumerate(outcome.seconds)]
-        for repetition, seconds in timings or [("", "")]:
-            rows.append(
-                {
-                    "case": outcome.case.name,
-                    "series": outcome.case.series or "",
-                    **outcome.case.size,
-                    "shots": outcome.case.shots or "",
-                    "system": outcome.system,
-                    "status": outcome.status,
-                    "repetition": repetition,
-                    "steps": outcome.steps,
-                    "seconds_per_step": seconds,
-                    "kernel_seconds_per_step": dict(enumerate(outcome.kernel_seconds)).get(repetition, ""),
-                }
-            )
-    return rows
+    return [
+        {
+            "case": outcome.case.name,
+            "series": outcome.case.series or "",
+            **outcome.case.size,
+            "shots": outcome.case.shots or "",
+            "system": outcome.system,
+            "status": outcome.status,
+            "repetition": repetition,
+            "steps": outcome.steps,
+            "seconds_per_step": seconds,
+            "kernel_seconds_per_step": kernel_seconds,
+        }
+        for outcome in outcomes
+        for repetition, (seconds, kernel_seconds) in (
+            enumerate(zip_longest(outcome.seconds, outcome.kernel_seconds, fillvalue=""))
+            if outcome.seconds
+            else [("", ("", ""))]
+        )
+    ]
 
 
 def growth(outcomes: _Outcomes, system: str) -> dict[str, float]:
@@ -152,7 +153,7 @@ def result_of(outcomes: _Outcomes, fresh: _Outcomes, systems: _Systems, machine:
                 "title": case.title,
                 "shots": case.shots,
                 **case.size,
-                "systems": {name: _finite(_numbers(outcome)) for name, outcome in found.items()},
+                "systems": {name: _numbers(outcome) for name, outcome in found.items()},
                 "comparisons": [_finite(row._asdict()) for row in comparisons(case, found, systems)],
             }
             for case, found in by_case(outcomes)
@@ -170,15 +171,14 @@ def result_of(outcomes: _Outcomes, fresh: _Outcomes, systems: _Systems, machine:
 
 
 def _numbers(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "status": outcome.status,
-        "reason": outcome.reason,
-        "deviation": outcome.deviation,
+    seconds = outcome.seconds
+    times = {
         "median_seconds": outcome.median,
         "least_seconds": outcome.least,
-        "most_seconds": max(outcome.seconds, default=None),
-        "repetitions": len(outcome.seconds),
+        "most_seconds": max(seconds, default=None),
     }
+    said = {name: getattr(outcome, name) for name in ("status", "reason", "deviation")}
+    return _finite({**said, **times, "repetitions": len(seconds)})
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from experiments.benchmark.cases import CASES, PARTS, SYSTEMS, Case, System, Tar
 from experiments.benchmark.exact_answers import Answer, compare, exact_answer
 from experiments.benchmark.gate_lists import Problem, quantum_circuit, z_labels
 from experiments.benchmark.measuring import Outcome, fewer_repetitions
-from experiments.benchmark.processes import Process, WorkerError
 from experiments.benchmark.report import by_case, comparisons, growth, markdown, timing_rows
+from experiments.benchmark.worker import Process, WorkerError
 from experiments.common.runs import RunFolder
 from qiskit_torch_bridge import StatevectorBackend
 
@@ -227,7 +227,7 @@ class TestProcess:
             assert said["first_step_seconds"] > 0
             assert said["import_seconds"] > 0
             assert said["versions"]["numpy"] == np.__version__
-            answer = Answer.of(*process.ask("answer")["parts"])
+            answer = Answer.of(*said["answer"])
             assert 0 < process.ask("measure", steps=3)["seconds"] < 60
         problem = gate_lists.dressed(depth=2, batch=3, seed=1)
         assert compare(answer, exact_answer(problem), problem, shots=None, tolerance=0)[1] == ""
@@ -264,20 +264,27 @@ class TestProcess:
 
 @pytest.mark.usefixtures("_adapters")
 class TestRun:
-    def test_run_folder(self, folder, capsys):
-        options = ["--cases", "dressed-4", "batch", "fresh", "--small", "--repetitions", "2", "--run-dir", str(folder)]
-        assert run_benchmark(options, with_ours("right", "right")) == 0
+    @pytest.fixture
+    def run(self, folder):
+        """Runs the benchmark; returns the result."""
+
+        def run(systems: dict[str, System], *options: str, status: int = 0) -> dict:
+            assert run_benchmark([*options, "--run-dir", str(folder)], systems) == status
+            return json.loads((folder / "result.json").read_text())
+
+        return run
+
+    def test_run_folder(self, run, folder, capsys):
+        options = ["--cases", "dressed-4", "batch", "fresh", "--small", "--repetitions", "2"]
+        result = run(with_ours("right", "right"), *options)
         files = {path.name for path in folder.iterdir()}
         assert files == {"config.yaml", "result.json", "scaling.png", "table.md", "timings.csv"}
         rows = [row for row in RunFolder(folder).read_rows("timings.csv") if row["case"] == "dressed-4"]
-        assert [(row["system"], row["repetition"]) for row in rows] == [
-            (name, repetition)
-            for name in ("ours", "pennylane-default", "pennylane-lightning")
-            for repetition in range(2)
-        ]
+        names = ("ours", "pennylane-default", "pennylane-lightning")
+        expected = [(name, repetition) for name in names for repetition in range(2)]
+        assert [(row["system"], row["repetition"]) for row in rows] == expected
         assert all(float(row["seconds_per_step"]) > 0 for row in rows)
         assert (rows[0]["batch"], rows[0]["weights"]) == (4, 24)
-        result = json.loads((folder / "result.json").read_text())
         row = result["cases"]["dressed-4"]["comparisons"][0]
         medians = {name: found["median_seconds"] for name, found in result["cases"]["dressed-4"]["systems"].items()}
         assert row["peer"] == min(set(medians) - {"ours"}, key=medians.__getitem__)
@@ -293,60 +300,54 @@ class TestRun:
         assert "| dressed, 4 qubits, depth 6, batch 4 | the right one |" in text
         assert yaml.safe_load((folder / "config.yaml").read_text())["repetitions"] == 2
 
-    def test_config_repeats_a_run(self, tmp_path):
-        first, second = tmp_path / "first", tmp_path / "second"
-        options = ["--cases", "textbook", "--systems", "ours", "--repetitions", "1"]
-        assert run_benchmark([*options, "--run-dir", str(first)], with_ours("right")) == 0
-        config = tmp_path / "config.yaml"
-        config.write_text((first / "config.yaml").read_text().replace("[]", "null"))  # as earlier runs have it
+    def test_config_repeats_a_run(self, run, folder, tmp_path):
+        run(with_ours("right"), "--cases", "textbook", "--systems", "ours", "--repetitions", "1")
+        config, second = tmp_path / "config.yaml", tmp_path / "second"
+        config.write_text((folder / "config.yaml").read_text().replace("[]", "null"))  # as earlier runs have it
         assert run_benchmark(["--config", str(config), "--run-dir", str(second)], with_ours("right")) == 0
         (row,) = RunFolder(second).read_rows("timings.csv")
         assert [row[key] for key in ("case", "system", "repetition")] == ["textbook", "ours", 0]
 
-    def test_time_of_a_wrong_answer_is_not_reported(self, folder):
-        options = ["--cases", "dressed-4", "--repetitions", "1", "--run-dir", str(folder)]
-        assert run_benchmark(options, with_ours("wrong", "right")) == 0
-        found = json.loads((folder / "result.json").read_text())["cases"]["dressed-4"]["systems"]
+    def test_time_of_a_wrong_answer_is_not_reported(self, run, folder):
+        result = run(with_ours("wrong", "right"), "--cases", "dressed-4", "--repetitions", "1")
+        found = result["cases"]["dressed-4"]["systems"]
         wrong, right = found["pennylane-default"], found["pennylane-lightning"]
         assert right["median_seconds"] > 0
         assert wrong["status"] == "wrong"
         assert wrong["median_seconds"] is None
+        assert wrong["deviation"] > 1e-3
         assert "input gradients are off" in wrong["reason"]
         rows = RunFolder(folder).read_rows("timings.csv")
         assert [row["seconds_per_step"] for row in rows if row["system"] == "pennylane-default"] == [""]
         assert "the wrong one, wrong: its input gradients are off" in (folder / "table.md").read_text()
 
     @pytest.mark.parametrize(
-        ("behaviour", "status"),
-        [("absent", "absent"), ("crashing", "failed"), ("crashing_later", "failed"), ("refusing", "failed")],
+        ("behaviour", "status", "options"),
+        [
+            ("absent", "absent", ()),
+            ("crashing", "failed", ()),
+            ("crashing_later", "failed", ()),
+            ("refusing", "failed", ()),
+            pytest.param("hanging", "timeout", ("--timeout", "8"), marks=pytest.mark.slow),
+        ],
     )
-    def test_failing_peer_is_named_and_stops_nobody(self, folder, behaviour, status, capsys):
-        options = ["--cases", "textbook", "dressed-4", "--repetitions", "1", "--run-dir", str(folder)]
-        assert run_benchmark(options, with_ours(behaviour, "right")) == 0
-        for case in json.loads((folder / "result.json").read_text())["cases"].values():
-            found = {name: result["status"] for name, result in case["systems"].items()}
+    def test_failing_peer_is_named_and_stops_nobody(self, run, behaviour, status, options, capsys):
+        systems = with_ours(behaviour, "right")
+        result = run(systems, "--cases", "textbook", "dressed-4", "--repetitions", "1", *options)
+        for case in result["cases"].values():
+            found = {name: outcome["status"] for name, outcome in case["systems"].items()}
             assert found == {"ours": "timed", "pennylane-default": status, "pennylane-lightning": "timed"}
         assert f"the {behaviour} one, {status}: " in capsys.readouterr().out
 
-    @pytest.mark.slow
-    def test_hanging_peer_is_stopped(self, folder):
-        options = ["--cases", "textbook", "--repetitions", "1", "--timeout", "8", "--run-dir", str(folder)]
-        assert run_benchmark(options, with_ours("hanging")) == 0
-        found = json.loads((folder / "result.json").read_text())["cases"]["textbook"]["systems"]
-        assert found["pennylane-default"]["status"] == "timeout"
-        assert found["ours"]["status"] == "timed"
-
     @pytest.mark.parametrize("behaviour", ["wrong", "crashing", "absent"])
-    def test_our_own_failure_is_the_exit_status(self, tmp_path, behaviour):
-        options = ["--cases", "textbook", "--repetitions", "1", "--run-dir", str(tmp_path / "run")]
-        assert run_benchmark(options, {"ours": system(behaviour, is_ours=True)}) == 1
+    def test_our_own_failure_is_the_exit_status(self, run, behaviour):
+        ours = {"ours": system(behaviour, is_ours=True)}
+        run(ours, "--cases", "textbook", "--repetitions", "1", status=1)
 
-    def test_failing_peer_is_dropped_from_the_rest_of_a_series(self, folder):
-        options = ["--cases", "batch", "--small", "--repetitions", "1", "--run-dir", str(folder)]
-        assert run_benchmark(options, with_ours("refusing")) == 0
-        cases = json.loads((folder / "result.json").read_text())["cases"]
-        found = [case["systems"]["pennylane-default"] for case in cases.values()]
-        assert [result["status"] for result in found] == ["failed", *["dropped"] * 3]
+    def test_failing_peer_is_dropped_from_the_rest_of_a_series(self, run):
+        result = run(with_ours("refusing"), "--cases", "batch", "--small", "--repetitions", "1")
+        found = [case["systems"]["pennylane-default"] for case in result["cases"].values()]
+        assert [outcome["status"] for outcome in found] == ["failed", *["dropped"] * 3]
         assert found[1]["reason"].startswith("dropped after batch 1: NotImplementedError")
 
 
