@@ -98,12 +98,13 @@ def timing_rows(outcomes: _Outcomes) -> list[dict[str, Any]]:
             "kernel_seconds_per_step": kernel_seconds,
         }
         for outcome in outcomes
-        for repetition, (seconds, kernel_seconds) in (
-            enumerate(zip_longest(outcome.seconds, outcome.kernel_seconds, fillvalue=""))
-            if outcome.seconds
-            else [("", ("", ""))]
-        )
+        for repetition, seconds, kernel_seconds in _timings(outcome) or [("", "", "")]
     ]
+
+
+def _timings(outcome: Outcome) -> list[tuple[Any, Any, Any]]:
+    seconds = outcome.seconds
+    return [*zip_longest(range(len(seconds)), seconds, outcome.kernel_seconds[: len(seconds)], fillvalue="")]
 
 
 def growth(outcomes: _Outcomes, system: str) -> dict[str, float]:
@@ -281,14 +282,13 @@ def _speed(outcomes: _Outcomes, systems: _Systems) -> list[str]:
 
 def _overhead(outcomes: _Outcomes) -> list[str]:
     rows = []
-    for outcome in outcomes:
-        if outcome.system == "ours-stopwatch":
-            cells = [outcome.status]
-            if outcome.seconds:
-                step, kernel = outcome.median, statistics.median(outcome.kernel_seconds)
-                times = (_digits(1e3 * seconds) for seconds in (step, kernel, step - kernel))
-                cells = [*times, f"{(step - kernel) / step:.0%}"]
-            rows.append([outcome.case.title, *cells])
+    for outcome in (outcome for outcome in outcomes if outcome.system == "ours-stopwatch"):
+        cells = [outcome.status]
+        if outcome.seconds:
+            step, kernel = outcome.median, statistics.median(outcome.kernel_seconds)
+            times = (_digits(1e3 * seconds) for seconds in (step, kernel, step - kernel))
+            cells = [*times, f"{(step - kernel) / step:.0%}"]
+        rows.append([outcome.case.title, *cells])
     return _table(["circuit", "step, ms", "inside the backend, ms", "the layer's own, ms", "share"], rows)
 
 
