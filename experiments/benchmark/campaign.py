@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from ..common.options import parse, yaml_of
 from ..common.runs import RunFolder
 from .benchmark_settings import BenchmarkSettings
-from .cases import SYSTEMS, Case, System, plan
-from .measuring import CaseResult, FreshResult, Measurement
+from .cases import SYSTEMS, System, plan
+from .measuring import Measurement, Outcome
 from .report import describe_machine, markdown, result_of, scaling_figure, timing_rows
 
 _BUSY = 0.5
@@ -27,8 +27,11 @@ def run_benchmark(arguments: Sequence[str], systems: Mapping[str, System] = SYST
     options, settings = parse("benchmark", BenchmarkSettings, arguments)
     cases, fresh = plan(settings, systems)
     if options.dry_run:
-        _list("Timings:", cases, systems)
-        _list("First calls and memory, each in a fresh process:", fresh, systems)
+        for heading, listed in ("Timings:", cases), ("First calls and memory, each in a fresh process:", fresh):
+            if listed:
+                print(heading)
+            for case in listed:
+                print(f"  {case.name:<20} {case.title}: {', '.join(systems[name].title for name in case.systems)}")
         return 0
     folder = RunFolder.fresh(options.path, "benchmark")
     folder.write_settings(yaml_of("benchmark", settings))
@@ -38,35 +41,27 @@ def run_benchmark(arguments: Sequence[str], systems: Mapping[str, System] = SYST
             f"Other processes are busy (load {machine['load_at_start']:g}). Systems that compute in several threads may be "
             "many times slower for it: compare with --threads 1."
         )
-    results: list[CaseResult] = []
-    firsts: list[FreshResult] = []
+    outcomes: list[Outcome] = []
+    firsts: list[Outcome] = []
     interrupted = False
     with Measurement(settings, systems) as measurement:
         try:
             for case in cases:
-                results.append(measurement.measure(case))
+                outcomes += measurement.measure(case)
             for case in fresh:
                 firsts += measurement.measure_fresh(case)
         except KeyboardInterrupt:
             interrupted = True
 
-    folder.write_rows("timings.csv", timing_rows(results))
-    folder.write_result(result_of(results, firsts, systems, machine))
-    if (figure := scaling_figure(results, systems)) is not None:
+    folder.write_rows("timings.csv", timing_rows(outcomes))
+    folder.write_result(result_of(outcomes, firsts, systems, machine))
+    if (figure := scaling_figure(outcomes, systems)) is not None:
         folder.write_figure("scaling.png", figure)
-    text = markdown(results, firsts, systems, machine)
+    text = markdown(outcomes, firsts, systems, machine)
     folder.write("table.md", text.encode())
     print(f"\n{text}\nTimings, figure and this text are in {folder.path}")
     if interrupted:
         print(f"\nInterrupted; what was measured before is in {folder.path}")
         return 130
-    outcomes = [item for result in results for item in result.systems.items()]
-    outcomes += [(item.system, item.outcome) for item in firsts]
-    return int(any(systems[name].ours and outcome.status not in ("timed", "dropped") for name, outcome in outcomes))
-
-
-def _list(heading: str, cases: Sequence[Case], systems: Mapping[str, System]) -> None:
-    if cases:
-        print(heading)
-    for case in cases:
-        print(f"  {case.name:<20} {case.title}: {', '.join(systems[name].title for name in case.systems)}")
+    ours = [outcome for outcome in (*outcomes, *firsts) if systems[outcome.system].ours]
+    return int(any(outcome.status not in ("timed", "dropped") for outcome in ours))

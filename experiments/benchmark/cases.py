@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import KW_ONLY, dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from .gate_lists import Problem, dressed, entangling, layerwise, textbook
 
@@ -19,66 +19,65 @@ class System:
 
     Attributes:
         title: How figures and tables name it.
-        adapter: ``module:function`` of this package, imported in the worker. The function takes a
-            :class:`.gate_lists.Problem`, shots (None: exact) and a seed, and gives a :class:`.gate_lists.Step`.
+        adapter: ``module:function``, imported in the worker. The function takes a :class:`.gate_lists.Problem`, shots (None:
+            exact) and a seed, and gives a :class:`.gate_lists.Step`.
+        note: What must be known to read its times.
         ours: Whether it is this project.
         tolerance: How far its exact values and gradients may be from the reference, in units of the largest of them (or
             of 1 where that is larger).
-        note: What must be known to read its times.
     """
 
     title: str
     adapter: str
+    note: str = ""
     _: KW_ONLY
     ours: bool = False
     tolerance: float = 1e-6
-    note: str = ""
 
 
 SYSTEMS = {
     "ours": System(
         "ours",
         f"{__package__}.ours:build",
+        "QuantumLayer on its statevector backend: adjoint rule; with shots parameter shift from exact multinomial counts.",
         ours=True,
-        note="QuantumLayer on its statevector backend: adjoint rule; with shots parameter shift from exact multinomial "
-        "counts.",
     ),
     "ours-aer": System(
         "ours on Aer",
         f"{__package__}.ours:build_on_aer",
+        "QuantumLayer with backend='aer': parameter shift from Aer's counts.",
         ours=True,
-        note="QuantumLayer with backend='aer': parameter shift from Aer's counts.",
     ),
     "ours-stopwatch": System(
         "ours, with a stopwatch",
         f"{__package__}.ours:build_with_stopwatch",
+        "As 'ours', with the time inside the backend counted: what is left is the layer's own.",
         ours=True,
-        note="As 'ours', with the time inside the backend counted: what is left is the layer's own.",
     ),
     "pennylane-default": System(
         "PennyLane default.qubit",
         f"{__package__}.peers_pennylane:build_default",
-        note="Backpropagation over a broadcast batch; with shots parameter shift. With shots a broadcast batch whose "
+        "Backpropagation over a broadcast batch; with shots parameter shift. With shots a broadcast batch whose "
         "inputs need gradients raises NotImplementedError (PennyLane issue 4462), so its rows run one by one there.",
     ),
     "pennylane-lightning": System(
         "PennyLane lightning.qubit",
         f"{__package__}.peers_pennylane:build_lightning",
-        note="Adjoint rule, the batch expanded by PennyLane; with shots parameter shift, row by row where inputs need "
+        "Adjoint rule, the batch expanded by PennyLane; with shots parameter shift, row by row where inputs need "
         "gradients, as above.",
     ),
     "pennylane-qiskit": System(
         "PennyLane qiskit.aer",
         f"{__package__}.peers_pennylane:build_on_aer",
-        note="PennyLane-Qiskit's device: Aer's counts and parameter shift, row by row where inputs need gradients.",
+        "PennyLane-Qiskit's device: Aer's counts and parameter shift, row by row where inputs need gradients.",
     ),
     "qiskit-machine-learning": System(
         "Qiskit Machine Learning",
         f"{__package__}.peers_qiskit:build",
-        tolerance=1e-5,
-        note="TorchConnector(EstimatorQNN), parameter shift; computes in float32 between the circuit and torch. With "
+        "TorchConnector(EstimatorQNN), parameter shift; computes in float32 between the circuit and torch. With "
         "shots: Aer's EstimatorV2 with precision 1/sqrt(shots), which adds Gaussian noise to exact values and runs no "
         "shots.",
+        tolerance=1e-5,
     ),
 }
 """The systems that are measured, by name.
@@ -88,8 +87,7 @@ systems of the cases below that it is to be measured in.
 """
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """A ratio to reach.
 
     Attributes:
@@ -112,8 +110,8 @@ class Case:
         title: How the table calls it.
         make: Makes the problem from a seed.
         systems: In the order in which they take turns.
-        shots: Shots a circuit; None: exact.
         targets: The ratios to reach.
+        shots: Shots a circuit; None: exact.
         series: The axis of the figure that it is a point of: ``"qubits"``, ``"batch"`` or ``"weights"``; or None.
     """
 
@@ -121,55 +119,63 @@ class Case:
     title: str
     make: partial[Problem]
     systems: tuple[str, ...]
+    targets: tuple[Target, ...] = ()
     _: KW_ONLY
     shots: int | None = None
-    targets: tuple[Target, ...] = ()
     series: str | None = None
+
+    @cached_property
+    def size(self) -> dict[str, int]:
+        """Qubits, batch, weights and gates."""
+        problem = self.make(seed=0)
+        numbers = {"batch": problem.batch, "weights": len(problem.weights), "gates": len(problem.gates)}
+        return {"qubits": problem.num_qubits, **numbers}
 
 
 _QISKIT = "qiskit-machine-learning"
 _WITHOUT_QISKIT = ("ours", "pennylane-default", "pennylane-lightning")
 _EXACT = (*_WITHOUT_QISKIT, _QISKIT)
 _OF_SHOTS = ("ours", "ours-aer", "pennylane-default", "pennylane-lightning")
-_SHOTS = 1000
 
+_ENTANGLED = "strongly entangling, 4 layers"
 _ENTANGLING = partial(entangling, layers=4)
 _DRESSED = "dressed, 4 qubits, depth 6"
+_BATCH_16 = "dressed, 4 qubits, batch 16"
 _DRESSED_4 = partial(dressed, depth=6, batch=4)
 _DRESSED_64 = partial(dressed, depth=6, batch=64)
 _LAYERWISE = "layerwise, 9 qubits, 6 layers, batch 128"
 _LAYERWISE_128 = partial(layerwise, num_qubits=9, layers=6, batch=128)
 
 CASES = (
-    Case("textbook", "textbook, 1 qubit, batch 1", partial(textbook, batch=1), _EXACT, targets=(Target(8),)),
-    Case("dressed-4", f"{_DRESSED}, batch 4", _DRESSED_4, _EXACT, targets=(Target(40), Target(1000, peer=_QISKIT))),
-    Case("dressed-64", f"{_DRESSED}, batch 64", _DRESSED_64, _WITHOUT_QISKIT, targets=(Target(30),)),
-    Case("layerwise-128", _LAYERWISE, _LAYERWISE_128, _WITHOUT_QISKIT, targets=(Target(10),)),
+    Case("textbook", "textbook, 1 qubit, batch 1", partial(textbook, batch=1), _EXACT, (Target(8),)),
+    Case("dressed-4", f"{_DRESSED}, batch 4", _DRESSED_4, _EXACT, (Target(40), Target(1000, peer=_QISKIT))),
+    Case("dressed-64", f"{_DRESSED}, batch 64", _DRESSED_64, _WITHOUT_QISKIT, (Target(30),)),
+    Case("layerwise-128", _LAYERWISE, _LAYERWISE_128, _WITHOUT_QISKIT, (Target(10),)),
     *(
         Case(
             f"entangling-{qubits}",
             f"strongly entangling, {qubits} qubits, 4 layers, batch {batch}",
             partial(_ENTANGLING, num_qubits=qubits, batch=batch),
             _WITHOUT_QISKIT,
-            targets=(Target(ratio),),
+            (Target(ratio),),
         )
         for qubits, batch, ratio in ((12, 16, 12), (16, 4, 10), (20, 1, 1))
     ),
     Case(
         "dressed-4-shots",
-        f"{_DRESSED}, batch 4, {_SHOTS} shots",
+        f"{_DRESSED}, batch 4, 1000 shots",
         _DRESSED_4,
         (*_OF_SHOTS, "pennylane-qiskit", _QISKIT),
-        shots=_SHOTS,
-        targets=(Target(15, ours="ours-aer", peer=_QISKIT), Target(300, peer=_QISKIT)),
+        (Target(15, ours="ours-aer", peer=_QISKIT), Target(300, peer=_QISKIT)),
+        shots=1000,
     ),
     Case(
         "layerwise-128-shots",
-        f"{_LAYERWISE}, {_SHOTS} shots",
+        f"{_LAYERWISE}, 1000 shots",
         _LAYERWISE_128,
         _OF_SHOTS,
-        shots=_SHOTS,
-        targets=(Target(15, peer="pennylane-default"),),
+        (Target(15, peer="pennylane-default"),),
+        shots=1000,
     ),
 )
 
@@ -192,22 +198,19 @@ def plan(settings: BenchmarkSettings, systems: Container[str] = SYSTEMS) -> tupl
         ValueError: If nothing is left.
     """
     small, parts = settings.small, settings.cases or PARTS
+    qubits = (4, 8, 12) if small else range(4, settings.largest_qubits + 1, 2)
+    batches = (1, 16, 256, 1024) if small else (1, 4, 16, 64, 256, 1024, 4096)
+    depths = (1, 6, 24) if small else (1, 3, 6, 12, 24, 48)
+    series = [
+        *(
+            ("qubits", x, f"{_ENTANGLED}, batch 1: {x} qubits", partial(_ENTANGLING, num_qubits=x, batch=1))
+            for x in qubits
+        ),
+        *(("batch", x, f"{_DRESSED}: batch {x}", partial(dressed, depth=6, batch=x)) for x in batches),
+        *(("weights", 4 * x, f"{_BATCH_16}: depth {x}", partial(dressed, depth=x, batch=16)) for x in depths),
+    ]
     cases = [case for case in CASES if case.name in parts and (not small or case.name in _SMALL)]
-    if "qubits" in parts:
-        for x in (4, 8, 12) if small else range(4, settings.largest_qubits + 1, 2):
-            title, make = (
-                f"strongly entangling, 4 layers, batch 1: {x} qubits",
-                partial(_ENTANGLING, num_qubits=x, batch=1),
-            )
-            cases.append(Case(f"qubits-{x}", title, make, _EXACT, series="qubits"))
-    if "batch" in parts:
-        for x in (1, 16, 256, 1024) if small else (1, 4, 16, 64, 256, 1024, 4096):
-            title, make = f"{_DRESSED}: batch {x}", partial(dressed, depth=6, batch=x)
-            cases.append(Case(f"batch-{x}", title, make, _EXACT, series="batch"))
-    if "weights" in parts:
-        for depth in (1, 6, 24) if small else (1, 3, 6, 12, 24, 48):
-            title, make = f"dressed, 4 qubits, batch 16: depth {depth}", partial(dressed, depth=depth, batch=16)
-            cases.append(Case(f"weights-{4 * depth}", title, make, _EXACT, series="weights"))
+    cases += [Case(f"{axis}-{x}", title, make, _EXACT, series=axis) for axis, x, title, make in series if axis in parts]
     if "overhead" in parts:
         cases += [Case(f"overhead-{case.name}", case.title, case.make, ("ours-stopwatch",)) for case in CASES[:3]]
     fresh_names = ("dressed-4",) if small else ("dressed-4", "entangling-16", "entangling-20")

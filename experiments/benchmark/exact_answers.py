@@ -1,13 +1,12 @@
 """The answers that every system must give, and whether it gives them: times of wrong answers mean nothing.
 
 They come from a simulator that shares no code with any system: plain NumPy and slow, but short enough to be checked by
-reading. The state of the whole batch is an array with one axis for the batch and one for each qubit; gradients come from
-one sweep backwards.
+reading. The state of the whole batch is an array with one axis for each qubit, and the last for the batch; gradients come
+from one sweep backwards.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,91 +49,54 @@ class Answer(NamedTuple):
 
 def exact_answer(problem: Problem) -> Answer:
     """The problem's values and gradients, to rounding."""
-    n, batch = problem.num_qubits, problem.batch
-    state = np.zeros((batch, *(2,) * n), dtype=np.complex128)
-    state.reshape(batch, -1)[:, 0] = 1
+    n = problem.num_qubits
+    all_amplitudes = tuple(range(n))
+    numbers = {"input": problem.inputs.T, "weight": problem.weights, "": np.zeros(1)}
+    state = np.zeros((*(2,) * n, problem.batch), dtype=np.complex128)
+    state[(0,) * n] = 1
     for gate in problem.gates:
-        _apply(gate, state, _theta(gate, problem))
+        _apply(gate, state, numbers[gate.source][gate.number])
 
-    signs = np.stack([_signs(qubit, n) for qubit in problem.measured])
-    flat = state.reshape(batch, -1)
-    values = (flat.real**2 + flat.imag**2) @ signs.T
+    observables = [np.array([1.0, -1.0]).reshape(2, *(1,) * (n - qubit)) for qubit in problem.measured]
+    probabilities = state.real**2 + state.imag**2
+    values = np.stack([(z * probabilities).sum(axis=all_amplitudes) for z in observables], axis=1)
     # The gradient of sum(upstream * values) is 2 Re <bra| d(state)>, with the observables folded into one bra.
-    bra = ((problem.upstream @ signs) * flat).reshape(state.shape)
-    by_input, by_weight = np.zeros_like(problem.inputs), np.zeros_like(problem.weights)
+    bra = state * sum(z * upstream for z, upstream in zip(observables, problem.upstream.T, strict=True))
+    gradients = {source: np.zeros((len(angles), problem.batch)) for source, angles in numbers.items()}
     for gate in reversed(problem.gates):
-        theta = _theta(gate, problem)
-        if gate.angle is not None:
+        if gate.source:
             # d(gate)/d(angle) is -i/2 times its Pauli matrix P, times the gate, which the state has been through. And
             # 2 Re <bra| -i/2 P |state> is Im <bra| P |state>.
-            turned = _multiplied(_PAULI[gate.name], gate.qubits[0], state)
-            gradient = np.einsum("na,na->n", bra.reshape(batch, -1).conj(), turned.reshape(batch, -1)).imag
-            if gate.angle.source == "input":
-                by_input[:, gate.angle.number] += gradient
-            else:
-                by_weight[gate.angle.number] += gradient.sum()
+            bras, states = (np.moveaxis(array, gate.qubits[0], 0) for array in (bra, state))
+            turned = np.tensordot(_PAULI[gate.name], states, axes=1)
+            gradients[gate.source][gate.number] += (bras.conj() * turned).sum(axis=all_amplitudes).imag
         for array in (state, bra):
-            _apply(gate, array, -theta)  # every gate without an angle is its own inverse
+            _apply(gate, array, -numbers[gate.source][gate.number])  # a gate without an angle is its own inverse
+    by_input, by_weight = gradients["input"].T, gradients["weight"].sum(axis=1)
     return Answer(
         values, by_input if problem.wants_input_gradients else None, by_weight if len(problem.weights) else None
     )
 
 
-def _theta(gate: Gate, problem: Problem) -> np.ndarray:
-    """The angle of each row, shape (batch,), or of all, a scalar; NaN for a gate without any."""
-    if gate.angle is None:
-        return np.array(np.nan)
-    angles = problem.inputs if gate.angle.source == "input" else problem.weights
-    return np.array(angles[..., gate.angle.number])
-
-
-def _apply(gate: Gate, state: np.ndarray, theta: np.ndarray) -> None:
-    """Multiplies the state by the gate, in place."""
-    qubit = gate.qubits[0]
+def _apply(gate: Gate, state: np.ndarray, angle: np.ndarray) -> None:
+    """Multiplies the state by the gate, in place; its angle is one for each row, shape (batch,), or for all, a scalar."""
+    amplitudes = np.moveaxis(state, gate.qubits, range(len(gate.qubits)))
     if gate.name in _PAULI:
-        half = (theta / 2).reshape(-1, *(1,) * (state.ndim - 1))
-        state[...] = np.cos(half) * state - 1j * np.sin(half) * _multiplied(_PAULI[gate.name], qubit, state)
+        turned = np.tensordot(_PAULI[gate.name], amplitudes, axes=1)
+        amplitudes[...] = np.cos(angle / 2) * amplitudes - 1j * np.sin(angle / 2) * turned
     elif gate.name == "h":
-        state[...] = _multiplied(_HADAMARD, qubit, state)
+        amplitudes[...] = np.tensordot(_HADAMARD, amplitudes, axes=1)
     elif gate.name == "cz":
-        _where_one(_where_one(state, qubit), gate.qubits[1])[...] *= -1
+        amplitudes[1, 1] *= -1
     elif gate.name == "cx":
-        controlled = _where_one(state, qubit)
-        controlled[...] = np.flip(controlled, 1 + gate.qubits[1])
+        amplitudes[1] = amplitudes[1, ::-1]
     else:
         raise ValueError(f"gate: got {gate.name!r}, expected one of 'h', 'cx', 'cz', 'rx', 'ry', 'rz'.")
 
 
-def _multiplied(matrix: np.ndarray, qubit: int, state: np.ndarray) -> np.ndarray:
-    """The state with a matrix of shape (2, 2) applied to a qubit."""
-    return np.moveaxis(np.tensordot(matrix, state, axes=(1, 1 + qubit)), 0, 1 + qubit)
-
-
-def _where_one(state: np.ndarray, qubit: int) -> np.ndarray:
-    """A view of the amplitudes where the qubit is 1, with as many axes."""
-    return state[(*(slice(None),) * (1 + qubit), slice(1, 2))]
-
-
-def _signs(qubit: int, num_qubits: int) -> np.ndarray:
-    """Shape (2**n,): the eigenvalues of Z on the qubit, in the order of the flattened state."""
-    return np.tile(np.repeat([1.0, -1.0], 2 ** (num_qubits - 1 - qubit)), 2**qubit)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What became of a comparison.
-
-    Attributes:
-        deviation: The largest deviation from the reference: in units of its largest number (or of 1) for exact answers,
-            in standard errors for those with shots.
-        problem: What is wrong with the answer; None if it is right.
-    """
-
-    deviation: float
-    problem: str | None = None
-
-
-def compare(answer: Answer, expected: Answer, problem: Problem, *, shots: int | None, tolerance: float) -> Verdict:
+def compare(
+    answer: Answer, expected: Answer, problem: Problem, *, shots: int | None, tolerance: float
+) -> tuple[float, str]:
     """Compares values and gradients, each number, with those of the reference.
 
     Args:
@@ -143,32 +105,34 @@ def compare(answer: Answer, expected: Answer, problem: Problem, *, shots: int | 
         problem: What was asked.
         shots: The shots a circuit that the answer is from; None if it must be exact.
         tolerance: For exact answers: how far a number may be off, in units of the part's largest (or of 1).
+
+    Returns:
+        The largest deviation from the reference: in units of its largest number (or of 1) for exact answers, in standard
+        errors for those with shots. And what is wrong with the answer, empty if it is right.
     """
     parts, references = answer.parts(), expected.parts()
     if missing := references.keys() - parts.keys():
-        return Verdict(np.inf, f"gives no {' and no '.join(sorted(missing))}")
+        return np.inf, f"gives no {' and no '.join(sorted(missing))}"
     largest = 0.0
     for name, reference in references.items():
         if parts[name].shape != reference.shape:
-            return Verdict(np.inf, f"gives {name} of shape {parts[name].shape}, expected {reference.shape}")
+            return np.inf, f"gives {name} of shape {parts[name].shape}, expected {reference.shape}"
         errors = np.abs(parts[name] - reference)
         if not np.isfinite(errors).all():
-            return Verdict(np.inf, f"gives {name} that are not finite")
+            return np.inf, f"gives {name} that are not finite"
         if shots is None:
             deviation = float(errors.max() / max(1.0, np.abs(reference).max()))
             if deviation > tolerance:
-                return Verdict(deviation, f"its {name} are off by {deviation:.1e}, expected at most {tolerance:.0e}")
+                return deviation, f"its {name} are off by {deviation:.1e}, expected at most {tolerance:.0e}"
         else:
             scores = errors / _standard_error_bounds(name, problem, shots)
             deviation, rms = float(scores.max()), float(np.sqrt(np.mean(scores**2)))
             if deviation > LARGEST_Z_SCORE or rms > LARGEST_Z_SCORE_RMS:
-                return Verdict(
-                    deviation,
-                    f"its {name} are off by {deviation:.1f} standard errors at most and {rms:.1f} in the root mean "
-                    f"square, expected up to {LARGEST_Z_SCORE:g} and {LARGEST_Z_SCORE_RMS:g}",
-                )
+                off = f"{deviation:.1f} standard errors at most and {rms:.1f} in the root mean square"
+                limits = f"{LARGEST_Z_SCORE:g} and {LARGEST_Z_SCORE_RMS:g}"
+                return deviation, f"its {name} are off by {off}, expected up to {limits}"
         largest = max(largest, deviation)
-    return Verdict(largest)
+    return largest, ""
 
 
 def _standard_error_bounds(name: str, problem: Problem, shots: int) -> np.ndarray:
@@ -178,13 +142,9 @@ def _standard_error_bounds(name: str, problem: Problem, shots: int) -> np.ndarra
     rotation's angle is half the difference of two weighted sums of such values. The outputs may come from the same
     shots, and be correlated in any way: the standard deviation of a sum is at most the sum of theirs.
     """
-    of_rows = np.abs(problem.upstream).sum(axis=1) ** 2 / (2 * shots)
     if name == "values":
         return np.array(shots**-0.5)
-    rotations = {"input": np.zeros(problem.inputs.shape[1]), "weight": np.zeros(len(problem.weights))}
-    for gate in problem.gates:
-        if gate.angle is not None:
-            rotations[gate.angle.source][gate.angle.number] += 1
-    if name == "input gradients":
-        return np.sqrt(np.outer(of_rows, rotations["input"]))
-    return np.sqrt(of_rows.sum() * rotations["weight"])
+    of_rows = np.abs(problem.upstream).sum(axis=1) ** 2 / (2 * shots)
+    source = "input" if name == "input gradients" else "weight"
+    rotations = np.bincount([gate.number for gate in problem.gates if gate.source == source])
+    return np.sqrt(np.outer(of_rows, rotations) if source == "input" else of_rows.sum() * rotations)

@@ -5,8 +5,10 @@ What adapters need to make a :class:`Step` of it is here too; PyTorch and Qiskit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass
+from itertools import count, repeat
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -17,24 +19,20 @@ if TYPE_CHECKING:
     from qiskit.circuit import ParameterVector
 
 
-class Angle(NamedTuple):
-    """Where a rotation takes its angle from.
+class Gate(NamedTuple):
+    """One gate: ``h``, ``cx`` (control first), ``cz``; or ``rx``, ``ry``, ``rz``, which take an angle.
 
     Attributes:
-        source: ``"input"`` or ``"weight"``.
+        name: Which.
+        qubits: That it acts on.
+        source: Where its angle is from: ``"input"`` or ``"weight"``; empty for a gate without one.
         number: Which column of the inputs, or which weight.
     """
 
-    source: Literal["input", "weight"]
-    number: int
-
-
-class Gate(NamedTuple):
-    """One gate: ``h``, ``cx`` (control first), ``cz``, or ``rx``, ``ry``, ``rz`` with an angle."""
-
     name: str
     qubits: tuple[int, ...]
-    angle: Angle | None = None
+    source: Literal["input", "weight", ""] = ""
+    number: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +85,7 @@ def torch_step(
     Args:
         function: From inputs of shape (batch, I) to values of shape (batch, outputs).
         problem: Gives inputs and upstream gradient.
-        weights: The leaf tensor that collects the weights' gradients; None where there are no weights.
+        weights: The leaf tensor that collects the weights' gradients; None where there are none.
     """
     import torch
 
@@ -105,20 +103,17 @@ def torch_step(
     return Step(take)
 
 
-def play(
-    problem: Problem, make: Mapping[str, Any], inputs: Callable[[int], Any], weights: Callable[[int], Any]
-) -> None:
-    """Builds the problem's gates in some library's terms, one after the other.
+def played(problem: Problem, inputs: Any, weights: Any) -> Iterator[tuple[str, tuple[int, ...], list[Any]]]:
+    """Each gate's name, its qubits, and the angle that it takes, if any, in a list.
 
     Args:
         problem: Whose gates.
-        make: For each gate's name, a function of the qubits, or of the angle and the qubits.
-        inputs: Gives what stands for the input of that number.
-        weights: Likewise for the weights.
+        inputs: What stands for the inputs in some library's terms, by column.
+        weights: What stands for the weights.
     """
-    for name, qubits, angle in problem.gates:
-        angles = () if angle is None else ((inputs if angle.source == "input" else weights)(angle.number),)
-        make[name](*angles, *qubits)
+    numbers = {"input": inputs, "weight": weights}
+    for gate in problem.gates:
+        yield gate.name, gate.qubits, [numbers[gate.source][gate.number]] if gate.source else []
 
 
 def quantum_circuit(problem: Problem) -> tuple[QuantumCircuit, ParameterVector, ParameterVector]:
@@ -128,8 +123,8 @@ def quantum_circuit(problem: Problem) -> tuple[QuantumCircuit, ParameterVector, 
 
     circuit = QuantumCircuit(problem.num_qubits)
     inputs, weights = ParameterVector("x", problem.inputs.shape[1]), ParameterVector("w", len(problem.weights))
-    make = {name: getattr(circuit, name) for name in ("h", "cx", "cz", "rx", "ry", "rz")}
-    play(problem, make, inputs.__getitem__, weights.__getitem__)
+    for name, qubits, angle in played(problem, inputs, weights):
+        getattr(circuit, name)(*angle, *qubits)
     return circuit, inputs, weights
 
 
@@ -141,7 +136,7 @@ def z_labels(problem: Problem) -> list[str]:
 
 def textbook(*, batch: int, seed: int) -> Problem:
     """One qubit, H and RY of the input; the inputs' gradient. The Qiskit textbook's hybrid network."""
-    gates = [Gate("h", (0,)), Gate("ry", (0,), Angle("input", 0))]
+    gates = [Gate("h", (0,)), Gate("ry", (0,), "input")]
     return _problem(1, gates, (0,), batch, seed, input_gradients=True)
 
 
@@ -151,10 +146,10 @@ def dressed(*, depth: int, batch: int, seed: int) -> Problem:
     The circuit of Mari et al., arXiv:1912.08278, with depth 6.
     """
     qubits = range(4)
-    gates = [Gate("h", (q,)) for q in qubits] + [Gate("ry", (q,), Angle("input", q)) for q in qubits]
-    for layer in range(depth):
+    gates = [Gate("h", (q,)) for q in qubits] + [Gate("ry", (q,), "input") for q in qubits]
+    for _ in range(depth):
         gates += [Gate("cx", pair) for pair in ((0, 1), (2, 3), (1, 2))]
-        gates += [Gate("ry", (q,), Angle("weight", 4 * layer + q)) for q in qubits]
+        gates += [Gate("ry", (q,), "weight") for q in qubits]
     return _problem(4, gates, tuple(qubits), batch, seed, input_gradients=True)
 
 
@@ -164,10 +159,9 @@ def layerwise(*, num_qubits: int, layers: int, batch: int, seed: int) -> Problem
     The circuit of Skolik et al., arXiv:2006.14904. The seed draws the rotations too.
     """
     rng = np.random.default_rng(seed)
-    gates = [Gate("rx", (q,), Angle("input", q)) for q in range(num_qubits)]
-    for layer in range(layers):
-        for q in range(num_qubits):
-            gates.append(Gate(("rx", "ry", "rz")[rng.integers(3)], (q,), Angle("weight", num_qubits * layer + q)))
+    gates = [Gate("rx", (q,), "input") for q in range(num_qubits)]
+    for _ in range(layers):
+        gates += [Gate(("rx", "ry", "rz")[rng.integers(3)], (q,), "weight") for q in range(num_qubits)]
         gates += [Gate("cz", (q, q + 1)) for q in range(num_qubits - 1)]
     return _problem(num_qubits, gates, (num_qubits - 1,), batch, seed)
 
@@ -180,11 +174,9 @@ def entangling(*, num_qubits: int, layers: int, batch: int, seed: int) -> Proble
     """
     if num_qubits < 2:
         raise ValueError(f"num_qubits: got {num_qubits}, expected at least 2, for a ring of CNOT.")
-    gates = [Gate("rx", (q,), Angle("input", q)) for q in range(num_qubits)]
-    for layer in range(layers):
-        for q in range(num_qubits):
-            first = 3 * (num_qubits * layer + q)
-            gates += [Gate(name, (q,), Angle("weight", first + k)) for k, name in enumerate(("rz", "ry", "rz"))]
+    gates = [Gate("rx", (q,), "input") for q in range(num_qubits)]
+    for _ in range(layers):
+        gates += [Gate(name, (q,), "weight") for q in range(num_qubits) for name in ("rz", "ry", "rz")]
         gates += [Gate("cx", (q, (q + 1) % num_qubits)) for q in range(num_qubits)]
     return _problem(num_qubits, gates, tuple(range(num_qubits)), batch, seed)
 
@@ -192,13 +184,13 @@ def entangling(*, num_qubits: int, layers: int, batch: int, seed: int) -> Proble
 def _problem(
     num_qubits: int, gates: list[Gate], measured: tuple[int, ...], batch: int, seed: int, input_gradients: bool = False
 ) -> Problem:
-    """With inputs, weights and upstream gradient drawn from the seed."""
+    """With angles numbered in the order of the gates, and inputs, weights and upstream gradient drawn from the seed."""
     rng = np.random.default_rng([seed, 1])
-    angles = {gate.angle for gate in gates if gate.angle is not None}
-    columns = {source: sum(angle.source == source for angle in angles) for source in ("input", "weight")}
+    numbers = {"input": count(), "weight": count(), "": repeat(0)}
+    columns = Counter(gate.source for gate in gates)
     return Problem(
         num_qubits,
-        tuple(gates),
+        tuple(gate._replace(number=next(numbers[gate.source])) for gate in gates),
         measured,
         inputs=rng.uniform(-np.pi / 2, np.pi / 2, (batch, columns["input"])),
         weights=rng.uniform(0, 2 * np.pi, columns["weight"]),

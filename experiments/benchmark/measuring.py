@@ -6,16 +6,17 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from .benchmark_settings import BenchmarkSettings
 from .cases import SYSTEMS, Case, System
 from .exact_answers import Answer, compare, exact_answer
-from .processes import Process, WorkerError
+from .gate_lists import Problem
+from .worker import Process, WorkerError
 
 _REPETITIONS, _SMALL_REPETITIONS = 7, 3
 _SHORTEST_TIMING = 0.02
@@ -24,82 +25,60 @@ _LONGEST_STEP_IN_SERIES = 3.0
 _PAUSE = 0.05
 
 _say = partial(print, flush=True)
-_Ask = Callable[..., dict[str, Any]]
 
 
 @dataclass(kw_only=True)
-class SystemResult:
+class Outcome:
     """What became of one system in one case.
 
     Attributes:
+        case: Which.
+        system: Its name.
+        cache: For the first call in a new process: ``"empty"``, or ``"filled"`` with compiled code of an earlier process.
         status: ``"timed"``, or why it was not: ``"absent"``, ``"failed"``, ``"timeout"``, ``"wrong"``, ``"dropped"``.
         reason: In words; empty for ``"timed"``.
-        deviation: From the reference, as in :class:`.exact_answers.Verdict`; None where there is no answer.
+        deviation: From the reference, as :func:`.exact_answers.compare` has it; None where there is no answer.
+        repetitions: How many timings are wanted.
         steps: Training steps in each timing.
-        seconds: Seconds a step, of each repetition.
+        seconds: Seconds a step, of each repetition; none where something went wrong, be it after some of them.
         kernel_seconds: Of these, inside the backend, where that is counted.
-        preparation: What the worker said when it prepared.
+        preparation: What the worker said when it prepared, but for its answer.
     """
 
+    case: Case
+    system: str
+    cache: str = ""
     status: str = "timed"
     reason: str = ""
     deviation: float | None = None
+    repetitions: int = 0
     steps: int = 0
     seconds: list[float] = field(default_factory=list)
     kernel_seconds: list[float] = field(default_factory=list)
     preparation: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def timings(self) -> list[float]:
-        """Seconds a step, of each repetition; none where something went wrong, be it after some of them."""
-        return self.seconds if self.status == "timed" else []
-
-    @property
     def median(self) -> float:
         """Seconds a step, the median of the repetitions; NaN where it was not timed."""
-        return statistics.median(self.timings or [math.nan])
+        return statistics.median(self.seconds or [math.nan])
 
     @property
     def least(self) -> float:
         """Seconds a step in the fastest repetition; NaN where it was not timed."""
-        return min(self.timings, default=math.nan)
+        return min(self.seconds, default=math.nan)
 
     @property
     def why(self) -> str:
         """Why it was not timed."""
         return self.reason if self.status == "dropped" else f"{self.status}: {self.reason}"
 
-
-@dataclass(frozen=True)
-class CaseResult:
-    """What became of a case.
-
-    Attributes:
-        case: Which.
-        problem_size: Qubits, batch, weights and gates.
-        systems: By name.
-    """
-
-    case: Case
-    problem_size: Mapping[str, int]
-    systems: Mapping[str, SystemResult]
-
-
-@dataclass(frozen=True)
-class FreshResult:
-    """The first call of a system in a new process.
-
-    Attributes:
-        case: Of which problem.
-        system: Its name.
-        cache: ``"empty"`` or ``"filled"``: compiled code kept from an earlier process.
-        outcome: Status, and what the worker said.
-    """
-
-    case: Case
-    system: str
-    cache: str
-    outcome: SystemResult
+    def attempt(self, step: Callable[[Outcome], None]) -> None:
+        """Takes a step towards the times, unless one has failed; a system's failure becomes its outcome."""
+        if self.status == "timed":
+            try:
+                step(self)
+            except WorkerError as error:
+                self.status, self.reason, self.seconds = error.kind, str(error), []
 
 
 def fewer_repetitions(step_seconds: float, repetitions: int, *, in_series: bool) -> int:
@@ -116,70 +95,97 @@ class Measurement(AbstractContextManager["Measurement", None]):
     Args:
         settings: Repetitions, threads, timeout, seed and interpreters.
         systems: By name.
+        environment: More environment variables for the processes.
     """
 
-    def __init__(self, settings: BenchmarkSettings, systems: Mapping[str, System] = SYSTEMS) -> None:
+    def __init__(
+        self, settings: BenchmarkSettings, systems: Mapping[str, System] = SYSTEMS, **environment: str
+    ) -> None:
         self._settings = settings
         self._systems = systems
+        self._environment = environment
         self._repetitions = settings.repetitions or (_SMALL_REPETITIONS if settings.small else _REPETITIONS)
         self._processes: dict[str, Process] = {}
-        self._expected: dict[str, Answer] = {}
         self._given_up: dict[tuple[str | None, str], WorkerError] = {}  # in a series, or (None) altogether
 
     def __exit__(self, *_: object) -> None:
         self._stop(*self._processes)
 
-    def measure(self, case: Case) -> CaseResult:
+    def measure(self, case: Case) -> list[Outcome]:
         """Measures one case in all its systems, whatever becomes of some of them."""
-        problem = case.make(seed=self._settings.seed)
-        size = {"qubits": problem.num_qubits, "batch": problem.batch, "weights": len(problem.weights)}
-        results = {name: SystemResult() for name in case.systems}
-        turns: dict[str, int] = {}
+        outcomes = [Outcome(case=case, system=name) for name in case.systems]
         _say(f"{case.name}: {case.title}")
-        for name, result in results.items():
-            with _noting_failure(result):
-                for given_up in (None, name), (case.series, name):
-                    if given_up in self._given_up:
-                        raise self._given_up[given_up]
-                self._prepare_and_check(partial(self._ask, name), case, name, result)
-        for name, result in results.items():
-            if result.status == "timed":
-                with _noting_failure(result):
-                    # Not the first step's time, which may have compiled something.
-                    seconds = self._ask(name, "warm_up")["seconds"]
-                    result.steps = max(1, math.ceil(_SHORTEST_TIMING / seconds))
-                    turns[name] = fewer_repetitions(seconds, self._repetitions, in_series=case.series is not None)
-        for repetition in range(self._repetitions):
-            for name, result in results.items():
-                if result.status == "timed" and repetition < turns[name]:
-                    with _noting_failure(result):
-                        self._time(name, result)
-        for name, result in results.items():
-            if case.series is not None:
-                self._drop_if_slow(case.series, size[case.series], name, result)
-            _say(f"  {self._systems[name].title:<26} {_summary(result)}")
-        return CaseResult(case, {**size, "gates": len(problem.gates)}, results)
+        for step in (self._prepare, self._warm_up, *[self._time] * self._repetitions):
+            for outcome in outcomes:
+                outcome.attempt(step)
+        for outcome in outcomes:
+            self._drop_if_slow(outcome)
+            _say(f"  {self._systems[outcome.system].title:<26} {_summary(outcome)}")
+        return outcomes
 
-    def measure_fresh(self, case: Case) -> list[FreshResult]:
+    def measure_fresh(self, case: Case) -> list[Outcome]:
         """The first call of each of a case's systems, each in a new process; ours twice, first with an empty cache."""
         self._stop(*self._processes)
-        results = []
-        with tempfile.TemporaryDirectory() as cache:
+        outcomes = []
+        with tempfile.TemporaryDirectory() as compiled:
             for name in case.systems:
                 system = self._systems[name]
-                variables = {"NUMBA_CACHE_DIR": cache} if system.ours else {}
+                variables = {"NUMBA_CACHE_DIR": compiled} if system.ours else {}
                 for state in ("empty", "filled") if system.ours else ("filled",):
-                    result = SystemResult()
                     _say(f"{case.name}, {system.title}: a fresh process")
-                    with _noting_failure(result), self._start(name, **variables) as process:
-                        self._prepare_and_check(process.ask, case, name, result)
-                    results.append(FreshResult(case, name, state, result))
-        return results
+                    outcomes.append(Outcome(case=case, system=name, cache=state))
+                    with Measurement(self._settings, self._systems, **variables) as fresh:
+                        outcomes[-1].attempt(fresh._prepare)
+        return outcomes
+
+    def _prepare(self, outcome: Outcome) -> None:
+        """Has the system do the problem once, and compares its answer with the reference."""
+        case, name, seed = outcome.case, outcome.system, self._settings.seed
+        for given_up in (None, name), (case.series, name):
+            if given_up in self._given_up:
+                raise self._given_up[given_up]
+        system, circuit, sizes = self._systems[name], case.make.func, case.make.keywords
+        posed = {"circuit": circuit.__name__, "sizes": sizes, "shots": case.shots, "seed": seed}
+        outcome.preparation = self._ask(name, "prepare", adapter=system.adapter, **posed)
+        answer = Answer.of(*outcome.preparation.pop("answer"))
+        problem, expected = _solved(circuit, **sizes, seed=seed)
+        outcome.deviation, wrong = compare(answer, expected, problem, shots=case.shots, tolerance=system.tolerance)
+        if wrong:
+            raise WorkerError("wrong", wrong)
+
+    def _warm_up(self, outcome: Outcome) -> None:
+        """Finds out how many steps and repetitions there is time for."""
+        # Not from the first step's time, which may have compiled something.
+        seconds = self._ask(outcome.system, "warm_up")["seconds"]
+        outcome.steps = max(1, math.ceil(_SHORTEST_TIMING / seconds))
+        in_series = outcome.case.series is not None
+        outcome.repetitions = fewer_repetitions(seconds, self._repetitions, in_series=in_series)
+
+    def _time(self, outcome: Outcome) -> None:
+        if len(outcome.seconds) == outcome.repetitions:
+            return
+        # The threads of the system before go on spinning for a moment, in expectation of more work.
+        time.sleep(_PAUSE)
+        timing = self._ask(outcome.system, "measure", steps=outcome.steps)
+        outcome.seconds.append(timing["seconds"])
+        if timing["kernel_seconds"] is not None:
+            outcome.kernel_seconds.append(timing["kernel_seconds"])
+
+    def _drop_if_slow(self, outcome: Outcome) -> None:
+        """From the rest of a series; also where it has failed."""
+        series = outcome.case.series
+        if series is None or outcome.status in ("dropped", "absent") or outcome.median <= _LONGEST_STEP_IN_SERIES:
+            return
+        why = f", where a step took {outcome.median:.1f} s" if outcome.seconds else f": {outcome.reason}"
+        reason = f"dropped after {series} {outcome.case.size[series]}{why}"
+        self._given_up[series, outcome.system] = WorkerError("dropped", reason)
 
     def _ask(self, name: str, what: str, **arguments: Any) -> dict[str, Any]:
+        settings = self._settings
         try:
             if name not in self._processes:
-                self._processes[name] = self._start(name)
+                python = settings.pythons.get(name)
+                self._processes[name] = Process(python, settings.threads, settings.timeout, **self._environment)
             return self._processes[name].ask(what, **arguments)
         except WorkerError as error:
             self._stop(name)
@@ -187,68 +193,21 @@ class Measurement(AbstractContextManager["Measurement", None]):
                 self._given_up[None, name] = error
             raise
 
-    def _start(self, name: str, **environment: str) -> Process:
-        settings = self._settings
-        return Process(
-            python=settings.pythons.get(name), threads=settings.threads, timeout=settings.timeout, **environment
-        )
-
     def _stop(self, *names: str) -> None:
         for process in [self._processes.pop(name) for name in names if name in self._processes]:
             process.stop()
 
-    def _prepare_and_check(self, ask: _Ask, case: Case, name: str, result: SystemResult) -> None:
-        system, seed = self._systems[name], self._settings.seed
-        result.preparation = ask(
-            "prepare",
-            adapter=system.adapter,
-            circuit=case.make.func.__name__,
-            sizes=case.make.keywords,
-            shots=case.shots,
-            seed=seed,
-            threads=self._settings.threads,
-        )
-        answer = Answer.of(*ask("answer")["parts"])
-        problem, key = case.make(seed=seed), str(case.make)
-        expected = self._expected[key] = self._expected.get(key) or exact_answer(problem)
-        verdict = compare(answer, expected, problem, shots=case.shots, tolerance=system.tolerance)
-        result.deviation = verdict.deviation
-        if verdict.problem is not None:
-            result.status, result.reason = "wrong", verdict.problem
 
-    def _time(self, name: str, result: SystemResult) -> None:
-        # The threads of the system before go on spinning for a moment, in expectation of more work.
-        time.sleep(_PAUSE)
-        timing = self._ask(name, "measure", steps=result.steps)
-        result.seconds.append(timing["seconds"])
-        if timing["kernel_seconds"] is not None:
-            result.kernel_seconds.append(timing["kernel_seconds"])
-
-    def _drop_if_slow(self, series: str, x: int, name: str, result: SystemResult) -> None:
-        after = f"dropped after {series} {x}"
-        if result.median > _LONGEST_STEP_IN_SERIES:
-            after += f", where a step took {result.median:.1f} s"
-        elif result.status not in ("timed", "dropped", "absent"):
-            after += f": {result.reason}"
-        else:
-            return
-        self._given_up[series, name] = WorkerError("dropped", after)
+@cache
+def _solved(circuit: Callable[..., Problem], **sizes: int) -> tuple[Problem, Answer]:
+    """A problem and its exact answer, which takes its time where there are many qubits."""
+    problem = circuit(**sizes)
+    return problem, exact_answer(problem)
 
 
-@contextmanager
-def _noting_failure(result: SystemResult) -> Iterator[None]:
-    """Within it, a system's failure becomes its result."""
-    try:
-        yield
-    except WorkerError as error:
-        result.status, result.reason = error.kind, str(error)
-
-
-def _summary(result: SystemResult) -> str:
-    if not result.timings:
-        return result.why
-    low, high = min(result.seconds), max(result.seconds)
-    return (
-        f"{1e3 * result.median:10.3f} ms ({1e3 * low:.3f} to {1e3 * high:.3f}, {len(result.seconds)} timings of "
-        f"{result.steps}; deviation {result.deviation:.1g})"
-    )
+def _summary(outcome: Outcome) -> str:
+    if not outcome.seconds:
+        return outcome.why
+    median, least, most = (f"{1e3 * x:.3f}" for x in (outcome.median, outcome.least, max(outcome.seconds)))
+    timings = f"{len(outcome.seconds)} timings of {outcome.steps}"
+    return f"{median:>10} ms ({least} to {most}, {timings}; deviation {outcome.deviation:.1g})"

@@ -19,19 +19,10 @@ from .gate_lists import Problem, Step, quantum_circuit, torch_step, z_labels
 def build(problem: Problem, shots: int | None, seed: int, *, backend: Any = None) -> Step:
     """The layer as a user makes it: the adjoint rule for exact values, parameter shift with shots."""
     circuit, inputs, weights = quantum_circuit(problem)
-    layer = QuantumLayer(
-        circuit,
-        inputs=inputs,
-        weights=weights,
-        observables=z_labels(problem),
-        backend=backend,
-        shots=shots,
-        seed=seed,
-        init=torch.tensor(problem.weights),
-    )
-    parameters = layer.weights
-    assert not isinstance(parameters, torch.nn.ParameterDict)
-    return torch_step(layer, problem, parameters)
+    parameters = {"inputs": inputs, "weights": weights, "init": torch.tensor(problem.weights)}
+    layer = QuantumLayer(circuit, **parameters, observables=z_labels(problem), backend=backend, shots=shots, seed=seed)
+    assert not isinstance(layer.weights, torch.nn.ParameterDict)
+    return torch_step(layer, problem, layer.weights)
 
 
 def build_with_stopwatch(problem: Problem, shots: int | None, seed: int) -> Step:
@@ -46,10 +37,9 @@ build_on_aer = partial(build, backend="aer")
 def with_stopwatch(backend: Backend) -> tuple[Backend, Callable[[], float]]:
     """A backend that hands everything on to another one, and the seconds so far of all calls of its public methods.
 
-    They tell the layer's own overhead from the time inside a backend, without knowing its insides.
-
-    It is a copy of the other one whose public methods are counted, so that whoever asks for its class sees no difference,
-    and whatever methods backends come to have, they are counted. What a backend calls on itself is counted once.
+    They tell the layer's own overhead from the time inside a backend, without knowing its insides. It is a copy of the
+    other one whose public methods are counted, so that whoever asks for its class sees no difference, and whatever
+    methods backends come to have, they are counted. What a backend calls on itself is counted once.
     """
     seconds = 0.0
 

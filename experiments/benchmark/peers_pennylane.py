@@ -8,39 +8,32 @@ from typing import Any
 import pennylane as qml
 import torch
 
-from .gate_lists import Problem, Step, play, torch_step
+from .gate_lists import Problem, Step, played, torch_step
 
-_GATES = {
-    "h": qml.Hadamard,
-    "cx": lambda control, target: qml.CNOT([control, target]),
-    "cz": lambda one, other: qml.CZ([one, other]),
-    "rx": qml.RX,
-    "ry": qml.RY,
-    "rz": qml.RZ,
-}
+_GATES = {"h": qml.Hadamard, "cx": qml.CNOT, "cz": qml.CZ, "rx": qml.RX, "ry": qml.RY, "rz": qml.RZ}
 
 
 def _build(problem: Problem, shots: int | None, device: Any, exact_rule: str) -> Step:
     def circuit(inputs: torch.Tensor, weights: torch.Tensor) -> list[Any]:
-        play(problem, _GATES, lambda column: inputs[..., column], weights.__getitem__)
+        for name, qubits, angle in played(problem, inputs.movedim(-1, 0), weights):
+            _GATES[name](*angle, wires=qubits)
         return [qml.expval(qml.Z(qubit)) for qubit in problem.measured]
 
     rule = exact_rule if shots is None else "parameter-shift"
     node = qml.QNode(circuit, device, interface="torch", diff_method=rule)
     if shots is not None:
         node = qml.set_shots(node, shots)
-    weights = torch.tensor(problem.weights, requires_grad=bool(len(problem.weights)))
-
-    def broadcast(inputs: torch.Tensor) -> torch.Tensor:
-        return torch.stack(node(inputs, weights), dim=-1)
-
-    def row_by_row(inputs: torch.Tensor) -> torch.Tensor:
-        return torch.stack([torch.stack(node(row, weights)) for row in inputs])
-
+    weights = torch.tensor(problem.weights, requires_grad=True)
     # With shots, a broadcast batch whose inputs need gradients raises NotImplementedError (PennyLane issue 4462). A
     # batch of one is faster without broadcasting.
-    one_by_one = problem.batch == 1 or (shots is not None and problem.wants_input_gradients)
-    return torch_step(row_by_row if one_by_one else broadcast, problem, weights if len(problem.weights) else None)
+    row_by_row = problem.batch == 1 or (shots is not None and problem.wants_input_gradients)
+
+    def values(inputs: torch.Tensor) -> torch.Tensor:
+        if row_by_row:
+            return torch.stack([torch.stack(node(row, weights)) for row in inputs])
+        return torch.stack(node(inputs, weights), dim=-1)
+
+    return torch_step(values, problem, weights)
 
 
 def build_default(problem: Problem, shots: int | None, seed: int) -> Step:

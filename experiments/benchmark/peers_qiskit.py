@@ -41,8 +41,6 @@ def build(problem: Problem, shots: int | None, seed: int) -> Step:
         **options,
     )
     connector = TorchConnector(network, initial_weights=problem.weights)
-    parameter = connector.weight if len(problem.weights) else None
-    if parameter is not None:
-        # It starts from float32 whatever it is given; the comparison is about the circuit, not about rounded weights.
-        parameter.data = torch.tensor(problem.weights)
-    return torch_step(connector, problem, parameter)
+    # It starts from float32 whatever it is given; the comparison is about the circuit, not about rounded weights.
+    connector.weight.data = torch.tensor(problem.weights)
+    return torch_step(connector, problem, connector.weight)

@@ -8,16 +8,16 @@ import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from itertools import groupby, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .cases import System, Target
-from .measuring import CaseResult, FreshResult, SystemResult
+from .cases import Case, System, Target
+from .measuring import Outcome
 
 _FROM_BATCH = 256
 _FEW_QUBITS, _MANY_QUBITS = 12, 20
@@ -33,12 +33,11 @@ _GROWTH = {
 }
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
-_Results = Sequence[CaseResult]
+_Outcomes = Sequence[Outcome]
 _Systems = Mapping[str, System]
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """One of our systems against a peer, on one case; NaN for what was not timed, or is not aimed at.
 
     Attributes:
@@ -59,49 +58,56 @@ class Comparison:
     against_best: bool
 
 
-def comparisons(result: CaseResult, systems: _Systems) -> list[Comparison]:
+def by_case(outcomes: _Outcomes) -> list[tuple[Case, dict[str, Outcome]]]:
+    """Each case, with its systems' outcomes by their names."""
+    cases = groupby(outcomes, key=lambda outcome: outcome.case)
+    return [(case, {outcome.system: outcome for outcome in group}) for case, group in cases]
+
+
+def comparisons(case: Case, found: Mapping[str, Outcome], systems: _Systems) -> list[Comparison]:
     """Each of our systems against the fastest peer, and against those that a target names."""
-    peers = {name: outcome for name, outcome in result.systems.items() if not systems[name].ours and outcome.timings}
+    peers = {name: outcome for name, outcome in found.items() if not systems[name].ours and outcome.seconds}
     best = min(peers, key=lambda name: peers[name].median, default=None)
     rows = []
-    for name, ours in result.systems.items():
-        if systems[name].ours:
-            targets = [target for target in result.case.targets if target.ours == name]
-            if all(target.peer for target in targets):
-                targets.insert(0, Target(math.nan, ours=name))
-            for target in targets:
-                peer = target.peer or best
-                theirs = peers.get(peer or "", SystemResult())
-                ratios = theirs.median / ours.median, theirs.least / ours.least
-                rows.append(Comparison(name, peer, *ratios, target.ratio, against_best=target.peer is None))
+    for name in filter(lambda name: systems[name].ours, found):
+        targets = [target for target in case.targets if target.ours == name]
+        if all(target.peer for target in targets):
+            targets.insert(0, Target(math.nan, ours=name))
+        for target in targets:
+            peer = target.peer or best
+            ratios = math.nan, math.nan
+            if peer is not None and peer in peers:
+                ratios = peers[peer].median / found[name].median, peers[peer].least / found[name].least
+            rows.append(Comparison(name, peer, *ratios, target.ratio, against_best=target.peer is None))
     return rows
 
 
-def timing_rows(results: _Results) -> list[dict[str, Any]]:
+def timing_rows(outcomes: _Outcomes) -> list[dict[str, Any]]:
     """One row a timing; one, without a time, for each system that was not timed."""
-    rows = []
-    for result in results:
-        for name, outcome in result.systems.items():
-            timings: list[tuple[Any, Any]] = [*enumerate(outcome.timings)]
-            for repetition, seconds in timings or [("", "")]:
-                rows.append(
-                    {
-                        "case": result.case.name,
-                        "series": result.case.series or "",
-                        **result.problem_size,
-                        "shots": result.case.shots or "",
-                        "system": name,
-                        "status": outcome.status,
-                        "repetition": repetition,
-                        "steps": outcome.steps,
-                        "seconds_per_step": seconds,
-                        "kernel_seconds_per_step": dict(enumerate(outcome.kernel_seconds)).get(repetition, ""),
-                    }
-                )
-    return rows
+    return [
+        {
+            "case": outcome.case.name,
+            "series": outcome.case.series or "",
+            **outcome.case.size,
+            "shots": outcome.case.shots or "",
+            "system": outcome.system,
+            "status": outcome.status,
+            "repetition": repetition,
+            "steps": outcome.steps,
+            "seconds_per_step": seconds,
+            "kernel_seconds_per_step": kernel_seconds,
+        }
+        for outcome in outcomes
+        for repetition, seconds, kernel_seconds in _timings(outcome) or [("", "", "")]
+    ]
 
 
-def growth(results: _Results, system: str) -> dict[str, float]:
+def _timings(outcome: Outcome) -> list[tuple[Any, Any, Any]]:
+    seconds = outcome.seconds
+    return [*zip_longest(range(len(seconds)), seconds, outcome.kernel_seconds[: len(seconds)], fillvalue="")]
+
+
+def growth(outcomes: _Outcomes, system: str) -> dict[str, float]:
     """How a system's time grows, as far as it was measured.
 
     Returns:
@@ -111,88 +117,79 @@ def growth(results: _Results, system: str) -> dict[str, float]:
     """
     rates = {}
     for axis in ("batch", "weights"):
-        points = [(size[axis], seconds) for size, seconds in _points(results, axis, system)]
-        first = _FROM_BATCH if axis == "batch" else max(points, default=(0, 0))[0] / 2
-        points = [point for point in points if point[0] >= first]
-        if len(points) > 1:
-            (x0, t0), (x1, t1) = points[0], points[-1]
-            rates[f"{axis}_exponent"] = math.log(t1 / t0) / math.log(x1 / x0)
-    constants = {
-        size["qubits"]: seconds / (size["gates"] * 2 ** size["qubits"])
-        for size, seconds in _points(results, "qubits", system)
+        points = _points(outcomes, axis, system)
+        first = _FROM_BATCH if axis == "batch" else max(points, default=0) / 2
+        if len(large := [x for x in points if x >= first]) > 1:
+            ratio = points[large[-1]] / points[large[0]]
+            rates[f"{axis}_exponent"] = math.log(ratio) / math.log(large[-1] / large[0])
+    gates = {
+        outcome.case.size["qubits"]: outcome.case.size["gates"]
+        for outcome in outcomes
+        if outcome.case.series == "qubits"
     }
+    constants = {x: seconds / (gates[x] * 2**x) for x, seconds in _points(outcomes, "qubits", system).items()}
     if {_FEW_QUBITS, _MANY_QUBITS} <= constants.keys():
         rates["qubits_constant_ratio"] = constants[_MANY_QUBITS] / constants[_FEW_QUBITS]
     return rates
 
 
-def _points(results: _Results, axis: str, system: str) -> list[tuple[Mapping[str, int], float]]:
-    """The sizes in a series at which a system was timed, and its seconds there."""
-    return [
-        (result.problem_size, result.systems[system].median)
-        for result in results
-        if result.case.series == axis and system in result.systems and result.systems[system].timings
-    ]
+def _points(outcomes: _Outcomes, axis: str, system: str) -> dict[int, float]:
+    """A system's seconds in a series, by the sizes at which it was timed."""
+    return {
+        outcome.case.size[axis]: outcome.median
+        for outcome in outcomes
+        if outcome.case.series == axis and outcome.system == system and outcome.seconds
+    }
 
 
-def result_of(
-    results: _Results, fresh: Sequence[FreshResult], systems: _Systems, machine: Mapping[str, Any]
-) -> dict[str, Any]:
+def result_of(outcomes: _Outcomes, fresh: _Outcomes, systems: _Systems, machine: Mapping[str, Any]) -> dict[str, Any]:
     """All of it, as JSON can carry it: null stands for what was not measured."""
     said = ("import_seconds", "build_seconds", "first_step_seconds", "memory_bytes", "memory_is_lower_bound")
     return {
         "experiment": "benchmark",
         "machine": dict(machine),
-        "environments": _environments(results),
+        "environments": _environments(outcomes),
         "cases": {
-            result.case.name: {
-                "title": result.case.title,
-                "shots": result.case.shots,
-                **result.problem_size,
-                "systems": {name: _finite(_outcome(outcome)) for name, outcome in result.systems.items()},
-                "comparisons": [_finite(vars(row)) for row in comparisons(result, systems)],
+            case.name: {
+                "title": case.title,
+                "shots": case.shots,
+                **case.size,
+                "systems": {name: _numbers(outcome) for name, outcome in found.items()},
+                "comparisons": [_finite(row._asdict()) for row in comparisons(case, found, systems)],
             }
-            for result in results
+            for case, found in by_case(outcomes)
         },
-        "growth": {name: rates for name in systems if (rates := growth(results, name))},
+        "growth": {name: rates for name in systems if (rates := growth(outcomes, name))},
         "fresh": [
             {
-                "case": item.case.name,
-                "system": item.system,
-                "cache": item.cache,
-                "status": item.outcome.status,
-                "reason": item.outcome.reason,
-                **{key: item.outcome.preparation.get(key) for key in said},
+                "case": first.case.name,
+                **{name: getattr(first, name) for name in ("system", "cache", "status", "reason")},
+                **{key: first.preparation.get(key) for key in said},
             }
-            for item in fresh
+            for first in fresh
         ],
     }
 
 
-def _outcome(outcome: SystemResult) -> dict[str, Any]:
-    return {
-        "status": outcome.status,
-        "reason": outcome.reason,
-        "deviation": outcome.deviation,
+def _numbers(outcome: Outcome) -> dict[str, Any]:
+    seconds = outcome.seconds
+    times = {
         "median_seconds": outcome.median,
         "least_seconds": outcome.least,
-        "most_seconds": max(outcome.timings, default=None),
-        "repetitions": len(outcome.timings),
+        "most_seconds": max(seconds, default=None),
     }
+    said = {name: getattr(outcome, name) for name in ("status", "reason", "deviation")}
+    return _finite({**said, **times, "repetitions": len(seconds)})
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: None if isinstance(x, float) and not math.isfinite(x) else x for key, x in values.items()}
 
 
-def _environments(results: _Results) -> dict[str, Mapping[str, Mapping[str, Any]]]:
+def _environments(outcomes: _Outcomes) -> dict[str, dict[str, Any]]:
     """The versions and threads of each system."""
-    return {
-        name: {key: outcome.preparation[key] for key in ("versions", "threads")}
-        for result in results
-        for name, outcome in result.systems.items()
-        if outcome.preparation
-    }
+    prepared = {outcome.system: outcome.preparation for outcome in outcomes if outcome.preparation}
+    return {name: {key: said[key] for key in ("versions", "threads")} for name, said in prepared.items()}
 
 
 def describe_machine() -> dict[str, Any]:
@@ -214,59 +211,51 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def scaling_figure(results: _Results, systems: _Systems) -> Figure | None:
+def scaling_figure(outcomes: _Outcomes, systems: _Systems) -> Figure | None:
     """Time against qubits, batch and weights; None where no series was measured."""
-    axes_measured = [axis for axis in _AXES if any(_points(results, axis, name) for name in systems)]
+    axes_measured = [axis for axis in _AXES if any(_points(outcomes, axis, name) for name in systems)]
     if not axes_measured:
         return None
     figure = Figure(figsize=(1.2 + 3.9 * len(axes_measured), 4.2), layout="constrained")
     handles = {}
     for axes, axis in zip(figure.subplots(1, len(axes_measured), squeeze=False)[0], axes_measured, strict=True):
         for position, (name, system) in enumerate(systems.items()):
-            if points := _points(results, axis, name):
-                (handles[system.title],) = axes.plot(
-                    [size[axis] for size, _ in points],
-                    [seconds for _, seconds in points],
-                    linestyle="-" if system.ours else "--",
-                    color="black" if system.ours else str(0.25 + 0.12 * (position % 4)),
-                    marker=_MARKS[position % len(_MARKS)],
-                    markersize=5,
-                    linewidth=2 if system.ours else 1.2,
-                )
+            if points := _points(outcomes, axis, name):
+                grey, mark = str(0.25 + 0.12 * (position % 4)), _MARKS[position % len(_MARKS)]
+                line = {"ls": "-", "color": "black", "lw": 2} if system.ours else {"ls": "--", "color": grey, "lw": 1.2}
+                (handles[system.title],) = axes.plot([*points], [*points.values()], marker=mark, markersize=5, **line)
         label, circuit = _AXES[axis]
-        axes.set_yscale("log")
+        axes.set(xlabel=label, ylabel="time for one training step (s)", yscale="log")
         if axis == "qubits":  # the time itself is exponential in them
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         else:
             axes.set_xscale("log")
-        axes.set_xlabel(label)
-        axes.set_ylabel("time for one training step (s)")
         axes.set_title(circuit, fontsize="medium")
         axes.grid(alpha=0.3)
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2)
     return figure
 
 
-def markdown(results: _Results, fresh: Sequence[FreshResult], systems: _Systems, machine: Mapping[str, Any]) -> str:
+def markdown(outcomes: _Outcomes, fresh: _Outcomes, systems: _Systems, machine: Mapping[str, Any]) -> str:
     """What was measured, as Markdown."""
-    measured = {name for result in results for name in result.systems}
+    measured = {outcome.system for outcome in outcomes}
     sections = {
         "Milliseconds for one training step (forward and backward), medians. Where the fastest timings of all give another "
-        "ratio, other processes have kept the machine busy:": _speed(results, systems),
+        "ratio, other processes have kept the machine busy:": _speed(outcomes, systems),
         "Growth:": [
             f"- {system.title}: " + "; ".join(_GROWTH[key].format(value) for key, value in rates.items())
             for name, system in systems.items()
-            if (rates := growth(results, name))
+            if (rates := growth(outcomes, name))
         ],
-        "The layer's own share of a step:": _overhead(results),
+        "The layer's own share of a step:": _overhead(outcomes),
         "First call in a new process, and the memory that it adds:": _fresh(fresh, systems),
-        "Not timed:": _not_timed(results, systems),
+        "Not timed:": _not_timed(outcomes, systems),
         "The systems:": [
             f"- {each.title}: {each.note}" for name, each in systems.items() if name in measured and each.note
         ],
     }
     parts = [f"{title}\n\n" + "\n".join(lines) for title, lines in sections.items() if lines]
-    return "\n\n".join([_machine_text(results, machine), *parts]) + "\n"
+    return "\n\n".join([_machine_text(outcomes, machine), *parts]) + "\n"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -275,76 +264,63 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *filled) if rows]
 
 
-def _speed(results: _Results, systems: _Systems) -> list[str]:
-    def peer(row: Comparison, result: CaseResult) -> str:
-        if row.peer is None:
-            return "none timed"
-        title, outcome = systems[row.peer].title, result.systems[row.peer]
-        kind = "fastest" if row.against_best else "named"
-        return f"{title} ({kind}), {_digits(1e3 * outcome.median)}" if outcome.timings else f"{title} (not timed)"
-
-    rows = [
-        [
-            result.case.title,
-            systems[row.ours].title,
-            _digits(1e3 * result.systems[row.ours].median),
-            peer(row, result),
-            _digits(row.ratio),
-            _digits(row.least_ratio),
-            "" if math.isnan(row.target) else "ahead" if row.target == 1 else f"{row.target:g}",
-        ]
-        for result in results
-        if result.case.targets
-        for row in comparisons(result, systems)
-    ]
+def _speed(outcomes: _Outcomes, systems: _Systems) -> list[str]:
+    rows = []
+    for case, found in by_case(outcomes):
+        for row in comparisons(case, found, systems) if case.targets else []:
+            peer = "none timed"
+            if row.peer is not None:
+                kind, theirs = "fastest" if row.against_best else "named", found[row.peer]
+                said = f"({kind}), {_digits(1e3 * theirs.median)}" if theirs.seconds else "(not timed)"
+                peer = f"{systems[row.peer].title} {said}"
+            target = "" if math.isnan(row.target) else "ahead" if row.target == 1 else f"{row.target:g}"
+            ratios = [_digits(row.ratio), _digits(row.least_ratio)]
+            ours = [systems[row.ours].title, _digits(1e3 * found[row.ours].median)]
+            rows.append([case.title, *ours, peer, *ratios, target])
     return _table(["circuit", "ours", "ms", "peer, ms", "times faster", "(fastest timings)", "target"], rows)
 
 
-def _overhead(results: _Results) -> list[str]:
+def _overhead(outcomes: _Outcomes) -> list[str]:
     rows = []
-    for result in results:
-        if outcome := result.systems.get("ours-stopwatch"):
-            cells = [outcome.status]
-            if outcome.timings:
-                step, kernel = outcome.median, statistics.median(outcome.kernel_seconds)
-                times = (_digits(1e3 * seconds) for seconds in (step, kernel, step - kernel))
-                cells = [*times, f"{(step - kernel) / step:.0%}"]
-            rows.append([result.case.title, *cells])
+    for outcome in (outcome for outcome in outcomes if outcome.system == "ours-stopwatch"):
+        cells = [outcome.status]
+        if outcome.seconds:
+            step, kernel = outcome.median, statistics.median(outcome.kernel_seconds)
+            times = (_digits(1e3 * seconds) for seconds in (step, kernel, step - kernel))
+            cells = [*times, f"{(step - kernel) / step:.0%}"]
+        rows.append([outcome.case.title, *cells])
     return _table(["circuit", "step, ms", "inside the backend, ms", "the layer's own, ms", "share"], rows)
 
 
-def _fresh(fresh: Sequence[FreshResult], systems: _Systems) -> list[str]:
+def _fresh(fresh: _Outcomes, systems: _Systems) -> list[str]:
     rows = []
-    for item in fresh:
-        system, said = systems[item.system], item.outcome.preparation
-        cells = [item.outcome.status]
-        if item.outcome.status == "timed":
+    for outcome in fresh:
+        system, said = systems[outcome.system], outcome.preparation
+        cells = [outcome.status]
+        if outcome.status == "timed":
             memory = "" if said["memory_bytes"] is None else f"{said['memory_bytes'] / 2**20:.0f}"
             bound = "at least " if memory and said["memory_is_lower_bound"] else ""
             times = (said[f"{what}_seconds"] for what in ("import", "build", "first_step"))
             cells = [*(f"{seconds:.2f}" for seconds in times), bound + memory]
-        rows.append([item.case.title, system.title, item.cache if system.ours else "", *cells])
+        rows.append([outcome.case.title, system.title, outcome.cache if system.ours else "", *cells])
     header = ["circuit", "system", "cache of compiled code", "import, s", "making the layer, s", "first step, s"]
     return _table([*header, "memory, MiB"], rows)
 
 
-def _not_timed(results: _Results, systems: _Systems) -> list[str]:
+def _not_timed(outcomes: _Outcomes, systems: _Systems) -> list[str]:
     cases: dict[str, list[str]] = {}
-    for result in results:
-        for name, outcome in result.systems.items():
-            if outcome.status != "timed":
-                cases.setdefault(f"- {systems[name].title}, {outcome.why}", []).append(result.case.name)
+    for outcome in outcomes:
+        if outcome.status != "timed":
+            cases.setdefault(f"- {systems[outcome.system].title}, {outcome.why}", []).append(outcome.case.name)
     return [f"{line} ({', '.join(names)})" for line, names in cases.items()]
 
 
-def _machine_text(results: _Results, machine: Mapping[str, Any]) -> str:
-    versions: dict[str, set[str]] = {}
-    threads: dict[str, Any] = {}
-    for said in _environments(results).values():
-        for package, version in said["versions"].items():
-            versions.setdefault(package, set()).add(version)
-        threads |= {key: value for key, value in said["threads"].items() if value is not None}
-    listed = ", ".join(f"{package} {' and '.join(sorted(numbers))}" for package, numbers in sorted(versions.items()))
+def _machine_text(outcomes: _Outcomes, machine: Mapping[str, Any]) -> str:
+    environments = _environments(outcomes).values()
+    versions = {item for said in environments for item in said["versions"].items()}
+    packages = groupby(sorted(versions), key=lambda item: item[0])
+    listed = ", ".join(f"{package} {' and '.join(version for _, version in each)}" for package, each in packages)
+    threads = {key: value for said in environments for key, value in said["threads"].items() if value is not None}
     return (
         f"Measured on: {machine['cpu']}, {machine['cores_available']} of {machine['cores']} cores, "
         f"{machine['memory_gib']:g} GiB; {machine['system']}, Python {machine['python']}; {listed}. "

@@ -1,27 +1,33 @@
-"""The process in which one system runs: ``python -m experiments.benchmark.worker``, requests in, replies out.
+"""Both ends of the pipe to a process in which one system runs, and may be missing, crash or hang without harm to the rest.
 
-A line of JSON each. What libraries print goes to the standard error, so that it cannot be taken for a reply.
+The process is ``python -m experiments.benchmark.worker``; requests go in and replies come out, a line of JSON each. What
+libraries print goes to the standard error, so that it cannot be taken for a reply.
 
 Only the standard library is imported at the top: how long the rest takes is measured.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
+import pkgutil
+import subprocess
 import sys
+import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from .gate_lists import Step
 
+_CHECKOUT = Path(__file__).parents[2]
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 _WARM_UP_STEPS = 3
 _WARM_UP_SECONDS = 1.0
 _PACKAGES = (
@@ -30,57 +36,132 @@ _PACKAGES = (
 )
 
 
+class WorkerError(Exception):
+    """A system has not done what it was asked.
+
+    Attributes:
+        kind: ``"absent"`` (not installed), ``"failed"`` (an exception, or the process has ended), ``"timeout"``,
+            ``"wrong"`` (its answer), or ``"dropped"`` (not asked, because it has become too slow for a series).
+    """
+
+    def __init__(self, kind: Literal["absent", "failed", "timeout", "wrong", "dropped"], reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+class Process(AbstractContextManager["Process", None]):
+    """A worker process; use it as a context manager, or :meth:`stop` it.
+
+    Args:
+        python: The interpreter; None for this one.
+        threads: How many threads numerical libraries may use; None for their own defaults.
+        timeout: How long an answer may take, in seconds.
+        environment: More environment variables.
+    """
+
+    def __init__(self, python: str | None, threads: int | None, timeout: float, **environment: str) -> None:
+        self.timeout = timeout
+        variables = {**os.environ, **environment}
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_CHECKOUT), variables.get("PYTHONPATH")]))
+        if threads is not None:
+            variables.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+        command = [python or sys.executable, "-m", f"{__package__}.worker"]
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._complaints}
+        try:
+            self._process = subprocess.Popen(command, env=variables, text=True, **pipes)
+        except OSError as error:
+            self._complaints.close()
+            raise WorkerError("failed", f"{python} does not start ({error})") from error
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
+        """Has the worker do something.
+
+        Args:
+            what: A method of :class:`Worker`.
+            arguments: Its arguments.
+
+        Raises:
+            WorkerError: If the worker cannot; if it does not answer in time, it is ended.
+        """
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        line, started = "", time.monotonic()
+        alarm = threading.Timer(self.timeout, self._process.kill)
+        alarm.start()
+        try:
+            with suppress(OSError):  # the process may have ended before it could read the request
+                stdin.write(json.dumps({"do": what, **arguments}) + "\n")
+                stdin.flush()
+                line = stdout.readline()
+        finally:
+            alarm.cancel()
+        if line.endswith("\n"):
+            ((kind, reply),) = json.loads(line).items()
+            if kind != "reply":
+                raise WorkerError(kind, reply)
+            return dict(reply)
+        if time.monotonic() - started >= self.timeout:
+            raise WorkerError("timeout", f"no answer to {what!r} within {self.timeout:g} s")
+        status = self._process.wait()
+        self._complaints.seek(0)
+        lines = self._complaints.read().decode(errors="replace").strip().splitlines()
+        said = f"; its last words: {lines[-1]}" if lines else ""
+        raise WorkerError("failed", f"the process ended with status {status} at {what!r}{said}")
+
+    def stop(self) -> None:
+        """Ends the process, whatever it is doing."""
+        self._process.kill()
+        with suppress(OSError), self._complaints, self._process:
+            pass  # closes the pipes, in which there may be a request that nobody will read
+
+
 class Worker:
     """Holds one system on one problem at a time; every public method answers the request of its name."""
 
     _step: Step
-    _last: Any
 
     def prepare(
-        self, adapter: str, circuit: str, sizes: Mapping[str, int], shots: int | None, seed: int, threads: int | None
+        self, adapter: str, circuit: str, sizes: Mapping[str, int], shots: int | None, seed: int
     ) -> dict[str, Any]:
-        """Imports the adapter (``module:function``), builds the step and does it once, each on the clock.
+        """Imports the adapter of a :class:`.cases.System`, builds the step and does it once, each on the clock.
 
-        Args:
-            adapter: As in :class:`.cases.System`.
-            circuit: A function of :mod:`.gate_lists`.
-            sizes: Its arguments, but for the seed.
-            shots: Shots a circuit; None: exact.
-            seed: Draws the problem's numbers and the shots.
-            threads: How many threads torch may use; None for its own default.
+        The problem is made by a function of :mod:`.gate_lists`, of these sizes and the seed, which draws the shots too. The
+        reply has the values and gradients of that step, in double precision to the last bit.
         """
         started = time.perf_counter()
-        module, _, function = adapter.partition(":")
-        build: Callable[..., Step] = getattr(importlib.import_module(module), function)
+        build: Callable[..., Step] = pkgutil.resolve_name(adapter)
         imported = time.perf_counter()
-        from . import gate_lists
+        from . import exact_answers, gate_lists
 
-        if threads is not None and "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(threads)
         problem = getattr(gate_lists, circuit)(**sizes, seed=seed)
         forgotten = _forget_peak_memory()
         memory_before = _peak_memory()
         before_building = time.perf_counter()
         self._step = build(problem, shots, seed)
         built = time.perf_counter()
-        self._last = self._step.take()
+        taken = self._step.take()
         done = time.perf_counter()
         memory_after = _peak_memory()
+        torch = sys.modules.get("torch")
+        answer = exact_answers.Answer.of(*taken)
         return {
+            "answer": [None if part is None else part.tolist() for part in answer],
             "import_seconds": imported - started,
             "build_seconds": built - before_building,
             "first_step_seconds": done - built,
             "memory_bytes": None if memory_before is None or memory_after is None else memory_after - memory_before,
             "memory_is_lower_bound": not forgotten,
             "versions": _versions(),
-            "threads": _threads(),
+            "threads": {
+                "torch": torch and torch.get_num_threads(),
+                **{key: os.environ[key] for key in sorted(os.environ) if key.endswith("_NUM_THREADS")},
+            },
         }
-
-    def answer(self) -> dict[str, Any]:
-        """Values and gradients of the last step, in double precision to the last bit."""
-        from .exact_answers import Answer
-
-        return {"parts": [None if part is None else part.tolist() for part in Answer.of(*self._last)]}
 
     def warm_up(self) -> dict[str, Any]:
         """Does a few steps and says how long the fastest took."""
@@ -102,7 +183,7 @@ class Worker:
         take = self._step.take
         started = time.perf_counter()
         for _ in range(steps):
-            self._last = take()
+            take()
         return time.perf_counter() - started
 
 
@@ -126,14 +207,6 @@ def _forget_peak_memory() -> bool:
         Path("/proc/self/clear_refs").write_text("5")
         return True
     return False
-
-
-def _threads() -> dict[str, Any]:
-    torch = sys.modules.get("torch")
-    return {
-        "torch": None if torch is None else torch.get_num_threads(),
-        **{key: os.environ[key] for key in sorted(os.environ) if key.endswith("_NUM_THREADS")},
-    }
 
 
 def _versions() -> dict[str, str]:
