@@ -12,7 +12,7 @@ from runs import CHECKOUT, QUICK, one_line, said_by_parser
 
 from experiments import catalogue
 from experiments.__main__ import main
-from experiments.common.comparison import Compared, Curve, against_shots, shots_figure
+from experiments.common.comparison import Compared, against_shots, shots_figure
 from experiments.common.experiment import Experiment
 from experiments.common.plots import learning_curves
 from experiments.common.runner import run
@@ -293,7 +293,7 @@ def toy(tmp_path, monkeypatch):
 def training(accuracy: float, *, circuits: int = 10, spent: int = 0, **settings: Any) -> Compared:
     """A training that came to an accuracy."""
     result = {"circuits": circuits, "shots": spent}
-    return Compared({"experiment": "toy", "head": "quantum", **settings}, Curve([], accuracy), result)
+    return Compared([], accuracy, {"experiment": "toy", "head": "quantum", **settings}, result)
 
 
 class TestAgainstShots:

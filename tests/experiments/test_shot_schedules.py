@@ -2,15 +2,16 @@
 
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from experiments.common.shot_schedules import ShotSettings, between, quotes, shot_schedule
-from experiments.common.training_costs import words
+from experiments.common.settings import TrainingSettings
+from experiments.common.shot_schedules import ShotSettings, shot_schedule
+from experiments.common.training_costs import between, quote_of_stage, words
 from qiskit_torch_bridge import GrowingShots, LayerwiseQuantumLayer, Phase, QuantumLayer, TargetSNR
 from qiskit_torch_bridge.circuits import dressed, ring_layers, textbook
 
@@ -46,8 +47,8 @@ def trained(model: nn.Module, schedule: Any, epochs: int = EPOCHS) -> list[Any]:
 
 
 def quoted(layer: QuantumLayer, settings: ShotSettings, **options: Any) -> Any:
-    sizes = {"epochs": EPOCHS, "train": TRAIN, "test": TEST, "batch_size": BATCH, "steps": STEPS, **options}
-    return quotes(layer, settings, **sizes, inputs_require_grad=False)
+    sizes = {"epochs": EPOCHS, "total_epochs": EPOCHS, "train": TRAIN, "test": TEST, **options}
+    return quote_of_stage([(layer, False)], TrainingSettings(**asdict(settings), batch_size=BATCH), **sizes)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_known_shots_cost_what_is_said(settings):
     trained(layer, shot_schedule(layer, settings, steps=STEPS))
     assert least == most
     assert (most.circuits, most.shots) == (layer.total_circuits, layer.total_shots)
-    assert between(least, most, words) == words(most)
+    assert between(least, most) == words(most)
 
 
 @pytest.mark.parametrize("snr", [1e-3, 2.0, 1e3])
@@ -138,7 +139,7 @@ def test_a_target_costs_within_what_is_said(snr):
     assert least.shots <= layer.total_shots <= most.shots
     if snr != 2.0:  # at a bound all the time
         assert layer.total_shots == (least if snr < 1 else most).shots
-    assert f"at least {least.circuits:,} circuits, {least.shots:,} shots" in between(least, most, words)
+    assert f"at least {least.circuits:,} circuits, {least.shots:,} shots" in between(least, most)
 
 
 @pytest.mark.parametrize("settings", [ShotSettings(shots=20), TARGET])
@@ -148,7 +149,7 @@ def test_by_sensitivity_the_most_is_known(settings):
     least, most = quoted(layer, settings)
     trained(layer, shot_schedule(layer, settings, steps=STEPS))
     assert layer.total_shots <= most.shots
-    assert between(least, most, words) == f"at most {words(most)}"
+    assert between(least, most) == f"at most {words(most)}"
 
 
 def test_a_schedule_goes_on_where_a_circuit_has_grown_and_where_a_run_was_killed():
@@ -169,7 +170,7 @@ def test_a_schedule_goes_on_where_a_circuit_has_grown_and_where_a_run_was_killed
     continued = layerwise()
     continued.enter(second)
     schedule = shot_schedule(continued, GROWING, steps=STEPS)
-    quote += quoted(continued.quantum, GROWING, epochs=2, before=3)[1]
+    quote += quoted(continued.quantum, GROWING, epochs=2, epochs_before=1)[1]
     schedule.load_state_dict(state)
     assert trained(continued, schedule, epochs=2) == last
     assert (quote.circuits, quote.shots) == (model.quantum.total_circuits, model.quantum.total_shots)
