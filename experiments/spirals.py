@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from qiskit_torch_bridge import DressedQuantumNet, QuantumLayer
 from qiskit_torch_bridge.circuits import reuploading
 
+from .common.classifiers import cross_entropy, quantum_layers
 from .common.comparison import grouped
 from .common.experiment import Experiment
 from .common.options import saved_settings
@@ -31,7 +32,7 @@ from .common.plots import circuit_diagram, learning_curves
 from .common.rows import Rows
 from .common.runs import RunFolder
 from .common.training_costs import cost_of_training
-from .common.work import Work, cross_entropy, quantum_layers
+from .common.work import Work
 from .common.workplace import exact_options
 from .experiment_settings import SpiralsSettings
 

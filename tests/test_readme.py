@@ -108,7 +108,7 @@ def test_layerwise_lines_run():
 def test_commands_name_what_there_is():
     commands = re.findall(r"python -m experiments ([\w-]+)", README + EXPERIMENTS_PAGES)
     assert len(commands) > 10
-    assert set(commands) <= COMMANDS.keys() | TOOLS.keys() | {"NAME"}
+    assert set(commands) <= COMMANDS.keys() | TOOLS.keys() | {"NAME", "moons"}
     configurations = set(re.findall(r"([\w-]+\.yaml)", EXPERIMENTS_PAGES)) - {
         "FILE.yaml",
         "config.yaml",

@@ -17,9 +17,9 @@ from scipy.special import softmax
 
 from qiskit_torch_bridge import QuantumLayer
 
+from .classifiers import decisions
 from .panels import finish
 from .runs import RunFolder
-from .work import decisions
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from qiskit_torch_bridge import QuantumLayer
-
 from .board import Board
+from .classifiers import Loss, decisions, quantum_layers, queues
 from .gradient_noise import STEPS_A_LOOK, GradientNoise, columns, variances
 from .hardware import Measured
 from .options import yaml_of
@@ -28,7 +25,7 @@ from .runner import Interrupted
 from .runs import RunFolder
 from .settings import TrainingSettings
 from .shot_schedules import shot_schedule
-from .workplace import gathered, layer_options, threads, total
+from .workplace import deferred_interrupt, gathered, layer_options, threads, total
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -41,23 +38,6 @@ _PARTS = {
     *("model", "optimizer", "scheduler", "stages", "stage", "epoch", "step"),
     *("rows", "test_scores", "processes", "seconds"),
 }
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From scores of shape (N, scores) and labels of shape (N,) to the loss of each row, shape (N,)."""
-
-
-def decisions(scores: torch.Tensor) -> torch.Tensor:
-    """The class of each row: the largest of several scores; of a single one (a logit), whether it is positive."""
-    return (scores[:, 0] > 0).long() if scores.shape[1] == 1 else scores.argmax(dim=1)
-
-
-def cross_entropy(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy, for each row."""
-    return F.cross_entropy(scores, labels, reduction="none")
-
-
-def quantum_layers(model: nn.Module) -> list[QuantumLayer]:
-    """The quantum layers of a model, in the order of its modules."""
-    return [module for module in model.modules() if isinstance(module, QuantumLayer)]
 
 
 @dataclass(eq=False)
@@ -227,7 +207,7 @@ class Work:
             return
         with self._for_steps as contexts:
             contexts.enter_context(_threads(threads))
-            interrupted = contexts.enter_context(_deferred_interrupt(at_once=_queue(model)))
+            interrupted = contexts.enter_context(deferred_interrupt(at_once=queues(model)))
             steps = -(-len(train) // self.settings.batch_size)
             self._prepare(model, optimizer)
             self._scheduler = None if scheduler is None else scheduler(self._optimizer, steps, epochs)
@@ -383,7 +363,7 @@ class Work:
                 self._measured.note(layer.last_run.passport)
 
     def _save_if_due(self, interrupted: threading.Event) -> None:
-        overdue = _queue(self.model) or time.perf_counter() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
+        overdue = queues(self.model) or time.perf_counter() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
         stop, overdue = self._anywhere(interrupted.is_set(), overdue)
         if stop or overdue:
             self.save()
@@ -522,30 +502,6 @@ class Work:
 
 
 _threads = threads  # which an argument of steps hides
-
-
-def _queue(model: nn.Module) -> bool:
-    return any(layer.backend.queues for layer in quantum_layers(model))
-
-
-@contextmanager
-def _deferred_interrupt(*, at_once: bool) -> Iterator[threading.Event]:
-    """Within it, the first Ctrl-C only sets the event; the second one interrupts at once, or the first if so wanted."""
-    pressed = threading.Event()
-    if at_once or threading.current_thread() is not threading.main_thread():
-        yield pressed
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def press(number: int, frame: Any) -> None:
-        pressed.set()
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, press)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _no_sums() -> dict[str, Any]:

@@ -6,7 +6,8 @@ Every block takes numbers between -1 and 1 and gives such numbers, so that each 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,9 +39,41 @@ class Scale(nn.Module):
         return self.factor * x
 
 
-def dense(features: int = WIDTH) -> nn.Sequential:
-    """A linear layer and tanh."""
-    return nn.Sequential(nn.Linear(features, WIDTH), nn.Tanh())
+CIRCUITS: Mapping[str, Callable[[], ParameterizedCircuit]] = {
+    "quantum": partial(reuploading, WIDTH, 1, depth=3),
+    "quantum-layer": partial(reuploading, WIDTH, 1, depth=1),
+    "quantum-reuploading": partial(reuploading, WIDTH, 3, depth=1),
+    "quantum-from-zero": partial(dressed, WIDTH, 9),
+}
+"""Quantum blocks by name. The weights of all but one start anywhere: cosines, which do not tell a number from its negative.
+
+``quantum-from-zero`` is the dressed circuit with as many weights, near zero: it hands on the sines of its inputs at first.
+"""
+
+
+def block_at(
+    place: int, names: Sequence[str], *, features: int, dropout_rate: float, options: Mapping[str, Any]
+) -> nn.Module:
+    """A block of a network.
+
+    Args:
+        place: Which; the first is 0.
+        names: Those of all of them: ``dense`` (a linear layer and tanh), those of :data:`CIRCUITS`, ``dropout``, and what a
+            network ends with: ``scores`` (a linear layer) or ``scale``.
+        features: The numbers that the first of them is given.
+        dropout_rate: The part of the numbers that is dropped.
+        options: Of the quantum layers: backend, shots, gradient and seed. Each has shot noise of its own.
+    """
+    name = names[place]
+    if name in CIRCUITS:
+        circuit, inputs, weights = CIRCUITS[name]()
+        seed = options["seed"] if isinstance(options["seed"], tuple) else (options["seed"],)
+        own = {**options, "seed": (sum(before in CIRCUITS for before in names[:place]), *seed)}
+        init = "normal" if name == "quantum-from-zero" else "uniform"
+        return nn.Sequential(Angles(), QuantumLayer(circuit, inputs=inputs, weights=weights, init=init, **own))
+    if name == "dense":
+        return nn.Sequential(nn.Linear(WIDTH if place else features, WIDTH), nn.Tanh())
+    return nn.Dropout(dropout_rate) if name == "dropout" else {"scores": scores, "scale": Scale}[name]()
 
 
 def scores() -> nn.Linear:
@@ -48,66 +81,33 @@ def scores() -> nn.Linear:
     return nn.Linear(WIDTH, WIDTH)
 
 
-def quantum(options: Mapping[str, Any], *, uploads: int = 1, depth: int = 3, place: int = 0) -> nn.Sequential:
-    """Angle embedding, strongly entangling layers, ``<Z>`` on each qubit.
-
-    Args:
-        options: Of the quantum layer.
-        uploads: How often the circuit embeds its inputs.
-        depth: Layers after each embedding.
-        place: Which of the network's circuits this is: each has shot noise of its own.
-    """
-    return _block(reuploading(WIDTH, uploads, depth=depth), options, place=place, init="uniform")
-
-
-def quantum_from_zero(options: Mapping[str, Any]) -> nn.Sequential:
-    """The dressed circuit, with as many weights, which start near zero: it hands on the sines of its inputs at first.
-
-    The circuit of :func:`quantum` starts anywhere, and its cosines do not tell a number from its negative.
-    """
-    return _block(dressed(WIDTH, 9), options, place=0, init="normal")
-
-
-def _block(made: ParameterizedCircuit, options: Mapping[str, Any], *, place: int, init: str) -> nn.Sequential:
-    seed = options["seed"]
-    own = {**options, "init": init, "seed": (place, seed) if isinstance(seed, int) else (place, *seed)}
-    layer = QuantumLayer(made.circuit, inputs=made.inputs, weights=made.weights, **own)
-    return nn.Sequential(Angles(), layer)
-
-
 class QuickStart(nn.Module):
     """A dense block before a quantum one, which learns with classical scores first, if it is to.
 
     Args:
-        features: Numbers in.
-        middle: Makes the quantum block.
+        first: The dense block.
+        quantum: The quantum block.
+        freeze: Whether the dense block is left alone while the circuit is trained.
 
     Attributes:
         classical: Whether the dense block's outputs go to classical scores, past the circuit.
     """
 
-    def __init__(self, features: int, middle: Callable[[], nn.Module]) -> None:
+    def __init__(self, first: nn.Module, quantum: nn.Module, *, freeze: bool) -> None:
         super().__init__()
-        self.first = dense(features)
-        self.quantum = middle()
+        self.first = first
+        self.quantum = quantum
         self.hybrid_scores = scores()
         self.classical_scores = scores()
         self.classical = False
+        self._freeze = freeze
 
-    def pretrain(self) -> None:
-        """Trains the dense block with classical scores; the circuit waits."""
-        self._train_only(self.first, self.classical_scores)
-        self.classical = True
-
-    def go_on(self, *, freeze: bool) -> None:
-        """Trains the circuit and its scores, and the dense block too unless it is frozen."""
-        parts = [self.quantum, self.hybrid_scores]
-        self._train_only(*(parts if freeze else [self.first, *parts]))
-        self.classical = False
-
-    def _train_only(self, *parts: nn.Module) -> None:
+    def enter(self, stage: str) -> None:
+        """Trains the dense block with classical scores, while the circuit waits; or ``hybrid``, what follows that."""
+        self.classical = stage == "classical"
+        hybrid = [self.quantum, self.hybrid_scores] if self._freeze else [self.first, self.quantum, self.hybrid_scores]
         self.requires_grad_(False)
-        for part in parts:
+        for part in [self.first, self.classical_scores] if self.classical else hybrid:
             part.requires_grad_(True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from .blocks import QuickStart, Scale, dense, quantum, quantum_from_zero, scores
+from .blocks import QuickStart, block_at
 from .recipe_settings import RecipeSettings
-
-Options = Mapping[str, Any]
-Build = Callable[[int, Options, float], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -22,29 +20,15 @@ class Question:
     Attributes:
         text: As somebody would ask it.
         grid: Rows and columns that the images are averaged over; a network sees that many numbers.
-        answers: By name, from the count of these numbers, the options of quantum layers, and the rate of dropout.
+        answers: By name, the blocks that a network puts in a row (see :func:`.blocks.block_at`); of a quick start those
+            before its scores.
+        middle_first: Whether the first block's weights are drawn after those of the middle.
     """
 
     text: str
     grid: tuple[int, int]
-    answers: Mapping[str, Build]
-
-
-def _with_dropout(before: bool, after: bool, is_quantum: bool) -> Build:
-    def build(features: int, options: Options, rate: float) -> nn.Module:
-        dropped = [nn.Dropout(rate)]
-        middle = quantum(options) if is_quantum else dense()
-        return nn.Sequential(dense(features), *dropped * before, middle, *dropped * after, scores())
-
-    return build
-
-
-def _quick_start(middle: Callable[[Options], nn.Module]) -> Build:
-    return lambda features, options, _: QuickStart(features, lambda: middle(options))
-
-
-def _in_a_row(options: Options) -> list[nn.Module]:
-    return [quantum(options, depth=1, place=place) for place in range(3)]
+    answers: Mapping[str, str]
+    middle_first: bool = False
 
 
 QUESTIONS = {
@@ -52,22 +36,20 @@ QUESTIONS = {
         text="Where does the quantum layer go: first, middle or last?",
         grid=(4, 2),
         answers={
-            "first": lambda features, options, _: nn.Sequential(quantum(options), dense(), scores()),
-            "middle": lambda features, options, _: nn.Sequential(dense(features), quantum(options), scores()),
-            "last": lambda features, options, _: nn.Sequential(dense(features), dense(), quantum(options)),
-            "last-scaled": lambda features, options, _: nn.Sequential(
-                dense(features), dense(), quantum(options), Scale()
-            ),
-            "classical": lambda features, options, _: nn.Sequential(dense(features), dense(), scores()),
-            "classical-bounded": lambda features, options, _: nn.Sequential(dense(features), dense(), dense()),
+            "first": "quantum dense scores",
+            "middle": "dense quantum scores",
+            "last": "dense dense quantum",
+            "last-scaled": "dense dense quantum scale",
+            "classical": "dense dense scores",
+            "classical-bounded": "dense dense dense",
         },
     ),
     "quick-start": Question(
         text="Does classical pre-training give a quick start?",
         grid=(8, 8),
         answers={
-            prefix + start: _quick_start(middle)
-            for prefix, middle in (("", quantum), ("dressed-", quantum_from_zero))
+            prefix + start: f"dense {circuit}"
+            for prefix, circuit in (("", "quantum"), ("dressed-", "quantum-from-zero"))
             for start in ("from-scratch", "frozen", "fine-tuned")
         },
     ),
@@ -75,45 +57,51 @@ QUESTIONS = {
         text="Quantum layers in a row, or one circuit that takes the data again?",
         grid=(4, 2),
         answers={
-            "one-circuit": lambda features, options, _: nn.Sequential(quantum(options, uploads=3, depth=1), scores()),
-            "in-a-row": lambda features, options, _: nn.Sequential(*_in_a_row(options), scores()),
-            "embedded-once": lambda features, options, _: nn.Sequential(quantum(options), scores()),
-            "classical": lambda features, options, _: nn.Sequential(dense(features), scores()),
+            "one-circuit": "quantum-reuploading scores",
+            "in-a-row": "quantum-layer quantum-layer quantum-layer scores",
+            "embedded-once": "quantum scores",
+            "classical": "dense scores",
         },
     ),
     "dropout": Question(
         text="Does dropout beside a quantum layer help?",
         grid=(8, 8),
         answers={
-            f"{kind}-{where}": _with_dropout(where == "before", where == "after", kind == "quantum")
-            for kind in ("quantum", "classical")
-            for where in ("none", "before", "after")
+            "quantum-none": "dense quantum scores",
+            "quantum-before": "dense dropout quantum scores",
+            "quantum-after": "dense quantum dropout scores",
+            "classical-none": "dense dense scores",
+            "classical-before": "dense dropout dense scores",
+            "classical-after": "dense dense dropout scores",
         },
+        middle_first=True,
     ),
 }
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A part of a training.
+def network(settings: RecipeSettings, options: Mapping[str, Any]) -> nn.Module:
+    """The network that is the answer; from shape (N, rows times columns of the question's grid) to scores (N, 8)."""
+    question = QUESTIONS[settings.question]
+    names = question.answers[settings.answer].split()
+    places = range(len(names))
+    given: dict[str, Any] = {"features": math.prod(question.grid), "dropout_rate": settings.dropout_rate}
+    drawn = [*places[1:-1], 0, places[-1]] if question.middle_first else places
+    made = {place: block_at(place, names, **given, options=options) for place in drawn}
+    blocks = [made[place] for place in places]
+    if settings.question == "quick-start":
+        return QuickStart(*blocks, freeze=settings.answer.endswith("frozen"))
+    return nn.Sequential(*blocks)
 
-    Attributes:
-        name: Its name in the metrics.
-        epochs: How long it takes.
-        prepare: Makes the network ready for it.
-    """
 
-    name: str
-    epochs: int
-    prepare: Callable[[Any], None] = lambda model: None
-
-
-def stages_of(settings: RecipeSettings) -> list[Stage]:
-    """The stages of a training: one, or a classical one before it where the answer is a quick start."""
+def stages_of(settings: RecipeSettings) -> dict[str, int]:
+    """The stages of a training, with the epochs of each; a quick start begins with a classical one."""
     if settings.question != "quick-start":
-        return [Stage("training", settings.epochs)]
-    start = settings.answer.removeprefix("dressed-")
-    hybrid = Stage("hybrid", settings.epochs, lambda model: model.go_on(freeze=start == "frozen"))
-    if start == "from-scratch":
-        return [hybrid]
-    return [Stage("classical", settings.pretrain_epochs, QuickStart.pretrain), hybrid]
+        return {"training": settings.epochs}
+    before = {} if settings.answer.endswith("from-scratch") else {"classical": settings.pretrain_epochs}
+    return before | {"hybrid": settings.epochs}
+
+
+def enter(stage: str, model: nn.Module) -> None:
+    """Makes the model ready for a stage."""
+    if isinstance(model, QuickStart):
+        model.enter(stage)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..common.classifiers import cross_entropy
 from ..common.data import load_first_of
 from ..common.data_settings import with_digits
 from ..common.experiment import Experiment
@@ -21,10 +22,10 @@ from ..common.plots import learning_curves
 from ..common.rows import Rows
 from ..common.runs import RunFolder
 from ..common.training_costs import between, quote_of_stage
-from ..common.work import Work, cross_entropy
+from ..common.work import Work
 from .answers import draw_answers
 from .blocks import WIDTH, quantum_layers_with_gradients
-from .questions import QUESTIONS, Options, Stage, stages_of
+from .questions import QUESTIONS, enter, network, stages_of
 from .recipe_settings import RecipeSettings
 
 DIGITS = tuple(range(WIDTH))
@@ -38,13 +39,12 @@ def complete(settings: RecipeSettings) -> RecipeSettings:
         ValueError: If the question has no such answer, or MNIST is asked for and there is no data root.
     """
     question, answer = settings.question, settings.answer
-    if answer != "all":
-        known = [] if question == "all" else list(QUESTIONS[question].answers)
-        if answer not in known:
-            raise ValueError(
-                f"--answer: got {answer!r} with --question {question}, expected "
-                f"{'one of ' + ', '.join(known) if known else 'all, or one question to go with it'}."
-            )
+    known = [] if question == "all" else list(QUESTIONS[question].answers)
+    if answer not in ("all", *known):
+        raise ValueError(
+            f"--answer: got {answer!r} with --question {question}, expected "
+            f"{'one of ' + ', '.join(known) if known else 'all, or one question to go with it'}."
+        )
     return with_digits(settings)
 
 
@@ -57,13 +57,6 @@ def variants(settings: RecipeSettings) -> Mapping[str, RecipeSettings]:
         for answer in QUESTIONS[question].answers
         if settings.answer in ("all", answer)
     }
-
-
-def network(settings: RecipeSettings, options: Options) -> nn.Module:
-    """The network that is the answer; from shape (N, rows times columns of the question's grid) to scores (N, 8)."""
-    question = QUESTIONS[settings.question]
-    rows, columns = question.grid
-    return question.answers[settings.answer](rows * columns, options, settings.dropout_rate)
 
 
 def load(settings: RecipeSettings) -> tuple[Rows, Rows]:
@@ -89,14 +82,15 @@ def train(settings: RecipeSettings, work: Work) -> dict[str, Any]:
     with work.fabric.rank_zero_first():  # only one process downloads
         training, testing = load(settings)
     model, stages = network(settings, work.layer_options()), stages_of(settings)
-    total = sum(stage.epochs for stage in stages)
-    for stage in stages:
-        stage.prepare(model)
-        of_stage: dict[str, Any] = {"stage": stage.name, "epochs": stage.epochs, "total_epochs": total}
-        for batch in work.steps(model, cross_entropy, training, testing, **of_stage):
+    total = sum(stages.values())
+    for stage, epochs in stages.items():
+        enter(stage, model)
+        for batch in work.steps(
+            model, cross_entropy, training, testing, stage=stage, epochs=epochs, total_epochs=total
+        ):
             scores = model(batch.inputs)
             batch.learn(cross_entropy(scores, batch.labels), scores)
-    last = [row for row in work.rows if row["stage"] == stages[-1].name]
+    last = [row for row in work.rows if row["stage"] == stage]
     reached = [number for number, row in enumerate(last, 1) if row["test_accuracy"] >= settings.accuracy]
     return {
         "question": settings.question,
@@ -109,30 +103,29 @@ def train(settings: RecipeSettings, work: Work) -> dict[str, Any]:
     }
 
 
-def circuits_of_step(settings: RecipeSettings, options: Options) -> int:
+def circuits_of_step(settings: RecipeSettings, options: Mapping[str, Any]) -> int:
     """The circuits of a step by parameter shift, as on hardware, in the last stage."""
     shifting = {**options, "backend": "statevector", "shots": SHOTS_OF_QUOTE, "gradient": "parameter_shift"}
-    layers = quantum_layers_with_gradients(_prepared(settings, shifting, stages_of(settings)[-1]))
+    layers = quantum_layers_with_gradients(_in_last_stage(settings, shifting))
     return sum(layer.quote(settings.batch_size, inputs_require_grad=before).circuits for layer, before in layers)
 
 
-def _prepared(settings: RecipeSettings, options: Options, stage: Stage) -> nn.Module:
+def _in_last_stage(settings: RecipeSettings, options: Mapping[str, Any]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # which weights it has does not matter, and the run's are to come
         model = network(settings, options)
-    stage.prepare(model)
+    enter([*stages_of(settings)][-1], model)
     return model
 
 
-def cost(settings: RecipeSettings, options: Options) -> str:
+def cost(settings: RecipeSettings, options: Mapping[str, Any]) -> str:
     """What a step on hardware costs, and the whole run as it is set."""
-    *earlier, stage = stages_of(settings)
-    before = sum(stage.epochs for stage in earlier)
+    total = sum(stages_of(settings).values())
     whole = quote_of_stage(
-        quantum_layers_with_gradients(_prepared(settings, options, stage)),
+        quantum_layers_with_gradients(_in_last_stage(settings, options)),
         settings,
-        epochs=stage.epochs,
-        total_epochs=before + stage.epochs,
-        epochs_before=before,
+        epochs=settings.epochs,
+        total_epochs=total,
+        epochs_before=total - settings.epochs,
         train=settings.train,
         test=settings.test,
     )

@@ -36,9 +36,9 @@ from qiskit_torch_bridge.circuits import ring_layers
 
 from .. import mnist01, mnist36
 from ..common.cells import Cell
+from ..common.classifiers import decisions, quantum_layers
 from ..common.data import load_digits_of, load_first_of
 from ..common.rows import Rows
-from ..common.work import decisions, quantum_layers
 
 _BATCH_SIZE = 16
 _GROWTH_STEPS = 4

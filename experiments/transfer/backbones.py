@@ -20,8 +20,8 @@ from torchvision.transforms import v2
 
 from qiskit_torch_bridge import DressedQuantumNet
 
+from ..common.classifiers import quantum_layers
 from ..common.runs import brief
-from ..common.work import quantum_layers
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision's weights want them
 _TO_TENSOR = (v2.ToImage(), v2.ToDtype(torch.float32, scale=True))

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from tqdm import tqdm
 
+from ..common.classifiers import cross_entropy
 from ..common.experiment import Experiment
 from ..common.options import saved_settings
 from ..common.plots import draw_predictions, learning_curves, save_predictions, softmax_of_largest
@@ -22,7 +23,7 @@ from ..common.rows import Rows
 from ..common.runner import Interrupted
 from ..common.runs import RunFolder, brief
 from ..common.training_costs import cost_of_training
-from ..common.work import Work, cross_entropy
+from ..common.work import Work
 from ..common.workplace import simulated_options
 from .backbones import View, new_network, save_backbone
 from .images import Images, images_of

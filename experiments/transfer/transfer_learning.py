@@ -13,12 +13,13 @@ from torch.optim.lr_scheduler import LRScheduler, StepLR
 
 from qiskit_torch_bridge import DressedQuantumNet
 
+from ..common.classifiers import cross_entropy, quantum_layers
 from ..common.experiment import Experiment
 from ..common.plots import circuit_diagram, draw_predictions, learning_curves, save_predictions, softmax_of_largest
 from ..common.rows import Examples, Rows
 from ..common.runs import RunFolder
 from ..common.training_costs import cost_of_training, words
-from ..common.work import Work, cross_entropy, quantum_layers
+from ..common.work import Work
 from ..common.workplace import exact_options, simulated_options
 from .backbones import Backbone, View, imagenet_backbone, load_backbone, new_network
 from .features import AugmentedFeatures, cached_features

@@ -22,14 +22,14 @@ from runs import (
 from torch import nn
 
 from experiments.__main__ import main
+from experiments.common.classifiers import quantum_layers
 from experiments.common.options import flat
 from experiments.common.runs import RunFolder
-from experiments.common.work import quantum_layers
 from experiments.common.workplace import layer_options
 from experiments.recipes.blocks import quantum_layers_with_gradients
-from experiments.recipes.questions import QUESTIONS, stages_of
+from experiments.recipes.questions import QUESTIONS, enter, network, stages_of
 from experiments.recipes.recipe_settings import RecipeSettings
-from experiments.recipes.survey import EXPERIMENT, circuits_of_step, load, network
+from experiments.recipes.survey import EXPERIMENT, circuits_of_step, load
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -135,11 +135,12 @@ class TestNetworks:
         settings = settings_of(*SMALL, *of("quick-start", answer))
         model, stages = network(settings, layer_options(settings)), stages_of(settings)
         inputs = torch.randn(3, 64)
+        assert stages == ({} if answer == "from-scratch" else {"classical": 6}) | {"hybrid": 10}
         if answer != "from-scratch":
-            stages[0].prepare(model)
+            enter("classical", model)
             assert trained_parts(model) == {"first", "classical_scores"}
             torch.testing.assert_close(model(inputs), model.classical_scores(model.first(inputs)))
-        stages[-1].prepare(model)
+        enter("hybrid", model)
         assert trained_parts(model) - {"first"} == {"quantum", "hybrid_scores"}
         assert ("first" in trained_parts(model)) == (answer == "from-scratch")
         torch.testing.assert_close(model(inputs), model.hybrid_scores(model.quantum(model.first(inputs))))

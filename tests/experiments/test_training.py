@@ -24,11 +24,12 @@ from torch.nn import functional as F
 
 from experiments.__main__ import main
 from experiments.common.board import Board
+from experiments.common.classifiers import Loss, cross_entropy, decisions
 from experiments.common.rows import Rows
 from experiments.common.runner import Interrupted
 from experiments.common.runs import RunFolder
 from experiments.common.settings import TrainingSettings
-from experiments.common.work import Batch, Loss, Work, cross_entropy, decisions
+from experiments.common.work import Batch, Work
 from experiments.common.workplace import layer_seed, open_fabric
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.circuits import textbook

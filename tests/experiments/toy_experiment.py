@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from experiments.common.classifiers import cross_entropy
 from experiments.common.experiment import Experiment
 from experiments.common.rows import Rows
 from experiments.common.runner import run
 from experiments.common.settings import TrainingSettings
-from experiments.common.work import Work, cross_entropy
+from experiments.common.work import Work
 
 LOG = "TOY_LOG"
 """Environment variable: the folder where trainings say which steps they do, and look what to do in the second epoch."""

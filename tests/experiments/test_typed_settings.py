@@ -12,6 +12,7 @@ from experiments.catalogue import COMMANDS
 from experiments.common.options import Options, flat, parse, saved_settings, yaml_of
 from experiments.common.runs import RunFolder
 from experiments.common.settings import HardwareSettings
+from experiments.common.workplace import layer_options
 from experiments.experiment_settings import MNIST01Settings
 from experiments.mnist01 import EXPERIMENT
 
@@ -115,6 +116,14 @@ def test_options_win_over_the_file_before_them(tmp_path):
     )
     assert (options.workers, settings.epochs) == (2, 7)
     assert settings.ibm == HardwareSettings(max_jobs=3, mode="batch")
+
+
+def test_layers_have_the_options_of_the_run():
+    settings = MNIST01Settings(seed=3, shots=7, backend="statevector")
+    options = layer_options(settings)
+    assert {name: options[name] for name in ("backend", "shots", "gradient", "seed")} == {
+        **{"backend": "statevector", "shots": 7, "gradient": "parameter_shift", "seed": 3}
+    }
 
 
 EARLIER = """
