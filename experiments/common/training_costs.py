@@ -12,6 +12,7 @@ from torch import nn
 
 from qiskit_torch_bridge import QuantumLayer, Quote
 
+from .classifiers import quantum_layers
 from .settings import TrainingSettings
 from .shot_schedules import shot_schedule
 
@@ -25,7 +26,7 @@ def cost_of_training(model: nn.Module, settings: TrainingSettings, *, train: int
         train: Training examples.
         test: Test examples.
     """
-    layers = [(module, True) for module in model.modules() if isinstance(module, QuantumLayer)]
+    layers = [(layer, True) for layer in quantum_layers(model)]
     if not layers:
         return "No circuits: the network is classical."
     step = sum((layer.quote(settings.batch_size) for layer, _ in layers), Quote())
