@@ -66,7 +66,7 @@ def _noise_model(noise: NoiseSettings) -> NoiseModel:
             channels = []
             if probability := noise.depolarizing_of(gate):
                 channels.append(depolarizing_error(probability, qubits))
-            if noise.relaxes and (duration := noise.duration_of(gate)):
+            if duration := noise.duration_of(gate):
                 one = thermal_relaxation_error(*noise.relaxation_times, duration * NANOSECONDS)
                 channels.append(one if qubits == 1 else one.tensor(one))
             if channels:

@@ -65,7 +65,7 @@ class NoiseSettings:
             _require(f"durations.{gate}", duration, math.inf, "nanoseconds")
         for name in ("zero_as_one", "one_as_zero"):
             _require(name, getattr(self, name), 1.0, "a probability")
-        if self.relaxes:
+        if self.t1 is not None or self.t2 is not None:
             self._check_relaxation()
         elif self.durations:
             raise ValueError("noise.t1: got none with durations, expected t1 or t2, which need them; leave them out.")
@@ -86,11 +86,6 @@ class NoiseSettings:
                     f"noise.durations: got none for {gates}, expected one for every gate where t1 or t2 is given; add "
                     f"{every!r} for all gates of {qubits} qubit(s) that are not named, with 0 for those that take no time."
                 )
-
-    @property
-    def relaxes(self) -> bool:
-        """Whether there is thermal relaxation."""
-        return self.t1 is not None or self.t2 is not None
 
     @property
     def relaxation_times(self) -> tuple[float, float]:

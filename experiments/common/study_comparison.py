@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle, takewhile
+from itertools import takewhile
 from textwrap import fill, shorten
 from typing import Any
 
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from scipy.stats import norm
 
 from .comparison import grouped, telling
+from .panels import Mark, finish, marks
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -141,19 +142,20 @@ def scores_figure(tables: Mapping[str, Table], first: str) -> Figure:
     tables = {name: table for name, table in tables.items() if table.scores}
     others = list(dict.fromkeys(row["run"] for table in tables.values() for row in table.rows if row["run"] != first))
     heights = [2 + len(table.lines) for table in tables.values()] or [1]
-    figure = Figure(figsize=(8, 0.8 + 0.2 * sum(heights) + 0.22 * len(others)), layout="constrained")
+    figure = Figure(figsize=(8, 0.8 + 0.2 * sum(heights)), layout="constrained")
     panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights, sharex=True)[:, 0]
     limit = 1.15 * max([3.0, *(abs(z) for table in tables.values() for z in table.scores if math.isfinite(z))])
+    styles = marks(dict.fromkeys(name for table in tables.values() for name in table.scored))
     for axes, (name, table) in zip(panels, tables.items(), strict=False):
-        _draw_scores(axes, table, others, limit)
+        _draw_scores(axes, table, styles, others, limit)
         axes.set_title(name, fontsize="small", loc="left")
     panels[-1].set_xlim(-limit, limit)
     panels[-1].set_xlabel(fill(f"difference from {first} in standard errors (z)", 90, break_on_hyphens=False))
-    if len(others) > 1:
-        handles = [panels[-1].plot([], [], "o", **_colours(place))[0] for place in range(len(others))]
-        labels = [fill(run, 90, break_on_hyphens=False) for run in others]
-        figure.legend(handles, labels, loc="outside lower center", fontsize="small")
-    return figure
+    for name, mark in styles.items():
+        panels[-1].plot([], [], mark.marker, color="k", label=name)
+    for place, run in enumerate(others if len(others) > 1 else []):
+        panels[-1].plot([], [], "s", label=run, **_colours(place))
+    return finish(figure)
 
 
 def _colours(place: int) -> dict[str, Any]:
@@ -161,11 +163,11 @@ def _colours(place: int) -> dict[str, Any]:
     return {"color": f"C{place}", "markerfacecolor": "w" if place % 2 else f"C{place}"}
 
 
-def _draw_scores(axes: Axes, table: Table, others: Sequence[str], limit: float) -> None:
+def _draw_scores(axes: Axes, table: Table, styles: Mapping[str, Mark], others: Sequence[str], limit: float) -> None:
     """The z of one table; those beyond the limit are on the edge."""
     axes.axvspan(-2, 2, color="0.92", zorder=0)
     axes.axvline(0, color="0.6", linewidth=0.8, zorder=1)
-    for marker, name in zip(cycle("osD^vP"), table.scored, strict=False):
+    for name in table.scored:
         for place, run in enumerate(others):
             points = [
                 (max(-limit, min(limit, row[f"z of {name}"])), height + 0.3 * (place / len(others) - 0.5))
@@ -173,12 +175,10 @@ def _draw_scores(axes: Axes, table: Table, others: Sequence[str], limit: float) 
                 for row in rows
                 if row["run"] == run and row.get(f"z of {name}", "") != ""
             ]
-            axes.plot(*np.reshape(points, (-1, 2)).T, marker, markersize=5, clip_on=False, **_colours(place))
-        axes.plot([], [], marker, markersize=5, color="k", label=fill(name, 40, break_on_hyphens=False))
+            style = {"markersize": 5, "clip_on": False, **_colours(place)}
+            axes.plot(*np.reshape(points, (-1, 2)).T, styles[name].marker, **style)
     words = telling([dict(zip(table.words, line, strict=True)) for line in table.lines])
     labels = [", ".join(v if isinstance(v, str) else f"{key} {v:,}" for key, v in each.items()) for each in words]
     labels = [shorten(label, 80, placeholder=" ...") for label in labels]
     axes.set_yticks(range(len(labels)), labels, fontsize="x-small")
     axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.grid(alpha=0.3, axis="y")
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize="x-small", frameon=False, borderaxespad=0.2)
