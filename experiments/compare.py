@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from qiskit_torch_bridge.commands.printing import in_columns
 
 from .catalogue import command_in
-from .common.options import Parser, flat, saved_settings
+from .common.options import flat, named_parser, saved_settings
 from .common.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _NOT_COMPARED = ("seed", "seeds", "data_root", "device", "download")
 
 def main(arguments: Sequence[str]) -> int:
     """Prints the tables and draws the figures; returns the exit status."""
-    parser = Parser("compare", __doc__ or "")
+    parser = named_parser("compare", __doc__)
     parser.add_argument("runs", nargs="+", type=str, help="Folders of finished runs.")
     parser.add_argument(
         "--against",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .catalogue import command_in
-from .common.options import Parser, saved_settings
+from .common.options import named_parser, saved_settings
 from .common.runs import RunFolder
 
 
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ValueError: If something cannot be drawn, after the rest has been.
     """
-    parser = Parser("plot", __doc__ or "")
+    parser = named_parser("plot", __doc__)
     parser.add_argument("runs", nargs="+", type=str, help="Folders of runs.")
     refused = []
     for run in parser.parse_args(list(arguments)).runs:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jsonargparse import ArgumentParser
 from torch import nn
 
 from qiskit_torch_bridge import QuantumLayer
@@ -22,6 +21,7 @@ from qiskit_torch_bridge.circuits import dressed
 from qiskit_torch_bridge.commands.printing import in_columns
 
 from .common.hardware import IN_MEMORY, connected
+from .common.options import named_parser
 from .common.settings import HardwareSettings
 
 DEVICE = "fake_manila"
@@ -95,7 +95,7 @@ def record(path: Path) -> Lesson:
 
 def main(arguments: Sequence[str]) -> int:
     """Records the lesson where the command line says; returns the exit status."""
-    parser = ArgumentParser(prog="python -m experiments record-lesson", description=__doc__)
+    parser = named_parser("record-lesson", __doc__)
     parser.add_argument("file", type=str, help="The file to write (.npz).")
     path = Path(parser.parse_args(list(arguments)).file)
     came_to = record(path)

@@ -1,6 +1,37 @@
 """Qiskit circuits as PyTorch layers, with exact gradients, real shots and one backend call a pass.
 
-See :class:`QuantumLayer`. Names are imported on first use: some need an optional package, and ``qtb --help`` needs none.
+This makes a layer of a circuit, trains and measures it.
+
+    import torch
+    from qiskit.circuit import ParameterVector, QuantumCircuit
+    from qiskit_torch_bridge import QuantumLayer
+
+    x, w = ParameterVector("x", 2), ParameterVector("w", 2)
+    circuit = QuantumCircuit(2)
+    for qubit in range(2):
+        circuit.ry(x[qubit], qubit)
+        circuit.rx(w[qubit], qubit)
+    circuit.cx(0, 1)
+
+    layer = QuantumLayer(circuit, inputs=x, weights=w, shots=1000)  # shots=None: exact
+    values = layer(torch.rand(8, 2))  # shape (8, 2): <Z> of each qubit
+    values.sum().backward()  # layer.weights.grad
+    layer.last_run.standard_errors  # what the shots leave uncertain
+
+**Guides**, a page each, also by ``help("qiskit_torch_bridge.PAGE")``:
+
+| page | what it explains |
+|---|---|
+| :mod:`qiskit_torch_bridge.layer` | :class:`QuantumLayer`: all options, what comes out, which precision |
+| :mod:`qiskit_torch_bridge.circuits` | circuits to begin with; :mod:`qiskit_torch_bridge.dressed`: one between two linear layers |
+| :mod:`qiskit_torch_bridge.gradients` | the gradient rules, what each costs, which is taken |
+| :mod:`qiskit_torch_bridge.shots` | error bars, seeds, how shots are shared out; :mod:`qiskit_torch_bridge.schedules`: shots that change in training |
+| :mod:`qiskit_torch_bridge.backends` | where circuits run, and what a layer takes as a backend |
+| :mod:`qiskit_torch_bridge.backends.ibm` | IBM hardware: jobs, costs, caps, the ledger, recordings; :mod:`qiskit_torch_bridge.commands`: the command ``qtb`` |
+| :mod:`qiskit_torch_bridge.layerwise` | circuits that grow while they are trained |
+| :mod:`qiskit_torch_bridge.simulator` | performance: the exact simulator, and what a step costs |
+| :mod:`qiskit_torch_bridge.testing` | gradients that have shot noise, checked; a rule and a backend of your own |
+| :mod:`qiskit_torch_bridge.program`, :mod:`qiskit_torch_bridge.bridge` | how it works inside: one free parameter a rotation; the autograd Function |
 
 **Known limits** (those of IBM hardware: :mod:`qiskit_torch_bridge.backends.ibm`)
 
@@ -15,7 +46,9 @@ See :class:`QuantumLayer`. Names are imported on first use: some need an optiona
   Use ``hessian``, or ``jacrev(jacfwd(f))``.
 * ``torch.compile`` breaks the graph around the layer, and ``is_grads_batched=True`` (the old ``vmap``) falls back to shifted
   circuits; use ``torch.func``.
-"""
+
+Names are imported on first use: some need an optional package, and ``qtb --help`` needs none.
+"""  # noqa: E501 - rows of a Markdown table
 
 from __future__ import annotations
 
@@ -54,50 +87,50 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "SPSA",
-    "Adjoint",
-    "AerBackend",
-    "Backend",
-    "BudgetExceeded",
-    "Charge",
-    "ConstantShots",
-    "Deviation",
+__all__ = [  # noqa: RUF022 - in the order of the reference
+    "QuantumLayer",
     "DressedQuantumNet",
-    "Estimate",
-    "EstimatorBackend",
-    "Evaluation",
-    "FiniteDifference",
-    "GradientRule",
-    "GrowingShots",
-    "HardwareError",
-    "IBMBackend",
-    "LayerResult",
     "LayerwiseQuantumLayer",
+    "Phase",
+    "layerwise_schedule",
+    "complete_depth_schedule",
+    "GradientRule",
+    "Adjoint",
+    "ParameterShift",
+    "FiniteDifference",
+    "SPSA",
+    "LayerResult",
+    "Quote",
+    "ShotSchedule",
+    "ConstantShots",
+    "GrowingShots",
+    "TargetSNR",
+    "StatevectorBackend",
+    "AerBackend",
+    "EstimatorBackend",
+    "SamplerBackend",
+    "IBMBackend",
     "Ledger",
     "Limits",
-    "Method",
-    "NotRecorded",
-    "ParameterShift",
-    "Passport",
     "Patience",
-    "Phase",
-    "Program",
-    "QuantumFunction",
-    "QuantumLayer",
-    "Quote",
     "Replay",
-    "Request",
-    "SamplerBackend",
-    "SeedStream",
     "Shadow",
-    "ShotSchedule",
-    "StatevectorBackend",
+    "Passport",
+    "HardwareError",
+    "BudgetExceeded",
+    "NotRecorded",
+    "Program",
     "Stencil",
-    "TargetSNR",
-    "complete_depth_schedule",
+    "Evaluation",
+    "Method",
+    "QuantumFunction",
     "evaluate",
-    "layerwise_schedule",
+    "Backend",
+    "Request",
+    "Estimate",
+    "Charge",
+    "SeedStream",
+    "Deviation",
 ]
 
 _NAMES = {

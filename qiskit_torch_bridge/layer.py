@@ -36,6 +36,24 @@ Initializer = str | torch.Tensor | Mapping[str, "str | torch.Tensor"]
 class QuantumLayer(nn.Module):
     """A parameterised Qiskit circuit as a torch module: features in, expectation values or probabilities out.
 
+    This is a circuit between two linear layers.
+
+        x, w = ParameterVector("x", 2), ParameterVector("w", 2)
+        circuit = QuantumCircuit(2)
+        for qubit in range(2):
+            circuit.ry(x[qubit], qubit)
+            circuit.rx(w[qubit], qubit)
+        circuit.cx(0, 1)
+
+        layer = QuantumLayer(circuit, inputs=x, weights=w, shots=1000)
+        model = nn.Sequential(nn.Linear(4, 2), layer, nn.Linear(2, 3))
+        model(torch.rand(8, 4)).sum().backward()  # layer.weights.grad; layer.last_run has the error bars
+
+    Outputs have the features' precision, ``(..., n_inputs)`` in and ``(..., n_outputs)`` out. ``nn.Linear`` is in single
+    precision; data from NumPy, pandas or scikit-learn mostly in double. Convert such data once,
+    ``torch.tensor(data, dtype=torch.float32)``, or the whole model, ``model.double()``. Circuits are computed in double
+    precision in either case.
+
     Qubits are numbered as in Qiskit (little-endian): the last character of a Pauli label acts on qubit 0, and of
     ``probabilities=[a, b]`` qubit ``a`` is the least significant bit of the outcome. If the circuit has been
     transpiled, the numbers are those of the circuit before transpiling.

@@ -1,7 +1,7 @@
 r"""Shots that change during training.
 
 Early in training a rough gradient will do; near a minimum it would only scatter. A schedule sets ``layer.shots`` of all
-quantum layers of a model, in the manner of ``torch.optim.lr_scheduler``::
+quantum layers of a model, in the manner of ``torch.optim.lr_scheduler``.
 
     schedule = GrowingShots(model, first=20, last=2000, steps=300)
     for features, labels in loader:

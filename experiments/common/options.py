@@ -74,6 +74,11 @@ class Parser(jsonargparse.ArgumentParser):
         sys.exit(2)
 
 
+def named_parser(name: str, description: str | None) -> Parser:
+    """The parser of ``python -m experiments NAME``."""
+    return Parser(prog=f"python -m experiments {name}", description=description)
+
+
 def _meant(message: str, known: Sequence[str]) -> str:
     """What may have been meant where a message names an option, or a key of a file, that there is not."""
     if option := re.search(r"unrecognized arguments: (-[^\s=]+)", message):
@@ -98,9 +103,7 @@ def parser_of(name: str, settings: type[Settings], defaults: Settings | None = N
         settings: The class; its docstring describes the command.
         defaults: In place of the class's own.
     """
-    parser = Parser(
-        prog=f"python -m experiments {name}", description=docstring_parser.parse(settings.__doc__ or "").description
-    )
+    parser = named_parser(name, docstring_parser.parse(settings.__doc__ or "").description)
     parser.add_argument("--experiment", choices=[name], default=name, help=SUPPRESS)  # so that config.yaml says it
     parser.add_argument(
         "--config", action="config", help="YAML file with options by their names; options after it win."

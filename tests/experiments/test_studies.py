@@ -22,7 +22,7 @@ from toy_study import LOG, STUDY, ToySettings, cells, infinite, measure, toy_pro
 
 from experiments.__main__ import main
 from experiments.barren_plateau.plateau_study import STUDY as BARREN_PLATEAU
-from experiments.common import engine
+from experiments.common import runner
 from experiments.common.cells import Cell, Journal, key_of, measured, seed_of
 from experiments.common.runs import RunFolder
 from experiments.common.studies import Findings, Study, Tables
@@ -63,7 +63,7 @@ def log(tmp_path, monkeypatch):
 
 
 def run(folder: Path, *arguments: str, study: Study[ToySettings] = STUDY) -> int:
-    return engine.run(study, ["--run-dir", str(folder), *arguments])
+    return runner.run(study, ["--run-dir", str(folder), *arguments])
 
 
 def eventually(happened: Callable[[], object]) -> None:

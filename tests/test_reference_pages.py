@@ -1,0 +1,84 @@
+"""The API reference: its pages lead to each other, need no network, and say each thing in one place."""
+
+import inspect
+import re
+import textwrap
+
+import pytest
+import torch
+from qiskit.circuit import ParameterVector, QuantumCircuit
+
+import qiskit_torch_bridge
+from experiments.reference import build, with_formulas
+
+CODE = re.compile(r"<pre>.*?</pre>|<code>.*?</code>|<script.*?</script>", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """The text of each page by its path."""
+    pytest.importorskip("pdoc")
+    folder = tmp_path_factory.mktemp("reference")
+    build(folder)
+    return {path.resolve(): path.read_text(encoding="utf-8") for path in folder.rglob("*.html")}
+
+
+@pytest.mark.slow
+def test_all_links_lead_to_something(pages):
+    anchors = {path: set(re.findall(r'id="([^"]+)"', text)) for path, text in pages.items()}
+    links = [
+        (path, *link.partition("#")[::2])
+        for path, text in pages.items()
+        for link in re.findall(r'href="([^"]+)"', re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL))
+        if not link.startswith(("http", "data:"))
+    ]
+    assert len(links) > 2000
+    for path, file, anchor in links:
+        target = (path.parent / file).resolve() if file else path
+        assert target in pages, (path, file)
+        assert not anchor or anchor in anchors[target], (path, file, anchor)
+
+
+@pytest.mark.slow
+def test_what_the_package_exports_is_documented_on_its_page_alone(pages):
+    (start,) = (path for path in pages if path.name == "qiskit_torch_bridge.html")
+    documented = re.findall(r'<section id="(\w+)">', pages[start])
+    assert documented == qiskit_torch_bridge.__all__
+    assert documented[0] == "QuantumLayer"
+    for path, text in pages.items():
+        if path != start:
+            assert not set(re.findall(r'<section id="(\w+)">', text)) & set(documented), path
+    for page in ("gradients", "backends", "backends/ibm", "simulator", "testing", "layerwise", "schedules"):
+        assert f'href="qiskit_torch_bridge/{page}.html"' in pages[start]
+
+
+@pytest.mark.slow
+def test_formulas_are_drawn_without_a_network(pages):
+    for path, text in pages.items():
+        assert not re.search(r'(src|<link[^>]*href)="https?:', text), path
+        assert not re.search(r"\$\$|\\\(", CODE.sub("", text)), path
+    assert sum(text.count("<math") for text in pages.values()) > 50
+
+
+def test_only_formulas_are_taken_for_formulas():
+    page = r"<p>\(x^2\) costs $5</p><pre>\(x\)</pre><code>$$</code><p>$$a &lt; b$$</p>"
+    inline, code, block = re.split(r"(<pre>.*</code>)", with_formulas(page))
+    assert "<msup>" in inline
+    assert "costs $5" in inline
+    assert code == r"<pre>\(x\)</pre><code>$$</code>"
+    assert 'display="block"' in block
+    assert "&#x0003C;" in block
+
+
+@pytest.mark.parametrize("page", [qiskit_torch_bridge, qiskit_torch_bridge.QuantumLayer])
+def test_help_begins_with_an_example_that_runs(page):
+    text = inspect.cleandoc(page.__doc__ or "")
+    assert 0 < text.index("layer = QuantumLayer(") < text.find("Args:") % len(text)
+    lines = text.splitlines()
+    first = next(place for place, line in enumerate(lines) if line.startswith("    "))
+    last = next(place for place in range(first, len(lines)) if lines[place] and not lines[place].startswith("    "))
+    names = {"torch": torch, "nn": torch.nn, "ParameterVector": ParameterVector, "QuantumCircuit": QuantumCircuit}
+    names["QuantumLayer"] = qiskit_torch_bridge.QuantumLayer
+    exec(textwrap.dedent("\n".join(lines[first:last])), names)
+    assert names["layer"].weights.grad.abs().max() > 0
+    assert names["layer"].last_run.standard_errors.shape == (8, 2)
