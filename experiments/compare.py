@@ -8,8 +8,9 @@ errors come from few trainings, or are those at points that another seed changes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from qiskit_torch_bridge.commands.printing import in_columns
@@ -20,8 +21,6 @@ from .common.runs import RunFolder
 
 if TYPE_CHECKING:
     from .common.comparison import Compared
-    from .common.runner import Command
-    from .common.studies import Study
 
 _NOT_COMPARED = ("seed", "seeds", "data_root", "device", "download")
 
@@ -46,66 +45,57 @@ def main(arguments: Sequence[str]) -> int:
         "--out", type=str | None, default=None, help="Folder for tables and figures (default: a new one under runs/)."
     )
     options = parser.parse_args(list(arguments))
-    folders = {
-        name: RunFolder.existing(path) for path, name in _names([Path(run).resolve() for run in options.runs]).items()
-    }
+    paths = _by_name([Path(run).resolve() for run in options.runs])
+    folders = {name: RunFolder.existing(path) for name, path in paths.items()}
     from .common.studies import Study  # and PyTorch with it
 
     commands = {name: command_in(folder) for name, folder in folders.items()}
-    studies = {name: command for name, command in commands.items() if isinstance(command, Study)}
-    if studies:
-        _require_one_kind(commands, options)
-        write = _compare_studies(next(iter(studies.values())), folders)
-    else:
-        write = _compare_trainings(commands, folders, options)
+    is_study = any(isinstance(command, Study) for command in commands.values())
+    write = (_compare_studies if is_study else _compare_trainings)(commands, folders, options)
     out = RunFolder.fresh(None, "compare") if options.out is None else RunFolder(Path(options.out))
     for name, content in write.items():
-        (out.write_rows if name.endswith(".csv") else out.write_figure)(name, content)
+        if name.endswith(".csv"):
+            empty = {column: "" for row in content for column in row}
+            out.write_rows(name, [empty | row for row in content])
+        else:
+            out.write_figure(name, content)
     print(f"{', '.join(write)}: in {out.path.resolve()}")
     return 0
 
 
-def _names(paths: Sequence[Path]) -> dict[Path, str]:
-    """The folders' names, with as many folders above them as it takes to tell them apart.
+def _by_name(paths: Sequence[Path]) -> dict[str, Path]:
+    """The folders by their names, with as many folders above them as it takes to tell them apart.
 
     Raises:
         ValueError: If a folder comes twice.
     """
-    for number, path in enumerate(paths):
-        if path in paths[:number]:
+    named = {}
+    for path in paths:
+        others, depth = [other for other in paths if other != path], 1
+        if len(others) < len(paths) - 1:
             raise ValueError(f"Got {path} twice, expected different runs.")
-    return {path: _name(path, [other for other in paths if other != path]) for path in paths}
+        while any(other.parts[-depth:] == path.parts[-depth:] for other in others):
+            depth += 1
+        named[str(Path(*path.parts[-depth:]))] = path
+    return named
 
 
-def _name(path: Path, others: Sequence[Path]) -> str:
-    depth = 1
-    while any(other.parts[-depth:] == path.parts[-depth:] for other in others):
-        depth += 1
-    return str(Path(*path.parts[-depth:]))
+def _compare_studies(commands: Mapping[str, Any], folders: Mapping[str, RunFolder], options: Any) -> dict[str, Any]:
+    from .common.study_comparison import agreement, scores_figure, side_by_side
 
-
-def _require_one_kind(commands: Mapping[str, Any], options: Any) -> None:
-    if len({command.name for command in commands.values()}) > 1:
+    study, *others = commands.values()
+    if any(other.name != study.name for other in others):
         kinds = ", ".join(f"{name} ({command.name})" for name, command in commands.items())
         raise ValueError(f"Got {kinds}, expected runs of one study, or trainings only; compare them apart.")
     if options.against != "epoch" or options.error_below is not None:
         raise ValueError("--against, --error-below: got them for studies, expected trainings; leave them out.")
-
-
-def _compare_studies(study: Study[Any], folders: Mapping[str, RunFolder]) -> dict[str, Any]:
-    from .common.study_comparison import agreement, scores_figure, side_by_side
-
     settings = {name: saved_settings(study.name, study.settings, folder) for name, folder in folders.items()}
     findings = {name: study.findings(settings[name], folder) for name, folder in folders.items()}
-    rows = [
-        {"run": name}
-        | {key: value for key, value in flat(settings[name]).items() if key != "data_root"}
-        | {key: value for key, value in found.numbers.items() if not isinstance(value, (list, dict))}
-        for name, found in findings.items()
-    ]
-    shown = {"run", *next(iter(findings.values())).numbers}
-    rows = [{key: value for key, value in row.items() if key in shown or _differs(key, rows)} for row in rows]
-    names = list(dict.fromkeys(key for row in rows for key in row if key != "run"))
+    rows: list[dict[str, Any]] = []
+    for told, (name, found) in zip(_different(map(flat, settings.values())), findings.items(), strict=True):
+        numbers = {key: value for key, value in found.numbers.items() if not isinstance(value, (list, dict))}
+        rows.append({"run": name, **told, **numbers})
+    names = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "run"]
     print(in_columns([{"": key} | {row["run"]: row.get(key, "") for row in rows} for key in names]))
     tables = {
         table: side_by_side({name: found.tables[table] for name, found in findings.items() if table in found.tables})
@@ -115,72 +105,54 @@ def _compare_studies(study: Study[Any], folders: Mapping[str, RunFolder]) -> dic
         print(f"\n{table}\n{in_columns(compared.rows)}")
         rows += [{"run": row["run"], "table": table, **row} for row in compared.rows]
     if len(folders) == 1:
-        return {"comparison.csv": _filled(rows)}
+        return {"comparison.csv": rows}
     print(f"\n{agreement(tables.values())}")
-    return {"comparison.csv": _filled(rows), "comparison.png": scores_figure(tables, next(iter(folders)))}
+    return {"comparison.csv": rows, "comparison.png": scores_figure(tables, next(iter(folders)))}
 
 
-def _compare_trainings(
-    commands: Mapping[str, Command[Any]], folders: Mapping[str, RunFolder], options: Any
-) -> dict[str, Any]:
-    from .common.comparison import Compared, Curve, against_shots, comparison_figure, seeds_figure, shots_figure
-    from .common.experiment import Experiment
+def _compare_trainings(commands: Mapping[str, Any], folders: Mapping[str, RunFolder], options: Any) -> dict[str, Any]:
+    from .common.comparison import Compared, against_shots, comparison_figure, seeds_figure, shots_figure
 
     groups: dict[str, list[Compared]] = {}
-    for run, folder in folders.items():
-        command = commands[run]
-        assert isinstance(command, Experiment)
-        for variant, part, settings in command.trainings(folder):
-            result = part.read_result()
-            values = {key: value for key, value in flat(settings).items() if key not in _NOT_COMPARED}
-            curve = Curve(part.read_rows(), result["test_accuracy"])
+    for run, command in commands.items():
+        for variant, part, settings in command.trainings(folders[run]):
             name = run if variant in ("", command.name) else f"{run} {variant}"
-            groups.setdefault(name, []).append(Compared({"experiment": command.name} | values, curve, result))
-    rows = [_row(name, group, options.error_below) for name, group in groups.items()]
-    rows = [{key: value for key, value in row.items() if _differs(key, rows)} for row in rows]
+            result, values = part.read_result(), {"experiment": command.name, **flat(settings)}
+            values = {key: value for key, value in values.items() if key not in _NOT_COMPARED}
+            training = Compared(part.read_rows(), result["test_accuracy"], values, result)
+            groups.setdefault(name, []).append(training)
+    rows: list[dict[str, Any]] = []
+    different = _different(group[0].settings for group in groups.values())
+    for told, (name, group) in zip(different, groups.items(), strict=True):
+        told = {"shots a circuit" if key == "shots" else key: value for key, value in told.items()}
+        rows.append({"run": name, **told, **_measured(group, options.error_below)})
     print(in_columns(rows))
-    write: dict[str, Any] = {"comparison.csv": _filled(rows)}
     if options.against == "shots":
         points = against_shots([each for group in groups.values() for each in group])
         print(f"\n{in_columns(points)}")
-        write |= {"shots.csv": points, "comparison.png": shots_figure(points)}
-    else:
-        curves = {name: [each.curve for each in group] for name, group in groups.items()}
-        write["comparison.png"] = comparison_figure(curves, against=options.against)
-        if any(len(group) > 1 for group in curves.values()):
-            write["seeds.png"] = seeds_figure(curves, {})
+        return {"comparison.csv": rows, "shots.csv": points, "comparison.png": shots_figure(points)}
+    write = {"comparison.csv": rows, "comparison.png": comparison_figure(groups, against=options.against)}
+    if any(len(group) > 1 for group in groups.values()):
+        write["seeds.png"] = seeds_figure(groups, {})
     return write
 
 
-def _row(name: str, group: Sequence[Compared], threshold: float | None) -> dict[str, Any]:
+def _different(settings: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The settings of each run that tell it from another one."""
+    rows = list(settings)
+    same = {key for row in rows for key in row if len({str(each.get(key)) for each in rows}) == 1} | {"data_root"}
+    return [{key: value for key, value in row.items() if key not in same} for row in rows]
+
+
+def _measured(group: Sequence[Compared], threshold: float | None) -> dict[str, Any]:
+    """What a run's seeds came to, and cost together."""
     from .common.comparison import summarize
 
-    accuracies = [each.curve.test_accuracy for each in group]
+    accuracies = [each.test_accuracy for each in group]
     numbers = summarize(accuracies)
-    row: dict[str, Any] = {"run": name}
-    row |= {"shots a circuit" if key == "shots" else key: value for key, value in group[0].settings.items()}
-    row |= {"seeds": len(group), "test accuracy": numbers["median"]}
+    row = {"seeds": len(group), "test accuracy": numbers["median"]}
     if len(group) > 1:
         row |= {key: numbers[key] for key in ("lower_quartile", "upper_quartile", "min", "max")}
-    if threshold is not None:
-        low = sum(_error(accuracy) < threshold for accuracy in accuracies)
-        row[f"error below {threshold:g}"] = low / len(accuracies)
+    if threshold is not None:  # rounded, because 1 - 0.9 is a little less than 0.1, which is no error below 0.1
+        row[f"error below {threshold:g}"] = fmean(round(1 - accuracy, 12) < threshold for accuracy in accuracies)
     return row | {key: sum(each.result[key] for each in group) for key in ("seconds", "circuits", "shots")}
-
-
-def _error(accuracy: float) -> float:
-    """The share of errors; ``1 - 0.9`` is a little less than 0.1, which is no error below 0.1."""
-    return round(1 - accuracy, 12)
-
-
-def _differs(key: str, rows: Sequence[dict[str, Any]]) -> bool:
-    """Whether a column tells the runs apart; what they came to is always shown."""
-    measured = {"run", "seeds", "test accuracy", "lower_quartile", "upper_quartile", "min", "max"}
-    shown = measured | {"seconds", "circuits", "shots"}
-    return key in shown or key.startswith("error below") or len({str(row.get(key)) for row in rows}) > 1
-
-
-def _filled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with the columns of all of them."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    return [{key: row.get(key, "") for key in columns} for row in rows]

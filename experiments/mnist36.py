@@ -30,8 +30,7 @@ from .common.experiment import Experiment
 from .common.plots import circuit_diagram, draw_predictions, learning_curves, phase_curves, save_predictions
 from .common.rows import Rows
 from .common.runs import RunFolder
-from .common.shot_schedules import between
-from .common.training_costs import quote_of_stage, words
+from .common.training_costs import between, quote_of_stage
 from .common.work import Work
 from .common.workplace import exact_options
 from .experiment_settings import MNIST36Settings
@@ -235,8 +234,8 @@ def cost(settings: MNIST36Settings, options: Mapping[str, Any]) -> str:
     return (
         f"Data: {data.source}, {len(data.train)} training and {len(data.test)} test images.\n"
         f"{in_columns(rows)}\n"
-        f"Training: {between(*training, words)}\n"
-        f"The run, with a test after each epoch: {between(*everything, words)}"
+        f"Training: {between(*training)}\n"
+        f"The run, with a test after each epoch: {between(*everything)}"
     )
 
 

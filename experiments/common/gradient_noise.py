@@ -34,6 +34,10 @@ STEPS_A_LOOK = 16
 COLUMNS = ("gradient_standard_error", "gradient_snr_median", "gradient_snr_least")
 
 _INPUTS = "inputs of "
+_PARTS = ("steps", "gradients", "variances")
+
+State = Mapping[str, Mapping[str, torch.Tensor]]
+"""What :meth:`GradientNoise.state` gives."""
 
 
 class GradientNoise:
@@ -45,10 +49,9 @@ class GradientNoise:
     """
 
     def __init__(self, model: nn.Module, *, every: int = STEPS_A_LOOK) -> None:
-        layers = {name: module for name, module in model.named_modules() if isinstance(module, QuantumLayer)}
-        self._layers = layers
-        self._every = 1 if any(layer.backend.queues for layer in layers.values()) else every
-        self._seen: dict[str, dict[str, list[Any]]] = {}
+        self._layers = {name: module for name, module in model.named_modules() if isinstance(module, QuantumLayer)}
+        self._every = 1 if any(layer.backend.queues for layer in self._layers.values()) else every
+        self._seen: dict[str, list[Mapping[str, torch.Tensor]]] = {}
 
     def look(self, step: int) -> None:
         """Notes a step's gradients, if it is one to look at; after its backward, before anything else is evaluated.
@@ -60,54 +63,48 @@ class GradientNoise:
             return
         for name, layer in self._layers.items():
             for source, gradients, errors in _gradients(name, layer):
-                seen = self._seen.setdefault(source, {"steps": [], "gradients": [], "variances": []})
-                seen["steps"] += [step] * len(gradients)
-                seen["gradients"].append(torch.from_numpy(gradients))
-                seen["variances"].append(torch.from_numpy(errors**2))
+                values = np.full(len(gradients), step), gradients, errors**2
+                seen = dict(zip(_PARTS, map(torch.from_numpy, values), strict=True))
+                self._seen.setdefault(source, []).append(seen)
 
     def clear(self) -> None:
         """Forgets all steps: an epoch begins."""
         self._seen = {}
 
-    def state(self) -> dict[str, dict[str, Any]]:
+    def state(self) -> State:
         """The epoch so far, for a checkpoint, and for :func:`columns` and :func:`variances`.
 
         Returns:
-            By layer and weight group: the looks' ``steps``, and their ``gradients`` and ``variances`` of shape (T, W).
+            By layer and weight group: the looks' ``steps`` of shape (T,), their ``gradients`` and ``variances`` of (T, W).
         """
         return {
-            name: {part: list(values) if part == "steps" else torch.cat(values) for part, values in seen.items()}
+            name: {part: torch.cat([each[part] for each in seen]) for part in seen[0]}
             for name, seen in self._seen.items()
         }
 
-    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+    def restore(self, state: State) -> None:
         """Goes on where :meth:`state` was called."""
-        self._seen = {
-            name: {part: list(values) if part == "steps" else [values] for part, values in seen.items()}
-            for name, seen in state.items()
-        }
+        self._seen = {name: [seen] for name, seen in state.items()}
 
 
-def columns(states: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, float | str]:
+def columns(states: Sequence[State]) -> dict[str, float | str]:
     """The epoch's numbers for ``metrics.csv``.
 
     Args:
         states: The :meth:`GradientNoise.state` of each process.
     """
-    squares, ratios = [np.empty(0)], []
+    squares, ratios = list[float](), list[float]()
     for _, gradients, variances in _together(states):
-        squares.append(variances[np.isfinite(variances)])
-        for of_weight, error in zip(gradients.T, np.sqrt(variances).T, strict=True):
-            known = np.isfinite(error) & (error > 0)
-            if known.any():
-                ratios.append(float(np.median(np.abs(of_weight[known]) / error[known])))
-    square = np.concatenate(squares)
-    error = float(np.sqrt(square.mean())) if square.size else ""
+        squares += variances[np.isfinite(variances)].tolist()
+        known = np.isfinite(variances) & (variances > 0)
+        ratio = np.abs(gradients) / np.sqrt(np.where(known, variances, np.nan))
+        ratios += np.nanmedian(ratio[:, known.any(axis=0)], axis=0).tolist()
+    error = float(np.sqrt(np.mean(squares))) if squares else ""
     found = (error, float(np.median(ratios)), min(ratios)) if ratios else (error, "", "")
     return dict(zip(COLUMNS, found, strict=True))
 
 
-def variances(states: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+def variances(states: Sequence[State]) -> list[dict[str, Any]]:
     """A row for each weight: its ``layer`` (with the group), ``weight`` (from 0), ``variance`` and ``steps``.
 
     The variance is the mean of the gradient's variance from the shots over the steps that know it, and an empty string
@@ -133,7 +130,7 @@ def _gradients(name: str, layer: QuantumLayer) -> Iterator[tuple[str, np.ndarray
     by_weights, errors = run.gradients, run.gradient_standard_errors
     if not isinstance(by_weights, dict):
         group = layer.program.group_names[0]
-        by_weights, errors = ({} if by_weights is None else {group: values} for values in (by_weights, errors))
+        by_weights, errors = ({} if values is None else {group: values} for values in (by_weights, errors))
     groups = [(group, values) for group, values in by_weights.items() if values.size]
     for group, values in groups:
         yield f"{name}.{group}".lstrip("."), values[None], errors[group][None]
@@ -142,13 +139,11 @@ def _gradients(name: str, layer: QuantumLayer) -> Iterator[tuple[str, np.ndarray
         yield f"{_INPUTS}{name or 'the layer'}", by_inputs, errors_by_inputs
 
 
-def _together(states: Sequence[Mapping[str, Mapping[str, Any]]]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def _together(states: Sequence[State]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """The gradients and variances of all processes, each of shape (T, W), by layer and weight group."""
     for name in dict.fromkeys(name for state in states for name in state):
-        parts = [state[name] for state in states if name in state]
-        steps = np.concatenate([part["steps"] for part in parts])
-        gradients = np.concatenate([part["gradients"].numpy() for part in parts])
-        squares = np.concatenate([part["variances"].numpy() for part in parts])
+        seen = [state[name] for state in states if name in state]
+        steps, gradients, squares = (np.concatenate([each[part] for each in seen]) for part in _PARTS)
         if not name.startswith(_INPUTS):  # rows are each process's own, but weights are everyone's
             _, places = np.unique(steps, return_inverse=True)
             gradients, squares = (_summed(places, values) for values in (gradients, squares))
@@ -156,6 +151,6 @@ def _together(states: Sequence[Mapping[str, Mapping[str, Any]]]) -> Iterator[tup
 
 
 def _summed(places: np.ndarray, values: np.ndarray) -> np.ndarray:
-    sums = np.zeros((int(places.max(initial=-1)) + 1, values.shape[1]))
+    sums = np.zeros((int(places.max()) + 1, values.shape[1]))
     np.add.at(sums, places, values)
     return sums

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,28 +12,9 @@ from qiskit_torch_bridge import AerBackend, Program
 from .noise_settings import NoiseSettings
 
 if TYPE_CHECKING:
-    from qiskit_aer.noise import NoiseModel, QuantumError
+    from qiskit_aer.noise import NoiseModel
 
 NANOSECONDS = 1e-3  # in microseconds
-
-
-def noise_model(noise: NoiseSettings) -> NoiseModel:
-    """The noise as Aer has it; its basis gates are the machine's gates.
-
-    Returns:
-        After a gate its depolarising channel, then each qubit's thermal relaxation; readout errors before the outcome.
-    """
-    from qiskit_aer.noise import NoiseModel, ReadoutError  # which takes a moment
-
-    gates = {qubits: noise.gates(qubits) for qubits in (1, 2)}
-    model = NoiseModel(basis_gates=[*gates[1], *gates[2]])
-    for qubits, names in gates.items():
-        for gate in names:
-            if (error := _gate_error(noise, gate, qubits)) is not None:
-                model.add_all_qubit_quantum_error(error, [gate])
-    if noise.zero_as_one or noise.one_as_zero:
-        model.add_all_qubit_readout_error(ReadoutError(assignment(noise).T))  # of rows for what there is
-    return model
 
 
 class NoisyBackend(AerBackend):
@@ -44,9 +26,9 @@ class NoisyBackend(AerBackend):
     """
 
     def __init__(self, noise: NoiseSettings, *, method: str = "automatic") -> None:
-        from qiskit_aer import AerSimulator
+        from qiskit_aer import AerSimulator  # which takes a moment
 
-        super().__init__(AerSimulator(noise_model=noise_model(noise), method=method))
+        super().__init__(AerSimulator(noise_model=_noise_model(noise), method=method))
         self._named = sorted(noise.named)
 
     def prepare(self, program: Program) -> None:
@@ -74,14 +56,21 @@ def assignment(noise: NoiseSettings) -> np.ndarray:
     return np.array([[1 - zero_as_one, one_as_zero], [zero_as_one, 1 - one_as_zero]])
 
 
-def _gate_error(noise: NoiseSettings, gate: str, qubits: int) -> QuantumError | None:
-    from qiskit_aer.noise import depolarizing_error, thermal_relaxation_error
+def _noise_model(noise: NoiseSettings) -> NoiseModel:
+    """After a gate its depolarising channel, then each qubit's thermal relaxation; readout errors before the outcome."""
+    from qiskit_aer.noise import NoiseModel, QuantumError, ReadoutError, depolarizing_error, thermal_relaxation_error
 
-    probability, duration = noise.depolarizing_of(gate), noise.duration_of(gate) * NANOSECONDS
-    error = depolarizing_error(probability, qubits) if probability else None
-    if noise.relaxes and duration:
-        relaxation = one = thermal_relaxation_error(*noise.relaxation_times, duration)
-        for _ in range(qubits - 1):
-            relaxation = relaxation.tensor(one)
-        error = relaxation if error is None else error.compose(relaxation)
-    return error
+    model = NoiseModel(basis_gates=[*noise.gates(1), *noise.gates(2)])
+    for qubits in (1, 2):
+        for gate in noise.gates(qubits):
+            channels = []
+            if probability := noise.depolarizing_of(gate):
+                channels.append(depolarizing_error(probability, qubits))
+            if duration := noise.duration_of(gate):
+                one = thermal_relaxation_error(*noise.relaxation_times, duration * NANOSECONDS)
+                channels.append(one if qubits == 1 else one.tensor(one))
+            if channels:
+                model.add_all_qubit_quantum_error(reduce(QuantumError.compose, channels), [gate])
+    if noise.zero_as_one or noise.one_as_zero:
+        model.add_all_qubit_readout_error(ReadoutError(assignment(noise).T))  # of rows for what there is
+    return model

@@ -65,15 +65,27 @@ class NoiseSettings:
             _require(f"durations.{gate}", duration, math.inf, "nanoseconds")
         for name in ("zero_as_one", "one_as_zero"):
             _require(name, getattr(self, name), 1.0, "a probability")
-        if self.relaxes:
+        if self.t1 is not None or self.t2 is not None:
             self._check_relaxation()
         elif self.durations:
             raise ValueError("noise.t1: got none with durations, expected t1 or t2, which need them; leave them out.")
 
-    @property
-    def relaxes(self) -> bool:
-        """Whether there is thermal relaxation."""
-        return self.t1 is not None or self.t2 is not None
+    def _check_relaxation(self) -> None:
+        for name in ("t1", "t2"):
+            time = getattr(self, name)
+            if time is not None and not 0 < time < math.inf:
+                raise ValueError(f"noise.{name}: got {time}, expected microseconds above 0; null: no such limit.")
+        t1, t2 = self.relaxation_times
+        if t2 > 2 * t1:
+            raise ValueError(f"noise.t2: got {t2} with t1={t1}, expected at most {2 * t1}: T2 is never above twice T1.")
+        for qubits, every in ANY.items():
+            without = [gate for gate in self.gates(qubits) if not {gate, every} & self.durations.keys()]
+            if without:
+                gates = f"{', '.join(without[:3])}{', ...' if len(without) > 3 else ''}"
+                raise ValueError(
+                    f"noise.durations: got none for {gates}, expected one for every gate where t1 or t2 is given; add "
+                    f"{every!r} for all gates of {qubits} qubit(s) that are not named, with 0 for those that take no time."
+                )
 
     @property
     def relaxation_times(self) -> tuple[float, float]:
@@ -93,33 +105,15 @@ class NoiseSettings:
 
     def depolarizing_of(self, gate: str) -> float:
         """The depolarising probability after a gate."""
-        return _of_gate(self.depolarizing, gate) or 0.0
+        return _of_gate(self.depolarizing, gate)
 
     def duration_of(self, gate: str) -> float:
         """How long a gate takes, in nanoseconds."""
-        return _of_gate(self.durations, gate) or 0.0
-
-    def _check_relaxation(self) -> None:
-        for name in ("t1", "t2"):
-            time = getattr(self, name)
-            if time is not None and not 0 < time < math.inf:
-                raise ValueError(f"noise.{name}: got {time}, expected microseconds above 0; null: no such limit.")
-        t1, t2 = self.relaxation_times
-        if t2 > 2 * t1:
-            raise ValueError(f"noise.t2: got {t2} with t1={t1}, expected at most {2 * t1}: T2 is never above twice T1.")
-        for qubits, every in ANY.items():
-            without = [gate for gate in self.gates(qubits) if _of_gate(self.durations, gate) is None]
-            if without:
-                gates = f"{', '.join(without[:3])}{', ...' if len(without) > 3 else ''}"
-                raise ValueError(
-                    f"noise.durations: got none for {gates}, expected one for every gate where t1 or t2 is given; add "
-                    f"{every!r} for all gates of {qubits} qubit(s) that are not named, with 0 for those that take no time."
-                )
+        return _of_gate(self.durations, gate)
 
 
-def _of_gate(values: Mapping[str, float], gate: str) -> float | None:
-    (qubits,) = (number for number, gates in GATES.items() if gate in gates)
-    return values.get(gate, values.get(ANY[qubits]))
+def _of_gate(values: Mapping[str, float], gate: str) -> float:
+    return values.get(gate, values.get("1q" if gate in GATES[1] else "2q", 0.0))
 
 
 def _qubits_of(name: str, gate: str) -> int:

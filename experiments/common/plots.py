@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby, pairwise
+from math import inf
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,12 @@ from scipy.special import softmax
 from qiskit_torch_bridge import QuantumLayer
 
 from .classifiers import decisions
+from .panels import finish
 from .runs import RunFolder
 
+Rows = Sequence[Mapping[str, Any]]
+
 _COLUMNS = 6  # of predictions.png
-_LOWEST = 1e-7  # smaller gradients are rounding
 
 
 def circuit_diagram(layer: QuantumLayer) -> Figure:
@@ -31,33 +35,18 @@ def circuit_diagram(layer: QuantumLayer) -> Figure:
     return figure
 
 
-def learning_curves(rows: Sequence[Mapping[str, Any]], *, title: str, loss_label: str = "loss") -> Figure:
+def learning_curves(rows: Rows, *, title: str, loss_label: str = "loss") -> Figure:
     """Loss and accuracy against the epoch, for training and test examples; dotted lines between stages."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
-    epochs = [row["epoch"] for row in rows]
-    boundaries = [row["epoch"] + 0.5 for row, after in pairwise(rows) if row["stage"] != after["stage"]]
-    for axes, quantity, label in zip(
-        figure.subplots(1, 2), ("loss", "accuracy"), (loss_label, "accuracy"), strict=True
-    ):
-        for part, style, colour, name in (
-            ("train", "o-", "0.6", "training (mean over the epoch)"),
-            ("test", "s--", "tab:blue", "test"),
-        ):
-            values = [row[f"{part}_{quantity}"] for row in rows]
-            axes.plot(epochs, values, style, color=colour, markersize=4, label=name)
-        for boundary in boundaries:
-            axes.axvline(boundary, color="k", linewidth=0.8, linestyle=":")
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_xlim(left=0.5)
-        axes.grid(alpha=0.3)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    figure.suptitle(title)
-    return figure
+    labels = {"loss": loss_label, "accuracy": "accuracy"}
+    for axes, (quantity, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
+        for part in ("train", "test"):
+            _draw_column(axes, [rows], f"{part}_{quantity}")
+        axes.set(xlabel="epoch", ylabel=label)
+    return _with_epochs(figure, rows, title)
 
 
-def phase_curves(runs: Sequence[Sequence[Mapping[str, Any]]], *, title: str) -> Figure:
+def phase_curves(runs: Sequence[Rows], *, title: str) -> Figure:
     """Loss and gradient magnitude against the epoch, with the phases' names and the boundaries between them.
 
     Args:
@@ -67,82 +56,54 @@ def phase_curves(runs: Sequence[Sequence[Mapping[str, Any]]], *, title: str) -> 
     """
     figure = Figure(figsize=(9, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    epochs = [row["epoch"] for row in runs[0]]
-    for axes, column, label, style, colour in (
-        (above, "train_loss", "training (mean over the epoch)", "o-", "0.4"),
-        (above, "test_loss", "test", "s--", "tab:blue"),
-        (below, "gradient_rms", "gradient", "o-", "k"),
-    ):
-        values = _column(runs, column)
-        if len(runs) > 1:
-            axes.plot(epochs, _drawn(values, column).T, style[1:], color=colour, linewidth=0.6, alpha=0.35)
-        medians = _drawn(np.median(values, axis=0), column)
-        axes.plot(epochs, medians, style, color=colour, markersize=4, linewidth=1.8, label=label)
+    _draw_column(above, runs, "train_loss")
+    _draw_column(above, runs, "test_loss")
+    # Gradients that are zero have no place on a logarithmic axis; their number is written there.
+    zero = _draw_column(below, runs, "gradient_rms", lowest=1e-7) <= 1e-7  # smaller ones are rounding
     above.set_ylabel("loss")
-    above.legend(loc="upper right")  # "best" searches among all lines
     below.set(xlabel="epoch", ylabel="root mean square of\nthe trained weights' gradient")
-    zero = _column(runs, "gradient_rms") <= _LOWEST
-    if not zero.all():
-        below.set_yscale("log")
-    below.set_xlim(left=epochs[0] - 0.5)
-    below.xaxis.get_major_locator().set_params(integer=True)
-    for name, rows in groupby(runs[0], key=lambda row: row["stage"]):
-        span = [row["epoch"] for row in rows]
-        for axes in (above, below):
-            if span[0] > epochs[0]:
-                axes.axvline(span[0] - 0.5, color="k", linewidth=0.8, linestyle=":")
-        middle = (span[0] + span[-1]) / 2
-        _annotate(above, str(name).replace(" part", "\npart"), (middle, 1), va="bottom")
-        if still := int(zero[:, span[0] - epochs[0]].sum()):
-            _annotate(below, "zero" if len(runs) == 1 else f"zero in\n{still} of {len(runs)}", (middle, 0))
-    for axes in (above, below):
-        axes.grid(alpha=0.3)
+    below.set_yscale("linear" if zero.all() else "log")
+    for name, phase in groupby(runs[0], key=itemgetter("stage")):
+        epochs = [row["epoch"] for row in phase]
+        options: dict[str, Any] = {"ha": "center", "fontsize": 8, "textcoords": "offset points"}
+        options |= {"xytext": (0, 3), "xycoords": ("data", "axes fraction")}
+        middle = (epochs[0] + epochs[-1]) / 2
+        above.annotate(str(name).replace(" part", "\npart"), (middle, 1), va="bottom", **options)
+        if still := int(zero[:, epochs[0] - runs[0][0]["epoch"]].sum()):
+            below.annotate("zero" if len(runs) == 1 else f"zero in\n{still} of {len(runs)}", (middle, 0), **options)
+    return _with_epochs(figure, runs[0], title)
+
+
+_COLUMNS_OF_CURVES = {
+    "train": ("training (mean over the epoch)", "o-", "0.5"),
+    "test": ("test", "s--", "tab:blue"),
+    "gradient": ("gradient", "D-", "k"),
+}
+"""What is said of a column of the metrics, and how it is drawn, by the beginning of its name."""
+
+
+def _draw_column(axes: Axes, runs: Sequence[Rows], name: str, *, lowest: float = -inf) -> np.ndarray:
+    """Draws what of a column is above the lowest, and the median of several runs; returns it, shape (runs, epochs)."""
+    label, style, colour = _COLUMNS_OF_CURVES[name.split("_")[0]]
+    epochs = [row["epoch"] for row in runs[0]]
+    values = np.array([[row[name] for row in run] for run in runs], dtype=float)
+    thin, thick = (np.where(each > lowest, each, np.nan) for each in (values, np.median(values, axis=0)))
+    if len(runs) > 1:
+        axes.plot(epochs, thin.T, style[1:], color=colour, linewidth=0.6, alpha=0.35)
+    axes.plot(epochs, thick, style, color=colour, markersize=4, label=label)
+    return values
+
+
+def _with_epochs(figure: Figure, rows: Rows, title: str) -> Figure:
+    """Finishes a figure that has epochs on its horizontal axes, with dotted lines between stages."""
+    for axes in figure.axes:
+        for row, after in pairwise(rows):
+            if row["stage"] != after["stage"]:
+                axes.axvline(row["epoch"] + 0.5, color="k", linewidth=0.8, linestyle=":")
+        axes.locator_params("x", integer=True)
+        axes.set_xlim(left=0.5)
     figure.suptitle(title)
-    return figure
-
-
-def _annotate(axes: Axes, text: str, place: tuple[float, float], **options: Any) -> None:
-    """Writes at an epoch and a height, which is a fraction of the axes'."""
-    axes.annotate(
-        *(text, place, (0, 3)),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        ha="center",
-        fontsize=8,
-        **options,
-    )
-
-
-def _column(runs: Sequence[Sequence[Mapping[str, Any]]], name: str) -> np.ndarray:
-    """Shape (runs, epochs)."""
-    return np.array([[row[name] for row in run] for run in runs], dtype=float)
-
-
-def _drawn(values: np.ndarray, name: str) -> np.ndarray:
-    """Without gradients that are zero, which have no place on a logarithmic axis; their number is written there."""
-    return np.where(values > _LOWEST, values, np.nan) if name == "gradient_rms" else values
-
-
-def confusion_matrix(labels: np.ndarray, guesses: np.ndarray, names: Sequence[str], *, title: str) -> Figure:
-    """How many examples of each class (rows) were taken for each class (columns).
-
-    Args:
-        labels: Shape (N,), the classes.
-        guesses: Shape (N,), what they were taken for.
-        names: The classes' names.
-        title: The figure's title.
-    """
-    from sklearn import metrics  # half a second
-
-    counts = metrics.confusion_matrix(labels, guesses, labels=range(len(names)))
-    figure = Figure(figsize=(1.6 + 0.9 * len(names), 1.4 + 0.8 * len(names)), layout="constrained")
-    axes = figure.subplots()
-    metrics.ConfusionMatrixDisplay(counts, display_labels=names).plot(
-        cmap="Greys", colorbar=False, im_kw={"vmin": 0}, ax=axes
-    )
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
-    axes.set(xlabel="predicted class", ylabel="class", title=title)
-    return figure
+    return finish(figure, columns=3)
 
 
 def save_predictions(
@@ -157,16 +118,10 @@ def save_predictions(
         scores: Shape (N, classes): the model's scores; or (N, 1), logits of class 1.
     """
     guesses = decisions(scores)
-    folder.write_rows(
-        "predictions.csv",
-        [
-            {"row": row, "label": label, "predicted": guess}
-            | {f"score_{number}": value for number, value in enumerate(values)}
-            for row, (label, guess, values) in enumerate(
-                zip(labels.tolist(), guesses.tolist(), scores.tolist(), strict=True)
-            )
-        ],
-    )
+    names = ["row", "label", "predicted", *(f"score_{number}" for number in range(scores.shape[1]))]
+    columns = [range(len(labels)), labels.tolist(), guesses.tolist(), *scores.T.tolist()]
+    rows = zip(*columns, strict=True)
+    folder.write_rows("predictions.csv", [dict(zip(names, row, strict=True)) for row in rows])
     wrong = guesses != labels
     shown = [row for label in labels.unique() for row in _shown(labels == label, wrong)]
     pixels = (images(torch.tensor(shown)).clamp(0, 1) * 255).round().to(torch.uint8)
@@ -197,56 +152,46 @@ def draw_predictions(
     figure = Figure(figsize=(1.6 * width, 1.6 * depth))
     # Axes of their own for each image would take most of a small run's time.
     axes = figure.add_axes((0, 0, 1, 1), frame_on=False)
-    axes.set(xticks=[], yticks=[])
     for label, name in enumerate(names):
         bottom = (label + 1) * line_height
-        axes.text(
-            -0.04, bottom - height / 2, f"images of {name}", rotation=90, ha="right", va="center", fontsize="medium"
-        )
-        of_label = [place for place, row in enumerate(shown["rows"]) if labels[row] == label]
-        for column, place in enumerate(of_label):
-            row = shown["rows"][place]
-            text = f"{names[guesses[row]]} ({sure[row]:.2f})"
-            corner = (column * column_width, bottom)
-            _draw_image(axes, shown["images"][place], corner, text, wrong=bool(guesses[row] != label))
-    axes.set(xlim=(0, width), ylim=(depth, 0))  # each image has set them to its own
+        axes.text(-0.04, bottom - height / 2, f"images of {name}", rotation=90, ha="right", va="center")
+        of_label = labels[shown["rows"]] == label
+        for column, (row, image) in enumerate(zip(shown["rows"][of_label], shown["images"][of_label], strict=True)):
+            left, top, wrong = column * column_width, bottom - height, guesses[row] != label
+            colour, colours = "tab:red" if wrong else "black", "gray_r" if len(image) == 1 else None
+            place = (left, left + 1, bottom, top)
+            axes.imshow(image.transpose(1, 2, 0).squeeze(), colours, vmin=0, vmax=255, extent=place)
+            axes.text(left + 0.5, top - 0.04, f"{names[guesses[row]]} ({sure[row]:.2f})", ha="center", color=colour)
+            if wrong:
+                axes.add_patch(Rectangle((left, top), 1, height, fill=False, color=colour, linewidth=2, clip_on=False))
+    axes.set(xlim=(0, width), ylim=(depth, 0), xticks=[], yticks=[])  # each image has set limits of its own
     errors = int((guesses != labels).sum())
     axes.set_title(f"{title}: predicted class (its probability); {errors} of {len(labels)} wrong", pad=0)
     folder.write_figure("predictions.png", figure)
-    folder.write_figure("confusion.png", confusion_matrix(labels, guesses, names, title=title))
+    folder.write_figure("confusion.png", _confusion_matrix(labels, guesses, names, title))
 
 
-def _draw_image(axes: Axes, image: np.ndarray, corner: tuple[float, float], text: str, *, wrong: bool) -> None:
-    """An image of width 1, from its lower left corner, with a text above it; framed if it is wrong."""
-    left, bottom = corner
-    height = image.shape[1] / image.shape[2]
-    top = bottom - height
-    axes.imshow(
-        image.transpose(1, 2, 0).squeeze(),
-        cmap="gray_r" if len(image) == 1 else None,
-        vmin=0,
-        vmax=255,
-        extent=(left, left + 1, bottom, top),
-    )
-    colour = "tab:red" if wrong else "black"
-    axes.text(left + 0.5, top - 0.04, text, ha="center", color=colour, fontsize="medium")
-    if wrong:
-        axes.add_patch(Rectangle((left, top), 1, height, fill=False, color=colour, linewidth=2, clip_on=False))
+def _confusion_matrix(labels: np.ndarray, guesses: np.ndarray, names: Sequence[str], title: str) -> Figure:
+    """How many examples of each class (rows) were taken for each class (columns)."""
+    from sklearn.metrics import ConfusionMatrixDisplay  # half a second
+
+    figure = Figure(figsize=(1.6 + 0.9 * len(names), 1.4 + 0.8 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    options = {"display_labels": names, "cmap": "Greys", "colorbar": False, "im_kw": {"vmin": 0}, "ax": axes}
+    ConfusionMatrixDisplay.from_predictions(labels, guesses, labels=range(len(names)), **options)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
+    axes.set(xlabel="predicted class", ylabel="class", title=title)
+    return figure
 
 
 def softmax_of_largest(scores: np.ndarray) -> np.ndarray:
     """The softmax probability of the largest score of each row; from shape (N, classes) to (N,)."""
-    probabilities: np.ndarray = softmax(scores, axis=1).max(axis=1)
-    return probabilities
+    return np.asarray(softmax(scores, axis=1).max(axis=1))
 
 
 def _shown(of_class: torch.Tensor, wrong: torch.Tensor) -> list[int]:
-    """Some rows of a class: wrong ones first, then right ones, half of each where there are enough."""
+    """Some rows of a class, evenly spread: wrong ones first, then right ones, half of each where there are enough."""
     errors, right = (of_class & wrong).nonzero().flatten(), (of_class & ~wrong).nonzero().flatten()
-    errors = _spread(errors, min(len(errors), max(_COLUMNS // 2, _COLUMNS - len(right))))
-    return [*errors.tolist(), *_spread(right, min(len(right), _COLUMNS - len(errors))).tolist()]
-
-
-def _spread(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """So many of the rows, evenly spread over them."""
-    return rows[torch.linspace(0, len(rows) - 1, count).long()] if count else rows[:0]
+    count = min(len(errors), max(_COLUMNS // 2, _COLUMNS - len(right)))
+    spread = ((errors, count), (right, min(len(right), _COLUMNS - count)))
+    return [row for rows, n in spread for row in rows[torch.linspace(0, len(rows) - 1, n).long()].tolist()]

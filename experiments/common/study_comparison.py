@@ -5,44 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
-from textwrap import shorten
-from typing import Any, NamedTuple
+from itertools import takewhile
+from textwrap import fill, shorten
+from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from scipy.stats import norm
 
-from .comparison import MARKERS, grouped, telling, wrapped
+from .comparison import grouped, telling
+from .panels import Mark, finish, marks
 
 Rows = Sequence[Mapping[str, Any]]
-
-_COUNTS = ("trainings",)
-"""Columns that say how often something was measured, not what."""
-
-
-class Estimate(NamedTuple):
-    """A number with an error.
-
-    Attributes:
-        value: The number.
-        below: Its standard error downwards; that of a number that cannot be negative may be another than upwards.
-        above: Its standard error upwards.
-    """
-
-    value: float
-    below: float
-    above: float
-
-    def score(self, first: Estimate) -> float:
-        """The difference from another, independent one, in standard errors (z)."""
-        difference = self.value - first.value
-        lower, upper = (first, self) if difference > 0 else (self, first)
-        error = math.hypot(lower.above, upper.below)
-        if error:
-            return difference / error
-        return math.copysign(math.inf, difference) if difference else 0.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +35,17 @@ class Table:
     words: Sequence[str]
     scored: Collection[str]
 
+    @property
+    def lines(self) -> Mapping[tuple[Any, ...], Rows]:
+        """The rows by what they are about."""
+        return grouped(self.rows, lambda row: tuple(row.get(name) for name in self.words))
+
+    @property
+    def scores(self) -> list[float]:
+        """All z."""
+        values = (row.get(f"z of {name}", "") for row in self.rows for name in self.scored)
+        return [value for value in values if value != ""]
+
 
 def side_by_side(tables: Mapping[str, Rows]) -> Table:
     """The rows of a study's table in several runs, those that are about the same together.
@@ -74,15 +60,14 @@ def side_by_side(tables: Mapping[str, Rows]) -> Table:
     rows = [{"run": run, **row} for run, table in tables.items() for row in table]
     errors = {name: columns for table in tables.values() for name, columns in _errors(table).items()}
     columns = list(dict.fromkeys(name for row in rows for name in row if name != "run"))
-    numbers = (place for place, name in enumerate(columns) if name in errors)
-    words = [name for name in columns[: next(numbers, len(columns))] if name not in _COUNTS]
+    words = list(takewhile(lambda name: name not in errors, columns))
     if not errors:
         words = [name for name in columns if all(isinstance(row.get(name, ""), str) for row in rows)]
-    compared = []
-    for group in grouped(rows, lambda row: tuple(row.get(name) for name in words)).values():
-        base = next((row for row in group if row["run"] == first), None)
-        for row in group:
-            compared.append(_scored(row, None if row is base else base, errors) if len(tables) > 1 else row)
+    words = [name for name in words if name != "trainings"]  # which says how often something was measured, not what
+    compared: list[Mapping[str, Any]] = []
+    for group in Table(rows, words, errors).lines.values():
+        base = next((row for row in group if row["run"] == first), {})
+        compared += group if len(tables) == 1 else [_scored(row, {} if row is base else base, errors) for row in group]
     return Table(compared, words, errors)
 
 
@@ -99,39 +84,45 @@ def _errors(rows: Rows) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _scored(
-    row: Mapping[str, Any], base: Mapping[str, Any] | None, errors: Mapping[str, tuple[str, ...]]
-) -> dict[str, Any]:
+def _scored(row: Mapping[str, Any], base: Mapping[str, Any], errors: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
     """The row with a z after each error."""
-    after = {columns[-1]: name for name, columns in errors.items() if name in row}
+    names = {columns[-1]: name for name, columns in errors.items() if name in row}
     scored: dict[str, Any] = {}
     for column, value in row.items():
         scored[column] = value
-        if (name := after.get(column)) is not None:
-            here, there = (_estimate(each, name, errors[name]) for each in (row, base or {}))
-            scored[f"z of {name}"] = "" if here is None or there is None else here.score(there)
+        if (name := names.get(column)) is not None:
+            scored[f"z of {name}"] = _z(*([each.get(key, "") for key in (name, *errors[name])] for each in (row, base)))
     return scored
 
 
-def _estimate(row: Mapping[str, Any], name: str, error: tuple[str, ...]) -> Estimate | None:
-    value, *beside = (row.get(each, "") for each in (name, *error))
-    if any(isinstance(each, str) for each in (value, *beside)):
-        return None
-    if len(beside) == 1:
-        return Estimate(value, beside[0], beside[0])
-    width = float(norm.ppf(0.975))
-    return Estimate(value, (value - beside[0]) / width, (beside[1] - value) / width)
+def _z(number: Sequence[Any], first: Sequence[Any]) -> float | str:
+    """The difference of two independent numbers in standard errors; empty where that cannot be said.
+
+    Of an interval the side that faces the other number counts: a number that cannot be negative may have another error
+    downwards than upwards.
+
+    Args:
+        number: With its standard error, or the two ends of its 95 % interval.
+        first: The same of the first run.
+    """
+    if any(isinstance(each, str) for each in (*number, *first)):
+        return ""
+    difference: float = number[0] - first[0]
+    lower, upper = sorted((number, first), key=lambda each: each[0])
+    error = math.hypot(_error(lower, lower[-1]), _error(upper, upper[1]))
+    if error:
+        return difference / error
+    return math.copysign(math.inf, difference) if difference else 0.0
 
 
-def scores_of(table: Table) -> list[float]:
-    """All z of a table."""
-    values = (row.get(f"z of {name}", "") for row in table.rows for name in table.scored)
-    return [value for value in values if value != ""]
+def _error(number: Sequence[Any], beside: float) -> float:
+    """A number's standard error: what stands beside it, or what follows from that end of its interval."""
+    return beside if len(number) == 2 else abs(beside - number[0]) / float(norm.ppf(0.975))
 
 
 def agreement(tables: Collection[Table]) -> str:
     """In a sentence, how many numbers differ by more than two standard errors."""
-    scores = [abs(score) for table in tables for score in scores_of(table)]
+    scores = [abs(score) for table in tables for score in table.scores]
     if not scores:
         return "No number with a standard error is in the first run and in another one."
     above = sum(score > 2 for score in scores)
@@ -148,56 +139,46 @@ def scores_figure(tables: Mapping[str, Table], first: str) -> Figure:
         tables: By name.
         first: The run that the others are compared with.
     """
-    tables = {name: table for name, table in tables.items() if scores_of(table)}
+    tables = {name: table for name, table in tables.items() if table.scores}
     others = list(dict.fromkeys(row["run"] for table in tables.values() for row in table.rows if row["run"] != first))
-    heights = [2 + len(_lines(table)) for table in tables.values()] or [1]
-    figure = Figure(figsize=(8, 0.8 + 0.2 * sum(heights) + 0.22 * len(others)), layout="constrained")
+    heights = [2 + len(table.lines) for table in tables.values()] or [1]
+    figure = Figure(figsize=(8, 0.8 + 0.2 * sum(heights)), layout="constrained")
     panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights, sharex=True)[:, 0]
-    finite = [abs(score) for table in tables.values() for score in scores_of(table) if math.isfinite(score)]
-    limit = 1.15 * max([3.0, *finite])
+    limit = 1.15 * max([3.0, *(abs(z) for table in tables.values() for z in table.scores if math.isfinite(z))])
+    styles = marks(dict.fromkeys(name for table in tables.values() for name in table.scored))
     for axes, (name, table) in zip(panels, tables.items(), strict=False):
-        _draw_scores(axes, table, others, limit)
+        _draw_scores(axes, table, styles, others, limit)
         axes.set_title(name, fontsize="small", loc="left")
-    panels[-1].set(xlabel=wrapped(f"difference from {first} in standard errors (z)", 90), xlim=(-limit, limit))
-    if len(others) > 1:
-        handles = [Line2D([], [], marker="o", linestyle="", **_colours(place)) for place in range(len(others))]
-        labels = [wrapped(run, 90) for run in others]
-        figure.legend(handles, labels, loc="outside lower center", fontsize="small")
-    return figure
-
-
-def _about(table: Table, row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in table.words)
-
-
-def _lines(table: Table) -> list[tuple[Any, ...]]:
-    """What the rows are about, each once."""
-    return list(dict.fromkeys(_about(table, row) for row in table.rows))
+    panels[-1].set_xlim(-limit, limit)
+    panels[-1].set_xlabel(fill(f"difference from {first} in standard errors (z)", 90, break_on_hyphens=False))
+    for name, mark in styles.items():
+        panels[-1].plot([], [], mark.marker, color="k", label=name)
+    for place, run in enumerate(others if len(others) > 1 else []):
+        panels[-1].plot([], [], "s", label=run, **_colours(place))
+    return finish(figure)
 
 
 def _colours(place: int) -> dict[str, Any]:
     """Those of a run's marks: each second is open."""
-    colour = f"C{place % 10}"
-    return {"color": colour, "markerfacecolor": "w" if place % 2 else colour}
+    return {"color": f"C{place}", "markerfacecolor": "w" if place % 2 else f"C{place}"}
 
 
-def _draw_scores(axes: Axes, table: Table, others: Sequence[str], limit: float) -> None:
+def _draw_scores(axes: Axes, table: Table, styles: Mapping[str, Mark], others: Sequence[str], limit: float) -> None:
     """The z of one table; those beyond the limit are on the edge."""
     axes.axvspan(-2, 2, color="0.92", zorder=0)
     axes.axvline(0, color="0.6", linewidth=0.8, zorder=1)
-    lines = _lines(table)
-    places = {line: place for place, line in enumerate(lines)}
-    for marker, name in zip(cycle(MARKERS), table.scored, strict=False):
+    for name in table.scored:
         for place, run in enumerate(others):
-            rows = [row for row in table.rows if row["run"] == run and row.get(f"z of {name}", "") != ""]
-            scores = [max(-limit, min(limit, row[f"z of {name}"])) for row in rows]
-            height = [places[_about(table, row)] + 0.3 * (place / len(others) - 0.5) for row in rows]
-            axes.plot(scores, height, marker, markersize=5, clip_on=False, **_colours(place))
-        axes.plot([], [], marker, markersize=5, color="k", label=wrapped(name, 40))
-    keys = telling([dict(zip(table.words, line, strict=True)) for line in lines]) or table.words
-    named = [[(key, value) for key, value in zip(table.words, line, strict=True) if key in keys] for line in lines]
-    labels = [", ".join(v if isinstance(v, str) else f"{key} {v:,}" for key, v in each) for each in named]
-    axes.set_yticks(range(len(lines)), [shorten(label, 80, placeholder=" ...") for label in labels], fontsize="x-small")
-    axes.set_ylim(len(lines) - 0.5, -0.5)
-    axes.grid(alpha=0.3, axis="y")
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize="x-small", frameon=False, borderaxespad=0.2)
+            points = [
+                (max(-limit, min(limit, row[f"z of {name}"])), height + 0.3 * (place / len(others) - 0.5))
+                for height, rows in enumerate(table.lines.values())
+                for row in rows
+                if row["run"] == run and row.get(f"z of {name}", "") != ""
+            ]
+            style = {"markersize": 5, "clip_on": False, **_colours(place)}
+            axes.plot(*np.reshape(points, (-1, 2)).T, styles[name].marker, **style)
+    words = telling([dict(zip(table.words, line, strict=True)) for line in table.lines])
+    labels = [", ".join(v if isinstance(v, str) else f"{key} {v:,}" for key, v in each.items()) for each in words]
+    labels = [shorten(label, 80, placeholder=" ...") for label in labels]
+    axes.set_yticks(range(len(labels)), labels, fontsize="x-small")
+    axes.set_ylim(len(labels) - 0.5, -0.5)

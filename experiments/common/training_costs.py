@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import cache, partial
+from itertools import islice, repeat
+from typing import Any
 
+import torch
 from torch import nn
 
 from qiskit_torch_bridge import QuantumLayer, Quote
 
+from .classifiers import quantum_layers
 from .settings import TrainingSettings
-from .shot_schedules import between, quotes
+from .shot_schedules import shot_schedule
 
 
 def cost_of_training(model: nn.Module, settings: TrainingSettings, *, train: int, test: int) -> str:
@@ -21,7 +26,7 @@ def cost_of_training(model: nn.Module, settings: TrainingSettings, *, train: int
         train: Training examples.
         test: Test examples.
     """
-    layers = [(module, True) for module in model.modules() if isinstance(module, QuantumLayer)]
+    layers = [(layer, True) for layer in quantum_layers(model)]
     if not layers:
         return "No circuits: the network is classical."
     step = sum((layer.quote(settings.batch_size) for layer, _ in layers), Quote())
@@ -32,8 +37,8 @@ def cost_of_training(model: nn.Module, settings: TrainingSettings, *, train: int
     return (
         f"{'; '.join(str(layer) for layer, _ in layers)}\n"
         f"A step of {settings.batch_size} example(s): {words(step)}\n"
-        f"An epoch with its test: {between(*first, words)}\n"
-        f"The run of {settings.epochs} epochs: {between(*whole, words)}"
+        f"An epoch with its test: {between(*first)}\n"
+        f"The run of {settings.epochs} epochs: {between(*whole)}"
     )
 
 
@@ -47,7 +52,10 @@ def quote_of_stage(
     test: int,
     epochs_before: int = 0,
 ) -> tuple[Quote, Quote]:
-    """The least and the most that a stage of a training can cost; see :func:`~experiments.common.shot_schedules.quotes`.
+    """The least and the most that a stage of a training can cost; the same where its shots are known.
+
+    An epoch is its steps, and a test with the shots of the next step. With allocation by sensitivity the least is not known,
+    and nothing: rows without upstream gradient are not measured.
 
     Args:
         layers: The quantum layers, with the weights frozen that will be; and whether something before each is trained.
@@ -57,26 +65,55 @@ def quote_of_stage(
         train: Training examples.
         test: Test examples.
         epochs_before: Of the stages before this one.
+
+    Raises:
+        ValueError: If the shots are to follow the gradient of a circuit that has no weights.
     """
-    steps = -(-train // settings.batch_size)
+    full, rest = divmod(train, settings.batch_size)
+    batches = [settings.batch_size] * full + [rest] * (rest > 0)
     least = most = Quote()
     for layer, trained_before in layers:
-        of_layer = quotes(
-            layer,
-            settings,
-            epochs=epochs,
-            train=train,
-            test=test,
-            batch_size=settings.batch_size,
-            steps=steps * total_epochs,
-            before=steps * epochs_before,
-            inputs_require_grad=trained_before,
-        )
-        least, most = least + of_layer[0], most + of_layer[1]
-    return least, most
+        given, quote = layer.shots, cache(partial(_quote, layer, trained_before))
+        path = islice(_path(layer, settings, len(batches) * total_epochs), len(batches) * epochs_before, None)
+        shots = next(path)
+        for _ in range(epochs):
+            for rows, trains in [*((rows, True) for rows in batches), (test, False)]:
+                least, most = (total + quote(n, rows, trains) for total, n in zip((least, most), shots, strict=True))
+                shots = next(path) if trains else shots
+        layer.shots = given
+    return (Quote() if settings.allocation == "sensitivity" else least), most
+
+
+def _path(layer: QuantumLayer, settings: TrainingSettings, steps: int) -> Iterator[tuple[Any, Any]]:
+    """The fewest and the most shots of each step, without end; the layer's change."""
+    schedule = shot_schedule(layer, settings, steps=steps)
+    if schedule is None:
+        yield from repeat((settings.shots, settings.shots))
+    elif settings.shot_schedule == "growing":
+        while True:
+            yield schedule.shots[0], schedule.shots[0]
+            schedule.step()
+    least, most = settings.bounds
+    low = high = settings.shots or 0
+    while True:  # at most twice and at least half as many as in the step before
+        yield low, high
+        low, high = max(least, low // 2), min(most, 2 * high)
+
+
+def _quote(layer: QuantumLayer, trained_before: bool, shots: int | None, rows: int, trains: bool) -> Quote:
+    layer.shots = shots
+    with torch.set_grad_enabled(trains):
+        return layer.quote(rows, inputs_require_grad=trained_before)
 
 
 def words(quote: Quote) -> str:
     """A quote as text."""
     hardware = f" {quote.jobs:,} jobs, {quote.qpu_seconds:,.0f} s of QPU time." if quote.jobs else ""
     return f"{quote.circuits:,} circuits, {quote.shots:,} shots, {quote.calls:,} backend calls.{hardware}"
+
+
+def between(least: Quote, most: Quote) -> str:
+    """The least that something can cost (nothing where it is not known) and the most as text."""
+    if least == most:
+        return words(most)
+    return f"{f'at least {words(least)[:-1]}; ' if least.circuits else ''}at most {words(most)}"

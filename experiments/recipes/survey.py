@@ -21,8 +21,7 @@ from ..common.experiment import Experiment
 from ..common.plots import learning_curves
 from ..common.rows import Rows
 from ..common.runs import RunFolder
-from ..common.shot_schedules import between
-from ..common.training_costs import quote_of_stage, words
+from ..common.training_costs import between, quote_of_stage
 from ..common.work import Work
 from .answers import draw_answers
 from .blocks import WIDTH, quantum_layers_with_gradients
@@ -135,7 +134,7 @@ def cost(settings: RecipeSettings, options: Mapping[str, Any]) -> str:
     step = circuits_of_step(settings, options)
     return (
         f"A step of {settings.batch_size} example(s) by parameter shift: {step:,} circuits.\n"
-        f"The run of {settings.epochs} epochs: {between(*whole, words)}"
+        f"The run of {settings.epochs} epochs: {between(*whole)}"
     )
 
 

@@ -1,7 +1,5 @@
 """Noise of the user's own: against closed forms, and density matrices with Kraus operators written by hand."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -235,9 +233,3 @@ def test_a_file_of_its_own_and_a_part_of_a_larger_one_say_the_same(tmp_path: Pat
     assert parsed("--noise", str(own)) == parsed("--config", str(whole)) == parsed("--config", str(named)) == noise
     assert parsed() is parsed("--noise", "null") is None
     assert parsed("--noise", str(own), "--noise.t2", "20").t2 == 20
-
-
-def test_settings_load_nothing_heavy():
-    code = "import sys, experiments.common.noise_settings; print(*{'torch', 'qiskit', 'numpy'} & sys.modules.keys())"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == ""

@@ -85,7 +85,7 @@ for line in sys.stdin.read().splitlines():
 
 
 def test_help_and_refusals_wait_for_no_library():
-    lines = {"": 0, "list": 0, "--help": 0, "mnist10": 2}
+    lines = {"": 0, "list": 0, "--help": 0, "mnist10": 2, "compare --help": 0, "compare --agains shots run": 2}
     for name in COMMANDS:
         lines |= {f"{name} --help": 0, f"{name} --sed 3": 2, f"{name} --seed -3": 2}
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
