@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -43,22 +44,18 @@ def train(cell: Cell, seed: np.random.SeedSequence) -> dict[str, Any]:
     qubits, layers, strategy = cell["qubits"], cell["layers"], cell["strategy"]
     axes = np.random.default_rng(for_axes).integers(3, size=(layers, qubits))
     phases = _phases(strategy, layers, cell["steps"])
-
-    def layer(**options: Any) -> LayerwiseQuantumLayer:
-        return LayerwiseQuantumLayer(
-            lambda depth: plateau_circuit(axes[:depth]),
-            phases[0].depth,
-            init=STRATEGIES[strategy],
-            observables="I" * (qubits - 2) + "ZZ",
-            seed=for_layer.generate_state(4).tolist(),
-            **options,
-        ).double()
-
-    noisy = layer(shots=cell["shots"], gradient="parameter_shift")
+    noisy = LayerwiseQuantumLayer(
+        lambda depth: plateau_circuit(axes[:depth]),
+        phases[0].depth,
+        init=STRATEGIES[strategy],
+        observables="I" * (qubits - 2) + "ZZ",
+        shots=cell["shots"],  # with which the gradient is that of parameter shift
+        seed=for_layer.generate_state(4).tolist(),
+    ).double()
     gradients = []
     for phase in phases:
         noisy.enter(phase)
-        gradients.append(_exact(layer, noisy, phase)[1])
+        gradients.append(_exact(noisy)[1])
         trained = [weights for weights in noisy.parameters() if weights.requires_grad]
         optimizer = torch.optim.Adam(trained, lr=cell["lr"])
         for _ in range(phase.epochs):
@@ -66,7 +63,7 @@ def train(cell: Cell, seed: np.random.SeedSequence) -> dict[str, Any]:
             noisy().sum().backward()
             optimizer.step()
     return {
-        "cost": _exact(layer, noisy, phases[-1])[0],
+        "cost": _exact(noisy)[0],
         "first_gradient_rms": gradients[0],
         "mean_gradient_rms": float(np.mean(gradients)),
         "shots_spent": noisy.quantum.total_shots,
@@ -80,11 +77,11 @@ def _phases(strategy: str, layers: int, steps: int) -> tuple[Phase, ...]:
     return layerwise_schedule(steps=number, layers_per_step=_LAYERS_A_STEP, epochs=max(1, steps // number))
 
 
-def _exact(make: Any, noisy: LayerwiseQuantumLayer, phase: Phase) -> tuple[float, float]:
-    """The exact cost, and the root mean square of its derivatives by the weights that a phase trains."""
-    twin = make()
-    twin.enter(phase)
-    twin.load_state_dict(noisy.state_dict())
+def _exact(noisy: LayerwiseQuantumLayer) -> tuple[float, float]:
+    """The exact cost, and the root mean square of its derivatives by the weights that are trained now."""
+    twin = deepcopy(noisy)
+    twin.zero_grad()
+    twin.quantum.shots = None
     cost = twin().sum()
     cost.backward()
     gradient = torch.cat([weights.grad for weights in twin.parameters() if weights.grad is not None])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ..common.comparison import grouped
 from ..common.lines import Line, MeanSquare, fit_line
-from ..common.panels import Mark, draw_points, finish, marks, mean_and_error
+from ..common.panels import Mark, Table, columns, draw_points, finish, marks, mean_and_error
 from ..common.studies import Findings, Tables
 from .descent import STRATEGIES
 from .ensemble import OBSERVABLES, Start
@@ -23,7 +22,7 @@ from .theory import SLOPES, deep_variance, variance_of_pauli
 
 _SMALLEST_FITTED = 4  # qubits: below, a 2-design is not yet on its exponential by several per cent
 _LARGEST_EXACT = 8  # qubits, up to which the theory at any depth is a moment's work
-_REGIMES: tuple[tuple[str, Start], ...] = (
+_REGIMES: Sequence[tuple[str, Start]] = (
     ("deep", "uniform"),
     ("shallow", "uniform"),
     ("deep", "grown"),
@@ -39,8 +38,6 @@ _START_WORDS: dict[Start, str] = {
     "grown": "2 new layers at zero on random ones, first new layer",
     "zeros": "all angles zero, first layer",
 }
-Ensemble = tuple[int, int, str, str]
-"""Circuits of one kind: qubits, layers, start, observable."""
 
 
 class Variance(NamedTuple):
@@ -51,8 +48,11 @@ class Variance(NamedTuple):
     one_shot: float
 
 
-@dataclass(frozen=True)
-class Series:
+Variances = Mapping[tuple[int, int, str, str], Variance]
+"""By qubits, layers, start and observable."""
+
+
+class Series(NamedTuple):
     """Variances in circuits of one kind against their qubits.
 
     Attributes:
@@ -99,11 +99,12 @@ def find(settings: PlateauSettings, tables: Tables) -> Findings:
     ]
     trained = _training_rows(tables["training"])
     deep = series[0].fit
+    low, high = deep.interval
     numbers = {
         "samples": settings.samples,
         "slope": deep.slope,
-        "slope_low": deep.low,
-        "slope_high": deep.high,
+        "slope_low": low,
+        "slope_high": high,
         "slope_of_endless_depth": SLOPES["uniform", "Z0 Z1"],
     }
     figures = {
@@ -113,14 +114,13 @@ def find(settings: PlateauSettings, tables: Tables) -> Findings:
     return Findings(numbers, {"summary": list(map(_summary_row, series)), "trained": trained}, figures)
 
 
-def _variances(rows: Sequence[Mapping[str, Any]]) -> dict[Ensemble, Variance]:
+def _variances(rows: Table) -> Variances:
     """Each ensemble's, from the sums of all its cells."""
-    names = ("samples", "sum_of_squares", "sum_of_fourth_powers", "sum_of_one_shot_variances")
-    variances: dict[Ensemble, Variance] = {}
+    variances = {}
     for key, group in grouped(rows, itemgetter("qubits", "layers", "start", "observable")).items():
-        samples, squares, fourths, shots = sum((np.array([row[name] for name in names]) for row in group), np.zeros(4))
-        derivative = MeanSquare.of_sums(int(samples), squares, fourths)
-        variances[key] = Variance(int(samples), derivative, shots / samples)
+        names = "samples", "sum_of_squares", "sum_of_fourth_powers", "sum_of_one_shot_variances"
+        samples, squares, fourths, shots = sum(columns(group, *names).T)  # cell by cell
+        variances[key] = Variance(int(samples), MeanSquare.of_sums(int(samples), squares, fourths), shots / samples)
     return variances
 
 
@@ -130,27 +130,26 @@ def _string(observable: str, num_qubits: int) -> list[int]:
 
 def _summary_row(series: Series) -> dict[str, Any]:
     fit, exact, largest = series.fit, series.exact_slope, max(series.points)
-    at_largest = series.points[largest]
+    samples, (variance, error), one_shot = series.points[largest]
     deep = series.depth == "deep"
     return {
         "circuits": series.depth,
         "start": series.start,
         "observable": series.observable,
         "slope a qubit": fit.slope,
-        "95 % from": fit.low,
-        "to": fit.high,
+        **dict(zip(("95 % from", "to"), fit.interval, strict=True)),
         "slope of endless depth": SLOPES[series.start, series.observable] if deep else "",
         f"exact slope, to {_LARGEST_EXACT} qubits": "" if exact is None else exact,
         "chi-square": f"{fit.chi_square:.1f}/{fit.freedom}",
-        "samples": at_largest.samples,
-        f"variance at {largest} qubits": at_largest.derivative.value,
-        "its standard error": at_largest.derivative.error,
+        "samples": samples,
+        f"variance at {largest} qubits": variance,
+        "its standard error": error,
         "variance of endless depth": deep_variance(series.observable, largest, series.start) if deep else "",
-        "shots for a signal-to-noise ratio of 1": 2 * math.ceil(at_largest.one_shot / at_largest.derivative.value),
+        "shots for a signal-to-noise ratio of 1": 2 * math.ceil(one_shot / variance),
     }
 
 
-def _training_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _training_rows(rows: Table) -> list[dict[str, Any]]:
     groups = grouped(rows, itemgetter("qubits", "layers", "strategy"))
     return [
         {"qubits": qubits, "layers": layers, "training": strategy, "trainings": len(group)}
@@ -161,9 +160,7 @@ def _training_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _variance_figure(
-    settings: PlateauSettings, series: Sequence[Series], variances: Mapping[Ensemble, Variance]
-) -> Figure:
+def _variance_figure(settings: PlateauSettings, series: Sequence[Series], variances: Variances) -> Figure:
     figure = Figure(figsize=(10, 8.6), layout="constrained")
     deep, shallow, starts, profile = figure.subplots(2, 2).flat
     styles = marks([*OBSERVABLES, "grown", "zeros"])
@@ -174,13 +171,12 @@ def _variance_figure(
         if each.depth == "deep" and each.observable == "Z0 Z1":
             _draw_series(starts, each, styles.get(each.start, styles["Z0 Z1"]), _START_WORDS[each.start])
     _draw_profile(profile, settings, variances)
-    titles = {
+    for axes, title in {
         deep: f"(a) deep: {settings.deep} layers a qubit; lines: theory (2-design)",
         shallow: f"(b) shallow: {settings.shallow} layers; lines: fits",
         starts: r"(c) deep, $\langle Z_1 Z_2\rangle$, by start; lines: theory",
         profile: r"(d) $\langle Z_1 Z_2\rangle$ against depth",
-    }
-    for axes, title in titles.items():
+    }.items():
         axes.set_title(title, loc="left", fontsize=10)
         axes.set(yscale="log", ylabel="variance of the derivative (rad$^{-2}$)")
         if axes is not profile:
@@ -195,7 +191,7 @@ def _variance_figure(
 def _draw_series(axes: Axes, series: Series, mark: Mark, words: str) -> None:
     """Points with errors; and the line of theory for deep circuits, that of the fit over its sizes for others."""
     fit, sizes = series.fit, np.array([*series.points])
-    slope = f"slope {fit.slope:.3f} ({fit.low:.3f} to {fit.high:.3f})"
+    slope = "slope {:.3f} ({:.3f} to {:.3f})".format(fit.slope, *fit.interval)
     if series.depth == "deep":
         slope += f", theory {SLOPES[series.start, series.observable]:.3f}"
         line = np.array([deep_variance(series.observable, size, series.start) for size in sizes])
@@ -207,11 +203,11 @@ def _draw_series(axes: Axes, series: Series, mark: Mark, words: str) -> None:
 
 
 def _draw_variances(axes: Axes, points: Mapping[int, Variance], mark: Mark, label: str) -> None:
-    values, errors = zip(*((each.derivative.value, each.derivative.error) for each in points.values()), strict=True)
+    values, errors = np.transpose([each.derivative for each in points.values()])
     draw_points(axes, mark, [*points], values, errors, label=label, capsize=3)
 
 
-def _draw_profile(axes: Axes, settings: PlateauSettings, variances: Mapping[Ensemble, Variance]) -> None:
+def _draw_profile(axes: Axes, settings: PlateauSettings, variances: Variances) -> None:
     layers = sorted(settings.profile_layers)
     for qubits, mark in marks(settings.profile_qubits).items():
         points = {each: variances[qubits, each, "uniform", "Z0 Z1"] for each in layers}
@@ -225,15 +221,14 @@ def _draw_profile(axes: Axes, settings: PlateauSettings, variances: Mapping[Ense
     axes.minorticks_off()
 
 
-def _training_figure(settings: PlateauSettings, rows: Sequence[Mapping[str, Any]]) -> Figure:
+def _training_figure(settings: PlateauSettings, rows: Table) -> Figure:
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     cost, gradient = figure.subplots(1, 2)
     for strategy, mark in marks(STRATEGIES).items():
         trained = [row for row in rows if row["training"] == strategy]
         label = f"{strategy}: {trained[-1]['shots spent']:,} shots for {trained[-1]['qubits']} qubits"
         for axes, name in ((cost, "cost reached"), (gradient, "gradient at the start")):
-            columns = ("qubits", name, f"{name}, standard error")
-            numbers = ([row[column] or 0.0 for row in trained] for column in columns)
+            numbers = columns(trained, "qubits", name, f"{name}, standard error")
             draw_points(axes, mark, *numbers, joined=True, label=label, capsize=3)
             axes.set(xlabel="qubits", xticks=sorted(settings.train_qubits))
     noise = 1 / math.sqrt(2 * settings.train_shots)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -19,8 +19,7 @@ _SAMPLES_A_CELL = 128  # of deep circuits, so that no cell takes minutes
 
 def cells(settings: PlateauSettings) -> list[Cell]:
     """The cells of both parts: variances, and trainings."""
-    variances = dict.fromkeys(_ensembles(settings))
-    return [*_variance_cells(settings, variances), *_training_cells(settings)]
+    return [*_variance_cells(settings), *_training_cells(settings)]
 
 
 def measure(cell: Cell, seed: np.random.SeedSequence) -> Sequence[Row]:
@@ -28,9 +27,8 @@ def measure(cell: Cell, seed: np.random.SeedSequence) -> Sequence[Row]:
     if cell["part"] == "training":
         return [train(cell, seed)]
     qubits, layers, samples = cell["qubits"], cell["layers"], cell["samples"]
-    rng = np.random.default_rng(seed)
-    angles, columns = angles_of_samples(samples, qubits, layers, cell["start"], rng)
-    slopes, one_shot = derivatives(angles, columns, qubits, layers)
+    drawn = angles_of_samples(samples, qubits, layers, cell["start"], np.random.default_rng(seed))
+    slopes, one_shot = derivatives(*drawn, qubits, layers)
     return [
         {
             "observable": name,
@@ -43,24 +41,19 @@ def measure(cell: Cell, seed: np.random.SeedSequence) -> Sequence[Row]:
     ]
 
 
-def _ensembles(settings: PlateauSettings) -> Iterator[tuple[int, int, str]]:
-    """Qubits, layers and start of what variances are measured of; some more than once."""
+def _variance_cells(settings: PlateauSettings) -> Iterator[Cell]:
+    ensembles: list[tuple[int, int, str]] = []
     for qubits in settings.qubits:
-        yield qubits, settings.shallow, "uniform"
-        for start in ("uniform", "zeros", "grown"):
-            yield qubits, settings.deep * qubits, start
-    yield from product(settings.profile_qubits, settings.profile_layers, ["uniform"])
-
-
-def _variance_cells(settings: PlateauSettings, ensembles: Iterable[tuple[int, int, str]]) -> Iterator[Cell]:
-    for qubits, layers, start in ensembles:
+        deep = product([qubits], [settings.deep * qubits], ["uniform", "zeros", "grown"])
+        ensembles += [(qubits, settings.shallow, "uniform"), *deep]
+    ensembles += product(settings.profile_qubits, settings.profile_layers, ["uniform"])
+    for qubits, layers, start in dict.fromkeys(ensembles):  # some come more than once
+        whole, rest = divmod(settings.samples, _SAMPLES_A_CELL)
+        parts = [_SAMPLES_A_CELL] * whole + [rest] * (rest > 0)
         if layers <= settings.shallow:
             parts = [settings.shallow_samples]
         elif start == "zeros":  # where only the first axis is random
-            parts = [min(_SAMPLES_A_CELL, settings.samples)]
-        else:
-            whole, rest = divmod(settings.samples, _SAMPLES_A_CELL)
-            parts = [_SAMPLES_A_CELL] * whole + [rest] * (rest > 0)
+            parts = parts[:1]
         for number, samples in enumerate(parts):
             ensemble = {"qubits": qubits, "layers": layers, "start": start}
             yield {"part": "variance", **ensemble, "samples": samples, "number": number}

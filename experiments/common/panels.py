@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import cycle
 from textwrap import fill
 from typing import Any, NamedTuple, TypeVar
@@ -11,6 +10,11 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from .lines import standard_error
+
+Table = Sequence[Mapping[str, Any]]
+"""The rows of a table, by the names of its columns."""
 
 K = TypeVar("K", bound=Hashable)
 
@@ -62,7 +66,12 @@ def finish(figure: Figure, *, columns: int = 0, title: str | None = None) -> Fig
     return figure
 
 
+def columns(rows: Table, *names: str) -> np.ndarray:
+    """Numbers of a table, shape (names, rows); where it is empty, zero."""
+    return np.array([[row[name] or 0.0 for row in rows] for name in names], dtype=float)
+
+
 def mean_and_error(name: str, values: Sequence[float]) -> dict[str, Any]:
     """Columns of a table: the mean, and its standard error, which is left empty where there is a single value."""
-    error = float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else ""
+    error = standard_error(np.array(values)) if len(values) > 1 else ""
     return {name: float(np.mean(values)), f"{name}, standard error": error}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,29 +16,18 @@ from matplotlib.figure import Figure
 from qiskit_torch_bridge import FiniteDifference
 
 from ..common.comparison import grouped
-from ..common.panels import Mark, draw_points, finish, marks
+from ..common.panels import Mark, Table, columns, draw_points, finish, marks
 from ..common.studies import Findings, Tables
 from .method_settings import MethodSettings
 
+SCHEMES = ("central", "forward")
 _REACH = 3  # points on each side of the middle of a parabola
-_AVERAGED = ("angles", "circuits", "squared_relative_error", "cosine")
-_POOLED = ("its_standard_error", "cosine_standard_error")
 
 
-class Optimum(NamedTuple):
-    """Where a curve is least.
-
-    Attributes:
-        step: There.
-        error: Its standard error.
-    """
-
-    step: float
-    error: float
-
-
-def optimum(steps: np.ndarray, values: np.ndarray, errors: np.ndarray, *, around: int | None = None) -> Optimum:
-    """The least value's place by a parabola through logarithms, of some points around the smallest.
+def optimum(
+    steps: np.ndarray, values: np.ndarray, errors: np.ndarray, *, around: int | None = None
+) -> tuple[float, float]:
+    """Where a curve is least, by a parabola through logarithms of some points around; and the standard error of that.
 
     Args:
         steps: Shape (K,), ascending.
@@ -58,7 +47,7 @@ def optimum(steps: np.ndarray, values: np.ndarray, errors: np.ndarray, *, around
         raise ValueError(f"values: got {values[window].tolist()}, expected a minimum within; take other steps.")
     gradient = np.array([linear / (2 * square**2), -1 / (2 * square), 0.0])
     place = float(steps[middle]) * math.exp(-linear / (2 * square))
-    return Optimum(place, place * math.sqrt(gradient @ covariance @ gradient))
+    return place, place * math.sqrt(gradient @ covariance @ gradient)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,19 +70,11 @@ class Curve:
     in_theory: np.ndarray
     default: int
 
-    def best(self) -> tuple[Optimum, float]:
-        """The best step as measured; and in theory, by the same points and weights."""
-        middle = int(np.argmin(self.in_theory))
-        measured = optimum(self.steps, self.squared_error, self.standard_error, around=middle)
-        relative = self.standard_error / self.squared_error
-        theory = optimum(self.steps, self.in_theory, self.in_theory * relative, around=middle)
-        return measured, theory.step
-
 
 def find(settings: MethodSettings, tables: Tables) -> Findings:
     """Tables and figures of both parts."""
     groups = grouped(tables["step"], itemgetter("circuit", "scheme", "shots"))
-    kinds = product(settings.step_circuits, ("central", "forward"), settings.step_shots)
+    kinds = product(settings.step_circuits, SCHEMES, settings.step_shots)
     curves = {kind: _curve(groups[kind]) for kind in kinds}
     best = [_best_row(*key, curve) for key, curve in curves.items()]
     by_budget = grouped(tables["equal-shots"], itemgetter("circuit", "method", "budget"))
@@ -113,31 +94,38 @@ def find(settings: MethodSettings, tables: Tables) -> Findings:
     return Findings(numbers, {"best-steps": best, "errors": spent}, figures)
 
 
-def _curve(rows: Sequence[Mapping[str, Any]]) -> Curve:
-    steps = np.unique([row["step"] for row in rows])
-    names = ("mean_squared_bias", "variance_in_theory", "mean_squared_error", "its_standard_error")
-    columns = np.array([[[row[name] for name in names] for row in rows if row["step"] == step] for step in steps])
-    bias, variance, error, _ = columns.mean(axis=1).T
+def _curve(rows: Table) -> Curve:
+    names = "mean_squared_bias", "variance_in_theory", "mean_squared_error", "its_standard_error"
+    by_step = sorted(grouped(rows, itemgetter("step")).items())
+    steps = np.array([step for step, _ in by_step])
+    bias, variance, error, _ = np.transpose([columns(group, *names).mean(axis=1) for _, group in by_step])
     default = FiniteDifference(scheme=rows[0]["scheme"]).default_step(rows[0]["shots"])
     return Curve(
         steps=steps,
         squared_bias=bias,
         squared_error=error,
-        standard_error=np.sqrt((columns[:, :, 3] ** 2).sum(axis=1)) / columns.shape[1],
+        standard_error=np.array([_pooled(group, "its_standard_error") for _, group in by_step]),
         in_theory=bias + variance,
         default=int(np.argmin(np.abs(steps - default))),
     )
 
 
+def _pooled(group: Table, name: str) -> float:
+    """The standard error of a mean of numbers with these standard errors."""
+    return math.sqrt(sum(row[name] ** 2 for row in group)) / len(group)
+
+
 def _best_row(circuit: str, scheme: str, shots: int, curve: Curve) -> dict[str, Any]:
-    measured, in_theory = curve.best()
+    middle, relative = int(np.argmin(curve.in_theory)), curve.standard_error / curve.squared_error
+    best, error = optimum(curve.steps, curve.squared_error, curve.standard_error, around=middle)
+    in_theory, _ = optimum(curve.steps, curve.in_theory, curve.in_theory * relative, around=middle)
     at_default = curve.squared_error[curve.default]
     return {
         "circuit": circuit,
         "scheme": scheme,
         "shots a circuit": shots,
-        "best step": measured.step,
-        "its standard error": measured.error,
+        "best step": best,
+        "its standard error": error,
         "in theory": in_theory,
         "default step": float(curve.steps[curve.default]),
         "error at the default": math.sqrt(at_default),
@@ -145,20 +133,20 @@ def _best_row(circuit: str, scheme: str, shots: int, curve: Curve) -> dict[str, 
     }
 
 
-def _equal_shots_row(circuit: str, method: str, budget: int, group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    mean = {name: float(np.mean([row[name] for row in group])) for name in _AVERAGED}
-    error = {name: math.sqrt(sum(row[name] ** 2 for row in group)) / len(group) for name in _POOLED}
-    relative = math.sqrt(mean["squared_relative_error"])
+def _equal_shots_row(circuit: str, method: str, budget: int, group: Table) -> dict[str, Any]:
+    names = "angles", "circuits", "squared_relative_error", "cosine"
+    angles, circuits, square, cosine = columns(group, *names).mean(axis=1).tolist()
+    relative = math.sqrt(square)
     return {
         "circuit": circuit,
-        "angles": round(mean["angles"]),
+        "angles": round(angles),
         "method": method,
         "shots": budget,
-        "circuits": round(mean["circuits"]),
+        "circuits": round(circuits),
         "relative error": relative,
-        "its standard error": error["its_standard_error"] / (2 * relative),
-        "cosine": mean["cosine"],
-        "cosine's standard error": error["cosine_standard_error"],
+        "its standard error": _pooled(group, "its_standard_error") / (2 * relative),
+        "cosine": cosine,
+        "cosine's standard error": _pooled(group, "cosine_standard_error"),
     }
 
 
@@ -166,7 +154,7 @@ def _step_figure(settings: MethodSettings, curves: Mapping[tuple[str, str, int],
     circuits = settings.step_circuits
     figure = Figure(figsize=(3.5 * len(circuits), 6.4), layout="constrained")
     grid = figure.subplots(2, len(circuits), sharex=True, sharey="row", squeeze=False)
-    for line, scheme in zip(grid, ("central", "forward"), strict=True):
+    for line, scheme in zip(grid, SCHEMES, strict=True):
         for axes, circuit in zip(line, circuits, strict=True):
             for shots, mark in marks(settings.step_shots).items():
                 _draw_curve(axes, curves[circuit, scheme, shots], mark, f"{shots:,} shots a circuit")
@@ -176,16 +164,11 @@ def _step_figure(settings: MethodSettings, curves: Mapping[tuple[str, str, int],
             axes.set(xscale="log", yscale="log")
             axes.set_title(f"{circuit}, {scheme}", fontsize=10)
         line[0].set_ylabel("RMS error of a derivative (rad$^{-1}$)")
-        line[0].set_ylim(bottom=_lowest(curves, scheme))
+        least = min(curve.squared_error.min() for (_, other, _), curve in curves.items() if other == scheme)
+        line[0].set_ylim(bottom=0.4 * math.sqrt(least))  # the bias would fill the figure where it is nothing
     for axes in grid[-1]:
         axes.set_xlabel("step $h$ (rad); lines: theory")
     return finish(figure, columns=3)
-
-
-def _lowest(curves: Mapping[tuple[str, str, int], Curve], scheme: str) -> float:
-    """Below the least error, so that the bias does not fill the figure where it is nothing."""
-    least = min(curve.squared_error.min() for (_, other, _), curve in curves.items() if other == scheme)
-    return 0.4 * math.sqrt(least)
 
 
 def _draw_curve(axes: Axes, curve: Curve, mark: Mark, label: str) -> None:
@@ -196,7 +179,7 @@ def _draw_curve(axes: Axes, curve: Curve, mark: Mark, label: str) -> None:
     axes.plot(*place, "*", color=mark.colour, markersize=12, markerfacecolor="w", zorder=3)
 
 
-def _equal_shots_figure(settings: MethodSettings, rows: Sequence[Mapping[str, Any]]) -> Figure:
+def _equal_shots_figure(settings: MethodSettings, rows: Table) -> Figure:
     circuits = settings.budget_circuits
     figure = Figure(figsize=(3.1 * len(circuits) + 0.6, 6.2), layout="constrained")
     grid = figure.subplots(2, len(circuits), sharex=True, sharey="row", squeeze=False)
@@ -205,8 +188,7 @@ def _equal_shots_figure(settings: MethodSettings, rows: Sequence[Mapping[str, An
         column = circuits.index(circuit)
         names = (("relative error", "its standard error"), ("cosine", "cosine's standard error"))
         for axes, (name, error) in zip(grid[:, column], names, strict=True):
-            columns = ([row[key] for row in group] for key in ("shots", name, error))
-            draw_points(axes, styles[method], *columns, joined=True, label=method)
+            draw_points(axes, styles[method], *columns(group, "shots", name, error), joined=True, label=method)
         grid[0, column].set_title(f"{circuit}, {group[0]['angles']} angles", fontsize=10)
         grid[0, column].set(xscale="log", yscale="log")
         grid[1, column].set_xlabel("shots of a whole gradient")

@@ -45,24 +45,20 @@ class MethodSettings(StudySettings):
     points: PositiveInt = 4
 
     def __post_init__(self) -> None:
-        for flag, circuits in (("--step-circuits", self.step_circuits), ("--budget-circuits", self.budget_circuits)):
-            if strange := sorted(set(circuits).difference(CIRCUITS)):
-                raise ValueError(f"{flag}: got {strange}, expected some of {list(CIRCUITS)}.")
-        for flag, number, least in (
-            ("--steps", self.steps, 7),
-            ("--step-repeats", self.step_repeats, 2),
-            ("--budget-repeats", self.budget_repeats, 2),
+        first, last = self.smallest_step, self.largest_step
+        for flag, got, fits, expected in (
+            ("step-circuits", self.step_circuits, set(self.step_circuits) <= set(CIRCUITS), f"some of {CIRCUITS}"),
+            (
+                "budget-circuits",
+                self.budget_circuits,
+                set(self.budget_circuits) <= set(CIRCUITS),
+                f"some of {CIRCUITS}",
+            ),
+            ("steps", self.steps, self.steps >= 7, "at least 7"),
+            ("step-repeats", self.step_repeats, self.step_repeats >= 2, "at least 2"),
+            ("budget-repeats", self.budget_repeats, self.budget_repeats >= 2, "at least 2"),
+            ("points", self.points, self.points % 2 == 0, "an even number; those of one qubit go in pairs"),
+            ("smallest-step", first, first < last, f"less than --largest-step {last}"),
         ):
-            if number < least:
-                raise ValueError(f"{flag}: got {number}, expected at least {least}.")
-        if self.points % 2:
-            raise ValueError(f"--points: got {self.points}, expected an even number; those of one qubit go in pairs.")
-        if self.smallest_step >= self.largest_step:
-            raise ValueError(
-                f"--smallest-step: got {self.smallest_step}, expected less than --largest-step {self.largest_step}."
-            )
-
-    @property
-    def numbered_points(self) -> range:
-        """The points of each circuit."""
-        return range(self.seed, self.seed + self.points)
+            if not fits:
+                raise ValueError(f"--{flag}: got {got}, expected {expected}.")

@@ -10,8 +10,9 @@ import numpy as np
 from qiskit_torch_bridge import SPSA, FiniteDifference, GradientRule, ParameterShift
 
 from ..common.cells import Cell, Row
+from ..common.lines import MeanSquare, standard_error
 from ..common.studies import Study
-from .method_findings import find
+from .method_findings import SCHEMES, find
 from .method_settings import MethodSettings
 from .problems import Problem
 
@@ -28,7 +29,18 @@ METHODS: dict[str, Callable[[int], GradientRule]] = {
 
 def cells(settings: MethodSettings) -> list[Cell]:
     """The cells of both parts: the step, and equal shots."""
-    return [*_step_cells(settings), *_budget_cells(settings)]
+    points = range(settings.seed, settings.seed + settings.points)
+    grid = {"steps": settings.steps, "smallest_step": settings.smallest_step, "largest_step": settings.largest_step}
+    steps = [
+        {"circuit": circuit, "scheme": scheme, "shots": shots, "point": point, "repeats": settings.step_repeats, **grid}
+        for circuit, scheme, shots, point in product(settings.step_circuits, SCHEMES, settings.step_shots, points)
+    ]
+    budgets = {"repeats": settings.budget_repeats, "budgets": list(settings.budgets)}
+    equal = [
+        {"circuit": circuit, "method": method, "point": point, **budgets}
+        for circuit, method, point in product(settings.budget_circuits, METHODS, points)
+    ]
+    return [{"part": part, **cell} for part, made in (("step", steps), ("equal-shots", equal)) for cell in made]
 
 
 def measure(cell: Cell, seed: np.random.SeedSequence) -> Sequence[Row]:
@@ -39,23 +51,21 @@ def measure(cell: Cell, seed: np.random.SeedSequence) -> Sequence[Row]:
 
 
 def _step_rows(cell: Cell, problem: Problem, seed: np.random.SeedSequence) -> Iterator[Row]:
-    grid = np.geomspace(cell["smallest_step"], cell["largest_step"], cell["steps"]).tolist()
-    steps = sorted([*grid, FiniteDifference(scheme=cell["scheme"]).default_step(cell["shots"])])
+    shots, grid = cell["shots"], np.geomspace(cell["smallest_step"], cell["largest_step"], cell["steps"]).tolist()
+    steps = sorted([*grid, FiniteDifference(scheme=cell["scheme"]).default_step(shots)])
     for step, child in zip(steps, seed.spawn(len(steps)), strict=True):
         rule = FiniteDifference(step=step, scheme=cell["scheme"])
-        (without_shots,) = problem.estimates(rule, repeats=1, shots=None, seed=0)
+        (without_shots,) = problem.estimates(rule)
         bias = without_shots - problem.gradient
-        estimates = problem.estimates(
-            rule, repeats=cell["repeats"], shots=cell["shots"], seed=child.generate_state(4).tolist()
-        )
-        errors = ((estimates - problem.gradient) ** 2).mean(axis=1)
+        estimates = problem.estimates(rule, repeats=cell["repeats"], shots=shots, seed=child.generate_state(4).tolist())
+        error = MeanSquare.of(((estimates - problem.gradient) ** 2).mean(axis=1))
         yield {
             "step": step,
             "mean_squared_bias": float((bias**2).mean()),
             "variance": float(estimates.var(axis=0, ddof=1).mean()),
-            "variance_in_theory": float(problem.predicted_variances(rule, cell["shots"]).mean()),
-            "mean_squared_error": float(errors.mean()),
-            "its_standard_error": float(errors.std(ddof=1) / np.sqrt(len(errors))),
+            "variance_in_theory": float(problem.predicted_variances(rule, shots).mean()),
+            "mean_squared_error": error.value,
+            "its_standard_error": error.error,
         }
 
 
@@ -68,7 +78,7 @@ def _budget_rows(cell: Cell, problem: Problem, seed: np.random.SeedSequence) -> 
             continue
         shots = budget // circuits
         estimates = problem.estimates(rule, repeats=cell["repeats"], shots=shots, seed=child.generate_state(4).tolist())
-        squares = ((estimates - problem.gradient) ** 2).sum(axis=1) / size**2
+        error = MeanSquare.of(((estimates - problem.gradient) ** 2).sum(axis=1) / size**2)
         lengths = np.linalg.norm(estimates, axis=1)
         cosines = estimates @ problem.gradient / (np.where(lengths > 0, lengths, 1) * size)
         yield {
@@ -77,31 +87,10 @@ def _budget_rows(cell: Cell, problem: Problem, seed: np.random.SeedSequence) -> 
             "shots_a_circuit": shots,
             "angles": len(problem.gradient),
             "gradient_norm": float(size),
-            "squared_relative_error": float(squares.mean()),
-            "its_standard_error": float(squares.std(ddof=1) / np.sqrt(len(squares))),
+            "squared_relative_error": error.value,
+            "its_standard_error": error.error,
             "cosine": float(cosines.mean()),
-            "cosine_standard_error": float(cosines.std(ddof=1) / np.sqrt(len(cosines))),
-        }
-
-
-def _step_cells(settings: MethodSettings) -> Iterator[Cell]:
-    kinds = (settings.step_circuits, ("central", "forward"), settings.step_shots, settings.numbered_points)
-    for circuit, scheme, shots, point in product(*kinds):
-        yield {
-            **{"part": "step", "circuit": circuit, "scheme": scheme, "shots": shots, "point": point},
-            "repeats": settings.step_repeats,
-            "steps": settings.steps,
-            "smallest_step": settings.smallest_step,
-            "largest_step": settings.largest_step,
-        }
-
-
-def _budget_cells(settings: MethodSettings) -> Iterator[Cell]:
-    for circuit, method, point in product(settings.budget_circuits, METHODS, settings.numbered_points):
-        yield {
-            **{"part": "equal-shots", "circuit": circuit, "method": method, "point": point},
-            "repeats": settings.budget_repeats,
-            "budgets": list(settings.budgets),
+            "cosine_standard_error": standard_error(cosines),
         }
 
 

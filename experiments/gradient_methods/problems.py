@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,33 +18,33 @@ _ROWS_AT_ONCE = 20_000  # shifted circuits, which bounds the memory
 
 
 def _one_qubit() -> tuple[QuantumCircuit, list[Parameter]]:
-    angle = ParameterVector("w", 1)
+    angle = Parameter("w")
     circuit = QuantumCircuit(1)
-    circuit.ry(angle[0], 0)
-    return circuit, list(angle)
+    circuit.ry(angle, 0)
+    return circuit, [angle]
 
 
 def _dressed() -> tuple[QuantumCircuit, list[Parameter]]:
     circuit, inputs, weights = dressed(4, 6)
-    return _with_features(circuit, inputs), list(weights)
+    return circuit.assign_parameters({inputs: _features(inputs)}), list(weights)
 
 
 def _layerwise(num_qubits: int) -> tuple[QuantumCircuit, list[Parameter]]:
     circuit, inputs, weights = ring_layers(num_qubits, num_qubits)
-    return _with_features(circuit, inputs), [angle for layer in weights.values() for angle in layer]
+    return circuit.assign_parameters({inputs: _features(inputs)}), [
+        angle for layer in weights.values() for angle in layer
+    ]
 
 
-def _with_features(circuit: QuantumCircuit, inputs: ParameterVector) -> QuantumCircuit:
-    """The circuit for a row of features, different from each other and of no special value."""
-    return circuit.assign_parameters({inputs: np.linspace(0.1, 0.9, len(inputs))})
+def _features(inputs: ParameterVector) -> np.ndarray:
+    """Different from each other and of no special value."""
+    return np.linspace(0.1, 0.9, len(inputs))
 
 
 CIRCUITS: dict[str, Callable[[], tuple[QuantumCircuit, list[Parameter]]]] = {
     "one qubit": _one_qubit,
     "dressed, 4 qubits": _dressed,
-    "layerwise, 4 qubits": lambda: _layerwise(4),
-    "layerwise, 6 qubits": lambda: _layerwise(6),
-    "layerwise, 8 qubits": lambda: _layerwise(8),
+    **{f"layerwise, {num_qubits} qubits": partial(_layerwise, num_qubits) for num_qubits in (4, 6, 8)},
 }
 """RY on a qubit; the dressed circuit with 6 layers; the ring of layerwise learning with as many layers as qubits."""
 
@@ -77,13 +78,11 @@ class Problem:
         order, for it weighs squared derivatives of 1 against variances of 1.
         """
         circuit, parameters = CIRCUITS[name]()
+        values = np.random.default_rng(point).uniform(0, 2 * np.pi, size=len(parameters))
         if name == "one qubit":
             values = np.array([np.pi / 8 + point * np.pi / 2])
-        else:
-            values = np.random.default_rng(point).uniform(0, 2 * np.pi, size=len(parameters))
-        weights = np.arange(len(values))
-        problem = cls(circuit, parameters, point=values, matter=weights, gradient=np.zeros(len(values)))
-        (gradient,) = problem.estimates(None, repeats=1, shots=None, seed=0)
+        problem = cls(circuit, parameters, point=values, matter=np.arange(len(values)), gradient=np.zeros(len(values)))
+        (gradient,) = problem.estimates(None)
         matter = np.flatnonzero(np.abs(gradient) > 1e-9)
         return replace(problem, matter=matter, gradient=gradient[matter])
 
@@ -93,7 +92,7 @@ class Problem:
         return QuantumLayer(self.circuit, inputs=self.parameters, weights=[], observables=observable, **options)
 
     def estimates(
-        self, rule: GradientRule | None, *, repeats: int, shots: int | None, seed: int | list[int]
+        self, rule: GradientRule | None, *, repeats: int = 1, shots: int | None = None, seed: int | list[int] = 0
     ) -> np.ndarray:
         """The gradient over and over again, with independent shots.
 

@@ -21,16 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 from qiskit.circuit import Parameter, QuantumCircuit
-from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel
 
 from qiskit_torch_bridge import AerBackend, QuantumLayer
 from qiskit_torch_bridge.backends import resolve_backend
 
 from ..common.cells import Cell
-from ..common.noise_models import NoisyBackend, assignment
+from ..common.lines import MeanSquare
+from ..common.noise_models import NoisyBackend
 from ..common.noise_settings import NoiseSettings
-from .power_laws import mean_square
 
 QUANTITIES = ("value", "derivative")
 IDEAL = "none"
@@ -84,19 +83,12 @@ def one_shot() -> np.ndarray:
 @lru_cache(maxsize=16)  # every cell of a noise model asks for the same
 def expectation(name: str) -> tuple[float, float]:
     """Value and derivative in the mean over infinitely many shots, by density matrix and readout errors."""
-    noise = NOISES[name]
-    if noise.device is None:
-        backend: AerBackend = NoisyBackend(replace(noise, zero_as_one=0.0, one_as_zero=0.0))
-        flips = [assignment(noise)] * len(_QUBITS)
-    else:
-        device = _simulator(noise.device)
-        flips = [_assignment_of(device.options.noise_model, qubit) for qubit in _QUBITS]
-        device.set_options(noise_model=NoiseModel.from_backend(device, readout_error=False), method="density_matrix")
-        backend = AerBackend(device, initial_layout=_QUBITS)
-    layer = _layer(backend, probabilities=list(_QUBITS), seed=0)
+    layer = _layer(_backend(NOISES[name], readout=False), probabilities=list(_QUBITS), seed=0)
     points = torch.tensor([[_A], [_A + np.pi / 2], [_A - np.pi / 2]], dtype=torch.float64)
     with torch.no_grad():
         outcomes = layer(points).numpy()  # qubit 0 is the least significant bit
+    model = _backend(NOISES[name], readout=True).simulator.options.noise_model
+    flips = [_assignment_of(model, qubit) for qubit in _QUBITS]
     z = outcomes @ np.kron(flips[1], flips[0]).T @ np.array([1.0, 1.0, -1.0, -1.0])
     return float(z[0]), float((z[1] - z[2]) / 2)
 
@@ -108,40 +100,41 @@ def measure_noise(cell: Cell, seed: np.random.SeedSequence) -> list[dict[str, An
         cell: With ``noise`` (a name of :data:`NOISES`), ``shots`` (a circuit) and ``repeats``.
         seed: Draws the shots, and Aer's noise.
     """
-    noise = NOISES[cell["noise"]]
-    if noise.device is None:
-        backend: AerBackend = NoisyBackend(noise, method="density_matrix")
-    else:
-        device = _simulator(noise.device)
-        device.set_options(method="density_matrix")
-        backend = AerBackend(device, initial_layout=_QUBITS)
-    layer = _layer(
-        backend, observables="ZI", shots=cell["shots"], gradient="parameter_shift", seed=seed.generate_state(4).tolist()
-    )
+    options = {"observables": "ZI", "shots": cell["shots"], "gradient": "parameter_shift"}
+    backend = _backend(NOISES[cell["noise"]], readout=True)
+    layer = _layer(backend, **options, seed=seed.generate_state(4).tolist())
     angles = torch.full((cell["repeats"], 1), _A, dtype=torch.float64, requires_grad=True)
     values = layer(angles)
     (derivatives,) = torch.autograd.grad(values.sum(), angles)
-    estimates = np.concatenate([values.detach().numpy(), derivatives.numpy()], axis=1)
-    exact, expected = ideal(), expectation(cell["noise"])
     rows = []
-    for place, quantity in enumerate(QUANTITIES):
-        square = mean_square((estimates[:, place] - exact[place]) ** 2)
+    for quantity, estimates, exact, expected in zip(
+        QUANTITIES, (values.detach(), derivatives), ideal().tolist(), expectation(cell["noise"]), strict=True
+    ):
+        square = MeanSquare.of((estimates.numpy()[:, 0] - exact) ** 2)
         rows.append(
             {
                 "quantity": quantity,
                 "mean_squared_error": square.value,
                 "mean_squared_error_error": square.error,
-                "exact_bias": round(expected[place] - float(exact[place]), 12),  # without rounding errors of doubles
+                "exact_bias": round(expected - exact, 12),  # without rounding errors of doubles
                 "shots_spent": layer.total_shots,
             }
         )
     return rows
 
 
-def _simulator(device: str) -> AerSimulator:
-    backend = resolve_backend(f"fake:{device}")
-    assert isinstance(backend, AerBackend)
-    return backend.simulator
+def _backend(noise: Noise, *, readout: bool) -> AerBackend:
+    """A simulator with the noise, which samples from density matrices; its readout errors may be left out."""
+    if noise.device is None:
+        told = noise if readout else replace(noise, zero_as_one=0.0, one_as_zero=0.0)
+        return NoisyBackend(told, method="density_matrix")
+    device = resolve_backend(f"fake:{noise.device}")
+    assert isinstance(device, AerBackend)
+    device.simulator.set_options(method="density_matrix")
+    if not readout:
+        model = NoiseModel.from_backend(device.simulator, readout_error=False)
+        device.simulator.set_options(noise_model=model)
+    return AerBackend(device.simulator, initial_layout=_QUBITS)
 
 
 def _layer(backend: AerBackend, **options: Any) -> QuantumLayer:
@@ -155,6 +148,6 @@ def _layer(backend: AerBackend, **options: Any) -> QuantumLayer:
 
 def _assignment_of(model: NoiseModel, qubit: int) -> np.ndarray:
     for error in model.to_dict()["errors"]:
-        if error["type"] == "roerror" and (qubit,) in map(tuple, error["gate_qubits"]):
+        if error["type"] == "roerror" and (qubit,) in map(tuple, error.get("gate_qubits", [(qubit,)])):
             return np.array(error["probabilities"]).T
     return np.eye(2)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from qiskit_torch_bridge import SPSA, FiniteDifference, GradientRule, ParameterS
 from qiskit_torch_bridge.circuits import dressed
 
 from ..common.cells import Cell
-from .power_laws import mean_square
+from ..common.lines import MeanSquare
 
 RULES: Mapping[str, GradientRule] = {
     "parameter shift": ParameterShift(),
@@ -49,30 +49,19 @@ ANGLES = np.array([0.5, -0.9, 1.3, 0.8, -0.4, 1.1])
 _OBSERVABLE = SparsePauliOp(["IZZ", "ZII", "XXI"], [1.0, 1.0, 0.5])
 
 
-class Theory(NamedTuple):
-    """Variances, in the mean over the angles.
+def theory(quantity: str, shots: int) -> tuple[float, float]:
+    """The variances of a value (:data:`VALUE`) or of the gradient by a rule, in the mean over the angles.
 
-    Attributes:
-        of_shots: What the shots cause.
-        of_directions: What random directions cause.
+    Returns:
+        What the shots cause, and what random directions cause.
     """
-
-    of_shots: float
-    of_directions: float
-
-
-def theory(quantity: str, shots: int) -> Theory:
-    """What theory has for a value (:data:`VALUE`) or for the gradient by a rule."""
-    layer = measured_layer()
-    if quantity == VALUE:
-        layer(torch.from_numpy(ANGLES[None]))
-        return Theory(float(_predicted(layer, shots).standard_errors[0, 0] ** 2), 0.0)
-    rule = RULES[quantity]
+    layer, rule = measured_layer(), RULES.get(quantity)
     if isinstance(rule, SPSA):
         return _theory_of_spsa(layer, rule, shots)
     layer(torch.from_numpy(ANGLES[None]).requires_grad_()).sum().backward()
-    errors = _predicted(layer, shots, gradient=rule).input_gradient_standard_errors
-    return Theory(float((errors**2).mean()), 0.0)
+    run = _last_run(layer).predicted(shots, gradient=rule)
+    errors = run.standard_errors if rule is None else run.input_gradient_standard_errors
+    return float((errors**2).mean()), 0.0
 
 
 def measure_scaling(cell: Cell, seed: np.random.SeedSequence) -> dict[str, Any]:
@@ -86,24 +75,21 @@ def measure_scaling(cell: Cell, seed: np.random.SeedSequence) -> dict[str, Any]:
     layer = measured_layer(shots=shots, gradient=RULES.get(quantity), seed=seed.generate_state(4).tolist())
     angles = torch.from_numpy(np.tile(ANGLES, (repeats, 1)))
     if quantity == VALUE:
-        estimates = layer(angles).numpy()
-        assert layer.last_run is not None
-        reported: Any = layer.last_run.standard_errors
+        estimates, reported = layer(angles).numpy(), _last_run(layer).standard_errors
     else:
         layer(angles.requires_grad_()).sum().backward()
         assert angles.grad is not None
-        assert layer.last_run is not None
-        estimates, reported = angles.grad.numpy(), layer.last_run.input_gradient_standard_errors
+        estimates, reported = angles.grad.numpy(), _last_run(layer).input_gradient_standard_errors
     squares = (estimates - estimates.mean(axis=0)) ** 2 * repeats / (repeats - 1)
-    scatter, told = (mean_square(each.mean(axis=1)) for each in (squares, reported**2))
-    expected = theory(quantity, shots)
+    scatter, told = MeanSquare.of(squares.mean(axis=1)), MeanSquare.of((reported**2).mean(axis=1))
+    of_shots, of_directions = theory(quantity, shots)
     return {
         "scatter_variance": scatter.value,
         "scatter_variance_error": scatter.error,
         "reported_variance": told.value,
         "reported_variance_error": told.error,
-        "theory_variance_of_shots": expected.of_shots,
-        "theory_variance_of_directions": expected.of_directions,
+        "theory_variance_of_shots": of_shots,
+        "theory_variance_of_directions": of_directions,
         "shots_spent": layer.total_shots,
     }
 
@@ -114,19 +100,17 @@ def measured_layer(**options: Any) -> QuantumLayer:
     return QuantumLayer(circuit, inputs=[inputs, weights], observables=_OBSERVABLE, **{"seed": 0} | options)
 
 
-def _predicted(layer: QuantumLayer, shots: int, **options: Any) -> Any:
+def _last_run(layer: QuantumLayer) -> Any:
     assert layer.last_run is not None
-    return layer.last_run.predicted(shots, **options)
+    return layer.last_run
 
 
-def _theory_of_spsa(layer: QuantumLayer, rule: SPSA, shots: int) -> Theory:
+def _theory_of_spsa(layer: QuantumLayer, rule: SPSA, shots: int) -> tuple[float, float]:
     directions = np.array(list(itertools.product((-1.0, 1.0), repeat=len(ANGLES))))
-    step = rule.step
-    if step is None:
-        step = FiniteDifference().default_step(shots) / math.sqrt(len(ANGLES))
+    step = rule.step or FiniteDifference().default_step(shots) / math.sqrt(len(ANGLES))
     points = np.concatenate([ANGLES + step * directions, ANGLES - step * directions])
     with torch.no_grad():
         values = layer(torch.from_numpy(points)).numpy().reshape(2, -1)
-    variances = _predicted(layer, shots).standard_errors.reshape(2, -1) ** 2
+    variances = _last_run(layer).predicted(shots).standard_errors.reshape(2, -1) ** 2
     estimates = ((values[0] - values[1]) / (2 * step))[:, None] * directions
-    return Theory(float(variances.sum(axis=0).mean() / (4 * step**2)), float(estimates.var(axis=0).mean()))
+    return float(variances.sum(axis=0).mean() / (4 * step**2)), float(estimates.var(axis=0).mean())

@@ -59,10 +59,19 @@ class ShotNoiseSettings(StudySettings):
     dataset: Literal["auto", "digits", "mnist"] = "auto"
 
     def __post_init__(self) -> None:
-        if "scaling" in self.parts:
-            _require_enough("", self.shots, self.repeats)
-        if "noise" in self.parts:
-            _require_enough("noise-", self.noise_shots, self.noise_repeats)
+        for part, prefix, shots, repeats in (
+            ("scaling", "", self.shots, self.repeats),
+            ("noise", "noise-", self.noise_shots, self.noise_repeats),
+        ):
+            if part in self.parts and (len(set(shots)) < 2 or min(shots) < 2):
+                raise ValueError(
+                    f"--{prefix}shots: got {list(shots)}, expected at least two different numbers, from 2 on (a single shot "
+                    "has no standard error)."
+                )
+            if part in self.parts and repeats < 10:
+                raise ValueError(
+                    f"--{prefix}repeats: got {repeats}, expected at least 10, whose scatter says something."
+                )
         if "training" in self.parts and self.dataset == "mnist" and self.data_root is None:
             raise ValueError("--dataset mnist: got no data root, expected --data-root or QTB_DATA.")
 
@@ -70,14 +79,3 @@ class ShotNoiseSettings(StudySettings):
     def mnist_root(self) -> str | None:
         """Where MNIST is; None for scikit-learn's digits."""
         return None if self.dataset == "digits" else self.data_root
-
-
-def _require_enough(part: str, shots: tuple[int, ...], repeats: int) -> None:
-    """Refuses what no line can be fitted through, or has no scatter."""
-    if len(set(shots)) < 2 or min(shots) < 2:
-        raise ValueError(
-            f"--{part}shots: got {list(shots)}, expected at least two different numbers, from 2 on (a single shot has no "
-            "standard error)."
-        )
-    if repeats < 10:
-        raise ValueError(f"--{part}repeats: got {repeats}, expected at least 10, whose scatter says something.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -16,14 +16,30 @@ from ..mnist36 import DIGITS
 from .noise import NOISES, measure_noise
 from .scaling import RULES, VALUE, measure_scaling
 from .shot_findings import find
-from .shot_settings import PARTS, ShotNoiseSettings
+from .shot_settings import PARTS, PartName, ShotNoiseSettings
 from .strategies import folder_of, strategies_of, train
 
 
 def cells(settings: ShotNoiseSettings) -> list[Cell]:
     """The cells of all parts that are asked for."""
-    made = {"scaling": _scaling_cells, "training": _training_cells, "noise": _noise_cells}
-    return [cell for part in PARTS if part in settings.parts for cell in made[part](settings)]
+    scaling = product((VALUE, *RULES), settings.shots)
+    noise = product(settings.noises, settings.noise_shots)
+    made: dict[PartName, list[Cell]] = {
+        "scaling": [{"quantity": rule, "shots": shots, "repeats": settings.repeats} for rule, shots in scaling],
+        "training": [
+            {
+                "model": model,
+                "strategy": strategy,
+                "steps": settings.steps,
+                "seed": seed,
+                "data_root": settings.mnist_root,
+            }
+            for model in settings.models
+            for strategy, seed in product(strategies_of(model), range(settings.seed, settings.seed + settings.seeds))
+        ],
+        "noise": [{"noise": name, "shots": shots, "repeats": settings.noise_repeats} for name, shots in noise],
+    }
+    return [{"part": part, **cell} for part in PARTS if part in settings.parts for cell in made[part]]
 
 
 def require(settings: ShotNoiseSettings) -> None:
@@ -44,23 +60,6 @@ def measure(cell: Cell, seed: np.random.SeedSequence) -> Sequence[Row]:
     if cell["part"] == "scaling":
         return [measure_scaling(cell, seed)]
     return measure_noise(cell, seed) if cell["part"] == "noise" else train(cell, seed)
-
-
-def _scaling_cells(settings: ShotNoiseSettings) -> Iterator[Cell]:
-    for quantity, shots in product((VALUE, *RULES), settings.shots):
-        yield {"part": "scaling", "quantity": quantity, "shots": shots, "repeats": settings.repeats}
-
-
-def _noise_cells(settings: ShotNoiseSettings) -> Iterator[Cell]:
-    for name, shots in product(settings.noises, settings.noise_shots):
-        yield {"part": "noise", "noise": name, "shots": shots, "repeats": settings.noise_repeats}
-
-
-def _training_cells(settings: ShotNoiseSettings) -> Iterator[Cell]:
-    for model in settings.models:
-        for strategy, number in product(strategies_of(model), range(settings.seeds)):
-            task = {"model": model, "strategy": strategy, "steps": settings.steps, "seed": settings.seed + number}
-            yield {"part": "training", **task, "data_root": settings.mnist_root}
 
 
 STUDY = Study(

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,28 +50,21 @@ class Strategy(NamedTuple):
     Attributes:
         schedule: From a model and the number of steps to its schedule.
         allocation: As in :class:`~qiskit_torch_bridge.QuantumLayer`.
-        needs_weights: Whether the schedule goes by the gradient of the circuit's own weights.
     """
 
     schedule: Callable[[nn.Module, int], ShotSchedule]
     allocation: str = "uniform"
-    needs_weights: bool = False
 
 
-def _constant(shots: int) -> Callable[[nn.Module, int], ShotSchedule]:
-    return lambda model, steps: ConstantShots(model, shots)
-
-
+_NEEDS_WEIGHTS = "target SNR of 2"  # goes by the gradient of the circuit's own weights
 STRATEGIES: Mapping[str, Strategy] = {
-    "2 shots": Strategy(_constant(2)),
-    "20 shots": Strategy(_constant(20)),
-    "20 shots, by sensitivity": Strategy(_constant(20), "sensitivity"),
-    "200 shots": Strategy(_constant(200)),
-    "200 shots, by sensitivity": Strategy(_constant(200), "sensitivity"),
+    "2 shots": Strategy(lambda model, steps: ConstantShots(model, 2)),
+    "20 shots": Strategy(lambda model, steps: ConstantShots(model, 20)),
+    "20 shots, by sensitivity": Strategy(lambda model, steps: ConstantShots(model, 20), "sensitivity"),
+    "200 shots": Strategy(lambda model, steps: ConstantShots(model, 200)),
+    "200 shots, by sensitivity": Strategy(lambda model, steps: ConstantShots(model, 200), "sensitivity"),
     "growing, 2 to 200": Strategy(lambda model, steps: GrowingShots(model, first=2, last=200, steps=steps)),
-    "target SNR of 2": Strategy(
-        lambda model, steps: TargetSNR(model, 2.0, first=20, least=2, most=1000), needs_weights=True
-    ),
+    _NEEDS_WEIGHTS: Strategy(lambda model, steps: TargetSNR(model, 2.0, first=20, least=2, most=1000)),
 }
 """By their names in the study."""
 
@@ -80,8 +72,7 @@ ALLOCATIONS = {name: f"{name}, by sensitivity" for name in ("20 shots", "200 sho
 """Strategies that differ in the allocation alone."""
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
+class Task(NamedTuple):
     """Something to train.
 
     Attributes:
@@ -89,14 +80,13 @@ class Task:
         training: What it is trained on.
         testing: What it is tested on.
         loss: From scores and labels to the loss of each row.
-        phases: What to do before each part of the training; all parts have as many steps, up to one.
         lr: Adam's learning rate.
+        phases: What to do before each part of the training; all parts have as many steps, up to one.
     """
 
     model: nn.Module
     training: Rows
     testing: Rows
-    _: KW_ONLY
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     lr: float
     phases: Sequence[Callable[[], None]] = (lambda: None,)
@@ -104,9 +94,8 @@ class Task:
 
 def hybrid(data_root: Path | None, seed: int) -> Task:
     """The textbook's network on 0/1."""
-    data = load_digits_of(
-        mnist01.DIGITS, train_per_digit=100, test_per_digit=75 if data_root is None else 200, data_root=data_root
-    )
+    tested = 75 if data_root is None else 200
+    data = load_digits_of(mnist01.DIGITS, train_per_digit=100, test_per_digit=tested, data_root=data_root)
     head = mnist01.quantum_head(gradient="parameter_shift", seed=seed)
     return Task(mnist01.network(head), data.train, data.test, loss=mnist01.loss, lr=0.001)
 
@@ -114,14 +103,13 @@ def hybrid(data_root: Path | None, seed: int) -> Task:
 def layerwise(data_root: Path | None, seed: int) -> Task:
     """A circuit of nine qubits on 3/6, which grows by a layer in each step; a layer is trained when it is new."""
     phases = layerwise_schedule(steps=_GROWTH_STEPS, layers_per_step=1, epochs=1)
-    circuit = LayerwiseQuantumLayer(
-        lambda depth: ring_layers(mnist36.QUBITS, depth),
-        1,
-        init="uniform",
-        observables=mnist36.readout("sum"),
-        gradient="parameter_shift",
-        seed=seed,
-    )
+    options: dict[str, Any] = {
+        "init": "uniform",
+        "observables": mnist36.readout("sum"),
+        "gradient": "parameter_shift",
+        "seed": seed,
+    }
+    circuit = LayerwiseQuantumLayer(lambda depth: ring_layers(mnist36.QUBITS, depth), 1, **options)
     model = mnist36.Classifier(circuit, scale_and_bias=True)
     enter = [lambda phase=phase: circuit.enter(phase) for phase in phases]
     return Task(model, *_nine_numbers(data_root), loss=mnist36.loss, lr=0.05, phases=enter)
@@ -150,7 +138,7 @@ def hinge(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def strategies_of(model: str) -> list[str]:
     """The strategies that a model can be trained with: the hybrid CNN's circuit has no weights."""
-    return [name for name, strategy in STRATEGIES.items() if not (strategy.needs_weights and model == "hybrid CNN")]
+    return [name for name in STRATEGIES if name != _NEEDS_WEIGHTS or model != "hybrid CNN"]
 
 
 def train(cell: Cell, seed: np.random.SeedSequence) -> list[dict[str, Any]]:
@@ -163,18 +151,16 @@ def train(cell: Cell, seed: np.random.SeedSequence) -> list[dict[str, Any]]:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell["seed"])
-        task = MODELS[cell["model"]](folder_of(cell["data_root"]), cell["seed"])
-        return [*_steps(task, STRATEGIES[cell["strategy"]], cell["steps"], cell["seed"], seed)]
+        return [*_rows(MODELS[cell["model"]](folder_of(cell["data_root"]), cell["seed"]), cell, seed)]
 
 
-def _steps(
-    task: Task, strategy: Strategy, steps: int, seed: int, shot_seed: np.random.SeedSequence
-) -> Iterator[dict[str, Any]]:
-    batches = torch.Generator().manual_seed(seed)
+def _rows(task: Task, cell: Cell, seed: np.random.SeedSequence) -> Iterator[dict[str, Any]]:
+    strategy, steps = STRATEGIES[cell["strategy"]], cell["steps"]
+    batches = torch.Generator().manual_seed(cell["seed"])
     stops = {round(stop) for stop in np.geomspace(1, steps, min(_MOST_EVALUATIONS, steps))}
     starts = {round(part * steps / len(task.phases)): enter for part, enter in enumerate(task.phases)}
     for layer in quantum_layers(task.model):
-        layer.set_rng_state({"entropy": shot_seed.generate_state(4).tolist(), "position": 0})
+        layer.set_rng_state({"entropy": seed.generate_state(4).tolist(), "position": 0})
         layer.allocation = strategy.allocation
         layer.shots = 1  # which the schedule changes at once
     schedule = strategy.schedule(task.model, steps)
@@ -191,8 +177,7 @@ def _steps(
         shots_taken = schedule.shots[0]
         schedule.step()  # before an evaluation, whose run has no gradient to go by
         if step + 1 in stops:
-            scores = exact_scores(task.model, task.testing.inputs)
-            labels = task.testing.labels
+            scores, labels = exact_scores(task.model, task.testing.inputs), task.testing.labels
             yield {
                 "step": step + 1,
                 "total_shots": sum(layer.total_shots for layer in schedule.layers),
@@ -214,11 +199,9 @@ def exact_scores(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 
 def _nine_numbers(data_root: Path | None) -> tuple[Rows, Rows]:
     """Threes and sixes as nine numbers each."""
-    if data_root is None:
-        data = load_first_of(mnist36.DIGITS, train=mnist36.TRAIN_IMAGES["digits"])
-    else:
-        data = load_first_of(mnist36.DIGITS, train=mnist36.TRAIN_IMAGES["mnist"], test=500, data_root=data_root)
-    return mnist36.rows_of(data)
+    dataset, test = ("digits", None) if data_root is None else ("mnist", 500)
+    train = mnist36.TRAIN_IMAGES[dataset]
+    return mnist36.rows_of(load_first_of(mnist36.DIGITS, train=train, test=test, data_root=data_root))
 
 
 def folder_of(data_root: str | None) -> Path | None:

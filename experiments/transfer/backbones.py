@@ -51,11 +51,6 @@ class View:
         return v2.Compose([*changes, *_TO_TENSOR])(image)
 
 
-def _normalized(network: nn.Module) -> nn.Sequential:
-    """A network behind ImageNet's normalisation; takes images in [0, 1]."""
-    return nn.Sequential(OrderedDict(normalize=v2.Normalize(_MEAN, _STD), network=network))
-
-
 class _GreyPixels(nn.Module):
     """The image as 8 x 8 grey pixels: from shape (N, 3, height, width) to (N, 64), in [-1, 1]."""
 
@@ -74,7 +69,8 @@ def new_network(network: str, num_outputs: int, **options: Any) -> nn.Sequential
     if network == "quantum":
         net = DressedQuantumNet(64, num_outputs, num_qubits=8, depth=4, weight_spread=0.1, **options)
         return nn.Sequential(OrderedDict(pixels=_GreyPixels(), net=net))
-    return _normalized(resnet18(weights=None, num_classes=num_outputs))
+    resnet = resnet18(weights=None, num_classes=num_outputs)
+    return nn.Sequential(OrderedDict(normalize=v2.Normalize(_MEAN, _STD), network=resnet))
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,10 +176,10 @@ def load_backbone(path: Path, **options: Any) -> Backbone:
 def _from_torchvision(name: str, state: Mapping[str, Any], where: str) -> Backbone:
     bias = state.get("fc.bias")
     classes = bias.numel() if isinstance(bias, torch.Tensor) else 1000
-    network = resnet18(weights=None, num_classes=classes)
-    _load(network, state, where)
+    model = new_network("resnet18", classes)
+    _load(model.get_submodule("network"), state, where)
     trained_on = tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"]) if classes == 1000 else ()
-    return _backbone(name, "resnet18", View(resize=256, crop=224), _normalized(network), trained_on)
+    return _backbone(name, "resnet18", View(resize=256, crop=224), model, trained_on)
 
 
 def _load(model: nn.Module, state: Mapping[str, Any], where: str) -> None:

@@ -80,15 +80,16 @@ def _read(folder: RunFolder, name: str, key: str, shape: tuple[int, int]) -> tor
 
 
 def _compute(images: Images, backbone: Backbone, device: torch.device, *, seed: int) -> torch.Tensor:
-    parts = []
-    progress = tqdm(
-        range(0, len(images), _BATCH), desc=f"features of {images.source}", leave=False, disable=None, unit="batch"
+    batches = tqdm(
+        torch.arange(len(images)).split(_BATCH),
+        desc=f"features of {images.source}",
+        leave=False,
+        disable=None,
+        unit="batch",
     )
-    for start in progress:
-        rows = range(start, min(start + _BATCH, len(images)))
-        batch = torch.stack([backbone.view(images.decode(row)) for row in rows])
-        parts.append(backbone.features(batch, device, seed=(seed, start)))
-    return torch.cat(parts)
+    return torch.cat(
+        [backbone.features(images.seen(rows, backbone.view), device, seed=(seed, int(rows[0]))) for rows in batches]
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +114,6 @@ class AugmentedFeatures:
         view = self.backbone.view.augmented if training else self.backbone.view
         if not len(rows):
             return torch.empty(0, self.backbone.num_features), self.images.labels[rows]
-        pictures = torch.stack([view(self.images.decode(row)) for row in rows.tolist()])
+        pictures = self.images.seen(rows, view)
         seed = int(torch.randint(2**62, ()))  # from the generator whose state checkpoints hold
         return self.backbone.features(pictures, self.device, seed=(seed,)), self.images.labels[rows]

@@ -7,7 +7,7 @@ import io
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -40,10 +40,14 @@ class Images:
     classes: tuple[str, ...]
     labels: torch.Tensor
     decode: Callable[[int], Image.Image]
-    fingerprint: Callable[[], str] = field(kw_only=True)
+    fingerprint: Callable[[], str]
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def seen(self, rows: torch.Tensor, view: Callable[[Image.Image], torch.Tensor]) -> torch.Tensor:
+        """These rows' images as a view shows them, shape (n, 3, size, size)."""
+        return torch.stack([view(self.decode(row)) for row in rows.tolist()])
 
     def check(self) -> None:
         """Decodes every image.
@@ -57,12 +61,9 @@ class Images:
 
 def images_of(settings: ImageSettings) -> tuple[Images, Images]:
     """Training and test images."""
-    return load_images(
-        settings.dataset,
-        data_root=None if settings.data_root is None else Path(settings.data_root),
-        classes=names_in(settings.classes) or None,
-        download=settings.download,
-    )
+    root = None if settings.data_root is None else Path(settings.data_root)
+    classes = names_in(settings.classes) or None
+    return load_images(settings.dataset, data_root=root, classes=classes, download=settings.download)
 
 
 def load_images(
@@ -116,13 +117,12 @@ def _part(
 
 def _folder(root: Path, training: bool, classes: Sequence[str] | None) -> Images:
     splits = ["train"] if training else ["test", "val"]
-    folders = [root / split for split in splits if (root / split).is_dir()]
-    if not folders:
+    folder = next((root / split for split in splits if (root / split).is_dir()), None)
+    if folder is None:
         raise FileNotFoundError(
             f"--dataset: got {str(root)!r}, expected digits, ants-bees, cifar10, or a folder with "
             f"{' or '.join(f'{split}/CLASS' for split in splits)} in it, each class with its images."
         )
-    folder = folders[0]
     there = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     names = _chosen(classes, there, str(folder))
     files = [
@@ -138,38 +138,38 @@ def _folder(root: Path, training: bool, classes: Sequence[str] | None) -> Images
             "out with --classes."
         )
 
-    def decode(row: int) -> Image.Image:
-        path = files[row][0]
-        return _rgb(path.read_bytes, str(path))
-
     def fingerprint() -> str:
-        contents = (hashlib.sha256(path.read_bytes()).hexdigest() for path, _ in files)
-        places = (str(path.relative_to(folder)) for path, _ in files)
-        return _digest(zip(places, labels.tolist(), contents, strict=True))
+        return _digest(
+            (str(path.relative_to(folder)), label, hashlib.sha256(path.read_bytes()).hexdigest())
+            for path, label in files
+        )
 
-    return Images(root.resolve().name, names, labels, decode, fingerprint=fingerprint)
+    return Images(
+        root.resolve().name, names, labels, lambda row: _rgb(files[row][0].read_bytes, files[row][0]), fingerprint
+    )
 
 
 def _zip(path: Path, training: bool, classes: Sequence[str] | None) -> Images:
     prefix = f"{path.stem}/{'train' if training else 'test'}/"
-    facts = path.stat()
-    archive, images = _archive(path, facts.st_mtime_ns, facts.st_size)
-    members = [info for info in images if info.filename.startswith(prefix)]
-    if not members:
+    archive, images = _archive(path, path.stat().st_mtime_ns, path.stat().st_size)
+    by_class: dict[str, list[zipfile.ZipInfo]] = {}
+    for info in images:
+        if info.filename.startswith(prefix):
+            by_class.setdefault(info.filename.removeprefix(prefix).partition("/")[0], []).append(info)
+    if not by_class:
         raise FileNotFoundError(f"Got {path}, expected it to hold {prefix}CLASS, each class with its images.")
-    class_of = {info.filename: info.filename.removeprefix(prefix).partition("/")[0] for info in members}
-    names = _chosen(classes, sorted(set(class_of.values())), str(path))
-    members = [info for name in names for info in members if class_of[info.filename] == name]
-    labels = torch.tensor([names.index(class_of[info.filename]) for info in members], dtype=torch.int64)
+    names = _chosen(classes, sorted(by_class), str(path))
+    members = [info for name in names for info in by_class[name]]
+    labels = torch.tensor([label for label, name in enumerate(names) for _ in by_class[name]])
 
     def decode(row: int) -> Image.Image:
         return _rgb(lambda: archive.read(members[row]), f"{path}: {members[row].filename}")
 
     def fingerprint() -> str:
-        contents = [(info.filename, info.file_size, info.CRC) for info in members]
-        return _digest(zip(labels.tolist(), contents, strict=True))
+        facts = [(info.filename, info.file_size, info.CRC) for info in members]
+        return _digest(zip(labels.tolist(), facts, strict=True))
 
-    return Images(path.stem, names, labels, decode, fingerprint=fingerprint)
+    return Images(path.stem, names, labels, decode, fingerprint)
 
 
 @lru_cache(maxsize=1)
@@ -209,17 +209,13 @@ def _digits(training: bool, classes: Sequence[str] | None) -> Images:
     from sklearn.datasets import load_digits
 
     pixels, digits = load_digits(return_X_y=True)
-    rows = []
     # The same division whatever classes are wanted: nothing tested here was trained on elsewhere.
-    for digit in range(10):
-        of_digit = np.flatnonzero(digits == digit)
-        division = int(_DIGITS_FOR_TRAINING * len(of_digit))
-        rows.append(of_digit[:division] if training else of_digit[division:])
-    chosen = np.concatenate(rows)
-    grey = (pixels[chosen].reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
-    names = tuple(str(digit) for digit in range(10))
-    classes = _chosen(classes, names, "the embedded digits")
-    return _in_memory("scikit-learn digits", np.repeat(grey[..., None], 3, axis=-1), digits[chosen], names, classes)
+    by_digit = [np.flatnonzero(digits == digit) for digit in range(10)]
+    parts = [np.split(rows, [int(_DIGITS_FOR_TRAINING * len(rows))]) for rows in by_digit]
+    chosen = np.concatenate([before if training else after for before, after in parts])
+    grey = (pixels[chosen].reshape(-1, 8, 8, 1) * (255 / 16)).round().astype(np.uint8)
+    names = _chosen(classes, "0123456789", "the embedded digits")
+    return _in_memory("scikit-learn digits", grey.repeat(3, axis=-1), digits[chosen], "0123456789", names)
 
 
 def _in_memory(
@@ -227,21 +223,20 @@ def _in_memory(
 ) -> Images:
     """From pixels of shape (N, height, width, 3), uint8."""
     rows = np.concatenate([np.flatnonzero(targets == all_names.index(name)) for name in names])
-    labels = torch.tensor([names.index(all_names[target]) for target in targets[rows]], dtype=torch.int64)
+    labels = torch.tensor([names.index(all_names[target]) for target in targets[rows]])
     pixels = np.ascontiguousarray(pixels[rows])
 
     def fingerprint() -> str:
         return hashlib.sha256(pixels.tobytes() + labels.numpy().tobytes()).hexdigest()
 
-    return Images(source, names, labels, lambda row: Image.fromarray(pixels[row]), fingerprint=fingerprint)
+    return Images(source, names, labels, lambda row: Image.fromarray(pixels[row]), fingerprint)
 
 
 def _chosen(classes: Sequence[str] | None, there: Sequence[str], where: str) -> tuple[str, ...]:
     names = tuple(there if classes is None else classes)
     if len(there) < 2:
         raise ValueError(f"{where}: got {' and '.join(there) or 'no'} class, expected at least two to tell apart.")
-    unknown = sorted(set(names) - set(there))
-    if unknown or len(set(names)) != len(names) or len(names) < 2:
+    if not set(names) <= set(there) or len(set(names)) != len(names) or len(names) < 2:
         raise ValueError(
             f"--classes: got {', '.join(names) or 'none'}; expected at least two different ones of those in {where}: "
             f"{', '.join(there)}."
@@ -254,7 +249,7 @@ def _looks_like_an_image(name: str) -> bool:
     return path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith(".")
 
 
-def _rgb(read: Callable[[], bytes], where: str) -> Image.Image:
+def _rgb(read: Callable[[], bytes], where: str | Path) -> Image.Image:
     try:
         with Image.open(io.BytesIO(read())) as image:
             # Otherwise Pillow warns of palettes with transparency, and of nothing else.

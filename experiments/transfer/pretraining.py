@@ -133,17 +133,15 @@ def pretrained_file(settings: TransferSettings, work: Work) -> Path:
 def _is_kept(folder: RunFolder, settings: TransferSettings, pretraining: PretrainSettings) -> bool:
     if not folder.file("config.yaml").is_file():
         return False
-    if _what(saved_settings("pretrain", PretrainSettings, folder)) != _what(pretraining):
+    kept = saved_settings("pretrain", PretrainSettings, folder)
+    # Where the data lie and where torch computes may have changed.
+    kept = replace(kept, data_root=pretraining.data_root, download=pretraining.download, device=pretraining.device)
+    if kept != pretraining:
         raise ValueError(
             f"{folder.path} holds a network that was trained with other settings; move it away, or use it with "
             f"{settings.weights_option} {folder.file('backbone.pt')}."
         )
     return folder.is_finished and folder.file("backbone.pt").is_file()
-
-
-def _what(settings: PretrainSettings) -> PretrainSettings:
-    """Without what only says where the data lie and where torch computes."""
-    return replace(settings, data_root=None, download=False, device="cpu")
 
 
 def _pretrain(folder: RunFolder, settings: PretrainSettings, work: Work) -> None:
@@ -199,8 +197,8 @@ def _require_full_batches(count: int, settings: PretrainSettings, work: Work) ->
 
 def _pixels(images: Images, view: View) -> torch.Tensor:
     """All images as bytes: shape (N, 3, size, size)."""
-    progress = tqdm(range(len(images)), desc=f"reading {images.source}", leave=False, disable=None)
-    return torch.stack([(view(images.decode(row)) * 255).round().to(torch.uint8) for row in progress])
+    rows = tqdm(range(len(images)), desc=f"reading {images.source}", leave=False, disable=None)
+    return torch.stack([(view(images.decode(row)) * 255).round().to(torch.uint8) for row in rows])
 
 
 def _one_cycle(optimizer: torch.optim.Optimizer, steps: int, epochs: int) -> LRScheduler:
@@ -216,10 +214,13 @@ def cost(settings: PretrainSettings, options: Mapping[str, Any]) -> str:
 
 def draw(folder: RunFolder, settings: PretrainSettings) -> None:
     """The figures of a run."""
-    result = folder.read_result()
-    title = f"{settings.network} on {result['dataset']}"
+    draw_training(folder, f"{settings.network} on {folder.read_result()['dataset']}")
+
+
+def draw_training(folder: RunFolder, title: str) -> None:
+    """The figures of any training on images."""
     folder.write_figure("loss.png", learning_curves(folder.read_rows(), title=title, loss_label="cross entropy"))
-    draw_predictions(folder, result["classes"], softmax_of_largest, title=title)
+    draw_predictions(folder, folder.read_result()["classes"], softmax_of_largest, title=title)
 
 
 EXPERIMENT = Experiment(

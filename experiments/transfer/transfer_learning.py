@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from qiskit_torch_bridge import DressedQuantumNet
 
 from ..common.classifiers import cross_entropy, quantum_layers
 from ..common.experiment import Experiment
-from ..common.plots import circuit_diagram, draw_predictions, learning_curves, save_predictions, softmax_of_largest
+from ..common.plots import circuit_diagram, save_predictions
 from ..common.rows import Examples, Rows
 from ..common.runs import RunFolder
 from ..common.training_costs import cost_of_training, words
@@ -24,7 +25,7 @@ from ..common.workplace import exact_options, simulated_options
 from .backbones import Backbone, View, imagenet_backbone, load_backbone, new_network
 from .features import AugmentedFeatures, cached_features
 from .images import Images, images_of
-from .pretraining import pretrained_file, pretrained_folder, settings_for
+from .pretraining import draw_training, pretrained_file, pretrained_folder, settings_for
 from .transfer_settings import TransferSettings, names_in, with_data_root
 
 SCHEMES = ("CC", "CQ", "QC", "QQ")
@@ -72,13 +73,11 @@ def train(settings: TransferSettings, work: Work) -> dict[str, Any]:
         print(f"Mind that the pre-trained network has seen {', '.join(known)} before: it was trained on them.")
     torch.manual_seed(settings.seed)
     head = new_head(settings, backbone.num_features, len(train_images.classes), **work.layer_options())
+    train: Examples = AugmentedFeatures(train_images, backbone, work.fabric.device)
     with work.fabric.rank_zero_first():
         test = _features(test_images, backbone, settings, work)
-        train: Examples = (
-            AugmentedFeatures(train_images, backbone, work.fabric.device)
-            if settings.augment
-            else _features(train_images, backbone, settings, work)
-        )
+        if not settings.augment:
+            train = _features(train_images, backbone, settings, work)
 
     def schedule(optimizer: torch.optim.Optimizer, steps: int, epochs: int) -> LRScheduler:
         return StepLR(optimizer, step_size=settings.lr_step * steps, gamma=settings.lr_gamma)
@@ -87,20 +86,17 @@ def train(settings: TransferSettings, work: Work) -> dict[str, Any]:
         scores = head(batch.inputs)
         batch.learn(cross_entropy(scores, batch.labels), scores)
     if work.is_first:
-        save_predictions(
-            work.folder,
-            lambda rows: torch.stack([backbone.view(test_images.decode(row)) for row in rows.tolist()]),
-            test_images.labels,
-            work.test_scores,
-        )
+        shown = partial(test_images.seen, view=backbone.view)
+        save_predictions(work.folder, shown, test_images.labels, work.test_scores)
+    layers = quantum_layers(backbone.model)
     return {
         "dataset": train_images.source,
         "classes": list(train_images.classes),
         "scheme": settings.scheme,
         "pretrained": backbone.name,
         "head_parameters": sum(parameter.numel() for parameter in head.parameters()),
-        "feature_circuits": sum(layer.total_circuits for layer in quantum_layers(backbone.model)),
-        "feature_shots": sum(layer.total_shots for layer in quantum_layers(backbone.model)),
+        "feature_circuits": sum(layer.total_circuits for layer in layers),
+        "feature_shots": sum(layer.total_shots for layer in layers),
         "best_test_accuracy": max(row["test_accuracy"] for row in work.rows),
         **work.result(),
     }
@@ -141,11 +137,9 @@ def backbone_of(settings: TransferSettings, work: Work) -> Backbone:
 
 def cost(settings: TransferSettings, options: Mapping[str, Any]) -> str:
     """What the training of the head costs, and what comes before it."""
-    train_images, test_images = images_of(settings)
-    train, test = len(train_images), len(test_images)
-    lines = [
-        f"Data: {train_images.source}: {', '.join(train_images.classes)}; {train} images to train on, {test} to test."
-    ]
+    images, test_images = images_of(settings)
+    train, test = len(images), len(test_images)
+    lines = [f"Data: {images.source}: {', '.join(images.classes)}; {train} images to train on, {test} to test."]
     weights = settings.weights_of_network
     if weights == "pretrain":
         folder = pretrained_folder(settings)
@@ -166,10 +160,7 @@ def cost(settings: TransferSettings, options: Mapping[str, Any]) -> str:
 
 def draw(folder: RunFolder, settings: TransferSettings) -> None:
     """The figures of a run."""
-    result = folder.read_result()
-    title = f"{result['dataset']}, {settings.scheme}"
-    folder.write_figure("loss.png", learning_curves(folder.read_rows(), title=title, loss_label="cross entropy"))
-    draw_predictions(folder, result["classes"], softmax_of_largest, title=title)
+    draw_training(folder, f"{folder.read_result()['dataset']}, {settings.scheme}")
     for layer in quantum_layers(new_head(settings, 1, 2, **exact_options(settings))):
         folder.write_figure("circuit.png", circuit_diagram(layer))
 

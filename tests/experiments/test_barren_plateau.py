@@ -129,7 +129,7 @@ def test_fit_of_a_line_is_exact():
     fit = fit_line(sizes, [MeanSquare(math.exp(1.5 - 0.7 * n), 0.01 * n) for n in sizes])
     assert (fit.slope, fit.intercept) == pytest.approx((-0.7, 1.5))
     assert fit.chi_square == pytest.approx(0, abs=1e-12)
-    assert fit.low < -0.7 < fit.high
+    assert fit.interval[0] < -0.7 < fit.interval[1]
 
 
 def test_fit_weighs_points_by_their_errors():
@@ -145,7 +145,7 @@ def test_confidence_interval_covers_as_often_as_it_says(rng):
         scales = np.exp(slope * sizes / 2)
         numbers = scales[:, None] * rng.standard_normal((len(sizes), samples))
         fit = fit_line(sizes, [MeanSquare.of_sums(samples, (row**2).sum(), (row**4).sum()) for row in numbers])
-        covered += fit.low < slope < fit.high
+        covered += fit.interval[0] < slope < fit.interval[1]
     assert abs(covered / times - 0.95) < 4 * math.sqrt(0.95 * 0.05 / times)
 
 

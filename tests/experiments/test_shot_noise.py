@@ -14,10 +14,9 @@ from scipy import stats
 
 from experiments.__main__ import main
 from experiments.common.cells import measured, seed_of
-from experiments.common.lines import MeanSquare
+from experiments.common.lines import MeanSquare, fit_plateau, fit_power_law
 from experiments.common.runs import RunFolder
 from experiments.shot_noise import noise, scaling, strategies
-from experiments.shot_noise.power_laws import fit_plateau, fit_power_law, mean_square
 from experiments.shot_noise.shot_settings import ShotNoiseSettings
 from experiments.shot_noise.shot_study import cells, measure, require
 from qiskit_torch_bridge import QuantumLayer
@@ -77,7 +76,7 @@ def one_shot_variance(angles: np.ndarray) -> float:
 
 def test_theory_follows_from_the_states():
     angles, shots = scaling.ANGLES, 50
-    assert scaling.theory(scaling.VALUE, shots).of_shots == pytest.approx(one_shot_variance(angles) / shots)
+    assert scaling.theory(scaling.VALUE, shots)[0] == pytest.approx(one_shot_variance(angles) / shots)
     for name, step, factor in (("parameter shift", np.pi / 2, 2.0), ("finite difference, h = 0.3", 0.3, 0.6)):
         shifts = step * np.eye(len(angles))
         variances = [sum(one_shot_variance(angles + s) for s in (shift, -shift)) / factor**2 for shift in shifts]
@@ -91,7 +90,7 @@ def test_directions_of_spsa_scatter_by_the_other_derivatives():
     layer(angles).sum().backward()
     squares = angles.grad.numpy()[0] ** 2
     expected = np.mean(squares.sum() - squares)
-    assert scaling.theory("SPSA, default c", 10**9).of_directions == pytest.approx(expected, rel=0.01)
+    assert scaling.theory("SPSA, default c", 10**9)[1] == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.parametrize("quantity", [scaling.VALUE, *scaling.RULES])
@@ -159,14 +158,14 @@ def power_laws(slope: float, count: int) -> list[Any]:
     fits = []
     for _ in range(count):
         draws = rng.standard_normal((200, len(shots))) * 2.0 * shots**slope
-        fits.append(fit_power_law(shots, [mean_square(column**2) for column in draws.T], 4.0 / shots))
+        fits.append(fit_power_law(shots, [MeanSquare.of(column**2) for column in draws.T], 4.0 / shots))
     return fits
 
 
 def test_intervals_of_slopes_cover_the_truth():
     fits = power_laws(-0.5, 1500)
     assert all(fit.slope_of_theory == pytest.approx(-0.5) for fit in fits)
-    covered = sum(fit.low <= -0.5 <= fit.high for fit in fits)
+    covered = sum(fit.interval[0] <= -0.5 <= fit.interval[1] for fit in fits)
     # The error of a variance is itself estimated, which costs a little of the 95 %.
     assert stats.binomtest(covered, len(fits), 0.945).pvalue > ALPHA
     assert 0.9 < np.std([fit.z for fit in fits]) < 1.1
@@ -186,7 +185,7 @@ def test_plateaus_are_found(bias):
         draws = bias + rng.standard_normal((repeats, len(shots))) * np.sqrt(0.5 / shots)
         fits.append(fit_plateau(shots, (draws**2).mean(axis=0), repeats))
     assert_standard([fit.z(bias) for fit in fits])
-    covered = sum(fit.low <= bias <= fit.high for fit in fits)
+    covered = sum(fit.interval[0] <= bias <= fit.interval[1] for fit in fits)
     assert covered > 0.9 * len(fits)
     assert np.mean([fit.one_shot for fit in fits]) == pytest.approx(0.5, rel=0.05)
 
@@ -194,7 +193,7 @@ def test_plateaus_are_found(bias):
 @pytest.mark.parametrize("squares", [[0.1, 0.1, 0.1], [0.10, 0.11, 0.12]])
 def test_noise_that_is_not_seen_beside_the_bias(squares):
     fit = fit_plateau([10, 100, 1000], squares, 20)
-    assert fit.low < fit.bias < fit.high
+    assert fit.interval[0] < fit.bias < fit.interval[1]
     assert fit.bias == pytest.approx(0.33, abs=0.02)
 
 
