@@ -87,6 +87,9 @@ def comparison_figure(curves: Mapping[str, Sequence[Curve]], *, against: str = "
                 style = thick if curve is middle else {"alpha": 0.25, "linewidth": 0.7}
                 axes.plot(*_columns(curve.rows, column, quantity), color=mark.colour, **style)
             axes.set(xlabel=words, ylabel=quantity.replace("_", " "))
+    if against == "epoch":
+        for axes in panels:
+            axes.xaxis.get_major_locator().set_params(integer=True)
     return finish(figure, title="thick: the seed of median accuracy" if any(map(_seeds, curves.values())) else None)
 
 
