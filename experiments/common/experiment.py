@@ -115,11 +115,13 @@ class Experiment(Command[S]):
         """What each of the missing variants would cost."""
         lines = []
         with opened(settings, IN_MEMORY) as device:
-            for _, (name, *_) in grouped(missing, lambda name: cells[name].variant).items():
+            for _, names in grouped(missing, lambda name: cells[name].variant).items():
+                name = names[0]
                 cost = self.cost(cells[name].settings, layer_options(cells[name].settings, device))
                 lines.append(f"{name}:\n{cost}" if name else cost)
-        seeds = [f"That for each of {settings.seeds} seeds."] if settings.seeds > 1 else []
-        return "\n".join(lines + seeds)
+                if len(names) > 1:
+                    lines.append(f"That for each of {len(names)} seeds.")
+        return "\n".join(lines or ["All trainings are there."])
 
     @contextmanager
     def equipped(self, settings: S, options: Options) -> Iterator[Fabric]:
