@@ -68,7 +68,9 @@ class Parser(jsonargparse.ArgumentParser):
         for word, following in zip(words, [*words[1:], ""], strict=True):
             option, _, value = word.partition("=")
             file = value or following
-            if option in ("--config", "--noise") and os.path.isfile(file) and (why := _no_options(file)):
+            if option not in ("--config", "--noise") or not os.path.isfile(file):  # noqa: PTH113 - or long JSON raises
+                continue
+            if why := _no_options(file):
                 self.error(f"{option}: got {file}, {why}, expected a YAML file of options by their names")
         return super().parse_args(words, *further, **options)
 

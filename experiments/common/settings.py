@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from .kinds import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SEEDS, Seed
+from .kinds import SEEDS, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed
 from .noise_settings import NoiseSettings
 from .shot_schedules import ShotSettings
 

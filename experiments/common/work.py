@@ -462,8 +462,8 @@ class Work:
             )
         if changed := self._changed(state.get("settings", {})):
             raise ValueError(
-                f"{self.folder.file('config.yaml')} has other settings than the checkpoint beside it ({', '.join(changed)}); "
-                "put them right, or start anew in another folder."
+                f"{self.folder.file('config.yaml')} has other settings than the checkpoint beside it "
+                f"({', '.join(changed)}); put them right, or start anew in another folder."
             )
         return state
 

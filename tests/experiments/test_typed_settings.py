@@ -77,7 +77,8 @@ def test_a_file_of_anything_else_is_refused_in_a_line(tmp_path, capsys, folder, 
     with suppress(SystemExit):
         assert main(["mnist01", "--dataset", "digits", "--config", str(path), "--run-dir", str(folder)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert said in line and "Union" not in line
+    assert said in line
+    assert "Union" not in line
     assert not folder.exists()
 
 
