@@ -115,11 +115,13 @@ class Experiment(Command[S]):
         """What each of the missing variants would cost."""
         lines = []
         with opened(settings, IN_MEMORY) as device:
-            for _, (name, *_) in grouped(missing, lambda name: cells[name].variant).items():
+            for _, names in grouped(missing, lambda name: cells[name].variant).items():
+                name = names[0]
                 cost = self.cost(cells[name].settings, layer_options(cells[name].settings, device))
                 lines.append(f"{name}:\n{cost}" if name else cost)
-        seeds = [f"That for each of {settings.seeds} seeds."] if settings.seeds > 1 else []
-        return "\n".join(lines + seeds)
+                if len(names) > 1:
+                    lines.append(f"That for each of {len(names)} seeds.")
+        return "\n".join(lines or ["All trainings are there."])
 
     @contextmanager
     def equipped(self, settings: S, options: Options) -> Iterator[Fabric]:
@@ -152,6 +154,10 @@ class Experiment(Command[S]):
         failed = []
         if site.is_first and ("" not in cells or not site.options.resume):
             site.write_settings()  # before anything is paid for, because nobody could continue without them
+        finished = [name for name in cells if name not in missing]
+        if site.is_first and finished:  # the last may have been killed before its figures were drawn
+            last = max(finished, key=lambda name: site.folder.within(name).file("result.json").stat().st_mtime)
+            self.figures(site.folder.within(last), cells[last].settings)
         elsewhere = bool(site.options.scheduler or site.options.workers)
         do = partial(_attempted, self, replace(site, fabric=None)) if elsewhere else partial(_trained, self, site)
         with closing(outcomes_of(do, [cells[name] for name in missing], site.options, workers=0)) as outcomes:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
+
+SEEDS = 2**32  # torch takes their product with a million
 
 if TYPE_CHECKING:
     PositiveInt = int
@@ -12,15 +15,11 @@ if TYPE_CHECKING:
     NonNegativeFloat = float
     OpenUnitInterval = float
 else:
-    from jsonargparse.typing import (
-        NonNegativeFloat,
-        NonNegativeInt,
-        OpenUnitInterval,
-        PositiveFloat,
-        PositiveInt,
-        restricted_number_type,
-    )
+    from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt, restricted_number_type
 
-    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what torch takes, times a million
+    _FINITE = ("<", math.inf)
+    NonNegativeFloat = restricted_number_type("NonNegativeNumber", float, [(">=", 0), _FINITE])
+    PositiveFloat = restricted_number_type("PositiveNumber", float, [(">", 0), _FINITE])
+    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", SEEDS)])
 
-__all__ = ["NonNegativeFloat", "NonNegativeInt", "OpenUnitInterval", "PositiveFloat", "PositiveInt", "Seed"]
+__all__ = ["SEEDS", "NonNegativeFloat", "NonNegativeInt", "OpenUnitInterval", "PositiveFloat", "PositiveInt", "Seed"]

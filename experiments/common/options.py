@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from argparse import SUPPRESS, ArgumentError
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_ty
 
 import docstring_parser
 import jsonargparse
+import yaml
 
 from .kinds import NonNegativeInt
 from .runs import RunFolder, brief
@@ -56,9 +58,28 @@ class Options:
 class Parser(jsonargparse.ArgumentParser):
     """Says in one line what it does not understand, and what may have been meant; abbreviations are not understood."""
 
+    of_today: Callable[[dict[str, Any]], dict[str, Any]] = staticmethod(lambda saved: saved)
+    """From what a file of before says to the names of today."""
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         # jsonargparse makes parsers of this class for what is nested, with options of its own.
         super().__init__(*arguments, **{**options, "allow_abbrev": False})
+
+    def parse_args(self, args: Any = None, *further: Any, **options: Any) -> Any:
+        """Parses a command line; of a file of options that holds none, says so."""
+        words = list(sys.argv[1:] if args is None else args)
+        for place, (word, following) in enumerate(zip(words, [*words[1:], ""], strict=True)):
+            option, equals, value = word.partition("=")
+            file = value or following
+            if option not in ("--config", "--noise") or not os.path.isfile(file):  # noqa: PTH113 - or long JSON raises
+                continue
+            content, why = _options_in(file)
+            if why:
+                self.error(f"{option}: got {file}, {why}, expected a YAML file of options by their names")
+            if option == "--config" and (renamed := self.of_today(content)) != content:
+                words[place : place + (1 if equals else 2)] = [option, yaml.safe_dump(renamed)]
+                return self.parse_args(words, *further, **options)
+        return super().parse_args(words, *further, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends the process with exit status 2.
@@ -69,7 +90,7 @@ class Parser(jsonargparse.ArgumentParser):
         if not self.exit_on_error:
             raise ArgumentError(None, message) from ex
         known = [option for action in self._actions for option in action.option_strings]
-        said = f"{self.prog}: {' '.join(message.split())}{_meant(message, known)}"
+        said = f"{self.prog}: {_plainly(message)}{_meant(message, known)}"
         print(f"{said}; --help says what there is", file=sys.stderr)
         sys.exit(2)
 
@@ -77,6 +98,36 @@ class Parser(jsonargparse.ArgumentParser):
 def named_parser(name: str, description: str | None) -> Parser:
     """The parser of ``python -m experiments NAME``."""
     return Parser(prog=f"python -m experiments {name}", description=description)
+
+
+def _options_in(file: str) -> tuple[dict[str, Any], str]:
+    """What a YAML file says; and why it is none of options, empty if it is one."""
+    try:
+        content = yaml.safe_load(Path(file).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return {}, f"which cannot be read ({brief(error)})"
+    if isinstance(content, dict):
+        return content, ""
+    return {}, f"which holds {'nothing' if content is None else repr(content)}"
+
+
+_PLAINER = {
+    r": - Expected a path but (\S+) either not accessible or invalid - .*": r": there is no file \1",
+    r"(- )?Does not validate against any of the Union subtypes Subtypes: .*? Errors: - ": "",
+    r"Problem with given class_path '[^']*': ": "",
+    r" - Expected a <class 'NoneType'>.*Given value: (.*)": r"; got \1",
+    r"Not a valid subclass of \w+ Subclass types expect.*?(; got|$)": r"expected options by their names\1",
+    r"^'\w+' object is not iterable": "got a single value for an option that takes a list, expected [VALUE]",
+}
+"""What jsonargparse says of unions and classes, by how it is said here."""
+
+
+def _plainly(message: str) -> str:
+    """A message on one line, without the words of the parser that nobody has written."""
+    said = " ".join(message.split())
+    for pattern, plainer in _PLAINER.items():
+        said = re.sub(pattern, plainer, said)
+    return said
 
 
 def _meant(message: str, known: Sequence[str]) -> str:
@@ -104,6 +155,7 @@ def parser_of(name: str, settings: type[Settings], defaults: Settings | None = N
         defaults: In place of the class's own.
     """
     parser = named_parser(name, docstring_parser.parse(settings.__doc__ or "").description)
+    parser.of_today = settings.of_today
     parser.add_argument("--experiment", choices=[name], default=name, help=SUPPRESS)  # so that config.yaml says it
     parser.add_argument(
         "--config", action="config", help="YAML file with options by their names; options after it win."
@@ -237,6 +289,10 @@ def _built(of: type[D], parsed: Any) -> D:
     for field in fields(of):  # type: ignore[arg-type]
         kind, value = hints[field.name], parsed.get(field.name, field.default)
         nested: Any = next((each for each in (kind, *get_args(kind)) if is_dataclass(each)), None)
+        if value is None and kind is not None and type(None) not in get_args(kind):
+            raise ValueError(f"{field.name}: got null, expected a value; leave it out for the default.")
+        if nested is not None and isinstance(value, (str, int, float, list)):
+            raise ValueError(f"{field.name}: got {value!r}, expected its options by their names.")
         if nested is not None and value is not None and not is_dataclass(value):
             values[field.name] = _built(nested, value)
         else:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from .kinds import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed
+from .kinds import SEEDS, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed
 from .noise_settings import NoiseSettings
 from .shot_schedules import ShotSettings
 
@@ -121,6 +121,10 @@ class TrainingSettings(ShotSettings, Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.seed + self.seeds > SEEDS:
+            raise ValueError(
+                f"--seeds: got {self.seeds} from --seed {self.seed} on, expected all of them below {SEEDS}."
+            )
         if self.noise is not None and self.backend != "aer":
             raise ValueError(f"--noise: got it with --backend {self.backend}, expected aer, which simulates it.")
         given = [f"--ibm.{name}" for name, value in vars(self.ibm).items() if value != getattr(HardwareSettings, name)]

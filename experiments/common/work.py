@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from .board import Board
 from .classifiers import Loss, decisions, quantum_layers, queues
-from .gradient_noise import STEPS_A_LOOK, GradientNoise, columns, variances
+from .gradient_noise import COLUMNS, STEPS_A_LOOK, GradientNoise, columns, variances
 from .hardware import Measured
 from .options import yaml_of
 from .rows import Examples
@@ -261,10 +261,13 @@ class Work:
         state = self._state()
         if self.is_first:
             self.folder.write_checkpoint(state)
-            self.folder.write_rows("metrics.csv", self.rows)
-            if self._variances:
-                self.folder.write_rows("gradient_variances.csv", self._variances)
+            self._write_rows()
         self._saved = time.perf_counter()
+
+    def _write_rows(self) -> None:
+        self.folder.write_rows("metrics.csv", self.rows)
+        if self._variances:
+            self.folder.write_rows("gradient_variances.csv", self._variances)
 
     def _begins(self, stage: str, epochs: int) -> bool:
         """Notes the stage; whether it is still to be trained."""
@@ -311,7 +314,7 @@ class Work:
         if self._board is None:
             self.folder.write_settings(yaml_of(self.name, self.settings))
             if self.rows:  # a run that was killed between its checkpoint and its metrics has the checkpoint's only
-                self.folder.write_rows("metrics.csv", self.rows)
+                self._write_rows()
             self._board = Board.fresh(self.folder.file("tensorboard"))
             for row in self.rows:
                 self._board.add(row)
@@ -457,7 +460,22 @@ class Work:
                 f"--resume: got {self.fabric.world_size} process(es), expected the {len(state['processes'])} that the run "
                 "was started with: each continues its own random numbers."
             )
+        if changed := self._changed(state.get("settings", {})):
+            raise ValueError(
+                f"{self.folder.file('config.yaml')} has other settings than the checkpoint beside it "
+                f"({', '.join(changed)}); put them right, or start anew in another folder."
+            )
         return state
+
+    def _changed(self, saved: dict[str, Any]) -> list[str]:
+        """The numbers that a training was begun with and that are others now; epochs may grow, files may have moved."""
+        before, now = type(self.settings).of_today(saved), yaml_of(self.name, self.settings)
+        numbers = {key for key, value in now.items() if isinstance(value, (int, float))} - {"epochs"}
+        return [
+            f"{key}: got {now[key]}, expected {before[key]}"
+            for key in sorted(numbers & before.keys())
+            if now[key] != before[key]
+        ]
 
     def _restore(self) -> None:
         state, self._to_restore = self._to_restore, None
@@ -483,7 +501,9 @@ class Work:
         self._earlier = {"circuits": of_process["circuits"], "shots": of_process["shots"]}
         self._measured = Measured(of_process.get("measured"))  # a checkpoint from before there was hardware has none
         self._measured_by_all = Measured.together(gathered(self.fabric, self._measured.state()))
-        self.rows, self.test_scores = [dict(row) for row in state["rows"]], state["test_scores"]
+        # Rows of earlier checkpoints know nothing of the gradients' noise.
+        self.rows = [{**row, **{name: row.get(name, "") for name in COLUMNS}} for row in state["rows"]]
+        self.test_scores = state["test_scores"]
         self.epoch, self.step, self._sums = state["epoch"], state["step"], dict(of_process["sums"])
         self._gradient_noise.restore(of_process.get("gradient_noise", {}))  # earlier checkpoints have none
         self._variances = state.get("variances", [])

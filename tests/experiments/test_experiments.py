@@ -171,6 +171,15 @@ def test_ctrl_c_before_the_training_leaves_nothing(tmp_path, monkeypatch, capsys
     assert not (tmp_path / "run").exists()
 
 
+def test_killed_before_the_figures_of_a_training(folder):
+    assert main(["mnist01", *QUICK, "--epochs", "1", "--head", "both", "--run-dir", str(folder)]) == 0
+    figures = {path.relative_to(folder) for path in folder.rglob("*.png")}
+    for path in [*(folder / "classical").glob("*.png"), folder / "result.json"]:
+        path.unlink()
+    assert main(["mnist01", "--resume", "--run-dir", str(folder)]) == 0
+    assert {path.relative_to(folder) for path in folder.rglob("*.png")} == figures
+
+
 def test_more_epochs_continue_a_finished_run(tmp_path, finished):
     straight, extended = finished(3, tmp_path / "straight"), finished(2, tmp_path / "extended")
     assert run("--resume", "--run-dir", str(extended), "--epochs", "3") == 0
@@ -363,8 +372,8 @@ class TestConfigurations:
             ("experiment: spirals\n", "'spirals' not among choices ['mnist01']"),
             ("epochz: 3\n", "'epochz' is not "),
             ("epochs: many\n", "epochs"),
-            ("epochs: [1\n", "Problems parsing config"),
-            ("- 1\n", "Unexpected config"),
+            ("epochs: [1\n", "which cannot be read"),
+            ("- 1\n", "which holds [1]"),
         ],
     )
     def test_bad_file_is_refused(self, tmp_path, capsys, content, said):

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from experiments.__main__ import main
 from experiments.common.board import Board
 from experiments.common.classifiers import Loss, cross_entropy, decisions
+from experiments.common.gradient_noise import COLUMNS
 from experiments.common.rows import Rows
 from experiments.common.runner import Interrupted
 from experiments.common.runs import RunFolder
@@ -86,12 +87,14 @@ def trained(
     stages: Sequence[Stage] | None = None,
     epochs: int = 3,
     lr: float = SETTINGS.lr,
+    gradient_variances: bool = False,
     **options: Any,
 ) -> Work:
     """A training, from the folder's checkpoint on if it has one."""
     torch.manual_seed(1)
     network, train, test = model(), examples(10, 1), examples(6, 2)
-    with Work("toy", replace(SETTINGS, epochs=epochs, lr=lr), folder, open_fabric("cpu"), progress=False) as work:
+    settings = replace(SETTINGS, epochs=epochs, lr=lr, gradient_variances=gradient_variances)
+    with Work("toy", settings, folder, open_fabric("cpu"), progress=False) as work:
         for name, count, prepare in stages or [Stage("training", epochs)]:
             prepare(network)
             for batch in work.steps(network, loss, train, test, stage=name, epochs=count, **options):
@@ -165,6 +168,37 @@ def test_checkpoint_of_a_stage_before_is_not_mistaken(tmp_path):
     with pytest.raises(ValueError, match="differs in its stages"):
         trained(folder, stages=STAGES[:1])
     assert folder.file("checkpoint.pt").read_bytes() == before
+
+
+def test_goes_on_from_a_checkpoint_without_the_noise_of_gradients(tmp_path):
+    folder = RunFolder(tmp_path)
+    straight = trained(folder, epochs=3)
+    state = folder.read_checkpoint()
+    folder.write_checkpoint(state | {"rows": [{k: row[k] for k in row if k not in COLUMNS} for row in state["rows"]]})
+    trained(folder, epochs=4)
+    names, (*earlier, latest) = [*straight.rows[0]], folder.read_rows()
+    assert sorted(latest) == sorted(names)
+    assert [row[name] for row in earlier for name in COLUMNS] == [""] * 9
+    assert all(latest[name] for name in COLUMNS)
+
+
+def test_killed_between_a_checkpoint_and_its_tables(tmp_path):
+    """Those of the epoch that the checkpoint has are written as the run goes on, if nothing else is left to do."""
+    folder = RunFolder(tmp_path)
+    trained(folder, gradient_variances=True)
+    tables = [folder.file(name) for name in ("metrics.csv", "gradient_variances.csv")]
+    whole = [path.read_bytes() for path in tables]
+    for path in tables:
+        path.unlink()
+    trained(folder, gradient_variances=True)
+    assert [path.read_bytes() for path in tables] == whole
+
+
+def test_settings_that_were_changed_by_hand_are_refused(tmp_path):
+    folder = RunFolder(tmp_path)
+    trained(folder)
+    with pytest.raises(ValueError, match=r"other settings than the checkpoint .*lr: got 0.1, expected 0.05"):
+        trained(folder, lr=0.1)
 
 
 def test_last_stage_may_grow(tmp_path):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 from runs import CHECKOUT, QUICK, assert_same_run, parsed, result, said_by_parser
@@ -53,6 +54,38 @@ def test_so_is_a_key_of_a_file(tmp_path, capsys, content, meant):
     path.write_text(content)
     (line,) = said_by_parser(capsys, "mnist01", "--config", str(path)).splitlines()
     assert line.endswith(f"is not accepted; did you mean {meant}?; --help says what there is")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "which holds nothing"),
+        ("- epochs", "which holds ['epochs']"),
+        ("epochs: [1", "which cannot be read"),
+        ("epochs: null", "epochs: got null, expected a value"),
+        ("ibm: batch", "ibm: got 'batch', expected its options by their names"),
+        ("ibm: [batch]", "ibm: got ['batch'], expected its options by their names"),
+        ("noise: {depolarising: {cx: 0.1}}", "Option 'depolarising.cx' is not accepted"),
+        ("noise: 0.2", "expected options by their names; got 0.2"),
+        ("lr: .inf", "inf does not conform"),
+        ("{seed: 4294967295, seeds: 2}", "--seeds: got 2 from --seed 4294967295 on"),
+    ],
+)
+def test_a_file_of_anything_else_is_refused_in_a_line(tmp_path, capsys, folder, content, said):
+    path = tmp_path / "settings.yaml"
+    path.write_text(content)
+    with suppress(SystemExit):
+        assert main(["mnist01", "--dataset", "digits", "--config", str(path), "--run-dir", str(folder)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert "Union" not in line
+    assert not folder.exists()
+
+
+def test_an_empty_file_is_not_taken_for_no_noise(tmp_path, capsys):
+    path = tmp_path / "noise.yaml"
+    path.write_text("# depolarizing: {cx: 0.01}")
+    assert "which holds nothing" in said_by_parser(capsys, "mnist01", "--noise", str(path))
 
 
 @pytest.mark.parametrize(("name", "meant"), [("mnist10", "mnist01"), ("barren", "barren-plateau"), ("plt", "plot")])
