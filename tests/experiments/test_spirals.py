@@ -181,7 +181,7 @@ def test_noise_of_the_points_in_runs_of_before(folder):
     saved = yaml.safe_load(config.read_text())
     saved.pop("noise", None)
     config.write_text(yaml.safe_dump({**saved, "noise": saved.pop("off_arm")}))
-    assert settings_in(folder).off_arm == 0.3
+    assert settings_in(folder).off_arm == settings_of("--config", str(config)).off_arm == 0.3
     assert main(["plot", str(folder)]) == run("--resume", "--run-dir", str(folder)) == 0
 
 
