@@ -154,10 +154,9 @@ class Experiment(Command[S]):
         failed = []
         if site.is_first and ("" not in cells or not site.options.resume):
             site.write_settings()  # before anything is paid for, because nobody could continue without them
-        finished = [name for name in cells if name not in missing]
-        if site.is_first and finished:  # the last may have been killed before its figures were drawn
-            last = max(finished, key=lambda name: site.folder.within(name).file("result.json").stat().st_mtime)
-            self.figures(site.folder.within(last), cells[last].settings)
+        for name in cells.keys() - missing if site.is_first else ():
+            if not site.folder.within(name).is_drawn:  # killed between its result and its figures
+                self.figures(site.folder.within(name), cells[name].settings)
         elsewhere = bool(site.options.scheduler or site.options.workers)
         do = partial(_attempted, self, replace(site, fabric=None)) if elsewhere else partial(_trained, self, site)
         with closing(outcomes_of(do, [cells[name] for name in missing], site.options, workers=0)) as outcomes:

@@ -289,6 +289,8 @@ def _built(of: type[D], parsed: Any) -> D:
     for field in fields(of):  # type: ignore[arg-type]
         kind, value = hints[field.name], parsed.get(field.name, field.default)
         nested: Any = next((each for each in (kind, *get_args(kind)) if is_dataclass(each)), None)
+        if value is None and get_origin(kind) is tuple:
+            value = ()  # as runs of before have it
         if value is None and kind is not None and type(None) not in get_args(kind):
             raise ValueError(f"{field.name}: got null, expected a value; leave it out for the default.")
         if nested is not None and isinstance(value, (str, int, float, list)):

@@ -87,6 +87,12 @@ class RunFolder:
         """Whether the run has come to its result."""
         return self.file("result.json").is_file()
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether a figure is younger than the result."""
+        result = self.file("result.json").stat().st_mtime_ns
+        return any(figure.stat().st_mtime_ns >= result for figure in self.path.glob("*.png"))
+
     @contextmanager
     def locked(self, *, wait: bool = False) -> Iterator[None]:
         """Within it, no other process is at work in the folder.

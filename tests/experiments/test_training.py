@@ -355,8 +355,9 @@ class TestTensorBoard:
         rows, logged = folder.read_rows(), cls.logged(folder.path)
         assert {"train_loss", "test_accuracy", "circuits", "shots"} <= logged.keys()
         for tag, points in logged.items():
-            assert [step for step, _ in points] == [row["epoch"] for row in rows]
-            assert [value for _, value in points] == pytest.approx([row[tag] for row in rows], rel=1e-6)
+            known = [row for row in rows if row[tag] != ""]  # the noise of a gradient is not known in every epoch
+            assert [step for step, _ in points] == [row["epoch"] for row in known]
+            assert [value for _, value in points] == pytest.approx([row[tag] for row in known], rel=1e-6)
 
     def test_same_numbers_as_in_the_metrics(self, tmp_path):
         trained(RunFolder(tmp_path), stages=STAGES)
