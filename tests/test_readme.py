@@ -14,7 +14,7 @@ from qiskit_torch_bridge.circuits import dressed, textbook
 CHECKOUT = Path(__file__).parent.parent
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "experiments").rglob("README.md"))]
+PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "experiments").rglob("*.md"))]
 EXPERIMENTS_PAGES = "\n".join(page.read_text(encoding="utf-8") for page in PAGES[1:])
 
 

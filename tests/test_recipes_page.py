@@ -1,0 +1,288 @@
+"""The page of recipes for researchers: every block runs, and what it gives agrees with an independent answer."""
+
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from qiskit.quantum_info import DensityMatrix, Pauli, Statevector
+
+from qiskit_torch_bridge import QuantumLayer
+
+PAGE = (Path(__file__).parent.parent / "experiments" / "RECIPES.md").read_text(encoding="utf-8")
+SECTIONS = {
+    title: re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    for title, text in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, flags=re.DOTALL | re.MULTILINE)
+}
+BOTH_Z = [Pauli("IZ"), Pauli("ZI")]
+WEIGHTS = np.array([0.4, -0.9])
+
+
+def run(section, index=0, *, code=None):
+    namespace = {"__name__": "recipe"}
+    exec(compile(code or SECTIONS[section][index], f"RECIPES.md: {section}", "exec"), namespace)
+    return namespace
+
+
+def state(circuit, values):
+    """The state of a circuit with parameters ``values``, a mapping of parameters or vectors to numbers."""
+    return Statevector(circuit.assign_parameters(values))
+
+
+def expectations(circuit, names, weights=WEIGHTS):
+    """<Z> of both qubits for each row of features, without noise."""
+
+    def of_row(features):
+        final = state(circuit, {names["x"]: features, names["w"]: weights})
+        return [final.expectation_value(pauli).real for pauli in BOTH_Z]
+
+    return np.array([of_row(row) for row in names["features"].detach().tolist()])
+
+
+def with_noise(circuit, one, two):
+    """The density matrix of two qubits after a circuit whose gates are depolarising."""
+    density = DensityMatrix.from_label("00")
+    for gate in circuit.data:
+        qubits = [circuit.find_bit(qubit).index for qubit in gate.qubits]
+        density = density.evolve(gate.operation, qubits)
+        if len(qubits) == 1:
+            mixed = sum(density.evolve(Pauli(label), qubits).data for label in "IXYZ") / 4
+            density = DensityMatrix((1 - one) * density.data + one * mixed)
+        else:
+            density = DensityMatrix((1 - two) * density.data + two * np.eye(4) / 4)
+    return density
+
+
+def assert_standard(z_scores, *, spread=0.12):
+    """Of mean 0 and standard deviation 1: the values are right, and so is the length of the error bars."""
+    assert np.mean(z_scores) == pytest.approx(0, abs=5 / np.size(z_scores) ** 0.5)
+    assert np.std(z_scores) == pytest.approx(1, abs=spread)
+
+
+def test_the_page_reads_well():
+    assert not [line for line in PAGE.splitlines() if len(line) >= 120]
+    assert [len(blocks) for blocks in SECTIONS.values()] == [1, 1, 1, 1, 1, 1, 2, 3]  # each is run below
+
+
+def test_own_noise_by_density_matrix_and_by_trajectories():
+    names = run("A noise model of your own")
+    circuit, features = names["circuit"], names["features"]
+    bound = [circuit.assign_parameters({names["x"]: row, names["w"]: WEIGHTS}) for row in features.tolist()]
+    densities = [with_noise(one, 0.01, 0.05) for one in bound]
+    expected = np.array([[density.expectation_value(pauli).real for pauli in BOTH_Z] for density in densities])
+    assert names["expected"] == pytest.approx(expected, abs=1e-6)
+    assert np.abs(expectations(circuit, names) - expected).max() > 0.05  # the noise matters
+    assert all(np.abs(scores).max() < 4 for scores in names["z_scores"])
+
+    for layer, repeats in ((names["sampled"], 40), (names["trajectories"], 10)):
+        with torch.no_grad():
+            values = layer(features.repeat(repeats, 1)).numpy()
+        assert_standard((values - np.tile(expected, (repeats, 1))) / layer.last_run.standard_errors, spread=0.15)
+    stated = re.search(r"\.circuits is ([\d,]+), \.shots is ([\d,]+)", PAGE).groups()
+    assert (f"{names['quote'].circuits:,}", f"{names['quote'].shots:,}") == stated
+
+
+def test_zero_noise_extrapolation():
+    names = run("Zero-noise extrapolation")
+    assert names["coefficients"] == pytest.approx([15 / 8, -5 / 4, 3 / 8])  # Lagrange's, at zero
+    ideal = expectations(names["folded"](1), names)
+    # Two qubits, and noise on both: each CX multiplies every expectation value by 1 - p.
+    survival = np.array([0.97 ** (2 * factor) for factor in names["factors"]])
+    left = survival @ names["coefficients"]
+    assert abs(left - 1) < 0.001 < 0.05 < 1 - survival[0]
+
+    repeats = 40
+    features = names["features"].repeat(repeats, 1)
+    with torch.no_grad():
+        values = [layer(features).double().numpy() for layer in names["layers"]]
+    errors = [layer.last_run.standard_errors for layer in names["layers"]]
+    for factor, measured, error in zip(survival, values, errors, strict=True):
+        assert_standard((measured - factor * np.tile(ideal, (repeats, 1))) / error)
+    mitigated = np.tensordot(names["coefficients"], values, 1)
+    total = np.tensordot(np.square(names["coefficients"]), np.square(errors), 1) ** 0.5
+    assert_standard((mitigated - left * np.tile(ideal, (repeats, 1))) / total)
+    assert names["standard_errors"] == pytest.approx(total[:4], rel=0.05)
+
+    def total_at(weights):
+        return expectations(names["folded"](1), names, weights).sum()
+
+    slopes = [(total_at(WEIGHTS + s) - total_at(WEIGHTS - s)) / 2 for s in np.pi / 2 * np.eye(2)]
+    z_scores = (names["gradient"].numpy() - left * np.array(slopes)) / names["gradient_errors"]
+    assert np.abs(z_scores).max() < 4
+    assert np.all(names["gradient_errors"] < 0.05)
+
+
+def test_readout_correction():
+    names = run("Readout correction")
+    circuit = names["circuit"]
+    rows = names["features"].tolist()
+    true = np.array([state(circuit, {names["x"]: row, names["w"]: WEIGHTS}).probabilities() for row in rows])
+    one, other = np.array([[0.98, 0.02], [0.06, 0.94]]), np.array([[0.97, 0.03], [0.09, 0.91]])
+    assert names["assignment"].numpy() == pytest.approx(np.kron(other, one), abs=0.02)
+    with torch.no_grad():
+        assert np.abs(names["layer"](names["features"]).numpy() - true).max() > 0.02  # the errors matter
+
+    z_scores = []
+    names["calibration"].shots = 300  # so few that its part of the error bars matters
+    with torch.no_grad():
+        for _ in range(150):
+            names["assignment"] = names["calibration"](torch.pi * names["outcomes"].double())
+            names["inverse"] = torch.linalg.inv(names["assignment"])
+            estimates, errors = names["corrected"](names["features"])
+            z_scores.append((estimates.numpy() - true) / errors.numpy())
+    assert_standard(z_scores)
+
+
+def test_fidelity_kernel():
+    names = run("A fidelity kernel for scikit-learn")
+    encoding, points = names["encoding"], names["points"][:6]
+    states = np.array([Statevector(encoding.assign_parameters(point)).data for point in points.tolist()])
+    fidelities = np.abs(states.conj() @ states.T) ** 2
+    assert names["kernel"](points, points) == pytest.approx(fidelities, abs=1e-9)
+    options = {"inputs": [*names["first"], names["second"]], "observables": "00"}
+    pairs = torch.cat([points, points.flip(0)], dim=1)
+    projected = QuantumLayer(names["circuit"], **options)(pairs)[:, 0].detach().numpy()
+    assert projected == pytest.approx(np.diag(fidelities[:, ::-1]), abs=1e-9)
+    unscaled = run(None, code=SECTIONS["A fidelity kernel for scikit-learn"][0].replace("0.3 * torch", "torch"))
+    stated = re.search(r"the accuracy is ([\d.]+) with it and ([\d.]+) without", PAGE).groups()
+    assert (f"{names['accuracy']:.2f}", f"{unscaled['accuracy']:.2f}") == stated
+
+
+def test_fisher_information():
+    names = run("Fisher information")
+    encoding, ansatz = names["encoding"], names["ansatz"]
+    weights, step = names["weights"].numpy(), 1e-5
+    classical, quantum = np.zeros((4, 4)), np.zeros((4, 4))
+    for row in names["features"].tolist():
+        encoded = Statevector(encoding.assign_parameters(row))
+
+        def amplitudes(weights, encoded=encoded):
+            return encoded.evolve(ansatz.assign_parameters(weights)).data
+
+        shifts = step * np.eye(4)
+        ends = [(amplitudes(weights + shift), amplitudes(weights - shift)) for shift in shifts]
+        roots = np.array([(np.abs(up) - np.abs(down)) / (2 * step) for up, down in ends])
+        classical += 4 * roots @ roots.T / 5
+        psi, slopes = amplitudes(weights), np.array([(up - down) / (2 * step) for up, down in ends])
+        overlaps = slopes.conj() @ psi
+        quantum += 4 * (slopes.conj() @ slopes.T - np.outer(overlaps, overlaps.conj())).real / 5
+    fisher = names["fisher"].numpy()
+    assert fisher == pytest.approx(classical, abs=1e-6)
+    assert np.linalg.eigvalsh(quantum - fisher).min() > -1e-6  # no measurement says more than the state
+
+
+def test_records_of_variances():
+    without_pandas, _ = SECTIONS["Variances of gradients in pandas"][0].split("import pandas\n")
+    names = run(None, code=without_pandas)
+    records, ansatz = names["records"], names["ansatz"]
+    assert len(records) == 100 * 9
+    pauli, shots = Pauli("ZZI"), 400
+
+    def value(weights):
+        return Statevector(ansatz.assign_parameters(weights)).expectation_value(pauli).real
+
+    z_scores, expected_variances, variances = [], [], []
+    for start in range(0, 180, 9):
+        of_draw = records[start : start + 9]
+        weights = np.array([record["weight"] for record in of_draw])
+        for record, shift in zip(of_draw, np.pi / 2 * np.eye(9), strict=True):
+            up, down = value(weights + shift), value(weights - shift)
+            if record["name"] == "θ[6]":
+                assert (record["gradient"], record["shot_variance"]) == (0, 0)
+                assert up == pytest.approx(down)
+                continue
+            expected_variances.append((2 - up**2 - down**2) / (4 * shots))
+            variances.append(record["shot_variance"])
+            z_scores.append((record["gradient"] - (up - down) / 2) / record["shot_variance"] ** 0.5)
+    assert_standard(z_scores, spread=0.2)
+    assert sum(variances) == pytest.approx(sum(expected_variances), rel=0.02)
+    assert ansatz.parameters[6].name == "θ[6]"
+
+
+def test_the_table_of_variances_in_pandas():
+    pytest.importorskip("pandas")
+    names = run("Variances of gradients in pandas")
+    by_draw = np.array([record["gradient"] for record in names["records"]]).reshape(100, 9)
+    assert names["table"]["gradient"].to_numpy() == pytest.approx(by_draw.var(axis=0, ddof=1))
+    assert list(names["table"].index) == [f"θ[{weight}]" for weight in range(9)]
+
+
+def moons_in_plain_torch():
+    """The model and the loss of the section on Lightning, by a plain loop."""
+    from sklearn.datasets import make_moons
+
+    from qiskit_torch_bridge.circuits import dressed
+
+    points, labels = make_moons(64, noise=0.1, random_state=0)
+    points, labels = torch.tensor(points, dtype=torch.float32), torch.tensor(labels)
+    circuit, inputs, weights = dressed(2, 2)
+    torch.manual_seed(0)
+    layer = QuantumLayer(circuit, inputs=inputs, weights=weights, shots=200, seed=0)
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Tanh(), layer, torch.nn.Linear(2, 2))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for _ in range(5):
+        for batch in torch.arange(64).split(16):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(points[batch]), labels[batch]).backward()
+            optimizer.step()
+    return [parameter.detach() for parameter in model.parameters()]
+
+
+def test_fabric_takes_the_steps_of_a_plain_loop():
+    model = run("Lightning", 0)["model"]
+    for parameter, expected in zip(model.parameters(), moons_in_plain_torch(), strict=True):
+        torch.testing.assert_close(parameter.detach(), expected)
+
+
+def test_the_trainer_takes_the_steps_of_a_plain_loop(tmp_path, monkeypatch):
+    pytest.importorskip("lightning")
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its advice on workers of the loader
+        names = run("Lightning", 1)
+    for parameter, expected in zip(names["module"].model.parameters(), moons_in_plain_torch(), strict=True):
+        torch.testing.assert_close(parameter.detach(), expected)
+    assert float(names["trainer"].callback_metrics["gradient_standard_error"]) > 0
+
+
+MOVING = "Moving from Qiskit Machine Learning or PennyLane"
+
+
+def numbers(names):
+    tensors = names["values"], names["probabilities"], *names["gradients"]
+    return [tensor.detach().double().numpy() for tensor in tensors]
+
+
+def test_moving_here_gives_what_the_page_says():
+    names = run(MOVING, 0)
+    values, probabilities, by_weights, by_features = numbers(names)
+    circuit, shifts = names["circuit"], np.pi / 2 * np.eye(2)
+
+    def sums(weights=WEIGHTS, shift=(0, 0)):
+        """For each row of shifted features, what the loss adds up."""
+        moved = {**names, "features": names["features"].detach().double() + torch.tensor(shift)}
+        return expectations(circuit, moved, weights) @ [1, 2]
+
+    assert values == pytest.approx(expectations(circuit, names), abs=1e-6)
+    slopes = [(sums(WEIGHTS + shift) - sums(WEIGHTS - shift)).sum() / 2 for shift in shifts]
+    assert by_weights == pytest.approx(slopes, abs=1e-5)
+    slopes = [(sums(shift=shift) - sums(shift=-shift)) / 2 for shift in shifts]
+    assert by_features == pytest.approx(np.transpose(slopes), abs=1e-5)
+    finals = [state(circuit, {names["x"]: row, names["w"]: WEIGHTS}) for row in names["features"].tolist()]
+    assert probabilities == pytest.approx(np.array([final.probabilities() for final in finals]), abs=1e-6)
+
+    stated = [re.findall(r"-?\d\.\d{6}", line) for line in PAGE.splitlines() if re.search(r"\d\.\d{6}", line)]
+    for line, measured in zip(stated, (values[0], probabilities[0], by_weights, by_features[0]), strict=True):
+        assert [float(number) for number in line] == pytest.approx(measured.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize(("package", "index"), [("qiskit_machine_learning", 1), ("pennylane", 2)])
+def test_both_sides_agree(package, index):
+    pytest.importorskip(package)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = numbers(run(MOVING, index))
+    for ours, other in zip(numbers(run(MOVING, 0)), theirs, strict=True):
+        assert other == pytest.approx(ours, abs=1e-5)
