@@ -68,9 +68,9 @@ class Parser(jsonargparse.ArgumentParser):
     def parse_args(self, args: Any = None, *further: Any, **options: Any) -> Any:
         """Parses a command line; of a file of options that holds none, says so."""
         words = list(sys.argv[1:] if args is None else args)
-        for place, (word, following) in enumerate(zip(words, [*words[1:], ""], strict=True)):
+        for place, word in enumerate(words):
             option, equals, value = word.partition("=")
-            file = value or following
+            file = value or "".join(words[place + 1 : place + 2])
             if option not in ("--config", "--noise") or not os.path.isfile(file):  # noqa: PTH113 - or long JSON raises
                 continue
             content, why = _options_in(file)

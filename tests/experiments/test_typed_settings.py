@@ -9,7 +9,7 @@ import pytest
 from runs import CHECKOUT, QUICK, assert_same_run, parsed, result, said_by_parser
 
 from experiments.__main__ import main
-from experiments.catalogue import COMMANDS
+from experiments.catalogue import COMMANDS, settings_of
 from experiments.common.options import Options, flat, parse, saved_settings, yaml_of
 from experiments.common.runs import RunFolder
 from experiments.common.settings import HardwareSettings
@@ -212,3 +212,11 @@ def test_so_is_one_on_hardware(folder):
     assert saved.ibm == HardwareSettings(max_jobs=2)
     assert main(["mnist01", "--resume", "--run-dir", str(folder)]) == 0
     assert result(folder)["jobs"] == 2  # a step and the test
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_without_options_all_is_as_the_defaults_say(name):
+    """The first command of README.md has none."""
+    settings = settings_of(name)
+    assert settings is not None
+    assert parse(name, settings, [])[1] == settings()
