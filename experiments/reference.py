@@ -19,7 +19,7 @@ _TEMPLATES = {
     # The package's page has what it exports; the page of a module has its guide, and only what is nowhere else.
     "module.html.jinja2": """
         {% extends "default/module.html.jinja2" %}
-        {% macro is_public(doc) %}{% if shown_here(doc, module) %}{{ default_is_public(doc) }}{% endif %}{% endmacro %}
+        {% macro is_public(doc) %}{% if shown_here(doc) %}{{ default_is_public(doc) }}{% endif %}{% endmacro %}
         {% block module_contents %}
             {% for name in exported_from(module) %}
                 {{ "On the package's page: " if loop.first }}<a href="#{{ name }}">{{ name }}</a>{{ "," if not loop.last }}
@@ -31,6 +31,7 @@ _TEMPLATES = {
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\\\((.+?)\\\)", re.DOTALL)
 _ANCHOR = re.compile(r'id="([^"]+)"')
 _LINK = re.compile(r'href="([^"#:]*)#([^"]+)"')
+_NAME = re.compile(r"<code>(\w+)(?:\(\))?</code>")
 _CODE = re.compile(r"(<pre>.*?</pre>|<code>.*?</code>|<script.*?</script>)", re.DOTALL)
 
 
@@ -85,7 +86,7 @@ def with_formulas(page: str) -> str:
 
 
 def _with_links(page: Path, text: str, anchors: Mapping[Path, Set[str]], start: Path) -> str:
-    """A page whose links into others lead to where the names are: those that the package exports are on its own page."""
+    """A page whose links and exported names lead to where the names are, which is the package's page for what it exports."""
 
     def mended(link: re.Match[str]) -> str:
         target = (page.parent / link[1]).resolve() if link[1] else page
@@ -95,7 +96,10 @@ def _with_links(page: Path, text: str, anchors: Mapping[Path, Set[str]], start: 
             return f'href="{os.path.relpath(start, page.parent)}#{link[2]}"'
         return f'href="{link[1]}"'  # what is inherited from something private, or from PyTorch
 
-    return _LINK.sub(mended, text)
+    def linked(code: re.Match[str]) -> str:
+        return f'<a href="#{code[1]}">{code[0]}</a>' if code[1] in package.__all__ else code[0]
+
+    return _LINK.sub(mended, _NAME.sub(linked, text))
 
 
 def _in_mathml(formula: re.Match[str]) -> str:
@@ -105,9 +109,9 @@ def _in_mathml(formula: re.Match[str]) -> str:
     return convert(html.unescape(display or inline).strip(), display="block" if display else "inline")
 
 
-def _shown_here(doc: Any, module: Any) -> bool:
-    """Whether something is documented on a module's page: what the package exports is on the package's own."""
-    return module.fullname == package.__name__ or doc.kind == "module" or doc.obj not in _exported()
+def _shown_here(doc: Any) -> bool:
+    """Whether a page documents what its module holds: what the package exports is on the package's own page only."""
+    return doc.modulename == package.__name__ or doc.kind == "module" or doc.obj not in _exported()
 
 
 def _exported() -> list[Any]:
@@ -115,5 +119,6 @@ def _exported() -> list[Any]:
 
 
 def _exported_from(module: Any) -> list[str]:
-    """The names that the package has from a module."""
-    return [name for name in package.__all__ if getattr(package, name).__module__ == module.fullname]
+    """The names of a module that the package exports too."""
+    own = getattr(module.obj, "__all__", ()) if module.fullname != package.__name__ else ()
+    return [name for name in package.__all__ if name in own]

@@ -91,3 +91,8 @@ def test_the_reference_is_built_without_a_warning(tmp_path):
     front = (tmp_path / "qiskit_torch_bridge.html").read_text()
     for name in qiskit_torch_bridge.__all__:
         assert f'id="{name}"' in front, f"{name} is not documented"
+    index = (tmp_path / "search.js").read_text()
+    assert re.findall(r'"fullname":\s*"([\w.]+\.QuantumLayer)"', index) == ["qiskit_torch_bridge.QuantumLayer"]
+    gradients = (tmp_path / "qiskit_torch_bridge" / "gradients.html").read_text()
+    assert '<a href="../qiskit_torch_bridge.html#ParameterShift"><code>' in gradients
+    assert '<code><a href="../qiskit_torch_bridge.html#Stencil">' in gradients
