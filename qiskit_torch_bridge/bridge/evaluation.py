@@ -356,7 +356,7 @@ class Derivative:
             stencil = ahead.stencil.for_rows([ahead.columns.index(column) for column in columns])
             return stencil.tiled(self.rows // ahead.rows)
         together = evaluation.points_together
-        stencil = evaluation.method.rule.stencil(
+        stencil = evaluation.method.rule.checked_stencil(
             evaluation.program,
             columns,
             rows=self.rows // together,

@@ -175,7 +175,7 @@ def _look_ahead(
         refuse_block_gradients(program)
     if method.rule.exact_only or not selection.columns or not rows:
         return None
-    stencil = method.rule.stencil(program, selection.columns, rows=rows, shots=method.shots, seeds=seeds)
+    stencil = method.rule.checked_stencil(program, selection.columns, rows=rows, shots=method.shots, seeds=seeds)
     return LookAhead(selection.columns, rows, stencil)
 
 

@@ -41,6 +41,25 @@ class GradientRule(ABC):
             seeds: Randomness for rules that draw.
         """
 
+    def checked_stencil(
+        self, program: Program, columns: tuple[int, ...], *, rows: int, shots: int | None, seeds: SeedStream
+    ) -> Stencil:
+        """:meth:`stencil`, refused where its shapes do not fit.
+
+        Raises:
+            ValueError: If they do not.
+        """
+        stencil = self.stencil(program, columns, rows=rows, shots=shots, seeds=seeds)
+        points = stencil.coefficients.shape[-1]
+        shapes = stencil.shifts.shape, stencil.coefficients.shape
+        table = (points, program.num_columns), (len(columns), points)
+        if shapes not in (table, ((rows, *table[0]), (rows, *table[1]))):
+            raise ValueError(
+                f"stencil of {type(self).__name__}: got shifts of shape {shapes[0]} and coefficients of shape {shapes[1]}, "
+                f"expected (K, A = {program.num_columns}) and (W = {len(columns)}, K), or N = {rows} of both."
+            )
+        return stencil
+
     def num_points(self, program: Program, columns: tuple[int, ...]) -> int:
         """Circuits a row of the batch."""
         return self.stencil(program, columns, rows=1, shots=None, seeds=SeedStream(0)).num_points

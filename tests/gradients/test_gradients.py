@@ -119,6 +119,17 @@ WRONG = {
 }
 
 
+def test_a_table_of_the_wrong_shape_is_refused():
+    x, w = Parameter("x"), Parameter("w")
+    circuit = QuantumCircuit(1)
+    circuit.ry(x, 0)
+    circuit.rx(w, 0)
+    for change in (lambda s, c: (s[:, :1], c), lambda s, c: (s, c[:, 1:]), lambda s, c: (s[None], c[None])):
+        layer = QuantumLayer(circuit, inputs=[x], weights=[w], gradient=Altered(change), shots=10)
+        with pytest.raises(ValueError, match=r"stencil of Altered: got shifts of shape .*, expected \(K, A = 2\)"):
+            layer(torch.rand(2, 1)).sum().backward()
+
+
 @pytest.mark.parametrize("name", ["columns_in_any_order", "library_real_amplitudes", "only_inputs"])
 @pytest.mark.parametrize("mistake", WRONG)
 def test_wrong_rules_are_caught(name, mistake):
