@@ -173,17 +173,17 @@ def add_options(parser: Parser, of: type[Any], defaults: Any = None, *, without:
         default, kind = getattr(defaults, field.name), hints[field.name]
         flag = "--" + field.name.replace("_", "-")
         if kind is bool:
-            parser.add_argument(flag, nargs="?", const=True, type=bool, default=default, help=texts[field.name])
+            parser.add_argument(flag, nargs="?", const=True, type=bool, default=default, help=texts.get(field.name))
         elif get_origin(kind) is tuple:
             several = _accepted(get_args(kind)[0])
-            parser.add_argument(flag, nargs="+", default=list(default), help=texts[field.name], **several)
+            parser.add_argument(flag, nargs="+", default=list(default), help=texts.get(field.name), **several)
         elif is_dataclass(kind):
             for part in fields(kind):
                 option = {"type": get_type_hints(kind)[part.name], "default": getattr(default, part.name)}
                 parser.add_argument(f"{flag}.{part.name}", help=_descriptions(kind)[part.name], **option)
         else:
             of_a_file = {"sub_configs": True} if any(map(is_dataclass, get_args(kind))) else {}
-            parser.add_argument(flag, default=default, help=texts[field.name], **_accepted(kind), **of_a_file)
+            parser.add_argument(flag, default=default, help=texts.get(field.name), **_accepted(kind), **of_a_file)
 
 
 def _accepted(kind: Any) -> dict[str, Any]:

@@ -27,11 +27,21 @@ class Rows:
         inputs: Shape (N, ...).
         labels: Shape (N,), int64.
         augment: Applied to the inputs of a batch in training; takes its randomness from torch's global generator.
+
+    Raises:
+        ValueError: If there is not one label for each row of the inputs.
     """
 
     inputs: torch.Tensor
     labels: torch.Tensor
     augment: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.labels.shape != self.inputs.shape[:1]:
+            raise ValueError(
+                f"labels: got shape {tuple(self.labels.shape)}, expected {tuple(self.inputs.shape[:1])}, one for each row "
+                "of the inputs."
+            )
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,12 +1,15 @@
 """The experiment that experiments/README.md shows: as long as it says, and run as it says."""
 
 import re
+from pathlib import Path
 
 import pytest
+import torch
 from runs import CHECKOUT, assert_same_run, metrics, result
 
 import experiments
 from experiments.__main__ import main
+from experiments.common.rows import Rows
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -46,3 +49,16 @@ def test_its_options_are_refused_like_all_others(moons, capsys):
         main([moons, "--qubit", "2"])
     assert refused.value.code == 2
     assert "did you mean --qubits?" in capsys.readouterr().err
+
+
+def test_an_option_without_a_description_is_an_option(moons, capsys):
+    file = Path(experiments.__path__[-1]) / "moons.py"
+    file.write_text(re.sub(r"\n    Attributes:.*?\"\"\"", '"""', file.read_text(), count=1, flags=re.DOTALL))
+    assert main([moons, "--qubits", "2", "--dry-run"]) == 0
+    assert "qubits=2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(9).long(), torch.zeros(10, 1).long()])
+def test_labels_that_do_not_go_with_the_inputs_are_refused(labels):
+    with pytest.raises(ValueError, match=r"labels: got shape .*, expected \(10,\), one for each row"):
+        Rows(torch.zeros(10, 2), labels)
