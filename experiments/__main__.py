@@ -30,6 +30,7 @@ def _perform(name: str, options: Sequence[str]) -> int:
         width = max(map(len, summaries))
         for known, summary in summaries.items():
             print(f"  {known:<{width}}  {summary}")
+        print("\nand each experiments/NAME.py of your own that has an EXPERIMENT or a STUDY.")
         return 0
     if name in ("ibm-check", "jobs"):  # commands of the library now
         return int(getattr(import_module("experiments.earlier_names"), name.replace("-", "_"))(options))

@@ -261,7 +261,12 @@ def _trained(experiment: Experiment[S], site: Site[S], training: Training) -> Ou
         with Work(
             experiment.name, training.settings, folder, site.fabric, device=site.device, progress=progress
         ) as work:
-            result = {"experiment": experiment.name, **experiment.train(training.settings, work)}
+            numbers: Any = experiment.train(training.settings, work)
+            if not isinstance(numbers, Mapping):
+                raise TypeError(
+                    f"train: got {numbers!r}, expected what work.result() gives; end it with: return work.result()"
+                )
+            result = {"experiment": experiment.name, **numbers}
         if site.is_first:
             if site.device is not None and site.device.ledger.path == folder.file(LEDGER):
                 result |= _costs(site.device)

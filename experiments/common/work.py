@@ -294,6 +294,15 @@ class Work:
         self._share([*model.parameters(), *model.buffers()])
         if len(self._stages) == 1 and self.fabric.global_rank:  # dropout of its own; the weights are those of the first
             torch.manual_seed(self.settings.seed * 1_000_003 + self.fabric.global_rank)
+        if (
+            len(self._stages) == 1
+            and self.settings.shots
+            and any(layer.shots is None for layer in quantum_layers(model))
+        ):
+            raise ValueError(
+                f"model: got a quantum layer without shots, expected the {self.settings.shots} of the settings; make it "
+                "with **work.layer_options()."
+            )
         self._bank_costs(self._earlier)
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizer = optimizer(self._trained, lr=self.settings.lr)

@@ -1,6 +1,7 @@
 """The experiment that experiments/README.md shows: as long as it says, and run as it says."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,25 @@ def test_the_example_runs_resumes_and_is_compared(moons, tmp_path, capsys):
     assert metrics(tmp_path / "more" / "seed0") == metrics(tmp_path / "few")[:1]
     assert main(["plot", more]) == 0
     assert main(["compare", few, more, "--out", str(tmp_path / "compared")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("network(settings, work.layer_options())", "network(settings, {})", "expected the 50 of the settings"),
+        ("return work.result()", "work.result()", "end it with: return work.result()"),
+    ],
+)
+def test_what_a_beginner_forgets_is_said(moons, tmp_path, capsys, right, wrong, said):
+    (file,) = tmp_path.glob("code/*.py")
+    text = file.read_text()
+    assert right in text
+    file.write_text(text.replace(right, wrong))
+    sys.modules.pop("experiments.moons", None)
+    options = ["--points", "20", "--shots", "50", "--epochs", "1", "--run-dir", str(tmp_path / "run")]
+    assert main([moons, *options]) == 1
+    assert said in capsys.readouterr().err
+    sys.modules.pop("experiments.moons", None)
 
 
 def test_its_options_are_refused_like_all_others(moons, capsys):
