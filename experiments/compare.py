@@ -22,7 +22,7 @@ from .common.runs import RunFolder
 if TYPE_CHECKING:
     from .common.comparison import Compared
 
-_NOT_COMPARED = ("seed", "seeds", "data_root", "device", "download")
+_NOT_COMPARED = ("seed", "seeds", "data_root", "device", "download", "gradient_variances")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -327,10 +327,11 @@ class TestAgainstShots:
         assert "shots spent" in axes.containers[0].get_label()
 
     def test_runs(self, finished, copy, tmp_path):
-        """Of another number of shots, beside those that the run had."""
+        """Of another number of shots, beside those that the run had; what it writes besides makes no other curve."""
         more, out = copy("study", "more"), tmp_path / "out"
         for config in (more / "config.yaml", *more.glob("*/config.yaml")):
-            config.write_text(config.read_text().replace("shots: 50\n", "shots: 500\n"))
+            text = config.read_text().replace("shots: 50\n", "shots: 500\n")
+            config.write_text(text.replace("gradient_variances: false\n", "gradient_variances: true\n"))
         assert main(["compare", str(finished["study"]), str(more), "--against", "shots", "--out", str(out)]) == 0
         rows = RunFolder(out).read_rows("shots.csv")
         assert [(row["curve"], row["shots a circuit"], row["seeds"]) for row in rows] == [
