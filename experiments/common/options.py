@@ -298,7 +298,7 @@ def _built(of: type[D], parsed: Any) -> D:
         if nested is not None and value is not None and not is_dataclass(value):
             values[field.name] = _built(nested, value)
         else:
-            values[field.name] = tuple(map(_plain, value or ())) if get_origin(kind) is tuple else _plain(value)
+            values[field.name] = tuple(map(_plain, value)) if get_origin(kind) is tuple else _plain(value)
     return of(**values)
 
 
