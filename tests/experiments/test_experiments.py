@@ -1,5 +1,6 @@
 """The experiments from the command line: what they write, what they refuse, and that they can be interrupted."""
 
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -387,3 +388,14 @@ def test_mnist_reaches_the_published_accuracy(folder, data_root):
     options = ("--data-root", str(data_root), "--dataset", "mnist", "--epochs", "7", "--run-dir", str(folder))
     assert run(*options) == 0
     assert result(folder)["test_accuracy"] >= 0.99
+
+
+def test_figures_of_an_earlier_result_are_not_those_of_the_new_one(tmp_path):
+    """A training that was made longer, and killed before its figures were drawn."""
+    folder = RunFolder(tmp_path)
+    for name, seconds in (("loss.png", 1), ("result.json", 2), ("phases.png", 3)):
+        folder.write(name, b"")
+        os.utime(folder.file(name), (seconds, seconds))
+        if name == "result.json":
+            assert not folder.is_drawn
+    assert folder.is_drawn
