@@ -17,6 +17,7 @@ from .backends import Backend, check_shots
 from .bridge.evaluation import NonFiniteAnglesError
 from .bridge.functional import Tally, measure
 from .bridge.method import Method
+from .bridge.plain import measure_plainly
 from .bridge.result import LayerResult
 from .gradients.rules import GradientRule, resolve_gradient
 from .program.compiled import Program
@@ -130,9 +131,9 @@ class QuantumLayer(nn.Module):
         self._shots, self._rule, self._allocation = check_shots(shots), resolve_gradient(gradient), allocation
         self.backend = backend
         self._circuit = circuit.copy()
-        self._seeds = SeedStream(seed)
+        self.seeds = SeedStream(seed)
         grouped = isinstance(weights, Mapping) and bool(weights)
-        self._tally, self._told_of_halves = Tally(grouped), False
+        self.tally, self._told_of_halves = Tally(grouped), False
         self.weights: nn.Parameter | nn.ParameterDict | None
         parameters = self._initial_weights(init)
         if grouped:
@@ -202,8 +203,12 @@ class QuantumLayer(nn.Module):
         return self._measure(features, shots)
 
     def _measure(self, features: torch.Tensor | None, shots: int | None) -> torch.Tensor:
+        weights = self._weight_list()
+        if shots is None and self._method.rule.exact_only and not self._method.backend.settings_may_change:
+            values = measure_plainly(self, features, weights)
+            if values is not None:
+                return values
         self._check_features(features)
-        weights = [] if self.weights is None else self._weight_list()
         like = features if features is not None else weights[0] if weights else torch.empty(0)
         for tensor in (like, *weights):
             if tensor.is_meta or tensor.dtype not in _FLOATS:
@@ -221,7 +226,7 @@ class QuantumLayer(nn.Module):
         if shots is not None or method.backend.settings_may_change:
             method = self.method(shots)
         try:
-            values = measure(self.program, method, rows, weights, seeds=self._seeds, tally=self._tally)
+            values = measure(self.program, method, rows, weights, seeds=self.seeds, tally=self.tally)
         except NonFiniteAnglesError as error:
             cause = error
         else:
@@ -260,11 +265,11 @@ class QuantumLayer(nn.Module):
 
     def get_rng_state(self) -> dict[str, Any]:
         """Where the layer's stream of shots stands; save it to continue a run to the last bit."""
-        return self._seeds.state()
+        return self.seeds.state()
 
     def set_rng_state(self, state: dict[str, Any]) -> None:
         """Continues the stream of shots where :meth:`get_rng_state` found it."""
-        self._seeds.restore(state)
+        self.seeds.restore(state)
 
     def draw(self, output: str = "text", **options: Any) -> Any:
         """Draws the user's circuit; takes what ``QuantumCircuit.draw`` takes (``output="mpl"`` gives a figure)."""
@@ -283,9 +288,10 @@ class QuantumLayer(nn.Module):
         )
 
     def _weight_list(self) -> list[torch.Tensor]:
-        if isinstance(self.weights, nn.ParameterDict):
-            return [self.weights[name] for name in self.program.group_names]
-        return [torch.empty(0) if self.weights is None else self.weights]
+        weights = self.weights
+        if isinstance(weights, nn.ParameterDict):
+            return [weights[name] for name in self.program.group_names]
+        return [] if weights is None else [weights]
 
     def _initial_weights(self, init: Initializer) -> dict[str, nn.Parameter]:
         names, sizes = self.program.group_names, self.program.num_weights
@@ -296,7 +302,7 @@ class QuantumLayer(nn.Module):
         given = init if isinstance(init, Mapping) else dict.fromkeys(names, init)
         if strange := set(given) - set(names):
             raise ValueError(f"init: got groups {sorted(map(str, strange))}, expected some of {list(names)}.")
-        words = np.random.SeedSequence(self._seeds.entropy).generate_state(1, np.uint64)
+        words = np.random.SeedSequence(self.seeds.entropy).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
         return {
             name: nn.Parameter(_initial(given.get(name, "uniform"), name, size, generator))
@@ -355,7 +361,7 @@ class QuantumLayer(nn.Module):
         )
 
     def _require_finite_weights(self) -> None:
-        for name, weight in zip(self.program.group_names, self._weight_list(), strict=True):
+        for name, weight in zip(self.program.group_names, self._weight_list(), strict=False):
             try:
                 bad = ~torch.isfinite(weight.detach())
                 if not bool(bad.any()):
@@ -371,25 +377,25 @@ class QuantumLayer(nn.Module):
     @property
     def last_run(self) -> LayerResult | None:
         """What the last forward call executed, and the gradient that has come back through it; None before it."""
-        return self._tally.last_result
+        return self.tally.last_result
 
     @property
     def total_circuits(self) -> int:
         """Circuits executed so far, those of gradients included. Can be set, to go on counting from an earlier run."""
-        return self._tally.circuits
+        return self.tally.circuits
 
     @total_circuits.setter
     def total_circuits(self, circuits: int) -> None:
-        self._tally.circuits = require_integer("total_circuits", circuits, least=0)
+        self.tally.circuits = require_integer("total_circuits", circuits, least=0)
 
     @property
     def total_shots(self) -> int:
         """Shots spent so far, likewise."""
-        return self._tally.shots
+        return self.tally.shots
 
     @total_shots.setter
     def total_shots(self, shots: int) -> None:
-        self._tally.shots = require_integer("total_shots", shots, least=0)
+        self.tally.shots = require_integer("total_shots", shots, least=0)
 
 
 def _refuse_weights(weights: torch.Tensor) -> None:

@@ -6,7 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,6 +18,9 @@ from ..program.readout import MeasurementGroup
 from ..shots.covariance import Covariance
 from ..shots.shadow import Shadow
 from .passport import Passport
+
+if TYPE_CHECKING:
+    from ..simulator.step import Step
 
 __all__ = [
     "Backend",
@@ -159,6 +162,10 @@ class Backend(ABC):
 
     def note_shadow(self, shadow: Shadow) -> None:  # noqa: B027 - most backends have nowhere to note it
         """Told what :attr:`shadow` has shown, after each evaluation."""
+
+    def step_of(self, program: Program) -> Step | None:
+        """What takes inputs and weights to exact values in one call, and gradients back; None where nothing does."""
+        return None
 
     def evaluate_for_pullback(self, program: Program, angles: np.ndarray) -> Estimate:
         """Exact values as by :meth:`evaluate`, with what :meth:`pullback` can use again in :attr:`Estimate.state`."""

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..program.compiled import Program
+from ..program.readout import Expectation
 from ..shots.covariance import Covariance
 from .base import Backend, Estimate, ProgramCache, check_shots
 
 if TYPE_CHECKING:
     from ..simulator.engine import Simulator
+    from ..simulator.step import Step
 
 __all__ = ["StatevectorBackend"]
 
@@ -44,7 +46,7 @@ class StatevectorBackend(Backend):
         if precision not in _DTYPES:
             raise ValueError(f"precision: got {precision!r}, expected 'double' or 'single'.")
         self.precision = precision
-        self._cache = ProgramCache()
+        self._cache, self._steps = ProgramCache(), ProgramCache()
 
     def resolve_shots(self, shots: int | None) -> int | None:
         return check_shots(shots)
@@ -64,6 +66,26 @@ class StatevectorBackend(Backend):
         self, program: Program, angles: np.ndarray, upstream: np.ndarray, state: Any, selected: np.ndarray
     ) -> np.ndarray:
         return self._simulator(program).pullback(_contiguous(angles), _contiguous(upstream), state, selected)
+
+    def step_of(self, program: Program) -> Step | None:
+        # What a class of a user's own changes must not be passed by.
+        if type(self) is not StatevectorBackend:
+            return None
+        try:
+            return self._steps[program]
+        except KeyError:
+            return self._steps.setdefault(program, self._new_step(program))
+
+    def _new_step(self, program: Program) -> Step | None:
+        table = None if program.blocks else program.angle_map.table
+        if table is None or not isinstance(program.readout, Expectation):
+            return None
+        simulator = self._simulator(program)
+        if not simulator.plan.whole:
+            return None
+        from ..simulator.step import Step
+
+        return Step(simulator, table, (program.num_inputs, sum(program.num_weights)))
 
     def _evaluate(
         self,

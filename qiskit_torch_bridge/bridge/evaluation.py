@@ -25,11 +25,14 @@ __all__ = [
     "Derivative",
     "Evaluation",
     "GradientRecord",
+    "Kept",
     "LookAhead",
     "NonFiniteAnglesError",
     "Observer",
+    "Record",
     "exact_estimate",
     "refuse_block_gradients",
+    "require_finite",
 ]
 
 
@@ -77,7 +80,7 @@ class _Answer(NamedTuple):
     estimate: Estimate
 
 
-class _Kept(NamedTuple):
+class Kept(NamedTuple):
     """What a forward call leaves for a gradient that the backend computes itself.
 
     Attributes:
@@ -105,7 +108,7 @@ class Record:
 
     estimate: Estimate | None = None
     answer: _Answer | None = None
-    kept: _Kept | None = None
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +204,7 @@ class Evaluation:
             estimate = estimate.of_rows(slice(rows))
             self.record.answer = _Answer(angles[rows:], gradient)
         if estimate.state is not None:
-            self.record.kept = _Kept(angles, estimate.state, groups, _memory(groups))
+            self.record.kept = Kept(angles, estimate.state, groups, _memory(groups))
         if self.kind == "gradient":
             self.record.estimate = estimate
         if self.observer is not None:
@@ -305,12 +308,7 @@ class Evaluation:
         angles = np.empty((batch_size(groups), angle_map.num_columns))
         for group, columns in zip(groups, angle_map.slices, strict=True):
             angles[:, columns] = group.detach().resolve_neg().numpy()
-        if not np.logical_and.reduce(np.isfinite(angles), axis=None):
-            row, column = np.argwhere(~np.isfinite(angles))[0].tolist()
-            raise NonFiniteAnglesError(
-                f"Angle {self.program.describe_angle(column)} is {angles[row, column]} in row {row}, expected a finite "
-                "number of radians; check the inputs and weights. No circuit was run."
-            )
+        require_finite(self.program, angles)
         return angles
 
 
@@ -453,6 +451,20 @@ class Derivative:
                 upstream=upstream.detach().resolve_neg().numpy().copy(),
                 **measured,
             )
+        )
+
+
+def require_finite(program: Program, angles: np.ndarray) -> None:
+    """Refuses angles, shape (N, A), that are NaN or infinite.
+
+    Raises:
+        NonFiniteAnglesError: If one is.
+    """
+    if not np.logical_and.reduce(np.isfinite(angles), axis=None):
+        row, column = np.argwhere(~np.isfinite(angles))[0].tolist()
+        raise NonFiniteAnglesError(
+            f"Angle {program.describe_angle(column)} is {angles[row, column]} in row {row}, expected a finite "
+            "number of radians; check the inputs and weights. No circuit was run."
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +22,14 @@ from .function import QuantumFunction
 from .method import Method
 from .result import LayerResult
 
-__all__ = ["Tally", "evaluate", "measure"]
+__all__ = ["Call", "Pending", "Tally", "evaluate", "measure"]
+
+
+class Pending(Protocol):
+    """A call whose result is made when somebody looks."""
+
+    def result(self) -> LayerResult:
+        """What it measured."""
 
 
 @dataclass(eq=False)
@@ -34,18 +41,26 @@ class Tally:
         observe: Told of each backend call, too.
         circuits: Circuits executed, those of gradients included.
         shots: Shots spent on them.
-        last_result: Of the last call.
+        last: What the last call measured, or what can say so.
     """
 
     grouped: bool = False
     observe: Callable[[str, Estimate], None] | None = None
     circuits: int = field(default=0, kw_only=True)
     shots: int = field(default=0, kw_only=True)
-    last_result: LayerResult | None = field(default=None, kw_only=True)
+    last: LayerResult | Pending | None = field(default=None, kw_only=True)
+
+    @property
+    def last_result(self) -> LayerResult | None:
+        """What the last call measured."""
+        return self.last if self.last is None or isinstance(self.last, LayerResult) else self.last.result()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "last": self.last_result}
 
 
 @dataclass(eq=False)
-class _Call:
+class Call:
     """One call's :class:`qiskit_torch_bridge.bridge.evaluation.Observer`: from what it is told it makes the result."""
 
     tally: Tally
@@ -57,7 +72,7 @@ class _Call:
         tally.circuits += estimate.circuits
         tally.shots += estimate.shots
         if kind == "values":
-            tally.last_result = LayerResult(
+            tally.last = LayerResult(
                 # Copied, because the output may share the values' memory, and is the user's to change.
                 estimate.values.copy(),
                 np.sqrt(estimate.variances) if estimate.shots else estimate.variances,
@@ -151,7 +166,7 @@ def measure(
     # In double precision from here on: shifts must not drown in rounding, and autocast leaves it alone.
     exact = None if inputs is None else inputs.to("cpu", torch.float64)
     groups = program.angle_map(exact, [weight.to("cpu", torch.float64) for weight in weights])
-    call = _Call(tally, _sources(program, inputs, weights))
+    call = Call(tally, _sources(program, inputs, weights))
     position = seeds.position
     ahead = _look_ahead(program, method, groups, seeds) if method.backend.queues and training else None
     drawn = seeds.position

@@ -25,6 +25,7 @@ __all__ = [
     "needs_gradient",
     "refuse_nested_forward_mode",
     "refuse_tracing",
+    "somebody_looks",
     "transforms_are_active",
     "unfold",
 ]
@@ -83,6 +84,11 @@ forward_level: Callable[[], int] = (
 )
 _dispatch_mode = _of_torch("_dispatch_mode", "_C._get_dispatch_mode")
 _interpreters = _of_torch("_interpreters", "_C._functorch.get_interpreter_stack")
+
+
+def somebody_looks() -> bool:
+    """Whether anything but PyTorch's own autograd may look at what is computed: a transform, a mode, forward mode."""
+    return bool(count_modes() or transforms_are_active() or forward_level() >= 0)
 
 
 def refuse_tracing() -> None:

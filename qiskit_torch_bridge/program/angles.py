@@ -376,6 +376,25 @@ class AngleMap:
         """Whether the angles' derivatives are the same whatever the inputs and weights."""
         return all(group.translated is None for group in self.groups)
 
+    @cached_property
+    def table(self) -> tuple[np.ndarray, ...] | None:
+        """The map as four arrays, for compiled code; None if it is not affine, or does not look at all the inputs.
+
+        Angle a is ``offsets[a]`` plus the sum of ``slopes[t]`` times column ``columns[t]`` of the inputs and all weights side
+        by side, over t from ``starts[a]`` to ``starts[a + 1]``; the arrays are (starts, columns, slopes, offsets).
+        """
+        if not self.is_affine or self.has_idle_inputs or any(group.fixed for group in self.groups):
+            return None
+        first = np.cumsum([0, *self.source_widths]).tolist()
+        forms = [form for group in self.groups for form in group.affine]
+        terms = [(first[source] + column, slope) for form in forms for (source, column), slope in form.terms]
+        return (
+            np.cumsum([0, *(len(form.terms) for form in forms)], dtype=np.int64),
+            np.array([column for column, _ in terms], np.int64),
+            np.array([slope for _, slope in terms], np.float64),
+            np.array([form.constant for form in forms], np.float64),
+        )
+
     def slopes(self, source: int, columns: Sequence[int], tensors: Mapping[int, torch.Tensor]) -> np.ndarray:
         """The derivatives of angles by the parameters of one source, shape (N, W, width), or (1, W, width).
 

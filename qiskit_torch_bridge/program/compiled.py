@@ -32,6 +32,7 @@ from .unrolling import names_and_labels, without_loops
 __all__ = ["Program", "Selection"]
 
 _MOST_KEPT_FILLINGS = 1024
+_NOT_PICKLED = ("_fillings", "selections", "selections_by_source")
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,6 +205,11 @@ class Program:
         """:meth:`select`, as a mapping: each selection is made when it is first looked up."""
         return _Selections(self)
 
+    @cached_property
+    def selections_by_source(self) -> Mapping[tuple[bool, ...], Selection]:
+        """:attr:`selections`, by whether each source (the inputs, then each weight group) needs a gradient."""
+        return _SelectionsBySource(self)
+
     def describe_angle(self, column: int) -> str:
         """An angle as the user knows it: its expression, gate and qubits."""
         for instruction in self.circuit.data:
@@ -271,7 +277,7 @@ class Program:
         return self.angle_map(inputs, weights)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_fillings", "selections")}
+        return {name: value for name, value in self.__dict__.items() if name not in _NOT_PICKLED}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         return self
@@ -285,6 +291,17 @@ class _Selections(dict[tuple[bool, ...], Selection]):
 
     def __missing__(self, needs_grad: tuple[bool, ...]) -> Selection:
         return self.setdefault(needs_grad, Selection.of(self._angle_map, self._influential, needs_grad))
+
+
+class _SelectionsBySource(dict[tuple[bool, ...], Selection]):
+    """A program's selections, by whether each source needs a gradient."""
+
+    def __init__(self, program: Program) -> None:
+        self._groups, self._selections = program.angle_map.groups, program.selections
+
+    def __missing__(self, needed: tuple[bool, ...]) -> Selection:
+        by_group = tuple([any(needed[source] for source in group.sources) for group in self._groups])
+        return self.setdefault(needed, self._selections[by_group])
 
 
 def _with_angles(circuit: QuantumCircuit, angles: Sequence[Parameter]) -> QuantumCircuit:

@@ -1,7 +1,7 @@
 """Carries plans out: batches in parts, parts in threads, and states kept where a gradient will want them."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,8 +12,8 @@ from ..arguments import in_gibibytes
 from ..program.compiled import Program
 from ..program.readout import MOST_TABULATED_QUBITS, Samples, bits_of
 from ..shots.covariance import variance_of_one_shot
-from . import kernels, outcome_kernels, pauli_kernels, threads
-from .plan import Measurement, Pass, Plan, plan_of
+from . import kernels, outcome_kernels, pauli_kernels, threads, whole_kernels
+from .plan import NO_MAP, Measurement, Pass, Plan, plan_of
 from .vectors import WIDTH
 
 __all__ = ["Simulator", "States"]
@@ -31,6 +31,9 @@ _SECONDS_PER_DRAW = 5e-8
 
 _Work = Callable[[slice, slice, bool], None]
 """On a part of a batch: its rows, its slabs, and whether its kernels are to be spread over the threads."""
+
+_NOWHERE, _NOT_GIVEN = (0, False), (0, False, 0, 0)
+_NO_VALUES = np.zeros((0, 0))
 
 Measured = list[tuple[Measurement, slice, np.ndarray]]
 """Of parts of a batch: a measurement, the part's rows, and the counts of its outcomes."""
@@ -68,9 +71,14 @@ class Simulator:
         self.plan: Plan = plan_of(program, self.dtype)
         self._bytes_of_row = self.plan.planes * self.dtype.itemsize << self._num_qubits
         self._require_memory(self._bytes_of_row, memory, "altogether")
-        self._num_outputs = program.num_outputs
-        self._constants = program.readout.constants
+        self.num_outputs = program.num_outputs
+        self._constants = np.ascontiguousarray(program.readout.constants, np.float64)
+        self._static = self.static() if self.plan.whole else None
         self._num_outcomes = sum(2 ** len(measurement.qubits) for measurement in self.plan.measurements)
+
+    def static(self, table: Sequence[np.ndarray] = NO_MAP) -> np.ndarray:
+        """What the kernels of whole states take; the table must outlive it, as must this simulator."""
+        return self.plan.static(self._constants, table)
 
     def values(self, angles: np.ndarray, *, keep: bool = False) -> tuple[np.ndarray, States | None]:
         """Exact values.
@@ -86,19 +94,16 @@ class Simulator:
             MemoryError: If a state does not fit into what memory is free.
         """
         rows = len(angles)
-        lanes = self._lanes(rows)
-        num_slabs = -(-rows // lanes)
-        kept = None
-        if keep and num_slabs * lanes * self._bytes_of_row <= _BYTES_OF_A_LARGE_PART:
-            kept = States(self._room(num_slabs, lanes, copies=3), rows)
-        values = np.empty((rows, self._num_outputs))
+        lanes = self.lanes(rows)
+        kept = States(self.room(-(-rows // lanes), lanes, copies=3), rows) if keep and self.keeps(rows) else None
+        values = np.empty((rows, self.num_outputs))
         values[:] = self._constants
 
         def work(part: slice, slabs: slice, spread: bool) -> None:
             into = None if kept is None else kept.planes[slabs]
-            self._read(self._simulate(angles[part], lanes, spread, into), lanes, values[part], spread)
+            self._evaluate(angles[part], lanes, values[part], spread, into)
 
-        self._in_parts(rows, lanes, work, sweeps=1)
+        self.in_parts(rows, lanes, work, sweeps=1)
         return values, kept
 
     def pullback(
@@ -114,7 +119,7 @@ class Simulator:
             selected: Shape (A,), bool.
         """
         rows = len(angles)
-        lanes = self._lanes(rows)
+        lanes = self.lanes(rows)
         if states is not None and states.rows != rows:
             states = None
         gradients = np.zeros(angles.shape)
@@ -129,22 +134,25 @@ class Simulator:
                 planes = states.planes[slabs]
                 planes = planes.copy() if len(passes) > 1 else planes
             duals = self._observe(planes, lanes, upstream[part], spread)
+            if self.plan.whole:
+                whole_kernels.backward(
+                    self._static, self._num_qubits, lanes, selected, _NOT_GIVEN, upstream[part], angles[part], planes,
+                    duals, gradients[part], 0, len(planes),
+                )  # fmt: skip
+                return
             for number, one in reversed(list(enumerate(passes))):
                 blocks = 1 << len(one.outer_bits)
-                by_block = gradients[part, None]
-                if blocks > 1:
-                    by_block = np.zeros((part.stop - part.start, blocks, angles.shape[1]))
+                by_block = np.zeros((part.stop - part.start, blocks, angles.shape[1]))
                 arguments = (
-                    *one.arrays, one.segments, one.outer_bits, one.num_qubits, lanes, number == 0,
+                    *one.arrays, one.segments, one.outer_bits, one.num_qubits, number == 0,
                     selected, angles[part], planes, duals, by_block,
                 )  # fmt: skip
                 seconds = 4 * one.num_operations * planes.size * _SECONDS_PER_ELEMENT
                 _compute(kernels.sweep, arguments, len(planes) * blocks, seconds, spread)
-                if blocks > 1:
-                    gradients[part] += by_block.sum(axis=1)
+                gradients[part] += by_block.sum(axis=1)
 
         if passes:
-            self._in_parts(rows, lanes, work, sweeps=5)
+            self.in_parts(rows, lanes, work, sweeps=5)
         return gradients
 
     def sampled(
@@ -156,7 +164,7 @@ class Simulator:
         """
         narrow = np.min_scalar_type(shots)  # memory that is written for the first time costs more than the conversion
         kept: Measured | None = [] if self._num_outcomes * len(angles) <= _MOST_COUNTS_KEPT else None
-        values = np.empty((len(angles), self._num_outputs))
+        values = np.empty((len(angles), self.num_outputs))
         values[:] = self._constants
         variances = np.zeros(values.shape)
         degrees = shots - 1.0 if shots > 1 else math.nan  # one shot says nothing about the variance
@@ -209,7 +217,7 @@ class Simulator:
         use: Callable[[Measurement, slice, np.ndarray], None],
     ) -> None:
         """Hands on the counts of each measurement's outcomes, with its rows; or their probabilities."""
-        lanes = self._lanes(len(angles))
+        lanes = self.lanes(len(angles))
         key = None if seed is None else seed.generate_state(2, np.uint32).astype(np.uint64)
 
         def work(part: slice, slabs: slice, spread: bool) -> None:
@@ -231,18 +239,28 @@ class Simulator:
                     )
                 use(measurement, part, counts)
 
-        self._in_parts(len(angles), lanes, work, sweeps=1, more=self._num_outcomes * len(angles) * _SECONDS_PER_DRAW)
+        self.in_parts(len(angles), lanes, work, sweeps=1, more=self._num_outcomes * len(angles) * _SECONDS_PER_DRAW)
 
     # Sharing the work out
 
-    def _lanes(self, rows: int) -> int:
+    def lanes(self, rows: int) -> int:
         """How many rows stand side by side: a matter of the sizes alone, so that results depend on nothing else."""
         n = self._num_qubits
         if 1 << n < WIDTH or (n <= _MOST_QUBITS_SIDE_BY_SIDE and rows >= _LEAST_ROWS_SIDE_BY_SIDE):
             return WIDTH
         return WIDTH if n <= _MOST_QUBITS_OF_LONG_BATCHES and rows >= _ROWS_OF_LONG_BATCHES else 1
 
-    def _in_parts(self, rows: int, lanes: int, work: _Work, *, sweeps: int, more: float = 0.0) -> None:
+    def keeps(self, rows: int) -> bool:
+        """Whether the states of so many rows are few enough to be kept for a gradient."""
+        lanes = self.lanes(rows)
+        return -(-rows // lanes) * lanes * self._bytes_of_row <= _BYTES_OF_A_LARGE_PART
+
+    def seconds(self, slabs: int, lanes: int, sweeps: int) -> float:
+        """Roughly how long it takes to go so many times through small states."""
+        elements = slabs * lanes * self._bytes_of_row // self.dtype.itemsize
+        return sweeps * elements * (self.plan.passes[0].num_operations + 2) * _SECONDS_PER_ELEMENT
+
+    def in_parts(self, rows: int, lanes: int, work: _Work, *, sweeps: int, more: float = 0.0) -> None:
         """Calls ``work`` for parts of the batch: small states' in threads, large ones' in turn, each with all threads."""
         if not self.plan.whole:
             size = max(1, _BYTES_OF_A_LARGE_PART // self._bytes_of_row)
@@ -252,8 +270,7 @@ class Simulator:
             return
         slabs = -(-rows // lanes)
         size = max(1, _BYTES_OF_A_SMALL_PART // (lanes * self._bytes_of_row))
-        elements = slabs * lanes * self._bytes_of_row // self.dtype.itemsize
-        seconds = sweeps * elements * (self.plan.passes[0].num_operations + 2) * _SECONDS_PER_ELEMENT + more
+        seconds = self.seconds(slabs, lanes, sweeps) + more
         if slabs <= size and seconds < 2 * threads.LEAST_SECONDS:
             work(slice(0, rows), slice(0, slabs), False)
             return
@@ -265,7 +282,7 @@ class Simulator:
 
         threads.in_parallel(of_thread, slabs, seconds)
 
-    def _room(self, slabs: int, lanes: int, *, copies: int) -> np.ndarray:
+    def room(self, slabs: int, lanes: int, *, copies: int) -> np.ndarray:
         """Memory for states; zeros for large ones, whose first pass touches only what is not zero."""
         size = slabs * lanes * self._bytes_of_row
         if size >= _BYTES_OF_A_LARGE_PART // 2:
@@ -286,31 +303,39 @@ class Simulator:
 
     # Steps
 
-    def _simulate(self, angles: np.ndarray, lanes: int, spread: bool, into: np.ndarray | None = None) -> np.ndarray:
-        planes = self._room(-(-len(angles) // lanes), lanes, copies=1) if into is None else into
-        _apply(self.plan.passes, angles, planes, lanes, spread, fresh=True)
-        return planes
-
-    def _read(self, planes: np.ndarray, lanes: int, values: np.ndarray, spread: bool) -> None:
-        """Adds what is read from the states to the rows' values."""
+    def _evaluate(
+        self, angles: np.ndarray, lanes: int, values: np.ndarray, spread: bool, into: np.ndarray | None
+    ) -> None:
+        """Fills in the rows' values, and ``into`` their states."""
         observables = self.plan.observables
+        if self.plan.whole and observables is not None:
+            planes = self.room(-(-len(angles) // lanes), lanes, copies=1) if into is None else into
+            _through(self._static, self._num_qubits, lanes, angles, planes, values)
+            return
+        planes = self._simulate(angles, lanes, spread, into)
         if observables is None:
             (measurement,) = self.plan.measurements
             probabilities = _probabilities(planes, lanes, measurement, len(values), spread)
             outcome_kernels.add_by_output(measurement.output_of, probabilities, 1, values)
             return
         blocks = 1 << (self._num_qubits - observables.num_qubits)
-        by_block = values[:, None] if blocks == 1 else np.zeros((len(values), blocks, self._num_outputs))
-        arguments = (*observables.arrays, observables.num_qubits, blocks, lanes, planes, by_block)
+        by_block = np.zeros((len(values), blocks, self.num_outputs))
+        arguments = (*observables.arrays, observables.num_qubits, blocks, planes, by_block)
         seconds = 4 * len(observables.arrays[0]) * planes.size * _SECONDS_PER_ELEMENT
         _compute(pauli_kernels.expectations, arguments, len(planes) * blocks, seconds, spread)
-        if blocks > 1:
-            values += by_block.sum(axis=1)
+        values += by_block.sum(axis=1)
+
+    def _simulate(self, angles: np.ndarray, lanes: int, spread: bool, into: np.ndarray | None = None) -> np.ndarray:
+        planes = self.room(-(-len(angles) // lanes), lanes, copies=1) if into is None else into
+        _apply(self.plan.passes, angles, planes, lanes, spread, fresh=True)
+        return planes
 
     def _observe(self, planes: np.ndarray, lanes: int, upstream: np.ndarray, spread: bool) -> np.ndarray:
-        """The effective observable applied to the states."""
-        duals = self._room(len(planes), lanes, copies=1)
+        """The effective observable applied to the states; nothing where the kernel does that by itself."""
         observables = self.plan.observables
+        if self.plan.whole and observables is not None:
+            return planes[:0]
+        duals = self.room(len(planes), lanes, copies=1)
         seconds = 4 * planes.size * _SECONDS_PER_ELEMENT
         if observables is None:
             (measurement,) = self.plan.measurements
@@ -318,7 +343,7 @@ class Simulator:
             _compute(outcome_kernels.observe, of_outcomes, len(planes), seconds, spread)
         else:
             blocks = 1 << (self._num_qubits - observables.num_qubits)
-            arguments = (*observables.arrays, observables.num_qubits, blocks, lanes, planes, upstream, duals)
+            arguments = (*observables.arrays, observables.num_qubits, blocks, planes, upstream, duals)
             seconds *= len(observables.arrays[0])
             _compute(pauli_kernels.observe, arguments, len(planes) * blocks, seconds, spread)
         return duals
@@ -338,7 +363,7 @@ class Simulator:
         """First and second moments of the scores over the shots, shape (N, M)."""
         group, output_of = measurement.group, measurement.output_of
         if output_of is not None:  # an indicator is its own square
-            first = np.zeros((len(counts), self._num_outputs))
+            first = np.zeros((len(counts), self.num_outputs))
             outcome_kernels.add_by_output(output_of, counts, shots, first)
             return first, first
         if len(measurement.qubits) > MOST_TABULATED_QUBITS:
@@ -356,11 +381,29 @@ def _apply(
 ) -> None:
     """Takes the states through the passes; ``fresh``: from all qubits in 0, whatever the memory holds."""
     for number, one in enumerate(passes):
-        arguments = (
-            *one.arrays, one.segments, one.outer_bits, one.num_qubits, lanes, fresh and number == 0, angles, planes,
-        )  # fmt: skip
+        begin = fresh and number == 0
+        if not len(one.segments):
+            _through(one.static, one.num_qubits, lanes, angles, planes, fresh=begin)
+            continue
+        arguments = (*one.arrays, one.segments, one.outer_bits, one.num_qubits, begin, angles, planes)
         seconds = one.num_operations * planes.size * _SECONDS_PER_ELEMENT
         _compute(kernels.forward, arguments, len(planes) << len(one.outer_bits), seconds, spread)
+
+
+def _through(
+    static: np.ndarray | None,
+    num_qubits: int,
+    lanes: int,
+    angles: np.ndarray,
+    planes: np.ndarray,
+    values: np.ndarray = _NO_VALUES,
+    *,
+    fresh: bool = True,
+) -> None:
+    """Takes small states through their operations, and fills in the values where ``static`` has observables."""
+    whole_kernels.forward(
+        static, num_qubits, lanes, fresh, False, 0, _NOWHERE, _NOWHERE, angles, planes, values, _NOWHERE, 0, len(planes)
+    )
 
 
 def _probabilities(planes: np.ndarray, lanes: int, measurement: Measurement, rows: int, spread: bool) -> np.ndarray:

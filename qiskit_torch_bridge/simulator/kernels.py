@@ -29,7 +29,22 @@ import numpy as np
 from .machine_code import entry, inner
 from .vectors import WIDTH, get, load, pointer, put, splat, store, swapped
 
-__all__ = ["forward", "sweep"]
+__all__ = [
+    "AXES",
+    "TILES",
+    "aligned",
+    "applied",
+    "begun",
+    "copied",
+    "differentiated_in",
+    "first_change",
+    "first_of",
+    "forward",
+    "refresh",
+    "scratch_for",
+    "sweep",
+    "taken_back",
+]
 
 # Kinds of operations, and the fields of a row of the array of operations.
 REAL, COMPLEX, DIAGONAL, MONOMIAL, DENSE = range(5)
@@ -38,7 +53,7 @@ ODD = 1  # a real one-qubit run that is -i times a real matrix
 HAS_PERMUTATION, HAS_SIGNS = 1, 2
 
 TILES = 8 * WIDTH  # coefficients of one operation: eight vectors
-_AXES = 3 * WIDTH
+AXES = 3 * WIDTH
 
 
 @inner
@@ -51,7 +66,7 @@ def aligned(rows, size, like):
 
 
 @inner
-def _field(ops, k, name):
+def field(ops, k, name):
     return get(ops, k * NUM_FIELDS + name)
 
 
@@ -71,15 +86,15 @@ def _one_qubit(k, ops, columns, constants, angles, num_columns, row, lane, lanes
     step = 1 if fill else lanes
     start = 0 if fill else lane
     w, x, y, z = 1.0, 0.0, 0.0, 0.0
-    for f in range(_field(ops, k, FACTORS_END) - 1, _field(ops, k, FACTORS) - 1, -1):
+    for f in range(field(ops, k, FACTORS_END) - 1, field(ops, k, FACTORS) - 1, -1):
         fw, fx = get(constants, 4 * f), get(constants, 4 * f + 1)
         fy, fz = get(constants, 4 * f + 2), get(constants, 4 * f + 3)
         if get(columns, f) >= 0:
             nx, ny, nz = _turned(w, x, y, z, fx, fy, fz)
             for e in range(start, WIDTH, step):
-                put(axes, f * _AXES + e, nx)
-                put(axes, f * _AXES + WIDTH + e, ny)
-                put(axes, f * _AXES + 2 * WIDTH + e, nz)
+                put(axes, f * AXES + e, nx)
+                put(axes, f * AXES + WIDTH + e, ny)
+                put(axes, f * AXES + 2 * WIDTH + e, nz)
             half = 0.5 * get(angles, row * num_columns + get(columns, f))
             sine = np.sin(half)
             fw, fx, fy, fz = np.cos(half), sine * fx, sine * fy, sine * fz
@@ -89,18 +104,18 @@ def _one_qubit(k, ops, columns, constants, angles, num_columns, row, lane, lanes
             w * fy - x * fz + y * fw + z * fx,
             w * fz + x * fy - y * fx + z * fw,
         )
-    stride = lanes << _field(ops, k, FIRST)
+    stride = lanes << field(ops, k, FIRST)
     inside = stride < WIDTH
     base = k * TILES
     for e in range(start, WIDTH, step):
         upper = inside and (e & stride) != 0
-        if _field(ops, k, KIND) == COMPLEX:
+        if field(ops, k, KIND) == COMPLEX:
             put(coefs, base + e, w)
             put(coefs, base + WIDTH + e, z if upper else -z)
             put(coefs, base + 2 * WIDTH + e, -y if inside and not upper else y)
             put(coefs, base + 3 * WIDTH + e, -x)
         else:
-            m00, m01, m10, m11 = (z, x, x, -z) if _field(ops, k, FLAGS) == ODD else (w, -y, y, w)
+            m00, m01, m10, m11 = (z, x, x, -z) if field(ops, k, FLAGS) == ODD else (w, -y, y, w)
             put(coefs, base + e, m11 if upper else m00)
             put(coefs, base + WIDTH + e, m10 if upper else m01)
             put(coefs, base + 2 * WIDTH + e, m10)
@@ -112,12 +127,12 @@ def _two_qubit_phases(k, ops, columns, constants, angles, num_columns, row, lane
     step = 1 if fill else lanes
     start = 0 if fill else lane
     phases = np.zeros(4)
-    for f in range(_field(ops, k, FACTORS), _field(ops, k, FACTORS_END)):
+    for f in range(field(ops, k, FACTORS), field(ops, k, FACTORS_END)):
         angle = get(angles, row * num_columns + get(columns, f)) if get(columns, f) >= 0 else 1.0
         for corner in range(4):
             phases[corner] += angle * get(constants, 4 * f + corner)
     cosines, sines = np.cos(phases), np.sin(phases)
-    first, second = lanes << _field(ops, k, FIRST), lanes << _field(ops, k, SECOND)
+    first, second = lanes << field(ops, k, FIRST), lanes << field(ops, k, SECOND)
     for outer in range(4):
         for e in range(start, WIDTH, step):
             corner = _corner(outer, e, first, second)
@@ -134,15 +149,15 @@ def _corner(outer, e, first, second):
 
 
 @inner
-def _refresh(num_ops, ops, columns, constants, angles, row0, lanes, seen, coefs, axes, everything):
+def refresh(num_ops, ops, columns, constants, angles, row0, lanes, seen, coefs, axes, everything):
     """Brings the coefficients up to date for the rows from ``row0`` on."""
     last, num_columns = angles.shape[0] - 1, angles.shape[1]
     values = pointer(angles)
     for k in range(num_ops):
-        if _field(ops, k, KIND) > DIAGONAL:
+        if field(ops, k, KIND) > DIAGONAL:
             continue
         changed, same = everything, True
-        for f in range(_field(ops, k, FACTORS), _field(ops, k, FACTORS_END)):
+        for f in range(field(ops, k, FACTORS), field(ops, k, FACTORS_END)):
             column = get(columns, f)
             if column < 0:
                 continue
@@ -156,20 +171,20 @@ def _refresh(num_ops, ops, columns, constants, angles, row0, lanes, seen, coefs,
             continue
         for lane in range(1 if same else lanes):
             row = min(row0 + lane, last)
-            if _field(ops, k, KIND) == DIAGONAL:
+            if field(ops, k, KIND) == DIAGONAL:
                 _two_qubit_phases(k, ops, columns, constants, values, num_columns, row, lane, lanes, same, coefs)
             else:
                 _one_qubit(k, ops, columns, constants, values, num_columns, row, lane, lanes, same, coefs, axes)
 
 
 @inner
-def _first_change(num_ops, ops, columns, angles, row0, next0, lanes):
+def first_change(num_ops, ops, columns, angles, row0, next0, lanes):
     """The first operation whose angles differ between the rows from ``row0`` and those from ``next0`` on."""
     last = angles.shape[0] - 1
     for k in range(num_ops):
-        if _field(ops, k, KIND) > DIAGONAL:
+        if field(ops, k, KIND) > DIAGONAL:
             continue
-        for f in range(_field(ops, k, FACTORS), _field(ops, k, FACTORS_END)):
+        for f in range(field(ops, k, FACTORS), field(ops, k, FACTORS_END)):
             column = get(columns, f)
             if column >= 0:
                 for lane in range(lanes):
@@ -302,23 +317,23 @@ def _apply_dense(work, block, planes, amplitudes, lanes, qubits, first, width, d
 
 
 @inner
-def _apply(k, ops, work, block, other, planes, m, lanes, coefs, permutations, signs, dense_qubits, dense, inverse):
+def applied(k, ops, work, block, other, planes, m, lanes, coefs, permutations, signs, dense_qubits, dense, inverse):
     """Applies an operation to the block at ``work[block]``; whether the result is at ``work[other]``."""
-    kind = _field(ops, k, KIND)
+    kind = field(ops, k, KIND)
     amplitudes = 1 << m
     size = amplitudes * lanes
     base = k * TILES
     if kind == REAL:
         for p in range(planes):
-            _apply_real(work, block + p * size, size, lanes << _field(ops, k, FIRST), coefs, base, inverse)
+            _apply_real(work, block + p * size, size, lanes << field(ops, k, FIRST), coefs, base, inverse)
     elif kind == COMPLEX:
-        _apply_complex(work, block, block + size, size, lanes << _field(ops, k, FIRST), coefs, base, inverse)
+        _apply_complex(work, block, block + size, size, lanes << field(ops, k, FIRST), coefs, base, inverse)
     elif kind == DIAGONAL:
-        first, second = lanes << _field(ops, k, FIRST), lanes << _field(ops, k, SECOND)
+        first, second = lanes << field(ops, k, FIRST), lanes << field(ops, k, SECOND)
         _apply_diagonal(work, block, block + size, size, first, second, coefs, base, inverse)
     elif kind == MONOMIAL:
-        at = _field(ops, k, OFFSET)
-        if _field(ops, k, FLAGS) & HAS_PERMUTATION:
+        at = field(ops, k, OFFSET)
+        if field(ops, k, FLAGS) & HAS_PERMUTATION:
             for p in range(planes):
                 source, target = block + p * size, other + p * size
                 _permuted(work, source, target, amplitudes, lanes, permutations, signs, at, inverse)
@@ -326,13 +341,13 @@ def _apply(k, ops, work, block, other, planes, m, lanes, coefs, permutations, si
         for p in range(planes):
             _apply_signs(work, block + p * size, amplitudes, lanes, signs, at)
     else:
-        first, width, at = _field(ops, k, FIRST), _field(ops, k, WIDTH_OF_DENSE), _field(ops, k, OFFSET)
+        first, width, at = field(ops, k, FIRST), field(ops, k, WIDTH_OF_DENSE), field(ops, k, OFFSET)
         _apply_dense(work, block, planes, amplitudes, lanes, dense_qubits, first, width, dense, at, inverse)
     return False
 
 
-# A block is either a whole small state (``segments`` is empty), or a part of a large one: all values of the pass's
-# qubits, with the other qubits fixed. In a large state it lies in segments of consecutive amplitudes.
+# A block of a large state: all values of the pass's qubits, with the other qubits fixed. It lies in segments of consecutive
+# amplitudes.
 
 
 @inner
@@ -365,24 +380,33 @@ def _scatter(work, block, planes, size, states, at, stride, start, segments):
 
 
 @inner
-def _copy(source, source_at, target, target_at, size):
+def copied(source, source_at, target, target_at, size):
     for i in range(0, size, WIDTH):
         store(target, target_at + i, load(source, source_at + i))
 
 
 @inner
-def _scratch(num_ops, num_factors, block, like):
+def begun(work, block, both, lanes):
+    """Sets a block to all qubits in 0."""
+    for i in range(block, block + both):
+        put(work, i, 0.0)
+    for i in range(block, block + lanes):
+        put(work, i, 1.0)
+
+
+@inner
+def scratch_for(num_ops, num_factors, block, like):
     """Room for four blocks, then coefficients, axes and sums."""
-    size = 4 * block + num_ops * TILES + num_factors * _AXES + 4 * WIDTH
+    size = 4 * block + num_ops * TILES + num_factors * AXES + 4 * WIDTH
     return aligned(1, size, like).reshape(size)
 
 
 @entry
 def forward(
     ops, columns, constants, permutations, signs, dense_qubits, dense, segments, outer_bits,
-    m, lanes, fresh, angles, states, first_block, stop_block,
+    m, fresh, angles, states, first_block, stop_block,
 ):  # fmt: skip
-    """Takes blocks through the operations: the rows of all lanes of small states, or parts of rows' large states.
+    """Takes blocks of large states through the operations.
 
     Args:
         ops: Shape (K, NUM_FIELDS); with the six arrays after it, the operations of a pass.
@@ -392,76 +416,48 @@ def forward(
         signs: Likewise.
         dense_qubits: The dense matrices' qubits.
         dense: The dense matrices, of shape (2, 2**k, 2**k) each.
-        segments: Where the block's segments of amplitudes are within a large state; empty for whole states.
+        segments: Where a block's segments of amplitudes are within a state.
         outer_bits: The qubits that are fixed within a block.
         m: The number of qubits of a block.
-        lanes: The number of rows side by side.
         fresh: Whether the states are to be made, from all qubits in 0.
         angles: Shape (N, A).
-        states: Shape (blocks, planes, lanes * 2**m), or (N, planes, 2**n) for large states, which then start as 0.
+        states: Shape (N, planes, 2**n); 0 where they are to be made.
         first_block: The number of the first.
         stop_block: That after the last.
     """
     planes, stride = states.shape[1], states.shape[2]
-    size = lanes << m
+    size = 1 << m
     both = planes * size
     num_ops = len(ops)
     p_ops, p_columns, p_constants = pointer(ops), pointer(columns), pointer(constants)
     p_permutations, p_signs, p_qubits, p_dense = (
         pointer(permutations), pointer(signs), pointer(dense_qubits), pointer(dense),
     )  # fmt: skip
-    scratch = _scratch(num_ops, len(columns), both, states)
+    scratch = scratch_for(num_ops, len(columns), both, states)
     flat, work = pointer(states), pointer(scratch)
-    block, other, kept = 0, both, 2 * both
-    coefs = pointer(scratch[4 * both :])
-    axes = pointer(scratch[4 * both + num_ops * TILES :])
+    block, other = 0, both
+    coefs, axes = pointer(scratch[4 * both :]), pointer(scratch[4 * both + num_ops * TILES :])
     seen_values = np.zeros(max(1, len(columns) * WIDTH))
     seen = pointer(seen_values)
-    kept_at, change = -1, 0
-    whole = len(segments) == 0
     num_outer = 1 << len(outer_bits)
     unseen = True
     for number in range(first_block, stop_block):
-        row0, outer = (number * lanes, 0) if whole else (number // num_outer, number % num_outer)
+        row, outer = number // num_outer, number % num_outer
         if fresh and outer > 0:
             continue  # these amplitudes are still 0
-        _refresh(num_ops, p_ops, p_columns, p_constants, angles, row0, lanes, seen, coefs, axes, unseen)
+        refresh(num_ops, p_ops, p_columns, p_constants, angles, row, 1, seen, coefs, axes, unseen)
         unseen = False
-        # Rows that follow each other may share their beginning (shifted circuits do): it is kept for the next.
-        ahead = -1
-        if whole and fresh and number + 1 < stop_block:
-            ahead = _first_change(num_ops, p_ops, p_columns, angles, row0, row0 + lanes, lanes)
-        first = 0
-        if fresh and 0 <= kept_at <= change:
-            first = kept_at
-            _copy(work, kept, work, block, both)
-        elif fresh:
-            for i in range(block, block + both):
-                put(work, i, 0.0)
-            for i in range(block, block + lanes):
-                put(work, i, 1.0)
-            kept_at = -1
-        elif whole:
-            _copy(flat, number * both, work, block, both)
+        start = _start_of(outer, outer_bits)
+        if fresh:
+            begun(work, block, both, 1)
         else:
-            start = _start_of(outer, outer_bits)
-            _gather(flat, row0 * planes * stride, stride, work, block, planes, size, start, segments)
-        for k in range(first, num_ops):
-            if k == ahead and k > 0:
-                _copy(work, block, work, kept, both)
-                kept_at = k
-            if _apply(
-                k, p_ops, work, block, other, planes, m, lanes, coefs, p_permutations, p_signs, p_qubits, p_dense, False
+            _gather(flat, row * planes * stride, stride, work, block, planes, size, start, segments)
+        for k in range(num_ops):
+            if applied(
+                k, p_ops, work, block, other, planes, m, 1, coefs, p_permutations, p_signs, p_qubits, p_dense, False
             ):
                 block, other = other, block
-        if ahead < first:
-            kept_at = -1
-        change = ahead
-        if whole:
-            _copy(work, block, flat, number * both, both)
-        else:
-            start = _start_of(outer, outer_bits)
-            _scatter(work, block, planes, size, flat, row0 * planes * stride, stride, start, segments)
+        _scatter(work, block, planes, size, flat, row * planes * stride, stride, start, segments)
     return seen_values[0] + scratch[0]  # which keeps them alive until here: numba does not see through pointers
 
 
@@ -567,12 +563,12 @@ def _one_qubit_gradients(k, ops, columns, selected, axes, sums, complex_kind, st
                 sz = -sz
             else:
                 sy = -sy
-        for f in range(_field(ops, k, FACTORS), _field(ops, k, FACTORS_END)):
+        for f in range(field(ops, k, FACTORS), field(ops, k, FACTORS_END)):
             column = get(columns, f)
             if column >= 0 and selected[column]:
-                derivative = get(axes, f * _AXES + WIDTH + e) * sy
+                derivative = get(axes, f * AXES + WIDTH + e) * sy
                 if complex_kind:
-                    derivative += get(axes, f * _AXES + e) * sx + get(axes, f * _AXES + 2 * WIDTH + e) * sz
+                    derivative += get(axes, f * AXES + e) * sx + get(axes, f * AXES + 2 * WIDTH + e) * sz
                 gradients[row, line, column] += derivative
 
 
@@ -584,7 +580,7 @@ def _diagonal_gradients(k, ops, columns, constants, selected, sums, first, secon
             if row >= gradients.shape[0]:
                 continue
             corner = _corner(outer, e, first, second)
-            for f in range(_field(ops, k, FACTORS), _field(ops, k, FACTORS_END)):
+            for f in range(field(ops, k, FACTORS), field(ops, k, FACTORS_END)):
                 column = get(columns, f)
                 if column >= 0 and selected[column]:
                     gradients[row, line, column] -= 2.0 * get(constants, 4 * f + corner) * get(sums, outer * WIDTH + e)
@@ -592,19 +588,88 @@ def _diagonal_gradients(k, ops, columns, constants, selected, sums, first, secon
 
 @inner
 def _is_selected(k, ops, columns, selected):
-    if _field(ops, k, KIND) <= DIAGONAL:
-        for f in range(_field(ops, k, FACTORS), _field(ops, k, FACTORS_END)):
+    if field(ops, k, KIND) <= DIAGONAL:
+        for f in range(field(ops, k, FACTORS), field(ops, k, FACTORS_END)):
             if get(columns, f) >= 0 and selected[get(columns, f)]:
                 return True
     return False
 
 
+@inner
+def taken_back(
+    num_ops, stop, ops, columns, constants, permutations, signs, dense_qubits, dense, m, lanes,
+    planes, work, psi, lam, spare, coefs, axes, sums, differentiated, selected, row0, gradients, line,
+):  # fmt: skip
+    """Takes a state and its dual back through the operations from the last to ``stop``, and collects derivatives.
+
+    Args:
+        psi: Where the state is in ``work``.
+        lam: Where its dual is.
+        spare: As far behind each of them is as much room.
+        differentiated: For each operation whether it has a selected angle.
+        gradients: Shape (N, lines, A), to be added to, in line ``line`` of the rows from ``row0`` on.
+
+    Returns:
+        Where the state and its dual are then.
+    """
+    size = lanes << m
+    psi2, lam2 = psi + spare, lam + spare
+    for k in range(num_ops - 1, stop - 1, -1):
+        kind = field(ops, k, KIND)
+        base = k * TILES
+        first = lanes << field(ops, k, FIRST)
+        if not differentiated[k]:
+            applied(k, ops, work, lam, lam2, planes, m, lanes, coefs, permutations, signs, dense_qubits, dense, True)
+            if applied(
+                k, ops, work, psi, psi2, planes, m, lanes, coefs, permutations, signs, dense_qubits, dense, True
+            ):
+                psi, psi2, lam, lam2 = psi2, psi, lam2, lam
+        elif kind == DIAGONAL:
+            second = lanes << field(ops, k, SECOND)
+            for i in range(4 * WIDTH):
+                put(sums, i, 0.0)
+            _sweep_diagonal(work, psi, lam, size, first, second, coefs, base, sums)
+            _diagonal_gradients(
+                k, ops, columns, constants, selected, sums, first, second, lanes, row0, gradients, line
+            )
+        else:
+            if kind == REAL:
+                store(sums, WIDTH, _sweep_real(work, psi, lam, planes, size, first, coefs, base))
+            else:
+                sum_x, sum_y, sum_z = _sweep_complex(work, psi, lam, size, first, coefs, base)
+                store(sums, 0, sum_x)
+                store(sums, WIDTH, sum_y)
+                store(sums, 2 * WIDTH, sum_z)
+            _one_qubit_gradients(
+                k, ops, columns, selected, axes, sums, kind == COMPLEX, first, lanes, row0, gradients, line
+            )
+    return psi, lam
+
+
+@inner
+def differentiated_in(num_ops, ops, columns, selected):
+    """For each operation whether it has a selected angle, shape (K + 1,)."""
+    differentiated = np.zeros(num_ops + 1, np.uint8)
+    for k in range(num_ops):
+        differentiated[k] = _is_selected(k, ops, columns, selected)
+    return differentiated
+
+
+@inner
+def first_of(num_ops, differentiated):
+    """The first operation that has a selected angle: before it nothing needs to be taken back."""
+    stop = 0
+    while stop < num_ops and not differentiated[stop]:
+        stop += 1
+    return stop
+
+
 @entry
 def sweep(
     ops, columns, constants, permutations, signs, dense_qubits, dense, segments, outer_bits,
-    m, lanes, last_pass, selected, angles, states, duals, gradients, first_block, stop_block,
+    m, last_pass, selected, angles, states, duals, gradients, first_block, stop_block,
 ):  # fmt: skip
-    """Takes states and duals back through the operations, and collects the derivatives by the selected angles.
+    """Takes large states and duals back through the operations, and collects the derivatives by the selected angles.
 
     Args:
         ops: This and what is not named here: as in :func:`forward`.
@@ -616,76 +681,33 @@ def sweep(
         gradients: Shape (N, blocks of a state, A), to be added to.
     """
     planes, stride = states.shape[1], states.shape[2]
-    size = lanes << m
+    size = 1 << m
     both = planes * size
     num_ops = len(ops)
     p_ops, p_columns, p_constants = pointer(ops), pointer(columns), pointer(constants)
     p_permutations, p_signs, p_qubits, p_dense = (
         pointer(permutations), pointer(signs), pointer(dense_qubits), pointer(dense),
     )  # fmt: skip
-    scratch = _scratch(num_ops, len(columns), both, states)
+    scratch = scratch_for(num_ops, len(columns), both, states)
     flat_states, flat_duals, work = pointer(states), pointer(duals), pointer(scratch)
-    psi, psi2, lam, lam2 = 0, both, 2 * both, 3 * both
-    coefs = pointer(scratch[4 * both :])
-    axes = pointer(scratch[4 * both + num_ops * TILES :])
-    sums = pointer(scratch[4 * both + num_ops * TILES + len(columns) * _AXES :])
+    coefs, axes = pointer(scratch[4 * both :]), pointer(scratch[4 * both + num_ops * TILES :])
+    sums = pointer(scratch[4 * both + num_ops * TILES + len(columns) * AXES :])
     seen_values = np.zeros(max(1, len(columns) * WIDTH))
     seen = pointer(seen_values)
-    whole = len(segments) == 0
     num_outer = 1 << len(outer_bits)
-    differentiated = np.zeros(num_ops + 1, np.uint8)
-    for k in range(num_ops):
-        differentiated[k] = _is_selected(k, p_ops, p_columns, selected)
-    stop = 0
-    while last_pass and stop < num_ops and not differentiated[stop]:
-        stop += 1
+    differentiated = differentiated_in(num_ops, p_ops, p_columns, selected)
+    stop = first_of(num_ops, differentiated) if last_pass else 0
     for number in range(first_block, stop_block):
-        row0, outer = (number * lanes, 0) if whole else (number // num_outer, number % num_outer)
-        _refresh(num_ops, p_ops, p_columns, p_constants, angles, row0, lanes, seen, coefs, axes, number == first_block)
-        start, at = _start_of(outer, outer_bits), row0 * planes * stride
-        if whole:
-            _copy(flat_states, number * both, work, psi, both)
-            _copy(flat_duals, number * both, work, lam, both)
-        else:
-            _gather(flat_states, at, stride, work, psi, planes, size, start, segments)
-            _gather(flat_duals, at, stride, work, lam, planes, size, start, segments)
-        for k in range(num_ops - 1, stop - 1, -1):
-            kind = _field(p_ops, k, KIND)
-            base = k * TILES
-            first = lanes << _field(p_ops, k, FIRST)
-            if not differentiated[k]:
-                _apply(
-                    k, p_ops, work, lam, lam2, planes, m, lanes, coefs, p_permutations, p_signs, p_qubits, p_dense, True
-                )
-                if _apply(
-                    k, p_ops, work, psi, psi2, planes, m, lanes, coefs, p_permutations, p_signs, p_qubits, p_dense, True
-                ):
-                    psi, psi2, lam, lam2 = psi2, psi, lam2, lam
-            elif kind == DIAGONAL:
-                second = lanes << _field(p_ops, k, SECOND)
-                for i in range(4 * WIDTH):
-                    put(sums, i, 0.0)
-                _sweep_diagonal(work, psi, lam, size, first, second, coefs, base, sums)
-                _diagonal_gradients(
-                    k, p_ops, p_columns, p_constants, selected, sums, first, second, lanes, row0, gradients, outer
-                )
-            else:
-                if kind == REAL:
-                    store(sums, WIDTH, _sweep_real(work, psi, lam, planes, size, first, coefs, base))
-                else:
-                    sum_x, sum_y, sum_z = _sweep_complex(work, psi, lam, size, first, coefs, base)
-                    store(sums, 0, sum_x)
-                    store(sums, WIDTH, sum_y)
-                    store(sums, 2 * WIDTH, sum_z)
-                _one_qubit_gradients(
-                    k, p_ops, p_columns, selected, axes, sums, kind == COMPLEX, first, lanes, row0, gradients, outer
-                )
-        if last_pass:
-            continue
-        if whole:
-            _copy(work, psi, flat_states, number * both, both)
-            _copy(work, lam, flat_duals, number * both, both)
-        else:
+        row, outer = number // num_outer, number % num_outer
+        refresh(num_ops, p_ops, p_columns, p_constants, angles, row, 1, seen, coefs, axes, number == first_block)
+        start, at = _start_of(outer, outer_bits), row * planes * stride
+        _gather(flat_states, at, stride, work, 0, planes, size, start, segments)
+        _gather(flat_duals, at, stride, work, both, planes, size, start, segments)
+        psi, lam = taken_back(
+            num_ops, stop, p_ops, p_columns, p_constants, p_permutations, p_signs, p_qubits, p_dense, m, 1,
+            planes, work, 0, both, 2 * both, coefs, axes, sums, differentiated, selected, row, gradients, outer,
+        )  # fmt: skip
+        if not last_pass:
             _scatter(work, psi, planes, size, flat_states, at, stride, start, segments)
             _scatter(work, lam, planes, size, flat_duals, at, stride, start, segments)
     return seen_values[0] + scratch[0]  # which keeps them alive until here: numba does not see through pointers

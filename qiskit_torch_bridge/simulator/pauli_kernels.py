@@ -18,7 +18,7 @@ from .kernels import aligned
 from .machine_code import entry, inner
 from .vectors import WIDTH, load, store, swapped
 
-__all__ = ["expectations", "observe"]
+__all__ = ["add_expectations", "effective_observable", "expectations", "observe"]
 
 FLIP, ODD, BITS, OUTCOMES, TERMS, TERMS_END, FAMILY_FIELDS = range(7)
 
@@ -89,12 +89,89 @@ def _collect_all(state, here, size, bins):
         store(bins, i, value)
 
 
+@inner
+def add_expectations(
+    families, outcomes, local_masks, block_masks, entries, outputs, coefficients,
+    m, block, lanes, state, row0, values, bins,
+):  # fmt: skip
+    """Adds a block's part of the expectation values of the rows from ``row0`` on; as in :func:`expectations`."""
+    amplitudes = 1 << m
+    for family in range(len(families)):
+        flip, odd, bits = families[family, FLIP], families[family, ODD], families[family, BITS]
+        first, stop = families[family, TERMS], families[family, TERMS_END]
+        here, there = block << m, (block ^ (flip >> m)) << m
+        local_flip = flip & (amplitudes - 1)
+        if flip == 0 and bits == m and (lanes << m) >= WIDTH:
+            _collect_all(state, here * lanes, lanes << m, bins)
+        else:
+            bins[: max(WIDTH, lanes << bits)] = 0.0
+            at = families[family, OUTCOMES]
+            _collect(state, local_flip, odd, here, there, amplitudes, lanes, outcomes[at : at + amplitudes], bins)
+        _walsh_hadamard(bins, bits, lanes)
+        for term in range(first, stop):
+            sign = 1.0 - 2.0 * _parity(block_masks[term] & block)
+            for lane in range(lanes):
+                row = row0 + lane
+                if row < values.shape[0]:
+                    value = sign * bins[local_masks[term] * lanes + lane]
+                    for e in range(entries[term], entries[term + 1]):
+                        values[row, block, outputs[e]] += coefficients[e] * value
+
+
+@inner
+def effective_observable(
+    families, outcomes, local_masks, block_masks, entries, outputs, coefficients,
+    m, block, lanes, state, row0, upstream, dual, bins,
+):  # fmt: skip
+    """Writes a block of ``sum_m upstream[:, m] O_m |psi>`` into ``dual``; as in :func:`observe`."""
+    amplitudes = 1 << m
+    size = lanes << m
+    planes = state.shape[0]
+    last = len(upstream) - 1
+    here = block << m
+    dual[:, here * lanes : here * lanes + size] = 0.0
+    for family in range(len(families)):
+        flip, odd, bits = families[family, FLIP], families[family, ODD], families[family, BITS]
+        bins[: max(WIDTH, lanes << bits)] = 0.0
+        from_block = block ^ (flip >> m)
+        there = from_block << m
+        local_flip = flip & (amplitudes - 1)
+        for term in range(families[family, TERMS], families[family, TERMS_END]):
+            sign = 1.0 - 2.0 * _parity(block_masks[term] & from_block)
+            for lane in range(lanes):
+                row = min(row0 + lane, last)
+                weight = 0.0
+                for e in range(entries[term], entries[term + 1]):
+                    weight += coefficients[e] * upstream[row, outputs[e]]
+                bins[local_masks[term] * lanes + lane] += sign * weight
+        _walsh_hadamard(bins, bits, lanes)
+        at = families[family, OUTCOMES]
+        for b in range(amplitudes):
+            i = (here + b) * lanes
+            j = (there + (b ^ local_flip)) * lanes
+            bin_of = np.int64(outcomes[at + (b ^ local_flip)]) * lanes
+            if lanes == WIDTH:
+                weights = load(bins, bin_of)
+                if odd:
+                    store(dual[0], i, load(dual[0], i) - weights * load(state[1], j))
+                    store(dual[1], i, load(dual[1], i) + weights * load(state[0], j))
+                else:
+                    for p in range(planes):
+                        store(dual[p], i, load(dual[p], i) + weights * load(state[p], j))
+            elif odd:
+                dual[0, i] -= bins[bin_of] * state[1, j]
+                dual[1, i] += bins[bin_of] * state[0, j]
+            else:
+                for p in range(planes):
+                    dual[p, i] += bins[bin_of] * state[p, j]
+
+
 @entry
 def expectations(
     families, outcomes, local_masks, block_masks, entries, outputs, coefficients,
-    m, num_blocks, lanes, states, values, first_block, stop_block,
+    m, num_blocks, states, values, first_block, stop_block,
 ):  # fmt: skip
-    """Adds the families' expectation values to the outputs.
+    """Adds the families' expectation values in large states to the outputs.
 
     Args:
         families: Shape (families, FAMILY_FIELDS).
@@ -106,93 +183,36 @@ def expectations(
         coefficients: With which factors.
         m: The number of qubits of a block.
         num_blocks: How many blocks a state has.
-        lanes: Rows side by side (1 where there are several blocks).
-        states: Shape (slabs, planes, lanes * 2**m), or (N, planes, 2**n) with several blocks.
+        states: Shape (N, planes, 2**n).
         values: Shape (N, num_blocks, M), to be added to.
         first_block: The number of the first block.
         stop_block: That after the last.
     """
-    amplitudes = 1 << m
-    bins = aligned(1, max(WIDTH, lanes << m), states)[0]
+    bins = aligned(1, max(WIDTH, 1 << m), states)[0]
     for number in range(first_block, stop_block):
-        slab, block = number // num_blocks, number % num_blocks
-        for family in range(len(families)):
-            flip, odd, bits = families[family, FLIP], families[family, ODD], families[family, BITS]
-            first, stop = families[family, TERMS], families[family, TERMS_END]
-            here, there = block << m, (block ^ (flip >> m)) << m
-            local_flip = flip & (amplitudes - 1)
-            if flip == 0 and bits == m and (lanes << m) >= WIDTH:
-                _collect_all(states[slab], here * lanes, lanes << m, bins)
-            else:
-                bins[: max(WIDTH, lanes << bits)] = 0.0
-                at = families[family, OUTCOMES]
-                _collect(
-                    states[slab], local_flip, odd, here, there, amplitudes, lanes, outcomes[at : at + amplitudes], bins
-                )
-            _walsh_hadamard(bins, bits, lanes)
-            for term in range(first, stop):
-                sign = 1.0 - 2.0 * _parity(block_masks[term] & block)
-                for lane in range(lanes):
-                    row = slab * lanes + lane
-                    if row < values.shape[0]:
-                        value = sign * bins[local_masks[term] * lanes + lane]
-                        for e in range(entries[term], entries[term + 1]):
-                            values[row, block, outputs[e]] += coefficients[e] * value
+        row, block = number // num_blocks, number % num_blocks
+        add_expectations(
+            families, outcomes, local_masks, block_masks, entries, outputs, coefficients,
+            m, block, 1, states[row], row, values, bins,
+        )  # fmt: skip
 
 
 @entry
 def observe(
     families, outcomes, local_masks, block_masks, entries, outputs, coefficients,
-    m, num_blocks, lanes, states, upstream, duals, first_block, stop_block,
+    m, num_blocks, states, upstream, duals, first_block, stop_block,
 ):  # fmt: skip
-    """Writes ``sum_m upstream[:, m] O_m |psi>``, the effective observable applied to the states, into ``duals``.
+    """Writes ``sum_m upstream[:, m] O_m |psi>``, the effective observable applied to large states, into ``duals``.
 
     Args:
         upstream: Shape (N, M).
         duals: Shaped like ``states``.
         families: This and the others: as in :func:`expectations`.
     """
-    amplitudes = 1 << m
-    size = lanes << m
-    planes = states.shape[1]
-    bins = aligned(1, max(WIDTH, size), states)[0]
-    last = len(upstream) - 1
+    bins = aligned(1, max(WIDTH, 1 << m), states)[0]
     for number in range(first_block, stop_block):
-        slab, block = number // num_blocks, number % num_blocks
-        state, dual = states[slab], duals[slab]
-        here = block << m
-        dual[:, here * lanes : here * lanes + size] = 0.0
-        for family in range(len(families)):
-            flip, odd, bits = families[family, FLIP], families[family, ODD], families[family, BITS]
-            bins[: max(WIDTH, lanes << bits)] = 0.0
-            from_block = block ^ (flip >> m)
-            there = from_block << m
-            local_flip = flip & (amplitudes - 1)
-            for term in range(families[family, TERMS], families[family, TERMS_END]):
-                sign = 1.0 - 2.0 * _parity(block_masks[term] & from_block)
-                for lane in range(lanes):
-                    row = min(slab * lanes + lane, last)
-                    weight = 0.0
-                    for e in range(entries[term], entries[term + 1]):
-                        weight += coefficients[e] * upstream[row, outputs[e]]
-                    bins[local_masks[term] * lanes + lane] += sign * weight
-            _walsh_hadamard(bins, bits, lanes)
-            at = families[family, OUTCOMES]
-            for b in range(amplitudes):
-                i = (here + b) * lanes
-                j = (there + (b ^ local_flip)) * lanes
-                bin_of = np.int64(outcomes[at + (b ^ local_flip)]) * lanes
-                if lanes == WIDTH:
-                    weights = load(bins, bin_of)
-                    if odd:
-                        store(dual[0], i, load(dual[0], i) - weights * load(state[1], j))
-                        store(dual[1], i, load(dual[1], i) + weights * load(state[0], j))
-                    else:
-                        for p in range(planes):
-                            store(dual[p], i, load(dual[p], i) + weights * load(state[p], j))
-                elif odd:
-                    dual[0, i] -= bins[bin_of] * state[1, j]
-                    dual[1, i] += bins[bin_of] * state[0, j]
-                else:
-                    for p in range(planes):
-                        dual[p, i] += bins[bin_of] * state[p, j]
+        row, block = number // num_blocks, number % num_blocks
+        effective_observable(
+            families, outcomes, local_masks, block_masks, entries, outputs, coefficients,
+            m, block, 1, states[row], row, upstream, duals[row], bins,
+        )  # fmt: skip

@@ -20,7 +20,7 @@ from qiskit.quantum_info import SparsePauliOp
 
 from ..program.compiled import Program
 from ..program.readout import Expectation, MeasurementGroup, OutcomeGroup
-from . import kernels, pauli_kernels
+from . import kernels, pauli_kernels, whole_kernels
 from .lowering import DenseGate, DiagonalGate, Factor, LoweredGate, MonomialGate, OneQubitGate, basis_change, lowered
 
 __all__ = ["BLOCK_QUBITS", "Measurement", "Observables", "Pass", "Plan", "plan_of"]
@@ -28,6 +28,11 @@ __all__ = ["BLOCK_QUBITS", "Measurement", "Observables", "Pass", "Plan", "plan_o
 BLOCK_QUBITS = 13
 _SEGMENT_QUBITS = 4  # a block's amplitudes lie in segments of at least 2**4, whole cache lines of memory
 _FACTORS = tuple[Factor, ...]
+
+
+_NO_NUMBERS = np.zeros(0)
+_NO_OBSERVABLES = (*(np.zeros(0, np.int64) for _ in range(6)), _NO_NUMBERS)
+NO_MAP = (_NO_NUMBERS,) * 4
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,6 +72,11 @@ class Pass:
     def num_operations(self) -> int:
         """The number of operations."""
         return len(self.arrays[0])
+
+    @cached_property
+    def static(self) -> np.ndarray:
+        """What :func:`whole_kernels.forward` takes to apply the operations and read nothing."""
+        return whole_kernels.packed([*self.arrays, *_NO_OBSERVABLES, _NO_NUMBERS, *NO_MAP])
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +136,17 @@ class Plan:
     passes: tuple[Pass, ...]
     observables: Observables | None
     measurements: tuple[Measurement, ...]
+
+    def static(self, constants: np.ndarray, angle_map: Sequence[np.ndarray] = NO_MAP) -> np.ndarray:
+        """What :func:`whole_kernels.forward` and the others take, where :attr:`whole`; the arrays must outlive it.
+
+        Args:
+            constants: Shape (M,): what the outputs begin with.
+            angle_map: How the angles follow from features and weights.
+        """
+        if self.observables is None:
+            return whole_kernels.packed([*self.passes[0].arrays, *_NO_OBSERVABLES, _NO_NUMBERS, *angle_map])
+        return whole_kernels.packed([*self.passes[0].arrays, *self.observables.arrays, constants, *angle_map])
 
 
 def plan_of(program: Program, dtype: np.dtype) -> Plan:

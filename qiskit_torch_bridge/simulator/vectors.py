@@ -15,7 +15,7 @@ from numba import types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-__all__ = ["WIDTH", "VectorType", "get", "load", "pointer", "put", "splat", "store", "swapped"]
+__all__ = ["WIDTH", "VectorType", "at_address", "get", "load", "pointer", "put", "splat", "store", "swapped"]
 
 WIDTH = 8
 _FLAGS = ("contract", "nsz")  # a product and a sum may become one fused operation; nothing may be reordered
@@ -71,6 +71,16 @@ def pointer(typing_context: Any, array: Any) -> Any:
         return context.make_array(sig.args[0])(context, builder, args[0]).data
 
     return types.CPointer(array.dtype)(array), codegen
+
+
+@intrinsic
+def at_address(typing_context: Any, address: Any, like: Any) -> Any:
+    """Where the elements at an address in memory are, of the type of the array ``like``, which is only asked for that."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(sig.return_type))
+
+    return types.CPointer(like.dtype)(types.int64, like), codegen
 
 
 @intrinsic

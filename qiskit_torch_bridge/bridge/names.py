@@ -1,0 +1,53 @@
+"""Names by which compiled graphs know quantum layers."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
+
+from ..program.compiled import Program
+from ..shots.seeding import SeedStream
+from .functional import Tally
+from .method import Method
+
+__all__ = ["Host", "host_of", "register"]
+
+
+class Host(Protocol):
+    """What an operator asks of the layer that it stands for."""
+
+    program: Program
+    seeds: SeedStream
+    tally: Tally
+
+    def method(self, shots: int | None = None) -> Method:
+        """How a call with so many shots is measured."""
+
+
+_hosts: WeakValueDictionary[str, Any] = WeakValueDictionary()
+_numbers = count()
+
+
+def register(host: Any) -> str:
+    """A name for a layer, as long as it lives; layers that are made in the same order have the same names."""
+    name = f"layer {next(_numbers)}"
+    _hosts[name] = host
+    return name
+
+
+def host_of(name: str) -> Host:
+    """The layer of that name.
+
+    Raises:
+        RuntimeError: If there is none in this process.
+    """
+    try:
+        host: Host = _hosts[name]
+    except KeyError:
+        raise RuntimeError(
+            f"A graph asks for the quantum {name}, which this process does not have, expected one of {sorted(_hosts)}. A graph "
+            "holds no circuits: keep the model that it was made from; in another process make the same model first, before any "
+            "other quantum layer."
+        ) from None
+    return host
