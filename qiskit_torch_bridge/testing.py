@@ -116,6 +116,7 @@ from torch import nn
 from torch.autograd.gradcheck import GradcheckError
 
 from .backends import Backend, check_shots, resolve_backend
+from .backends.statevector import StatevectorBackend
 from .layer import QuantumLayer
 
 __all__ = ["ShotGradcheck", "shot_gradcheck"]
@@ -135,6 +136,8 @@ class ShotGradcheck:
         circuits: Circuits executed for it, on the models' own backends.
         shots: Shots spent on them.
         worst: The derivative that deviates most, in words.
+        noisy_backend: The name of the backend that measured it, where noise of the device may be the reason: the reference
+            is a simulation without noise, and the backend may not be one. Empty elsewhere.
     """
 
     passed: bool
@@ -147,16 +150,26 @@ class ShotGradcheck:
     circuits: int
     shots: int
     worst: str
+    noisy_backend: str = ""
 
     def __bool__(self) -> bool:
         return self.passed
 
     def __str__(self) -> str:
-        verdict = "The gradient agrees with the exact one" if self.passed else "The gradient is wrong"
+        verdict, advice = "The gradient is wrong", ""
+        if self.passed:
+            verdict = "The gradient agrees with the exact one"
+        elif self.noisy_backend:
+            verdict = "The gradient differs from the exact one without noise"
+            advice = (
+                f" If backend {self.noisy_backend!r} has noise, this may be the device's bias, which is no fault of the "
+                "rule. Compare with a simulation of the same noise: reference=AerSimulator(noise_model=..., "
+                'method="density_matrix"). Or allow for the bias: bias=.'
+            )
         return (
             f"{verdict}: of {self.comparisons} derivatives, each measured {self.repeats} times, the one that deviates most "
             f"is {self.worst}; that is {self.largest:.1f} standard errors, where chance allows {self.threshold:.1f} "
-            f"(family-wise error {self.alpha:g})."
+            f"(family-wise error {self.alpha:g}).{advice}"
         )
 
 
@@ -173,6 +186,7 @@ class _Plan:
         names: What each derivative is by.
         exact: The derivatives, by exact simulation.
         expected: The standard error of one measurement of each, as predicted.
+        noisy_backend: As in :class:`ShotGradcheck`.
     """
 
     layer: QuantumLayer
@@ -184,6 +198,7 @@ class _Plan:
     names: list[str]
     exact: np.ndarray
     expected: np.ndarray
+    noisy_backend: str
 
     def measured(self, repeats: int) -> tuple[np.ndarray, np.ndarray]:
         """The mean of the derivatives over so many measurements, and its standard error."""
@@ -245,6 +260,7 @@ class _Criterion:
     ) -> ShotGradcheck:
         """What the means and their standard errors say."""
         names = [name for plan in plans for name in plan.names]
+        noisy_backends = [plan.noisy_backend for plan in plans for _ in plan.names]
         exact = np.concatenate([plan.exact for plan in plans])
         mean, error = (np.concatenate(parts) for parts in zip(*measured, strict=True))
         # Rounding of single precision, where nothing scatters.
@@ -263,6 +279,7 @@ class _Criterion:
             circuits=circuits,
             shots=shots,
             worst=f"the one {names[worst]}: {mean[worst]:.4g} +- {error[worst]:.2g}, expected {exact[worst]:.4g}",
+            noisy_backend=noisy_backends[worst],
         )
 
 
@@ -289,8 +306,8 @@ def shot_gradcheck(
         alpha: The family-wise error.
         bias: A systematic error that is allowed, in the units of the gradient: for finite differences and SPSA with large
             steps, whose mean is not the exact gradient.
-        reference: A backend for the exact gradient (simulated noise, for example: an ``AerSimulator`` with
-            ``method="density_matrix"``); None: exact simulation without noise.
+        reference: A backend for the exact gradient; None: exact simulation without noise. For layers on a noisy backend,
+            whose noise biases every gradient, an ``AerSimulator`` with the same noise and ``method="density_matrix"``.
         seed: For the upstream gradient. The shots follow from the layers' own seeds.
         raise_exception: Whether to raise if the check fails, as ``torch.autograd.gradcheck`` does.
 
@@ -420,7 +437,13 @@ def _plan(
         ],
         exact=exact,
         expected=np.concatenate([np.ravel(part) for part in theory]),
+        noisy_backend=_noisy_backend(method.backend, exact_backend),
     )
+
+
+def _noisy_backend(backend: Backend, reference: Backend) -> str:
+    noise_may_differ = isinstance(reference, StatevectorBackend) and not isinstance(backend, StatevectorBackend)
+    return backend.name if noise_may_differ else ""
 
 
 def _gradient(values: torch.Tensor, parameters: dict[str, torch.Tensor], upstream: torch.Tensor) -> np.ndarray:
