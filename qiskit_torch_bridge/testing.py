@@ -1,25 +1,37 @@
 r"""Extending the library with a rule or a backend of your own, and checking gradients that have shot noise.
 
+The letters in shapes are numbers:
+
+| letter | number of |
+|---|---|
+| N | rows of the batch |
+| A | angles of the compiled circuit, ``program.num_columns`` (each rotation has one) |
+| W | wanted angles: those whose gradient is asked for, ``len(columns)`` |
+| K | points at which a rule has the circuit evaluated, for each row |
+| M | outputs |
+
 **A gradient rule** is a frozen value that returns a table of shifts and coefficients
 (:class:`qiskit_torch_bridge.GradientRule`, :class:`qiskit_torch_bridge.Stencil`); all else, from one backend call to error
 bars, follows from it. This one differentiates each row of a batch by a few angles only, drawn at random, and is right in
-the mean:
+the mean. It evaluates the circuit at two points for each angle that it draws, so K is twice their number:
 
 ```python
 from dataclasses import dataclass
 
 import numpy as np
 
-from qiskit_torch_bridge import GradientRule, Stencil
+from qiskit_torch_bridge import GradientRule, Program, SeedStream, Stencil
 
 
 @dataclass(frozen=True)
 class RandomAngles(GradientRule):
-    # Parameter shift by ``angles`` of the W angles of each row, times W / angles: 2 * angles circuits a row.
+    # Parameter shift by some of the wanted angles of each row, times W / angles.
     angles: int = 4
     name = "random_angles"
 
-    def stencil(self, program, columns, *, rows, shots, seeds):
+    def stencil(
+        self, program: Program, columns: tuple[int, ...], *, rows: int, shots: int | None, seeds: SeedStream
+    ) -> Stencil:
         rng = np.random.default_rng(seeds.next())  # of the layer's seed: repeatable
         count = min(self.angles, len(columns))
         shifts = np.zeros((rows, 2 * count, program.num_columns))  # (N, K, A), radians
@@ -42,7 +54,7 @@ variances and covariances:
 import numpy as np
 from qiskit.quantum_info import Statevector
 
-from qiskit_torch_bridge import Backend
+from qiskit_torch_bridge import Backend, Estimate, Program
 from qiskit_torch_bridge.backends.base import check_shots, measured_circuit
 from qiskit_torch_bridge.backends.results import estimate_from_samples
 from qiskit_torch_bridge.program.readout import Samples, bits_of
@@ -51,20 +63,23 @@ from qiskit_torch_bridge.program.readout import Samples, bits_of
 class QuantumInfoBackend(Backend):
     name = "quantum_info"
 
-    def resolve_shots(self, shots):
+    def resolve_shots(self, shots: int | None) -> int:
         return check_shots(shots) or 1000  # never exact
 
-    def prepare(self, program):
+    def prepare(self, program: Program) -> None:
         if program.circuit.num_qubits > 12:
             raise ValueError(f"circuit: got {program.circuit.num_qubits} qubits, expected at most 12.")
 
-    def evaluate(self, program, angles, *, shots, seed):
+    def evaluate(
+        self, program: Program, angles: np.ndarray, *, shots: int | None, seed: np.random.SeedSequence
+    ) -> Estimate:
+        assert shots is not None  # as resolve_shots says
         rng, measured = np.random.default_rng(seed), []
         for group in program.readout.groups:
             circuit = measured_circuit(program, group, compact=False)
             circuit.remove_final_measurements()
             counts = []
-            for row in angles:  # (A,), radians
+            for row in angles:  # shape (A,), radians
                 state = Statevector(circuit.assign_parameters(dict(zip(program.angles, row))))
                 p = state.probabilities(list(group.qubits))
                 counts.append(rng.multinomial(shots, p / p.sum()))
@@ -81,7 +96,7 @@ meaningless: the values scatter by far more than they differ. :func:`shot_gradch
 and asks whether its mean could be the exact gradient, given how much it scatters:
 
 ```python
-shot_gradcheck(layer, features)  # raises if not; a model with quantum layers somewhere within will do as well
+shot_gradcheck(layer, features)  # raises if not; also for a model that holds quantum layers
 ```
 
 Each quantum layer is checked by itself, at the features that it sees when the model is given its inputs, by all of its
@@ -96,6 +111,9 @@ is larger (outcomes that are rare may not have come up at all). The check fails 
 quantile of Student's distribution with R - 1 degrees of freedom at :math:`\alpha / (2 T)` (Bonferroni, T derivatives).
 So a model without fault fails with a probability of at most :math:`\alpha` in all, however many weights it has, as far as
 a mean over R gradients is normal.
+
+A backend with noise gives biased gradients, whatever the rule, and fails. ``reference=`` names a backend that simulates the
+same noise exactly, with which to compare instead; ``bias=`` says how large a bias is allowed.
 
 The layers between quantum layers are PyTorch's, and are not checked. Neither is the map from angles to parameters,
 which measured and exact gradient share; ``torch.autograd.gradcheck`` does that for a layer with exact simulation.
