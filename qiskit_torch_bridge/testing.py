@@ -30,7 +30,13 @@ class RandomAngles(GradientRule):
     name = "random_angles"
 
     def stencil(
-        self, program: Program, columns: tuple[int, ...], *, rows: int, shots: int | None, seeds: SeedStream
+        self,
+        program: Program,
+        columns: tuple[int, ...],
+        *,
+        rows: int,
+        shots: int | None,
+        seeds: SeedStream,
     ) -> Stencil:
         rng = np.random.default_rng(seeds.next())  # of the layer's seed: repeatable
         count = min(self.angles, len(columns))
@@ -52,6 +58,7 @@ variances and covariances:
 
 ```python
 import numpy as np
+from numpy.random import SeedSequence
 from qiskit.quantum_info import Statevector
 
 from qiskit_torch_bridge import Backend, Estimate, Program
@@ -71,7 +78,7 @@ class QuantumInfoBackend(Backend):
             raise ValueError(f"circuit: got {program.circuit.num_qubits} qubits, expected at most 12.")
 
     def evaluate(
-        self, program: Program, angles: np.ndarray, *, shots: int | None, seed: np.random.SeedSequence
+        self, program: Program, angles: np.ndarray, *, shots: int | None, seed: SeedSequence
     ) -> Estimate:
         assert shots is not None  # as resolve_shots says
         rng, measured = np.random.default_rng(seed), []

@@ -66,8 +66,8 @@ def resolve_backend(backend: Any) -> Backend:
         return _from_word(backend)
     if isinstance(backend, type):
         raise TypeError(
-            f"backend: got the class {backend.__name__}, expected an object (a device, a V2 Sampler or Estimator, a backend "
-            f"of this package); write {backend.__name__}(...)."
+            f"backend: got the class {backend.__name__}, expected one of its objects (if it is a device, a V2 Sampler or "
+            f"Estimator, or a backend of this package); write {backend.__name__}(...)."
         )
     return _from_object(backend)
 

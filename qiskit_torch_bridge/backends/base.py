@@ -120,7 +120,8 @@ class Backend(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "evaluate" in vars(cls):
+        # The library's own do, and are in a hurry.
+        if "evaluate" in vars(cls) and cls.__module__.partition(".")[0] != __name__.partition(".")[0]:
             cls.evaluate = _returning_an_estimate(cls.evaluate)  # type: ignore[method-assign]
 
     @abstractmethod

@@ -153,7 +153,9 @@ class Unfinished(Backend):
 
 
 def test_what_is_missing_in_a_backend_of_ones_own_is_said():
-    with pytest.raises(TypeError, match=r"got the class Unfinished, expected an object .*; write Unfinished\(\.\.\.\)"):
+    with pytest.raises(
+        TypeError, match=r"got the class Unfinished, expected one of its objects .*; write Unfinished\("
+    ):
         one_qubit_layer(backend=Unfinished)
     backend = Unfinished()
     with pytest.raises(TypeError, match=r"got a Unfinished without a name, expected .*; write name = "):
