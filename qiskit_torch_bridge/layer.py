@@ -37,9 +37,11 @@ from torch import nn
 
 from .arguments import explain_misfits, require_dense, require_integer
 from .backends import Backend, check_shots
+from .bridge import transforms
 from .bridge.evaluation import NonFiniteAnglesError
 from .bridge.functional import Tally, measure
 from .bridge.method import Method
+from .bridge.names import register
 from .bridge.plain import measure_plainly
 from .bridge.result import LayerResult
 from .gradients.rules import GradientRule, resolve_gradient
@@ -158,6 +160,7 @@ class QuantumLayer(nn.Module):
         self.seeds = SeedStream(seed)
         grouped = isinstance(weights, Mapping) and bool(weights)
         self.tally, self._told_of_halves = Tally(grouped), False
+        self._name = register(self)  # for graphs
         self.weights: nn.Parameter | nn.ParameterDict | None
         parameters = self._initial_weights(init)
         if grouped:
@@ -174,7 +177,18 @@ class QuantumLayer(nn.Module):
     def backend(self, backend: Any) -> None:
         method = Method.of(backend, self._shots, self._rule, self._allocation)
         method.backend.prepare(self.program.example())
+        self._adopt(method)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._name = register(self)  # a copy is another layer
+        self.program.angle_map.prepare()
+
+    def _adopt(self, method: Method) -> None:
         self._method = method
+        # Graphs that call the layer cannot do these.
+        self.program.angle_map.prepare()
+        self._is_plain = method.rule.exact_only and method.backend.step_of(self.program) is not None
 
     @property
     def shots(self) -> int | None:
@@ -183,7 +197,7 @@ class QuantumLayer(nn.Module):
 
     @shots.setter
     def shots(self, shots: int | None) -> None:
-        self._method = Method.of(self.backend, shots, self._rule, self._allocation)
+        self._adopt(Method.of(self.backend, shots, self._rule, self._allocation))
         self._shots = check_shots(shots)
 
     @property
@@ -193,7 +207,7 @@ class QuantumLayer(nn.Module):
 
     @allocation.setter
     def allocation(self, allocation: str) -> None:
-        self._method = Method.of(self.backend, self._shots, self._rule, allocation)
+        self._adopt(Method.of(self.backend, self._shots, self._rule, allocation))
         self._allocation = allocation
 
     @property
@@ -220,15 +234,25 @@ class QuantumLayer(nn.Module):
         Raises:
             TypeError, ValueError: If the features do not fit or are not finite; nothing has run then.
         """
-        if torch.compiler.is_compiling():
-            # A circuit cannot be traced: leave the compiled graph here, and take it up again behind the layer. (As a
-            # decorator this would import the compiler with every layer, a second that few programs need.)
-            return torch.compiler.disable(self._measure)(features, shots)
+        if torch.compiler.is_compiling() or transforms.is_tracing():
+            return self._trace(features, shots)
         return self._measure(features, shots)
+
+    def _trace(self, features: torch.Tensor | None, shots: int | None) -> torch.Tensor:
+        """What :meth:`_measure` does, as nodes of the graph that PyTorch makes."""
+        from .bridge.operators import measure_traced  # a module that is only needed here
+
+        self._check_features(features)
+        weights = self._weight_list()
+        like = features if features is not None else weights[0] if weights else torch.empty(0)
+        rows = None if features is None else features.reshape(-1, features.shape[-1])
+        plain = shots is None and self._is_plain
+        values = measure_traced(self, self._name, rows, weights, shots=shots, plain=plain)
+        return values.reshape(*(() if features is None else features.shape[:-1]), values.shape[-1]).to(like.device, like.dtype)
 
     def _measure(self, features: torch.Tensor | None, shots: int | None) -> torch.Tensor:
         weights = self._weight_list()
-        if shots is None and self._method.rule.exact_only and not self._method.backend.settings_may_change:
+        if shots is None and self._is_plain:
             values = measure_plainly(self, features, weights)
             if values is not None:
                 return values

@@ -22,7 +22,7 @@ from .function import QuantumFunction
 from .method import Method
 from .result import LayerResult
 
-__all__ = ["Call", "Pending", "Tally", "evaluate", "measure"]
+__all__ = ["Call", "Pending", "Tally", "evaluate", "look_ahead", "measure"]
 
 
 class Pending(Protocol):
@@ -168,7 +168,10 @@ def measure(
     groups = program.angle_map(exact, [weight.to("cpu", torch.float64) for weight in weights])
     call = Call(tally, _sources(program, inputs, weights))
     position = seeds.position
-    ahead = _look_ahead(program, method, groups, seeds) if method.backend.queues and training else None
+    ahead = None
+    if method.backend.queues and training:
+        wanted = [transforms.needs_gradient(group) for group in groups]
+        ahead = look_ahead(program, method, batch_size(groups), wanted, seeds)
     drawn = seeds.position
     evaluation = Evaluation(program, method, seeds=seeds, training=training, observer=call, ahead=ahead)
     try:
@@ -180,12 +183,19 @@ def measure(
     return values
 
 
-def _look_ahead(
-    program: Program, method: Method, groups: Sequence[torch.Tensor], seeds: SeedStream
+def look_ahead(
+    program: Program, method: Method, rows: int, wanted: Sequence[bool], seeds: SeedStream
 ) -> LookAhead | None:
-    """The points of the gradient that will be wanted, as far as can be told."""
-    rows = batch_size(groups)
-    selection = program.selections[tuple([transforms.needs_gradient(group) for group in groups])]
+    """The points of the gradient that will be wanted, as far as can be told.
+
+    Args:
+        program: The compiled circuit.
+        method: How it is measured.
+        rows: The number of rows of angles.
+        wanted: Whether the gradient by each group of angles is.
+        seeds: Where the randomness of the shifts comes from.
+    """
+    selection = program.selections[tuple(wanted)]
     if selection.fixed:
         refuse_block_gradients(program)
     if method.rule.exact_only or not selection.columns or not rows:

@@ -7,7 +7,7 @@ memory.
 Two pairs of operators: ``plain_values`` and ``plain_gradients`` for plain calls (:mod:`qiskit_torch_bridge.bridge.plain`), from
 features and weights; ``values`` and ``gradients`` for all others, from angles, so that what leads from features and weights to
 angles is traced, compiled and differentiated by PyTorch. ``turn`` tells calls with shots apart: PyTorch would otherwise
-compute two calls with the same features once.
+measure two calls with the same features once.
 
 Numbers are those of the layer outside of a graph: forward draws the same seeds, and so does backward. What a graph cannot be is
 differentiated twice, or in forward mode; outside of one both work.
@@ -17,39 +17,43 @@ differentiated twice, or in forward mode; outside of one both work.
 
 import weakref
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import torch
 
 from ..program.angles import batch_size
+from . import transforms
 from .error_bars import Sources
-from .evaluation import Evaluation
+from .evaluation import Evaluation, require_finite
 from .function import QuantumFunction
 from .functional import Call, look_ahead
-from .names import host_of
+from .names import Host, host_of
 from .plain import Context, PlainCall, compute_plainly, pull_back_plainly
 
 __all__ = ["measure_traced"]
 
 _NAMESPACE = "qiskit_torch_bridge"
+_COUNTER = torch.zeros((), dtype=torch.int64, device="cpu")
+_EXACT: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
 
 
 # What a forward operator leaves for its backward one
 
 
 class _Plain(NamedTuple):
-    """A plain call, and the final states."""
+    """A plain call, and its final states."""
 
     call: PlainCall
-    states: np.ndarray
+    states: np.ndarray | None
 
 
 class _General(NamedTuple):
-    """Any other call, and the groups of its angles."""
+    """Any other call, the groups of its angles, and which of them have a gradient."""
 
     evaluation: Evaluation
     groups: tuple[torch.Tensor, ...]
+    wanted: tuple[bool, ...]
 
 
 _kept: dict[int, Any] = {}
@@ -65,6 +69,10 @@ def _token(record: Any) -> torch.Tensor:
     return token
 
 
+def _fake_token() -> torch.Tensor:
+    return torch.empty((), dtype=torch.int64, device="cpu")
+
+
 def _behind(token: torch.Tensor) -> Any:
     """The record that a token stands for.
 
@@ -75,7 +83,7 @@ def _behind(token: torch.Tensor) -> Any:
         return _kept[token.data_ptr()]
     except KeyError:
         raise RuntimeError(
-            "The gradient of a quantum layer in a graph was asked for by another graph, or another process, than computed its "
+            "The gradient of a quantum layer was asked for in another graph, or another process, than has computed its "
             "values; run forward and backward in one."
         ) from None
 
@@ -88,14 +96,15 @@ def _plain_values(
     features: torch.Tensor, weights: torch.Tensor, layer: str, trained: list[bool]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     host = host_of(layer)
-    names = frozenset([source for source, is_trained in enumerate(trained) if is_trained])
-    plain = compute_plainly(host, features.contiguous(), weights.contiguous(), names)
+    sources = frozenset([source for source, is_trained in enumerate(trained) if is_trained])
+    plain = compute_plainly(host, features.contiguous(), weights.contiguous(), sources)
     if plain is None:
-        exact = features.to(torch.float64), *weights.to(torch.float64).split(list(host.program.num_weights))
-        groups = host.program.angle_map(exact[0], exact[1:])
-        values, record = _evaluated(host, groups, None, trained, [])
-        return values.to(features.dtype), _token(record)
+        exact = features.to(torch.float64), weights.to(torch.float64).split(list(host.program.num_weights))
+        require_finite(host.program, _side_by_side(host.program.angle_map(*exact)))
+        raise RuntimeError(f"Quantum {layer} no longer takes the short way; compile the model again.")
     call, states, outputs = plain
+    if not any(trained):
+        host.seeds.next()  # as every call does that no gradient can follow
     return outputs, _token(_Plain(call, states))
 
 
@@ -108,15 +117,170 @@ def _(features, weights, layer, trained):  # type: ignore[no-untyped-def]
 def _plain_gradients(
     upstream: torch.Tensor, features: torch.Tensor, weights: torch.Tensor, token: torch.Tensor, needed: list[bool]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    record = _behind(token)
-    by_features = by_weights = None
-    if isinstance(record, _Plain):
-        by_features, by_weights = pull_back_plainly(
-            record.call, record.states, tuple(needed), upstream.resolve_neg(), features, weights
-        )
-    else:
-        call = PlainCall.of(record.evaluation)
-        parts = weights.split(list(record.evaluation.program.num_weights))
-        tensors = (features, *parts)
-        ...
-    return features.new_zeros(0) if by_features is None else by_features, weights.new_zeros(0) if by_weights is None else by_weights
+    call, states = _behind(token)
+    upstream = upstream.resolve_neg()
+    by_features, by_weights = pull_back_plainly(call, states, tuple(needed), upstream, features, weights)
+    return (
+        features.new_empty(0) if by_features is None else by_features,
+        weights.new_empty(0) if by_weights is None else by_weights,
+    )
+
+
+@_plain_gradients.register_fake
+def _(upstream, features, weights, token, needed):  # type: ignore[no-untyped-def]
+    by_features = torch.empty_like(features, memory_format=torch.contiguous_format)
+    by_weights = torch.empty_like(weights, memory_format=torch.contiguous_format)
+    return (
+        by_features if needed[0] else features.new_empty(0),
+        by_weights if any(needed[1:]) else weights.new_empty(0),
+    )
+
+
+def _keep_plain(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+    features, weights, _, ctx.trained = inputs
+    ctx.save_for_backward(features, weights, output[1])
+
+
+def _differentiate_plain(ctx: Any, upstream: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
+    by_features, by_weights, *_ = ctx.needs_input_grad
+    needed = [by_features, *(by_weights and is_trained for is_trained in ctx.trained[1:])]
+    features, weights, token = ctx.saved_tensors
+    gradients = _plain_gradients(upstream, features, weights, token, needed)
+    return (gradients[0] if by_features else None), (gradients[1] if any(needed[1:]) else None), None, None
+
+
+_plain_values.register_autograd(_differentiate_plain, setup_context=_keep_plain)
+
+
+# All others
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::turn", mutates_args=("counter",))
+def _turn(counter: torch.Tensor) -> torch.Tensor:
+    counter += 1
+    return counter.clone()
+
+
+@_turn.register_fake
+def _(counter):  # type: ignore[no-untyped-def]
+    return torch.empty_like(counter)
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::values", mutates_args=())
+def _values(
+    groups: list[torch.Tensor],
+    sources: list[torch.Tensor],
+    turn: Optional[torch.Tensor],  # noqa: UP045 - as torch 2.4 reads it
+    layer: str,
+    shots: Optional[int],  # noqa: UP045
+    trained: list[bool],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    host = host_of(layer)
+    program, method = host.program, host.method(shots)
+    by_source = dict(enumerate(sources))
+    names = frozenset([source for source, is_trained in enumerate(trained) if is_trained])
+    call = Call(host.tally, Sources(program, names, by_source))
+    wanted = tuple(any(trained[source] for source in group.sources) for group in program.angle_map.groups)
+    training, position = any(trained), host.seeds.position
+    ahead = None
+    if method.backend.queues and training:
+        ahead = look_ahead(program, method, batch_size(groups), wanted, host.seeds)
+    evaluation = Evaluation(program, method, seeds=host.seeds, training=training, observer=call, ahead=ahead)
+    try:
+        values = evaluation.measure(groups)
+    except BaseException:
+        host.seeds.position = position  # the same call again finds what hardware has measured of this one
+        raise
+    return values, _token(_General(evaluation, tuple(groups), wanted))
+
+
+@_values.register_fake
+def _(groups, sources, turn, layer, shots, trained):  # type: ignore[no-untyped-def]
+    rows = groups[0].shape[0]
+    return groups[0].new_empty((rows, host_of(layer).program.num_outputs)), _fake_token()
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::gradients", mutates_args=())
+def _gradients(upstream: torch.Tensor, groups: list[torch.Tensor], token: torch.Tensor) -> list[torch.Tensor]:
+    evaluation, kept, wanted = _behind(token)
+    by_group = QuantumFunction.backward(Context(evaluation, kept, (False, *wanted)), upstream)[1:]
+    # torch wants outputs with memory of their own.
+    return [torch.zeros_like(group) if g is None else g.clone() for group, g in zip(kept, by_group, strict=True)]
+
+
+@_gradients.register_fake
+def _(upstream, groups, token):  # type: ignore[no-untyped-def]
+    return [torch.empty_like(group, memory_format=torch.contiguous_format) for group in groups]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+    ctx.num_sources = len(inputs[1])
+    ctx.save_for_backward(*inputs[0], output[1])
+
+
+def _differentiate(ctx: Any, upstream: torch.Tensor, _: Any) -> tuple[Any, ...]:
+    *groups, token = ctx.saved_tensors
+    return _gradients(upstream, groups, token), [None] * ctx.num_sources, None, None, None, None
+
+
+_values.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _side_by_side(groups: Sequence[torch.Tensor]) -> np.ndarray:
+    rows = batch_size(groups)
+    return torch.cat([group.expand(rows, -1) for group in groups], dim=1).numpy()
+
+
+def measure_traced(
+    host: Host,
+    layer: str,
+    features: torch.Tensor | None,
+    weights: Sequence[torch.Tensor],
+    *,
+    shots: int | None,
+    plain: bool,
+) -> torch.Tensor:
+    """What a layer measures, as operators in the graph that PyTorch is about to make.
+
+    Args:
+        host: The layer.
+        layer: Its name.
+        features: Shape (N, I), floating point; None where the circuit has no inputs.
+        weights: A tensor of shape (W_g,) a group; none where there are no weights.
+        shots: Shots a circuit; None: the layer's.
+        plain: Whether plain calls take the short way.
+
+    Returns:
+        Shape (N, M); on the CPU, of the features' precision in the short way, else double.
+    """
+    program = host.program
+    differentiable = torch.is_grad_enabled()
+    tensors = (features, *weights)
+    trained = [differentiable and t is not None and t.requires_grad and t.shape[-1] > 0 for t in tensors]
+    if plain:
+        return _plain_traced(layer, features, weights, trained)
+    exact = None if features is None else features.to(**_EXACT)
+    parts = [weight.to(**_EXACT) for weight in weights]
+    groups = list(program.angle_map(exact, parts))
+    sources: list[torch.Tensor] = []
+    if not program.angle_map.is_affine:
+        first = torch.zeros((1, 0), **_EXACT) if exact is None else exact.detach()
+        sources = [first, *(part.detach().unsqueeze(0) for part in parts)]
+    turn = _turn(_COUNTER)
+    values, _ = _values(groups, sources, turn, layer, shots, trained)
+    return values
+
+
+def _plain_traced(
+    layer: str, features: torch.Tensor | None, weights: Sequence[torch.Tensor], trained: list[bool]
+) -> torch.Tensor:
+    like = weights[0] if features is None else features
+    precise = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float64
+    rows = like.new_zeros((1, 0), dtype=precise, device="cpu") if features is None else features.to("cpu", precise)
+    joined = rows.new_zeros(0)
+    if weights:
+        joined = torch.cat([weight.to("cpu", torch.float64) for weight in weights]) if len(weights) > 1 else weights[0].to("cpu")
+        if joined.dtype not in (torch.float32, torch.float64):
+            joined = joined.to(torch.float64)
+    values, _ = _plain_values(rows, joined, layer, trained if weights else [*trained, False])
+    return values

@@ -20,6 +20,7 @@ __all__ = [
     "fold",
     "forward_level",
     "is_batched_gradient",
+    "is_tracing",
     "is_wrapped",
     "keeps_graph",
     "needs_gradient",
@@ -97,13 +98,19 @@ def refuse_tracing() -> None:
     Raises:
         RuntimeError: If PyTorch traces, by ``make_fx`` or ``torch.export``.
     """
-    keys = getattr(torch._C, "_TorchDispatchModeKey", None)
-    if any(_dispatch_mode(getattr(keys, name, None)) is not None for name in ("PROXY", "FAKE")):
+    if is_tracing():
         raise RuntimeError(
-            "A quantum layer was called within a trace (make_fx, torch.export, fake tensors), which cannot follow it into "
-            "the circuit; trace the classical parts of the model on both sides of it, or use torch.compile, which "
-            "leaves it out."
+            "A circuit was evaluated within a trace (make_fx, torch.export, fake tensors), which cannot follow it; use a "
+            "QuantumLayer, which is an operator there."
         )
+
+
+def is_tracing() -> bool:
+    """Whether PyTorch traces: by ``make_fx`` or ``torch.export``, or with fake tensors."""
+    if not count_modes():
+        return False
+    keys = getattr(torch._C, "_TorchDispatchModeKey", None)
+    return any(_dispatch_mode(getattr(keys, name, None)) is not None for name in ("PROXY", "FAKE"))
 
 
 def refuse_nested_forward_mode() -> None:

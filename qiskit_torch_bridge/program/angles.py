@@ -93,9 +93,14 @@ class _Translated:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_function": None}
 
-    def __call__(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def prepare(self) -> None:
+        """Compiles the expressions, unless that has been done."""
         if self._function is None:
             self._function = sympy.lambdify(self._symbols, list(self._expressions), modules="torch", cse=True)
+
+    def __call__(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        self.prepare()
+        assert self._function is not None
         return self._function(*values)
 
 
@@ -282,6 +287,13 @@ class AngleMap:
             forms = tuple(Affine(((columns[parameter], 1.0),), 0.0) for parameter in fixed)
             groups.append(AngleGroup((0,), forms, None, tuple(fixed), source_widths=widths, fixed=True))
         return cls(tuple(groups), widths, tuple(np.argsort(ranking).tolist()))
+
+    def prepare(self) -> None:
+        """Does now what :meth:`__call__` needs once: a graph that PyTorch traces can call it, but not do that."""
+        _ = self._weight_shapes, self._idle_sources, self.is_affine
+        for group in self.groups:
+            if group.translated is not None:
+                group.translated.prepare()
 
     @cached_property
     def num_columns(self) -> int:
