@@ -234,7 +234,7 @@ class QuantumLayer(nn.Module):
         Raises:
             TypeError, ValueError: If the features do not fit or are not finite; nothing has run then.
         """
-        if torch.compiler.is_compiling() or transforms.is_tracing():
+        if torch.compiler.is_compiling() or (transforms.count_modes() and transforms.is_tracing()):
             return self._trace(features, shots)
         return self._measure(features, shots)
 
@@ -255,7 +255,7 @@ class QuantumLayer(nn.Module):
         if shots is None and self._is_plain:
             values = measure_plainly(self, features, weights)
             if values is not None:
-                return values
+                return values if features is not None else values[0]
         self._check_features(features)
         like = features if features is not None else weights[0] if weights else torch.empty(0)
         for tensor in (like, *weights):
@@ -270,11 +270,8 @@ class QuantumLayer(nn.Module):
                 rows = features.reshape(math.prod(features.shape[:-1]), features.shape[-1])
             if self.program.angle_map.has_idle_inputs:
                 self._require_finite_features(features)
-        method = self._method
-        if shots is not None or method.backend.settings_may_change:
-            method = self.method(shots)
         try:
-            values = measure(self.program, method, rows, weights, seeds=self.seeds, tally=self.tally)
+            values = measure(self.program, self.method(shots), rows, weights, seeds=self.seeds, tally=self.tally)
         except NonFiniteAnglesError as error:
             cause = error
         else:
@@ -289,6 +286,8 @@ class QuantumLayer(nn.Module):
 
     def method(self, shots: int | None = None) -> Method:
         """How a call with so many shots is measured, None for the layer's: backend, gradient rule in force, shots."""
+        if shots is None and not self.backend.settings_may_change:
+            return self._method
         return Method.of(self.backend, self._shots if shots is None else shots, self._rule, self._allocation)
 
     def quote(self, batch_size: int | None = None, *, inputs_require_grad: bool = True) -> Quote:

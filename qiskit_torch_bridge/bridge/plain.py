@@ -316,14 +316,19 @@ def _fit(program: Program, features: torch.Tensor | None, weights: Sequence[torc
 
 def _is_ordinary(tensor: torch.Tensor) -> bool:
     """Whether a tensor is nothing but numbers in memory."""
+    if type(tensor) not in _ORDINARY:
+        return False
+    try:
+        there = tensor.data_ptr() != 0 or not tensor.numel()
+    except RuntimeError:  # tensors that stand for those of a transform have no memory
+        return False
     return (
-        type(tensor) in _ORDINARY
+        there
         and tensor.dtype in _FLOATS
         and tensor.is_cpu
         and tensor.layout is torch.strided
         and not tensor.is_nested
         and not tensor.is_neg()
-        and (tensor.data_ptr() != 0 or not tensor.numel())
     )
 
 

@@ -397,12 +397,12 @@ def test_a_backward_lets_go_of_the_states():
     layer = _two_qubit_layer()
     features = torch.rand(4, 2, dtype=torch.float64)
     output = layer(features)
-    record = output.grad_fn.evaluation.record
-    assert record.kept is not None
+    context = output.grad_fn
+    assert context.states is not None
     output.sum().backward(retain_graph=True)
-    assert record.kept is not None
+    assert context.states is not None
     output.sum().backward()
-    assert record.kept is None
+    assert context.states is None
 
 
 def test_the_record_of_a_run_is_not_the_output_itself():

@@ -22,13 +22,13 @@ def num_threads() -> Any:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     """Makes blocks and their runs small, so that few qubits are many passes."""
-    chosen = Simulator._lanes
+    chosen = Simulator.lanes
 
     def lanes(self: Simulator, rows: int) -> int:
         return chosen(self, rows) if self.plan.whole else 1  # states of several blocks lie one by one
 
     def set_sizes(block: int = 5, run: int = 3) -> None:
-        monkeypatch.setattr(Simulator, "_lanes", lanes)
+        monkeypatch.setattr(Simulator, "lanes", lanes)
         monkeypatch.setattr(plan, "BLOCK_QUBITS", block)
         monkeypatch.setattr(plan, "_SEGMENT_QUBITS", run)
 

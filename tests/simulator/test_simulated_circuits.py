@@ -67,7 +67,7 @@ def test_rows_one_by_one_and_eight_side_by_side(monkeypatch, n):
     chosen = {case.simulator._lanes(rows) for rows in (1, 8, 1000)}
     assert chosen == {1, 8}
     for lanes in (1, 8):
-        monkeypatch.setattr(Simulator, "_lanes", lambda self, rows, lanes=lanes: lanes)
+        monkeypatch.setattr(Simulator, "lanes", lambda self, rows, lanes=lanes: lanes)
         case.check(1, 7, 8, 9)
 
 
@@ -413,7 +413,7 @@ def test_large_angles_and_special_ones():
 @pytest.fixture
 def one_row_a_unit(monkeypatch):
     """Every row is a unit of its own, so that it can share its beginning with the row before."""
-    monkeypatch.setattr(Simulator, "_lanes", lambda self, rows: 1)
+    monkeypatch.setattr(Simulator, "lanes", lambda self, rows: 1)
 
 
 def changes(pattern: str, width: int) -> list[tuple[int, ...]]:
