@@ -24,8 +24,9 @@ __all__ = ["INSTANCE", "KINDS", "TOKEN", "CloudServer", "Watch"]
 
 
 class CloudServer:
-    """Starts the stand-in in a process of its own, controls it and stops it; a context manager, within which it is
-    ``addressed``, too.
+    """Starts the stand-in in a process of its own, controls it and stops it; a context manager.
+
+    Within that it is ``addressed``, too.
 
     Args:
         **settings: Those of ``Settings``.
@@ -91,9 +92,13 @@ class CloudServer:
     @contextmanager
     def addressed(self) -> Iterator[None]:
         """Within it, the variables of ``environment`` (``HOME`` apart) are set in this process."""
-        from pytest import MonkeyPatch
+        import pytest
+        from ibm_cloud_sdk_core.http_adapter import SSLHTTPAdapter
+        from requests.adapters import HTTPAdapter
 
-        with MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch:
+            # Else each client reads all authorities' certificates, twice, for an address that has none.
+            patch.setattr(SSLHTTPAdapter, "init_poolmanager", HTTPAdapter.init_poolmanager)
             for name, value in self._variables.items():
                 patch.setenv(name, value)
             yield

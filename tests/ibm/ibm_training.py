@@ -40,12 +40,16 @@ LEARNING_RATE = 0.1
 
 IMPORTED_BEFORE = [
     "qiskit.qpy",
+    "qiskit_ibm_runtime.executor_estimator",
     "qiskit_ibm_runtime.executor_sampler.finalize_options",
     "qiskit_ibm_runtime.fake_provider",
+    "qiskit_ibm_runtime.transpiler.plugin",
     "qiskit_ibm_runtime.utils",
     "qiskit_torch_bridge.backends.aer",
     "qiskit_torch_bridge.simulator.engine",
+    "tenacity",
     "torch._dynamo",
+    "torch.utils.serialization.config",
 ]
 """What a training imports besides what is imported above."""
 
@@ -160,7 +164,7 @@ class Nursery:
         Args:
             folder: Where ledger and checkpoint are.
             steps: How many steps it has.
-            die_at: It ends, as if killed, at this step into the outside world (writes of the ledger, requests), counted
+            die_at: It ends, as if killed, after this step into the outside world (writes of the ledger, requests), counted
                 from 1 after the layer is made; None: not.
             ready: Whether to wait until its layer is made.
             settle_seconds: Of its patience.
@@ -188,7 +192,7 @@ class Nursery:
 
 
 def _die_at(count: int) -> None:
-    """Ends this process at the count-th of what it does to the ledger or the network, both before and after it is done."""
+    """Ends this process when the count-th of what it does to the ledger or the network is done."""
     from requests.adapters import HTTPAdapter
 
     from qiskit_torch_bridge.backends.ibm.ledger import Ledger
@@ -205,7 +209,6 @@ def _die_at(count: int) -> None:
         genuine = getattr(owner, name)
 
         def dangerous(*arguments: Any, **options: Any) -> Any:
-            tick()
             answer = genuine(*arguments, **options)
             tick()
             return answer

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ibm_cloud import INSTANCE, TOKEN, CloudServer, Watch
+from ibm_cloud import INSTANCE, TOKEN, Watch
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 from qiskit.quantum_info import SparsePauliOp, Statevector
