@@ -9,7 +9,7 @@ from importlib import import_module
 
 from qiskit_torch_bridge.commands import exit_status
 
-from .catalogue import COMMANDS, TOOLS, command_of, settings_of
+from .catalogue import COMMANDS, TOOLS, command_of, own_names, settings_of
 from .common.options import did_you_mean, parser_of
 
 
@@ -40,7 +40,7 @@ def _perform(name: str, options: Sequence[str]) -> int:
         parser_of(name, settings).parse_args(options)  # help and typing errors do not wait for PyTorch
     command = command_of(name)
     if command is None:
-        meant = did_you_mean(name, [*COMMANDS, *TOOLS])
+        meant = did_you_mean(name, [*COMMANDS, *TOOLS, *own_names()])
         print(f"No experiment {name!r}{meant or '; python -m experiments lists what there is'}", file=sys.stderr)
         return 2
     from .common.runner import run

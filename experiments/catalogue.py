@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
+from traceback import extract_tb
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -94,14 +98,36 @@ def command_of(name: str) -> Command[Any] | None:
 
     Returns:
         None if there is none of that name.
+
+    Raises:
+        ImportError: If that file cannot be imported.
+        ValueError: If it has neither of them.
     """
     if name in COMMANDS:
         return _object(COMMANDS[name].command)
     module_name = f"{__package__}.{name.replace('-', '_')}"
-    if not name.replace("-", "_").isidentifier() or name in TOOLS or find_spec(module_name) is None:
+    if not name.replace("-", "_").isidentifier() or name in TOOLS:
         return None
-    module = import_module(module_name)
-    return getattr(module, "EXPERIMENT", None) or getattr(module, "STUDY", None)
+    spec = find_spec(module_name)
+    if spec is None or spec.origin is None or spec.submodule_search_locations is not None:
+        return None
+    module = _imported(module_name, spec.origin)
+    command = getattr(module, "EXPERIMENT", None) or getattr(module, "STUDY", None)
+    if command is None:
+        raise ValueError(
+            f"{spec.origin}: got neither EXPERIMENT nor STUDY, expected one of them; end the file with "
+            "EXPERIMENT = Experiment(...) or STUDY = Study(...)."
+        )
+    return command
+
+
+def own_names() -> list[str]:
+    """The names of the files that have an experiment or a study, as their text says: nothing is imported."""
+    from . import __path__ as folders
+
+    files = [file for folder in folders for file in Path(folder).glob("*.py")]
+    made = re.compile(r"^(EXPERIMENT|STUDY)\b", re.MULTILINE)
+    return [file.stem for file in files if made.search(file.read_text(encoding="utf-8", errors="ignore"))]
 
 
 def command_in(folder: RunFolder) -> Command[Any]:
@@ -118,6 +144,18 @@ def command_in(folder: RunFolder) -> Command[Any]:
             "folder of a run."
         )
     return command
+
+
+def _imported(module: str, file: str) -> ModuleType:
+    """The module in a user's file; what keeps it from being imported is said with the line of that file."""
+    try:
+        return import_module(module)
+    except Exception as error:
+        lines = [f":{frame.lineno}" for frame in extract_tb(error.__traceback__) if frame.filename == file]
+        raise ImportError(
+            f"{file}{''.join(lines[-1:])}: got {type(error).__name__}: {error}, expected a file that can be imported; put "
+            "it right."
+        ) from error
 
 
 def _object(place: str) -> Any:

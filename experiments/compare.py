@@ -3,7 +3,9 @@
 Trainings: a run of several seeds or variants counts as one entry for each variant, with the median and the quartiles of its
 seeds. Studies of one kind: their tables row by row, with z, the difference of each number from that of the first run in
 standard errors, by which one sees whether the runs agree: of such runs about 5 % are beyond 2, and more where the standard
-errors come from few trainings, or are those at points that another seed changes (gradient-methods).
+errors come from few trainings, or are those at points that another seed changes (gradient-methods). A number that cannot be
+negative, such as a plateau of shot-noise, is 0 where its fit came out below: two such numbers have z = 0, however far below
+0 they were; beside a number above 0, the error of the one at 0 is taken from the upper end of its interval.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ def main(arguments: Sequence[str]) -> int:
         default="epoch",
         help="What trainings are drawn against. epoch, seconds, circuits, total_shots (spent so far): loss and accuracy "
         "on their way. shots: the final test accuracy against the shots a circuit, one curve for the runs that differ in "
-        "nothing but shots and seed; points are means over seeds, bars their standard errors. Exact runs are level lines; "
+        "nothing but shots and seed; points are means over seeds, bars their standard errors; a seed that comes "
+        "several times counts once. Exact runs are level lines; "
         "with a shot schedule, the shots a circuit are the mean of those that were spent.",
     )
     parser.add_argument(
@@ -119,7 +122,7 @@ def _compare_trainings(commands: Mapping[str, Any], folders: Mapping[str, RunFol
             name = run if variant in ("", command.name) else f"{run} {variant}"
             result, values = part.read_result(), {"experiment": command.name, **flat(settings)}
             values = {key: value for key, value in values.items() if key not in _NOT_COMPARED}
-            training = Compared(part.read_rows(), result["test_accuracy"], values, result)
+            training = Compared(part.read_rows(), result["test_accuracy"], values, result, settings.seed)
             groups.setdefault(name, []).append(training)
     rows: list[dict[str, Any]] = []
     different = _different(group[0].settings for group in groups.values())
@@ -150,7 +153,7 @@ def _measured(group: Sequence[Compared], threshold: float | None) -> dict[str, A
 
     accuracies = [each.test_accuracy for each in group]
     numbers = summarize(accuracies)
-    row = {"seeds": len(group), "test accuracy": numbers["median"]}
+    row = {"seeds": len(group), "median test accuracy": numbers["median"]}
     if len(group) > 1:
         row |= {key: numbers[key] for key in ("lower_quartile", "upper_quartile", "min", "max")}
     if threshold is not None:  # rounded, because 1 - 0.9 is a little less than 0.1, which is no error below 0.1

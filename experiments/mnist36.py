@@ -174,7 +174,7 @@ def advice(settings: MNIST36Settings) -> str:
             f"been {more} more --epochs, more --train-images, or another --seed."
         )
     options = [f"--{name.replace('_', '-')} {json.dumps(value)}".replace('"', "") for name, value in better.items()]
-    return f"Most seeds of the published protocol do not; experiments/README.md says why. Try {' '.join(options)}."
+    return f"Most seeds of the published protocol do not; experiments/mnist36.md says why. Try {' '.join(options)}."
 
 
 def rotations_of_last_qubit(settings: MNIST36Settings) -> str:

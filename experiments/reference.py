@@ -20,13 +20,33 @@ _TEMPLATES = {
     "module.html.jinja2": """
         {% extends "default/module.html.jinja2" %}
         {% macro is_public(doc) %}{% if shown_here(doc) %}{{ default_is_public(doc) }}{% endif %}{% endmacro %}
+        {% block nav_submodules %}{% endblock %}
+        {% block nav_members %}
+            {% set names = nav_members(module.members.values()) %}
+            {% if "<li>" in names %}<h2>On this page</h2>{{ names }}{% endif %}
+            {% for name in all_modules if name.rpartition(".")[0] == module.modulename %}
+                {% if loop.first %}<h2>Modules</h2><ul>{% endif %}
+                <li>{{ (name, "") | link(text=name.rpartition(".")[2]) }}</li>
+                {% if loop.last %}</ul>{% endif %}
+            {% endfor %}
+        {% endblock %}
         {% block module_contents %}
             {% for name in exported_from(module) %}
                 {{ "On the package's page: " if loop.first }}<a href="#{{ name }}">{{ name }}</a>{{ "," if not loop.last }}
             {% endfor %}
             {{ super() }}
         {% endblock %}
-    """
+    """,
+    # Lines of code, and wide tables, end where the page does.
+    "custom.css": """
+        main.pdoc { max-width: calc(66rem + var(--sidebar-width)); width: 100%; }
+        .pdoc pre, .pdoc .param, .pdoc .return-annotation { white-space: pre-wrap; }
+        .pdoc pre code, .pdoc .signature, .pdoc .annotation, .pdoc .default_value, .pdoc .base, .pdoc .inherited {
+            overflow-wrap: anywhere;
+        }
+        .pdoc .docstring .pdoc-code { margin-left: 0; margin-right: 0; }
+        @media (max-width: 1000px) { .pdoc td, .pdoc td code { overflow-wrap: anywhere; } }
+    """,
 }
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\\\((.+?)\\\)", re.DOTALL)
 _ANCHOR = re.compile(r'id="([^"]+)"')

@@ -22,7 +22,7 @@ This makes a layer of a circuit, trains and measures it.
 
 | page | what it explains |
 |---|---|
-| :mod:`qiskit_torch_bridge.layer` | :class:`QuantumLayer`: all options, what comes out, which precision |
+| :mod:`qiskit_torch_bridge.layer` | :class:`QuantumLayer`: all options, what comes out, which precision; typed code |
 | :mod:`qiskit_torch_bridge.circuits` | circuits to begin with; :mod:`qiskit_torch_bridge.dressed`: one between two linear layers |
 | :mod:`qiskit_torch_bridge.gradients` | the gradient rules, what each costs, which is taken |
 | :mod:`qiskit_torch_bridge.shots` | error bars, seeds, how shots are shared out; :mod:`qiskit_torch_bridge.schedules`: shots that change in training |

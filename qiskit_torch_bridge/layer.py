@@ -1,4 +1,27 @@
-"""``QuantumLayer``: a parameterised Qiskit circuit as a torch module."""
+"""``QuantumLayer``: a parameterised Qiskit circuit as a torch module.
+
+**Typed code.** This package has types that mypy reads. Qiskit has none: set ``ignore_missing_imports = true`` for
+``qiskit.*`` in mypy's settings. ``last_run`` is None before the first call, and what ``weights`` is depends on the argument
+of that name, so say which it is:
+
+```python
+import torch
+from torch import nn
+
+from qiskit_torch_bridge import QuantumLayer
+
+
+def largest_error(layer: QuantumLayer, features: torch.Tensor) -> float:
+    layer(features)
+    assert layer.last_run is not None
+    return float(layer.last_run.standard_errors.max())
+
+
+def norm_of_weights(layer: QuantumLayer) -> float:
+    assert isinstance(layer.weights, nn.Parameter)  # nn.ParameterDict, if weights= was a mapping
+    return float(layer.weights.norm())
+```
+"""
 
 from __future__ import annotations
 
@@ -92,7 +115,8 @@ class QuantumLayer(nn.Module):
             tensor of shape (W,); or a mapping of these by group.
 
     Attributes:
-        weights: An ``nn.Parameter`` of shape (W,); an ``nn.ParameterDict`` of groups; None for a circuit without any.
+        weights: An ``nn.Parameter`` of shape (W,); an ``nn.ParameterDict`` of groups; None for a circuit without any
+            (in typed code: :mod:`qiskit_torch_bridge.layer`).
         program: The compiled circuit.
         backend: Where it runs; can be set, to whatever the argument takes.
         allocation: How a gradient's shots are shared out; can be set.

@@ -1,25 +1,43 @@
 r"""Extending the library with a rule or a backend of your own, and checking gradients that have shot noise.
 
+The letters in shapes are numbers:
+
+| letter | number of |
+|---|---|
+| N | rows of the batch |
+| A | angles of the compiled circuit, ``program.num_columns`` (each rotation has one) |
+| W | wanted angles: those whose gradient is asked for, ``len(columns)`` |
+| K | points at which a rule has the circuit evaluated, for each row |
+| M | outputs |
+
 **A gradient rule** is a frozen value that returns a table of shifts and coefficients
 (:class:`qiskit_torch_bridge.GradientRule`, :class:`qiskit_torch_bridge.Stencil`); all else, from one backend call to error
 bars, follows from it. This one differentiates each row of a batch by a few angles only, drawn at random, and is right in
-the mean:
+the mean. It evaluates the circuit at two points for each angle that it draws, so K is twice their number:
 
 ```python
 from dataclasses import dataclass
 
 import numpy as np
 
-from qiskit_torch_bridge import GradientRule, Stencil
+from qiskit_torch_bridge import GradientRule, Program, SeedStream, Stencil
 
 
 @dataclass(frozen=True)
 class RandomAngles(GradientRule):
-    # Parameter shift by ``angles`` of the W angles of each row, times W / angles: 2 * angles circuits a row.
+    # Parameter shift by some of the wanted angles of each row, times W / angles.
     angles: int = 4
     name = "random_angles"
 
-    def stencil(self, program, columns, *, rows, shots, seeds):
+    def stencil(
+        self,
+        program: Program,
+        columns: tuple[int, ...],
+        *,
+        rows: int,
+        shots: int | None,
+        seeds: SeedStream,
+    ) -> Stencil:
         rng = np.random.default_rng(seeds.next())  # of the layer's seed: repeatable
         count = min(self.angles, len(columns))
         shifts = np.zeros((rows, 2 * count, program.num_columns))  # (N, K, A), radians
@@ -40,9 +58,10 @@ variances and covariances:
 
 ```python
 import numpy as np
+from numpy.random import SeedSequence
 from qiskit.quantum_info import Statevector
 
-from qiskit_torch_bridge import Backend
+from qiskit_torch_bridge import Backend, Estimate, Program
 from qiskit_torch_bridge.backends.base import check_shots, measured_circuit
 from qiskit_torch_bridge.backends.results import estimate_from_samples
 from qiskit_torch_bridge.program.readout import Samples, bits_of
@@ -51,20 +70,23 @@ from qiskit_torch_bridge.program.readout import Samples, bits_of
 class QuantumInfoBackend(Backend):
     name = "quantum_info"
 
-    def resolve_shots(self, shots):
+    def resolve_shots(self, shots: int | None) -> int:
         return check_shots(shots) or 1000  # never exact
 
-    def prepare(self, program):
+    def prepare(self, program: Program) -> None:
         if program.circuit.num_qubits > 12:
             raise ValueError(f"circuit: got {program.circuit.num_qubits} qubits, expected at most 12.")
 
-    def evaluate(self, program, angles, *, shots, seed):
+    def evaluate(
+        self, program: Program, angles: np.ndarray, *, shots: int | None, seed: SeedSequence
+    ) -> Estimate:
+        assert shots is not None  # as resolve_shots says
         rng, measured = np.random.default_rng(seed), []
         for group in program.readout.groups:
             circuit = measured_circuit(program, group, compact=False)
             circuit.remove_final_measurements()
             counts = []
-            for row in angles:  # (A,), radians
+            for row in angles:  # shape (A,), radians
                 state = Statevector(circuit.assign_parameters(dict(zip(program.angles, row))))
                 p = state.probabilities(list(group.qubits))
                 counts.append(rng.multinomial(shots, p / p.sum()))
@@ -81,7 +103,7 @@ meaningless: the values scatter by far more than they differ. :func:`shot_gradch
 and asks whether its mean could be the exact gradient, given how much it scatters:
 
 ```python
-shot_gradcheck(layer, features)  # raises if not; a model with quantum layers somewhere within will do as well
+shot_gradcheck(layer, features)  # raises if not; also for a model that holds quantum layers
 ```
 
 Each quantum layer is checked by itself, at the features that it sees when the model is given its inputs, by all of its
@@ -96,6 +118,9 @@ is larger (outcomes that are rare may not have come up at all). The check fails 
 quantile of Student's distribution with R - 1 degrees of freedom at :math:`\alpha / (2 T)` (Bonferroni, T derivatives).
 So a model without fault fails with a probability of at most :math:`\alpha` in all, however many weights it has, as far as
 a mean over R gradients is normal.
+
+A backend with noise gives biased gradients, whatever the rule, and fails. ``reference=`` names a backend that simulates the
+same noise exactly, with which to compare instead; ``bias=`` says how large a bias is allowed.
 
 The layers between quantum layers are PyTorch's, and are not checked. Neither is the map from angles to parameters,
 which measured and exact gradient share; ``torch.autograd.gradcheck`` does that for a layer with exact simulation.
@@ -116,6 +141,7 @@ from torch import nn
 from torch.autograd.gradcheck import GradcheckError
 
 from .backends import Backend, check_shots, resolve_backend
+from .backends.statevector import StatevectorBackend
 from .layer import QuantumLayer
 
 __all__ = ["ShotGradcheck", "shot_gradcheck"]
@@ -135,6 +161,8 @@ class ShotGradcheck:
         circuits: Circuits executed for it, on the models' own backends.
         shots: Shots spent on them.
         worst: The derivative that deviates most, in words.
+        noisy_backend: The name of the backend that measured it, where noise of the device may be the reason: the reference
+            is a simulation without noise, and the backend may not be one. Empty elsewhere.
     """
 
     passed: bool
@@ -147,16 +175,26 @@ class ShotGradcheck:
     circuits: int
     shots: int
     worst: str
+    noisy_backend: str = ""
 
     def __bool__(self) -> bool:
         return self.passed
 
     def __str__(self) -> str:
-        verdict = "The gradient agrees with the exact one" if self.passed else "The gradient is wrong"
+        verdict, advice = "The gradient is wrong", ""
+        if self.passed:
+            verdict = "The gradient agrees with the exact one"
+        elif self.noisy_backend:
+            verdict = "The gradient differs from the exact one without noise"
+            advice = (
+                f" If backend {self.noisy_backend!r} has noise, this may be the device's bias, which is no fault of the "
+                "rule. Compare with a simulation of the same noise: reference=AerSimulator(noise_model=..., "
+                'method="density_matrix"). Or allow for the bias: bias=.'
+            )
         return (
             f"{verdict}: of {self.comparisons} derivatives, each measured {self.repeats} times, the one that deviates most "
             f"is {self.worst}; that is {self.largest:.1f} standard errors, where chance allows {self.threshold:.1f} "
-            f"(family-wise error {self.alpha:g})."
+            f"(family-wise error {self.alpha:g}).{advice}"
         )
 
 
@@ -173,6 +211,7 @@ class _Plan:
         names: What each derivative is by.
         exact: The derivatives, by exact simulation.
         expected: The standard error of one measurement of each, as predicted.
+        noisy_backend: As in :class:`ShotGradcheck`.
     """
 
     layer: QuantumLayer
@@ -184,6 +223,7 @@ class _Plan:
     names: list[str]
     exact: np.ndarray
     expected: np.ndarray
+    noisy_backend: str
 
     def measured(self, repeats: int) -> tuple[np.ndarray, np.ndarray]:
         """The mean of the derivatives over so many measurements, and its standard error."""
@@ -245,6 +285,7 @@ class _Criterion:
     ) -> ShotGradcheck:
         """What the means and their standard errors say."""
         names = [name for plan in plans for name in plan.names]
+        noisy_backends = [plan.noisy_backend for plan in plans for _ in plan.names]
         exact = np.concatenate([plan.exact for plan in plans])
         mean, error = (np.concatenate(parts) for parts in zip(*measured, strict=True))
         # Rounding of single precision, where nothing scatters.
@@ -263,6 +304,7 @@ class _Criterion:
             circuits=circuits,
             shots=shots,
             worst=f"the one {names[worst]}: {mean[worst]:.4g} +- {error[worst]:.2g}, expected {exact[worst]:.4g}",
+            noisy_backend=noisy_backends[worst],
         )
 
 
@@ -289,8 +331,8 @@ def shot_gradcheck(
         alpha: The family-wise error.
         bias: A systematic error that is allowed, in the units of the gradient: for finite differences and SPSA with large
             steps, whose mean is not the exact gradient.
-        reference: A backend for the exact gradient (simulated noise, for example: an ``AerSimulator`` with
-            ``method="density_matrix"``); None: exact simulation without noise.
+        reference: A backend for the exact gradient; None: exact simulation without noise. For layers on a noisy backend,
+            whose noise biases every gradient, an ``AerSimulator`` with the same noise and ``method="density_matrix"``.
         seed: For the upstream gradient. The shots follow from the layers' own seeds.
         raise_exception: Whether to raise if the check fails, as ``torch.autograd.gradcheck`` does.
 
@@ -420,7 +462,13 @@ def _plan(
         ],
         exact=exact,
         expected=np.concatenate([np.ravel(part) for part in theory]),
+        noisy_backend=_noisy_backend(method.backend, exact_backend),
     )
+
+
+def _noisy_backend(backend: Backend, reference: Backend) -> str:
+    noise_may_differ = isinstance(reference, StatevectorBackend) and not isinstance(backend, StatevectorBackend)
+    return backend.name if noise_may_differ else ""
 
 
 def _gradient(values: torch.Tensor, parameters: dict[str, torch.Tensor], upstream: torch.Tensor) -> np.ndarray:

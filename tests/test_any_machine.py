@@ -1,6 +1,7 @@
 """The tests pass, and the package is what it says, whatever machine, shell and environment they meet."""
 
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -16,8 +17,13 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def project():
-    return tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+def pyproject():
+    return tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def project(pyproject):
+    return pyproject["project"]
 
 
 @pytest.mark.slow
@@ -31,7 +37,7 @@ def test_ctrl_c_is_tested_where_the_shell_ignores_it():
 
 @pytest.mark.slow
 def test_type_checkers_follow_the_editable_install(tmp_path):
-    # All of that name, because setuptools leaves another, which does not say where it comes from, in the checkout.
+    # All of that name: an .egg-info folder that setuptools once left in the checkout does not say where it comes from.
     origins = [each.read_text("direct_url.json") for each in distributions(name="qiskit-torch-bridge")]
     installed = [json.loads(origin) for origin in origins if origin]
     if not any(each["url"] == CHECKOUT.as_uri() and each["dir_info"].get("editable") for each in installed):
@@ -64,6 +70,17 @@ def test_floors_are_those_of_the_extras_where_they_have_their_own(project):
     assert "qiskit==2.3" in with_ibm
     assert {line.partition("==")[0] for line in plain} < {line.partition("==")[0] for line in with_ibm}
     assert "qiskit>=2.3,<3" in requirements(project, "ibm").values()
+
+
+def test_the_long_description_has_no_link_to_a_file(pyproject):
+    """What a package index shows: README.md after the substitutions of the build."""
+    description = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    for each in pyproject["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        description = re.sub(each["pattern"], each["replacement"], description)
+    links = re.findall(r"\]\(([^)]*)\)", description)
+    assert "#two-commands" in links
+    assert [link for link in links if not link.startswith(("#", "https://"))] == []
+    assert "\nGradients of circuits,\n" in description
 
 
 def test_pythons_are_those_of_the_classifiers(project):

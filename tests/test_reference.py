@@ -2,12 +2,14 @@
 
 import ast
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from problems import features, oracle, problem
 
+import qiskit_torch_bridge.layer
 import qiskit_torch_bridge.testing
 from qiskit_torch_bridge import Backend, GradientRule, QuantumLayer
 from qiskit_torch_bridge.testing import shot_gradcheck
@@ -29,6 +31,18 @@ def test_examples_are_short():
     assert "Backend" in backend
     assert "shot_gradcheck" in check
     assert max(len(example.splitlines()) for example in EXAMPLES) < 40
+
+
+@pytest.mark.slow
+def test_examples_have_types(tmp_path, monkeypatch):
+    mypy = pytest.importorskip("mypy.api")
+    typed = re.findall(r"```python\n(.*?)```", qiskit_torch_bridge.layer.__doc__, re.DOTALL)
+    for number, example in enumerate([*EXAMPLES[:2], *typed]):
+        (tmp_path / f"example_{number}.py").write_text(example)
+    monkeypatch.setenv("MYPYPATH", str(Path(qiskit_torch_bridge.__file__).parents[1]))
+    options = ["--strict", "--ignore-missing-imports", "--follow-imports=silent", "--config-file=", "--cache-dir"]
+    said, _, status = mypy.run([*options, str(tmp_path / "cache"), *map(str, tmp_path.glob("*.py"))])
+    assert (status, said) == (0, "Success: no issues found in 3 source files\n")
 
 
 def layer_of(name: str, **options: object) -> tuple[QuantumLayer, torch.Tensor | None]:

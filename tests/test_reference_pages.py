@@ -75,6 +75,25 @@ def test_all_links_lead_to_something(pages):
 
 
 @pytest.mark.slow
+def test_every_page_can_be_reached_from_the_first(pages):
+    reached = [path for path in pages if path.name == "qiskit_torch_bridge.html"]
+    for path in reached:
+        links = re.findall(r'href="([^"#:]+\.html)', re.sub(r"<script.*?</script>", "", pages[path], flags=re.DOTALL))
+        reached += {(path.parent / link).resolve() for link in links} - set(reached)
+    assert {path.name for path in set(pages) - set(reached)} == {"index.html"}  # which leads to the first
+
+
+@pytest.mark.slow
+def test_sidebars_have_no_bare_headings_and_lines_of_code_are_not_cut(pages):
+    for path, text in pages.items():
+        sidebar = re.search(r"<nav.*?</nav>", text, re.DOTALL)
+        if sidebar:
+            headings = re.findall(r"<h2>(?!\w[^<]*</h2>\s*<ul[^>]*>\s*<li>).*", sidebar[0])
+            assert not headings, path
+            assert re.search(r"\.pdoc pre\b[^}]*\{\s*white-space: ?pre-wrap", text), path
+
+
+@pytest.mark.slow
 def test_what_the_package_exports_is_documented_on_its_page_alone(pages):
     (start,) = (path for path in pages if path.name == "qiskit_torch_bridge.html")
     documented = re.findall(r'<section id="(\w+)">', pages[start])

@@ -1,5 +1,6 @@
 """The statistical gradient check: what it catches, how often it errs, and what it leaves as it was."""
 
+import re
 import threading
 
 import numpy as np
@@ -169,8 +170,13 @@ def test_noise_needs_its_own_reference():
     noise.add_all_qubit_quantum_error(depolarizing_error(0.2, 2), ["cx"])
     simulator = AerSimulator(noise_model=noise, method="density_matrix")
     layer = layer_of(backend=simulator, shots=1000)
-    assert not shot_gradcheck(layer, ROWS, repeats=40, raise_exception=False)
+    biased = shot_gradcheck(layer, ROWS, repeats=40, raise_exception=False)
+    assert not biased
+    assert re.search(r"differs from .* without noise: .* the device's bias, .* reference=AerSimulator\(", str(biased))
     assert shot_gradcheck(layer, ROWS, repeats=40, reference=simulator)
+    layer = layer_of(backend=simulator, shots=1000, gradient=Altered(WRONG["a wrong sign"]))
+    wrong = shot_gradcheck(layer, ROWS, repeats=40, reference=simulator, raise_exception=False)
+    assert str(wrong).startswith("The gradient is wrong")
 
 
 def test_the_model_stays_as_it_was():

@@ -47,10 +47,12 @@ class Compared(Curve):
     Attributes:
         settings: By the names of the command line, ``experiment`` among them; without seeds and where it was computed.
         result: What it came to.
+        seed: Its seed.
     """
 
     settings: Mapping[str, Any]
     result: Mapping[str, Any]
+    seed: int
 
 
 def grouped(items: Iterable[_Item], key: Callable[[_Item], _Key]) -> dict[_Key, list[_Item]]:
@@ -105,11 +107,12 @@ def _columns(rows: Iterable[Mapping[str, Any]], *names: str) -> list[list[Any]]:
 def against_shots(trainings: Iterable[Compared]) -> list[dict[str, Any]]:
     """Test accuracy against the shots a circuit.
 
-    Trainings that differ in nothing but shots and seed are one curve, those of them with the same shots a point.
+    Trainings that differ in nothing but shots and seed are one curve, those of them with the same shots a point. Of those
+    with the same seed too (a run and its copy, classical twins, for which shots mean nothing) the mean counts as one.
 
     Returns:
         A row for each point: curve, shots a circuit (empty for exact values), ``shots are`` (set; spent, the mean of a
-        schedule; exact), seeds, test accuracy (mean), its standard error (empty of a single seed).
+        schedule; exact), seeds, mean test accuracy, its standard error (empty of a single seed).
     """
     curves = grouped(trainings, lambda each: tuple((k, str(v)) for k, v in each.settings.items() if k not in _OF_SHOTS))
     rows = []
@@ -138,16 +141,17 @@ def _shots_of(each: Compared) -> tuple[Any, ...] | None:
 
 
 def _shots_row(name: str, point: Sequence[Compared]) -> dict[str, Any]:
-    settings = point[0].settings
+    settings, seeds = point[0].settings, grouped(point, lambda each: each.seed).values()
     shots, kind = settings.get("shots"), "set"
     if _shots_of(point[0]) is None:
         shots, kind = "", "exact"
     elif settings.get("shot_schedule", "constant") != "constant":
-        shots, kind = fmean(each.result["shots"] / each.result["circuits"] for each in point), "spent"
-    accuracies = [each.test_accuracy for each in point]
+        means = (fmean(each.result["shots"] / each.result["circuits"] for each in same) for same in seeds)
+        shots, kind = fmean(means), "spent"
+    accuracies = [fmean(each.test_accuracy for each in same) for same in seeds]
     error = stdev(accuracies) / sqrt(len(accuracies)) if len(accuracies) > 1 else ""
-    row = {"curve": name, "shots a circuit": shots, "shots are": kind, "seeds": len(point)}
-    return row | {"test accuracy": fmean(accuracies), "standard error": error}
+    row = {"curve": name, "shots a circuit": shots, "shots are": kind, "seeds": len(accuracies)}
+    return row | {"mean test accuracy": fmean(accuracies), "standard error": error}
 
 
 def shots_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -158,10 +162,10 @@ def shots_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     for (name, kind), points in grouped(rows, itemgetter("curve", "shots are")).items():
         mark, label = styles[name], name + _KINDS[kind]
         if kind == "exact":
-            axes.axhline(points[0]["test accuracy"], color=mark.colour, linestyle=mark.line, label=label)
+            axes.axhline(points[0]["mean test accuracy"], color=mark.colour, linestyle=mark.line, label=label)
             continue
         face = "w" if kind == "spent" else mark.colour
-        values = _columns(points, "shots a circuit", "test accuracy", "standard error")
+        values = _columns(points, "shots a circuit", "mean test accuracy", "standard error")
         draw_points(axes, mark, *values, joined=True, label=label, markerfacecolor=face)
     axes.set(xscale="log", xlabel="shots a circuit", ylabel="test accuracy (mean, standard error)")
     axes.xaxis.set_major_formatter("{x:,.0f}")

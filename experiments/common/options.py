@@ -9,6 +9,7 @@ from argparse import SUPPRESS, ArgumentError
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
+from inspect import get_annotations
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
@@ -115,11 +116,16 @@ _PLAINER = {
     r": - Expected a path but (\S+) either not accessible or invalid - .*": r": there is no file \1",
     r"(- )?Does not validate against any of the Union subtypes Subtypes: .*? Errors: - ": "",
     r"Problem with given class_path '[^']*': ": "",
-    r" - Expected a <class 'NoneType'>.*Given value: (.*)": r"; got \1",
+    r"( - )?Expected a <class 'NoneType'>( - )?": "",  # before or after the others, by its version
+    r" Given value type: .* Given value: (.*)": r"; got \1",
+    r"Not of type \w+: (got .*?)(; got .*|$)": r"\1",
+    r"Expected a <class '(\w+)'>(?:\. Got value:|; got) (.*)": r"got \2, expected a value of type \1",
+    r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)": r"got \2, expected one of \1",
+    r'^Parser key "([\w.]+)"': r"\1",
     r"Not a valid subclass of \w+ Subclass types expect.*?(; got|$)": r"expected options by their names\1",
     r"^'\w+' object is not iterable": "got a single value for an option that takes a list, expected [VALUE]",
 }
-"""What jsonargparse says of unions and classes, by how it is said here."""
+"""What jsonargparse says of unions, classes and numbers, by how it is said here."""
 
 
 def _plainly(message: str) -> str:
@@ -160,16 +166,26 @@ def parser_of(name: str, settings: type[Settings], defaults: Settings | None = N
     parser.add_argument(
         "--config", action="config", help="YAML file with options by their names; options after it win."
     )
-    add_options(parser, Options, without=settings.without)
     add_options(parser, settings, defaults)
+    add_options(parser, Options, without=settings.without)
     return parser
 
 
 def add_options(parser: Parser, of: type[Any], defaults: Any = None, *, without: Collection[str] = ()) -> None:
-    """Adds an option for each attribute of a dataclass (but for some), with its default and its description."""
+    """Adds an option for each attribute of a dataclass (but for some), with its default and its description.
+
+    Its own attributes come before those of the classes that it extends.
+
+    Raises:
+        TypeError: If it has attributes that would be no options, because a dataclass does not see them.
+    """
+    _require_seen(of)
+    places = {name: place for place, each in enumerate(of.__mro__) for name in get_annotations(each)}
     hints, texts = get_type_hints(of), _descriptions(of)
     defaults = of() if defaults is None else defaults
-    for field in (field for field in fields(of) if field.name not in without):
+    for field in sorted(fields(of), key=lambda field: places[field.name]):
+        if field.name in without:
+            continue
         default, kind = getattr(defaults, field.name), hints[field.name]
         flag = "--" + field.name.replace("_", "-")
         if kind is bool:
@@ -184,6 +200,22 @@ def add_options(parser: Parser, of: type[Any], defaults: Any = None, *, without:
         else:
             of_a_file = {"sub_configs": True} if any(map(is_dataclass, get_args(kind))) else {}
             parser.add_argument(flag, default=default, help=texts.get(field.name), **_accepted(kind), **of_a_file)
+
+
+def _require_seen(of: type[Any]) -> None:
+    for each in of.__mro__:
+        typed = get_annotations(each)
+        for name, value in vars(each).items():
+            if not (name in typed or name.startswith("_") or callable(value) or hasattr(value, "__get__")):
+                raise TypeError(
+                    f"{each.__name__}.{name}: got {value!r} without a type, expected an attribute with one; write "
+                    f"{name}: {type(value).__name__} = {value!r}."
+                )
+        if typed and "__dataclass_fields__" not in vars(each):
+            raise TypeError(
+                f"{each.__name__}: got a plain class, expected a dataclass; put @dataclass(frozen=True, kw_only=True) "
+                "above it."
+            )
 
 
 def _accepted(kind: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from .classifiers import Loss, decisions, quantum_layers, queues
 from .gradient_noise import COLUMNS, STEPS_A_LOOK, GradientNoise, columns, variances
 from .hardware import Measured
 from .options import yaml_of
-from .rows import Examples
+from .rows import Examples, require_examples
 from .runner import Interrupted
 from .runs import RunFolder
 from .settings import TrainingSettings
@@ -200,8 +200,11 @@ class Work:
 
         Raises:
             Interrupted: After Ctrl-C, with a checkpoint written.
+            TypeError: If these are no examples, or not of the type of the model's weights.
             ValueError: If the checkpoint is of another model or another kind of run; nothing has changed then.
         """
+        require_examples("train", train, model)
+        require_examples("test", test, model)
         epochs = self.settings.epochs if epochs is None else epochs
         if not self._begins(stage, epochs):
             return

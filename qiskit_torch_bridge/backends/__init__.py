@@ -49,16 +49,26 @@ def resolve_backend(backend: Any) -> Backend:
             other ``BackendV2``, or one of ours.
 
     Raises:
-        TypeError: If it is none of these.
+        TypeError: If it is none of these, or a backend of ours without a name.
         ValueError: If the word is unknown.
         ImportError: If a package that it needs is not installed.
     """
     if backend is None:
         return StatevectorBackend()
     if isinstance(backend, Backend):
+        if not isinstance(getattr(backend, "name", None), str):
+            raise TypeError(
+                f"backend: got a {type(backend).__name__} without a name, expected one with a string as its attribute "
+                'name; write name = "..." in the class.'
+            )
         return backend
     if isinstance(backend, str):
         return _from_word(backend)
+    if isinstance(backend, type):
+        raise TypeError(
+            f"backend: got the class {backend.__name__}, expected one of its objects (if it is a device, a V2 Sampler or "
+            f"Estimator, or a backend of this package); write {backend.__name__}(...)."
+        )
     return _from_object(backend)
 
 

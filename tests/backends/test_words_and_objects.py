@@ -25,7 +25,7 @@ from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 from qiskit.providers import BackendV2
 from qiskit_aer import AerSimulator
 
-from qiskit_torch_bridge import AerBackend, EstimatorBackend, SamplerBackend, StatevectorBackend
+from qiskit_torch_bridge import AerBackend, Backend, EstimatorBackend, SamplerBackend, StatevectorBackend
 from qiskit_torch_bridge.backends import resolve_backend
 
 
@@ -137,3 +137,30 @@ def test_primitives_of_the_wrong_kind():
         SamplerBackend(StatevectorEstimator())
     with pytest.raises(TypeError, match="got StatevectorSampler, expected a V2 Estimator"):
         EstimatorBackend(StatevectorSampler())
+
+
+class Unfinished(Backend):
+    """A backend of one's own, by someone who forgot to give it a name and to return what it has measured."""
+
+    def resolve_shots(self, shots):
+        return shots or 100
+
+    def prepare(self, program):
+        pass
+
+    def evaluate(self, program, angles, *, shots, seed):
+        pass
+
+
+def test_what_is_missing_in_a_backend_of_ones_own_is_said():
+    with pytest.raises(
+        TypeError, match=r"got the class Unfinished, expected one of its objects .*; write Unfinished\("
+    ):
+        one_qubit_layer(backend=Unfinished)
+    backend = Unfinished()
+    with pytest.raises(TypeError, match=r"got a Unfinished without a name, expected .*; write name = "):
+        one_qubit_layer(backend=backend)
+    backend.name = "unfinished"
+    layer = one_qubit_layer(backend=backend)
+    with pytest.raises(TypeError, match=r"Unfinished\.evaluate: got None \(NoneType\), expected an Estimate; return"):
+        layer(torch.zeros(1, 1))

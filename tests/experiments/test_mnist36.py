@@ -292,7 +292,7 @@ class TestData:
 
 
 class TestWhySeedsFail:
-    """What experiments/README.md says of the published protocol."""
+    """What experiments/mnist36.md says of the published protocol."""
 
     @staticmethod
     def layer_of(seed: int) -> tuple[Any, QuantumLayer]:

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from runs import one_line, result
 
-from experiments import catalogue
+from experiments import catalogue, compare
 from experiments.__main__ import main
 from experiments.common.cells import Cell
 from experiments.common.kinds import PositiveInt
@@ -143,6 +143,8 @@ class TestSideBySide:
             return {"name": "a", "value": value, "95 % from": low, "to": high}
 
         at_zero, above = interval(0.0, 0.0, 3 * width), interval(10.0, 10 - 4 * width, 10 + 100 * width)
+        assert "two such numbers have z = 0" in str(compare.__doc__)  # which --help says
+        assert scores([at_zero], [interval(0.0, 0.0, width)]) == [0]
         assert scores([at_zero], [above]) == [pytest.approx(10 / 5, rel=1e-6)]
         assert scores([above], [at_zero]) == [pytest.approx(-10 / 5, rel=1e-6)]
 

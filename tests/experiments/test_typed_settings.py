@@ -67,7 +67,7 @@ def test_so_is_a_key_of_a_file(tmp_path, capsys, content, meant):
         ("ibm: [batch]", "ibm: got ['batch'], expected its options by their names"),
         ("noise: {depolarising: {cx: 0.1}}", "Option 'depolarising.cx' is not accepted"),
         ("noise: 0.2", "expected options by their names; got 0.2"),
-        ("lr: .inf", "inf does not conform"),
+        ("lr: .inf", "lr: got inf, expected a positive, finite number"),
         ("{seed: 4294967295, seeds: 2}", "--seeds: got 2 from --seed 4294967295 on"),
     ],
 )
@@ -80,6 +80,28 @@ def test_a_file_of_anything_else_is_refused_in_a_line(tmp_path, capsys, folder, 
     assert said in line
     assert "Union" not in line
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("mnist01", ["--epochs", "-3"], "epochs: got -3, expected a positive integer"),
+        ("mnist01", ["--epochs", "2.5"], "epochs: got 2.5, expected a positive integer"),
+        ("mnist01", ["--shots", "many"], "shots: got many, expected a positive integer"),
+        ("mnist01", ["--lr", "nan"], "lr: got nan, expected a positive, finite number"),
+        ("mnist01", ["--seed", "4294967296"], "seed: got 4294967296, expected an integer from 0 to 4294967295"),
+        ("mnist01", ["--workers", "-1"], "workers: got -1, expected an integer of at least 0"),
+        ("mnist01", ["--ibm.max_qpu_seconds", "inf"], "ibm.max_qpu_seconds: got inf, expected a finite number of at"),
+        ("mnist01", ["--ibm.mode", "x"], "ibm.mode: got x, expected one of 'job', 'batch', 'session'"),
+        ("recipes", ["--dropout-rate", "1"], "dropout_rate: got 1, expected a number between 0 and 1"),
+        ("shot-noise", ["--shots", "3", "-4"], "shots element 2: got -4, expected a positive integer"),
+        ("compare", ["run", "--error-below", "x"], "error_below: got x, expected a value of type float"),
+    ],
+)
+def test_values_are_refused_in_our_words(capsys, name, arguments, said):
+    (line,) = said_by_parser(capsys, name, *arguments).splitlines()
+    assert line.startswith(f"python -m experiments {name}: {said}")
+    assert line.count("got") == 1
 
 
 def test_an_empty_file_is_not_taken_for_no_noise(tmp_path, capsys):
