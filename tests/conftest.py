@@ -71,18 +71,28 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
     return folder
 
 
+@pytest.fixture(scope="session")
+def running_server() -> Iterator[CloudServer]:
+    """A stand-in of IBM's service, in a process of its own that all tests share."""
+    running = CloudServer()
+    running.start()
+    yield running
+    running.stop()
+
+
 @pytest.fixture(scope="module")
-def server() -> Iterator[CloudServer]:
-    """A stand-in of IBM's service, in a process of its own."""
-    with CloudServer() as running:
-        yield running
+def server(running_server: CloudServer) -> Iterator[CloudServer]:
+    """The stand-in, which clients of this process find."""
+    with running_server.addressed():
+        yield running_server
 
 
 @pytest.fixture
 def cloud(server: CloudServer) -> Iterator[CloudServer]:
-    """The stand-in; afterwards without faults, and with its devices as they were."""
+    """The stand-in; afterwards without faults, and with its settings and devices as they were."""
     yield server
     server.clear()
+    server.set_up()
     server.set_device("ibm_manila", "online")
 
 
