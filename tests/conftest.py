@@ -31,6 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "figures: figures are rendered, in a module of ``no_pictures``")
     if getattr(config.option, "numprocesses", None):
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+        # Neighbours share modules' fixtures, caches and compiled code, so each worker begins with its own half of them.
+        if config.option.dist == "load":
+            config.option.dist = "worksteal"
 
 
 @pytest.fixture(autouse=True)
