@@ -248,7 +248,9 @@ class QuantumLayer(nn.Module):
         rows = None if features is None else features.reshape(-1, features.shape[-1])
         plain = shots is None and self._is_plain
         values = measure_traced(self, self._name, rows, weights, shots=shots, plain=plain)
-        return values.reshape(*(() if features is None else features.shape[:-1]), values.shape[-1]).to(like.device, like.dtype)
+        return values.reshape(*(() if features is None else features.shape[:-1]), values.shape[-1]).to(
+            like.device, like.dtype
+        )
 
     def _measure(self, features: torch.Tensor | None, shots: int | None) -> torch.Tensor:
         weights = self._weight_list()

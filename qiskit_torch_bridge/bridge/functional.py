@@ -68,6 +68,7 @@ class Call:
     shadow: Shadow | None = None
 
     def observe(self, kind: str, estimate: Estimate) -> None:
+        """Counts it, and makes the result of values."""
         tally = self.tally
         tally.circuits += estimate.circuits
         tally.shots += estimate.shots
@@ -88,9 +89,11 @@ class Call:
             tally.observe(kind, estimate)
 
     def note_shadow(self, shadow: Shadow) -> None:
+        """Keeps it for the result."""
         self.shadow = shadow
 
     def note_gradient(self, record: GradientRecord) -> None:
+        """Keeps it for whoever looks at the gradient."""
         self.sources.record = record
 
 

@@ -46,8 +46,8 @@ def host_of(name: str) -> Host:
         host: Host = _hosts[name]
     except KeyError:
         raise RuntimeError(
-            f"A graph asks for the quantum {name}, which this process does not have, expected one of {sorted(_hosts)}. A graph "
-            "holds no circuits: keep the model that it was made from; in another process make the same model first, before any "
-            "other quantum layer."
+            f"A graph asks for the quantum {name}, which this process does not have, expected one of {sorted(_hosts)}. "
+            "A graph holds no circuits: keep the model that it was made from; in another process make the same model first, "
+            "before any other quantum layer."
         ) from None
     return host

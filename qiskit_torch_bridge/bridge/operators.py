@@ -1,16 +1,16 @@
-"""Quantum layers as PyTorch operators, for ``torch.compile``, ``torch.export`` and ``make_fx``: a circuit is a node of the graph.
+"""Quantum layers as PyTorch operators: a circuit is a node in graphs of ``torch.compile``, ``torch.export``, ``make_fx``.
 
-A graph holds tensors, numbers and words. So a layer is in it by its name (:mod:`qiskit_torch_bridge.bridge.names`), and what a
-forward operator leaves for its backward one hangs on a tensor without content, the *token*: it is forgotten with the token's
-memory.
+A graph holds tensors, numbers and words. So a layer is in it by its name (:mod:`qiskit_torch_bridge.bridge.names`), and
+what a forward operator leaves for its backward one hangs on a tensor without content, the *token*: it is forgotten with the
+token's memory.
 
-Two pairs of operators: ``plain_values`` and ``plain_gradients`` for plain calls (:mod:`qiskit_torch_bridge.bridge.plain`), from
-features and weights; ``values`` and ``gradients`` for all others, from angles, so that what leads from features and weights to
-angles is traced, compiled and differentiated by PyTorch. ``turn`` tells calls with shots apart: PyTorch would otherwise
-measure two calls with the same features once.
+Two pairs of operators: ``plain_values`` and ``plain_gradients`` for plain calls
+(:mod:`qiskit_torch_bridge.bridge.plain`), from features and weights; ``values`` and ``gradients`` for all others, from
+angles, so that what leads from features and weights to angles is traced, compiled and differentiated by PyTorch. ``turn``
+tells calls with shots apart: PyTorch would otherwise measure two calls with the same features once.
 
-Numbers are those of the layer outside of a graph: forward draws the same seeds, and so does backward. What a graph cannot be is
-differentiated twice, or in forward mode; outside of one both work.
+Numbers are those of the layer outside of a graph: forward draws the same seeds, and so does backward. What a graph cannot
+be is differentiated twice, or in forward mode; outside of one both work.
 """
 
 # Without postponed annotations: torch reads the operators' schemas from them.
@@ -23,7 +23,6 @@ import numpy as np
 import torch
 
 from ..program.angles import batch_size
-from . import transforms
 from .error_bars import Sources
 from .evaluation import Evaluation, require_finite
 from .function import QuantumFunction
@@ -34,6 +33,7 @@ from .plain import Context, PlainCall, compute_plainly, pull_back_plainly
 __all__ = ["measure_traced"]
 
 _NAMESPACE = "qiskit_torch_bridge"
+_PRECISIONS = (torch.float32, torch.float64)
 _COUNTER = torch.zeros((), dtype=torch.int64, device="cpu")
 _EXACT: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
 
@@ -275,11 +275,15 @@ def _plain_traced(
     layer: str, features: torch.Tensor | None, weights: Sequence[torch.Tensor], trained: list[bool]
 ) -> torch.Tensor:
     like = weights[0] if features is None else features
-    precise = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float64
+    precise = like.dtype if like.dtype in _PRECISIONS else torch.float64
     rows = like.new_zeros((1, 0), dtype=precise, device="cpu") if features is None else features.to("cpu", precise)
     joined = rows.new_zeros(0)
     if weights:
-        joined = torch.cat([weight.to("cpu", torch.float64) for weight in weights]) if len(weights) > 1 else weights[0].to("cpu")
+        joined = (
+            torch.cat([weight.to("cpu", torch.float64) for weight in weights])
+            if len(weights) > 1
+            else weights[0].to("cpu")
+        )
         if joined.dtype not in (torch.float32, torch.float64):
             joined = joined.to(torch.float64)
     values, _ = _plain_values(rows, joined, layer, trained if weights else [*trained, False])

@@ -26,7 +26,7 @@ from .names import Host
 from .result import LayerResult
 
 if TYPE_CHECKING:
-    from ..simulator.step import Address, Passage, Step
+    from ..simulator.step import Address, Step
 
 __all__ = ["Context", "PlainCall", "compute_plainly", "measure_plainly", "pull_back_plainly"]
 
@@ -66,7 +66,9 @@ class PlainCall:
         trained: The sources whose gradient torch wants.
     """
 
-    __slots__ = ("_noted", "_result", "_sources", "angles", "method", "program", "seeds", "step", "tally", "trained", "values")  # fmt: skip  # noqa: E501
+    __slots__ = (
+        "_noted", "_result", "_sources", "angles", "method", "program", "seeds", "step", "tally", "trained", "values",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -217,7 +219,8 @@ def pull_back_plainly(
     """
     program, step = call.program, call.step
     selection = program.selections_by_source[needed]
-    at = (upstream.data_ptr(), upstream.dtype is torch.float32, *upstream.stride())
+    row, column = upstream.stride()
+    at = (*_address(upstream), row, column)
     gradients, measured = step.backward(call.angles, states, selection.mask, at)
     by_features = by_weights = None
     if needed[0] and features is not None:
@@ -258,9 +261,7 @@ def compute_plainly(
     return call, passage.states, outputs
 
 
-def measure_plainly(
-    host: Host, features: torch.Tensor | None, weights: Sequence[torch.Tensor]
-) -> torch.Tensor | None:
+def measure_plainly(host: Host, features: torch.Tensor | None, weights: Sequence[torch.Tensor]) -> torch.Tensor | None:
     """What :func:`qiskit_torch_bridge.bridge.functional.measure` does for a plain call; None if it is not one.
 
     Args:
@@ -300,9 +301,9 @@ def _fit(program: Program, features: torch.Tensor | None, weights: Sequence[torc
     if features is None:
         if program.num_inputs:
             return False
-    elif not _is_ordinary(features) or features.dim() != 2 or features.shape[1] != program.num_inputs:
+    elif not _is_ordinary(features) or not features.is_contiguous() or features.dim() != 2 or not features.shape[0]:
         return False
-    elif not features.is_contiguous() or not features.shape[0]:
+    if features is not None and features.shape[1] != program.num_inputs:
         return False
     if not weights:
         return features is not None and not sum(program.num_weights)

@@ -392,8 +392,8 @@ class AngleMap:
     def table(self) -> tuple[np.ndarray, ...] | None:
         """The map as four arrays, for compiled code; None if it is not affine, or does not look at all the inputs.
 
-        Angle a is ``offsets[a]`` plus the sum of ``slopes[t]`` times column ``columns[t]`` of the inputs and all weights side
-        by side, over t from ``starts[a]`` to ``starts[a + 1]``; the arrays are (starts, columns, slopes, offsets).
+        The arrays are (starts, columns, slopes, offsets): angle a is ``offsets[a]`` plus the sum of ``slopes[t]`` times
+        column ``columns[t]`` of the inputs and all weights side by side, over t from ``starts[a]`` to ``starts[a + 1]``.
         """
         if not self.is_affine or self.has_idle_inputs or any(group.fixed for group in self.groups):
             return None

@@ -381,6 +381,7 @@ def _scatter(work, block, planes, size, states, at, stride, start, segments):
 
 @inner
 def copied(source, source_at, target, target_at, size):
+    """Copies a block."""
     for i in range(0, size, WIDTH):
         store(target, target_at + i, load(source, source_at + i))
 
@@ -629,9 +630,7 @@ def taken_back(
             for i in range(4 * WIDTH):
                 put(sums, i, 0.0)
             _sweep_diagonal(work, psi, lam, size, first, second, coefs, base, sums)
-            _diagonal_gradients(
-                k, ops, columns, constants, selected, sums, first, second, lanes, row0, gradients, line
-            )
+            _diagonal_gradients(k, ops, columns, constants, selected, sums, first, second, lanes, row0, gradients, line)
         else:
             if kind == REAL:
                 store(sums, WIDTH, _sweep_real(work, psi, lam, planes, size, first, coefs, base))

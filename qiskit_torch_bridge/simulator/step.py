@@ -14,7 +14,7 @@ from . import threads, whole_kernels
 from .engine import Simulator, States
 from .vectors import WIDTH
 
-__all__ = ["Address", "NOWHERE", "Passage", "Step"]
+__all__ = ["NOWHERE", "Address", "Passage", "Step"]
 
 Address = tuple[int, bool]
 """Where a contiguous array of float64 is in memory, or of float32 (True)."""
@@ -73,7 +73,7 @@ class Step:
     def _computed(
         self, sources: tuple[Address, Address, Address] | None, angles: np.ndarray, values: np.ndarray, lanes: int
     ) -> np.ndarray | None:
-        """Fills in values, and the angles unless there are no sources, and gives the states; None if an angle is not finite."""
+        """Fills in values, and angles where there are sources, and gives the states; None if an angle is not finite."""
         features, weights, outputs = sources or (NOWHERE, NOWHERE, NOWHERE)
         simulator = self._simulator
         states = simulator.room(-(-len(angles) // lanes), lanes, copies=1)
@@ -82,8 +82,8 @@ class Step:
         def work(start: int, stop: int) -> None:
             nonlocal finite
             last = whole_kernels.forward(
-                self._static, self._num_qubits, lanes, True, sources is not None, self._widths[0], features, weights, angles, states,
-                values, outputs, start, stop,
+                self._static, self._num_qubits, lanes, True, sources is not None, self._widths[0], features, weights,
+                angles, states, values, outputs, start, stop,
             )  # fmt: skip
             finite = finite and last == last
 

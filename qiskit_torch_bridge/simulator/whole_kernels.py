@@ -48,9 +48,8 @@ def packed(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
     Args:
         arrays: The operations of a pass (seven), the observables (seven), what each output begins with (shape (M,); empty
-            for probabilities); and the affine map, four arrays: angle a is ``offsets[a]`` plus the sum of ``slopes[t]`` times column
-            ``sources[t]`` of features and weights side by side, over the terms t from ``starts[a]`` to ``starts[a + 1]``.
-            Empty where there is none.
+            for probabilities); and the affine map, four arrays (:attr:`qiskit_torch_bridge.program.angles.AngleMap.table`;
+            empty where there is none).
     """
     return np.array([(array.ctypes.data, len(array)) for array in arrays], np.int64)
 
@@ -109,10 +108,25 @@ def _make_angles(static, features, weights, width, angles, first, stop):
     return finite
 
 
+@inner
+def _begin_with(base, first, stop, values):
+    for row in range(first, stop):
+        for output in range(len(base)):
+            values[row, output] = base[output]
+
+
+@inner
+def _write_out(outputs, first, stop, values):
+    for row in range(first, stop):
+        for output in range(values.shape[1]):
+            _write(outputs[0], outputs[1], row * values.shape[1] + output, values[row, output])
+
+
 @entry
 def forward(
-    static, m, lanes, fresh, has_sources, width, features, weights, angles, states, values, outputs, first_slab, stop_slab
-):
+    static, m, lanes, fresh, has_sources, width, features, weights,
+    angles, states, values, outputs, first_slab, stop_slab,
+):  # fmt: skip
     """Takes slabs through the operations and reads their expectation values.
 
     Args:
@@ -186,26 +200,19 @@ def forward(
             kept_at = -1
         change = ahead
         copied(work, block, flat, slab * both, both)
-        if len(base) == 0:
-            continue
-        for row in range(row0, min(row0 + lanes, rows)):
-            for output in range(num_outputs):
-                values[row, output] = base[output]
-        add_expectations(
-            families, outcomes, local_masks, block_masks, entries, of_outputs, coefficients,
-            m, 0, lanes, states[slab], row0, lines, bins,
-        )  # fmt: skip
-        if outputs[0] != 0:
-            for row in range(row0, min(row0 + lanes, rows)):
-                for output in range(num_outputs):
-                    _write(outputs[0], outputs[1], row * num_outputs + output, values[row, output])
+        if len(base):
+            _begin_with(base, row0, min(row0 + lanes, rows), values)
+            add_expectations(
+                families, outcomes, local_masks, block_masks, entries, of_outputs, coefficients,
+                m, 0, lanes, states[slab], row0, lines, bins,
+            )  # fmt: skip
+            if outputs[0] != 0:
+                _write_out(outputs, row0, min(row0 + lanes, rows), values)
     return seen_values[0] + scratch[0]  # which keeps them alive until here: numba does not see through pointers
 
 
 @entry
-def backward(
-    static, m, lanes, selected, upstream, measured, angles, states, duals, gradients, first_slab, stop_slab
-):
+def backward(static, m, lanes, selected, upstream, measured, angles, states, duals, gradients, first_slab, stop_slab):
     """The gradient by the selected angles, of slabs.
 
     Args:
