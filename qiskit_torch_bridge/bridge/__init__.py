@@ -12,6 +12,9 @@ Its design:
   (``Tensor.requires_grad`` would not do: it reads False inside ``torch.func.grad(torch.vmap(...))``.)
 * ``vmap`` is written by hand: a mapped axis is folded into the batch, so that it costs one backend call, not one an
   element.
+* Plain calls, exact values of ordinary tensors, take a shorter way (:mod:`qiskit_torch_bridge.bridge.plain`): one call of
+  compiled code forward and one backward, so that a small circuit costs about what a custom Function costs anyway.
+* In graphs that PyTorch traces or compiles a layer is an operator (:mod:`qiskit_torch_bridge.bridge.operators`).
 * Where calls wait in a queue, the points of the gradient leave with the values
   (:class:`qiskit_torch_bridge.bridge.evaluation.LookAhead`), and backward finds them answered: a training step waits
   once.
