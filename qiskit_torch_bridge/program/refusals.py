@@ -33,13 +33,13 @@ def is_parameterised(value: object) -> bool:
 
 def free_parameters(operation: Operation) -> set[Parameter]:
     """The free parameters that the instruction shows."""
-    found: set[Parameter] = set()
+    free: set[Parameter] = set()
     for value in getattr(operation, "params", ()):
         if isinstance(value, Parameter):  # most are, and need not make a set of themselves first
-            found.add(value)
+            free.add(value)
         elif isinstance(value, ParameterExpression):
-            found |= value.parameters
-    return found
+            free |= value.parameters
+    return free
 
 
 def has_matrix(operation: Operation) -> bool:

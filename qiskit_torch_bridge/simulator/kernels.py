@@ -39,6 +39,10 @@ HAS_PERMUTATION, HAS_SIGNS = 1, 2
 
 TILES = 8 * WIDTH  # coefficients of one operation: eight vectors
 _AXES = 3 * WIDTH
+_PASS = (  # a pass's arrays, and its block
+    "int64[:,::1], int64[::1], float64[:,::1], uint32[::1], real[::1], int64[::1], float64[::1], "
+    "int64[::1], int64[::1], int64, int64, boolean"
+)
 
 
 @inner
@@ -141,7 +145,7 @@ def _refresh(num_ops, ops, columns, constants, angles, row0, lanes, seen, coefs,
     for k in range(num_ops):
         if _field(ops, k, KIND) > DIAGONAL:
             continue
-        changed, same = everything, True
+        changed, same = everything, lanes > 0
         for f in range(_field(ops, k, FACTORS), _field(ops, k, FACTORS_END)):
             column = get(columns, f)
             if column < 0:
@@ -377,7 +381,7 @@ def _scratch(num_ops, num_factors, block, like):
     return aligned(1, size, like).reshape(size)
 
 
-@entry
+@entry(f"{_PASS}, float64[:,::1], real[:,:,::1], int64, int64")
 def forward(
     ops, columns, constants, permutations, signs, dense_qubits, dense, segments, outer_bits,
     m, lanes, fresh, angles, states, first_block, stop_block,
@@ -412,7 +416,7 @@ def forward(
     )  # fmt: skip
     scratch = _scratch(num_ops, len(columns), both, states)
     flat, work = pointer(states), pointer(scratch)
-    block, other, kept = 0, both, 2 * both
+    block, other, kept = np.int64(0), both, 2 * both
     coefs = pointer(scratch[4 * both :])
     axes = pointer(scratch[4 * both + num_ops * TILES :])
     seen_values = np.zeros(max(1, len(columns) * WIDTH))
@@ -420,7 +424,7 @@ def forward(
     kept_at, change = -1, 0
     whole = len(segments) == 0
     num_outer = 1 << len(outer_bits)
-    unseen = True
+    unseen = stop_block > first_block
     for number in range(first_block, stop_block):
         row0, outer = (number * lanes, 0) if whole else (number // num_outer, number % num_outer)
         if fresh and outer > 0:
@@ -599,7 +603,7 @@ def _is_selected(k, ops, columns, selected):
     return False
 
 
-@entry
+@entry(f"{_PASS}, boolean[::1], float64[:,::1], real[:,:,::1], real[:,:,::1], float64[:,:,::1], int64, int64")
 def sweep(
     ops, columns, constants, permutations, signs, dense_qubits, dense, segments, outer_bits,
     m, lanes, last_pass, selected, angles, states, duals, gradients, first_block, stop_block,
@@ -625,7 +629,7 @@ def sweep(
     )  # fmt: skip
     scratch = _scratch(num_ops, len(columns), both, states)
     flat_states, flat_duals, work = pointer(states), pointer(duals), pointer(scratch)
-    psi, psi2, lam, lam2 = 0, both, 2 * both, 3 * both
+    psi, psi2, lam, lam2 = np.int64(0), both, 2 * both, 3 * both
     coefs = pointer(scratch[4 * both :])
     axes = pointer(scratch[4 * both + num_ops * TILES :])
     sums = pointer(scratch[4 * both + num_ops * TILES + len(columns) * _AXES :])

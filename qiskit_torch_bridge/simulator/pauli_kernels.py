@@ -21,6 +21,9 @@ from .vectors import WIDTH, load, store, swapped
 __all__ = ["expectations", "observe"]
 
 FLIP, ODD, BITS, OUTCOMES, TERMS, TERMS_END, FAMILY_FIELDS = range(7)
+_OBSERVABLES = (  # their arrays, and the blocks
+    "int64[:,::1], int32[::1], int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], int64, int64, int64"
+)
 
 
 @inner
@@ -89,7 +92,7 @@ def _collect_all(state, here, size, bins):
         store(bins, i, value)
 
 
-@entry
+@entry(f"{_OBSERVABLES}, real[:,:,::1], float64[:,:,::1], int64, int64")
 def expectations(
     families, outcomes, local_masks, block_masks, entries, outputs, coefficients,
     m, num_blocks, lanes, states, values, first_block, stop_block,
@@ -140,7 +143,7 @@ def expectations(
                             values[row, block, outputs[e]] += coefficients[e] * value
 
 
-@entry
+@entry(f"{_OBSERVABLES}, real[:,:,::1], float64[:,::1], real[:,:,::1], int64, int64")
 def observe(
     families, outcomes, local_masks, block_masks, entries, outputs, coefficients,
     m, num_blocks, lanes, states, upstream, duals, first_block, stop_block,
