@@ -80,9 +80,9 @@ class QuantumLayer(nn.Module):
     ``torch.tensor(data, dtype=torch.float32)``, or the whole model, ``model.double()``. Circuits are computed in double
     precision in either case.
 
-    ``torch.compile(model, fullgraph=True)`` and ``torch.export`` take a model with layers whole: each is an operator in the
-    graph, exact or with shots, on any backend. (``torch.compile`` itself costs some 0.05 ms a call: it pays where the rest of
-    the model is large.)
+    ``torch.compile(model, fullgraph=True)`` and ``torch.export`` take a model with layers whole: each is an operator in
+    the graph, exact or with shots, on any backend. (``torch.compile`` itself costs some 0.1 ms a step: it pays where the
+    rest of the model is large.)
 
     Qubits are numbered as in Qiskit (little-endian): the last character of a Pauli label acts on qubit 0, and of
     ``probabilities=[a, b]`` qubit ``a`` is the least significant bit of the outcome. If the circuit has been

@@ -26,8 +26,8 @@ class StatevectorBackend(Backend):
     """Exact simulation by compiled code, or shots drawn from exact probabilities; adjoint gradients.
 
     Qubits that no gate and no measurement touches are left out. A batch runs in parts that bound the memory, in as many
-    threads as PyTorch would use (``torch.get_num_threads()``); results do not depend on either. The code is compiled
-    the first time that a machine uses it (some seconds; a note says so), and kept on disk.
+    threads as PyTorch would use (``torch.get_num_threads()``); results do not depend on either. All code is compiled
+    the first time that a machine uses it (10 to 25 seconds; a note says so), and kept on disk.
 
     ``shots=None`` gives exact values. With shots, the probabilities of the measured qubits' outcomes are computed
     exactly and multinomial counts drawn from them: the same statistics as running each circuit ``shots`` times without

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from functools import cached_property, reduce
+from functools import cached_property, lru_cache, reduce
 from itertools import pairwise
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -49,18 +50,25 @@ def as_affine(expression: ParameterExpression, columns: dict[Parameter, SourceCo
     if isinstance(expression, Parameter):
         return Affine(((columns[expression], 1.0),), 0.0)
     parameters = sorted(expression.parameters, key=lambda parameter: columns[parameter])
-    probes = np.random.default_rng(0).uniform(-0.9, 0.9, (5, len(parameters)))
-    probes[0] = 0.0
+    probes = _probes(len(parameters))
     try:
-        slopes = np.array([_number(expression.gradient(parameter)) for parameter in parameters])
-        bound = [expression.bind(dict(zip(parameters, probe, strict=True))) for probe in probes.tolist()]
-        values = np.array([_number(value) for value in bound])
+        slopes = [_number(expression.gradient(parameter)) for parameter in parameters]
+        values = [_number(expression.bind(dict(zip(parameters, probe, strict=True)))) for probe in probes]
     except (CircuitError, ArithmeticError, ValueError, RuntimeError, TypeError):
         return None
     # Symbolic derivatives of sign and abs are piecewise constant: the form counts only if it also gives the values.
-    if not np.allclose(values[0] + probes @ slopes, values, rtol=1e-12, atol=1e-12):
+    expected = (values[0] + sum(map(mul, probe, slopes)) for probe in probes)
+    if not all(e == v or abs(e - v) <= 1e-12 * (1 + abs(v)) for e, v in zip(expected, values, strict=True)):
         return None
-    return Affine(tuple(zip((columns[p] for p in parameters), slopes.tolist(), strict=True)), float(values[0]))
+    return Affine(tuple(zip((columns[p] for p in parameters), slopes, strict=True)), values[0])
+
+
+@lru_cache(maxsize=64)
+def _probes(size: int) -> list[list[float]]:
+    """Points at which a form of so many parameters is tried, the origin first."""
+    probes = np.random.default_rng(0).uniform(-0.9, 0.9, (5, size))
+    probes[0] = 0.0
+    return probes.tolist()
 
 
 def _number(expression: ParameterExpression | float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from qiskit.circuit import Operation, Parameter, QuantumCircuit, Qubit
 from qiskit.circuit.equivalence_library import SessionEquivalenceLibrary
@@ -43,7 +44,7 @@ def to_rotations(circuit: QuantumCircuit) -> QuantumCircuit:
     """
     plain = spelled_out(circuit)
     flat = _decomposed(plain)
-    reduced = flat.copy_empty_like()
+    kept = []
     fresh = set(flat.qubits)
     for instruction in flat.data:
         operation = instruction.operation
@@ -59,6 +60,11 @@ def to_rotations(circuit: QuantumCircuit) -> QuantumCircuit:
             raise ValueError(why_not(operation))
         if not _only_orders(operation):
             fresh.difference_update(instruction.qubits)
+        kept.append(instruction)
+    if len(kept) == len(flat.data):
+        return flat
+    reduced = flat.copy_empty_like()
+    for instruction in kept:
         reduced.append(instruction, copy=False)
     return reduced
 
@@ -83,6 +89,7 @@ def _decomposed(plain: QuantumCircuit) -> QuantumCircuit:
     return flat
 
 
+@cache
 def _passes() -> PassManager:
     return PassManager(
         [
@@ -129,18 +136,21 @@ def set_input_blocks_aside(
     circuit: QuantumCircuit, inputs: Collection[Parameter]
 ) -> tuple[QuantumCircuit, tuple[InputBlock, ...]]:
     """The circuit, without loops, with a labelled barrier for every input block, and the blocks."""
-    blocks: list[InputBlock] = []
-    rest = circuit.copy_empty_like()
-    for instruction in circuit.data:
-        operation = instruction.operation
-        parameters = free_parameters(operation)
-        if parameters and parameters <= set(inputs) and not is_defined(operation):
-            placeholder = Barrier(operation.num_qubits, label=f"{_BLOCK_LABEL}{len(blocks)}")
-            rest.append(placeholder, instruction.qubits)
-            blocks.append(InputBlock(operation, tuple(sorted(parameters, key=lambda parameter: parameter.name))))
+    settable = frozenset(inputs)
+    blocks = {
+        index: InputBlock(operation, tuple(sorted(parameters, key=lambda parameter: parameter.name)))
+        for index, operation in enumerate(instruction.operation for instruction in circuit.data)
+        if (parameters := free_parameters(operation)) and parameters <= settable and not is_defined(operation)
+    }
+    if not blocks:
+        return circuit, ()
+    rest, numbers = circuit.copy_empty_like(), dict(zip(blocks, range(len(blocks)), strict=True))
+    for index, instruction in enumerate(circuit.data):
+        if index in numbers:
+            rest.append(Barrier(len(instruction.qubits), label=f"{_BLOCK_LABEL}{numbers[index]}"), instruction.qubits)
         else:
             rest.append(instruction, copy=False)
-    return (rest, tuple(blocks)) if blocks else (circuit, ())
+    return rest, tuple(blocks.values())
 
 
 def block_of(operation: Operation) -> int | None:

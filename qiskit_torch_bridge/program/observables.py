@@ -69,9 +69,11 @@ def _flattened(given: Any, name: str) -> tuple[tuple[int, ...], list[tuple[str, 
 
 
 def _as_sparse_pauli_op(observable: ObservableLike, name: str) -> SparsePauliOp:
+    if isinstance(observable, str) and set(observable) <= set("IXYZ"):
+        return SparsePauliOp(observable)  # nothing of what follows applies to one Pauli, as most observables are
     if isinstance(observable, Mapping):
         operator = _sum_of(observable, name)
-    elif isinstance(observable, str) and not set(observable) <= set("IXYZ"):
+    elif isinstance(observable, str):
         operator = _expanded(_from_label(observable, name), name)
     elif isinstance(observable, SparseObservable):
         operator = _expanded(observable, name)
@@ -132,6 +134,8 @@ def _expanded(observable: SparseObservable, name: str) -> SparsePauliOp:
 
 def _place(operator: SparsePauliOp, name: str, layout: Sequence[int], num_qubits: int) -> SparsePauliOp:
     """The operator on the circuit's qubits."""
+    if operator.num_qubits == num_qubits and list(layout) == list(range(num_qubits)):
+        return operator
     if operator.num_qubits == len(layout):
         return operator.apply_layout(list(layout), num_qubits=num_qubits)
     if operator.num_qubits == num_qubits:

@@ -292,7 +292,8 @@ class Expectation(Readout):
             if not essential.any():
                 operators[output] = SparsePauliOp("I" * num_qubits, [0.0])
                 continue
-            operators[output] = operator = operator[essential]
+            if not essential.all():
+                operators[output] = operator = operator[essential]
             for label, coefficient in zip(operator.paulis.to_labels(), operator.coeffs.real, strict=True):
                 coefficients.setdefault(label, np.zeros(len(operators)))[output] += coefficient
         groups = tuple(

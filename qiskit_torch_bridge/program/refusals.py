@@ -28,12 +28,18 @@ _ANOTHER_WAY = "Give the gate a definition with parameterised gates, or encode t
 
 def is_parameterised(value: object) -> bool:
     """Whether a gate's argument has free parameters."""
-    return isinstance(value, ParameterExpression) and bool(value.parameters)
+    return isinstance(value, Parameter) or (isinstance(value, ParameterExpression) and bool(value.parameters))
 
 
 def free_parameters(operation: Operation) -> set[Parameter]:
     """The free parameters that the instruction shows."""
-    return {p for value in getattr(operation, "params", ()) if is_parameterised(value) for p in value.parameters}
+    free: set[Parameter] = set()
+    for value in getattr(operation, "params", ()):
+        if isinstance(value, Parameter):  # most are, and need not make a set of themselves first
+            free.add(value)
+        elif isinstance(value, ParameterExpression):
+            free |= value.parameters
+    return free
 
 
 def has_matrix(operation: Operation) -> bool:

@@ -77,6 +77,11 @@ def names_and_labels(circuit: QuantumCircuit) -> Counter[tuple[str, str | None]]
     Bodies of loops count once; the resets that ``Initialize`` begins with count as well.
     """
     counts: Counter[tuple[str, str | None]] = Counter()
+    _count(circuit, counts)
+    return counts
+
+
+def _count(circuit: QuantumCircuit, counts: Counter[tuple[str, str | None]]) -> None:
     for instruction in circuit.data:
         operation = instruction.operation
         while isinstance(operation, AnnotatedOperation):
@@ -84,12 +89,11 @@ def names_and_labels(circuit: QuantumCircuit) -> Counter[tuple[str, str | None]]
         counts[operation.name, getattr(operation, "label", None) or None] += 1
         if isinstance(operation, ControlFlowOp):
             for body in operation.blocks:
-                counts += names_and_labels(body)
+                _count(body, counts)
         elif isinstance(operation, Initialize):
             counts["reset", None] += operation.num_qubits
         elif _is_users_own(operation) and (definition := _definition(operation)) is not None:
-            counts += names_and_labels(definition)
-    return counts
+            _count(definition, counts)
 
 
 def is_defined(operation: Operation, within: tuple[str, ...] = ()) -> bool:

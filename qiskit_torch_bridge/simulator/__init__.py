@@ -8,8 +8,8 @@ A step on ``statevector`` is one forward simulation of the batch and one sweep b
 * **Cache.** Gates are gathered into passes over blocks of 13 qubits' amplitudes, each of which stays in the processor's
   cache while all its gates are applied. Of small circuits, eight rows of the batch lie side by side in a vector.
 * **Explicit vectors.** The loops are compiled by numba with instructions of the processor at hand
-  (:mod:`qiskit_torch_bridge.simulator.kernels`, :mod:`qiskit_torch_bridge.simulator.vectors`): once on a machine, some 20
-  seconds; later processes read the machine code.
+  (:mod:`qiskit_torch_bridge.simulator.kernels`, :mod:`qiskit_torch_bridge.simulator.vectors`): once on a machine, 10 to
+  25 seconds; later processes read the machine code.
 * **Sharing.** Coefficients are computed only where an angle differs from the row before; the shifted circuits of a shift
   rule begin at the state that they share with the one before.
 * **One sweep.** The adjoint gradient costs one backward pass whatever the number of weights and outputs, and stops at the

@@ -54,6 +54,10 @@ HAS_PERMUTATION, HAS_SIGNS = 1, 2
 
 TILES = 8 * WIDTH  # coefficients of one operation: eight vectors
 AXES = 3 * WIDTH
+_PASS = (  # a pass's arrays, and its block
+    "int64[:,::1], int64[::1], float64[:,::1], uint32[::1], real[::1], int64[::1], float64[::1], "
+    "int64[::1], int64[::1], int64, boolean"
+)
 
 
 @inner
@@ -81,7 +85,7 @@ def _turned(w, x, y, z, ax, ay, az):
 
 
 @inner
-def _one_qubit(k, ops, columns, constants, angles, num_columns, row, lane, lanes, fill, coefs, axes):
+def _one_qubit(k, ops, columns, constants, seen, num_factors, lane, lanes, fill, coefs, axes):
     """Coefficients of a run of one-qubit gates for a lane (``fill``: for all of them), and the axes of its angles."""
     step = 1 if fill else lanes
     start = 0 if fill else lane
@@ -95,9 +99,8 @@ def _one_qubit(k, ops, columns, constants, angles, num_columns, row, lane, lanes
                 put(axes, f * AXES + e, nx)
                 put(axes, f * AXES + WIDTH + e, ny)
                 put(axes, f * AXES + 2 * WIDTH + e, nz)
-            half = 0.5 * get(angles, row * num_columns + get(columns, f))
-            sine = np.sin(half)
-            fw, fx, fy, fz = np.cos(half), sine * fx, sine * fy, sine * fz
+            sine = get(seen, (2 * num_factors + f) * WIDTH + lane)
+            fw, fx, fy, fz = get(seen, (num_factors + f) * WIDTH + lane), sine * fx, sine * fy, sine * fz
         w, x, y, z = (
             w * fw - x * fx - y * fy - z * fz,
             w * fx + x * fw + y * fz - z * fy,
@@ -149,24 +152,37 @@ def _corner(outer, e, first, second):
 
 
 @inner
-def refresh(num_ops, ops, columns, constants, angles, row0, lanes, seen, coefs, axes, everything):
-    """Brings the coefficients up to date for the rows from ``row0`` on."""
+def refresh(num_ops, ops, columns, constants, angles, row0, lanes, seen, num_factors, coefs, axes, everything):
+    """Brings the coefficients up to date for the rows from ``row0`` on.
+
+    Args:
+        seen: Three numbers a factor and lane: the angle that the coefficients are of, and cosine and sine of its half.
+        everything: Whether nothing has been seen yet.
+    """
     last, num_columns = angles.shape[0] - 1, angles.shape[1]
     values = pointer(angles)
+    cosines, sines = num_factors * WIDTH, 2 * num_factors * WIDTH
     for k in range(num_ops):
         if field(ops, k, KIND) > DIAGONAL:
             continue
-        changed, same = everything, True
+        changed, same = everything, lanes > 0
         for f in range(field(ops, k, FACTORS), field(ops, k, FACTORS_END)):
             column = get(columns, f)
             if column < 0:
                 continue
+            at = f * WIDTH
             for lane in range(lanes):
                 angle = get(values, min(row0 + lane, last) * num_columns + column)
-                if angle != get(seen, f * WIDTH + lane):
-                    put(seen, f * WIDTH + lane, angle)
+                if everything or angle != get(seen, at + lane):
+                    put(seen, at + lane, angle)
                     changed = True
-                same = same and angle == get(seen, f * WIDTH)
+                    if lane > 0 and angle == get(seen, at):
+                        put(seen, cosines + at + lane, get(seen, cosines + at))
+                        put(seen, sines + at + lane, get(seen, sines + at))
+                    elif field(ops, k, KIND) != DIAGONAL:
+                        put(seen, cosines + at + lane, np.cos(0.5 * angle))
+                        put(seen, sines + at + lane, np.sin(0.5 * angle))
+                same = same and angle == get(seen, at)
         if not changed:
             continue
         for lane in range(1 if same else lanes):
@@ -174,7 +190,7 @@ def refresh(num_ops, ops, columns, constants, angles, row0, lanes, seen, coefs, 
             if field(ops, k, KIND) == DIAGONAL:
                 _two_qubit_phases(k, ops, columns, constants, values, num_columns, row, lane, lanes, same, coefs)
             else:
-                _one_qubit(k, ops, columns, constants, values, num_columns, row, lane, lanes, same, coefs, axes)
+                _one_qubit(k, ops, columns, constants, seen, num_factors, lane, lanes, same, coefs, axes)
 
 
 @inner
@@ -402,7 +418,7 @@ def scratch_for(num_ops, num_factors, block, like):
     return aligned(1, size, like).reshape(size)
 
 
-@entry
+@entry(f"{_PASS}, float64[:,::1], real[:,:,::1], int64, int64", large=True)
 def forward(
     ops, columns, constants, permutations, signs, dense_qubits, dense, segments, outer_bits,
     m, fresh, angles, states, first_block, stop_block,
@@ -436,17 +452,17 @@ def forward(
     )  # fmt: skip
     scratch = scratch_for(num_ops, len(columns), both, states)
     flat, work = pointer(states), pointer(scratch)
-    block, other = 0, both
+    block, other = np.int64(0), both
     coefs, axes = pointer(scratch[4 * both :]), pointer(scratch[4 * both + num_ops * TILES :])
-    seen_values = np.zeros(max(1, len(columns) * WIDTH))
+    seen_values = np.zeros(max(1, 3 * len(columns) * WIDTH))
     seen = pointer(seen_values)
     num_outer = 1 << len(outer_bits)
-    unseen = True
+    unseen = stop_block > first_block
     for number in range(first_block, stop_block):
         row, outer = number // num_outer, number % num_outer
         if fresh and outer > 0:
             continue  # these amplitudes are still 0
-        refresh(num_ops, p_ops, p_columns, p_constants, angles, row, 1, seen, coefs, axes, unseen)
+        refresh(num_ops, p_ops, p_columns, p_constants, angles, row, 1, seen, len(columns), coefs, axes, unseen)
         unseen = False
         start = _start_of(outer, outer_bits)
         if fresh:
@@ -663,7 +679,9 @@ def first_of(num_ops, differentiated):
     return stop
 
 
-@entry
+@entry(
+    f"{_PASS}, boolean[::1], float64[:,::1], real[:,:,::1], real[:,:,::1], float64[:,:,::1], int64, int64", large=True
+)
 def sweep(
     ops, columns, constants, permutations, signs, dense_qubits, dense, segments, outer_bits,
     m, last_pass, selected, angles, states, duals, gradients, first_block, stop_block,
@@ -691,14 +709,16 @@ def sweep(
     flat_states, flat_duals, work = pointer(states), pointer(duals), pointer(scratch)
     coefs, axes = pointer(scratch[4 * both :]), pointer(scratch[4 * both + num_ops * TILES :])
     sums = pointer(scratch[4 * both + num_ops * TILES + len(columns) * AXES :])
-    seen_values = np.zeros(max(1, len(columns) * WIDTH))
+    seen_values = np.zeros(max(1, 3 * len(columns) * WIDTH))
     seen = pointer(seen_values)
     num_outer = 1 << len(outer_bits)
     differentiated = differentiated_in(num_ops, p_ops, p_columns, selected)
     stop = first_of(num_ops, differentiated) if last_pass else 0
+    unseen = stop_block > first_block
     for number in range(first_block, stop_block):
         row, outer = number // num_outer, number % num_outer
-        refresh(num_ops, p_ops, p_columns, p_constants, angles, row, 1, seen, coefs, axes, number == first_block)
+        refresh(num_ops, p_ops, p_columns, p_constants, angles, row, 1, seen, len(columns), coefs, axes, unseen)
+        unseen = False
         start, at = _start_of(outer, outer_bits), row * planes * stride
         _gather(flat_states, at, stride, work, 0, planes, size, start, segments)
         _gather(flat_duals, at, stride, work, both, planes, size, start, segments)

@@ -1,4 +1,4 @@
-"""How the simulator's functions are compiled: without the interpreter's lock, once on a machine."""
+"""How the simulator's functions are compiled: without the interpreter's lock, all in one go, once on a machine."""
 
 from __future__ import annotations
 
@@ -6,53 +6,99 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from numba import njit
-from numba.core import event
+from numba import njit, types
+from numba.core import event, sigutils
 
 __all__ = ["entry", "inner"]
 
 _log = logging.getLogger(__name__)
-_entries: set[str] = set()
+_OPTIONS = {"nogil": True, "error_model": "numpy"}
+_entries: dict[Any, tuple[tuple[str, ...], bool]] = {}
 
-inner = njit(nogil=True, error_model="numpy")
-"""Compiles a function that only compiled functions call."""
+# Wrappers for Python, which nobody would call, are a fifth of the time.
+inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
+"""Compiles a function that only compiled functions call.
+
+numba compiles it once for every combination of types, and a literal is a type of its own at first: a variable of a loop
+that begins as ``0`` or ``True`` makes it compile everything that is called with it twice, and throw one away.
+"""
 
 
-def entry(function: Callable[..., Any]) -> Any:
+def entry(*signatures: str, large: bool = False) -> Callable[[Callable[..., Any]], Any]:
     """Compiles a function that Python calls, and keeps the machine code on disk for the next process.
 
     numba keeps it next to the source, or in the user's cache folder where that cannot be written (``NUMBA_CACHE_DIR``
-    names another place). Where neither can, every process compiles anew.
+    names another place). Where neither can, every process compiles anew. When one entry has to be compiled, so are all
+    that the layer at hand can need: there is one wait and no other. No entry calls another: it would be compiled for both.
+
+    Args:
+        signatures: The types of the arguments, in numba's notation, for each way in which layers call the function;
+            ``real`` stands for the type of a plane of the state.
+        large: Whether it is for states of several blocks alone, which few layers have.
     """
-    _entries.add(function.__qualname__)
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError as error:
-        _log.warning(
-            "The compiled simulator cannot be kept on disk (%s); every process compiles it anew. Set NUMBA_CACHE_DIR to "
-            "a folder that can be written.",
-            error,
-        )
-        return njit(**options)(function)
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        try:
+            kernel = njit(cache=True, **_OPTIONS)(function)
+        except RuntimeError as error:
+            _log.warning(
+                "The compiled simulator cannot be kept on disk (%s); every process compiles it anew. Set NUMBA_CACHE_DIR "
+                "to a folder that can be written.",
+                error,
+            )
+            kernel = njit(**_OPTIONS)(function)
+        _entries[kernel] = signatures, large
+        return kernel
+
+    return compiled
 
 
-class _Note(event.Listener):
-    """Says once, before the wait, that compiling takes a while; code that comes from the disk compiles nothing."""
+def _types(signature: str, real: types.Float) -> tuple[types.Type, ...]:
+    arguments, _ = sigutils.normalize_signature(f"({signature.replace('real', str(real))},)")
+    return tuple(arguments)
 
-    said = False
+
+class _FirstUse(event.Listener):
+    """Says once, before the wait, that compiling takes a while, and compiles the other entries too.
+
+    Code that comes from the disk is not compiled, and nothing of this happens.
+    """
+
+    said = busy = False
 
     def on_start(self, happened: Any) -> None:
-        function = happened.data["dispatcher"].py_func
-        if not self.said and function.__module__.startswith(__package__) and function.__qualname__ in _entries:
+        kernel, arguments = happened.data["dispatcher"], happened.data["args"]
+        if kernel not in _entries:
+            return
+        if not self.said:
             self.said = True
             _log.warning(
-                "Compiling the simulator for its first use: some seconds each for values, gradients and shots. The code is "
-                "kept on disk for later processes."
+                "Compiling the simulator for its first use: 10 to 25 seconds, for everything that layers need (values, "
+                "gradients and shots, of observables and probabilities). The code is kept on disk for later processes."
             )
+        if self.busy:
+            return
+        for real in (types.float64, types.float32):
+            if any(_types(signature, real) == arguments for signature in _entries[kernel][0]):
+                self._compile_all(real, (kernel, arguments))
+                return
+
+    def _compile_all(self, real: types.Float, started: tuple[Any, tuple[types.Type, ...]]) -> None:
+        """All entries for planes of a type, but for what has been started."""
+        self.busy = True
+        try:
+            for kernel, (signatures, large) in _entries.items():
+                if large and not _entries[started[0]][1]:
+                    continue
+                for signature in signatures:
+                    arguments = _types(signature, real)
+                    if (kernel, arguments) != started:
+                        kernel.compile(arguments)
+        finally:
+            self.busy = False
 
     def on_end(self, happened: Any) -> None:
         pass
 
 
-event.register("numba:compile", _Note())
+event.register("numba:compile", _FirstUse())

@@ -48,7 +48,7 @@ def _first_outcomes(amplitudes, qubits):
     return outcomes
 
 
-@entry
+@entry("int64[::1], int64, real[:,:,::1], float64[:,::1], int64, int64")
 def add_probabilities(qubits, lanes, states, probabilities, first_slab, stop_slab):
     """Adds up the probabilities of the outcomes of measuring some qubits.
 
@@ -78,7 +78,7 @@ def add_probabilities(qubits, lanes, states, probabilities, first_slab, stop_sla
                         probabilities[row, above | outcomes[b]] += weight
 
 
-@entry
+@entry("int64[::1], int64[::1], int64, real[:,:,::1], float64[:,::1], real[:,:,::1], int64, int64")
 def observe(qubits, output_of, lanes, states, upstream, duals, first_slab, stop_slab):
     """Writes every amplitude times the upstream gradient of its outcome's output into ``duals``.
 
@@ -105,7 +105,7 @@ def observe(qubits, output_of, lanes, states, upstream, duals, first_slab, stop_
                         duals[slab, p, i] = weight * states[slab, p, i]
 
 
-@entry
+@entry(*(f"int64[::1], {weights}[:,::1], int64, float64[:,::1]" for weights in ("float64", "int64")))
 def add_by_output(output_of, weights, shots, sums):
     """Adds the share of each outcome to the output that it counts towards.
 
@@ -133,7 +133,7 @@ def _philox(c0, c1, c2, c3, k0, k1):
     return c0, c1, c2, c3
 
 
-@entry
+@entry()
 def random_words(counter, key):
     """The four words of a counter (4,) and a key (2,), all uint64 below 2**32; for tests against published answers."""
     return _philox(counter[0], counter[1], counter[2], counter[3], key[0], key[1])
@@ -230,7 +230,7 @@ def _start(stream, key, row, group):
     stream[4], stream[5] = np.uint64(row) & _LOW, np.uint64(row) >> _HALF
 
 
-@entry
+@entry()
 def binomials(n, p, key, draws):
     """As many draws of Binomial(n, p) as ``draws`` has room for, each from a row's stream."""
     stream = np.empty(6, np.uint64)
@@ -239,7 +239,7 @@ def binomials(n, p, key, draws):
         draws[row] = _binomial(n, p, stream)
 
 
-@entry
+@entry("float64[:,::1], int64, uint64[::1], int64, int64, int64[:,::1], int64, int64")
 def draw_counts(probabilities, shots, key, group, first_row, counts, row_start, row_stop):
     """Draws the counts of ``shots`` shots for rows of probabilities.
 

@@ -21,6 +21,9 @@ from .vectors import WIDTH, load, store, swapped
 __all__ = ["add_expectations", "effective_observable", "expectations", "observe"]
 
 FLIP, ODD, BITS, OUTCOMES, TERMS, TERMS_END, FAMILY_FIELDS = range(7)
+_OBSERVABLES = (  # their arrays, and the blocks
+    "int64[:,::1], int32[::1], int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], int64, int64"
+)
 
 
 @inner
@@ -166,7 +169,7 @@ def effective_observable(
                     dual[p, i] += bins[bin_of] * state[p, j]
 
 
-@entry
+@entry(f"{_OBSERVABLES}, real[:,:,::1], float64[:,:,::1], int64, int64", large=True)
 def expectations(
     families, outcomes, local_masks, block_masks, entries, outputs, coefficients,
     m, num_blocks, states, values, first_block, stop_block,
@@ -197,7 +200,7 @@ def expectations(
         )  # fmt: skip
 
 
-@entry
+@entry(f"{_OBSERVABLES}, real[:,:,::1], float64[:,::1], real[:,:,::1], int64, int64", large=True)
 def observe(
     families, outcomes, local_masks, block_masks, entries, outputs, coefficients,
     m, num_blocks, states, upstream, duals, first_block, stop_block,

@@ -40,6 +40,7 @@ __all__ = ["backward", "forward", "hand_out", "packed"]
     _STARTS, _SOURCES, _SLOPES, _OFFSETS,
 ) = range(19)  # fmt: skip
 _INTEGERS, _MASKS, _NUMBERS, _SINGLES = (np.zeros(0, kind) for kind in (np.int64, np.uint32, np.float64, np.float32))
+_STATIC, _ADDRESS = "int64[:,::1], int64, int64", "Tuple((int64, boolean))"
 _SHORT = np.zeros(0, np.int32)
 
 
@@ -122,7 +123,10 @@ def _write_out(outputs, first, stop, values):
             _write(outputs[0], outputs[1], row * values.shape[1] + output, values[row, output])
 
 
-@entry
+@entry(
+    f"{_STATIC}, boolean, boolean, int64, {_ADDRESS}, {_ADDRESS}, float64[:,::1], real[:,:,::1], float64[:,::1], "
+    f"{_ADDRESS}, int64, int64"
+)
 def forward(
     static, m, lanes, fresh, has_sources, width, features, weights,
     angles, states, values, outputs, first_slab, stop_slab,
@@ -167,14 +171,16 @@ def forward(
     bins = aligned(1, max(WIDTH, stride), states)[0]
     scratch = scratch_for(num_ops, num_factors, both, states)
     flat, work = pointer(states), pointer(scratch)
-    block, other, kept = 0, both, 2 * both
+    block, other, kept = np.int64(0), both, 2 * both
     coefs, axes = pointer(scratch[4 * both :]), pointer(scratch[4 * both + num_ops * TILES :])
-    seen_values = np.zeros(max(1, num_factors * WIDTH))
+    seen_values = np.zeros(max(1, 3 * num_factors * WIDTH))
     seen = pointer(seen_values)
     kept_at, change = -1, 0
     for slab in range(first_slab, stop_slab):
         row0 = slab * lanes
-        refresh(num_ops, ops, columns, constants, angles, row0, lanes, seen, coefs, axes, slab == first_slab)
+        refresh(
+            num_ops, ops, columns, constants, angles, row0, lanes, seen, num_factors, coefs, axes, slab == first_slab
+        )
         # Rows that follow each other may share their beginning (shifted circuits do): it is kept for the next.
         ahead = -1
         if fresh and slab + 1 < stop_slab:
@@ -211,7 +217,10 @@ def forward(
     return seen_values[0] + scratch[0]  # which keeps them alive until here: numba does not see through pointers
 
 
-@entry
+@entry(
+    f"{_STATIC}, boolean[::1], Tuple((int64, boolean, int64, int64)), float64[:,::1], float64[:,::1], real[:,:,::1], "
+    "real[:,:,::1], float64[:,::1], int64, int64"
+)
 def backward(static, m, lanes, selected, upstream, measured, angles, states, duals, gradients, first_slab, stop_slab):
     """The gradient by the selected angles, of slabs.
 
@@ -244,7 +253,7 @@ def backward(static, m, lanes, selected, upstream, measured, angles, states, dua
     coefs, axes = pointer(scratch[4 * both :]), pointer(scratch[4 * both + num_ops * TILES :])
     sums = pointer(scratch[4 * both + num_ops * TILES + num_factors * AXES :])
     dual = carray(pointer(scratch[both:]), (planes, stride))
-    seen_values = np.zeros(max(1, num_factors * WIDTH))
+    seen_values = np.zeros(max(1, 3 * num_factors * WIDTH))
     seen = pointer(seen_values)
     lines = carray(pointer(gradients), (rows, 1, num_angles))
     differentiated = differentiated_in(num_ops, ops, columns, selected)
@@ -258,7 +267,9 @@ def backward(static, m, lanes, selected, upstream, measured, angles, states, dua
                     measured[row, output] = _read(upstream[0], upstream[1], place)
             for a in range(num_angles):
                 gradients[row, a] = 0.0
-        refresh(num_ops, ops, columns, constants, angles, row0, lanes, seen, coefs, axes, slab == first_slab)
+        refresh(
+            num_ops, ops, columns, constants, angles, row0, lanes, seen, num_factors, coefs, axes, slab == first_slab
+        )
         copied(flat, slab * both, work, 0, both)
         if len(duals):
             copied(flat_duals, slab * both, work, both, both)
@@ -274,7 +285,7 @@ def backward(static, m, lanes, selected, upstream, measured, angles, states, dua
     return seen_values[0] + scratch[0]  # which keeps them alive until here: numba does not see through pointers
 
 
-@entry
+@entry(f"int64[:,::1], int64, float64[:,::1], {_ADDRESS}, {_ADDRESS}, int64")
 def hand_out(static, width, gradients, features, weights, num_weights):
     """The gradients by the features and the weights, from those by the angles, of shape (N, A).
 

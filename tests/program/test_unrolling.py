@@ -15,6 +15,7 @@ from qiskit.quantum_info import Statevector
 from qiskit.transpiler.passes.synthesis.plugin import HighLevelSynthesisPluginManager
 
 from qiskit_torch_bridge import QuantumLayer
+from qiskit_torch_bridge.program import Program
 
 T, X = Parameter("t"), Parameter("x")
 
@@ -332,3 +333,22 @@ def test_only_measurements():
     circuit = QuantumCircuit(2)
     circuit.measure_all()
     assert QuantumLayer(circuit, probabilities=True)().tolist() == [1, 0, 0, 0]
+
+
+def test_work_does_not_grow_with_the_depth_of_nesting(monkeypatch):
+    """The gates within composite gates are put into a circuit as often as gates that are not in any."""
+
+    def appended(depth: int) -> int:
+        circuit = body(2, *(Parameter(f"t{i}") for i in range(2)))
+        for _ in range(depth):
+            outside = QuantumCircuit(2)
+            outside.append(circuit.to_gate(), [0, 1])
+            circuit = outside
+        calls = []
+        append = QuantumCircuit.append
+        with monkeypatch.context() as patched:
+            patched.setattr(QuantumCircuit, "append", lambda *a, **k: (calls.append(1), append(*a, **k))[1])
+            Program.compile(circuit, weights=circuit.parameters)
+        return len(calls)
+
+    assert appended(1) == appended(10) <= 3 * appended(0)

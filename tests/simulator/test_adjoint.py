@@ -127,7 +127,7 @@ def test_kept_states_of_one_row_are_not_used_for_several(n):
     jacobian = np.concatenate([case.expected_pullback(point.numpy()[None], upstream[None]) for upstream in np.eye(5)])
     by_rows = torch.func.jacrev(lambda w: torch.func.functional_call(layer, {"weights": w}, ()))(point)
     np.testing.assert_allclose(by_rows.numpy(), jacobian, atol=GRADIENTS)
-    angles = case.angles(point.numpy()[None])
+    angles = case.angles(point.double().numpy()[None])
     states = case.simulator.values(angles, keep=True)[1]
     repeated = case.simulator.pullback(np.repeat(angles, 5, axis=0), np.eye(5), states, np.ones(4, bool))
     np.testing.assert_allclose(repeated, jacobian[:, case.order], atol=GRADIENTS)

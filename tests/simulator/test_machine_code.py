@@ -8,6 +8,7 @@ from typing import Any
 
 import numba
 import pytest
+from numba import types
 
 from qiskit_torch_bridge.simulator import machine_code
 
@@ -61,6 +62,35 @@ def test_compiling_is_announced_once_and_kept_on_disk(tmp_path):
     assert any(tmp_path.rglob("*.nbc"))
 
 
+def test_entries_are_called_with_the_types_that_they_declare():
+    """Else they would be compiled ahead for nothing, and again when they are called."""
+    exec(COMPILE_ALL, {})
+    for kernel, signatures in machine_code._entries.items():
+        declared = {machine_code._types(one, real) for one in signatures for real in (types.float64, types.float32)}
+        assert not signatures or set(kernel.signatures) <= declared, kernel
+
+
+def add(n: int, x: float) -> float:
+    return n + x
+
+
+def subtract(n: int, x: float) -> float:
+    return n - x
+
+
+def test_compiling_one_entry_compiles_all(monkeypatch, tmp_path, caplog):
+    """For a plane's type, within the first call, with one note."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(machine_code, "_entries", {})
+    monkeypatch.setattr(machine_code._FirstUse, "said", False)
+    kernels = [machine_code.entry("int64, real")(function) for function in (add, subtract)]
+    with caplog.at_level(logging.WARNING):
+        assert kernels[0](1, 2.0) == 3.0
+    assert [kernel.signatures for kernel in kernels] == [[(types.int64, types.float64)]] * 2
+    assert kernels[1](1, 2.0) == -1.0
+    assert caplog.text.count("Compiling the simulator") == 1
+
+
 def increment(number: int) -> int:
     return number + 1
 
@@ -75,9 +105,9 @@ def test_functions_work_where_nothing_can_be_written(monkeypatch, caplog):
 
     for locator in caching.CacheImpl._locator_classes:
         monkeypatch.setattr(locator, "from_function", classmethod(nowhere))
-    monkeypatch.setattr(machine_code, "_entries", set(machine_code._entries))
+    monkeypatch.setattr(machine_code, "_entries", dict(machine_code._entries))
     with caplog.at_level(logging.WARNING):
-        function = machine_code.entry(increment)
+        function = machine_code.entry()(increment)
     assert function(1) == 2
     assert "cannot be kept on disk" in caplog.text
     assert "NUMBA_CACHE_DIR" in caplog.text
@@ -87,7 +117,7 @@ def test_a_folder_that_cannot_be_written_is_passed_over(monkeypatch, tmp_path, c
     """There is another; without a warning."""
     (tmp_path / "file").touch()
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "file" / "below"))
-    monkeypatch.setattr(machine_code, "_entries", set(machine_code._entries))
+    monkeypatch.setattr(machine_code, "_entries", dict(machine_code._entries))
     with caplog.at_level(logging.WARNING):
-        assert machine_code.entry(increment)(1) == 2
+        assert machine_code.entry()(increment)(1) == 2
     assert "cannot be kept" not in caplog.text
