@@ -96,7 +96,7 @@ def _plain_values(
     features: torch.Tensor, weights: torch.Tensor, layer: str, trained: list[bool]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     host = host_of(layer)
-    sources = frozenset([source for source, is_trained in enumerate(trained) if is_trained])
+    sources = [source for source, is_trained in enumerate(trained) if is_trained]
     plain = compute_plainly(host, features.contiguous(), weights.contiguous(), sources)
     if plain is None:
         exact = features.to(torch.float64), weights.to(torch.float64).split(list(host.program.num_weights))
@@ -104,7 +104,7 @@ def _plain_values(
         raise RuntimeError(f"Quantum {layer} no longer takes the short way; compile the model again.")
     call, states, outputs = plain
     if not any(trained):
-        host.seeds.next()  # as every call does that no gradient can follow
+        host.seeds.skip()  # as every call does that no gradient can follow
     return outputs, _token(_Plain(call, states))
 
 

@@ -33,7 +33,6 @@ __all__ = ["Context", "PlainCall", "compute_plainly", "measure_plainly", "pull_b
 _NOWHERE: Address = (0, False)
 _ORDINARY = (torch.Tensor, torch.nn.Parameter)
 _FLOATS = (torch.float32, torch.float64)
-_NO_SOURCES: frozenset[int] = frozenset()
 
 
 class _Noted(NamedTuple):
@@ -79,7 +78,7 @@ class PlainCall:
         values: np.ndarray,
         seeds: SeedStream,
         tally: Tally,
-        trained: frozenset[int],
+        trained: Sequence[int],
     ) -> None:
         self.program, self.method, self.step = program, method, step
         self.angles, self.values = angles, values
@@ -110,7 +109,9 @@ class PlainCall:
 
     def _where_from(self) -> Sources:
         if self._sources is None:
-            self._sources = Sources(self.program, self.trained, record=self._record())
+            widths = self.program.angle_map.source_widths
+            trained = frozenset([source for source in self.trained if widths[source]])
+            self._sources = Sources(self.program, trained, record=self._record())
         return self._sources
 
     def _record(self) -> GradientRecord | None:
@@ -233,7 +234,7 @@ def pull_back_plainly(
 
 
 def compute_plainly(
-    host: Host, features: torch.Tensor | None, weights: torch.Tensor | None, trained: frozenset[int]
+    host: Host, features: torch.Tensor | None, weights: torch.Tensor | None, trained: Sequence[int]
 ) -> tuple[PlainCall, np.ndarray | None, torch.Tensor] | None:
     """Values of ordinary tensors that fit; None if an angle is not finite, or no step takes the program.
 
@@ -275,18 +276,22 @@ def measure_plainly(host: Host, features: torch.Tensor | None, weights: Sequence
     """
     if transforms.somebody_looks() or not _fit(host.program, features, weights):
         return None
-    trained, tensors = _NO_SOURCES, (features, *weights)
+    trained: list[int] = []
     if torch.is_grad_enabled():
-        trained = frozenset([s for s, t in enumerate(tensors) if t is not None and t.requires_grad and t.shape[-1]])
+        if features is not None and features.requires_grad:
+            trained.append(0)
+        for source, weight in enumerate(weights, start=1):
+            if weight.requires_grad:
+                trained.append(source)
     plain = compute_plainly(host, features, _joined(weights), trained)
     if plain is None:
         return None
     call, states, outputs = plain
     if not torch.is_grad_enabled():
-        host.seeds.next()  # as every call does that no gradient can follow
+        host.seeds.skip()  # as every call does that no gradient can follow
     if not trained:
         return outputs
-    result: torch.Tensor = _PlainFunction.apply(call, states, [outputs], *tensors)
+    result: torch.Tensor = _PlainFunction.apply(call, states, [outputs], features, *weights)
     return result
 
 

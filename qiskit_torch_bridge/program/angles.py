@@ -398,10 +398,11 @@ class AngleMap:
 
     @cached_property
     def table(self) -> tuple[np.ndarray, ...] | None:
-        """The map as four arrays, for compiled code; None if it is not affine, or does not look at all the inputs.
+        """The map as five arrays, for compiled code; None if it is not affine, or does not look at all the inputs.
 
-        The arrays are (starts, columns, slopes, offsets): angle a is ``offsets[a]`` plus the sum of ``slopes[t]`` times
-        column ``columns[t]`` of the inputs and all weights side by side, over t from ``starts[a]`` to ``starts[a + 1]``.
+        The arrays are (starts, columns, slopes, offsets, shared): angle a is ``offsets[a]`` plus the sum of ``slopes[t]``
+        times column ``columns[t]`` of the inputs and all weights side by side, over t from ``starts[a]`` to
+        ``starts[a + 1]``; it is ``shared`` by all rows where no input is among them.
         """
         if not self.is_affine or self.has_idle_inputs or any(group.fixed for group in self.groups):
             return None
@@ -413,6 +414,7 @@ class AngleMap:
             np.array([column for column, _ in terms], np.int64),
             np.array([slope for _, slope in terms], np.float64),
             np.array([form.constant for form in forms], np.float64),
+            np.array([all(source for (source, _), _ in form.terms) for form in forms], np.int64),
         )
 
     def slopes(self, source: int, columns: Sequence[int], tensors: Mapping[int, torch.Tensor]) -> np.ndarray:

@@ -45,6 +45,11 @@ class SeedStream:
             self.position += 1
         return np.random.SeedSequence(self.entropy, spawn_key=(position,))
 
+    def skip(self) -> None:
+        """Leaves out the next child."""
+        with self._lock:
+            self.position += 1
+
     def spawned(self, position: int) -> SeedStream:
         """A stream of its own, named after a place in this one."""
         return SeedStream((*self.entropy, position))

@@ -152,11 +152,12 @@ def _corner(outer, e, first, second):
 
 
 @inner
-def refresh(num_ops, ops, columns, constants, angles, row0, lanes, seen, num_factors, coefs, axes, everything):
+def refresh(num_ops, ops, columns, constants, angles, row0, lanes, seen, num_factors, coefs, axes, shared, everything):
     """Brings the coefficients up to date for the rows from ``row0`` on.
 
     Args:
         seen: Three numbers a factor and lane: the angle that the coefficients are of, and cosine and sine of its half.
+        shared: For each column whether all rows have the same angle there; empty where nothing is known.
         everything: Whether nothing has been seen yet.
     """
     last, num_columns = angles.shape[0] - 1, angles.shape[1]
@@ -168,7 +169,7 @@ def refresh(num_ops, ops, columns, constants, angles, row0, lanes, seen, num_fac
         changed, same = everything, lanes > 0
         for f in range(field(ops, k, FACTORS), field(ops, k, FACTORS_END)):
             column = get(columns, f)
-            if column < 0:
+            if column < 0 or (not everything and len(shared) > 0 and shared[column]):
                 continue
             at = f * WIDTH
             for lane in range(lanes):
@@ -457,12 +458,13 @@ def forward(
     seen_values = np.zeros(max(1, 3 * len(columns) * WIDTH))
     seen = pointer(seen_values)
     num_outer = 1 << len(outer_bits)
+    shared = np.zeros(0, np.int64)
     unseen = stop_block > first_block
     for number in range(first_block, stop_block):
         row, outer = number // num_outer, number % num_outer
         if fresh and outer > 0:
             continue  # these amplitudes are still 0
-        refresh(num_ops, p_ops, p_columns, p_constants, angles, row, 1, seen, len(columns), coefs, axes, unseen)
+        refresh(num_ops, p_ops, p_columns, p_constants, angles, row, 1, seen, len(columns), coefs, axes, shared, unseen)
         unseen = False
         start = _start_of(outer, outer_bits)
         if fresh:
@@ -570,6 +572,14 @@ def _one_qubit_gradients(k, ops, columns, selected, axes, sums, complex_kind, st
 
     ``sums`` holds the vectors of the sums for X, Y and Z; a real run has only the one for Y.
     """
+    if lanes == WIDTH and not complex_kind:
+        for f in range(field(ops, k, FACTORS), field(ops, k, FACTORS_END)):
+            column = get(columns, f)
+            if column >= 0 and selected[column]:
+                store(sums, 0, load(axes, f * AXES + WIDTH) * load(sums, WIDTH))
+                for e in range(min(WIDTH, gradients.shape[0] - row0)):
+                    gradients[row0 + e, line, column] += get(sums, e)
+        return
     for e in range(WIDTH):
         row = row0 + e % lanes
         if row >= gradients.shape[0]:
@@ -712,12 +722,13 @@ def sweep(
     seen_values = np.zeros(max(1, 3 * len(columns) * WIDTH))
     seen = pointer(seen_values)
     num_outer = 1 << len(outer_bits)
+    shared = np.zeros(0, np.int64)
     differentiated = differentiated_in(num_ops, p_ops, p_columns, selected)
     stop = first_of(num_ops, differentiated) if last_pass else 0
     unseen = stop_block > first_block
     for number in range(first_block, stop_block):
         row, outer = number // num_outer, number % num_outer
-        refresh(num_ops, p_ops, p_columns, p_constants, angles, row, 1, seen, len(columns), coefs, axes, unseen)
+        refresh(num_ops, p_ops, p_columns, p_constants, angles, row, 1, seen, len(columns), coefs, axes, shared, unseen)
         unseen = False
         start, at = _start_of(outer, outer_bits), row * planes * stride
         _gather(flat_states, at, stride, work, 0, planes, size, start, segments)

@@ -32,7 +32,7 @@ _FACTORS = tuple[Factor, ...]
 
 _NO_NUMBERS = np.zeros(0)
 _NO_OBSERVABLES = (*(np.zeros(0, np.int64) for _ in range(6)), _NO_NUMBERS)
-NO_MAP = (_NO_NUMBERS,) * 4
+NO_MAP = (_NO_NUMBERS,) * 5
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

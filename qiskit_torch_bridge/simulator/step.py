@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -77,18 +77,17 @@ class Step:
         features, weights, outputs = sources or (NOWHERE, NOWHERE, NOWHERE)
         simulator = self._simulator
         states = simulator.room(-(-len(angles) // lanes), lanes, copies=1)
-        finite = True
+        ends: list[float] = []
 
         def work(start: int, stop: int) -> None:
-            nonlocal finite
-            last = whole_kernels.forward(
+            end = whole_kernels.forward(
                 self._static, self._num_qubits, lanes, True, sources is not None, self._widths[0], features, weights,
                 angles, states, values, outputs, start, stop,
             )  # fmt: skip
-            finite = finite and last == last
+            ends.append(end)
 
-        threads.in_parallel(work, len(states), simulator.seconds(len(states), lanes, sweeps=1))
-        return states if finite else None
+        _spread(work, len(states), simulator.seconds(len(states), lanes, sweeps=1))
+        return None if any(end != end for end in ends) else states
 
     def _parts(self, rows: int) -> Iterator[slice]:
         """The rows in parts whose states can be kept; as many in each as lie side by side."""
@@ -141,7 +140,7 @@ class Step:
                 gradients, start, stop,
             )  # fmt: skip
 
-        threads.in_parallel(work, len(states), simulator.seconds(len(states), lanes, sweeps=5))
+        _spread(work, len(states), simulator.seconds(len(states), lanes, sweeps=5))
 
     def hand_out(self, gradients: np.ndarray, features: Address, weights: Address) -> None:
         """Writes the gradients by the features (shape (N, I)) and by all weights, where they are wanted."""
@@ -155,6 +154,14 @@ class Step:
         """How the outputs vary together from shot to shot, at angles of shape (N, A)."""
         of_one_shot = partial(self._simulator.variances_of_one_shot, angles, None, None, None)
         return Covariance(of_one_shot, math.inf, len(angles))
+
+
+def _spread(work: Callable[[int, int], None], slabs: int, seconds: float) -> None:
+    """Does the work here, or in threads where there is enough of it."""
+    if seconds < 2 * threads.LEAST_SECONDS:
+        work(0, slabs)
+    else:
+        threads.in_parallel(work, slabs, seconds)
 
 
 def _moved(array: Address, by: int) -> Address:

@@ -37,8 +37,8 @@ __all__ = ["backward", "forward", "hand_out", "packed"]
 (
     _OPS, _COLUMNS, _CONSTANTS, _PERMUTATIONS, _SIGNS, _DENSE_QUBITS, _DENSE,
     _FAMILIES, _OUTCOMES, _LOCAL_MASKS, _BLOCK_MASKS, _ENTRIES, _OUTPUTS, _COEFFICIENTS, _BASE,
-    _STARTS, _SOURCES, _SLOPES, _OFFSETS,
-) = range(19)  # fmt: skip
+    _STARTS, _SOURCES, _SLOPES, _OFFSETS, _SHARED,
+) = range(20)  # fmt: skip
 _INTEGERS, _MASKS, _NUMBERS, _SINGLES = (np.zeros(0, kind) for kind in (np.int64, np.uint32, np.float64, np.float32))
 _STATIC, _ADDRESS = "int64[:,::1], int64, int64", "Tuple((int64, boolean))"
 _SHORT = np.zeros(0, np.int32)
@@ -49,7 +49,7 @@ def packed(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
     Args:
         arrays: The operations of a pass (seven), the observables (seven), what each output begins with (shape (M,); empty
-            for probabilities); and the affine map, four arrays (:attr:`qiskit_torch_bridge.program.angles.AngleMap.table`;
+            for probabilities); and the affine map, five arrays (:attr:`qiskit_torch_bridge.program.angles.AngleMap.table`;
             empty where there is none).
     """
     return np.array([(array.ctypes.data, len(array)) for array in arrays], np.int64)
@@ -176,11 +176,12 @@ def forward(
     seen_values = np.zeros(max(1, 3 * num_factors * WIDTH))
     seen = pointer(seen_values)
     kept_at, change = -1, 0
+    shared = _array(static, _SHARED, _INTEGERS)
+    unseen = stop_slab > first_slab
     for slab in range(first_slab, stop_slab):
         row0 = slab * lanes
-        refresh(
-            num_ops, ops, columns, constants, angles, row0, lanes, seen, num_factors, coefs, axes, slab == first_slab
-        )
+        refresh(num_ops, ops, columns, constants, angles, row0, lanes, seen, num_factors, coefs, axes, shared, unseen)
+        unseen = False
         # Rows that follow each other may share their beginning (shifted circuits do): it is kept for the next.
         ahead = -1
         if fresh and slab + 1 < stop_slab:
@@ -258,6 +259,8 @@ def backward(static, m, lanes, selected, upstream, measured, angles, states, dua
     lines = carray(pointer(gradients), (rows, 1, num_angles))
     differentiated = differentiated_in(num_ops, ops, columns, selected)
     stop = first_of(num_ops, differentiated)
+    shared = _array(static, _SHARED, _INTEGERS)
+    unseen = stop_slab > first_slab
     for slab in range(first_slab, stop_slab):
         row0 = slab * lanes
         for row in range(row0, min(row0 + lanes, rows)):
@@ -267,9 +270,8 @@ def backward(static, m, lanes, selected, upstream, measured, angles, states, dua
                     measured[row, output] = _read(upstream[0], upstream[1], place)
             for a in range(num_angles):
                 gradients[row, a] = 0.0
-        refresh(
-            num_ops, ops, columns, constants, angles, row0, lanes, seen, num_factors, coefs, axes, slab == first_slab
-        )
+        refresh(num_ops, ops, columns, constants, angles, row0, lanes, seen, num_factors, coefs, axes, shared, unseen)
+        unseen = False
         copied(flat, slab * both, work, 0, both)
         if len(duals):
             copied(flat_duals, slab * both, work, both, both)
