@@ -11,6 +11,7 @@ from qiskit.circuit.library import Barrier, get_standard_gate_name_mapping
 from qiskit.transpiler import PassManager
 from qiskit.transpiler.passes import BasisTranslator, HighLevelSynthesis, UnrollCustomDefinitions
 
+from .amplitudes import Encoding, encodings_spelled_out, holds_encodings
 from .refusals import free_parameters, why_not
 from .unrolling import is_defined, is_standard, spelled_out
 
@@ -112,7 +113,7 @@ def _resets(operation: Operation) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class InputBlock:
-    """An instruction that is only defined once its parameters, all inputs, are numbers: an amplitude encoding, say.
+    """An instruction that is only defined once its parameters, all inputs, are numbers.
 
     It has no gradient by its inputs. In the circuit a labelled barrier keeps its place.
 
@@ -127,20 +128,31 @@ class InputBlock:
 
 def set_input_blocks_aside(
     circuit: QuantumCircuit, inputs: Collection[Parameter]
-) -> tuple[QuantumCircuit, tuple[InputBlock, ...]]:
-    """The circuit, without loops, with a labelled barrier for every input block, and the blocks."""
+) -> tuple[QuantumCircuit, tuple[InputBlock, ...], tuple[Encoding, ...]]:
+    """The circuit, without loops, with a labelled barrier for every input block, and the blocks.
+
+    Amplitude encodings are spelled out; they come last.
+    """
     blocks: list[InputBlock] = []
+    encodings: list[Encoding] = []
     rest = circuit.copy_empty_like()
     for instruction in circuit.data:
         operation = instruction.operation
         parameters = free_parameters(operation)
-        if parameters and parameters <= set(inputs) and not is_defined(operation):
+        found = None
+        composite = parameters and not instruction.is_standard_gate()
+        if composite and holds_encodings(operation) and not is_defined(operation):
+            found = encodings_spelled_out(operation, len(encodings))
+        if found is not None:
+            rest.compose(found[0], instruction.qubits, inplace=True)
+            encodings += found[1]
+        elif parameters and parameters <= set(inputs) and not is_defined(operation):
             placeholder = Barrier(operation.num_qubits, label=f"{_BLOCK_LABEL}{len(blocks)}")
             rest.append(placeholder, instruction.qubits)
             blocks.append(InputBlock(operation, tuple(sorted(parameters, key=lambda parameter: parameter.name))))
         else:
             rest.append(instruction, copy=False)
-    return (rest, tuple(blocks)) if blocks else (circuit, ())
+    return (rest if blocks or encodings else circuit), tuple(blocks), tuple(encodings)
 
 
 def block_of(operation: Operation) -> int | None:

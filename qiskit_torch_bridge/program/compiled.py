@@ -120,7 +120,7 @@ class Program:
         input_list, groups = flatten_parameters(inputs, "inputs"), weight_groups(weights)
         unrolled = without_loops(circuit)  # older Qiskit counts a loop's own parameter among the circuit's
         columns = source_columns(unrolled, input_list, groups)
-        rest, blocks = set_input_blocks_aside(unrolled, input_list)
+        rest, blocks, encodings = set_input_blocks_aside(unrolled, input_list)
         unitary, measured = without_final_measurements(to_rotations(rest))
         readout = _readout(circuit, measured, observables=observables, probabilities=probabilities, interpret=interpret)
         arguments = [argument for instruction in unitary.data for argument in instruction.operation.params]
@@ -128,6 +128,7 @@ class Program:
             [argument for argument in arguments if is_parameterised(argument)],
             columns,
             [len(input_list), *(len(group) for group in groups.values())],
+            encodings=encodings,
             fixed=[parameter for block in blocks for parameter in block.parameters],
         )
         angles = tuple(ParameterVector("angle", len(angle_map.order)))
