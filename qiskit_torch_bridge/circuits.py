@@ -89,15 +89,14 @@ def amplitude_encoding(num_qubits: int, *, is_complex: bool = False) -> QuantumC
     ``torch.nn.functional.pad(features, (0, 6))`` for 10 of them on 4 qubits.
 
     The features become angles of RY (and RZ) gates, ``2**n - 1`` with ``2**n - 2`` CNOT gates for n qubits, twice as many
-    if complex, and have gradients of any order, on every backend. A gradient by the features takes two circuits for each
-    angle and row by parameter shift, and none if the features do not require it. It is exact wherever single features
-    are zero or change their sign. Where an aligned block of 2, 4, 8 ... features is zero altogether, each of them gets the
-    mean of their exact gradients; the second order is that of features which move together.
-    (:mod:`qiskit_torch_bridge.program.amplitudes` says why, and what that means with shots.)
+    if complex, and have gradients of any order, on every backend. By parameter shift, the gradient by the features takes two
+    circuits for each angle and row, and none if the features do not require it. It is exact wherever single features are
+    zero or change their sign. Where an aligned block of 2, 4, 8 ... features is zero altogether, each of them gets the mean
+    of their exact gradients (:mod:`qiskit_torch_bridge.program.amplitudes` says why, and what that means with shots).
 
-    In a layer's circuit it can also stand in gates of your own, be inverted, and have amplitudes that are weights, numbers
-    (``encoding.assign_parameters``) or expressions. Where it does not come first, it is still the same gate: qubits in 0 are
-    taken to the state, and where others are taken is not specified. In other circuits it is defined once it is bound.
+    In a layer's circuit it can also stand in gates of your own, be inverted, be controlled (``annotated=True``), and have
+    amplitudes that are weights, numbers (``encoding.assign_parameters``) or expressions. It takes qubits in 0 to the state;
+    where it takes others is not specified. In other circuits it is defined once it is bound.
 
     Args:
         num_qubits: Qubits.

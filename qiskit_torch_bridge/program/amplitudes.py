@@ -14,10 +14,12 @@ in the same way of ``RZ``. That takes :math:`2^n - 1` rotations and :math:`2^n -
 So all rows share one circuit, and the angles are ordinary ones with shift rules. The scale of a row makes no difference.
 
 **Derivatives.** They are exact also where single features are zero or change their sign, because a block of two has signed
-amplitudes. A block that is zero altogether has free angles, and cannot be moved in all directions by its norm. It is taken
-as if its features moved together: each gets the mean of their exact derivatives, and everything else is exact. (The free
-angles are then those of equal amplitudes.) With shots, the standard error of a derivative by a feature grows as the norm of
-its block becomes small: a small block is turned by large angles.
+amplitudes. A block that is zero altogether cannot be moved in all directions by its norm alone, and its own angles, those of
+equal amplitudes, do nothing: it is taken as if its features moved together. Each of them gets the mean of their exact
+derivatives, and everything else is exact. So it is with a block whose norm is less than 1e-8 of the row's, as rounding would
+drown the derivatives by its angles: what is left out is what changes the block's direction, not its norm. With shots, the
+standard error of a derivative by a feature grows as the norm of its block becomes small: a small block is turned by large
+angles.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ from .unrolling import is_defined
 __all__ = ["AmplitudeEncoding", "Encoding", "angles_of", "derivatives_of", "encodings_spelled_out", "holds_encodings"]
 
 _DEEPEST = 100
+_SMALL = 1e-8
 _MOST_LEVELS_AT_ONCE = 6
 
 
@@ -125,17 +128,17 @@ def holds_encodings(operation: Operation, depth: int = 0) -> bool:
         return holds_encodings(operation.base_op, depth)
     if _is_encoding(operation):
         return bool(free_parameters(operation))
-    if depth > _DEEPEST or getattr(operation, "base_class", None) not in (Gate, Instruction):
-        return False
+    if getattr(operation, "base_class", None) not in (Gate, Instruction) or depth > _DEEPEST:
+        return depth > _DEEPEST  # a gate that contains itself: is_defined will say so
     inside = () if operation.definition is None else operation.definition.data
     return any(not i.is_standard_gate() and holds_encodings(i.operation, depth + 1) for i in inside)
 
 
 def _is_encoding(operation: Operation) -> bool:
+    """Also that of raw_feature_vector, which need not be installed."""
     kind = type(operation)
-    # The other one is that of raw_feature_vector, which need not be installed.
-    name = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
-    return isinstance(operation, AmplitudeEncoding) or name == "qiskit_machine_learning.ParameterizedInitialize"
+    is_peers = kind.__name__ == "ParameterizedInitialize" and kind.__module__.startswith("qiskit_machine_learning.")
+    return isinstance(operation, AmplitudeEncoding) or is_peers
 
 
 def encodings_spelled_out(operation: Operation, number: int) -> tuple[QuantumCircuit, list[Encoding]] | None:
@@ -149,11 +152,11 @@ def encodings_spelled_out(operation: Operation, number: int) -> tuple[QuantumCir
         None if it would still not be defined for its parameters.
     """
     if isinstance(operation, AnnotatedOperation):
-        if (found := encodings_spelled_out(operation.base_op, number)) is None:
+        if (base := encodings_spelled_out(operation.base_op, number)) is None:
             return None
         circuit = QuantumCircuit(operation.num_qubits)
-        circuit.append(AnnotatedOperation(found[0].to_gate(), operation.modifiers), circuit.qubits)
-        return circuit, found[1]
+        circuit.append(AnnotatedOperation(base[0].to_gate(), operation.modifiers), circuit.qubits)
+        return circuit, base[1]
     if _is_encoding(operation):
         encoding = Encoding.of(operation, number)
         return None if encoding is None else (encoding.circuit, [encoding])
@@ -164,9 +167,9 @@ def encodings_spelled_out(operation: Operation, number: int) -> tuple[QuantumCir
             if not is_defined(instruction.operation):
                 return None
             circuit.append(instruction)
-        elif (found := encodings_spelled_out(instruction.operation, number + len(encodings))) is not None:
-            circuit.compose(found[0], instruction.qubits, inplace=True)
-            encodings += found[1]
+        elif (inner := encodings_spelled_out(instruction.operation, number + len(encodings))) is not None:
+            circuit.compose(inner[0], instruction.qubits, instruction.clbits, inplace=True)
+            encodings += inner[1]
         else:
             return None
     return circuit, encodings
@@ -271,12 +274,13 @@ def _pulled_back(radii: np.ndarray, upstream: np.ndarray) -> np.ndarray:
     """From the gradient by the angles of the nodes, shape (N, F - 1), to the gradient by the amplitudes, (N, F)."""
     nodes = upstream.shape[1]
     inner = radii[:, :nodes]
-    zero = None if inner.all() else inner == 0
-    inverse = 1.0 / (inner if zero is None else np.where(zero, inf, inner))
-    cosines, sines = radii[:, 1::2] * inverse, radii[:, 2::2] * inverse
-    if zero is not None:
-        cosines[zero] = sines[zero] = sqrt(0.5)
-    turned = 2.0 * upstream * inverse
+    small = inner <= _SMALL * radii[:, :1]
+    some_are_small = small.any()
+    inverse = 1.0 / (np.where(inner == 0, inf, inner) if some_are_small else inner)
+    cosines, sines, turned = radii[:, 1::2] * inverse, radii[:, 2::2] * inverse, 2.0 * upstream * inverse
+    if some_are_small:
+        cosines[inner == 0] = sines[inner == 0] = sqrt(0.5)
+        turned[small] = 0.0
     gradients = np.zeros(radii.shape)
     start, stop = 0, 1
     while stop <= nodes:
@@ -290,16 +294,19 @@ def _pulled_back(radii: np.ndarray, upstream: np.ndarray) -> np.ndarray:
 
 def _by_torch(amplitudes: torch.Tensor) -> torch.Tensor:
     """The same by PyTorch's operators, which are differentiable to any order, and known to all its transforms."""
-    radii, levels = amplitudes, []
-    while radii.shape[1] > 1:
-        left, right = radii[:, ::2], radii[:, 1::2]
+    levels: list[torch.Tensor] = []
+    norms = [amplitudes]
+    while norms[0].shape[1] > 1:
+        left, right = norms[0][:, ::2], norms[0][:, 1::2]
         zero = (left == 0) & (right == 0)
         # Where both are zero, ones: what is not taken must have finite derivatives too, or NaN comes back from it.
         some_left, some_right = torch.where(zero, 1.0, left), torch.where(zero, 1.0, right)
-        levels.append(2.0 * torch.atan2(some_right, some_left))
-        radii = torch.where(zero, sqrt(0.5) * (left + right), torch.hypot(some_left, some_right))
-    angles = torch.cat(levels[::-1], dim=1)
-    return _transformed(torch.where((radii > 0) & (radii < inf), angles, nan), torch)
+        levels.insert(0, 2.0 * torch.atan2(some_right, some_left))
+        norms.insert(0, torch.where(zero, sqrt(0.5) * (left + right), torch.hypot(some_left, some_right)))
+    angles, whole = torch.cat(levels, dim=1), norms[0]
+    small = torch.cat(norms[:-1], dim=1) <= _SMALL * whole
+    angles = torch.where(small, angles.detach(), angles)
+    return _transformed(torch.where((whole > 0) & (whole < inf), angles, nan), torch)
 
 
 def _transformed(angles: Any, of: Any) -> Any:
@@ -314,11 +321,12 @@ def _transformed(angles: Any, of: Any) -> Any:
         return angles @ of.asarray(_walsh(levels))
     # Below the top levels, the transform of the low bits of a node's place, and that of the high ones.
     top = levels // 2
-    low = of.asarray(_walsh(top + 1)[-(1 << top) :, -(1 << top) :])
-    below = angles[:, (1 << top) - 1 :].reshape(len(angles), -1, 1 << top) @ low
-    high = of.asarray(_walsh(levels - top)) @ below
-    above = angles[:, : (1 << top) - 1] @ of.asarray(_walsh(top))
-    return of.concatenate([above, high.reshape(len(angles), -1)], axis=1)
+    size, rows = 1 << top, len(angles)
+    low = of.asarray(_walsh(top + 1)[-size:, -size:])
+    high = of.asarray(_walsh(levels - top))
+    below = high @ (angles[:, size - 1 :].reshape(rows, len(high), size) @ low)
+    above = angles[:, : size - 1] @ of.asarray(_walsh(top))
+    return of.concatenate([above, below.reshape(rows, size * len(high))], axis=1)
 
 
 @cache

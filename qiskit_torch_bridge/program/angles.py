@@ -266,8 +266,8 @@ class _Encoded:
         self.sources = tuple(sorted({source for source, _ in self.columns}))
         affine, others = [], []
         for place, amplitude in enumerate(amplitudes):
-            number = not isinstance(amplitude, ParameterExpression)
-            form = Affine((), amplitude) if number else as_affine(amplitude, columns)
+            is_number = not isinstance(amplitude, ParameterExpression)
+            form = Affine((), amplitude) if is_number else as_affine(amplitude, columns)
             if form is None:
                 others.append(place)
             else:
@@ -306,11 +306,15 @@ def batch_size(groups: Sequence[torch.Tensor]) -> int:
 
 
 def _encoded_forms(encoding: Encoding, expressions: Sequence[ParameterExpression]) -> dict[int, Affine]:
-    """Which expressions are made of the encoding's angles, and how; in the order of these."""
+    """Which expressions are made of the encoding's angles, and how; in the order of these, as most encodings have them."""
     columns = {parameter: (0, place) for place, parameter in enumerate(encoding.angles)}
-    forms = {i: as_affine(e, columns) for i, e in enumerate(expressions) if not columns.keys().isdisjoint(e.parameters)}
-    # Gates within controlled or inverted ones have multiples of their angles, and these in no other order for most.
-    return dict(sorted(((i, form) for i, form in forms.items() if form is not None), key=lambda entry: entry[1].terms))
+    forms = {}
+    for place, expression in enumerate(expressions):
+        if not columns.keys().isdisjoint(expression.parameters):
+            form = as_affine(expression, columns)
+            assert form is not None  # also in controlled and inverted rotations
+            forms[place] = form
+    return dict(sorted(forms.items(), key=lambda entry: entry[1].terms))
 
 
 @dataclass(frozen=True, eq=False)

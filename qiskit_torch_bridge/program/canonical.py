@@ -139,13 +139,13 @@ def set_input_blocks_aside(
     for instruction in circuit.data:
         operation = instruction.operation
         parameters = free_parameters(operation)
-        found = None
+        spelled = None
         composite = parameters and not instruction.is_standard_gate()
         if composite and holds_encodings(operation) and not is_defined(operation):
-            found = encodings_spelled_out(operation, len(encodings))
-        if found is not None:
-            rest.compose(found[0], instruction.qubits, inplace=True)
-            encodings += found[1]
+            spelled = encodings_spelled_out(operation, len(encodings))
+        if spelled is not None:
+            rest.compose(spelled[0], instruction.qubits, instruction.clbits, inplace=True)
+            encodings += spelled[1]
         elif parameters and parameters <= set(inputs) and not is_defined(operation):
             placeholder = Barrier(operation.num_qubits, label=f"{_BLOCK_LABEL}{len(blocks)}")
             rest.append(placeholder, instruction.qubits)
