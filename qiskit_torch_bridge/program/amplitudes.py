@@ -273,14 +273,14 @@ def _radii(amplitudes: np.ndarray) -> np.ndarray:
 def _pulled_back(radii: np.ndarray, upstream: np.ndarray) -> np.ndarray:
     """From the gradient by the angles of the nodes, shape (N, F - 1), to the gradient by the amplitudes, (N, F)."""
     nodes = upstream.shape[1]
-    inner = radii[:, :nodes]
+    inner, left, right = radii[:, :nodes], radii[:, 1::2], radii[:, 2::2]
     small = inner <= _SMALL * radii[:, :1]
-    some_are_small = small.any()
-    inverse = 1.0 / (np.where(inner == 0, inf, inner) if some_are_small else inner)
-    cosines, sines, turned = radii[:, 1::2] * inverse, radii[:, 2::2] * inverse, 2.0 * upstream * inverse
-    if some_are_small:
-        cosines[inner == 0] = sines[inner == 0] = sqrt(0.5)
-        turned[small] = 0.0
+    if small.any():
+        zero = inner == 0
+        cosines, sines = (np.where(zero, sqrt(0.5), half / np.where(zero, 1.0, inner)) for half in (left, right))
+        turned = 2.0 * upstream / np.where(small, inf, inner)
+    else:
+        cosines, sines, turned = left / inner, right / inner, 2.0 * upstream / inner
     gradients = np.zeros(radii.shape)
     start, stop = 0, 1
     while stop <= nodes:
@@ -294,19 +294,23 @@ def _pulled_back(radii: np.ndarray, upstream: np.ndarray) -> np.ndarray:
 
 def _by_torch(amplitudes: torch.Tensor) -> torch.Tensor:
     """The same by PyTorch's operators, which are differentiable to any order, and known to all its transforms."""
+    whole = amplitudes.detach()
+    while whole.shape[1] > 1:
+        whole = torch.hypot(whole[:, ::2], whole[:, 1::2])
+    norms = amplitudes / whole  # a constant, as scale makes no difference; NaN where it is 0 or infinite
     levels: list[torch.Tensor] = []
-    norms = [amplitudes]
-    while norms[0].shape[1] > 1:
-        left, right = norms[0][:, ::2], norms[0][:, 1::2]
-        zero = (left == 0) & (right == 0)
-        # Where both are zero, ones: what is not taken must have finite derivatives too, or NaN comes back from it.
-        some_left, some_right = torch.where(zero, 1.0, left), torch.where(zero, 1.0, right)
+    while norms.shape[1] > 1:
+        left, right = norms[:, ::2], norms[:, 1::2]
+        radius = torch.hypot(left, right).detach()
+        small, zero = radius <= _SMALL, radius == 0
+        cosine, sine = (
+            torch.where(zero, sqrt(0.5), half.detach() / torch.where(zero, 1.0, radius)) for half in (left, right)
+        )
+        # What is not taken must have finite derivatives too, or NaN comes back from it.
+        some_left, some_right = torch.where(small, cosine, left), torch.where(small, sine, right)
         levels.insert(0, 2.0 * torch.atan2(some_right, some_left))
-        norms.insert(0, torch.where(zero, sqrt(0.5) * (left + right), torch.hypot(some_left, some_right)))
-    angles, whole = torch.cat(levels, dim=1), norms[0]
-    small = torch.cat(norms[:-1], dim=1) <= _SMALL * whole
-    angles = torch.where(small, angles.detach(), angles)
-    return _transformed(torch.where((whole > 0) & (whole < inf), angles, nan), torch)
+        norms = torch.where(small, cosine * left + sine * right, torch.hypot(some_left, some_right))
+    return _transformed(torch.cat(levels, dim=1), torch)
 
 
 def _transformed(angles: Any, of: Any) -> Any:
