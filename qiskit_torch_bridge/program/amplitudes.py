@@ -35,6 +35,7 @@ import torch
 from qiskit.circuit import (
     AnnotatedOperation,
     CircuitError,
+    CircuitInstruction,
     Gate,
     Instruction,
     InverseModifier,
@@ -46,10 +47,10 @@ from qiskit.circuit import (
 )
 from torch.autograd.forward_ad import unpack_dual
 
-from .refusals import free_parameters, is_parameterised
+from .refusals import is_parameterised
 from .unrolling import is_defined
 
-__all__ = ["AmplitudeEncoding", "Encoding", "angles_of", "derivatives_of", "encodings_spelled_out", "holds_encodings"]
+__all__ = ["AmplitudeEncoding", "Encoding", "angles_of", "derivatives_of", "encodings_spelled_out"]
 
 _DEEPEST = 100
 _SMALL = 1e-8
@@ -103,76 +104,82 @@ class Encoding:
     amplitudes: tuple[ParameterExpression | float, ...]
 
     @classmethod
-    def of(cls, operation: Operation, number: int) -> Encoding | None:
-        """The encoding's rotations; None if an amplitude is complex, which only its two parts may be.
+    def of(cls, operation: Operation, number: int) -> Encoding:
+        """The encoding's rotations.
 
         Args:
             operation: An amplitude encoding.
             number: A number of its own for each within a circuit.
         """
-        amplitudes = [p if is_parameterised(p) else complex(p) for p in operation.params]
-        if any(isinstance(amplitude, complex) and amplitude.imag for amplitude in amplitudes):
-            return None
-        angles = tuple(ParameterVector(f"angle of amplitude encoding {number}", len(amplitudes) - 1))
+        angles = tuple(ParameterVector(f"angle of amplitude encoding {number}", len(operation.params) - 1))
         circuit = QuantumCircuit(operation.num_qubits)
         if not isinstance(operation, AmplitudeEncoding):
             circuit.reset(circuit.qubits)  # as the other one does, so that qubits that are not in 0 are refused
-        is_complex = len(amplitudes) > 1 << operation.num_qubits
+        is_complex = len(operation.params) > 1 << operation.num_qubits
         circuit.compose(_rotations(operation.num_qubits, angles, is_complex=is_complex), inplace=True)
-        return cls(circuit, angles, tuple(a.real if isinstance(a, complex) else a for a in amplitudes))
+        return cls(circuit, angles, tuple(p if is_parameterised(p) else complex(p).real for p in operation.params))
 
 
-def holds_encodings(operation: Operation, depth: int = 0) -> bool:
-    """Whether it is an amplitude encoding of parameters that is known here, or was made of a circuit with one."""
+def encodings_spelled_out(circuit: QuantumCircuit, number: int = 0) -> tuple[QuantumCircuit, list[Encoding]]:
+    """The circuit, without loops, with its amplitude encodings as rotations, and these.
+
+    Gates that are made of circuits with such encodings are spelled out too.
+
+    Args:
+        circuit: The user's.
+        number: How many encodings there are before these.
+
+    Raises:
+        ValueError: If such a gate's definition does not fit it.
+    """
+    encodings: list[Encoding] = []
+    if not any(map(_holds_encodings, circuit.data)):
+        return circuit, encodings
+    spelled = circuit.copy_empty_like()
+    for instruction in circuit.data:
+        if not _holds_encodings(instruction) or is_defined(instruction.operation):
+            spelled.append(instruction, copy=False)
+            continue
+        part, of_part = _spelled_out(instruction.operation, number + len(encodings))
+        spelled.compose(part, instruction.qubits, instruction.clbits, inplace=True)
+        encodings += of_part
+    return spelled, encodings
+
+
+def _spelled_out(operation: Operation, number: int) -> tuple[QuantumCircuit, list[Encoding]]:
     if isinstance(operation, AnnotatedOperation):
-        return holds_encodings(operation.base_op, depth)
+        base, encodings = _spelled_out(operation.base_op, number)
+        circuit = QuantumCircuit(operation.num_qubits)
+        circuit.append(AnnotatedOperation(base.to_gate(), operation.modifiers), circuit.qubits)
+        return circuit, encodings
     if _is_encoding(operation):
-        return bool(free_parameters(operation))
-    if getattr(operation, "base_class", None) not in (Gate, Instruction) or depth > _DEEPEST:
-        return depth > _DEEPEST  # a gate that contains itself: is_defined will say so
-    inside = () if operation.definition is None else operation.definition.data
-    return any(not i.is_standard_gate() and holds_encodings(i.operation, depth + 1) for i in inside)
+        encoding = Encoding.of(operation, number)
+        return encoding.circuit, [encoding]
+    return encodings_spelled_out(operation.definition, number)
+
+
+def _holds_encodings(instruction: CircuitInstruction, depth: int = 0) -> bool:
+    """Whether it is an amplitude encoding of parameters, or a gate that was made of a circuit with one."""
+    if instruction.is_standard_gate():
+        return False
+    operation = instruction.operation
+    while isinstance(operation, AnnotatedOperation):
+        operation = operation.base_op
+    if _is_encoding(operation) or depth > _DEEPEST:
+        return True  # a gate that contains itself: is_defined will say so
+    if getattr(operation, "base_class", None) not in (Gate, Instruction) or operation.definition is None:
+        return False
+    return any(_holds_encodings(inner, depth + 1) for inner in operation.definition.data)
 
 
 def _is_encoding(operation: Operation) -> bool:
-    """Also that of raw_feature_vector, which need not be installed."""
+    """Of real numbers; also that of raw_feature_vector, which need not be installed."""
     kind = type(operation)
     is_peers = kind.__name__ == "ParameterizedInitialize" and kind.__module__.startswith("qiskit_machine_learning.")
-    return isinstance(operation, AmplitudeEncoding) or is_peers
-
-
-def encodings_spelled_out(operation: Operation, number: int) -> tuple[QuantumCircuit, list[Encoding]] | None:
-    """The instruction with the amplitude encodings in it as rotations, and these.
-
-    Args:
-        operation: One that holds encodings.
-        number: How many encodings there are already.
-
-    Returns:
-        None if it would still not be defined for its parameters.
-    """
-    if isinstance(operation, AnnotatedOperation):
-        if (base := encodings_spelled_out(operation.base_op, number)) is None:
-            return None
-        circuit = QuantumCircuit(operation.num_qubits)
-        circuit.append(AnnotatedOperation(base[0].to_gate(), operation.modifiers), circuit.qubits)
-        return circuit, base[1]
-    if _is_encoding(operation):
-        encoding = Encoding.of(operation, number)
-        return None if encoding is None else (encoding.circuit, [encoding])
-    encodings: list[Encoding] = []
-    circuit = operation.definition.copy_empty_like()
-    for instruction in operation.definition.data:
-        if not holds_encodings(instruction.operation):
-            if not is_defined(instruction.operation):
-                return None
-            circuit.append(instruction)
-        elif (inner := encodings_spelled_out(instruction.operation, number + len(encodings))) is not None:
-            circuit.compose(inner[0], instruction.qubits, instruction.clbits, inplace=True)
-            encodings += inner[1]
-        else:
-            return None
-    return circuit, encodings
+    if not (is_peers or isinstance(operation, AmplitudeEncoding)):
+        return False
+    numbers = [complex(p) for p in operation.params if not is_parameterised(p)]
+    return len(numbers) < len(operation.params) and all(number.imag == 0 for number in numbers)
 
 
 def _rotations(num_qubits: int, angles: Sequence[Any], *, is_complex: bool) -> QuantumCircuit:

@@ -11,7 +11,6 @@ from qiskit.circuit.library import Barrier, get_standard_gate_name_mapping
 from qiskit.transpiler import PassManager
 from qiskit.transpiler.passes import BasisTranslator, HighLevelSynthesis, UnrollCustomDefinitions
 
-from .amplitudes import Encoding, encodings_spelled_out, holds_encodings
 from .refusals import free_parameters, why_not
 from .unrolling import is_defined, is_standard, spelled_out
 
@@ -128,31 +127,20 @@ class InputBlock:
 
 def set_input_blocks_aside(
     circuit: QuantumCircuit, inputs: Collection[Parameter]
-) -> tuple[QuantumCircuit, tuple[InputBlock, ...], tuple[Encoding, ...]]:
-    """The circuit, without loops, with a labelled barrier for every input block, and the blocks.
-
-    Amplitude encodings are spelled out; they come last.
-    """
+) -> tuple[QuantumCircuit, tuple[InputBlock, ...]]:
+    """The circuit, without loops, with a labelled barrier for every input block, and the blocks."""
     blocks: list[InputBlock] = []
-    encodings: list[Encoding] = []
     rest = circuit.copy_empty_like()
     for instruction in circuit.data:
         operation = instruction.operation
         parameters = free_parameters(operation)
-        spelled = None
-        composite = parameters and not instruction.is_standard_gate()
-        if composite and holds_encodings(operation) and not is_defined(operation):
-            spelled = encodings_spelled_out(operation, len(encodings))
-        if spelled is not None:
-            rest.compose(spelled[0], instruction.qubits, instruction.clbits, inplace=True)
-            encodings += spelled[1]
-        elif parameters and parameters <= set(inputs) and not is_defined(operation):
+        if parameters and parameters <= set(inputs) and not is_defined(operation):
             placeholder = Barrier(operation.num_qubits, label=f"{_BLOCK_LABEL}{len(blocks)}")
             rest.append(placeholder, instruction.qubits)
             blocks.append(InputBlock(operation, tuple(sorted(parameters, key=lambda parameter: parameter.name))))
         else:
             rest.append(instruction, copy=False)
-    return (rest if blocks or encodings else circuit), tuple(blocks), tuple(encodings)
+    return (rest, tuple(blocks)) if blocks else (circuit, ())
 
 
 def block_of(operation: Operation) -> int | None:
