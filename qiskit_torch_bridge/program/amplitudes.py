@@ -24,7 +24,7 @@ angles.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import inf, nan, pi, sqrt
@@ -260,13 +260,18 @@ class _Angles(torch.autograd.Function):
         return torch.from_numpy(_pulled_back(ctx.radii, _transformed(upstream.resolve_neg().numpy(), np)))
 
 
+# How many dispatch modes are at work: traces, for one. Where PyTorch does not say so, there may be one.
+_count_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+
+
 def _is_plain(tensor: torch.Tensor) -> bool:
-    """Whether it is nothing but numbers in memory: no transform of PyTorch looks at what is done with it."""
+    """Whether it is nothing but numbers in memory: no transform or trace of PyTorch looks at what is done with it."""
     try:
         tensor.data_ptr()
     except RuntimeError:
         return False
-    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and unpack_dual(tensor).tangent is None
+    is_ordinary = type(tensor) in (torch.Tensor, torch.nn.Parameter) and not _count_modes()
+    return is_ordinary and unpack_dual(tensor).tangent is None
 
 
 def _radii(amplitudes: np.ndarray) -> np.ndarray:

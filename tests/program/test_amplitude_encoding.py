@@ -12,6 +12,7 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import AnnotatedOperation, ControlModifier, Instruction, Parameter, ParameterVector
 from qiskit.circuit.library import real_amplitudes
 from qiskit.quantum_info import Statevector
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch_layers import forward_mode
 
 from qiskit_torch_bridge import QuantumLayer
@@ -218,6 +219,13 @@ def test_transforms_of_torch_func(name, rng):
     features = rows.clone().requires_grad_()
     layer(features).sin().sum().backward()
     torch.testing.assert_close(TRANSFORMS[name](layer, rows), features.grad, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
+def test_traces_do_not_take_angles_for_constants(mode, rng):
+    traced, other = torch.tensor(rng.normal(size=(2, 3, 8)))
+    graph = make_fx(module.angles_of, tracing_mode=mode)(traced)
+    torch.testing.assert_close(graph(other), module.angles_of(other), rtol=0, atol=1e-14)
 
 
 def test_a_batch_is_one_call_and_a_step_two(counting):
