@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from math import inf, nan, pi, sqrt
 from typing import Any
 
@@ -345,9 +344,10 @@ def _transformed(angles: Any, of: Any) -> Any:
     return of.concatenate([above, below.reshape(rows, size * len(high))], axis=1)
 
 
-@cache
 def _walsh(levels: int) -> np.ndarray:
     """The transforms of some levels, each divided by its size, along the diagonal of one matrix."""
+    if levels < len(_MATRICES):
+        return _MATRICES[levels]
     matrix = np.zeros(((1 << levels) - 1,) * 2)
     block: np.ndarray = np.ones((1, 1))
     for level in range(levels):
@@ -355,3 +355,9 @@ def _walsh(levels: int) -> np.ndarray:
         matrix[first : 2 * first + 1, first : 2 * first + 1] = block
         block = np.kron([[0.5, 0.5], [0.5, -0.5]], block)
     return matrix
+
+
+# All that up to 17 qubits need, made here: torch.compile warns of functions that keep what they return.
+_MATRICES: list[np.ndarray] = []
+for _levels in range(10):
+    _MATRICES.append(_walsh(_levels))

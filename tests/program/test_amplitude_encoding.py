@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from problems import generic_observables
+from problems import AmplitudeGate, generic_observables
 from qiskit import QuantumCircuit
 from qiskit.circuit import AnnotatedOperation, ControlModifier, Instruction, Parameter, ParameterVector
 from qiskit.circuit.library import real_amplitudes
@@ -326,6 +326,19 @@ def test_it_can_stand_within_gates_twice(rng):
     row = torch.tensor(rng.normal(size=(1, 2)))
     slope = (row[0, 0] ** 2 - row[0, 1] ** 2) / (row**2).sum()
     torch.testing.assert_close(layer(row)[0], torch.stack([slope, -slope]))
+
+
+def test_a_gate_may_hold_what_is_only_defined_for_numbers_too(rng):
+    x, y = ParameterVector("x", 2), ParameterVector("y", 2)
+    block = QuantumCircuit(2)
+    block.append(AmplitudeEncoding(x), [0])
+    block.append(AmplitudeGate(*y), [1])
+    circuit = QuantumCircuit(2)
+    circuit.append(block.to_gate(), [0, 1])
+    layer = QuantumLayer(circuit, inputs=[x, y], observables=["IZ", "ZI"])
+    rows = torch.tensor(rng.normal(size=(3, 4)))
+    squares = (rows**2).reshape(3, 2, 2)
+    torch.testing.assert_close(layer(rows), (squares[:, :, 0] - squares[:, :, 1]) / squares.sum(dim=2))
 
 
 def test_amplitudes_may_be_expressions_weights_and_numbers():
