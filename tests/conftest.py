@@ -31,6 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "figures: figures are rendered, in a module of ``no_pictures``")
     if getattr(config.option, "numprocesses", None):
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+        # Neighbours share modules' fixtures, caches and compiled code, so each worker begins with its own half of them.
+        if config.option.dist == "load":
+            config.option.dist = "worksteal"
 
 
 @pytest.fixture(autouse=True)
@@ -71,18 +74,28 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
     return folder
 
 
+@pytest.fixture(scope="session")
+def running_server() -> Iterator[CloudServer]:
+    """A stand-in of IBM's service, in a process of its own that all tests share."""
+    running = CloudServer()
+    running.start()
+    yield running
+    running.stop()
+
+
 @pytest.fixture(scope="module")
-def server() -> Iterator[CloudServer]:
-    """A stand-in of IBM's service, in a process of its own."""
-    with CloudServer() as running:
-        yield running
+def server(running_server: CloudServer) -> Iterator[CloudServer]:
+    """The stand-in, which clients of this process find."""
+    with running_server.addressed():
+        yield running_server
 
 
 @pytest.fixture
 def cloud(server: CloudServer) -> Iterator[CloudServer]:
-    """The stand-in; afterwards without faults, and with its devices as they were."""
+    """The stand-in; afterwards without faults, and with its settings and devices as they were."""
     yield server
     server.clear()
+    server.set_up()
     server.set_device("ibm_manila", "online")
 
 

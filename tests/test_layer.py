@@ -4,7 +4,6 @@ import copy
 import io
 import os
 import pickle
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
-from torch.utils.data import DataLoader, Dataset
 from torch_layers import BACKENDS, RULE_ATOL, W, assert_close, closed_form, double_layer, features, make_layer
 
 from qiskit_torch_bridge import QuantumLayer
@@ -280,31 +278,6 @@ def test_interpret_may_be_a_lambda_and_the_layer_still_pickles():
 
 
 # ------------------------------------------------------------------------------------------------- several processes
-
-
-class SimulatedData(Dataset):
-    """A data set whose items a layer computes, in the loader's workers."""
-
-    def __init__(self) -> None:
-        self.layer = double_layer().requires_grad_(False)
-        self.x = features(8)
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self.layer(self.x[index])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("context", ["spawn", "fork"])
-def test_data_loader_workers(context):
-    if context == "fork" and sys.platform == "win32":
-        pytest.skip("Windows cannot fork")
-    data = SimulatedData()
-    loader = DataLoader(data, batch_size=4, num_workers=1, multiprocessing_context=context)
-    values = torch.cat(list(loader))
-    assert_close(values, closed_form(data.x, data.layer.weights))
 
 
 def hybrid() -> nn.Module:

@@ -4,15 +4,20 @@
 """
 
 import ast
+import os
 import re
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import nbformat
 import pytest
+from ipykernel.kernelapp import IPKernelApp
+from jupyter_client import AsyncKernelManager
 from nbclient import NotebookClient
 
 import qiskit_torch_bridge
@@ -48,11 +53,48 @@ def read(lesson: str) -> Any:
     return nbformat.read(FOLDER / f"{lesson}.ipynb", as_version=4)
 
 
-def execute(notebook: Any, folder: Path) -> None:
-    """Runs a notebook in a folder; leaves nothing in it that depends on the day or on the machine."""
+class ForkedKernel(AsyncKernelManager):
+    """A kernel in a process that has the imports, which take as long as a lesson; see :func:`runs.forked`."""
+
+    has_kernel = True
+
+    @contextmanager
+    def running(self, folder: Path) -> Iterator[None]:
+        """Within it, the kernel runs; it starts in that folder."""
+        from runs import start  # only pytest finds it
+
+        self.write_connection_file()
+        process = start(self.connection_file, str(folder), program=serve)
+        try:
+            yield
+        finally:
+            process.kill()
+            process.join()
+            self.cleanup_connection_file()
+
+
+def serve(connection_file: str, folder: str) -> None:
+    """A kernel, in its own process."""
+    os.chdir(folder)
+    matplotlib.use("module://matplotlib_inline.backend_inline")  # as a kernel tells those who import it later
+    IPKernelApp.launch_instance(argv=["-f", connection_file])
+
+
+def execute(notebook: Any, folder: Path, kernel: ForkedKernel | None = None) -> None:
+    """Runs a notebook in a folder; leaves nothing in it that depends on the day or on the machine.
+
+    Args:
+        notebook: It gets the outputs.
+        folder: Where a new kernel starts.
+        kernel: In place of a new one.
+    """
     metadata = nbformat.from_dict(notebook.metadata)
     resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=600, record_timing=False, coalesce_streams=True, resources=resources).execute()
+    options = {"timeout": 600, "record_timing": False, "coalesce_streams": True, "resources": resources}
+    client = NotebookClient(notebook, km=kernel, **options)
+    client.execute()
+    if kernel is not None:
+        client.kc.stop_channels()
     notebook.metadata = metadata  # without the version of Python
     for cell in notebook.cells:
         cell.metadata.clear()
@@ -189,7 +231,9 @@ def test_runs_with_its_solutions_as_it_is_kept(lesson, tmp_path):
     workplace.mkdir(parents=True)
     shutil.copytree(CHECKOUT / "experiments" / "recordings", workplace.parent / "recordings")
     executed = with_solutions(notebook)
-    execute(executed, workplace)
+    kernel = ForkedKernel()
+    with kernel.running(workplace):
+        execute(executed, workplace, kernel)
     assert not list(workplace.iterdir())  # lessons leave nothing behind
     outputs = {cell.id: outline(cell) for cell in executed.cells if cell.cell_type == "code"}
     assert not any(kind in ("stderr", "error") for shown in outputs.values() for kind, _ in shown)

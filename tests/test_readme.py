@@ -9,6 +9,7 @@ import torch
 import qiskit_torch_bridge.backends.ibm as hardware
 from experiments.catalogue import COMMANDS, TOOLS
 from qiskit_torch_bridge import QuantumLayer
+from qiskit_torch_bridge.backends import resolve_backend
 from qiskit_torch_bridge.circuits import dressed, textbook
 
 CHECKOUT = Path(__file__).parent.parent
@@ -78,14 +79,20 @@ PRICED = {
 }
 
 
-@pytest.mark.parametrize("name", PRICED)
-def test_prices_are_those_of_the_quotes(name):
+@pytest.fixture(scope="module")
+def fez():
+    """The device that the word ``ibm:fake_fez`` opens; reading its calibration takes a second."""
     pytest.importorskip("qiskit_ibm_runtime")
+    return resolve_backend("ibm:fake_fez")
+
+
+@pytest.mark.parametrize("name", PRICED)
+def test_prices_are_those_of_the_quotes(name, fez):
     lines = hardware.__doc__.splitlines()
     (line,) = [line for line in lines if line.startswith("|") and name in line and " s |" in line]
     circuits, *priced = re.findall(r"\| ([\d.]+)", line)
     for shots, seconds, steps in zip((100, 1000), priced[::2], priced[1::2], strict=True):
-        quote = PRICED[name](backend="ibm:fake_fez", shots=shots)
+        quote = PRICED[name](backend=fez, shots=shots)
         assert quote.circuits == int(circuits)
         assert abs(quote.qpu_seconds - float(seconds)) < (0.5 if quote.qpu_seconds > 9 else 0.05)
         assert abs(600 / quote.qpu_seconds - int(steps)) < 1

@@ -66,6 +66,7 @@ def test_the_page_reads_well():
     assert [len(blocks) for blocks in SECTIONS.values()] == [1, 1, 1, 1, 1, 1, 2, 3]  # each is run below
 
 
+@pytest.mark.slow
 def test_own_noise_by_density_matrix_and_by_trajectories():
     names = run("A noise model of your own")
     circuit, features = names["circuit"], names["features"]
@@ -84,6 +85,7 @@ def test_own_noise_by_density_matrix_and_by_trajectories():
     assert (f"{names['quote'].circuits:,}", f"{names['quote'].shots:,}") == stated
 
 
+@pytest.mark.slow
 def test_zero_noise_extrapolation():
     names = run("Zero-noise extrapolation")
     assert names["coefficients"] == pytest.approx([15 / 8, -5 / 4, 3 / 8])  # Lagrange's, at zero
@@ -114,6 +116,7 @@ def test_zero_noise_extrapolation():
     assert np.all(names["gradient_errors"] < 0.05)
 
 
+@pytest.mark.slow
 def test_readout_correction():
     names = run("Readout correction")
     circuit = names["circuit"]

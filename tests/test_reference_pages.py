@@ -1,26 +1,61 @@
-"""The API reference: its pages lead to each other, need no network, and say each thing in one place."""
+"""The API reference: it is built without a warning; its pages lead to each other, need no network, say each thing once."""
 
 import inspect
 import re
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
 from qiskit.circuit import ParameterVector, QuantumCircuit
 
 import qiskit_torch_bridge
-from experiments.reference import build, with_formulas
+from experiments.__main__ import main
+from experiments.reference import with_formulas
 
 CODE = re.compile(r"<pre>.*?</pre>|<code>.*?</code>|<script.*?</script>", re.DOTALL)
+PAGES = {
+    "gradients": ["Parameter shift", "Finite differences", "SPSA", "Adjoint", "Mitarai"],
+    "shots": ["Shots and statistics", "standard error", "Prediction"],
+    "backends": ["statevector", "Which one?"],
+    "backends/ibm": ["One job a training step", "A ledger", "Recordings"],
+    "simulator": ["Performance", "Rules of thumb"],
+    "testing": ["Extending", "RandomAngles", "QuantumInfoBackend"],
+}
+
+
+@pytest.fixture(scope="session")
+def reference_folder(made_once):
+    pytest.importorskip("pdoc")
+
+    def make(folder: Path) -> None:
+        assert main(["reference", "--out", str(folder)]) == 0
+
+    return made_once("reference", make)
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory):
+def pages(reference_folder):
     """The text of each page by its path."""
-    pytest.importorskip("pdoc")
-    folder = tmp_path_factory.mktemp("reference")
-    build(folder)
-    return {path.resolve(): path.read_text(encoding="utf-8") for path in folder.rglob("*.html")}
+    return {path.resolve(): path.read_text(encoding="utf-8") for path in reference_folder.rglob("*.html")}
+
+
+@pytest.mark.slow
+def test_the_reference_is_built_without_a_warning(reference_folder):
+    """Each would be an error."""
+    for page, words in PAGES.items():
+        text = (reference_folder / "qiskit_torch_bridge" / f"{page}.html").read_text()
+        missing = [word for word in words if word not in text]
+        assert not missing, f"{page}: {missing}"
+        assert "`~" not in text
+    front = (reference_folder / "qiskit_torch_bridge.html").read_text()
+    for name in qiskit_torch_bridge.__all__:
+        assert f'id="{name}"' in front, f"{name} is not documented"
+    index = (reference_folder / "search.js").read_text()
+    assert re.findall(r'"fullname":\s*"([\w.]+\.QuantumLayer)"', index) == ["qiskit_torch_bridge.QuantumLayer"]
+    gradients = (reference_folder / "qiskit_torch_bridge" / "gradients.html").read_text()
+    assert '<a href="../qiskit_torch_bridge.html#ParameterShift"><code>' in gradients
+    assert '<code><a href="../qiskit_torch_bridge.html#Stencil">' in gradients
 
 
 @pytest.mark.slow

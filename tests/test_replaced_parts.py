@@ -1,11 +1,12 @@
 """A layer whose parts are replaced, or that a tracer looks at: the right numbers, or one clear error."""
 
+import importlib
 import math
-import subprocess
 import sys
 
 import pytest
 import torch
+from child_processes import forks, in_child
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 from qiskit.primitives import StatevectorEstimator, StatevectorSampler
@@ -92,16 +93,21 @@ class TestSettings:
             changed()
 
 
+def refusal_without_the_extra() -> str:
+    """Changes this process for good: of what the extra brings, and what needs it, nothing has been imported."""
+    needed = ("tenacity", "pydantic", "qiskit_ibm_runtime")
+    for name in [*sys.modules]:
+        if name.startswith((*needed, "qiskit_torch_bridge")):
+            del sys.modules[name]
+    sys.modules.update(dict.fromkeys(needed))
+    with pytest.raises(ImportError) as refused:
+        importlib.import_module("qiskit_torch_bridge.backends").resolve_backend("ibm:ibm_fez")
+    return str(refused.value)
+
+
+@forks
 def test_without_the_extra_an_ibm_device_names_it():
-    """In a process of its own, where none of it has been imported."""
-    script = (
-        "import sys; sys.modules.update(tenacity=None, pydantic=None, qiskit_ibm_runtime=None)\n"
-        "from qiskit_torch_bridge.backends import resolve_backend\n"
-        "try: resolve_backend('ibm:ibm_fez')\n"
-        "except ImportError as error: print(error)"
-    )
-    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
-    assert "install the extra" in said
+    assert "install the extra" in in_child("fork", refusal_without_the_extra)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex128])

@@ -58,7 +58,7 @@ WRONG = {
         ("statevector", "parameter_shift", {}),
         ("statevector", "spsa", {"bias": 0.05, "repeats": 200}),
         ("statevector", "finite_difference", {"bias": 0.2}),
-        ("aer", "parameter_shift", {}),
+        ("aer", "parameter_shift", {"repeats": 15, "shots": 700}),
         ("ibm:fake_manila", "parameter_shift", {"bias": 0.15, "repeats": 12}),  # of the device's errors
     ],
 )
@@ -169,13 +169,13 @@ def test_noise_needs_its_own_reference():
     noise = NoiseModel()
     noise.add_all_qubit_quantum_error(depolarizing_error(0.2, 2), ["cx"])
     simulator = AerSimulator(noise_model=noise, method="density_matrix")
-    layer = layer_of(backend=simulator, shots=1000)
-    biased = shot_gradcheck(layer, ROWS, repeats=40, raise_exception=False)
+    layer = layer_of(backend=simulator, shots=4000)
+    biased = shot_gradcheck(layer, ROWS, repeats=10, raise_exception=False)
     assert not biased
     assert re.search(r"differs from .* without noise: .* the device's bias, .* reference=AerSimulator\(", str(biased))
-    assert shot_gradcheck(layer, ROWS, repeats=40, reference=simulator)
-    layer = layer_of(backend=simulator, shots=1000, gradient=Altered(WRONG["a wrong sign"]))
-    wrong = shot_gradcheck(layer, ROWS, repeats=40, reference=simulator, raise_exception=False)
+    assert shot_gradcheck(layer, ROWS, repeats=10, reference=simulator)
+    layer = layer_of(backend=simulator, shots=4000, gradient=Altered(WRONG["a wrong sign"]))
+    wrong = shot_gradcheck(layer, ROWS, repeats=10, reference=simulator, raise_exception=False)
     assert str(wrong).startswith("The gradient is wrong")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ibm_cloud import TOKEN, CloudServer
+from ibm_cloud import TOKEN, Watch
 
 pytest.importorskip("qiskit_ibm_runtime")
 
@@ -23,22 +23,21 @@ def test_no_account_is_needed_for_a_fake_device(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr() == (printed, "python -m experiments ibm-check is deprecated; it is now: qtb check\n")
 
 
-def test_submits_only_if_asked(tmp_path, capsys):
-    ledger = ["--ledger", str(tmp_path / "check.sqlite")]
-    with CloudServer() as server:
-        assert main(["check", *ledger]) == 0
+def test_submits_only_if_asked(cloud, tmp_path, capsys):
+    ledger, watch = ["--ledger", str(tmp_path / "check.sqlite")], Watch(cloud)
+    assert main(["check", *ledger]) == 0
+    printed = capsys.readouterr().out
+    assert "OK     account: from the environment" in printed
+    assert "OK     plan: premium" in printed
+    assert "no (internal)" in printed
+    assert watch.jobs == []
+    assert not (tmp_path / "check.sqlite").exists()
+    for count in (1, 2):  # another time, another job
+        assert main(["check", "ibm_lagos", "--submit", *ledger]) == 0
         printed = capsys.readouterr().out
-        assert "OK     account: from the environment" in printed
-        assert "OK     plan: premium" in printed
-        assert "no (internal)" in printed
-        assert server.jobs() == []
-        assert not (tmp_path / "check.sqlite").exists()
-        for count in (1, 2):  # another time, another job
-            assert main(["check", "ibm_lagos", "--submit", *ledger]) == 0
-            printed = capsys.readouterr().out
-            assert "OK     job: P(1) = " in printed
-            assert "s billed" in printed
-            assert len(server.jobs()) == count
+        assert "OK     job: P(1) = " in printed
+        assert "s billed" in printed
+        assert len(watch.jobs) == count
     assert TOKEN not in printed
 
 
@@ -51,18 +50,18 @@ def test_submits_only_if_asked(tmp_path, capsys):
         ({"plan": "open", "used_seconds": 600}, ["ibm_manila"], "ten minutes in 28 days; its time is used up (600 s)"),
     ],
 )
-def test_says_what_is_wrong_and_what_to_do(capsys, settings, arguments, says):
-    with CloudServer(**settings):
-        assert main(["check", *arguments]) == 1
+def test_says_what_is_wrong_and_what_to_do(cloud, capsys, settings, arguments, says):
+    cloud.set_up(**settings)
+    assert main(["check", *arguments]) == 1
     *_, wrong, remedy = capsys.readouterr().out.splitlines()
     assert wrong.startswith("WRONG")
     assert says in wrong
     assert "What to do: " in remedy
 
 
-def test_the_open_plan(capsys):
-    with CloudServer(plan="open", used_seconds=100):
-        assert main(["check", "ibm_manila"]) == 0
+def test_the_open_plan(cloud, capsys):
+    cloud.set_up(plan="open", used_seconds=100)
+    assert main(["check", "ibm_manila"]) == 0
     printed = capsys.readouterr().out
     assert "plan: open; no sessions, ten minutes in 28 days; 100 s used, 500 s left" in printed
     assert "steps in 500 s" in printed

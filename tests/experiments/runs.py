@@ -5,8 +5,10 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,8 +29,10 @@ CONFIGS = CHECKOUT / "experiments" / "configs"
 IMPORTED_BEFORE = [
     *("experiments.__main__", "experiments.mnist01", "experiments.transfer.transfer_learning"),
     *("qiskit_torch_bridge.simulator.engine", "sklearn.datasets", "tensorboard.summary.writer.record_writer"),
+    *("distributed.nanny", "experiments.common.cluster", "toy_experiment", "toy_study", "lightning_fabric"),
+    *("ipykernel.kernelapp", "matplotlib.pyplot"),
 ]
-"""What :func:`start` imports once for all processes."""
+"""What :func:`forked` imports once for all processes."""
 
 SMALL = ["--train-per-digit", "6", "--test-per-digit", "5", "--dataset", "digits", "--batch-size", "4"]
 QUICK = [*SMALL, "--backend", "statevector", "--shots", "50"]
@@ -159,20 +163,30 @@ def figures_rendered_once() -> Iterator[None]:
         yield
 
 
-def _silently(arguments: Sequence[str]) -> None:
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        status = main(arguments)
-    raise SystemExit(status)
+def forked() -> ForkServerContext:
+    """Starts processes as forks of one that has imported the experiments and done nothing else.
 
-
-def start(*arguments: str) -> BaseProcess:
-    """The command in a process of its own, which may be killed.
-
-    It is forked from a process that has imported the experiments and done nothing else, because imports take most of a small
-    run's time.
+    Imports take most of a small run's time.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED_BEFORE)
-    process = context.Process(target=_silently, args=(arguments,))
+    ensure_running()
+    return context
+
+
+def experiment(*arguments: str) -> None:
+    """The command as a program."""
+    raise SystemExit(main(arguments))
+
+
+def _silently(program: Callable[..., None], arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    os.environ.update(environment)  # not that of the process from which this one was forked
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        program(*arguments)
+
+
+def start(*arguments: str, program: Callable[..., None] = experiment) -> BaseProcess:
+    """The command, or another program, in a :func:`forked` process, which may be killed."""
+    process = forked().Process(target=_silently, args=(program, arguments, dict(os.environ)))
     process.start()
     return process

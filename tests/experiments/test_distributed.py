@@ -2,19 +2,20 @@
 
 import json
 import os
-import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from runs import CHECKOUT, QUICK, assert_same_run, one_line, without_time
+from runs import CHECKOUT, QUICK, assert_same_run, experiment, one_line, start, without_time
 from torch import nn
+from toy_distributed import heard_by_rank, train_all
 
 from experiments.__main__ import main
 from experiments.common.runs import RunFolder
@@ -26,60 +27,6 @@ TORCHRUN = [
     *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
 ]
 
-# Double precision and exact simulation: what is left between one process and two is the order of sums.
-SCRIPT = """
-import json, sys
-from pathlib import Path
-
-import torch
-from torch import nn
-
-from experiments.common.rows import Rows
-from experiments.common.runs import RunFolder
-from experiments.common.settings import TrainingSettings
-from experiments.common.classifiers import cross_entropy
-from experiments.common.work import Work
-from experiments.common.workplace import layer_seed, open_fabric
-from qiskit_torch_bridge import DressedQuantumNet, QuantumLayer
-from qiskit_torch_bridge.circuits import textbook
-
-folder, fabric = Path(sys.argv[1]), open_fabric("cpu")
-
-
-def examples(count, seed):
-    inputs = torch.randn(count, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return Rows(inputs, (inputs.sum(dim=1) > 0).long())
-
-
-def trained(name, stages=(("training", 2, True),), model=None, batch_size=4, seed=1):
-    torch.manual_seed(seed)
-    model = (model or DressedQuantumNet(3, 2)).double()
-    settings = TrainingSettings(seed=2, epochs=2, batch_size=batch_size, lr=0.05)
-    # Linear in the gradients, as Adam is not.
-    options = {"optimizer": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr)}
-    with Work("toy", settings, RunFolder(folder / name), fabric, progress=False) as work:
-        for stage, epochs, first_learns in stages:
-            next(model.parameters()).requires_grad_(first_learns)
-            sets = examples(13, 1), examples(5, 2)
-            for batch in work.steps(model, cross_entropy, *sets, stage=stage, epochs=epochs, **options):
-                scores = model(batch.inputs)
-                batch.learn(cross_entropy(scores, batch.labels), scores)
-
-
-trained("even")
-trained("uneven", batch_size=5)  # 3 + 2 rows, and 2 + 1 at the end
-trained("single", batch_size=1)  # the second process has none
-trained("few", batch_size=13)
-trained("stages", [("one", 1, True), ("two", 1, False), ("three", 1, True), ("four", 1, True)])
-trained("own", seed=1 + fabric.global_rank)  # the weights of the first process count
-trained("normalised", model=nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)), batch_size=13)
-
-circuit, inputs, weights = textbook()
-layer = QuantumLayer(circuit, inputs=inputs, weights=weights, shots=1000, seed=layer_seed(3))
-noise = layer(torch.full((1, 1), 0.3)).item()
-cost = {"circuits": layer.total_circuits, "shots": layer.total_shots}
-(folder / f"noise{fabric.global_rank}.json").write_text(json.dumps({"value": noise, **cost}))
-"""
 SCENARIOS = ("even", "uneven", "single", "few", "stages", "own")
 
 
@@ -106,10 +53,27 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
 
 
-def launched(*command: str) -> subprocess.CompletedProcess[str]:
-    with started(*command) as process:
-        printed, errors = process.communicate(timeout=300)
-    return subprocess.CompletedProcess(command, process.returncode, printed, errors)
+def run_by_two(*arguments: str, program: Callable[..., None] = experiment) -> list[int | None]:
+    """A program in two processes as torchrun starts them, without torchrun: its imports take longer than a small run.
+
+    Returns:
+        Their exit statuses.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "two"}
+    processes = []
+    with pytest.MonkeyPatch.context() as patch:
+        for rank in "01":
+            of_rank = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+            for name, value in {**place, **of_rank}.items():
+                patch.setenv(name, value)
+            processes.append(start(*arguments, program=program))
+    for process in processes:
+        process.join(300)
+        process.kill()  # if it has not ended
+    return [process.exitcode for process in processes]
 
 
 def files(folder: Path) -> set[str]:
@@ -120,18 +84,13 @@ def files(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="session")
 def trained(made_once):
-    """The script's runs by one process, this one, and by two."""
+    """The toy's runs by one process, this one, and by two."""
 
     def make(folder: Path) -> None:
-        script = folder / "script.py"
-        script.write_text(SCRIPT)
         for name in ("one", "two"):
             (folder / name).mkdir()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", [str(script), str(folder / "one")])
-            runpy.run_path(str(script))
-        done = launched(*TORCHRUN, str(script), str(folder / "two"))
-        assert done.returncode == 0, done.stderr
+        train_all(str(folder / "one"))
+        assert run_by_two(str(folder / "two"), program=train_all) == [0, 0]
 
     folder = made_once("distributed", make)
     return {1: folder / "one", 2: folder / "two"}
@@ -187,12 +146,12 @@ def test_experiment_from_end_to_end(tmp_path, capsys):
     one, straight, broken = (tmp_path / name for name in ("one", "straight", "broken"))
     options = [*MNIST01, "--epochs", "4", "--head", "both"]
     assert main([*options, "--run-dir", str(one)]) == 0
-    done = launched(*TORCHRUN, *EXPERIMENTS, *options, "--run-dir", str(straight))
-    assert done.returncode == 0, done.stderr
-    for printed in (done.stdout, capsys.readouterr().out):
+    assert run_by_two(str(tmp_path), *options, "--run-dir", str(straight), program=heard_by_rank) == [0, 0]
+    said = "".join((tmp_path / f"said{rank}").read_text() for rank in "01")
+    for printed in (said, capsys.readouterr().out):
         assert printed.count("Results and figures are in") == 1
-    assert "Traceback" not in done.stderr
-    assert "Warning" not in done.stderr
+    assert "Traceback" not in said
+    assert "Warning" not in said
 
     assert files(straight) == files(one)
     for part in ("", "quantum", "classical"):
@@ -218,8 +177,7 @@ def test_experiment_from_end_to_end(tmp_path, capsys):
     assert state["epoch"] < 4
     assert len(state["processes"]) == 2
     assert not torch.equal(*(process["torch_rng"] for process in state["processes"]))
-    done = launched(*TORCHRUN, *EXPERIMENTS, "mnist01", "--resume", "--run-dir", str(broken))
-    assert done.returncode == 0, done.stderr
+    assert run_by_two("mnist01", "--resume", "--run-dir", str(broken)) == [0, 0]
     for part in ("quantum", "classical"):
         assert_same_run(straight / part, broken / part)
     assert (broken / "comparison.png").exists()
@@ -233,8 +191,8 @@ def test_experiment_from_end_to_end(tmp_path, capsys):
         (["--workers", "2"], "mnist01: --workers, --scheduler: got them for a run under torchrun"),
     ],
 )
-def test_refusal_ends_all_processes_and_leaves_nothing(folder, option, said):
-    done = launched(*TORCHRUN, *EXPERIMENTS, *MNIST01, *option, "--run-dir", str(folder))
-    assert done.returncode == 1
-    assert said in done.stderr
+def test_refusal_ends_all_processes_and_leaves_nothing(tmp_path, folder, option, said):
+    options = [*MNIST01, *option, "--run-dir", str(folder)]
+    assert run_by_two(str(tmp_path), *options, program=heard_by_rank) == [1, 1]
+    assert said in (tmp_path / "said0").read_text()
     assert not folder.exists()

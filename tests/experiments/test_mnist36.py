@@ -152,6 +152,7 @@ class TestRun:
         gates = [RunFolder(folder / name).read_checkpoint()["model"] for name in ("seed3", "seed4")]
         assert not torch.equal(gates[0]["quantum.quantum.weights.layer0"], gates[1]["quantum.quantum.weights.layer0"])
 
+    @pytest.mark.slow
     def test_a_killed_run_goes_on_in_its_second_phase(self, tmp_path):
         straight, broken = tmp_path / "straight", tmp_path / "broken"
         options = [*SHORT, "--epochs", "20", "--sweeps", "0", "--shots", "20", "--gradient", "parameter_shift"]

@@ -53,20 +53,23 @@ def assert_nothing_paid_twice(folder: Path) -> None:
     assert len({entry.key for entry in entries}) == JOBS
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    assert run(*REHEARSAL, "--run-dir", str(folder)) == 0
-    return folder
+@pytest.fixture(scope="session")
+def undisturbed(made_once):
+    def make(folder: Path) -> None:
+        assert run(*REHEARSAL, "--run-dir", str(folder / "run")) == 0
+
+    return made_once("undisturbed", make) / "run"
 
 
-@pytest.fixture(scope="module")
-def on_the_cloud(tmp_path_factory):
+@pytest.fixture(scope="session")
+def on_the_cloud(made_once):
     """The same run through IBM's client, with nothing in its way."""
-    folder = tmp_path_factory.mktemp("cloud") / "run"
-    with CloudServer():
-        assert run(*SMALL, "--epochs", "1", "--backend", "ibm:ibm_manila", "--run-dir", str(folder)) == 0
-    return folder
+
+    def make(folder: Path) -> None:
+        with CloudServer():
+            assert run(*SMALL, "--epochs", "1", "--backend", "ibm:ibm_manila", "--run-dir", str(folder / "run")) == 0
+
+    return made_once("cloud", make) / "run"
 
 
 @pytest.fixture
@@ -217,6 +220,7 @@ def test_killed(folder, undisturbed, jobs):
     assert len(done) == len(set(done)) == JOBS
 
 
+@pytest.mark.slow
 def test_seeds_share_the_ledger_and_the_caps(folder, capsys):
     two = [*REHEARSAL, "--seeds", "2", "--ibm.max_jobs", str(2 * JOBS - 1), "--run-dir", str(folder)]
     assert run(*two) == 1
@@ -275,6 +279,7 @@ def rounding_in_another_way() -> Iterator[None]:
         hook.remove()
 
 
+@pytest.mark.slow
 def test_the_lesson_that_comes_with_the_project(tmp_path):
     again = tmp_path / "again.npz"
     measured, replayed = record(again), lesson(f"replay:{again}")

@@ -1,7 +1,6 @@
 """Studies: cells measured side by side, kept as they finish, continued, and the same wherever they are measured."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import toy_study
-from runs import CHECKOUT, assert_refused, one_line, result, said_by_parser
+from runs import CHECKOUT, assert_refused, one_line, result, said_by_parser, start
 from toy_study import LOG, STUDY, ToySettings, cells, infinite, measure, toy_process
 
 from experiments.__main__ import main
@@ -127,6 +126,7 @@ def test_seeds_follow_content_not_order():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_rows_are_the_same_wherever_they_are_measured(tmp_path, log):
     from distributed import LocalCluster
 
@@ -156,6 +156,7 @@ def test_torch_has_its_threads_back(log):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_a_killed_worker_costs_only_the_cell_it_was_at(tmp_path, log):
     log.tell("wait", 3)
     killed = []
@@ -195,6 +196,7 @@ def test_a_cell_that_fails_is_named_and_tried_again(folder, log, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_a_cell_that_fails_on_a_worker_is_named(tmp_path, log, capsys):
     log.tell("fail", 2)
     assert run(tmp_path / "run", "--workers", "1") == 1
@@ -212,8 +214,7 @@ def test_numbers_that_are_none_fail_their_cell(tmp_path, capsys):
 def test_a_killed_study_goes_on_with_what_is_missing(tmp_path, folder, log):
     log.tell("wait", 3)
     options = ("--run-dir", str(folder), "--workers", "0")
-    process = multiprocessing.get_context("spawn").Process(target=toy_process, args=options)
-    process.start()
+    process = start(*options, program=toy_process)
     eventually(lambda: 3 in log.numbers)
     process.kill()
     process.join()
@@ -368,8 +369,7 @@ def test_of_two_processes_that_resume_a_study_one_is_refused(folder, log):
     log.untell("fail", 2)
     log.tell("wait", 2)
     options = ("--run-dir", str(folder), "--workers", "0", "--resume")
-    process = multiprocessing.get_context("spawn").Process(target=toy_process, args=options)
-    process.start()
+    process = start(*options, program=toy_process)
     eventually(lambda: log.numbers.count(2) == 2)
     with pytest.raises(BlockingIOError, match=r"^[^\n]*another process is at work in this run[^\n]*$"):
         run(folder, "--workers", "0", "--resume")

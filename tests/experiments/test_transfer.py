@@ -419,6 +419,7 @@ class TestTransfer:
 
 
 class TestPretrain:
+    @pytest.mark.slow
     def test_trains_on_the_other_classes_once(self, transfer, tmp_path, capsys):
         for name in ("one", "two"):
             assert transfer("--weights", "pretrain", "--scheme", "CC", "--epochs", "1", "--run-dir", name) == 0

@@ -1,6 +1,5 @@
 """Trainings as cells: side by side on Dask's workers, kept apart by locks, and as good as one after the other."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -8,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
@@ -86,6 +86,7 @@ BOTH_EPOCHS = [*ONE_EPOCH, (1, 0), (1, 1), (1, 2)]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_workers_train_to_the_same_bits(tmp_path, capsys):
     here, there = tmp_path / "here", tmp_path / "there"
     options = ["mnist01", *QUICK, "--seeds", "2", "--head", "both", "--epochs", "2"]
@@ -102,6 +103,7 @@ def test_workers_train_to_the_same_bits(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_a_killed_worker_costs_only_the_steps_since_its_checkpoint(tmp_path, log):
     log.tell("wait-1")
 
@@ -123,6 +125,7 @@ def test_a_killed_worker_costs_only_the_steps_since_its_checkpoint(tmp_path, log
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_a_training_that_fails_costs_no_other(tmp_path, folder, log, capsys):
     log.tell("fail-1")
     assert toy(folder, "--workers", "2", "--seeds", "3") == 1
@@ -142,6 +145,7 @@ def test_a_training_that_fails_costs_no_other(tmp_path, folder, log, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_options_that_no_worker_can_use_leave_nothing(folder, capsys):
     options = ["mnist01", *QUICK, "--seeds", "2", "--gradient", "guess", "--workers", "1", "--run-dir", str(folder)]
     assert main(options) == 1
@@ -172,13 +176,10 @@ def test_a_locked_run_is_refused(folder, log):
 
 
 @contextmanager
-def at_work(folder: Path, log: Log, *options: str, seed: int = 0) -> Iterator[multiprocessing.process.BaseProcess]:
+def at_work(folder: Path, log: Log, *options: str, seed: int = 0) -> Iterator[BaseProcess]:
     """Within it, a process trains there: it is halfway in the training of that seed."""
     log.tell(f"wait-{seed}")
-    process = multiprocessing.get_context("spawn").Process(
-        target=toy_process, args=("--run-dir", str(folder), *options)
-    )
-    process.start()
+    process = start("--run-dir", str(folder), *options, program=toy_process)
     try:
         eventually(lambda: (1, 0) in log.of(seed))
         yield process
@@ -250,7 +251,7 @@ def test_ctrl_c_stops_workers_too(tmp_path, folder, log):
     """As a terminal does it: to the process and to all that it has started."""
     log.tell("wait-1")
     program = "import sys, toy_experiment; toy_experiment.toy_process(*sys.argv[1:])"
-    options = ["--run-dir", str(folder), "--workers", "2", "--seeds", "2"]
+    options = ["--run-dir", str(folder), "--workers", "1", "--seeds", "2"]
     command = [sys.executable, "-W", "error", "-c", program, *options]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(Path(__file__).parent)])}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ibm_cloud_records import INSTANCE, KINDS, TOKEN, Settings
@@ -24,7 +26,7 @@ __all__ = ["INSTANCE", "KINDS", "TOKEN", "CloudServer", "Watch"]
 class CloudServer:
     """Starts the stand-in in a process of its own, controls it and stops it; a context manager.
 
-    While it is open, the variables of ``environment`` (``HOME`` apart) are also set in this process.
+    Within that it is ``addressed``, too.
 
     Args:
         **settings: Those of ``Settings``.
@@ -42,6 +44,22 @@ class CloudServer:
         self.settings = Settings(**settings)
 
     def __enter__(self) -> CloudServer:
+        with ExitStack() as stack:
+            stack.callback(self.stop)
+            self.start()
+            stack.enter_context(self.addressed())
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def start(self) -> None:
+        """Starts the process.
+
+        Raises:
+            RuntimeError: If it does not come up.
+        """
         options = [f"--{name.replace('_', '-')}={value}" for name, value in vars(self.settings).items()]
         # Jobs are small: threads of the linear algebra would only get in each other's way.
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -50,9 +68,8 @@ class CloudServer:
         self._home = tempfile.TemporaryDirectory()
         self.url = self._process.stdout.readline().strip()
         if not self.url:
-            self.__exit__()
             raise RuntimeError("the stand-in did not start: see its standard error")
-        variables = {
+        self._variables = {
             "QISKIT_IBM_URL": f"{self.url}/experimental",
             "QISKIT_IBM_CHANNEL": "ibm_quantum_platform",
             "QISKIT_IBM_TOKEN": TOKEN,
@@ -64,20 +81,27 @@ class CloudServer:
             # Else the client reads the whole stack at each request, which takes 0.1 s under pytest.
             "USAGE_DATA_OPT_OUT": "True",
         }
-        self.environment = variables | {"HOME": self._home.name}
-        self._before = {name: os.environ.get(name) for name in variables}
-        os.environ.update(variables)
-        return self
+        self.environment = self._variables | {"HOME": self._home.name}
 
-    def __exit__(self, *error: object) -> None:
+    def stop(self) -> None:
+        """Ends the process."""
         self._process.terminate()
         self._process.communicate()
         self._home.cleanup()
-        for name, value in getattr(self, "_before", {}).items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+
+    @contextmanager
+    def addressed(self) -> Iterator[None]:
+        """Within it, the variables of ``environment`` (``HOME`` apart) are set in this process."""
+        import pytest
+        from ibm_cloud_sdk_core.http_adapter import SSLHTTPAdapter
+        from requests.adapters import HTTPAdapter
+
+        with pytest.MonkeyPatch.context() as patch:
+            # Else each client reads all authorities' certificates, twice, for an address that has none.
+            patch.setattr(SSLHTTPAdapter, "init_poolmanager", HTTPAdapter.init_poolmanager)
+            for name, value in self._variables.items():
+                patch.setenv(name, value)
+            yield
 
     def service(self, **kwargs: Any) -> Any:
         """A genuine ``QiskitRuntimeService`` of this process."""
@@ -103,19 +127,29 @@ class CloudServer:
         """Hangs up on all requests that are stalled."""
         self._ask("POST", "release")
 
-    def jobs(self) -> list[dict[str, Any]]:
-        """All jobs ever created, oldest first: the keys of ``Job.record``."""
-        return self._ask("GET", "jobs")
+    def jobs(self, since: int = 0) -> list[dict[str, Any]]:
+        """All jobs ever created but the first ``since``, oldest first: the keys of ``Job.record``."""
+        return self._ask("GET", f"jobs?since={since}")
 
-    def requests(self, method: str = "", path: str = ".*") -> list[tuple[str, str, int]]:
-        """(method, path, status) of all requests so far; status 0: no answer.
+    def requests(self, method: str = "", path: str = ".*", since: int = 0) -> list[tuple[str, str, int]]:
+        """(method, path, status) of all requests so far but the first ``since``; status 0: no answer.
 
         Args:
             method: Only those of this method.
             path: Only those whose whole path, without prefix and query, matches this regular expression.
+            since: How many are left out.
         """
-        found = [tuple(request) for request in self._ask("GET", "requests")]
+        found = [tuple(request) for request in self._ask("GET", f"requests?since={since}")]
         return [request for request in found if method in ("", request[0]) and re.fullmatch(path, request[1])]
+
+    def counts(self) -> tuple[int, int]:
+        """How many jobs and requests there were so far."""
+        jobs, requests = self._ask("GET", "counts")
+        return jobs, requests
+
+    def set_up(self, **settings: Any) -> None:
+        """Takes on other ``Settings``, as at the start: of the plan's time only ``used_seconds`` are used."""
+        self._ask("POST", "settings", settings)
 
     def recalibrate(self, device: str) -> None:
         """Sets ``last_update_date`` of the properties to now."""
@@ -145,15 +179,16 @@ class Watch:
     """What has happened at the server since the watch was made."""
 
     def __init__(self, cloud: CloudServer) -> None:
-        self._cloud, self._jobs, self._requests = cloud, len(cloud.jobs()), len(cloud.requests())
+        self._cloud = cloud
+        self._jobs, self._requests = cloud.counts()
 
     @property
     def jobs(self) -> list[dict[str, Any]]:
-        return self._cloud.jobs()[self._jobs :]
+        return self._cloud.jobs(self._jobs)
 
     @property
     def requests(self) -> list[tuple[str, str, int]]:
-        return self._cloud.requests()[self._requests :]
+        return self._cloud.requests(since=self._requests)
 
     @property
     def posts(self) -> int:

@@ -317,7 +317,7 @@ class Settings:
     run_seconds: float = 0.0
     token_seconds: int = 3600
     used_seconds: int = 0
-    lifetime: float = 1800.0
+    lifetime: float = 4 * 3600.0
 
 
 def stamp(seconds: float) -> str:

@@ -45,7 +45,7 @@ class Cloud:
     """The state of the service, and its answers."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+        self.settings, self.jobs_before = settings, 0
         self.lock = threading.RLock()
         self.devices = {name: Device(name, fake, state) for name, (fake, state) in DEVICES.items()}
         self.jobs: dict[str, Job] = {}
@@ -76,8 +76,10 @@ class Cloud:
             ("GET", "/sessions/([^/]+)", lambda _, name: self.session(name).answer()),
             ("PATCH", "/sessions/([^/]+)", self.close_session),
             ("DELETE", "/sessions/([^/]+)/close", self.cancel_session),
-            ("GET", "/_control/jobs", lambda _: [job.record() for job in self.jobs.values()]),
-            ("GET", "/_control/requests", lambda _: self.requests),
+            ("GET", "/_control/jobs", lambda query: [job.record() for job in self.jobs_since(query.since)]),
+            ("GET", "/_control/requests", lambda query: self.requests[query.since :]),
+            ("GET", "/_control/counts", lambda _: (len(self.jobs), len(self.requests))),
+            ("POST", "/_control/settings", self.set_up),
             ("POST", "/_control/faults", lambda query: self.faults.append(Fault(**query.json))),
             ("POST", "/_control/clear", self.clear),
             ("POST", "/_control/release", self.release),
@@ -160,7 +162,7 @@ class Cloud:
         return {"overview_ui": {"en": words}, "metadata": metadata}
 
     def usage(self, _: Query) -> dict[str, Any]:
-        used = self.settings.used_seconds + sum(job.seconds for job in self.jobs.values())
+        used = self.settings.used_seconds + sum(job.seconds for job in self.jobs_since(self.jobs_before))
         answer = {"instance_id": INSTANCE, "plan_id": self.settings.plan, "usage_consumed_seconds": used}
         if self.settings.plan != "open":
             return answer | {"usage_limit_reached": False}
@@ -206,6 +208,9 @@ class Cloud:
         if name not in self.jobs or self.jobs[name].deleted:
             raise Refused(404, 1291, f"Job not found. Job ID: {name}")
         return self.jobs[name]
+
+    def jobs_since(self, count: int) -> list[Job]:
+        return list(self.jobs.values())[count:]
 
     def create_job(self, query: Query) -> dict[str, Any]:
         request, action = query.json, query.action
@@ -315,6 +320,9 @@ class Cloud:
 
     # Control ----------------------------------------------------------------------------------------------------------
 
+    def set_up(self, query: Query) -> None:
+        self.settings, self.jobs_before = Settings(**query.json), len(self.jobs)
+
     def clear(self, query: Query) -> None:
         self.faults.clear()
         self.release(query)
@@ -345,6 +353,10 @@ class Query:
 
     def first(self, name: str) -> str | None:
         return self.arguments.get(name, [None])[0]
+
+    @property
+    def since(self) -> int:
+        return int(self.first("since") or 0)
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -29,7 +30,8 @@ from qiskit.circuit import ParameterVector
 from qiskit_torch_bridge import IBMBackend, Patience, QuantumLayer
 
 INPUTS, WEIGHTS = ParameterVector("x", 2), ParameterVector("w", 2)
-PATIENCE = Patience(retry_seconds=90.0, longest_pause_seconds=0.5, settle_seconds=0.5, poll_seconds=0.02)
+# The stand-in lists a job as soon as it has it.
+PATIENCE = Patience(retry_seconds=90.0, longest_pause_seconds=0.5, settle_seconds=0.05, poll_seconds=0.02)
 FEATURES = torch.tensor([[0.3, 1.1], [0.8, 0.5], [1.3, -0.7]], dtype=torch.float64)
 UPSTREAM = torch.tensor([[0.7, -0.4], [-1.2, 0.3], [0.5, 0.9]], dtype=torch.float64)
 INITIAL = torch.tensor([0.4, 0.9], dtype=torch.float64)
@@ -38,12 +40,16 @@ LEARNING_RATE = 0.1
 
 IMPORTED_BEFORE = [
     "qiskit.qpy",
+    "qiskit_ibm_runtime.executor_estimator",
     "qiskit_ibm_runtime.executor_sampler.finalize_options",
     "qiskit_ibm_runtime.fake_provider",
+    "qiskit_ibm_runtime.transpiler.plugin",
     "qiskit_ibm_runtime.utils",
     "qiskit_torch_bridge.backends.aer",
     "qiskit_torch_bridge.simulator.engine",
+    "tenacity",
     "torch._dynamo",
+    "torch.utils.serialization.config",
 ]
 """What a training imports besides what is imported above."""
 
@@ -96,9 +102,9 @@ def full_disk(path: Path) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, before)
 
 
-def train(folder: Path, steps: int, ready: Callable[[], None]) -> None:
+def train(folder: Path, steps: int, patience: Patience, ready: Callable[[], None]) -> None:
     """Trains with a checkpoint after each step, going on from the last one; calls ``ready`` before the first step."""
-    with ibm(folder / "ledger.sqlite") as backend:
+    with ibm(folder / "ledger.sqlite", patience=patience) as backend:
         layer = layer_on(backend)
         optimizer = torch.optim.SGD(layer.parameters(), lr=LEARNING_RATE, momentum=0.5)
         checkpoint = folder / "checkpoint.pt"
@@ -144,20 +150,30 @@ class Nursery:
     def __exit__(self, *error: object) -> None:
         self._process.communicate()
 
-    def start(self, folder: Path, steps: int, *, die_at: int | None = None, ready: bool = False) -> int:
+    def start(
+        self,
+        folder: Path,
+        steps: int,
+        *,
+        die_at: int | None = None,
+        ready: bool = False,
+        settle_seconds: float = PATIENCE.settle_seconds,
+    ) -> int:
         """Starts a training.
 
         Args:
             folder: Where ledger and checkpoint are.
             steps: How many steps it has.
-            die_at: It ends, as if killed, at this step into the outside world (writes of the ledger, requests), counted
+            die_at: It ends, as if killed, after this step into the outside world (writes of the ledger, requests), counted
                 from 1 after the layer is made; None: not.
             ready: Whether to wait until its layer is made.
+            settle_seconds: Of its patience.
 
         Returns:
             The number of the process.
         """
-        self._ask({"folder": str(folder), "steps": steps, "die_at": die_at, "ready": ready})
+        order = {"folder": str(folder), "steps": steps, "die_at": die_at, "ready": ready}
+        self._ask(order | {"settle_seconds": settle_seconds})
         process = int(self._line())
         if ready:
             assert self._line() == "ready"
@@ -176,7 +192,7 @@ class Nursery:
 
 
 def _die_at(count: int) -> None:
-    """Ends this process at the count-th of what it does to the ledger or the network, both before and after it is done."""
+    """Ends this process when the count-th of what it does to the ledger or the network is done."""
     from requests.adapters import HTTPAdapter
 
     from qiskit_torch_bridge.backends.ibm.ledger import Ledger
@@ -193,7 +209,6 @@ def _die_at(count: int) -> None:
         genuine = getattr(owner, name)
 
         def dangerous(*arguments: Any, **options: Any) -> Any:
-            tick()
             answer = genuine(*arguments, **options)
             tick()
             return answer
@@ -224,7 +239,8 @@ def _main() -> None:
             continue
         code = 1
         try:
-            train(Path(order["folder"]), order["steps"], partial(_get_ready, order))
+            patience = replace(PATIENCE, settle_seconds=order["settle_seconds"])
+            train(Path(order["folder"]), order["steps"], patience, partial(_get_ready, order))
             code = 0
         except BaseException:
             traceback.print_exc()

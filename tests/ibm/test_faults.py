@@ -144,23 +144,22 @@ def test_a_token_that_was_revoked_is_renewed(cloud, ledger, undisturbed):
         assert watch.counts == (1, 1)
 
 
-def test_an_identity_service_out_of_order_is_waited_for(ledger, caplog):
+def test_an_identity_service_out_of_order_is_waited_for(cloud, ledger, caplog):
     """Without a token nothing is sent, least of all the account's key; and nobody is told that the key is wrong."""
-    with CloudServer(token_seconds=5) as cloud:
-        with ibm(ledger, patience=PATIENCE) as backend:
-            layer = layer_on(backend)
-            cloud.inject("iam_outage", count=2)
+    cloud.set_up(token_seconds=5)
+    with watched(cloud, ledger, patience=PATIENCE) as (_, layer, watch):
+        cloud.inject("iam_outage", count=2)
+        step(layer)
+    assert "Trying again to" in caplog.text
+    assert "for 60 s at most" in caplog.text
+    with ibm(ledger, patience=HASTY) as backend:
+        layer = layer_on(backend, seed=8)
+        cloud.inject("iam_outage", count=None)
+        with pytest.raises(ServiceUnavailable, match=r"Status code: 503.*nothing is sent twice") as caught:
             step(layer)
-        assert "Trying again to" in caplog.text
-        assert "for 60 s at most" in caplog.text
-        with ibm(ledger, patience=HASTY) as backend:
-            layer = layer_on(backend, seed=8)
-            cloud.inject("iam_outage", count=None)
-            with pytest.raises(ServiceUnavailable, match=r"Status code: 503.*nothing is sent twice") as caught:
-                step(layer)
-        assert "API key" not in str(caught.value)
-        assert [request for request in cloud.requests() if request[2] == 401] == []
-        assert len(cloud.jobs()) == 1
+    assert "API key" not in str(caught.value)
+    assert [request for request in watch.requests if request[2] == 401] == []
+    assert len(watch.jobs) == 1
 
 
 # While connecting -----------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from qiskit_torch_bridge.backends.ibm.errors import JobFailed, NotAuthorized, Se
 from qiskit_torch_bridge.backends.ibm.recording import write_recording
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
-HASTY = Patience(retry_seconds=1.0, longest_pause_seconds=0.1, settle_seconds=0.2, poll_seconds=0.02)
+HASTY = Patience(retry_seconds=0.3, longest_pause_seconds=0.1, settle_seconds=0.05, poll_seconds=0.02)
 
 
 def exact_step() -> torch.Tensor:
@@ -173,7 +173,7 @@ def test_a_fault_that_passes_changes_nothing(cloud, ledger, undisturbed, monkeyp
 
 
 def test_a_job_that_the_listing_does_not_show_at_once_is_not_sent_again(cloud, ledger, undisturbed):
-    with watched(cloud, ledger) as (backend, layer, watch):
+    with watched(cloud, ledger, patience=replace(PATIENCE, settle_seconds=0.5)) as (backend, layer, watch):
         cloud.inject("list_lag", count=3)
         cloud.inject("post_drop_after")
         assert torch.equal(step(layer), undisturbed)
@@ -309,16 +309,18 @@ def test_a_session_of_the_users_own_stays_open(cloud, ledger):
     assert session.details()["accepting_jobs"]
 
 
-def test_the_open_plan_has_batches_but_no_sessions(tmp_path):
-    with CloudServer(plan="open") as cloud:
-        refused = tmp_path / "refused.sqlite"
-        with pytest.raises(ValueError, match="mode='batch'"):
-            layer_on(ibm(refused, mode="session"))
-        assert cloud.requests("POST", "/sessions") == cloud.jobs() == []
-        with ibm(tmp_path / "ledger.sqlite", mode="batch") as backend:
-            step(layer_on(backend))
-        (job,) = cloud.jobs()
-        assert job["session_id"] is not None
+def test_the_open_plan_has_batches_but_no_sessions(cloud, tmp_path):
+    cloud.set_up(plan="open")
+    watch = Watch(cloud)
+    refused = tmp_path / "refused.sqlite"
+    with pytest.raises(ValueError, match="mode='batch'"):
+        layer_on(ibm(refused, mode="session"))
+    assert "/sessions" not in [path for _, path, _ in watch.requests]
+    assert watch.jobs == []
+    with ibm(tmp_path / "ledger.sqlite", mode="batch") as backend:
+        step(layer_on(backend))
+    (job,) = watch.jobs
+    assert job["session_id"] is not None
 
 
 @pytest.mark.parametrize("mode", ["session", "batch"])

@@ -26,7 +26,7 @@ X = torch.tensor([[0.3], [1.1]])
 
 
 @pytest.mark.parametrize("primitive", ["sampler", "estimator"])
-@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("backward", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_warm_call_passes_half_the_rooms_that_it_once_did(primitive, backward, monkeypatch):
     """Rooms are files of the library; there were 15."""
     library = f"{Path(qiskit_torch_bridge.__file__).parent}{os.sep}"
@@ -59,7 +59,7 @@ def on_qubits(*layout: int) -> PassManager:
     return generate_preset_pass_manager(1, backend=FakeManilaV2(), initial_layout=list(layout), seed_transpiler=0)
 
 
-@pytest.mark.parametrize("primitive", ["sampler", "estimator"])
+@pytest.mark.parametrize("primitive", ["sampler", pytest.param("estimator", marks=pytest.mark.slow)])
 def test_jobs_of_a_pass_manager_go_by_the_circuits_that_it_makes(primitive, tmp_path):
     """It has no name of its own: results are found again by whoever makes the same circuits, and by nobody else."""
 

@@ -162,6 +162,7 @@ def _around(block: Block) -> tuple[QuantumCircuit, Callable[[np.ndarray], np.nda
     return circuit, values
 
 
+@pytest.mark.slow
 def test_any_nesting_is_computed_as_it_was_meant_or_refused():
     taken, refused = 0, 0
     for seed in range(120):

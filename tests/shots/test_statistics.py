@@ -290,7 +290,7 @@ def test_counts_agree_with_aers(name):
 
 @every_backend
 def test_successive_calls_draw_fresh_shots(make):
-    x, means, _ = exact_values(300)
+    x, means, _ = exact_values(150)
     layer = QuantumLayer(circuit(), inputs=X, observables=OBSERVABLES, backend=make(), shots=100, seed=6)
     first, second = (layer(torch.from_numpy(x)).numpy() - means for _ in range(2))
     for m in range(len(OUTPUTS)):
@@ -317,7 +317,7 @@ def test_rows_of_a_circuit_without_inputs_draw_their_own_shots(make):
 
 @every_backend
 def test_neighbouring_seeds_share_nothing(make):
-    x, means, _ = exact_values(300)
+    x, means, _ = exact_values(150)
     first, second = values_over_seeds(make(), x, seeds=2, shots=100) - means
     assert_uncorrelated(first[:, 0], second[:, 0])
 
@@ -325,7 +325,7 @@ def test_neighbouring_seeds_share_nothing(make):
 # ------------------------------------------------------------------------------------------------- repeatable
 
 
-def training_run(layer: QuantumLayer, steps: int = 3) -> list[torch.Tensor]:
+def training_run(layer: QuantumLayer, steps: int = 2) -> list[torch.Tensor]:
     """Values, gradients and weights of a few steps of training with shots."""
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
     record = []
@@ -369,16 +369,16 @@ def test_torchs_seed_repeats_a_run_without_a_seed():
 @every_backend
 @pytest.mark.parametrize("gradient", ["parameter_shift", "spsa"])
 def test_a_saved_state_continues_to_the_last_bit(make, gradient):
-    straight = training_run(trained_layer(make, gradient=gradient), steps=2)
+    straight = training_run(trained_layer(make, gradient=gradient))
     layer = trained_layer(make, gradient=gradient)
-    training_run(layer, steps=2)
+    training_run(layer)
     state, weights = layer.get_rng_state(), copy.deepcopy(layer.state_dict())
     expected = training_run(layer)
     resumed = trained_layer(make, gradient=gradient, seed=99)
     resumed.load_state_dict(weights)
     resumed.set_rng_state(pickle.loads(pickle.dumps(state)))
     assert_equal(expected, training_run(resumed))
-    assert_equal(straight, training_run(trained_layer(make, gradient=gradient), steps=2))
+    assert_equal(straight, training_run(trained_layer(make, gradient=gradient)))
 
 
 def test_exact_evaluations_do_not_depend_on_the_stream():

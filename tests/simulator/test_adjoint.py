@@ -121,7 +121,7 @@ def test_gradients_without_kept_states(small_blocks, monkeypatch, block, size):
 def test_kept_states_of_one_row_are_not_used_for_several(n):
     """A batch of upstream gradients repeats the one row that a layer without inputs has."""
     circuit = random_circuit(n, 2, 20, free=4)
-    layer = QuantumLayer(circuit, weights=parameters_of(circuit), observables=some_observables(n), seed=1)
+    layer = QuantumLayer(circuit, weights=parameters_of(circuit), observables=some_observables(n), seed=1).double()
     point = layer.weights.detach()
     case = Case(circuit, some_observables(n))
     jacobian = np.concatenate([case.expected_pullback(point.numpy()[None], upstream[None]) for upstream in np.eye(5)])

@@ -1,16 +1,16 @@
 """Parts of a batch side by side, in threads and in processes: the same bits, and an end when there has to be one."""
 
 import multiprocessing
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from child_processes import forks, in_child
 from simulator_cases import SEED, VALUES, Case, parameters_of, random_circuit, some_observables
 from torch.utils.data import DataLoader, Dataset
 
@@ -125,9 +125,6 @@ def test_too_little_work_stays_in_one_thread(num_threads, monkeypatch):
 
 # ------------------------------------------------------------------------------------------------- processes
 
-# Forking a process that has threads: newer Pythons warn of what is on trial here.
-forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-
 
 def layer_with_threads() -> QuantumLayer:
     circuit = random_circuit(5, 3, 30, free=5)
@@ -146,33 +143,8 @@ def run_with_threads() -> list[list[float]]:
     return [tensor.flatten().tolist() for tensor in (values, gradient, layer(x, shots=50))]
 
 
-def send(connection: Any, work: Callable[[], Any]) -> None:
-    connection.send(work())
-
-
-def in_child(method: str, work: Callable[[], Any]) -> Any:
-    """What a child process that is started by ``method`` gives; one that hangs is killed."""
-    if method not in multiprocessing.get_all_start_methods():
-        pytest.skip(f"this system has no {method}")
-    context = multiprocessing.get_context(method)
-    mine, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=send, args=(theirs, work))
-    child.start()
-    theirs.close()
-    try:
-        assert mine.poll(120), "the child gave nothing"
-        result = mine.recv()
-        child.join(60)
-        assert child.exitcode == 0
-        return result
-    finally:
-        if child.is_alive():
-            child.kill()
-        child.join()
-
-
 @forks
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_child_process_computes_the_same(num_threads, monkeypatch, method):
     monkeypatch.setattr(threads, "LEAST_SECONDS", 1e-15)
     monkeypatch.setattr(threads, "_pool", None)
@@ -210,10 +182,11 @@ def test_a_data_loader_runs_circuits_in_its_workers(num_threads, busy_threads, m
     loader = DataLoader(
         Circuits(layer),
         batch_size=4,
-        num_workers=2,
+        # To start one takes seconds, unless it is forked: then two are started anew for each pass.
+        num_workers=1 if method == "spawn" else 2,
         multiprocessing_context=method,
         timeout=120,
-        persistent_workers=method == "spawn",  # to start one takes seconds; forked ones are started anew for each pass
+        persistent_workers=method == "spawn",
     )
     for _ in range(2):
         torch.testing.assert_close(torch.cat([*loader]), expected, rtol=0, atol=1e-13)
@@ -240,29 +213,24 @@ def test_an_interruption_stops_all_parts_soon(num_threads, monkeypatch):
     assert len(calls) < 1000
 
 
-def test_a_thread_that_outlives_the_main_thread_still_computes():
-    code = """
-import threading, time
-import torch
-from qiskit import QuantumCircuit
-from qiskit.circuit import ParameterVector
-from qiskit_torch_bridge import QuantumLayer
-from qiskit_torch_bridge.simulator import threads
+def after_the_main_thread(connection: Connection, work: Callable[[], Any]) -> None:
+    """Answers from a thread that begins when the main thread, and the pool with it, has ended."""
 
-torch.set_num_threads(2)
-threads.LEAST_SECONDS = 1e-12
-x = ParameterVector("x", 2)
-circuit = QuantumCircuit(2)
-circuit.ry(x[0], 0)
-circuit.ry(x[1], 1)
-layer = QuantumLayer(circuit, inputs=x)
+    def answer() -> None:
+        threading.main_thread().join()
+        with pytest.raises(RuntimeError, match="after interpreter shutdown"):
+            ThreadPoolExecutor(1).submit(work)
+        connection.send(work())
 
-def train():
-    threading.main_thread().join()
-    time.sleep(0.2)
-    print(layer(torch.zeros(64, 2)).sum().item(), flush=True)
+    threading.Thread(target=answer).start()
 
-threading.Thread(target=train).start()
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
-    assert done.stdout.strip() == "128.0", done.stderr
+
+@forks
+def test_a_thread_that_outlives_the_main_thread_still_computes(num_threads, monkeypatch):
+    monkeypatch.setattr(threads, "LEAST_SECONDS", 1e-12)
+    monkeypatch.setattr(threads, "_pool", None)
+    num_threads(2)
+    layer, rows = layer_with_threads(), torch.zeros(64, 5, dtype=torch.float64)
+    expected = layer(rows).tolist()
+    assert threads._pool is not None
+    assert in_child("fork", lambda: layer(rows).tolist(), after_the_main_thread) == expected
