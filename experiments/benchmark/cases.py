@@ -186,7 +186,6 @@ _UP_TO_12_QUBITS = ("ours-compiled", *_COMPILING, "pyqtorch", "torch-eager")
 _FLOORS = ("floor-function", "floor-cosine")
 _OF_SHOTS = ("ours", "ours-aer", "pennylane-default", "pennylane-lightning")
 
-
 _ENTANGLED = "strongly entangling, 4 layers"
 _ENTANGLING = partial(entangling, layers=4)
 _DRESSED = "dressed, 4 qubits, depth 6"

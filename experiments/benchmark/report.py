@@ -284,7 +284,9 @@ def _speed(outcomes: _Outcomes, systems: _Systems) -> list[str]:
 
 def _first_calls(outcomes: _Outcomes, systems: _Systems) -> list[str]:
     """A line for each system and a column for each case, empty where the system is not one of the case's."""
-    cases = [(case, found) for case, found in by_case(outcomes) if case.targets]
+    cases = [
+        (case, found) for case, found in by_case(outcomes) if case.series is None and "ours-stopwatch" not in found
+    ]
 
     def cell(outcome: Outcome | None) -> str:
         if outcome is None or not outcome.seconds:
