@@ -181,7 +181,7 @@ _QISKIT, _PENNYLANE, _JAX = "qiskit-machine-learning", "pennylane-default", "ten
 _WITHOUT_QISKIT = ("ours", _PENNYLANE, "pennylane-lightning")
 _EXACT = (*_WITHOUT_QISKIT, _QISKIT)
 _COMPILING = (_JAX, "tensorcircuit-torch", "torch-compiled")
-# Those that compile take minutes for 12 qubits and more than that beyond; the others keep every state, gigabytes of them.
+# Those that compile take one to two minutes for 12 qubits, and more beyond; the others keep every state, gigabytes of them.
 _UP_TO_12_QUBITS = ("ours-compiled", *_COMPILING, "pyqtorch", "torch-eager")
 _FLOORS = ("floor-function", "floor-cosine")
 _OF_SHOTS = ("ours", "ours-aer", "pennylane-default", "pennylane-lightning")
