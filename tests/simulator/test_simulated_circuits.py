@@ -64,7 +64,7 @@ def test_random_circuits_in_batches_of_all_sizes(n, seed):
 def test_rows_one_by_one_and_eight_side_by_side(monkeypatch, n):
     """Both layouts, whatever sizes each is chosen for."""
     case = Case(random_circuit(n, 3 * n, 45, free=6), some_observables(n))
-    chosen = {case.simulator._lanes(rows) for rows in (1, 8, 1000)}
+    chosen = {case.simulator.lanes(rows) for rows in (1, 8, 1000)}
     assert chosen == {1, 8}
     for lanes in (1, 8):
         monkeypatch.setattr(Simulator, "lanes", lambda self, rows, lanes=lanes: lanes)
