@@ -107,7 +107,7 @@ def _host(layer: str) -> Host:
 
 @torch.library.custom_op(f"{_NAMESPACE}::plain_values", mutates_args=())
 def _plain_values(
-    features: torch.Tensor, weights: list[torch.Tensor], layer: str, trained: list[bool]
+    features: torch.Tensor, weights: list[torch.Tensor], layer: str, training: bool, trained: list[bool]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     host = _host(layer)
     features, weights = features.contiguous(), [weight.contiguous() for weight in weights]
@@ -123,13 +123,13 @@ def _plain_values(
             f"Quantum {layer} has another backend, or other shots, than the graph was made for; make the graph again."
         )
     call, states, outputs = plain
-    if not trained:
+    if not training:
         host.seeds.next()  # as every call does that no gradient can follow
     return outputs, _token(_Plain(call, states))
 
 
 @_plain_values.register_fake
-def _(features, weights, layer, trained):  # type: ignore[no-untyped-def]
+def _(features, weights, layer, training, trained):  # type: ignore[no-untyped-def]
     return features.new_empty((features.shape[0], host_of(layer).program.num_outputs)), _fake_token()
 
 
@@ -139,7 +139,7 @@ def _plain_gradients(
 ) -> list[torch.Tensor]:
     plain, tensors = _behind(token), [features, *weights]
     if plain is None:
-        return [torch.zeros_like(tensor) for tensor in tensors]
+        return [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
     gradients = pull_back_plainly(*plain, tuple(needed), upstream.resolve_neg(), features, weights)
     return [t.new_empty(0) if gradient is None else gradient for t, gradient in zip(tensors, gradients, strict=True)]
 
@@ -153,7 +153,7 @@ def _(upstream, features, weights, token, needed):  # type: ignore[no-untyped-de
 
 
 def _keep_plain(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-    features, weights, _, _ = inputs
+    features, weights, *_ = inputs
     ctx.save_for_backward(features, *weights, output[1])
 
 
@@ -163,7 +163,7 @@ def _differentiate_plain(ctx: Any, upstream: torch.Tensor, _: Any) -> tuple[Any,
     features, *weights, token = ctx.saved_tensors
     gradients = _plain_gradients(upstream, features, weights, token, needed)
     first, *others = (gradient if is_needed else None for gradient, is_needed in zip(gradients, needed, strict=True))
-    return first, others, None, None
+    return first, others, None, None, None
 
 
 _plain_values.register_autograd(_differentiate_plain, setup_context=_keep_plain)
@@ -190,13 +190,13 @@ def _values(
     turn: Optional[torch.Tensor],  # noqa: UP045 - as torch 2.4 reads it
     layer: str,
     shots: Optional[int],  # noqa: UP045
+    training: bool,
     trained: list[bool],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     host = _host(layer)
     program, method = host.program, host.method(shots)
     call = Call(host.tally, Sources(program, _true(trained), dict(enumerate(sources))))
-    training, position = bool(trained), host.seeds.position
-    ahead = None
+    position, ahead = host.seeds.position, None
     if method.backend.queues and training:
         wanted = [any(trained[source] for source in group.sources) for group in program.angle_map.groups]
         ahead = look_ahead(program, method, batch_size(groups), wanted, host.seeds)
@@ -206,11 +206,11 @@ def _values(
     except BaseException:
         host.seeds.position = position  # the same call again finds what hardware has measured of this one
         raise
-    return values, _token(_General(evaluation, tuple(groups)))
+    return _apart(values), _token(_General(evaluation, tuple(groups)))
 
 
 @_values.register_fake
-def _(groups, sources, turn, layer, shots, trained):  # type: ignore[no-untyped-def]
+def _(groups, sources, turn, layer, shots, training, trained):  # type: ignore[no-untyped-def]
     rows = groups[0].shape[0]
     return groups[0].new_empty((rows, host_of(layer).program.num_outputs)), _fake_token()
 
@@ -221,8 +221,8 @@ def _gradients(
 ) -> list[torch.Tensor]:
     evaluation, kept = _behind(token)
     by_group = QuantumFunction.backward(Context(evaluation, kept, (False, *needed)), upstream)[1:]
-    # torch wants outputs with memory of their own.
-    return [torch.zeros_like(group) if g is None else g.clone() for group, g in zip(kept, by_group, strict=True)]
+    gradients = [torch.zeros_like(group) if g is None else g for group, g in zip(kept, by_group, strict=True)]
+    return [_apart(gradient) for gradient in gradients]
 
 
 @_gradients.register_fake
@@ -240,10 +240,15 @@ def _differentiate(ctx: Any, upstream: torch.Tensor, _: Any) -> tuple[Any, ...]:
     needed = ctx.needs_input_grad[0]
     gradients = _gradients(upstream, groups, token, needed)
     by_groups = [gradient if is_needed else None for gradient, is_needed in zip(gradients, needed, strict=True)]
-    return by_groups, [None] * ctx.num_sources, None, None, None, None
+    return by_groups, [None] * ctx.num_sources, None, None, None, None, None
 
 
 _values.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _apart(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy, because compiled code writes where an operator's outputs were, and expects them row by row."""
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _true(trained: Sequence[bool]) -> frozenset[int]:
@@ -278,11 +283,10 @@ def measure_traced(
         Shape (N, M); on the CPU, of the features' precision in the short way, else double.
     """
     program = host.program
-    trained: list[bool] = []  # none where no gradient can follow
-    if torch.is_grad_enabled():
-        trained = [t is not None and t.requires_grad and t.shape[-1] > 0 for t in (features, *weights)]
+    training, tensors = torch.is_grad_enabled(), (features, *weights)
+    trained = [training and t is not None and t.requires_grad and t.shape[-1] > 0 for t in tensors]
     if plain:
-        return _plain_traced(layer, features, weights, trained)
+        return _plain_traced(layer, features, weights, training, trained)
     exact = None if features is None else features.to(**_EXACT)
     parts = [weight.to(**_EXACT) for weight in weights]
     groups = list(program.angle_map(exact, parts))
@@ -291,17 +295,21 @@ def measure_traced(
         first = torch.zeros((1, 0), **_EXACT) if exact is None else exact.detach()
         sources = [first, *(part.detach().unsqueeze(0) for part in parts)]
     turn = _turn(_COUNTER)
-    values, _ = _values(groups, sources, turn, layer, shots, trained)
+    values, _ = _values(groups, sources, turn, layer, shots, training, trained)
     return values
 
 
 def _plain_traced(
-    layer: str, features: torch.Tensor | None, weights: Sequence[torch.Tensor], trained: list[bool]
+    layer: str,
+    features: torch.Tensor | None,
+    weights: Sequence[torch.Tensor],
+    training: bool,
+    trained: list[bool],
 ) -> torch.Tensor:
     like = features if features is not None else weights[0] if weights else torch.empty(0)
     precise = like.dtype if like.dtype in _PRECISIONS else torch.float64
     rows = like.new_zeros((1, 0), dtype=precise, device="cpu") if features is None else features.to("cpu", precise)
     dtypes = {weight.dtype for weight in weights}
     dtype = dtypes.pop() if len(dtypes) == 1 and dtypes <= set(_PRECISIONS) else torch.float64
-    values, _ = _plain_values(rows, [weight.to("cpu", dtype) for weight in weights], layer, trained)
+    values, _ = _plain_values(rows, [weight.to("cpu", dtype) for weight in weights], layer, training, trained)
     return values
