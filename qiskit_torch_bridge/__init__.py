@@ -44,8 +44,9 @@ This makes a layer of a circuit, trains and measures it.
 * Memory is checked against what the machine has free; a container's lower limit is not seen.
 * PyTorch gives zeros for forward mode within forward mode (``jacfwd(jacfwd(f))``) of custom functions; the layer refuses it.
   Use ``hessian``, or ``jacrev(jacfwd(f))``.
-* ``torch.compile`` breaks the graph around the layer, and ``is_grads_batched=True`` (the old ``vmap``) falls back to shifted
-  circuits; use ``torch.func``.
+* What ``torch.compile`` and ``torch.export`` make cannot be differentiated twice, and an exported model needs its layers in
+  the process that runs it (:mod:`qiskit_torch_bridge.bridge.operators`).
+* ``is_grads_batched=True`` (the old ``vmap``) falls back to shifted circuits; use ``torch.func``.
 
 Names are imported on first use: some need an optional package, and ``qtb --help`` needs none.
 """  # noqa: E501 - rows of a Markdown table

@@ -11,6 +11,7 @@ from .arguments import refuse_unordered, require_integer
 __all__ = [
     "LayeredCircuit",
     "ParameterizedCircuit",
+    "amplitude_encoding",
     "dressed",
     "random_rotations",
     "reuploading",
@@ -72,6 +73,49 @@ def dressed(num_qubits: int = 4, depth: int = 6) -> ParameterizedCircuit:
         for qubit in range(num_qubits):
             circuit.ry(weights[layer * num_qubits + qubit], qubit)
     return ParameterizedCircuit(circuit, inputs, weights)
+
+
+def amplitude_encoding(num_qubits: int, *, is_complex: bool = False) -> QuantumCircuit:
+    """Amplitude encoding, to be composed with an ansatz: the features are the amplitudes of a state of all qubits.
+
+    This is a layer of 16 features on 4 qubits.
+
+        encoding, ansatz = amplitude_encoding(4), real_amplitudes(4)
+        layer = QuantumLayer(encoding.compose(ansatz), inputs=encoding.parameters, weights=ansatz.parameters)
+        layer(torch.rand(32, 16))  # one backend call
+
+    Amplitude j is that of basis state j, as in Qiskit: bit q of j is qubit q. A layer divides each row of features by its
+    norm; a row of zeros is an error before anything runs. Other numbers of features are padded with zeros, as by
+    ``torch.nn.functional.pad(features, (0, 6))`` for 10 of them on 4 qubits.
+
+    The features become angles of RY (and RZ) gates, ``2**n - 1`` with ``2**n - 2`` CNOT gates for n qubits, twice as many
+    if complex, and have gradients of any order, on every backend. By parameter shift, the gradient by the features takes two
+    circuits for each angle and row, and none if the features do not require it. It is exact wherever single features are
+    zero or change their sign. Where an aligned block of 2, 4, 8 ... features is zero altogether, each of them gets the mean
+    of their exact gradients (:mod:`qiskit_torch_bridge.program.amplitudes` says why, and what that means with shots).
+
+    In a layer's circuit it can also stand in gates of your own, be inverted, be controlled (``annotated=True``), and have
+    amplitudes that are weights, numbers (``encoding.assign_parameters``) or expressions. It takes qubits in 0 to the state;
+    where it takes others is not specified. In other circuits it is defined once it is bound.
+
+    Args:
+        num_qubits: Qubits.
+        is_complex: Whether there are two features an amplitude, its real and then its imaginary part, as
+            ``torch.view_as_real(amplitudes).flatten(-2)`` has them.
+
+    Returns:
+        A circuit with parameters ``x[0], x[1], ...``, a feature each.
+
+    Raises:
+        ValueError: If there are no qubits.
+    """
+    from .program.amplitudes import AmplitudeEncoding  # here, because the command line wants other circuits at once
+
+    require_integer("num_qubits", num_qubits)
+    circuit = QuantumCircuit(num_qubits)
+    features = ParameterVector("x", 2 ** (num_qubits + is_complex))
+    circuit.append(AmplitudeEncoding(features, is_complex=is_complex), circuit.qubits)
+    return circuit
 
 
 class LayeredCircuit(NamedTuple):

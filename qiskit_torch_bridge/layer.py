@@ -92,8 +92,9 @@ class QuantumLayer(nn.Module):
 
     Args:
         circuit: Any parameterised ``QuantumCircuit`` of gates. Final measurements are dropped, or read with
-            ``probabilities=True``. An instruction that is only defined for numbers (an amplitude encoding) may take
-            inputs, which then have no gradient, and costs a backend call for each distinct row.
+            ``probabilities=True``. Features become amplitudes by :func:`qiskit_torch_bridge.circuits.amplitude_encoding`.
+            Any other instruction that is only defined for numbers may take inputs, which then have no gradient, and
+            costs a backend call for each distinct row.
         inputs: The parameters that the features set, in column order: Parameters, ParameterVectors.
         weights: The trainable parameters, likewise; or a mapping of names to such lists, each of which becomes a
             parameter of its own (``layer.weights["name"]``) that can be frozen, trained and saved apart.

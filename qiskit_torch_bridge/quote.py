@@ -17,7 +17,8 @@ class Quote:
 
     Attributes:
         calls: Backend calls: one forward and, where a gradient needs circuits, one backward; where there is a queue,
-            one for both; with an amplitude encoding on a simulator, as many for each distinct row of inputs.
+            one for both; with an instruction that is only defined for numbers on a simulator, as many for each distinct row
+            of inputs.
         circuits: Circuits executed, of the values and of the gradients together.
         shots: Shots spent on all of them; 0 for exact values.
         executions: How often a circuit is executed in all: the shots, and what mitigation methods add to them.

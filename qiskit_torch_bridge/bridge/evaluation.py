@@ -462,6 +462,11 @@ def require_finite(program: Program, angles: np.ndarray) -> None:
     """
     if not np.logical_and.reduce(np.isfinite(angles), axis=None):
         row, column = np.argwhere(~np.isfinite(angles))[0].tolist()
+        if program.angle_map.encodes(column):
+            raise NonFiniteAnglesError(
+                f"The amplitudes of row {row} of the flattened batch are all 0, or not finite, which is no quantum state; "
+                "expected finite amplitudes that are not all 0. Leave the row out. No circuit was run."
+            )
         raise NonFiniteAnglesError(
             f"Angle {program.describe_angle(column)} is {angles[row, column]} in row {row}, expected a finite "
             "number of radians; check the inputs and weights. No circuit was run."
@@ -483,7 +488,8 @@ def refuse_block_gradients(program: Program) -> None:
     names = ", ".join(sorted({repr(block.operation.name) for block in program.blocks}))
     raise ValueError(
         f"The gradient by the inputs is wanted, but they enter instruction(s) {names} that are only defined for "
-        "numbers; detach the inputs (weights can still be trained), or encode them in rotation angles."
+        "numbers; detach the inputs (weights can still be trained), or encode them in rotation angles, or as amplitudes "
+        "with circuits.amplitude_encoding."
     )
 
 

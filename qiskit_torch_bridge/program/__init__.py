@@ -21,9 +21,12 @@ with neither a definition nor a matrix.
 
 ``PauliEvolutionGate`` stands for the product formula that it defines (as on hardware), not for the exact exponential.
 
-An instruction that is only defined once its parameters are numbers (an amplitude encoding) has no gradient. If all its
-parameters are inputs it is an *input block*: a program with such blocks is filled, for each distinct row of their
-inputs, to a program without, and everything else about it can be differentiated.
+An amplitude encoding (:func:`qiskit_torch_bridge.circuits.amplitude_encoding`, or ``raw_feature_vector`` of Qiskit Machine
+Learning) becomes rotations, whose angles follow from the amplitudes (:mod:`qiskit_torch_bridge.program.amplitudes`).
+
+Any other instruction that is only defined once its parameters are numbers has no gradient. If all its parameters are inputs
+it is an *input block*: a program with such blocks is filled, for each distinct row of their inputs, to a program without,
+and everything else about it can be differentiated.
 """
 
 from __future__ import annotations

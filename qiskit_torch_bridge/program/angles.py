@@ -6,7 +6,9 @@ weights. They are translated once, when a layer is made:
 
 * an expression that is affine in the parameters becomes a row of a small matrix, or, when it is a multiple of one
   parameter, an entry of a gather;
-* any other expression becomes a torch function (through SymPy).
+* any other expression becomes a torch function (through SymPy);
+* the angles of an amplitude encoding are a torch function of the amplitudes, which are such expressions in turn
+  (:mod:`qiskit_torch_bridge.program.amplitudes`).
 
 Shared parameters, products and chain rules then cost no code of ours: torch differentiates the map.
 
@@ -29,12 +31,17 @@ import sympy
 import torch
 from qiskit.circuit import CircuitError, Parameter, ParameterExpression
 
+from .amplitudes import Encoding, angles_of, derivatives_of
+
 __all__ = ["Affine", "AngleGroup", "AngleMap", "SourceColumn", "as_affine", "batch_size"]
 
 _EXACT: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
 
 SourceColumn = tuple[int, int]
 """Where a parameter's value comes from: (source, column). Source 0 is the inputs, source 1 + g is weight group g."""
+
+_Tensors = Sequence[torch.Tensor] | Mapping[int, torch.Tensor]
+"""By source."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,27 @@ class _Translated:
         assert self._function is not None
         return self._function(*values)
 
+    def evaluate(self, tensors: _Tensors) -> torch.Tensor:
+        """The angles (:meth:`AngleGroup.evaluate`)."""
+        values = [tensors[source][:, column] for source, column in self.columns]
+        angles = torch.broadcast_tensors(*self(values), *values)[: -len(values)]
+        return torch.stack(angles, dim=1)
+
+    def slopes(self, source: int, tensors: Mapping[int, torch.Tensor], width: int) -> np.ndarray:
+        """Their derivatives by one source's parameters (:meth:`AngleGroup.slopes`)."""
+        values = [tensors[s][:, column].detach() for s, column in self.columns]
+        rows = batch_size(values)
+        slopes = np.zeros((rows, len(self._expressions), width))
+        values = [value.expand(rows).clone().requires_grad_() for value in values]
+        with torch.enable_grad():
+            angles = self(values)
+        for angle, angle_values in enumerate(angles):
+            derivatives = torch.autograd.grad(angle_values.sum(), values, retain_graph=True, allow_unused=True)
+            for (s, column), derivative in zip(self.columns, derivatives, strict=True):
+                if s == source and derivative is not None:
+                    slopes[:, angle, column] = derivative.numpy()
+        return slopes
+
 
 def _as_sympy(expression: ParameterExpression, symbols: Sequence[sympy.Symbol]) -> sympy.Expr:
     """The expression for SymPy, with floating point numbers only (torch takes no others in ``exp(2)``)."""
@@ -142,7 +170,7 @@ class AngleGroup:
 
     sources: tuple[int, ...]
     affine: tuple[Affine, ...]
-    translated: _Translated | None
+    translated: _Translated | _Encoded | None
     expressions: tuple[ParameterExpression, ...]
     _: KW_ONLY
     source_widths: tuple[int, ...]
@@ -155,7 +183,7 @@ class AngleGroup:
         with torch.inference_mode(False):
             object.__setattr__(self, "_linear", _Linear.of(self))
 
-    def evaluate(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    def evaluate(self, tensors: _Tensors) -> torch.Tensor:
         """The angles, of shape (N, A_g), or (1, A_g) if no source has a batch.
 
         Args:
@@ -163,9 +191,7 @@ class AngleGroup:
         """
         if self.translated is None:
             return self._linear(tensors)
-        values = [tensors[source][:, column] for source, column in self.translated.columns]
-        angles = torch.broadcast_tensors(*self.translated(values), *values)[: -len(values)]
-        translated = torch.stack(angles, dim=1)
+        translated = self.translated.evaluate(tensors)
         if not self.affine:
             return translated
         parts = (self._linear(tensors), translated)
@@ -174,24 +200,16 @@ class AngleGroup:
 
     def slopes(self, source: int, tensors: Mapping[int, torch.Tensor]) -> np.ndarray:
         """The derivatives of the angles by one source's parameters, shape (N, A_g, columns) or (1, A_g, columns)."""
-        columns = () if self.translated is None else self.translated.columns
-        values = [tensors[s][:, column].detach() for s, column in columns]
-        rows = batch_size(values)
-        slopes = np.zeros((rows, len(self.expressions), self.source_widths[source]))
+        width = self.source_widths[source]
+        slopes = np.zeros((1, len(self.affine), width))
         for angle, form in enumerate(self.affine):
             for (s, column), slope in form.terms:
                 if s == source:
                     slopes[:, angle, column] = slope
-        if self.translated is not None:
-            values = [value.expand(rows).clone().requires_grad_() for value in values]
-            with torch.enable_grad():
-                angles = self.translated(values)
-            for angle, angle_values in enumerate(angles, start=len(self.affine)):
-                derivatives = torch.autograd.grad(angle_values.sum(), values, retain_graph=True, allow_unused=True)
-                for (s, column), derivative in zip(columns, derivatives, strict=True):
-                    if s == source and derivative is not None:
-                        slopes[:, angle, column] = derivative.numpy()
-        return slopes
+        if self.translated is None:
+            return slopes
+        translated = self.translated.slopes(source, tensors, width)
+        return np.concatenate([np.broadcast_to(slopes, (len(translated), *slopes.shape[1:])), translated], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +243,7 @@ class _Linear:
                 matrices[source][column, angle] = slope
         return cls(group.sources, False, None, tuple(matrices.values()), offsets=offsets)
 
-    def __call__(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    def __call__(self, tensors: _Tensors) -> torch.Tensor:
         if self.gathers:
             angles = tensors[self.sources[0]]
             if self.columns is not None:
@@ -238,6 +256,62 @@ class _Linear:
         return angles if self.offsets is None else angles + self.offsets
 
 
+class _Encoded:
+    """The angles of one amplitude encoding, as its gates have them.
+
+    Args:
+        encoding: The encoding.
+        forms: The gates' expressions, affine in the encoding's angles, which are the columns of source 0.
+        columns: Which source and column holds each of the user's parameters' values.
+        source_widths: The number of columns of every source.
+    """
+
+    def __init__(
+        self,
+        encoding: Encoding,
+        forms: Sequence[Affine],
+        columns: dict[Parameter, SourceColumn],
+        source_widths: tuple[int, ...],
+    ) -> None:
+        amplitudes = encoding.amplitudes
+        parameters = {p for a in amplitudes if isinstance(a, ParameterExpression) for p in a.parameters}
+        self.columns = tuple(sorted(columns[p] for p in parameters))
+        self.sources = tuple(sorted({source for source, _ in self.columns}))
+        affine, others = [], []
+        for place, amplitude in enumerate(amplitudes):
+            is_number = not isinstance(amplitude, ParameterExpression)
+            form = Affine((), amplitude) if is_number else as_affine(amplitude, columns)
+            if form is None:
+                others.append(place)
+            else:
+                affine.append((place, form))
+        translated = _Translated([amplitudes[place] for place in others], columns) if others else None
+        forms_of_amplitudes = tuple(form for _, form in affine)
+        self._amplitudes = AngleGroup(self.sources, forms_of_amplitudes, translated, (), source_widths=source_widths)
+        self._order = np.argsort([*(place for place, _ in affine), *others]) if others else None
+        self._angles = AngleGroup((0,), tuple(forms), None, (), source_widths=(len(encoding.angles),))
+
+    def prepare(self) -> None:
+        """Compiles the amplitudes' expressions, unless that has been done."""
+        if self._amplitudes.translated is not None:
+            self._amplitudes.translated.prepare()
+
+    def evaluate(self, tensors: _Tensors) -> torch.Tensor:
+        """The angles (:meth:`AngleGroup.evaluate`)."""
+        return self._angles.evaluate([angles_of(self._amplitudes_in(tensors))])
+
+    def slopes(self, source: int, tensors: Mapping[int, torch.Tensor], width: int) -> np.ndarray:
+        """Their derivatives by one source's parameters (:meth:`AngleGroup.slopes`)."""
+        slopes = self._amplitudes.slopes(source, tensors)
+        if self._order is not None:
+            slopes = slopes[:, self._order]
+        return self._angles.slopes(0, {}) @ derivatives_of(self._amplitudes_in(tensors).detach().numpy()) @ slopes
+
+    def _amplitudes_in(self, tensors: _Tensors) -> torch.Tensor:
+        amplitudes = self._amplitudes.evaluate(tensors)
+        return amplitudes if self._order is None else amplitudes[:, self._order]
+
+
 def batch_size(groups: Sequence[torch.Tensor]) -> int:
     """The number of rows of tensors that have N rows or one."""
     rows = 1
@@ -247,6 +321,18 @@ def batch_size(groups: Sequence[torch.Tensor]) -> int:
             return 0
         rows = max(rows, size)
     return rows
+
+
+def _encoded_forms(encoding: Encoding, expressions: Sequence[ParameterExpression]) -> dict[int, Affine]:
+    """Which expressions are made of the encoding's angles, and how; in the order of these, as most encodings have them."""
+    columns = {parameter: (0, place) for place, parameter in enumerate(encoding.angles)}
+    forms = {}
+    for place, expression in enumerate(expressions):
+        if not columns.keys().isdisjoint(expression.parameters):
+            form = as_affine(expression, columns)
+            assert form is not None  # also in controlled and inverted rotations
+            forms[place] = form
+    return dict(sorted(forms.items(), key=lambda entry: entry[1].terms))
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,6 +355,7 @@ class AngleMap:
         expressions: Sequence[ParameterExpression],
         columns: dict[Parameter, SourceColumn],
         source_widths: Sequence[int],
+        encodings: Sequence[Encoding] = (),
         fixed: Sequence[Parameter] = (),
     ) -> AngleMap:
         """Builds the map.
@@ -277,20 +364,28 @@ class AngleMap:
             expressions: One an angle.
             columns: Which source and column holds each parameter's value.
             source_widths: The number of columns of every source.
+            encodings: Amplitude encodings, whose angles are parameters of the expressions too; each is a group.
             fixed: Inputs to be handed on as they are, as a last group.
         """
-        sources_of = [tuple(sorted({columns[p][0] for p in e.parameters})) for e in expressions]
-        affine_of = [as_affine(e, columns) for e in expressions]
-        ranking = sorted(range(len(expressions)), key=lambda i: (sources_of[i], affine_of[i] is None))
         widths = tuple(source_widths)
+        encoded = [_encoded_forms(encoding, expressions) for encoding in encodings]
+        plain = set(range(len(expressions))).difference(*encoded)
+        sources_of = {i: tuple(sorted({columns[p][0] for p in expressions[i].parameters})) for i in plain}
+        affine_of = {i: as_affine(expressions[i], columns) for i in plain}
+        ranking = sorted(plain, key=lambda i: (sources_of[i], affine_of[i] is None, i))
         groups = []
-        for sources in sorted({(0,), *sources_of}):
+        for sources in sorted({(0,), *sources_of.values()}):
             members = [i for i in ranking if sources_of[i] == sources]
             affine = tuple(form for i in members if (form := affine_of[i]) is not None)
             angles = tuple(expressions[i] for i in members)
             others = angles[len(affine) :]
             translated = _Translated(others, columns) if others else None
             groups.append(AngleGroup(sources, affine, translated, angles, source_widths=widths))
+        for encoding, of_encoding in zip(encodings, encoded, strict=True):
+            one = _Encoded(encoding, [*of_encoding.values()], columns, widths)
+            angles = tuple(expressions[i] for i in of_encoding)
+            groups.append(AngleGroup(one.sources, (), one, angles, source_widths=widths))
+            ranking += of_encoding
         if fixed:
             forms = tuple(Affine(((columns[parameter], 1.0),), 0.0) for parameter in fixed)
             groups.append(AngleGroup((0,), forms, None, tuple(fixed), source_widths=widths, fixed=True))
@@ -318,6 +413,11 @@ class AngleMap:
     def expressions(self) -> tuple[ParameterExpression, ...]:
         """The expression of each angle."""
         return tuple(expression for group in self.groups for expression in group.expressions)
+
+    def encodes(self, column: int) -> bool:
+        """Whether the angle is one of an amplitude encoding."""
+        spans = zip(self.groups, self.slices, strict=True)
+        return any(isinstance(g.translated, _Encoded) and span.start <= column < span.stop for g, span in spans)
 
     @cached_property
     def has_idle_inputs(self) -> bool:

@@ -119,7 +119,7 @@ def _resets(operation: Operation) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class InputBlock:
-    """An instruction that is only defined once its parameters, all inputs, are numbers: an amplitude encoding, say.
+    """An instruction that is only defined once its parameters, all inputs, are numbers.
 
     It has no gradient by its inputs. In the circuit a labelled barrier keeps its place.
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from qiskit.circuit import Parameter, ParameterExpression, ParameterVector, QuantumCircuit
 
+from .amplitudes import encodings_spelled_out
 from .angles import AngleMap
 from .canonical import (
     ROTATIONS,
@@ -121,7 +122,8 @@ class Program:
         input_list, groups = flatten_parameters(inputs, "inputs"), weight_groups(weights)
         unrolled = without_loops(circuit)  # older Qiskit counts a loop's own parameter among the circuit's
         columns = source_columns(unrolled, input_list, groups)
-        rest, blocks = set_input_blocks_aside(unrolled, input_list)
+        spelled, encodings = encodings_spelled_out(unrolled)
+        rest, blocks = set_input_blocks_aside(spelled, input_list)
         unitary, measured = without_final_measurements(to_rotations(rest))
         readout = _readout(circuit, measured, observables=observables, probabilities=probabilities, interpret=interpret)
         arguments = [argument for instruction in unitary.data for argument in instruction.operation.params]
@@ -129,6 +131,7 @@ class Program:
             [argument for argument in arguments if is_parameterised(argument)],
             columns,
             [len(input_list), *(len(group) for group in groups.values())],
+            encodings=encodings,
             fixed=[parameter for block in blocks for parameter in block.parameters],
         )
         angles = tuple(ParameterVector("angle", len(angle_map.order)))

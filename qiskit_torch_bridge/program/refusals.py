@@ -147,12 +147,12 @@ def _gate(operation: Operation) -> str:
         )
     if isinstance(operation, (Initialize, StatePreparation, Isometry)):
         return (
-            f"has the parameter(s) {names} as amplitudes, which have no gradient rule; encode the data in rotation angles, "
-            "or make all of them inputs, which need no gradient."
+            f"has the parameter(s) {names} as amplitudes, which have no gradient rule; use "
+            "qiskit_torch_bridge.circuits.amplitude_encoding, or encode the data in rotation angles."
         )
     if has_matrix(operation) and not type(operation).__module__.startswith("qiskit."):
         return f"is a matrix of the parameter(s) {names}, which no gradient rule differentiates. {_ANOTHER_WAY}."
     return (
         f"is no known function of the parameter(s) {names} in terms of rotations, so it cannot be differentiated. "
-        f"{_ANOTHER_WAY} (amplitudes as parameters have no gradient rule)."
+        f"{_ANOTHER_WAY} (amplitudes: with qiskit_torch_bridge.circuits.amplitude_encoding)."
     )

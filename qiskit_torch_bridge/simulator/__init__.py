@@ -7,6 +7,8 @@ A step on ``statevector`` is one forward simulation of the batch and one sweep b
   :mod:`qiskit_torch_bridge.simulator.plan`).
 * **Cache.** Gates are gathered into passes over blocks of 13 qubits' amplitudes, each of which stays in the processor's
   cache while all its gates are applied. Of small circuits, eight rows of the batch lie side by side in a vector.
+* **One call.** A batch of small states goes from features and weights to values in one call of compiled code, and back in
+  another (:mod:`qiskit_torch_bridge.simulator.step`); no array changes hands in between.
 * **Explicit vectors.** The loops are compiled by numba with instructions of the processor at hand
   (:mod:`qiskit_torch_bridge.simulator.kernels`, :mod:`qiskit_torch_bridge.simulator.vectors`): once on a machine, 10 to
   25 seconds; later processes read the machine code.
@@ -20,7 +22,7 @@ A step on ``statevector`` is one forward simulation of the batch and one sweep b
 Batches run in parts that bound the memory, parts in as many threads as ``torch.get_num_threads()`` says
 (:mod:`qiskit_torch_bridge.simulator.engine`, :mod:`qiskit_torch_bridge.simulator.threads`); results depend on neither.
 
-**Rules of thumb.** Small circuits cost a tenth of a millisecond, most of it Python and torch: give them larger batches.
+**Rules of thumb.** Small circuits cost a twentieth of a millisecond, most of it PyTorch's autograd: give them larger batches.
 From some 14 qubits on, time doubles with each. Parameter shift costs 2 W simulations, adjoint one sweep: let the default
 choose. Error bars are computed when they are looked at, and cost a second simulation then. On Aer the time is Aer's: for
 ideal shots use ``statevector``. On hardware a job costs two seconds whatever is in it, so the number of jobs is what counts.

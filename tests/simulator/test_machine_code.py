@@ -65,7 +65,7 @@ def test_compiling_is_announced_once_and_kept_on_disk(tmp_path):
 def test_entries_are_called_with_the_types_that_they_declare():
     """Else they would be compiled ahead for nothing, and again when they are called."""
     exec(COMPILE_ALL, {})
-    for kernel, signatures in machine_code._entries.items():
+    for kernel, (signatures, _) in machine_code._entries.items():
         declared = {machine_code._types(one, real) for one in signatures for real in (types.float64, types.float32)}
         assert not signatures or set(kernel.signatures) <= declared, kernel
 
