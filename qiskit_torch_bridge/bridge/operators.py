@@ -140,7 +140,8 @@ def _plain_gradients(
     plain, tensors = _behind(token), [features, *weights]
     if plain is None:
         return [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
-    gradients = pull_back_plainly(*plain, tuple(needed), upstream.resolve_neg(), features, weights)
+    call, states = plain
+    gradients = pull_back_plainly(call, states, tuple(needed), upstream.resolve_neg(), features, weights)
     return [t.new_empty(0) if gradient is None else gradient for t, gradient in zip(tensors, gradients, strict=True)]
 
 
@@ -195,7 +196,7 @@ def _values(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     host = _host(layer)
     program, method = host.program, host.method(shots)
-    call = Call(host.tally, Sources(program, _true(trained), dict(enumerate(sources))))
+    call = Call(host.tally, Sources(program, frozenset(_true(trained)), dict(enumerate(sources))))
     position, ahead = host.seeds.position, None
     if method.backend.queues and training:
         wanted = [any(trained[source] for source in group.sources) for group in program.angle_map.groups]
@@ -251,8 +252,8 @@ def _apart(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
-def _true(trained: Sequence[bool]) -> frozenset[int]:
-    return frozenset([source for source, is_trained in enumerate(trained) if is_trained])
+def _true(trained: Sequence[bool]) -> list[int]:
+    return [source for source, is_trained in enumerate(trained) if is_trained]
 
 
 def _side_by_side(groups: Sequence[torch.Tensor]) -> np.ndarray:
@@ -300,11 +301,7 @@ def measure_traced(
 
 
 def _plain_traced(
-    layer: str,
-    features: torch.Tensor | None,
-    weights: Sequence[torch.Tensor],
-    training: bool,
-    trained: list[bool],
+    layer: str, features: torch.Tensor | None, weights: Sequence[torch.Tensor], training: bool, trained: list[bool]
 ) -> torch.Tensor:
     like = features if features is not None else weights[0] if weights else torch.empty(0)
     precise = like.dtype if like.dtype in _PRECISIONS else torch.float64
