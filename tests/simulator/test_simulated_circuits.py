@@ -153,7 +153,7 @@ def test_a_unitary_on_ten_of_fourteen_qubits():
     circuit.ry(Parameter("c"), 12)
     case = Case(circuit, [SparsePauliOp([pauli(14, Z=[0, 9, 12]), pauli(14, X=[12, 3])], [1.0, 2.0])])
     assert case.num_passes > 1
-    assert any(len(one.segments) == 0 for one in case.simulator.plan.passes)
+    assert any(len(one.outer_bits) == 0 for one in case.simulator.plan.passes)
     case.check(1)
 
 
