@@ -199,8 +199,8 @@ def _values(
     call = Call(host.tally, Sources(program, frozenset(_true(trained)), dict(enumerate(sources))))
     position, ahead = host.seeds.position, None
     if method.backend.queues and training:
-        wanted = [any(trained[source] for source in group.sources) for group in program.angle_map.groups]
-        ahead = look_ahead(program, method, batch_size(groups), wanted, host.seeds)
+        selected = [any(trained[source] for source in group.sources) for group in program.angle_map.groups]
+        ahead = look_ahead(program, method, batch_size(groups), selected, host.seeds)
     evaluation = Evaluation(program, method, seeds=host.seeds, training=training, observer=call, ahead=ahead)
     try:
         values = evaluation.measure(groups)

@@ -15,18 +15,17 @@ import numpy as np
 import torch
 
 from ..program.compiled import Program, Selection
-from ..shots.seeding import SeedStream
 from . import transforms
 from .error_bars import Sources
 from .evaluation import Evaluation, GradientRecord, Kept, Record
 from .function import QuantumFunction
-from .functional import Call, Tally
+from .functional import Call
 from .method import Method
 from .names import Host
 from .result import LayerResult
 
 if TYPE_CHECKING:
-    from ..simulator.step import Address, Step
+    from ..simulator.step import Address, Passage, Step
 
 __all__ = ["Context", "PlainCall", "compute_plainly", "fit", "joined", "measure_plainly", "pull_back_plainly"]
 
@@ -55,13 +54,10 @@ class PlainCall:
     """What a call has computed; made into a result only where somebody looks, because that takes as long as the call.
 
     Args:
-        program: The compiled circuit.
-        method: How it was measured.
+        host: The layer.
         step: What has computed it.
-        angles: Shape (N, A).
-        values: Shape (N, M).
-        seeds: The layer's stream, which exact values do not draw from.
-        tally: Counts what is executed.
+        passage: What that is.
+        method: How it was measured.
         trained: The sources whose gradient torch wants.
     """
 
@@ -69,20 +65,11 @@ class PlainCall:
         "_noted", "_result", "_sources", "angles", "method", "program", "seeds", "step", "tally", "trained", "values",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        program: Program,
-        method: Method,
-        step: Step,
-        angles: np.ndarray,
-        values: np.ndarray,
-        seeds: SeedStream,
-        tally: Tally,
-        trained: Sequence[int],
-    ) -> None:
-        self.program, self.method, self.step = program, method, step
-        self.angles, self.values = angles, values
-        self.seeds, self.tally, self.trained = seeds, tally, trained
+    def __init__(self, host: Host, step: Step, passage: Passage, *, method: Method, trained: Sequence[int]) -> None:
+        # Neither the layer itself, which would hold itself then, nor the states.
+        self.program, self.seeds, self.tally = host.program, host.seeds, host.tally
+        self.angles, self.values = passage.angles, passage.values
+        self.step, self.method, self.trained = step, method, trained
         self._noted: _Noted | None = None
         self._sources: Sources | None = None
         self._result: LayerResult | None = None
@@ -144,8 +131,8 @@ class PlainCall:
             observer=Call(self.tally, self._where_from()),
             record=Record(kept=kept),
         )
-        wanted = [any(needed[source] for source in group.sources) for group in self.program.angle_map.groups]
-        context = Context(evaluation, groups, (False, *wanted))
+        selected = [any(needed[source] for source in group.sources) for group in self.program.angle_map.groups]
+        context = Context(evaluation, groups, (False, *selected))
         by_group = QuantumFunction.backward(context, upstream.to(torch.float64))[1:]
         return [
             self._chained(source, by_group, tensor) if needed[source] and tensor is not None else None
@@ -254,7 +241,7 @@ def compute_plainly(
     passage = step.forward(rows, _address(features), _address(weights), _address(outputs))
     if passage is None:
         return None
-    call = PlainCall(program, method, step, passage.angles, passage.values, host.seeds, host.tally, trained)
+    call = PlainCall(host, step, passage, method=method, trained=trained)
     host.tally.circuits += rows * len(program.readout.groups)
     host.tally.last = call
     return call, passage.states, outputs
