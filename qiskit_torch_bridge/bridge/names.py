@@ -48,6 +48,6 @@ def host_of(name: str) -> Host:
         raise RuntimeError(
             f"A graph asks for the quantum {name}, which this process does not have, expected one of {sorted(_hosts)}. "
             "A graph holds no circuits: keep the model that it was made from; in another process make the same model first, "
-            "before any other quantum layer."
+            "before any other quantum layer, and keep it."
         ) from None
     return host

@@ -22,7 +22,7 @@ A step on ``statevector`` is one forward simulation of the batch and one sweep b
 Batches run in parts that bound the memory, parts in as many threads as ``torch.get_num_threads()`` says
 (:mod:`qiskit_torch_bridge.simulator.engine`, :mod:`qiskit_torch_bridge.simulator.threads`); results depend on neither.
 
-**Rules of thumb.** Small circuits cost a twentieth of a millisecond, most of it PyTorch's autograd: give them larger batches.
+**Rules of thumb.** Small circuits cost a twentieth of a millisecond, mostly PyTorch's autograd: give them larger batches.
 From some 14 qubits on, time doubles with each. Parameter shift costs 2 W simulations, adjoint one sweep: let the default
 choose. Error bars are computed when they are looked at, and cost a second simulation then. On Aer the time is Aer's: for
 ideal shots use ``statevector``. On hardware a job costs two seconds whatever is in it, so the number of jobs is what counts.
