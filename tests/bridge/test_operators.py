@@ -471,6 +471,19 @@ def test_a_token_from_elsewhere():
     del token
 
 
+def test_names_tell_circuits_apart():
+    """Another process may make other layers first: of the same shape, but not of the same name."""
+    circuit, inputs, weights = dressed(3, 2)
+    other = circuit.copy()
+    other.data[-1] = other.data[-1].replace(qubits=[circuit.qubits[0]])
+    layers = [
+        QuantumLayer(one, inputs=inputs, weights=weights, backend=backend)
+        for one, backend in ((circuit, None), (circuit, "aer"), (other, None))
+    ]
+    prints = [made._name.split(" ", 2)[2] for made in layers]
+    assert prints[0] == prints[1] != prints[2]
+
+
 @pytest.mark.parametrize("options", [{}, {"shots": 20}], ids=str)
 def test_tokens_go_with_their_tensors(options):
     faster = compiled(layer(**options))
