@@ -41,7 +41,11 @@ def _fingerprint(program: Program) -> int:
     """A number that tells circuits apart: gates, qubits, numbers, where angles come from, and how much is read."""
     circuit = program.circuit
     gates = [
-        (i.operation.name, [circuit.find_bit(qubit).index for qubit in i.qubits], [str(p) for p in i.operation.params[:3]])
+        (
+            i.operation.name,
+            [circuit.find_bit(qubit).index for qubit in i.qubits],
+            [str(p) for p in i.operation.params[:3]],
+        )
         for i in circuit.data
     ]
     forms = [form for group in program.angle_map.groups for form in group.affine]
