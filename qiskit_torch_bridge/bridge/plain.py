@@ -27,7 +27,7 @@ from .result import LayerResult
 if TYPE_CHECKING:
     from ..simulator.step import Address, Passage, Step
 
-__all__ = ["Context", "PlainCall", "compute_plainly", "fit", "joined", "measure_plainly", "pull_back_plainly"]
+__all__ = ["PlainCall", "compute_plainly", "fit", "joined", "measure_plainly", "pull_back_plainly"]
 
 _NOWHERE: Address = (0, False)
 _ORDINARY = (torch.Tensor, torch.nn.Parameter)
