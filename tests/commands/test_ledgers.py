@@ -68,6 +68,16 @@ def test_jobs_are_listed_without_an_account(rehearsed, capsys):
         assert capsys.readouterr().out == by_file
 
 
+def test_what_was_billed_is_added_up(tmp_path, rehearsed, capsys):
+    copied = shutil.copy(rehearsed, tmp_path / "billed.sqlite")
+    ledger = Ledger(Path(copied))
+    for number, seconds in enumerate((1.5, 2.0, 4.0), start=1):
+        ledger.billed(number, seconds)
+    ledger.close()
+    assert main(["jobs", str(copied)]) == 0
+    assert "7.5 s billed" in capsys.readouterr().out
+
+
 def test_an_empty_ledger(tmp_path, capsys):
     Ledger(tmp_path / "empty.sqlite").close()
     assert main(["jobs", str(tmp_path), "--discard-damaged"]) == 0

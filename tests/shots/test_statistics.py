@@ -48,6 +48,19 @@ BACKENDS: dict[str, Callable[[], Any]] = {
 every_backend = pytest.mark.parametrize("make", BACKENDS.values(), ids=BACKENDS.keys())
 
 
+@every_backend
+def test_variances_have_no_bias(make):
+    """Of two shots of a fair coin: divided by two in place of one, they would be half as large."""
+    x = Parameter("x")
+    coin = QuantumCircuit(1)
+    coin.ry(x, 0)
+    layer = QuantumLayer(coin, inputs=[x], backend=make(), shots=2, seed=3)
+    layer(torch.full((400, 1), torch.pi / 2, dtype=torch.float64))
+    variances = layer.last_run.standard_errors**2
+    assert set(variances.round(9).ravel()) == {0.0, 1.0}
+    assert abs(variances.mean() - 0.5) < stats.norm.isf(ALPHA / 2) * 0.5 / 20
+
+
 def circuit() -> QuantumCircuit:
     """Each parameter in one gate, so that each gradient is one difference of two values."""
     qc = QuantumCircuit(2)
