@@ -1,0 +1,210 @@
+"""Carries plans of circuits with noise out: values, gradients and shots of a batch, in threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import psutil
+
+from ..arguments import in_gibibytes
+from ..program.channels import NoisyCircuit
+from ..program.readout import MeasurementGroup, Readout
+from ..shots.covariance import variance_of_one_shot
+from . import density_kernels, outcome_kernels, threads
+from .density_plan import Branch, DensityPlan, End, branches_of
+from .vectors import WIDTH
+
+__all__ = ["DensitySimulator"]
+
+_BYTES_OF_KEPT_STATES = 2**28  # of a thread; beyond, states are computed once more from checkpoints
+_BYTES_OF_AN_ENTRY = 100  # of a plan and of states, roughly; measured at 8 and 9 qubits
+_NUMBERS_OF_A_PART = 2**22
+_MOST_COUNTS_KEPT = 2**23
+_SECONDS_PER_ENTRY = 1.5e-9  # of a slab, and operation; a rough guess that only decides about threads
+_SECONDS_PER_DRAW = 5e-8
+
+Measured = list[tuple[MeasurementGroup, slice, np.ndarray]]
+"""Of parts of a batch: a measurement, the part's rows, and the counts of its outcomes."""
+
+
+class DensitySimulator:
+    """Simulates the measured circuits of one program, with their noise.
+
+    Args:
+        circuits: One for each measurement group of the readout.
+        readout: What is read.
+        dtype: Of the entries of states: float64 or float32.
+
+    Raises:
+        MemoryError: If one state is larger than this machine's memory.
+    """
+
+    def __init__(self, circuits: Sequence[NoisyCircuit], readout: Readout, dtype: Any = np.float64) -> None:
+        self._dtype = np.dtype(dtype)
+        _require_memory(max((circuit.num_qubits for circuit in circuits), default=0))
+        self._readout = readout
+        self._branches = branches_of(circuits, readout.groups)
+
+    @cached_property
+    def _exact(self) -> list[tuple[Branch, DensityPlan]]:
+        return [(branch, branch.exact_plan(self._dtype)) for branch in self._branches]
+
+    @cached_property
+    def _sampling(self) -> list[tuple[Branch, DensityPlan]]:
+        return [(branch, branch.sampling_plan(self._dtype)) for branch in self._branches]
+
+    def values(self, angles: np.ndarray) -> np.ndarray:
+        """Exact values, shape (N, M).
+
+        Args:
+            angles: Shape (N, A), float64; N > 0; radians.
+        """
+        values = np.empty((len(angles), self._readout.num_outputs))
+        values[:] = self._readout.constants
+        for branch, plan in self._exact:
+            values += _read(plan, branch.circuit.rotation_angles(angles))
+        return values
+
+    def pullback(self, angles: np.ndarray, upstream: np.ndarray, selected: np.ndarray) -> np.ndarray:
+        """The vector-Jacobian product, shape (N, A); zero for angles that are not selected.
+
+        Args:
+            angles: As in :meth:`values`.
+            upstream: Shape (N, M), float64, contiguous: the gradient by the values.
+            selected: Shape (A,), bool.
+        """
+        gradients = np.zeros(angles.shape)
+        for branch, plan in self._exact:
+            slopes = branch.circuit.slopes
+            wanted = slopes[selected].any(axis=0)
+            if wanted[plan.columns].any():
+                rotations = branch.circuit.rotation_angles(angles)
+                gradients += _pulled_back(plan, rotations, upstream, wanted) @ slopes.T
+        gradients[:, ~selected] = 0.0
+        return gradients
+
+    def sampled(
+        self, angles: np.ndarray, shots: int, seed: np.random.SeedSequence
+    ) -> tuple[np.ndarray, np.ndarray, Measured | None]:
+        """Values from ``shots`` shots of each measurement, and their squared standard errors, both of shape (N, M).
+
+        And the counts, unless they take much memory.
+        """
+        narrow = np.min_scalar_type(shots)
+        outcomes = sum(2 ** len(group.qubits) for group in self._readout.groups)
+        kept: Measured | None = [] if outcomes * len(angles) <= _MOST_COUNTS_KEPT else None
+        values = np.empty((len(angles), self._readout.num_outputs))
+        values[:] = self._readout.constants
+        variances = np.zeros(values.shape)
+
+        def use(group: MeasurementGroup, part: slice, counts: np.ndarray) -> None:
+            first, second = group.moments(counts / shots)
+            values[part] += first
+            variances[part] += np.maximum(second - first**2, 0.0) / (shots - 1.0 if shots > 1 else np.nan)
+            if kept is not None:
+                kept.append((group, part, counts.astype(narrow)))
+
+        self._measure(angles, shots, seed, use)
+        return values, variances, kept
+
+    def variances_of_one_shot(
+        self,
+        angles: np.ndarray,
+        shots: int | None,
+        seed: np.random.SeedSequence | None,
+        kept: Measured | None,
+        upstream: np.ndarray,
+    ) -> np.ndarray:
+        """The variance from shot to shot of ``upstream @ scores``, shape (N,), summed over the measurements.
+
+        Args:
+            angles: As in :meth:`values`.
+            shots: Of how many shots it is to be estimated, the same that :meth:`sampled` draws; None: exactly.
+            seed: The seed of those.
+            kept: Their counts; None: they are drawn once more.
+            upstream: Shape (N, M).
+        """
+        variances = np.zeros(len(angles))
+
+        def use(group: MeasurementGroup, part: slice, measured: np.ndarray) -> None:
+            frequencies = measured if shots is None else measured / shots
+            variances[part] += variance_of_one_shot(group, frequencies, upstream[part], shots)
+
+        if kept is None:
+            self._measure(angles, shots, seed, use)
+        else:
+            for measured in kept:
+                use(*measured)
+        return variances
+
+    def _measure(
+        self,
+        angles: np.ndarray,
+        shots: int | None,
+        seed: np.random.SeedSequence | None,
+        use: Callable[[MeasurementGroup, slice, np.ndarray], None],
+    ) -> None:
+        """Hands on the counts of each measurement's outcomes, with its rows; or their probabilities."""
+        key = None if seed is None else seed.generate_state(2, np.uint32).astype(np.uint64)
+        for branch, plan in self._sampling:
+            size = max(1, _NUMBERS_OF_A_PART // plan.num_reads // WIDTH) * WIDTH
+            for start in range(0, len(angles), size):
+                part = slice(start, min(start + size, len(angles)))
+                read = _read(plan, branch.circuit.rotation_angles(angles[part]))
+                first = 0
+                for end in branch.ends:
+                    stop = first + 2 ** len(end.circuit.measured)
+                    probabilities = end.probabilities(np.ascontiguousarray(read[:, first:stop]))
+                    measured = probabilities if shots is None else _drawn(probabilities, shots, key, end, start)
+                    use(end.group, part, measured)
+                    first = stop
+
+
+def _read(plan: DensityPlan, angles: np.ndarray) -> np.ndarray:
+    """What the plan reads, shape (N, K), at the rotations' angles."""
+    reads = np.empty((len(angles), plan.num_reads))
+    work = partial(density_kernels.forward, plan.static, plan.size, angles, reads, plan.like)
+    _spread(work, plan, len(angles), sweeps=1)
+    return reads
+
+
+def _pulled_back(plan: DensityPlan, angles: np.ndarray, upstream: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The gradient by the rotations' wanted angles, shape (N, R); zero for the others."""
+    gradients = np.zeros(angles.shape)
+    bytes_of_state = (plan.size + 1) * WIDTH * plan.like.itemsize
+    segment = max(1, plan.num_operations)
+    if segment * bytes_of_state > _BYTES_OF_KEPT_STATES:
+        segment = int(np.ceil(segment**0.5))
+    work = partial(
+        density_kernels.backward, plan.static, plan.size, angles, upstream, wanted, segment, gradients, plan.like
+    )
+    _spread(work, plan, len(angles), sweeps=5)
+    return gradients
+
+
+def _spread(work: Callable[[int, int], None], plan: DensityPlan, rows: int, *, sweeps: int) -> None:
+    """Does the work on all slabs, here or in threads where there is enough of it."""
+    slabs = -(-rows // WIDTH)
+    threads.in_parallel(work, slabs, sweeps * slabs * plan.size * (plan.num_operations + 2) * _SECONDS_PER_ENTRY)
+
+
+def _drawn(probabilities: np.ndarray, shots: int, key: np.ndarray | None, end: End, first_row: int) -> np.ndarray:
+    counts = np.empty(probabilities.shape, np.int64)
+    work = partial(outcome_kernels.draw_counts, probabilities, shots, key, end.number, first_row, counts)
+    threads.in_parallel(work, len(counts), counts.size * _SECONDS_PER_DRAW)
+    if counts.min() < 0:
+        raise FloatingPointError("The probabilities of a circuit's outcomes are not finite; please report this.")
+    return counts
+
+
+def _require_memory(num_qubits: int) -> None:
+    needed, there = _BYTES_OF_AN_ENTRY * WIDTH * 4**num_qubits, psutil.virtual_memory().total
+    if needed > there:
+        raise MemoryError(
+            f"Simulation of {num_qubits} qubits with noise needs some {in_gibibytes(needed)} of memory, and this machine "
+            f"has {in_gibibytes(there)}; use fewer qubits, or Aer with a number of shots: "
+            "backend=AerSimulator(noise_model=...), shots=1000."
+        )
