@@ -4,6 +4,8 @@ r"""Backends: where circuits run, and how what the user holds becomes a backend 
 |---|---|---|
 | ``None``, ``"statevector"`` | exact simulation on this machine's cores | exact, or multinomial shots |
 | ``"aer"``, an ``AerSimulator`` | Aer with your method, noise, device | exact (without readout errors), or Aer's shots |
+| ``"noisy:manila"``, a :class:`qiskit_torch_bridge.DensityMatrixBackend` | exact simulation of noise, without Aer's run | \
+exact, or multinomial shots |
 | ``"fake:manila"``, a fake device | Aer with a device's noise, connections and gates | shots |
 | ``"ibm:NAME"``, an IBM device, ``Session``, ``Batch`` | hardware (:mod:`qiskit_torch_bridge.backends.ibm`) | shots |
 | any V2 Sampler; any other ``BackendV2``, such as ``BasicSimulator`` | its counts | shots |
@@ -37,14 +39,14 @@ from .statevector import StatevectorBackend
 
 __all__ = ["Backend", "Charge", "Estimate", "Passport", "Request", "check_shots", "resolve_backend"]
 
-_WORDS = "'statevector', 'aer', 'fake:NAME', 'ibm:NAME', 'replay:FILE'"
+_WORDS = "'statevector', 'aer', 'noisy:NAME', 'fake:NAME', 'ibm:NAME', 'replay:FILE'"
 
 
 def resolve_backend(backend: Any) -> Backend:
     """The backend that the user means.
 
     Args:
-        backend: None, a word (``"statevector"``, ``"aer"``, ``"fake:NAME"``, ``"ibm:NAME"``, ``"replay:FILE"``), an
+        backend: None, a word (``"statevector"``, ``"aer"``, ``"noisy:NAME"``, ``"fake:NAME"``, ``"ibm:NAME"``, ``"replay:FILE"``), an
             ``AerSimulator``, a fake device, an IBM device, ``Session`` or ``Batch``, any V2 Sampler or Estimator, any
             other ``BackendV2``, or one of ours.
 
@@ -85,6 +87,11 @@ def _from_word(word: str) -> Backend:
         from .ibm.device import fake_device
 
         return AerBackend(fake_device(name))
+    if kind == "noisy" and name:
+        from .density_matrix import DensityMatrixBackend
+        from .ibm.device import fake_device
+
+        return DensityMatrixBackend(device=fake_device(name, word=kind))
     if kind == "ibm" and name:
         from .ibm.backend import IBMBackend
 

@@ -56,24 +56,26 @@ class DensitySimulator:
     def _sampling(self) -> list[tuple[Branch, DensityPlan]]:
         return [(branch, branch.sampling_plan(self._dtype)) for branch in self._branches]
 
-    def values(self, angles: np.ndarray) -> np.ndarray:
-        """Exact values, shape (N, M).
+    def values(self, angles: np.ndarray, *, keep: bool = False) -> tuple[np.ndarray, None]:
+        """Exact values, shape (N, M); and None, for no state is kept for a gradient.
 
         Args:
             angles: Shape (N, A), float64; N > 0; radians.
+            keep: Makes no difference.
         """
         values = np.empty((len(angles), self._readout.num_outputs))
         values[:] = self._readout.constants
         for branch, plan in self._exact:
             values += _read(plan, branch.circuit.rotation_angles(angles))
-        return values
+        return values, None
 
-    def pullback(self, angles: np.ndarray, upstream: np.ndarray, selected: np.ndarray) -> np.ndarray:
+    def pullback(self, angles: np.ndarray, upstream: np.ndarray, states: None, selected: np.ndarray) -> np.ndarray:
         """The vector-Jacobian product, shape (N, A); zero for angles that are not selected.
 
         Args:
             angles: As in :meth:`values`.
             upstream: Shape (N, M), float64, contiguous: the gradient by the values.
+            states: Nothing.
             selected: Shape (A,), bool.
         """
         gradients = np.zeros(angles.shape)
