@@ -23,7 +23,8 @@ _BYTES_OF_KEPT_STATES = 2**28  # of a thread; beyond, states are computed once m
 _BYTES_OF_AN_ENTRY = 100  # of a plan and of states, roughly; measured at 8 and 9 qubits
 _NUMBERS_OF_A_PART = 2**22
 _MOST_COUNTS_KEPT = 2**23
-_SECONDS_PER_ENTRY = 1.5e-9  # of a slab, and operation; a rough guess that only decides about threads
+_SECONDS_OF_WORK = 2e-9  # of a slab's entry that an operation reads; a rough guess
+_SECONDS_WORTH_SHARING = 0.005
 _SECONDS_PER_DRAW = 5e-8
 
 Measured = list[tuple[MeasurementGroup, slice, np.ndarray]]
@@ -82,7 +83,7 @@ class DensitySimulator:
         for branch, plan in self._exact:
             slopes = branch.circuit.slopes
             wanted = slopes[selected].any(axis=0)
-            if wanted[plan.columns].any():
+            if any(wanted[columns].any() for columns in plan.columns_of):
                 rotations = branch.circuit.rotation_angles(angles)
                 gradients += _pulled_back(plan, rotations, upstream, wanted) @ slopes.T
         gradients[:, ~selected] = 0.0
@@ -166,31 +167,80 @@ class DensitySimulator:
 
 
 def _read(plan: DensityPlan, angles: np.ndarray) -> np.ndarray:
-    """What the plan reads, shape (N, K), at the rotations' angles."""
+    """What the plan reads, shape (N, K), at the rotations' angles.
+
+    The beginning of a circuit that rows have in common (a row's shifted circuits do) is simulated once.
+    """
     reads = np.empty((len(angles), plan.num_reads))
-    work = partial(density_kernels.forward, plan.static, plan.size, angles, reads, plan.like)
-    _spread(work, plan, len(angles), sweeps=1)
+    cut, first, row_of = _shared_beginning(plan, angles)
+    none, num_operations = plan.no_states, plan.num_operations
+    begin = none
+    if cut:
+        begin = np.empty((len(first), plan.size), none.dtype)
+        _forward(plan, angles[first], (0, cut), none, row_of, begin, np.empty((len(first), 0)))
+    _forward(plan, angles, (cut, num_operations), begin, row_of, none, reads)
     return reads
+
+
+def _forward(
+    plan: DensityPlan,
+    angles: np.ndarray,
+    part: tuple[int, int],
+    begin: np.ndarray,
+    begin_of: np.ndarray,
+    end: np.ndarray,
+    reads: np.ndarray,
+) -> None:
+    work = partial(density_kernels.forward, plan.static, plan.size, angles, part, begin, begin_of, end, reads)
+    _spread(work, plan.work[part[1]] - plan.work[part[0]] + 2 * plan.size, len(angles))
+
+
+def _shared_beginning(plan: DensityPlan, angles: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    """How many operations to do once for rows that have their angles in common.
+
+    Returns:
+        That number; rows of each kind; and the kind of each row.
+    """
+    rows = len(angles)
+    kinds = np.zeros(rows, np.int64)
+    best, least = (0, kinds[:1], kinds), _slabs(rows) * int(plan.work[-1])
+    if least * _SECONDS_OF_WORK < _SECONDS_WORTH_SHARING:
+        return best
+    for operation, columns in enumerate(plan.columns_of):
+        if len(columns):
+            _, kinds = np.unique(np.column_stack([kinds, angles[:, columns]]), axis=0, return_inverse=True)
+            kinds = kinds.reshape(-1)
+        _, first = np.unique(kinds, return_index=True)
+        if 2 * len(first) > rows or len(first) * plan.size * plan.no_states.itemsize > _BYTES_OF_KEPT_STATES:
+            break
+        done = int(plan.work[operation + 1])
+        work = _slabs(len(first)) * done + _slabs(rows) * (int(plan.work[-1]) - done + 2 * plan.size)
+        if work < least:
+            best, least = (operation + 1, first, kinds), work
+    return best
+
+
+def _slabs(rows: int) -> int:
+    return -(-rows // WIDTH)
 
 
 def _pulled_back(plan: DensityPlan, angles: np.ndarray, upstream: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """The gradient by the rotations' wanted angles, shape (N, R); zero for the others."""
     gradients = np.zeros(angles.shape)
-    bytes_of_state = (plan.size + 1) * WIDTH * plan.like.itemsize
+    bytes_of_state = (plan.size + 1) * WIDTH * plan.no_states.itemsize
     segment = max(1, plan.num_operations)
     if segment * bytes_of_state > _BYTES_OF_KEPT_STATES:
         segment = int(np.ceil(segment**0.5))
     work = partial(
-        density_kernels.backward, plan.static, plan.size, angles, upstream, wanted, segment, gradients, plan.like
+        density_kernels.backward, plan.static, plan.size, angles, upstream, wanted, segment, gradients, plan.no_states
     )
-    _spread(work, plan, len(angles), sweeps=5)
+    _spread(work, 5 * int(plan.work[-1]), len(angles))
     return gradients
 
 
-def _spread(work: Callable[[int, int], None], plan: DensityPlan, rows: int, *, sweeps: int) -> None:
+def _spread(work: Callable[[int, int], None], work_of_slab: int, rows: int) -> None:
     """Does the work on all slabs, here or in threads where there is enough of it."""
-    slabs = -(-rows // WIDTH)
-    threads.in_parallel(work, slabs, sweeps * slabs * plan.size * (plan.num_operations + 2) * _SECONDS_PER_ENTRY)
+    threads.in_parallel(work, _slabs(rows), _slabs(rows) * int(work_of_slab) * _SECONDS_OF_WORK)
 
 
 def _drawn(probabilities: np.ndarray, shots: int, key: np.ndarray | None, end: End, first_row: int) -> np.ndarray:

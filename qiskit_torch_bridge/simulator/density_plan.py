@@ -373,7 +373,7 @@ def _mapped(channel: Channel, num_qubits: int, steps: list[_Step], last: dict[in
 # Plans
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class DensityPlan:
     """Operations on the entries that matter, and what is read.
 
@@ -381,17 +381,19 @@ class DensityPlan:
         arrays: What :func:`density_kernels.forward` takes, as arrays.
         static: Their addresses.
         size: The number of entries.
-        like: Of the type of the entries.
+        no_states: Shape (0, size), of the type of the entries.
         num_reads: How many numbers are read.
-        columns: The angles' columns that matter.
+        columns_of: For each operation, the columns of its angles.
+        work: Shape (operations + 1,): how many entries the operations before each read, all together.
     """
 
     arrays: tuple[np.ndarray, ...]
     static: np.ndarray
     size: int
-    like: np.ndarray
+    no_states: np.ndarray
     num_reads: int
-    columns: np.ndarray
+    columns_of: tuple[np.ndarray, ...]
+    work: np.ndarray
 
     @property
     def num_operations(self) -> int:
@@ -515,9 +517,22 @@ class _Arrays:
             np.concatenate([read_entries, back.indices]).astype(np.uint32),
             back.data.astype(self._dtype),
         )
-        columns = np.unique(factors[factors[:, kernels.COLUMN] >= 0, kernels.COLUMN])
         size = int(self._room.sum())
-        return DensityPlan(arrays, packed(arrays), size, np.zeros(0, self._dtype), reads.shape[0], columns)
+        columns_of = [factors[row[kernels.FACTORS] : row[kernels.FACTORS_END], kernels.COLUMN] for row in ops]
+        work = np.select(
+            [ops[:, kernels.KIND] == kernels.RUN, ops[:, kernels.KIND] == kernels.PAIRING],
+            [4 * ops[:, kernels.COUNT], 2 * ops[:, kernels.COUNT]],
+            2 * size,
+        )
+        return DensityPlan(
+            arrays=arrays,
+            static=packed(arrays),
+            size=size,
+            no_states=np.zeros((0, size), self._dtype),
+            num_reads=reads.shape[0],
+            columns_of=tuple(columns[columns >= 0] for columns in columns_of),
+            work=np.append(0, np.cumsum(work)),
+        )
 
 
 def _joined(parts: Sequence[np.ndarray], dtype: np.dtype) -> np.ndarray:
