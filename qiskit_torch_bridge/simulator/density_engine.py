@@ -172,13 +172,15 @@ def _read(plan: DensityPlan, angles: np.ndarray) -> np.ndarray:
     The beginning of a circuit that rows have in common (a row's shifted circuits do) is simulated once.
     """
     reads = np.empty((len(angles), plan.num_reads))
-    cut, first, row_of = _shared_beginning(plan, angles)
-    none, num_operations = plan.no_states, plan.num_operations
+    none, from_kind, start = plan.no_states, np.zeros(len(angles), np.int64), 0
     begin = none
-    if cut:
-        begin = np.empty((len(first), plan.size), none.dtype)
-        _forward(plan, angles[first], (0, cut), none, row_of, begin, np.empty((len(first), 0)))
-    _forward(plan, angles, (cut, num_operations), begin, row_of, none, reads)
+    for stop, kinds in _stages(plan, angles):
+        is_last = stop == plan.num_operations
+        _, first = (None, np.arange(len(angles))) if is_last else np.unique(kinds, return_index=True)
+        end = none if is_last else np.empty((len(first), plan.size), none.dtype)
+        into = reads if is_last else reads[: len(first), :0]
+        _forward(plan, angles[first], (start, stop), begin, from_kind[first], end, into)
+        begin, from_kind, start = end, kinds, stop
     return reads
 
 
@@ -195,29 +197,40 @@ def _forward(
     _spread(work, plan.work[part[1]] - plan.work[part[0]] + 2 * plan.size, len(angles))
 
 
-def _shared_beginning(plan: DensityPlan, angles: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """How many operations to do once for rows that have their angles in common.
+def _stages(plan: DensityPlan, angles: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Up to which operations rows that have had the same angles so far are to be simulated as one.
 
     Returns:
-        That number; rows of each kind; and the kind of each row.
+        The stages, the last of which ends behind the last operation; each with the kind of each row: rows of one kind are
+        the same up to there.
     """
     rows = len(angles)
-    kinds = np.zeros(rows, np.int64)
-    best, least = (0, kinds[:1], kinds), _slabs(rows) * int(plan.work[-1])
-    if least * _SECONDS_OF_WORK < _SECONDS_WORTH_SHARING:
-        return best
+    whole = [(plan.num_operations, np.arange(rows))]
+    if _slabs(rows) * int(plan.work[-1]) * _SECONDS_OF_WORK < _SECONDS_WORTH_SHARING:
+        return whole
+    kinds, number = np.zeros(rows, np.int64), 1
+    possible = []
     for operation, columns in enumerate(plan.columns_of):
-        if len(columns):
-            _, kinds = np.unique(np.column_stack([kinds, angles[:, columns]]), axis=0, return_inverse=True)
-            kinds = kinds.reshape(-1)
-        _, first = np.unique(kinds, return_index=True)
-        if 2 * len(first) > rows or len(first) * plan.size * plan.no_states.itemsize > _BYTES_OF_KEPT_STATES:
+        if not len(columns):
+            continue
+        _, more = np.unique(np.column_stack([kinds, angles[:, columns]]), axis=0, return_inverse=True)
+        if operation and more.max() + 1 > number:
+            possible.append((operation, kinds, number))
+        kinds, number = more.reshape(-1), int(more.max()) + 1
+        if 2 * number > rows or number * plan.size * plan.no_states.itemsize > _BYTES_OF_KEPT_STATES:
             break
-        done = int(plan.work[operation + 1])
-        work = _slabs(len(first)) * done + _slabs(rows) * (int(plan.work[-1]) - done + 2 * plan.size)
-        if work < least:
-            best, least = (operation + 1, first, kinds), work
-    return best
+    return _cheapest(plan, [*possible, (*whole[0], rows)])
+
+
+def _cheapest(plan: DensityPlan, possible: list[tuple[int, np.ndarray, int]]) -> list[tuple[int, np.ndarray]]:
+    """Those of the possible stages (an end, kinds and how many there are of them) that are the least work together."""
+    best: list[tuple[int, list[int]]] = []
+    for i, (stop, _, number) in enumerate(possible):
+        best.append((_slabs(number) * int(plan.work[stop]), [i]))
+        for j, (start, _, _) in enumerate(possible[:i]):
+            work = int(plan.work[stop] - plan.work[start]) + 4 * plan.size  # and to hand the states on
+            best[i] = min(best[i], (best[j][0] + _slabs(number) * work, [*best[j][1], i]))
+    return [possible[i][:2] for i in best[-1][1]]
 
 
 def _slabs(rows: int) -> int:

@@ -359,12 +359,12 @@ def _mapped(channel: Channel, num_qubits: int, steps: list[_Step], last: dict[in
     matrix = _on_all(channel, num_qubits)
     before = [last[qubit] for qubit in channel.qubits if qubit in last]
     maps = [step for step in steps if isinstance(step, _Map)]
-    for step in sorted(maps, key=lambda step: step.depth)[-_MAPS_TRIED:]:
-        if all(other is step or other.depth < step.depth for other in before):
-            product = _without_zeros(sparse.csr_matrix(matrix @ step.matrix))
-            if product.nnz <= matrix.nnz + step.matrix.nnz:
-                step.matrix = product
-                return step
+    possible = [one for one in maps if all(step is one or step.depth < one.depth for step in before)]
+    for step in sorted(possible, key=lambda step: step.depth)[:_MAPS_TRIED]:
+        product = _without_zeros(sparse.csr_matrix(matrix @ step.matrix))
+        if product.nnz <= matrix.nnz + step.matrix.nnz:
+            step.matrix = product
+            return step
     new = _Map(channel.qubits, matrix, 1 + max((step.depth for step in before), default=0))
     steps.append(new)
     return new
