@@ -14,7 +14,7 @@ from ..program.channels import NoisyCircuit
 from ..program.readout import MeasurementGroup, Readout
 from ..shots.covariance import variance_of_one_shot
 from . import density_kernels, outcome_kernels, threads
-from .density_plan import Branch, DensityPlan, End, branches_of
+from .density_plan import Branch, DensityPlan, End, Part, branches_of
 from .vectors import WIDTH
 
 __all__ = ["DensitySimulator"]
@@ -83,7 +83,7 @@ class DensitySimulator:
         for branch, plan in self._exact:
             slopes = branch.circuit.slopes
             wanted = slopes[selected].any(axis=0)
-            if any(wanted[columns].any() for columns in plan.columns_of):
+            if wanted[plan.whole.columns].any():
                 rotations = branch.circuit.rotation_angles(angles)
                 gradients += _pulled_back(plan, rotations, upstream, wanted) @ slopes.T
         gradients[:, ~selected] = 0.0
@@ -171,30 +171,17 @@ def _read(plan: DensityPlan, angles: np.ndarray) -> np.ndarray:
 
     The beginning of a circuit that rows have in common (a row's shifted circuits do) is simulated once.
     """
-    reads = np.empty((len(angles), plan.num_reads))
-    none, from_kind, start = plan.no_states, np.zeros(len(angles), np.int64), 0
-    begin = none
+    rows = len(angles)
+    reads, begin, begin_of, start = np.empty((rows, plan.num_reads)), np.zeros((0, 0)), np.zeros(rows, np.int64), 0
     for stop, kinds in _stages(plan, angles):
-        is_last = stop == plan.num_operations
-        _, first = (None, np.arange(len(angles))) if is_last else np.unique(kinds, return_index=True)
-        end = none if is_last else np.empty((len(first), plan.size), none.dtype)
-        into = reads if is_last else reads[: len(first), :0]
-        _forward(plan, angles[first], (start, stop), begin, from_kind[first], end, into)
-        begin, from_kind, start = end, kinds, stop
+        part = plan.part(start, stop)
+        _, first = np.unique(kinds, return_index=True)
+        end = np.empty((len(first) if part.end else 0, part.end), plan.dtype)
+        into = reads if stop == plan.num_operations else np.empty((len(first), 0))
+        arguments = (angles[first], begin.astype(plan.dtype, copy=False), begin_of[first], end, into)
+        _spread(partial(density_kernels.forward, part.static, part.size, *arguments), part, len(first), sweeps=1)
+        begin, begin_of, start = end, kinds, stop
     return reads
-
-
-def _forward(
-    plan: DensityPlan,
-    angles: np.ndarray,
-    part: tuple[int, int],
-    begin: np.ndarray,
-    begin_of: np.ndarray,
-    end: np.ndarray,
-    reads: np.ndarray,
-) -> None:
-    work = partial(density_kernels.forward, plan.static, plan.size, angles, part, begin, begin_of, end, reads)
-    _spread(work, plan.work[part[1]] - plan.work[part[0]] + 2 * plan.size, len(angles))
 
 
 def _stages(plan: DensityPlan, angles: np.ndarray) -> list[tuple[int, np.ndarray]]:
@@ -205,31 +192,36 @@ def _stages(plan: DensityPlan, angles: np.ndarray) -> list[tuple[int, np.ndarray
         the same up to there.
     """
     rows = len(angles)
-    whole = [(plan.num_operations, np.arange(rows))]
-    if _slabs(rows) * int(plan.work[-1]) * _SECONDS_OF_WORK < _SECONDS_WORTH_SHARING:
-        return whole
-    kinds, number = np.zeros(rows, np.int64), 1
-    possible = []
+    possible = [(plan.num_operations, np.arange(rows), rows)]
+    if _slabs(rows) * plan.work(0, plan.num_operations) * _SECONDS_OF_WORK >= _SECONDS_WORTH_SHARING:
+        possible = [*_beginnings(plan, angles), *possible]
+    return _cheapest(plan, possible)
+
+
+def _beginnings(plan: DensityPlan, angles: np.ndarray) -> list[tuple[int, np.ndarray, int]]:
+    """Operations, the kinds of rows before them, and how many those are, where angles tell more rows apart."""
+    kinds, number = np.zeros(len(angles), np.int64), 1
+    beginnings = []
     for operation, columns in enumerate(plan.columns_of):
         if not len(columns):
             continue
         _, more = np.unique(np.column_stack([kinds, angles[:, columns]]), axis=0, return_inverse=True)
         if operation and more.max() + 1 > number:
-            possible.append((operation, kinds, number))
+            beginnings.append((operation, kinds, number))
         kinds, number = more.reshape(-1), int(more.max()) + 1
-        if 2 * number > rows or number * plan.size * plan.no_states.itemsize > _BYTES_OF_KEPT_STATES:
+        if 2 * number > len(angles):
             break
-    return _cheapest(plan, [*possible, (*whole[0], rows)])
+    room = _BYTES_OF_KEPT_STATES // plan.dtype.itemsize
+    return [one for one in beginnings if one[2] * plan.entries[one[0]] <= room]
 
 
 def _cheapest(plan: DensityPlan, possible: list[tuple[int, np.ndarray, int]]) -> list[tuple[int, np.ndarray]]:
-    """Those of the possible stages (an end, kinds and how many there are of them) that are the least work together."""
+    """Those of the possible stages (an end, kinds of rows and how many of them) that are the least work together."""
     best: list[tuple[int, list[int]]] = []
     for i, (stop, _, number) in enumerate(possible):
-        best.append((_slabs(number) * int(plan.work[stop]), [i]))
+        best.append((_slabs(number) * plan.work(0, stop), [i]))
         for j, (start, _, _) in enumerate(possible[:i]):
-            work = int(plan.work[stop] - plan.work[start]) + 4 * plan.size  # and to hand the states on
-            best[i] = min(best[i], (best[j][0] + _slabs(number) * work, [*best[j][1], i]))
+            best[i] = min(best[i], (best[j][0] + _slabs(number) * plan.work(start, stop), [*best[j][1], i]))
     return [possible[i][:2] for i in best[-1][1]]
 
 
@@ -239,21 +231,19 @@ def _slabs(rows: int) -> int:
 
 def _pulled_back(plan: DensityPlan, angles: np.ndarray, upstream: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """The gradient by the rotations' wanted angles, shape (N, R); zero for the others."""
-    gradients = np.zeros(angles.shape)
-    bytes_of_state = (plan.size + 1) * WIDTH * plan.no_states.itemsize
-    segment = max(1, plan.num_operations)
-    if segment * bytes_of_state > _BYTES_OF_KEPT_STATES:
+    part, gradients = plan.whole, np.zeros(angles.shape)
+    segment = max(1, part.num_operations)
+    if segment * (part.size + 1) * WIDTH * plan.dtype.itemsize > _BYTES_OF_KEPT_STATES:
         segment = int(np.ceil(segment**0.5))
-    work = partial(
-        density_kernels.backward, plan.static, plan.size, angles, upstream, wanted, segment, gradients, plan.no_states
-    )
-    _spread(work, 5 * int(plan.work[-1]), len(angles))
+    like = np.zeros((0, 0), plan.dtype)
+    arguments = (part.static, part.size, angles, upstream, wanted, segment, gradients, like)
+    _spread(partial(density_kernels.backward, *arguments), part, len(angles), sweeps=5)
     return gradients
 
 
-def _spread(work: Callable[[int, int], None], work_of_slab: int, rows: int) -> None:
+def _spread(work: Callable[[int, int], None], part: Part, rows: int, *, sweeps: int) -> None:
     """Does the work on all slabs, here or in threads where there is enough of it."""
-    threads.in_parallel(work, _slabs(rows), _slabs(rows) * int(work_of_slab) * _SECONDS_OF_WORK)
+    threads.in_parallel(work, _slabs(rows), sweeps * _slabs(rows) * (part.work + 2 * part.size) * _SECONDS_OF_WORK)
 
 
 def _drawn(probabilities: np.ndarray, shots: int, key: np.ndarray | None, end: End, first_row: int) -> np.ndarray:

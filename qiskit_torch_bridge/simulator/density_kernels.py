@@ -37,7 +37,9 @@ ONE_A_ROW = -1
 """In place of STARTS where a map has one number a row."""
 TILE = 12 * WIDTH  # the matrix of a run without its first row
 
-_OPS, _FACTORS, _CONSTANTS, _INDICES, _NUMBERS, _FIRST, _READS, _READ_FROM, _READ_BY, _BACK, _BACK_FROM, _BACK_BY = range(12)
+(
+    _OPS, _FACTORS, _CONSTANTS, _INDICES, _NUMBERS, _FIRST, _LAST, _READS, _READ_FROM, _READ_BY, _BACK, _BACK_FROM, _BACK_BY,
+) = range(13)  # fmt: skip
 _INTEGERS, _ENTRIES = np.zeros(0, np.int64), np.zeros(0, np.uint32)
 _SLABS = "int64[:,::1], int64, float64[:,::1]"
 
@@ -104,9 +106,9 @@ def _followed(before, after, constants, at, products):
 
 
 @inner
-def _refresh(ops, first_op, stop_op, factors, constants, cosines, sines, changed, unseen, products):
+def _refresh(ops, num_ops, factors, constants, cosines, sines, changed, unseen, products):
     """Brings the runs' products up to date: that of all factors up to f is the tile f + 1; tile 0 is the identity."""
-    for k in range(first_op, stop_op):
+    for k in range(num_ops):
         if _field(ops, k, KIND) != RUN:
             continue
         first, stop = _field(ops, k, FACTORS), _field(ops, k, FACTORS_END)
@@ -237,15 +239,15 @@ def _numbers(static, number, like):
 
 
 @inner
-def _from_rows(rows, row_of, row0, size, work, x):
+def _from_rows(rows, row_of, row0, first, num_first, work, x):
     """Puts eight states, each of which is a row of its own, side by side."""
     last = len(row_of) - 1
-    a, b = row_of[row0] * size, row_of[min(row0 + 1, last)] * size
-    c, d = row_of[min(row0 + 2, last)] * size, row_of[min(row0 + 3, last)] * size
-    e, f = row_of[min(row0 + 4, last)] * size, row_of[min(row0 + 5, last)] * size
-    g, h = row_of[min(row0 + 6, last)] * size, row_of[min(row0 + 7, last)] * size
-    for number in range(size):
-        at = x + number * WIDTH
+    a, b = row_of[row0] * num_first, row_of[min(row0 + 1, last)] * num_first
+    c, d = row_of[min(row0 + 2, last)] * num_first, row_of[min(row0 + 3, last)] * num_first
+    e, f = row_of[min(row0 + 4, last)] * num_first, row_of[min(row0 + 5, last)] * num_first
+    g, h = row_of[min(row0 + 6, last)] * num_first, row_of[min(row0 + 7, last)] * num_first
+    for number in range(num_first):
+        at = x + _entry(first, number)
         put(work, at, get(rows, a + number)), put(work, at + 1, get(rows, b + number))
         put(work, at + 2, get(rows, c + number)), put(work, at + 3, get(rows, d + number))
         put(work, at + 4, get(rows, e + number)), put(work, at + 5, get(rows, f + number))
@@ -253,20 +255,18 @@ def _from_rows(rows, row_of, row0, size, work, x):
 
 
 @entry(
-    f"{_SLABS}, Tuple((int64, int64)), real[:,::1], int64[::1], real[:,::1], float64[:,::1], int64, int64",
-    use=Use.NOISY,
+    f"{_SLABS}, real[:,::1], int64[::1], real[:,::1], float64[:,::1], int64, int64", use=Use.NOISY
 )
-def forward(static, size, angles, part, begin, begin_of, end, reads, first_slab, stop_slab):
+def forward(static, size, angles, begin, begin_of, end, reads, first_slab, stop_slab):
     """Takes slabs through operations, and reads them.
 
     Args:
-        static: The plan's arrays: addresses and lengths.
+        static: The part's arrays: addresses and lengths.
         size: The number of entries of a state, without the zero.
         angles: Shape (N, R): the rotations' angles; radians.
-        part: The first operation, and the one after the last.
-        begin: Shape (D, size): states that rows begin with; empty for all qubits in 0.
+        begin: Shape (D, B): states that rows begin with; empty for all qubits in 0.
         begin_of: Shape (N,): which of them each row begins with.
-        end: Shape (N, size), to be filled with the rows' states; empty where they are not wanted.
+        end: Shape (N, E), to be filled with the rows' states; empty where they are not wanted.
         reads: Shape (N, K), to be filled: what is read; K may be 0.
         first_slab: The number of the first slab.
         stop_slab: That after the last.
@@ -276,8 +276,8 @@ def forward(static, size, angles, part, begin, begin_of, end, reads, first_slab,
     constants, numbers = _numbers(static, _CONSTANTS, like), _numbers(static, _NUMBERS, like)
     indices, beginning = _numbers(static, _INDICES, _ENTRIES), _numbers(static, _FIRST, _ENTRIES)
     read, read_from = _numbers(static, _READS, _INTEGERS), _numbers(static, _READ_FROM, _ENTRIES)
-    read_by = _numbers(static, _READ_BY, like)
-    num_factors, columns = static[_FACTORS, 1], angles.shape[1]
+    read_by, ending = _numbers(static, _READ_BY, like), _numbers(static, _LAST, _ENTRIES)
+    num_ops, num_factors, columns = static[_OPS, 1], static[_FACTORS, 1], angles.shape[1]
     block = (size + 1) * WIDTH
     scratch = aligned(1, 2 * block + (num_factors + 1) * TILE + (2 * columns + 1) * WIDTH, like)[0]
     work, products = pointer(scratch), pointer(scratch[2 * block :])
@@ -290,16 +290,14 @@ def forward(static, size, angles, part, begin, begin_of, end, reads, first_slab,
     for slab in range(first_slab, stop_slab):
         row0 = slab * WIDTH
         _sines(angles, row0, seen, cosine, sine, changed, unseen)
-        _refresh(ops, part[0], part[1], factors, constants, cosines, sines, changed, unseen, products)
+        _refresh(ops, num_ops, factors, constants, cosines, sines, changed, unseen, products)
         unseen = False
         x, other = np.int64(0), block
         _zero(work, other + size * WIDTH)
+        _begun(work, x, block, beginning, static[_FIRST, 1])
         if len(begin):
-            _from_rows(pointer(begin), begin_of, row0, size, work, x)
-            _zero(work, x + size * WIDTH)
-        else:
-            _begun(work, x, block, beginning, static[_FIRST, 1])
-        for k in range(part[0], part[1]):
+            _from_rows(pointer(begin), begin_of, row0, beginning, static[_FIRST, 1], work, x)
+        for k in range(num_ops):
             if _applied(k, ops, factors, indices, numbers, products, cosines, sines, work, x, other):
                 x, other = other, x
         for number in range(reads.shape[1]):
@@ -311,8 +309,8 @@ def forward(static, size, angles, part, begin, begin_of, end, reads, first_slab,
                 reads[row0 + lane, number] = get(sums, lane)
         if len(end):
             for lane in range(min(WIDTH, len(angles) - row0)):
-                for number in range(size):
-                    end[row0 + lane, number] = get(work, x + number * WIDTH + lane)
+                for number in range(end.shape[1]):
+                    end[row0 + lane, number] = get(work, x + _entry(ending, number) + lane)
     return scratch[0] + seen[:1].sum()  # which keeps them alive until here: numba does not see through pointers
 
 
@@ -455,7 +453,7 @@ def backward(static, size, angles, upstream, selected, segment, gradients, like,
     for slab in range(first_slab, stop_slab):
         row0 = slab * WIDTH
         _sines(angles, row0, seen, cosine, sine, changed, unseen)
-        _refresh(ops, 0, num_ops, factors, constants, cosines, sines, changed, unseen, products)
+        _refresh(ops, num_ops, factors, constants, cosines, sines, changed, unseen, products)
         unseen = False
         # The first four blocks are the state and the dual, each with room to move; then checkpoints, then kept states.
         _begun(work, 0, 4 * block, beginning, static[_FIRST, 1])

@@ -25,7 +25,7 @@ from ..program.readout import MeasurementGroup
 from . import density_kernels as kernels
 from .whole_kernels import packed
 
-__all__ = ["Branch", "DensityPlan", "End", "branches_of"]
+__all__ = ["Branch", "DensityPlan", "End", "Part", "branches_of"]
 
 _ROUNDING = 1e-14
 _AXES = {"X": 1, "Y": 2, "Z": 3}
@@ -103,12 +103,13 @@ class Branch:
         """A plan that reads the outputs, this branch's part of them."""
         n = self.circuit.num_qubits
         reads = [sparse.csr_matrix(end.scores().T) @ end.strings(n) for end in self.ends]
-        return _planned(self.operations, n, sparse.csr_matrix(sum(reads[1:], reads[0])), dtype)
+        return DensityPlan(self.operations, n, sparse.csr_matrix(sum(reads[1:], reads[0])), dtype)
 
     def sampling_plan(self, dtype: np.dtype) -> DensityPlan:
         """A plan that reads the strings of I and Z of each measurement, one after the other."""
         n = self.circuit.num_qubits
-        return _planned(self.operations, n, sparse.vstack([end.strings(n) for end in self.ends], format="csr"), dtype)
+        reads = sparse.vstack([end.strings(n) for end in self.ends], format="csr")
+        return DensityPlan(self.operations, n, reads, dtype)
 
 
 def branches_of(circuits: Sequence[NoisyCircuit], groups: Sequence[MeasurementGroup]) -> list[Branch]:
@@ -195,6 +196,13 @@ class _Run:
     factors: list[tuple[int, int] | np.ndarray] = field(default_factory=list)
     depth: int = 0
 
+    @property
+    def columns(self) -> list[int]:
+        return [factor[0] for factor in self.factors if isinstance(factor, tuple)]
+
+    def is_idle(self, needed: np.ndarray, filled: np.ndarray) -> bool:
+        return not len(self.acts(needed, filled))
+
     def add(self, factor: tuple[int, int] | np.ndarray) -> None:
         if self.factors and isinstance(factor, np.ndarray) and isinstance(self.factors[-1], np.ndarray):
             self.factors[-1] = _cleaned(factor @ self.factors[-1])
@@ -223,16 +231,17 @@ class _Run:
         grouped, pattern = needed.reshape(-1, 4, 4 ** self.qubits[0]), self.pattern
         return np.stack([grouped[:, pattern[:, j]].any(axis=1) for j in range(4)], axis=1).ravel()
 
-    def acts(self, needed: np.ndarray, filled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The groups of entries that it works on, shape (G, 4), and which entries can be other than 0 behind it."""
-        low, pattern = 4 ** self.qubits[0], self.pattern
+    def acts(self, needed: np.ndarray, filled: np.ndarray) -> np.ndarray:
+        low = 4 ** self.qubits[0]
         wanted, there = needed.reshape(-1, 4, low), filled.reshape(-1, 4, low)
-        active = wanted[:, 1:].any(axis=1) & there.any(axis=1)
-        reached = np.stack([there[:, pattern[i]].any(axis=1) for i in range(4)], axis=1)
-        behind = there | (reached & active[:, None])
-        high, rest = np.nonzero(active)
-        groups = (high * 4 * low + rest)[:, None] + np.arange(4) * low
-        return groups, behind.ravel()
+        high, rest = np.nonzero(wanted[:, 1:].any(axis=1) & there.any(axis=1))
+        return (high * 4 * low + rest)[:, None] + np.arange(4) * low
+
+    def fills(self, needed: np.ndarray, filled: np.ndarray) -> np.ndarray:
+        groups, behind = self.acts(needed, filled), filled.copy()
+        there, pattern = filled[groups], self.pattern
+        behind[groups] |= np.stack([there[:, pattern[i]].any(axis=1) for i in range(4)], axis=1)
+        return behind
 
 
 @dataclass
@@ -246,6 +255,13 @@ class _Pairing:
     @property
     def qubits(self) -> tuple[int, ...]:
         return self.rotation.qubits
+
+    @property
+    def columns(self) -> list[int]:
+        return [self.rotation.column]
+
+    def is_idle(self, needed: np.ndarray, filled: np.ndarray) -> bool:
+        return not len(self.acts(needed, filled))
 
     def pairs(self) -> np.ndarray:
         """Shape (P, 2): what is mixed: u becomes ``cos u - sin v``, v becomes ``sin u + cos v``."""
@@ -269,11 +285,14 @@ class _Pairing:
         before[pairs] = needed[pairs].any(axis=1, keepdims=True)
         return before
 
-    def acts(self, needed: np.ndarray, filled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        pairs, behind = self.pairs(), filled.copy()
-        pairs = pairs[needed[pairs].any(axis=1) & filled[pairs].any(axis=1)]
-        behind[pairs] = True
-        return pairs, behind
+    def acts(self, needed: np.ndarray, filled: np.ndarray) -> np.ndarray:
+        pairs = self.pairs()
+        return pairs[needed[pairs].any(axis=1) & filled[pairs].any(axis=1)]
+
+    def fills(self, needed: np.ndarray, filled: np.ndarray) -> np.ndarray:
+        behind = filled.copy()
+        behind[self.acts(needed, filled)] = True
+        return behind
 
 
 @dataclass
@@ -283,19 +302,25 @@ class _Map:
     qubits: tuple[int, ...]
     matrix: sparse.csr_matrix
     depth: int = 0
+    columns: tuple[int, ...] = ()
+
+    def is_idle(self, needed: np.ndarray, filled: np.ndarray) -> bool:
+        kept = sparse.diags((needed & filled).astype(float), format="csr")
+        return bool((self.acts(needed, filled) != kept).nnz == 0)
 
     def needs(self, needed: np.ndarray) -> np.ndarray:
         before = np.zeros_like(needed)
         before[self.matrix[needed].indices] = True
         return before
 
-    def acts(self, needed: np.ndarray, filled: np.ndarray) -> tuple[sparse.csr_matrix | None, np.ndarray]:
-        """Its part that matters (None: nothing), and which entries can be other than 0 behind it."""
+    def acts(self, needed: np.ndarray, filled: np.ndarray) -> sparse.csr_matrix:
         part = sparse.csr_matrix(sparse.diags(needed.astype(float)) @ self.matrix @ sparse.diags(filled.astype(float)))
         part.eliminate_zeros()
-        behind = np.diff(part.indptr) > 0
-        kept = sparse.diags((needed & filled).astype(float), format="csr")
-        return (None, filled) if (part != kept).nnz == 0 else (part, behind)
+        return part
+
+    def fills(self, needed: np.ndarray, filled: np.ndarray) -> np.ndarray:
+        behind: np.ndarray = needed & (abs(self.matrix) @ filled.astype(float) > 0.0)
+        return behind
 
 
 _Step = _Run | _Pairing | _Map
@@ -374,26 +399,27 @@ def _mapped(channel: Channel, num_qubits: int, steps: list[_Step], last: dict[in
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class DensityPlan:
-    """Operations on the entries that matter, and what is read.
+class Part:
+    """Some of a plan's operations, on the entries that matter for them.
 
     Attributes:
         arrays: What :func:`density_kernels.forward` takes, as arrays.
         static: Their addresses.
         size: The number of entries.
-        no_states: Shape (0, size), of the type of the entries.
+        begin, end: How many numbers hand a state on from the part before, and to the one behind.
         num_reads: How many numbers are read.
-        columns_of: For each operation, the columns of its angles.
-        work: Shape (operations + 1,): how many entries the operations before each read, all together.
+        columns: The columns of the angles.
+        work: How many entries the operations read.
     """
 
     arrays: tuple[np.ndarray, ...]
     static: np.ndarray
     size: int
-    no_states: np.ndarray
+    begin: int
+    end: int
     num_reads: int
-    columns_of: tuple[np.ndarray, ...]
-    work: np.ndarray
+    columns: np.ndarray
+    work: int
 
     @property
     def num_operations(self) -> int:
@@ -401,32 +427,85 @@ class DensityPlan:
         return len(self.arrays[0])
 
 
-def _planned(
-    operations: Iterable[NoisyOperation], num_qubits: int, reads: sparse.csr_matrix, dtype: np.dtype
-) -> DensityPlan:
-    """The plan for operations and what is read, shape (K, 4**n)."""
-    reads = _without_zeros(reads)
-    steps = _fused(operations, num_qubits)
-    needed = np.zeros(4**num_qubits, bool)
-    needed[reads.indices] = True
-    needed_behind: list[np.ndarray] = []
-    for step in reversed(steps):
-        needed_behind.append(needed)
-        needed = step.needs(needed)
-    filled = np.zeros(4**num_qubits, bool)
-    filled[_beginning(num_qubits)] = True
-    filled &= needed
-    beginning, room, acting = np.flatnonzero(filled), filled.copy(), []
-    for step, wanted in zip(steps, reversed(needed_behind), strict=True):
-        acts, filled = step.acts(wanted, filled)
-        room |= filled
-        if acts is not None and acts.shape[0]:
-            acting.append((step, acts))
-    number = np.where(room, np.cumsum(room) - 1, room.sum())
-    arrays = _Arrays(number, room, np.dtype(dtype))
-    for step, acts in acting:
-        arrays.add(step, acts)
-    return arrays.plan(number[beginning], reads[:, room])
+class DensityPlan:
+    """Operations on the entries that matter, and what is read; whole, or in parts.
+
+    Args:
+        operations: What is to be done.
+        num_qubits: The number n of qubits.
+        reads: Shape (K, 4**n): what is read.
+        dtype: Of the entries.
+
+    Attributes:
+        columns_of: For each operation, the columns of its angles.
+        entries: Shape (operations + 1,): how many entries of the state matter before each, and in the end.
+    """
+
+    def __init__(
+        self, operations: Iterable[NoisyOperation], num_qubits: int, reads: sparse.csr_matrix, dtype: np.dtype
+    ) -> None:
+        self.dtype, self._reads = np.dtype(dtype), _without_zeros(reads)
+        steps = _fused(operations, num_qubits)
+        needed = np.zeros(4**num_qubits, bool)
+        needed[reads.indices] = True
+        needs = [needed]
+        for step in reversed(steps):
+            needs.append(step.needs(needs[-1]))
+        needs.reverse()
+        filled = np.zeros(4**num_qubits, bool)
+        filled[_beginning(num_qubits)] = True
+        filled &= needs[0]
+        self._steps: list[_Step] = []
+        # As bits: there is a pair of them for each operation.
+        self._needs, self._fills, entries = [np.packbits(needs[0])], [np.packbits(filled)], [filled.sum()]
+        for step, wanted in zip(steps, needs[1:], strict=True):
+            if step.is_idle(wanted, filled):
+                continue
+            filled = step.fills(wanted, filled)
+            self._steps.append(step)
+            self._needs.append(np.packbits(wanted))
+            self._fills.append(np.packbits(filled))
+            entries.append((filled & wanted).sum())
+        self.columns_of = [step.columns for step in self._steps]
+        self.entries = np.array(entries)
+        self.num_operations, self.num_reads = len(self._steps), reads.shape[0]
+        self._parts: dict[tuple[int, int], Part] = {}
+
+    def work(self, start: int, stop: int) -> int:
+        """Roughly how many entries the operations from one to before another read, and to hand the state on to the first."""
+        return 2 * int(self.entries[start : stop + 1].sum() + self.entries[start])
+
+    @property
+    def whole(self) -> Part:
+        """All operations."""
+        return self.part(0, self.num_operations)
+
+    def part(self, start: int, stop: int) -> Part:
+        """The operations from one to before another, and what is read if they are the last; made once."""
+        if (start, stop) not in self._parts:
+            self._parts[start, stop] = self._made(start, stop)
+        return self._parts[start, stop]
+
+    def _made(self, start: int, stop: int) -> Part:
+        begin = room = filled = self._matters(start)
+        for k in range(start, stop):
+            filled = self._steps[k].fills(self._bits(self._needs[k + 1]), filled)
+            room = room | filled
+        number = np.where(room, np.cumsum(room) - 1, room.sum())
+        arrays, filled = _Arrays(number, room, self.dtype), begin
+        for k in range(start, stop):
+            needed = self._bits(self._needs[k + 1])
+            arrays.add(self._steps[k], self._steps[k].acts(needed, filled))
+            filled = self._steps[k].fills(needed, filled)
+        is_last = stop == self.num_operations
+        end = np.zeros_like(room) if is_last else self._matters(stop)
+        return arrays.part(number[begin], number[end], self._reads[:, room] if is_last else self._reads[:0, room])
+
+    def _bits(self, packed_bits: np.ndarray) -> np.ndarray:
+        return np.unpackbits(packed_bits, count=self._reads.shape[1]).astype(bool)
+
+    def _matters(self, k: int) -> np.ndarray:
+        return self._bits(self._needs[k] & self._fills[k])
 
 
 def _beginning(num_qubits: int) -> np.ndarray:
@@ -495,7 +574,7 @@ class _Arrays:
             self._kept[kind].append(values)
         return self._places[key]
 
-    def plan(self, beginning: np.ndarray, reads: sparse.csr_matrix) -> DensityPlan:
+    def part(self, begin: np.ndarray, end: np.ndarray, reads: sparse.csr_matrix) -> Part:
         ops = np.zeros((len(self._rows), kernels.NUM_FIELDS), np.int64)
         for k, row in enumerate(self._rows):
             for name, value in row.items():
@@ -509,7 +588,8 @@ class _Arrays:
             _joined(self._constants, self._dtype),
             _joined(self._kept["indices"], np.dtype(np.uint32)),
             _joined(self._kept["numbers"], self._dtype),
-            beginning.astype(np.uint32),
+            begin.astype(np.uint32),
+            end.astype(np.uint32),
             reads.indptr.astype(np.int64),
             reads.indices.astype(np.uint32),
             reads.data.astype(self._dtype),
@@ -517,21 +597,17 @@ class _Arrays:
             np.concatenate([read_entries, back.indices]).astype(np.uint32),
             back.data.astype(self._dtype),
         )
-        size = int(self._room.sum())
-        columns_of = [factors[row[kernels.FACTORS] : row[kernels.FACTORS_END], kernels.COLUMN] for row in ops]
-        work = np.select(
-            [ops[:, kernels.KIND] == kernels.RUN, ops[:, kernels.KIND] == kernels.PAIRING],
-            [4 * ops[:, kernels.COUNT], 2 * ops[:, kernels.COUNT]],
-            2 * size,
-        )
-        return DensityPlan(
+        counts = ops[:, kernels.COUNT] * np.array([4, 2, 2])[ops[:, kernels.KIND]]
+        columns = factors[:, kernels.COLUMN]
+        return Part(
             arrays=arrays,
             static=packed(arrays),
-            size=size,
-            no_states=np.zeros((0, size), self._dtype),
+            size=int(self._room.sum()),
+            begin=len(begin),
+            end=len(end),
             num_reads=reads.shape[0],
-            columns_of=tuple(columns[columns >= 0] for columns in columns_of),
-            work=np.append(0, np.cumsum(work)),
+            columns=np.unique(columns[columns >= 0]),
+            work=int(counts.sum()),
         )
 
 
