@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
+from threading import local
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,18 @@ from .vectors import WIDTH
 
 __all__ = ["DensitySimulator"]
 
-_BYTES_OF_KEPT_STATES = 2**28  # of a thread; beyond, states are computed once more from checkpoints
+_BYTES_OF_KEPT_STATES = 2**24  # of a thread; beyond, states are computed once more from checkpoints
+_BYTES_OF_SHARED_STATES = 2**28
+_MOST_BYTES_OF_SCRATCH = 2**28
+_CACHE_LINE = 64
 _BYTES_OF_AN_ENTRY = 100  # of a plan and of states, roughly; measured at 8 and 9 qubits
 _NUMBERS_OF_A_PART = 2**22
 _MOST_COUNTS_KEPT = 2**23
 _SECONDS_OF_WORK = 2e-9  # of a slab's entry that an operation reads; a rough guess
 _SECONDS_WORTH_SHARING = 0.005
 _SECONDS_PER_DRAW = 5e-8
+
+_kept = local()
 
 Measured = list[tuple[MeasurementGroup, slice, np.ndarray]]
 """Of parts of a batch: a measurement, the part's rows, and the counts of its outcomes."""
@@ -83,7 +89,7 @@ class DensitySimulator:
         for branch, plan in self._exact:
             slopes = branch.circuit.slopes
             wanted = slopes[selected].any(axis=0)
-            if wanted[plan.whole.columns].any():
+            if any(wanted[columns].any() for columns in plan.columns_of):
                 rotations = branch.circuit.rotation_angles(angles)
                 gradients += _pulled_back(plan, rotations, upstream, wanted) @ slopes.T
         gradients[:, ~selected] = 0.0
@@ -179,7 +185,7 @@ def _read(plan: DensityPlan, angles: np.ndarray) -> np.ndarray:
         end = np.empty((len(first) if part.end else 0, part.end), plan.dtype)
         into = reads if stop == plan.num_operations else np.empty((len(first), 0))
         arguments = (angles[first], begin.astype(plan.dtype, copy=False), begin_of[first], end, into)
-        _spread(partial(density_kernels.forward, part.static, part.size, *arguments), part, len(first), sweeps=1)
+        _spread(density_kernels.forward, arguments, part, len(first), density_kernels.BLOCKS_FORWARD, sweeps=1)
         begin, begin_of, start = end, kinds, stop
     return reads
 
@@ -211,7 +217,7 @@ def _beginnings(plan: DensityPlan, angles: np.ndarray) -> list[tuple[int, np.nda
         kinds, number = more.reshape(-1), int(more.max()) + 1
         if 2 * number > len(angles):
             break
-    room = _BYTES_OF_KEPT_STATES // plan.dtype.itemsize
+    room = _BYTES_OF_SHARED_STATES // plan.dtype.itemsize
     return [one for one in beginnings if one[2] * plan.entries[one[0]] <= room]
 
 
@@ -232,18 +238,52 @@ def _slabs(rows: int) -> int:
 def _pulled_back(plan: DensityPlan, angles: np.ndarray, upstream: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """The gradient by the rotations' wanted angles, shape (N, R); zero for the others."""
     part, gradients = plan.whole, np.zeros(angles.shape)
+    operations = np.array([bool(wanted[columns].any()) for columns in part.columns_of])
     segment = max(1, part.num_operations)
-    if segment * (part.size + 1) * WIDTH * plan.dtype.itemsize > _BYTES_OF_KEPT_STATES:
+    if density_kernels.blocks_backward(operations, segment) * part.bytes_of_slab > _BYTES_OF_KEPT_STATES:
         segment = int(np.ceil(segment**0.5))
-    like = np.zeros((0, 0), plan.dtype)
-    arguments = (part.static, part.size, angles, upstream, wanted, segment, gradients, like)
-    _spread(partial(density_kernels.backward, *arguments), part, len(angles), sweeps=5)
+    blocks = density_kernels.blocks_backward(operations, segment)
+    arguments = (angles, upstream, wanted, operations, segment, gradients)
+    _spread(density_kernels.backward, arguments, part, len(angles), blocks, sweeps=5)
     return gradients
 
 
-def _spread(work: Callable[[int, int], None], part: Part, rows: int, *, sweeps: int) -> None:
-    """Does the work on all slabs, here or in threads where there is enough of it."""
-    threads.in_parallel(work, _slabs(rows), sweeps * _slabs(rows) * (part.work + 2 * part.size) * _SECONDS_OF_WORK)
+def _spread(
+    kernel: Any, arguments: tuple[Any, ...], part: Part, rows: int, blocks: int, *, sweeps: int
+) -> None:
+    """Calls a kernel for all slabs, here or in threads where there is enough to do.
+
+    Args:
+        kernel: What is called.
+        arguments: Its own arguments.
+        part: Of the plan.
+        rows: How many there are.
+        blocks: How many states it has in memory at a time.
+        sweeps: How often it goes through the operations, roughly.
+    """
+    coefficients = density_kernels.room_of_coefficients(len(part.arrays[1]), arguments[0].shape[1])
+    size = blocks * part.bytes_of_slab // part.dtype.itemsize + coefficients
+
+    def work(first: int, stop: int) -> None:
+        kernel(part.static, part.size, *arguments, _scratch(size, part.dtype), first, stop)
+
+    seconds = sweeps * _slabs(rows) * (part.work + 2 * part.size) * _SECONDS_OF_WORK
+    threads.in_parallel(work, _slabs(rows), seconds)
+
+
+def _scratch(size: int, dtype: np.dtype) -> np.ndarray:
+    """Memory of a thread's own, from where a cache line begins; its contents are anything.
+
+    It is kept for the next call: memory from the system costs more time than many a simulation.
+    """
+    needed = size * dtype.itemsize + _CACHE_LINE
+    memory: np.ndarray | None = getattr(_kept, "memory", None)
+    if memory is None or memory.nbytes < needed:
+        memory = np.empty(needed, np.uint8)
+        if needed <= _MOST_BYTES_OF_SCRATCH:
+            _kept.memory = memory
+    skip = -memory.ctypes.data % _CACHE_LINE
+    return memory[skip : skip + size * dtype.itemsize].view(dtype)
 
 
 def _drawn(probabilities: np.ndarray, shots: int, key: np.ndarray | None, end: End, first_row: int) -> np.ndarray:

@@ -21,11 +21,11 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from .kernels import aligned, copied
+from .kernels import copied
 from .machine_code import Use, entry, inner
 from .vectors import WIDTH, at_address, get, load, pointer, put, splat, store
 
-__all__ = ["backward", "forward"]
+__all__ = ["BLOCKS_FORWARD", "backward", "blocks_backward", "forward", "room_of_coefficients"]
 
 RUN, PAIRING, MAP = range(3)
 # Fields of a row of the array of operations. INDEX: a run's groups of four entries, a pairing's pairs, a map's columns.
@@ -35,6 +35,7 @@ KIND, FACTORS, FACTORS_END, INDEX, COUNT, STARTS, WEIGHTS, INDEX_BACK, STARTS_BA
 COLUMN, AXIS, FACTOR_FIELDS = range(3)
 ONE_A_ROW = -1
 """In place of STARTS where a map has one number a row."""
+BLOCKS_FORWARD = 2
 TILE = 12 * WIDTH  # the matrix of a run without its first row
 
 (
@@ -238,6 +239,24 @@ def _numbers(static, number, like):
     return at_address(static[number, 0], like)
 
 
+def room_of_coefficients(num_factors: int, num_columns: int) -> int:
+    """How many numbers the products of runs, the sums, and the angles' cosines and sines take."""
+    return (num_factors + 3) * TILE + 2 * num_columns * WIDTH
+
+
+@inner
+def _coefficients(scratch, start, num_factors, columns):
+    """Where products and sums are in the scratch memory from a place on; and cosines and sines, as arrays."""
+    products, sums = pointer(scratch[start:]), pointer(scratch[start + (num_factors + 1) * TILE :])
+    for i in range(TILE):
+        put(products, i, 0.0)
+    for row in range(3):
+        for lane in range(WIDTH):
+            put(products, (row * 5 + 1) * WIDTH + lane, 1.0)
+    trig = scratch[start + (num_factors + 3) * TILE :]
+    return products, sums, trig[: columns * WIDTH], trig[columns * WIDTH : 2 * columns * WIDTH]
+
+
 @inner
 def _from_rows(rows, row_of, row0, first, num_first, work, x):
     """Puts eight states, each of which is a row of its own, side by side."""
@@ -255,9 +274,10 @@ def _from_rows(rows, row_of, row0, first, num_first, work, x):
 
 
 @entry(
-    f"{_SLABS}, real[:,::1], int64[::1], real[:,::1], float64[:,::1], int64, int64", use=Use.NOISY
+    f"{_SLABS}, real[:,::1], int64[::1], real[:,::1], float64[:,::1], real[::1], int64, int64",
+    use=Use.NOISY,
 )
-def forward(static, size, angles, begin, begin_of, end, reads, first_slab, stop_slab):
+def forward(static, size, angles, begin, begin_of, end, reads, scratch, first_slab, stop_slab):
     """Takes slabs through operations, and reads them.
 
     Args:
@@ -268,6 +288,7 @@ def forward(static, size, angles, begin, begin_of, end, reads, first_slab, stop_
         begin_of: Shape (N,): which of them each row begins with.
         end: Shape (N, E), to be filled with the rows' states; empty where they are not wanted.
         reads: Shape (N, K), to be filled: what is read; K may be 0.
+        scratch: Room for :data:`BLOCKS_FORWARD` states and :func:`room_of_coefficients`; begins where a cache line does.
         first_slab: The number of the first slab.
         stop_slab: That after the last.
     """
@@ -279,12 +300,8 @@ def forward(static, size, angles, begin, begin_of, end, reads, first_slab, stop_
     read_by, ending = _numbers(static, _READ_BY, like), _numbers(static, _LAST, _ENTRIES)
     num_ops, num_factors, columns = static[_OPS, 1], static[_FACTORS, 1], angles.shape[1]
     block = (size + 1) * WIDTH
-    scratch = aligned(1, 2 * block + (num_factors + 1) * TILE + (2 * columns + 1) * WIDTH, like)[0]
-    work, products = pointer(scratch), pointer(scratch[2 * block :])
-    _identity(products)
-    trig = scratch[2 * block + (num_factors + 1) * TILE :]
-    cosine, sine = trig[: columns * WIDTH], trig[columns * WIDTH : 2 * columns * WIDTH]
-    cosines, sines, sums = pointer(cosine), pointer(sine), pointer(trig[2 * columns * WIDTH :])
+    work, (products, sums, cosine, sine) = pointer(scratch), _coefficients(scratch, 2 * block, num_factors, columns)
+    cosines, sines = pointer(cosine), pointer(sine)
     seen, changed = np.empty(columns * WIDTH), np.empty(columns, np.bool_)
     unseen = stop_slab > first_slab
     for slab in range(first_slab, stop_slab):
@@ -320,29 +337,19 @@ def _zero(work, at):
         put(work, i, 0.0)
 
 
-@inner
-def _identity(products):
-    for i in range(TILE):
-        put(products, i, 0.0)
-    for row in range(3):
-        for lane in range(WIDTH):
-            put(products, (row * 5 + 1) * WIDTH + lane, 1.0)
-
-
 # The adjoint sweep
 
 
 @inner
-def _add(gradients, row0, column, sums):
+def _add(gradients, row0, column, sums, at):
     for lane in range(min(WIDTH, gradients.shape[0] - row0)):
-        gradients[row0 + lane, column] += get(sums, lane)
+        gradients[row0 + lane, column] += get(sums, at + lane)
 
 
 @inner
 def _gradients_of_run(k, ops, factors, constants, cosines, sines, products, selected, sums, row0, gradients):
     """Takes the sums back through the run's factors, and adds the derivatives by its selected angles."""
     first = _field(ops, k, FACTORS)
-    spare = 3 * 4 * WIDTH
     for f in range(_field(ops, k, FACTORS_END) - 1, first - 1, -1):
         column, axis = get(factors, f * FACTOR_FIELDS + COLUMN), get(factors, f * FACTOR_FIELDS + AXIS)
         if column >= 0:
@@ -357,9 +364,8 @@ def _gradients_of_run(k, ops, factors, constants, cosines, sines, products, sele
                 store(sums, v + j, q)
                 total = total + q * load(products, before + u + j) - p * load(products, before + v + j)
             if selected[column]:
-                store(sums, spare, total)
-                for lane in range(min(WIDTH, gradients.shape[0] - row0)):
-                    gradients[row0 + lane, column] += get(sums, spare + lane)
+                store(sums, TILE, total)
+                _add(gradients, row0, column, sums, TILE)
         else:
             for j in range(0, 4 * WIDTH, WIDTH):
                 a, b, c = load(sums, j), load(sums, 4 * WIDTH + j), load(sums, 8 * WIDTH + j)
@@ -384,16 +390,6 @@ def _gradient_of_pairing(work, x, g, indices, at, count, cosine, sine, sums):
 
 
 @inner
-def _has_selected(k, ops, factors, selected):
-    if _field(ops, k, KIND) != MAP:
-        for f in range(_field(ops, k, FACTORS), _field(ops, k, FACTORS_END)):
-            column = get(factors, f * FACTOR_FIELDS + COLUMN)
-            if column >= 0 and selected[column]:
-                return True
-    return False
-
-
-@inner
 def _taken_back(
     k, ops, factors, constants, indices, numbers, products, cosines, sines, is_wanted, selected,
     work, x, g, other, size, sums, row0, gradients,
@@ -410,7 +406,7 @@ def _taken_back(
         cosine, sine = load(cosines, column * WIDTH), load(sines, column * WIDTH)
         if is_wanted:
             _gradient_of_pairing(work, x, g, indices, at, count, cosine, sine, sums)
-            _add(gradients, row0, column, sums)
+            _add(gradients, row0, column, sums, 0)
         else:
             _pairing(work, g, indices, at, count, cosine, (sine - sine) - sine)
     else:
@@ -420,17 +416,29 @@ def _taken_back(
     return False
 
 
-@entry(f"{_SLABS}, float64[:,::1], boolean[::1], int64, float64[:,::1], real[:,::1], int64, int64", use=Use.NOISY)
-def backward(static, size, angles, upstream, selected, segment, gradients, like, first_slab, stop_slab):
+def blocks_backward(wanted: np.ndarray, segment: int) -> int:
+    """How many states :func:`backward` has in memory: four to work with, the checkpoints, and those kept in a segment."""
+    in_segments = [int(wanted[start : start + segment].sum()) for start in range(0, len(wanted), segment)]
+    return 4 + max(1, len(in_segments)) + max(in_segments, default=0)
+
+
+@entry(
+    f"{_SLABS}, float64[:,::1], boolean[::1], boolean[::1], int64, float64[:,::1], real[::1], int64, int64",
+    use=Use.NOISY,
+)
+def backward(static, size, angles, upstream, selected, wanted, segment, gradients, scratch, first_slab, stop_slab):
     """The gradient by the selected angles, of slabs.
 
     Args:
         static: This and what is not named here: as in :func:`forward`.
         upstream: Shape (N, K): the gradient by what is read.
         selected: Shape (R,), bool: by which angles.
+        wanted: Shape (operations,), bool: which operations have one of them.
         segment: How many operations lie between two checkpoints.
         gradients: Shape (N, R), zero, to be filled.
+        scratch: As in :func:`forward`, with room for :func:`blocks_backward` states.
     """
+    like = scratch
     ops, factors = _numbers(static, _OPS, _INTEGERS), _numbers(static, _FACTORS, _INTEGERS)
     constants, numbers = _numbers(static, _CONSTANTS, like), _numbers(static, _NUMBERS, like)
     indices, beginning = _numbers(static, _INDICES, _ENTRIES), _numbers(static, _FIRST, _ENTRIES)
@@ -438,15 +446,12 @@ def backward(static, size, angles, upstream, selected, segment, gradients, like,
     back_by = _numbers(static, _BACK_BY, like)
     num_ops, num_factors, columns = static[_OPS, 1], static[_FACTORS, 1], angles.shape[1]
     block = (size + 1) * WIDTH
-    wanted, stop, most = _wanted(num_ops, ops, factors, selected, segment)
     segments = max(1, -(-num_ops // segment))
-    room = (4 + segments + most) * block
-    scratch = aligned(1, room + (num_factors + 2) * TILE + (2 * columns + WIDTH) * WIDTH, like)[0]
-    work, products = pointer(scratch), pointer(scratch[room:])
-    _identity(products)
-    sums = pointer(scratch[room + (num_factors + 1) * TILE :])
-    trig = scratch[room + (num_factors + 2) * TILE + WIDTH :]
-    cosine, sine = trig[: columns * WIDTH], trig[columns * WIDTH : 2 * columns * WIDTH]
+    stop = 0
+    while stop < num_ops and not wanted[stop]:
+        stop += 1
+    start = (len(scratch) - ((num_factors + 3) * TILE + 2 * columns * WIDTH)) // WIDTH * WIDTH
+    work, (products, sums, cosine, sine) = pointer(scratch), _coefficients(scratch, start, num_factors, columns)
     cosines, sines = pointer(cosine), pointer(sine)
     seen, changed = np.empty(columns * WIDTH), np.empty(columns, np.bool_)
     unseen = stop_slab > first_slab
@@ -487,20 +492,6 @@ def backward(static, size, angles, upstream, selected, segment, gradients, like,
                 ):  # fmt: skip
                     g, spare = spare, g
     return scratch[0] + seen[:1].sum()  # which keeps them alive until here: numba does not see through pointers
-
-
-@inner
-def _wanted(num_ops, ops, factors, selected, segment):
-    """For each operation whether it has a selected angle; the first that has; and how many a segment has at most."""
-    wanted = np.zeros(num_ops + 1, np.bool_)
-    stop, here, most = num_ops, 0, 0
-    for k in range(num_ops):
-        wanted[k] = _has_selected(k, ops, factors, selected)
-        here = (0 if k % segment == 0 else here) + wanted[k]
-        most = max(most, here)
-        if wanted[k]:
-            stop = min(stop, k)
-    return wanted, stop, most
 
 
 @inner

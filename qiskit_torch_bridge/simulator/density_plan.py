@@ -23,6 +23,7 @@ from scipy import sparse
 from ..program.channels import Channel, NoisyCircuit, NoisyOperation, Rotation
 from ..program.readout import MeasurementGroup
 from . import density_kernels as kernels
+from .vectors import WIDTH
 from .whole_kernels import packed
 
 __all__ = ["Branch", "DensityPlan", "End", "Part", "branches_of"]
@@ -408,8 +409,9 @@ class Part:
         size: The number of entries.
         begin, end: How many numbers hand a state on from the part before, and to the one behind.
         num_reads: How many numbers are read.
-        columns: The columns of the angles.
+        columns_of: For each operation, the columns of its angles.
         work: How many entries the operations read.
+        dtype: Of the entries.
     """
 
     arrays: tuple[np.ndarray, ...]
@@ -418,8 +420,14 @@ class Part:
     begin: int
     end: int
     num_reads: int
-    columns: np.ndarray
+    columns_of: tuple[np.ndarray, ...]
     work: int
+    dtype: np.dtype
+
+    @property
+    def bytes_of_slab(self) -> int:
+        """How much memory eight states take."""
+        return (self.size + 1) * WIDTH * self.dtype.itemsize
 
     @property
     def num_operations(self) -> int:
@@ -598,7 +606,7 @@ class _Arrays:
             back.data.astype(self._dtype),
         )
         counts = ops[:, kernels.COUNT] * np.array([4, 2, 2])[ops[:, kernels.KIND]]
-        columns = factors[:, kernels.COLUMN]
+        columns_of = [factors[row[kernels.FACTORS] : row[kernels.FACTORS_END], kernels.COLUMN] for row in ops]
         return Part(
             arrays=arrays,
             static=packed(arrays),
@@ -606,8 +614,9 @@ class _Arrays:
             begin=len(begin),
             end=len(end),
             num_reads=reads.shape[0],
-            columns=np.unique(columns[columns >= 0]),
+            columns_of=tuple(columns[columns >= 0] for columns in columns_of),
             work=int(counts.sum()),
+            dtype=self._dtype,
         )
 
 
