@@ -83,9 +83,9 @@ def values_of(program: Program, circuits: tuple[NoisyCircuit, ...], angles: np.n
     return values
 
 
-BASIS = ["id", "h", "sdg", "rx", "ry", "rz", "u", "p", "rzz", "rxx", "cx", "cz", "unitary"]
+BASIS = ["id", "h", "sdg", "rx", "ry", "rz", "u", "p", "rzz", "rxx", "cx", "cz", "ecr", "unitary"]
 ONE = ["h", "rx", "ry", "rz", "u", "p", "sx", "x"]
-TWO = ["cx", "cz", "rzz", "rxx"]
+TWO = ["cx", "cz", "ecr", "rzz", "rxx"]
 RELAXATION = thermal_relaxation_error(50e3, 60e3, 4000, 0.1)
 
 
