@@ -123,9 +123,10 @@ class _Channels:
 
 def _noisy(circuit: QuantumCircuit, program: Program, channels: _Channels) -> NoisyCircuit:
     """A transpiled and measured circuit with the noise of what stands in it."""
+    circuit = _with_relaxation(circuit, channels.noise)
     steps: list[_Turn | Channel] = []
     qubit_of_bit: dict[int, int] = {}
-    for instruction in _with_relaxation(circuit, channels.noise).data:
+    for instruction in circuit.data:
         operation = instruction.operation
         qubits = tuple(circuit.find_bit(qubit).index for qubit in instruction.qubits)
         if operation.name == "barrier":
@@ -226,8 +227,8 @@ def _numbered(
         tuple(operations),
         slopes,
         np.array([form.constant for form in forms]),
-        tuple(place[qubit] for qubit in measured),
-        tuple(map(channels.readout_of, measured)),
+        measured=tuple(place[qubit] for qubit in measured),
+        readout=tuple(map(channels.readout_of, measured)),
     )
 
 

@@ -7,7 +7,7 @@ not exist there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -68,6 +68,7 @@ class NoisyCircuit:
     operations: tuple[NoisyOperation, ...]
     slopes: np.ndarray
     offsets: np.ndarray
+    _: KW_ONLY
     measured: tuple[int, ...]
     readout: tuple[np.ndarray | None, ...]
 

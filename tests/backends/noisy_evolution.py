@@ -4,8 +4,7 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
-from qiskit.quantum_info import Kraus, PauliList, SuperOp, pauli_basis
-from qiskit_aer.library import SaveProbabilities  # noqa: F401
+from qiskit.quantum_info import Kraus, Operator, PauliList, SuperOp, pauli_basis
 from qiskit_aer.noise import (
     NoiseModel,
     PauliLindbladError,
@@ -62,11 +61,9 @@ def evolved(circuit: NoisyCircuit, angles: np.ndarray) -> np.ndarray:
 def outcome_probabilities(circuit: NoisyCircuit, angles: np.ndarray, *, misread: bool = True) -> np.ndarray:
     """Shape (N, 2**k): those of the measured bits, the first the least significant; with their readout errors or not."""
     state, n = evolved(circuit, angles), circuit.num_qubits
-    kept = state[(slice(None), *([0, 3] if q in circuit.measured else [0] for q in reversed(range(n))))] if False else state
-    for qubit in reversed(range(n)):  # the last qubit's axis comes first
-        axis = n - qubit
-        kept = np.take(kept, [0, 3] if qubit in circuit.measured else [0], axis)
-    kept = kept.reshape(len(angles), *[2] * len(circuit.measured))
+    for qubit in range(n):
+        state = np.take(state, [0, 3] if qubit in circuit.measured else [0], n - qubit)
+    kept = state.reshape(len(angles), *[2] * len(circuit.measured))
     order = sorted(circuit.measured, reverse=True)
     kept = kept.transpose(0, *(1 + order.index(qubit) for qubit in reversed(circuit.measured)))
     k = len(circuit.measured)
@@ -86,9 +83,9 @@ def values_of(program: Program, circuits: tuple[NoisyCircuit, ...], angles: np.n
     return values
 
 
-BASIS = ["id", "h", "sdg", "rx", "ry", "rz", "u", "p", "rzz", "rxx", "cx", "cz", "unitary"]
+BASIS = ["id", "h", "sdg", "rx", "ry", "rz", "u", "p", "rzz", "rxx", "cx", "cz", "ecr", "unitary"]
 ONE = ["h", "rx", "ry", "rz", "u", "p", "sx", "x"]
-TWO = ["cx", "cz", "rzz", "rxx"]
+TWO = ["cx", "cz", "ecr", "rzz", "rxx"]
 RELAXATION = thermal_relaxation_error(50e3, 60e3, 4000, 0.1)
 
 
@@ -119,10 +116,11 @@ MODELS: dict[str, Callable[[], NoiseModel]] = {
     "depolarising": lambda: model(depolarizing_error(0.01, 1), depolarizing_error(0.03, 2)),
     "translated": lambda: model(depolarizing_error(0.01, 1), depolarizing_error(0.03, 2), None),
     "Pauli": lambda: model(
-        pauli_error([("X", 0.05), ("Z", 0.1), ("I", 0.85)]), pauli_error([("XY", 0.1), ("ZI", 0.05), ("II", 0.85)])
+        pauli_error([("X", 0.01), ("Z", 0.02), ("I", 0.97)]), pauli_error([("XY", 0.03), ("ZI", 0.01), ("II", 0.96)])
     ),
     "Pauli-Lindblad": lambda: model(
-        PauliLindbladError(PauliList(["X", "Y"]), [0.02, 0.05]), PauliLindbladError(PauliList(["XZ", "IY"]), [0.05, 0.1])
+        PauliLindbladError(PauliList(["X", "Y"]), [0.01, 0.02]),
+        PauliLindbladError(PauliList(["XZ", "IY"]), [0.01, 0.03]),
     ),
     "amplitude damping": lambda: model(amplitude_damping_error(0.05, 0.2)),
     "phase damping": lambda: model(phase_damping_error(0.08)),
@@ -133,7 +131,7 @@ MODELS: dict[str, Callable[[], NoiseModel]] = {
     "mixed unitaries": lambda: model(mixed_unitary_error([(_TILT, 0.3), (np.eye(2), 0.7)])),
     "Kraus": lambda: model(kraus_error([0.9**0.5 * _TILT, 0.1**0.5 * np.diag([1, 1j])]), kraus_error(list(_WEAK))),
     "superoperator": lambda: model(
-        QuantumError(SuperOp(RELAXATION).compose(SuperOp(_TILT))), QuantumError(SuperOp(Kraus(list(_WEAK))))
+        QuantumError(SuperOp(RELAXATION).compose(SuperOp(Operator(_TILT)))), QuantumError(SuperOp(Kraus(list(_WEAK))))
     ),
     "named qubits": _local,
 }
