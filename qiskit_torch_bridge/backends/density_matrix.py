@@ -22,7 +22,7 @@ __all__ = ["DensityMatrixBackend"]
 
 
 class DensityMatrixBackend(SimulatingBackend, TranspilingBackend):
-    """Exact simulation of circuits with noise by compiled code, or shots drawn from the exact probabilities; adjoint gradients.
+    """Exact simulation of noise by compiled code, or shots drawn from exact probabilities; adjoint gradients.
 
     Of the noise, all is heeded that Aer would apply: circuits are transpiled as by :class:`AerBackend`, errors belong to
     labels, names and qubits as there, and readout errors are in exact values too. What has no matrix of its own is refused

@@ -73,7 +73,8 @@ class SimulatingBackend(Backend):
     ) -> Estimate:
         """Exact values, unless there are shots and a seed for them; ``keep``: with the states for a gradient."""
         simulator, angles = self._simulator(program), _contiguous(angles)
-        states = counts = None
+        states: Any = None  # of a kind that only the simulator knows
+        counts: Any = None
         if shots is None or seed is None:
             values, states = simulator.values(angles, keep=keep)
             variances = np.zeros(values.shape)

@@ -74,4 +74,5 @@ class NoisyCircuit:
 
     def rotation_angles(self, angles: np.ndarray) -> np.ndarray:
         """Shape (N, R): the rotations' angles at the program's angles, of shape (N, A); radians."""
-        return angles @ self.slopes + self.offsets
+        # Each row a product of its own: BLAS adds in another order for more rows.
+        return (angles[:, None] @ self.slopes)[:, 0] + self.offsets

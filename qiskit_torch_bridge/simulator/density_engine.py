@@ -88,10 +88,11 @@ class DensitySimulator:
         gradients = np.zeros(angles.shape)
         for branch, plan in self._exact:
             slopes = branch.circuit.slopes
-            wanted = slopes[selected].any(axis=0)
-            if any(wanted[columns].any() for columns in plan.columns_of):
+            selected_turns = slopes[selected].any(axis=0)
+            if any(selected_turns[columns].any() for columns in plan.columns_of):
                 rotations = branch.circuit.rotation_angles(angles)
-                gradients += _pulled_back(plan, rotations, upstream, wanted) @ slopes.T
+                by_rotations = _pulled_back(plan, rotations, upstream, selected_turns)
+                gradients += (by_rotations[:, None] @ slopes.T)[:, 0]
         gradients[:, ~selected] = 0.0
         return gradients
 
@@ -235,22 +236,20 @@ def _slabs(rows: int) -> int:
     return -(-rows // WIDTH)
 
 
-def _pulled_back(plan: DensityPlan, angles: np.ndarray, upstream: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The gradient by the rotations' wanted angles, shape (N, R); zero for the others."""
+def _pulled_back(plan: DensityPlan, angles: np.ndarray, upstream: np.ndarray, selected_turns: np.ndarray) -> np.ndarray:
+    """The gradient by the rotations' selected_turns angles, shape (N, R); zero for the others."""
     part, gradients = plan.whole, np.zeros(angles.shape)
-    operations = np.array([bool(wanted[columns].any()) for columns in part.columns_of])
+    operations = np.array([bool(selected_turns[columns].any()) for columns in part.columns_of])
     segment = max(1, part.num_operations)
     if density_kernels.blocks_backward(operations, segment) * part.bytes_of_slab > _BYTES_OF_KEPT_STATES:
         segment = int(np.ceil(segment**0.5))
     blocks = density_kernels.blocks_backward(operations, segment)
-    arguments = (angles, upstream, wanted, operations, segment, gradients)
+    arguments = (angles, upstream, selected_turns, operations, segment, gradients)
     _spread(density_kernels.backward, arguments, part, len(angles), blocks, sweeps=5)
     return gradients
 
 
-def _spread(
-    kernel: Any, arguments: tuple[Any, ...], part: Part, rows: int, blocks: int, *, sweeps: int
-) -> None:
+def _spread(kernel: Any, arguments: tuple[Any, ...], part: Part, rows: int, blocks: int, *, sweeps: int) -> None:
     """Calls a kernel for all slabs, here or in threads where there is enough to do.
 
     Args:

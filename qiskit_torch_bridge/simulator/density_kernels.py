@@ -273,10 +273,7 @@ def _from_rows(rows, row_of, row0, first, num_first, work, x):
         put(work, at + 6, get(rows, g + number)), put(work, at + 7, get(rows, h + number))
 
 
-@entry(
-    f"{_SLABS}, real[:,::1], int64[::1], real[:,::1], float64[:,::1], real[::1], int64, int64",
-    use=Use.NOISY,
-)
+@entry(f"{_SLABS}, real[:,::1], int64[::1], real[:,::1], float64[:,::1], real[::1], int64, int64", use=Use.NOISY)
 def forward(static, size, angles, begin, begin_of, end, reads, scratch, first_slab, stop_slab):
     """Takes slabs through operations, and reads them.
 
@@ -286,7 +283,7 @@ def forward(static, size, angles, begin, begin_of, end, reads, scratch, first_sl
         angles: Shape (N, R): the rotations' angles; radians.
         begin: Shape (D, B): states that rows begin with; empty for all qubits in 0.
         begin_of: Shape (N,): which of them each row begins with.
-        end: Shape (N, E), to be filled with the rows' states; empty where they are not wanted.
+        end: Shape (N, E), to be filled with the rows' states; empty: no state is handed on.
         reads: Shape (N, K), to be filled: what is read; K may be 0.
         scratch: Room for :data:`BLOCKS_FORWARD` states and :func:`room_of_coefficients`; begins where a cache line does.
         first_slab: The number of the first slab.
@@ -416,9 +413,9 @@ def _taken_back(
     return False
 
 
-def blocks_backward(wanted: np.ndarray, segment: int) -> int:
+def blocks_backward(has_selected: np.ndarray, segment: int) -> int:
     """How many states :func:`backward` has in memory: four to work with, the checkpoints, and those kept in a segment."""
-    in_segments = [int(wanted[start : start + segment].sum()) for start in range(0, len(wanted), segment)]
+    in_segments = [int(has_selected[start : start + segment].sum()) for start in range(0, len(has_selected), segment)]
     return 4 + max(1, len(in_segments)) + max(in_segments, default=0)
 
 
@@ -426,14 +423,16 @@ def blocks_backward(wanted: np.ndarray, segment: int) -> int:
     f"{_SLABS}, float64[:,::1], boolean[::1], boolean[::1], int64, float64[:,::1], real[::1], int64, int64",
     use=Use.NOISY,
 )
-def backward(static, size, angles, upstream, selected, wanted, segment, gradients, scratch, first_slab, stop_slab):
+def backward(
+    static, size, angles, upstream, selected, has_selected, segment, gradients, scratch, first_slab, stop_slab
+):
     """The gradient by the selected angles, of slabs.
 
     Args:
         static: This and what is not named here: as in :func:`forward`.
         upstream: Shape (N, K): the gradient by what is read.
         selected: Shape (R,), bool: by which angles.
-        wanted: Shape (operations,), bool: which operations have one of them.
+        has_selected: Shape (operations,), bool: which operations have one of them.
         segment: How many operations lie between two checkpoints.
         gradients: Shape (N, R), zero, to be filled.
         scratch: As in :func:`forward`, with room for :func:`blocks_backward` states.
@@ -442,13 +441,16 @@ def backward(static, size, angles, upstream, selected, wanted, segment, gradient
     ops, factors = _numbers(static, _OPS, _INTEGERS), _numbers(static, _FACTORS, _INTEGERS)
     constants, numbers = _numbers(static, _CONSTANTS, like), _numbers(static, _NUMBERS, like)
     indices, beginning = _numbers(static, _INDICES, _ENTRIES), _numbers(static, _FIRST, _ENTRIES)
-    back, back_from = carray(_numbers(static, _BACK, _INTEGERS), static[_BACK, 1]), _numbers(static, _BACK_FROM, _ENTRIES)
+    back, back_from = (
+        carray(_numbers(static, _BACK, _INTEGERS), static[_BACK, 1]),
+        _numbers(static, _BACK_FROM, _ENTRIES),
+    )
     back_by = _numbers(static, _BACK_BY, like)
     num_ops, num_factors, columns = static[_OPS, 1], static[_FACTORS, 1], angles.shape[1]
     block = (size + 1) * WIDTH
     segments = max(1, -(-num_ops // segment))
     stop = 0
-    while stop < num_ops and not wanted[stop]:
+    while stop < num_ops and not has_selected[stop]:
         stop += 1
     start = (len(scratch) - ((num_factors + 3) * TILE + 2 * columns * WIDTH)) // WIDTH * WIDTH
     work, (products, sums, cosine, sine) = pointer(scratch), _coefficients(scratch, start, num_factors, columns)
@@ -478,16 +480,16 @@ def backward(static, size, angles, upstream, selected, wanted, segment, gradient
             copied(work, (4 + number) * block, work, x, block)
             kept = (4 + segments) * block
             for k in range(first, last):
-                if wanted[k]:
+                if has_selected[k]:
                     copied(work, x, work, kept, block)
                     kept += block
                 if _applied(k, ops, factors, indices, numbers, products, cosines, sines, work, x, other):
                     x, other = other, x
             for k in range(last - 1, max(first, stop) - 1, -1):
-                if wanted[k]:
+                if has_selected[k]:
                     kept -= block
                 if _taken_back(
-                    k, ops, factors, constants, indices, numbers, products, cosines, sines, wanted[k], selected,
+                    k, ops, factors, constants, indices, numbers, products, cosines, sines, has_selected[k], selected,
                     work, kept, g, spare, size, sums, row0, gradients,
                 ):  # fmt: skip
                     g, spare = spare, g

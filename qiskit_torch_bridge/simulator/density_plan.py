@@ -234,8 +234,8 @@ class _Run:
 
     def acts(self, needed: np.ndarray, filled: np.ndarray) -> np.ndarray:
         low = 4 ** self.qubits[0]
-        wanted, there = needed.reshape(-1, 4, low), filled.reshape(-1, 4, low)
-        high, rest = np.nonzero(wanted[:, 1:].any(axis=1) & there.any(axis=1))
+        behind, there = needed.reshape(-1, 4, low), filled.reshape(-1, 4, low)
+        high, rest = np.nonzero(behind[:, 1:].any(axis=1) & there.any(axis=1))
         return (high * 4 * low + rest)[:, None] + np.arange(4) * low
 
     def fills(self, needed: np.ndarray, filled: np.ndarray) -> np.ndarray:
@@ -456,24 +456,24 @@ class DensityPlan:
         steps = _fused(operations, num_qubits)
         needed = np.zeros(4**num_qubits, bool)
         needed[reads.indices] = True
-        needs = [needed]
+        needs = []  # as bits: there is one for each operation
         for step in reversed(steps):
-            needs.append(step.needs(needs[-1]))
-        needs.reverse()
+            needs.append(np.packbits(needed))
+            needed = step.needs(needed)
         filled = np.zeros(4**num_qubits, bool)
         filled[_beginning(num_qubits)] = True
-        filled &= needs[0]
+        filled &= needed
         self._steps: list[_Step] = []
-        # As bits: there is a pair of them for each operation.
-        self._needs, self._fills, entries = [np.packbits(needs[0])], [np.packbits(filled)], [filled.sum()]
-        for step, wanted in zip(steps, needs[1:], strict=True):
-            if step.is_idle(wanted, filled):
+        self._needs, self._fills, entries = [np.packbits(needed)], [np.packbits(filled)], [filled.sum()]
+        for step, bits in zip(steps, reversed(needs), strict=True):
+            needed = self._bits(bits)
+            if step.is_idle(needed, filled):
                 continue
-            filled = step.fills(wanted, filled)
+            filled = step.fills(needed, filled)
             self._steps.append(step)
-            self._needs.append(np.packbits(wanted))
+            self._needs.append(bits)
             self._fills.append(np.packbits(filled))
-            entries.append((filled & wanted).sum())
+            entries.append((filled & needed).sum())
         self.columns_of = [step.columns for step in self._steps]
         self.entries = np.array(entries)
         self.num_operations, self.num_reads = len(self._steps), reads.shape[0]

@@ -690,7 +690,8 @@ def first_of(num_ops, differentiated):
 
 
 @entry(
-    f"{_PASS}, boolean[::1], float64[:,::1], real[:,:,::1], real[:,:,::1], float64[:,:,::1], int64, int64", use=Use.LARGE
+    f"{_PASS}, boolean[::1], float64[:,::1], real[:,:,::1], real[:,:,::1], float64[:,:,::1], int64, int64",
+    use=Use.LARGE,
 )
 def sweep(
     ops, columns, constants, permutations, signs, dense_qubits, dense, segments, outer_bits,
