@@ -23,7 +23,8 @@ by default where values are exact on ``statevector`` or a ``DensityMatrixBackend
 **Which one?** To study a model, ``statevector``: it is fastest, exact or with shots. To train under noise, up to some ten
 qubits, ``DensityMatrixBackend(noise_model)`` or ``"noisy:manila"``: hundreds of times faster than Aer, with exact gradients.
 For more qubits, Aer or a fake device with shots; more of them do not cure the noise's bias. Before paying,
-``"ibm:fake_fez"``: the hardware's way with a simulated device, its jobs and prices included. The reference Estimators add Gaussian noise to exact values, which is not shot noise.
+``"ibm:fake_fez"``: the hardware's way with a simulated device, its jobs and prices included. The reference Estimators add
+Gaussian noise to exact values, which is not shot noise.
 
 A backend of your own: :mod:`qiskit_torch_bridge.testing`.
 """

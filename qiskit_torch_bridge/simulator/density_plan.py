@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import chain
 
 import numpy as np
 from scipy import sparse
@@ -29,6 +30,8 @@ from .whole_kernels import packed
 __all__ = ["Branch", "DensityPlan", "End", "Part", "branches_of"]
 
 _ROUNDING = 1e-14
+_NEGLIGIBLE = 1e-13  # of what is left of a channel that has been divided by others
+_MOST_CONDITION = 100.0
 _AXES = {"X": 1, "Y": 2, "Z": 3}
 _MAPS_TRIED = 3  # for fusion
 
@@ -182,11 +185,34 @@ def _bases(qubits: Sequence[int], num_qubits: int) -> np.ndarray:
 
 def _on_all(channel: Channel, num_qubits: int) -> sparse.csr_matrix:
     """A channel as a matrix on all entries."""
-    rows, columns = np.nonzero(_cleaned(channel.ptm))
+    ptm = _cleaned(channel.ptm)
+    rows, columns = np.nonzero(ptm)
     offsets, bases = _offsets(channel.qubits), _bases(channel.qubits, num_qubits)
-    numbers = np.repeat(channel.ptm[rows, columns], len(bases))
-    places = ((offsets[rows][:, None] + bases).ravel(), (offsets[columns][:, None] + bases).ravel())
-    return sparse.csr_matrix((numbers, places), shape=(4**num_qubits, 4**num_qubits))
+    shape = 4**num_qubits, 4**num_qubits
+    if not np.array_equal(rows, np.arange(len(ptm))):
+        places = (offsets[rows][:, None] + bases).ravel(), (offsets[columns][:, None] + bases).ravel()
+        return sparse.csr_matrix((np.repeat(ptm[rows, columns], len(bases)), places), shape=shape)
+    sources, weights = np.empty(shape[0], np.int32), np.empty(shape[0])
+    for row, column in zip(rows, columns, strict=True):
+        sources[offsets[row] + bases], weights[offsets[row] + bases] = offsets[column] + bases, ptm[row, column]
+    return _monomial(sources, weights)
+
+
+def _monomial(sources: np.ndarray, weights: np.ndarray) -> sparse.csr_matrix:
+    """The matrix with one number a row."""
+    size = len(sources)
+    return sparse.csr_matrix((weights, sources, np.arange(size + 1, dtype=np.int32)), shape=(size, size))
+
+
+def _is_monomial(matrix: sparse.csr_matrix) -> bool:
+    return bool(matrix.nnz == matrix.shape[0] and (np.diff(matrix.indptr) == 1).all())
+
+
+def _after(matrix: sparse.csr_matrix, before: sparse.csr_matrix) -> sparse.csr_matrix:
+    """The product of two maps."""
+    if _is_monomial(matrix) and _is_monomial(before):
+        return _monomial(before.indices[matrix.indices], matrix.data * before.data[matrix.indices])
+    return _without_zeros(sparse.csr_matrix(matrix @ before))
 
 
 @dataclass
@@ -200,9 +226,6 @@ class _Run:
     @property
     def columns(self) -> list[int]:
         return [factor[0] for factor in self.factors if isinstance(factor, tuple)]
-
-    def is_idle(self, needed: np.ndarray, filled: np.ndarray) -> bool:
-        return not len(self.acts(needed, filled))
 
     def add(self, factor: tuple[int, int] | np.ndarray) -> None:
         if self.factors and isinstance(factor, np.ndarray) and isinstance(self.factors[-1], np.ndarray):
@@ -232,17 +255,23 @@ class _Run:
         grouped, pattern = needed.reshape(-1, 4, 4 ** self.qubits[0]), self.pattern
         return np.stack([grouped[:, pattern[:, j]].any(axis=1) for j in range(4)], axis=1).ravel()
 
+    def _active(self, needed: np.ndarray, filled: np.ndarray) -> np.ndarray:
+        """Which groups of entries it works on, by the letters on higher and on lower qubits."""
+        shape = -1, 4, 4 ** self.qubits[0]
+        return needed.reshape(shape)[:, 1:].any(axis=1) & filled.reshape(shape).any(axis=1)
+
+    def is_idle(self, needed: np.ndarray, filled: np.ndarray) -> bool:
+        return not self._active(needed, filled).any()
+
     def acts(self, needed: np.ndarray, filled: np.ndarray) -> np.ndarray:
         low = 4 ** self.qubits[0]
-        behind, there = needed.reshape(-1, 4, low), filled.reshape(-1, 4, low)
-        high, rest = np.nonzero(behind[:, 1:].any(axis=1) & there.any(axis=1))
-        return (high * 4 * low + rest)[:, None] + np.arange(4) * low
+        higher, lower = np.nonzero(self._active(needed, filled))
+        return (higher * 4 * low + lower)[:, None] + np.arange(4) * low
 
     def fills(self, needed: np.ndarray, filled: np.ndarray) -> np.ndarray:
-        groups, behind = self.acts(needed, filled), filled.copy()
-        there, pattern = filled[groups], self.pattern
-        behind[groups] |= np.stack([there[:, pattern[i]].any(axis=1) for i in range(4)], axis=1)
-        return behind
+        there, pattern = filled.reshape(-1, 4, 4 ** self.qubits[0]), self.pattern
+        reached = np.stack([there[:, pattern[i]].any(axis=1) for i in range(4)], axis=1)
+        return (there | (reached & self._active(needed, filled)[:, None])).ravel()
 
 
 @dataclass
@@ -306,8 +335,9 @@ class _Map:
     columns: tuple[int, ...] = ()
 
     def is_idle(self, needed: np.ndarray, filled: np.ndarray) -> bool:
-        kept = sparse.diags((needed & filled).astype(float), format="csr")
-        return bool((self.acts(needed, filled) != kept).nnz == 0)
+        part, kept = self.acts(needed, filled), np.flatnonzero(needed & filled)
+        ones = np.array_equal(part.indices, kept) and bool((part.data == 1.0).all())
+        return ones and np.array_equal(np.flatnonzero(np.diff(part.indptr)), kept)
 
     def needs(self, needed: np.ndarray) -> np.ndarray:
         before = np.zeros_like(needed)
@@ -315,13 +345,12 @@ class _Map:
         return before
 
     def acts(self, needed: np.ndarray, filled: np.ndarray) -> sparse.csr_matrix:
-        part = sparse.csr_matrix(sparse.diags(needed.astype(float)) @ self.matrix @ sparse.diags(filled.astype(float)))
-        part.eliminate_zeros()
-        return part
+        kept = filled[self.matrix.indices] & np.repeat(needed, np.diff(self.matrix.indptr))
+        ends = np.append(0, np.cumsum(kept))[self.matrix.indptr]
+        return sparse.csr_matrix((self.matrix.data[kept], self.matrix.indices[kept], ends), shape=self.matrix.shape)
 
     def fills(self, needed: np.ndarray, filled: np.ndarray) -> np.ndarray:
-        behind: np.ndarray = needed & (abs(self.matrix) @ filled.astype(float) > 0.0)
-        return behind
+        return np.diff(self.acts(needed, filled).indptr) > 0
 
 
 _Step = _Run | _Pairing | _Map
@@ -331,7 +360,7 @@ def _items(operations: Iterable[NoisyOperation], num_qubits: int) -> list[_Run |
     """The operations with runs of one qubit in one, and channels of the same qubits."""
     items: list[_Run | _Pairing | Channel] = []
     last: dict[int, int] = {}
-    for operation in operations:
+    for operation in chain.from_iterable(map(_factored, operations)):
         qubits = operation.qubits
         places = {last.get(qubit, -1) for qubit in qubits}
         place = max(places)
@@ -347,6 +376,29 @@ def _items(operations: Iterable[NoisyOperation], num_qubits: int) -> list[_Run |
                 items.append(_Pairing(operation, num_qubits) if isinstance(operation, Rotation) else operation)
             last.update(dict.fromkeys(qubits, len(items) - 1))
     return items
+
+
+def _factored(operation: NoisyOperation) -> tuple[NoisyOperation, ...]:
+    """A channel of two qubits as one with one number a row, and a channel of each qubit behind it, where it is such a product.
+
+    Depolarisation and relaxation of two qubits are, which is what devices' noise models have behind their gates.
+    """
+    if isinstance(operation, Rotation) or len(operation.qubits) != 2 or _has_one_a_row(operation.ptm):
+        return (operation,)
+    ptm = operation.ptm.reshape(4, 4, 4, 4)  # the second qubit's letter comes first
+    first, second = ptm[0, :, 0, :], ptm[:, 0, :, 0]
+    if max(np.linalg.cond(first), np.linalg.cond(second)) > _MOST_CONDITION:
+        return (operation,)
+    rest = np.kron(np.linalg.inv(second), np.linalg.inv(first)) @ operation.ptm
+    rest[np.abs(rest) < _NEGLIGIBLE] = 0.0
+    if not _has_one_a_row(rest):
+        return (operation,)
+    a, b = operation.qubits
+    return Channel((a, b), rest), Channel((a,), first), Channel((b,), second)
+
+
+def _has_one_a_row(ptm: np.ndarray) -> bool:
+    return bool(((_cleaned(ptm) != 0).sum(axis=1) == 1).all())
 
 
 def _factor(operation: NoisyOperation) -> tuple[int, int] | np.ndarray:
@@ -368,32 +420,31 @@ def _fused(operations: Iterable[NoisyOperation], num_qubits: int) -> list[_Step]
     last: dict[int, _Step] = {}
     for item in _items(operations, num_qubits):
         channel = item.constant if isinstance(item, _Run) else item if isinstance(item, Channel) else None
-        qubits = item.qubits
-        if channel is not None:
-            step: _Step = _mapped(channel, num_qubits, steps, last)
-        else:
-            assert isinstance(item, _Run | _Pairing)
-            step = item
-            item.depth = 1 + max((last[qubit].depth for qubit in qubits if qubit in last), default=0)
+        matrix = None if channel is None else _on_all(channel, num_qubits)
+        step: _Step | None = None if matrix is None else _joined_by(item.qubits, matrix, steps, last)
+        if step is None:
+            # A channel of one qubit would give the rows of a map of its own more numbers than it has itself.
+            is_map = isinstance(item, Channel) or (matrix is not None and _is_monomial(matrix))
+            step = _Map(item.qubits, matrix) if is_map else item
+            step.depth = 1 + max((last[qubit].depth for qubit in item.qubits if qubit in last), default=0)
             steps.append(step)
-        last.update(dict.fromkeys(qubits, step))
+        last.update(dict.fromkeys(item.qubits, step))
     return sorted(steps, key=lambda step: step.depth)
 
 
-def _mapped(channel: Channel, num_qubits: int, steps: list[_Step], last: dict[int, _Step]) -> _Map:
-    """The map that the channel has become a part of, or is."""
-    matrix = _on_all(channel, num_qubits)
-    before = [last[qubit] for qubit in channel.qubits if qubit in last]
+def _joined_by(
+    qubits: Sequence[int], matrix: sparse.csr_matrix, steps: list[_Step], last: dict[int, _Step]
+) -> _Map | None:
+    """The map that a channel has become a part of, if it has no more numbers for it than both together."""
+    before = [last[qubit] for qubit in qubits if qubit in last]
     maps = [step for step in steps if isinstance(step, _Map)]
     possible = [one for one in maps if all(step is one or step.depth < one.depth for step in before)]
     for step in sorted(possible, key=lambda step: step.depth)[:_MAPS_TRIED]:
-        product = _without_zeros(sparse.csr_matrix(matrix @ step.matrix))
+        product = _after(matrix, step.matrix)
         if product.nnz <= matrix.nnz + step.matrix.nnz:
             step.matrix = product
             return step
-    new = _Map(channel.qubits, matrix, 1 + max((step.depth for step in before), default=0))
-    steps.append(new)
-    return new
+    return None
 
 
 # Plans
@@ -532,18 +583,20 @@ class _Arrays:
     """
 
     def __init__(self, number: np.ndarray, room: np.ndarray, dtype: np.dtype) -> None:
-        self._number, self._room, self._dtype = number, room, dtype
+        self._number, self._size, self._dtype = number, int(room.sum()), dtype
         self._rows: list[dict[int, int]] = []
         self._factors: list[tuple[int, int]] = []
         self._constants: list[np.ndarray] = []
         self._kept: dict[str, list[np.ndarray]] = {"indices": [], "numbers": []}
         self._places: dict[tuple[str, bytes], int] = {}
+        self._lengths = {"indices": 0, "numbers": 0}
 
     def add(self, step: _Step, acts: np.ndarray | sparse.csr_matrix) -> None:
         if isinstance(step, _Map):
-            part = acts[self._room][:, self._room]
-            index, starts, weights, count = self._sparse(part)
-            index_back, starts_back, weights_back, _ = self._sparse(part.T.tocsr())
+            columns, numbers = self._number[acts.indices], acts.data
+            rows = np.repeat(self._number, np.diff(acts.indptr))
+            index, starts, weights, count = self._sparse(rows, columns, numbers)
+            index_back, starts_back, weights_back, _ = self._sparse(columns, rows, numbers)
             row = {
                 kernels.KIND: kernels.MAP, kernels.INDEX: index, kernels.STARTS: starts, kernels.WEIGHTS: weights,
                 kernels.INDEX_BACK: index_back, kernels.STARTS_BACK: starts_back, kernels.WEIGHTS_BACK: weights_back,
@@ -562,23 +615,25 @@ class _Arrays:
             row |= {kernels.INDEX: self._place("indices", self._number[acts].ravel()), kernels.COUNT: len(acts)}
         self._rows.append(row)
 
-    def _sparse(self, matrix: sparse.csr_matrix) -> tuple[int, int, int, int]:
-        """Where its columns, its rows' beginnings and its numbers are, and how many rows it has."""
-        count = matrix.shape[0]
-        per_row = np.diff(matrix.indptr)
-        if (per_row <= 1).all():
-            columns, numbers = np.full(count, count), np.zeros(count)
-            columns[per_row == 1], numbers[per_row == 1] = matrix.indices, matrix.data
-            return self._place("indices", columns), kernels.ONE_A_ROW, self._place("numbers", numbers), count
-        starts = self._place("indices", matrix.indptr)
-        return self._place("indices", matrix.indices), starts, self._place("numbers", matrix.data), count
+    def _sparse(self, rows: np.ndarray, columns: np.ndarray, numbers: np.ndarray) -> tuple[int, int, int, int]:
+        """Where a matrix's columns, its rows' beginnings and its numbers are, and how many rows it has."""
+        count = self._size
+        per_row = np.bincount(rows, minlength=count)
+        if per_row.max(initial=0) <= 1:
+            sources, weights = np.full(count, count), np.zeros(count)
+            sources[rows], weights[rows] = columns, numbers
+            return self._place("indices", sources), kernels.ONE_A_ROW, self._place("numbers", weights), count
+        order = np.argsort(rows, kind="stable")
+        starts = self._place("indices", np.append(0, np.cumsum(per_row)))
+        return self._place("indices", columns[order]), starts, self._place("numbers", numbers[order]), count
 
     def _place(self, kind: str, values: np.ndarray) -> int:
         """Where the values are; once, if they have come before."""
         values = values.astype(np.uint32 if kind == "indices" else self._dtype)
         key = kind, blake2b(values.tobytes(), digest_size=16).digest()
         if key not in self._places:
-            self._places[key] = sum(map(len, self._kept[kind]))
+            self._places[key] = self._lengths[kind]
+            self._lengths[kind] += len(values)
             self._kept[kind].append(values)
         return self._places[key]
 
@@ -610,7 +665,7 @@ class _Arrays:
         return Part(
             arrays=arrays,
             static=packed(arrays),
-            size=int(self._room.sum()),
+            size=self._size,
             begin=len(begin),
             end=len(end),
             num_reads=reads.shape[0],
