@@ -34,6 +34,8 @@ _NEGLIGIBLE = 1e-13  # of what is left of a channel that has been divided by oth
 _MOST_CONDITION = 100.0
 _AXES = {"X": 1, "Y": 2, "Z": 3}
 _MAPS_TRIED = 3  # for fusion
+_MOST_NUMBERS_A_ROW = 4  # of a fused map, on average; more of them take memory, and time when a plan is made
+_MOST_QUBITS_FUSED_FREELY = 8  # beyond, only maps with one number a row are fused
 
 
 @dataclass(frozen=True, eq=False)
@@ -420,6 +422,8 @@ def _fused(operations: Iterable[NoisyOperation], num_qubits: int) -> list[_Step]
     last: dict[int, _Step] = {}
     for item in _items(operations, num_qubits):
         channel = item.constant if isinstance(item, _Run) else item if isinstance(item, Channel) else None
+        if isinstance(item, _Run) and channel is not None and num_qubits > _MOST_QUBITS_FUSED_FREELY:
+            channel = channel if _has_one_a_row(channel.ptm) else None
         matrix = None if channel is None else _on_all(channel, num_qubits)
         step: _Step | None = None if matrix is None else _joined_by(item.qubits, matrix, steps, last)
         if step is None:
@@ -440,6 +444,10 @@ def _joined_by(
     maps = [step for step in steps if isinstance(step, _Map)]
     possible = [one for one in maps if all(step is one or step.depth < one.depth for step in before)]
     for step in sorted(possible, key=lambda step: step.depth)[:_MAPS_TRIED]:
+        size = len(matrix.indptr) - 1
+        most = _MOST_NUMBERS_A_ROW if size <= 4**_MOST_QUBITS_FUSED_FREELY else 1
+        if matrix.nnz * step.matrix.nnz > most * size**2:
+            continue
         product = _after(matrix, step.matrix)
         if product.nnz <= matrix.nnz + step.matrix.nnz:
             step.matrix = product

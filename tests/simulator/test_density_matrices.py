@@ -21,7 +21,7 @@ from scipy.stats import chi2
 
 from qiskit_torch_bridge.program.channels import Channel, NoisyCircuit, NoisyOperation, Rotation
 from qiskit_torch_bridge.program.readout import Expectation, MeasurementGroup, Probabilities, Readout
-from qiskit_torch_bridge.simulator import density_engine
+from qiskit_torch_bridge.simulator import density_engine, density_plan
 from qiskit_torch_bridge.simulator.density_engine import DensitySimulator
 
 VALUES, GRADIENTS = 1e-12, 1e-11
@@ -147,6 +147,20 @@ def shifted(simulator: DensitySimulator, angles: np.ndarray, upstream: np.ndarra
     return gradients
 
 
+def test_plans_of_many_qubits(monkeypatch):
+    """Which fuse less, because their maps are large."""
+    readout = readouts(3)[0]
+    circuits = measured_circuits(readout, 3, 5, 30)
+    angles, selected = random_angles(circuits, 5), np.ones(len(circuits[0].slopes), bool)
+    results = []
+    for most in (8, 0):
+        monkeypatch.setattr(density_plan, "_MOST_QUBITS_FUSED_FREELY", most)
+        simulator = DensitySimulator(circuits, readout)
+        results.append((simulator.values(angles)[0], simulator.pullback(angles, np.ones((5, 3)), None, selected)))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=GRADIENTS)
+
+
 @pytest.mark.parametrize("rows", [1, 7, 20])
 def test_a_row_is_the_same_to_the_last_bit_whatever_is_with_it(rows, monkeypatch, busy_threads, num_threads):
     """Alone, in a batch, in threads, in stages that rows share, and between checkpoints."""
@@ -249,5 +263,5 @@ def test_too_many_qubits_are_refused_with_a_number(monkeypatch):
     monkeypatch.setattr(density_engine.psutil, "virtual_memory", lambda: memory._replace(total=2**30))
     readout = Probabilities.of([0])
     circuit = NoisyCircuit(11, (Rotation((0,), "X", 0),), np.eye(1), np.zeros(1), measured=(0,), readout=(None,))
-    with pytest.raises(MemoryError, match=r"11 qubits with noise needs some 3\.\d+ GiB .*use fewer qubits, or Aer"):
+    with pytest.raises(MemoryError, match=r"11 qubits with noise needs some 6\.2 GiB .*use fewer qubits, or Aer"):
         DensitySimulator([circuit], readout)
