@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -260,10 +261,10 @@ class _Run:
     def _active(self, needed: np.ndarray, filled: np.ndarray) -> np.ndarray:
         """Which groups of entries it works on, by the letters on higher and on lower qubits."""
         shape = -1, 4, 4 ** self.qubits[0]
-        return needed.reshape(shape)[:, 1:].any(axis=1) & filled.reshape(shape).any(axis=1)
+        return np.logical_and(needed.reshape(shape)[:, 1:].any(axis=1), filled.reshape(shape).any(axis=1))
 
     def is_idle(self, needed: np.ndarray, filled: np.ndarray) -> bool:
-        return not self._active(needed, filled).any()
+        return not bool(self._active(needed, filled).any())
 
     def acts(self, needed: np.ndarray, filled: np.ndarray) -> np.ndarray:
         low = 4 ** self.qubits[0]
@@ -381,7 +382,7 @@ def _items(operations: Iterable[NoisyOperation], num_qubits: int) -> list[_Run |
 
 
 def _factored(operation: NoisyOperation) -> tuple[NoisyOperation, ...]:
-    """A channel of two qubits as one with one number a row, and a channel of each qubit behind it, where it is such a product.
+    """A channel of two qubits as one with one number a row and a channel of each qubit behind it, where that is possible.
 
     Depolarisation and relaxation of two qubits are, which is what devices' noise models have behind their gates.
     """
@@ -428,8 +429,10 @@ def _fused(operations: Iterable[NoisyOperation], num_qubits: int) -> list[_Step]
         step: _Step | None = None if matrix is None else _joined_by(item.qubits, matrix, steps, last)
         if step is None:
             # A channel of one qubit would give the rows of a map of its own more numbers than it has itself.
-            is_map = isinstance(item, Channel) or (matrix is not None and _is_monomial(matrix))
-            step = _Map(item.qubits, matrix) if is_map else item
+            if isinstance(item, Channel) or (matrix is not None and _is_monomial(matrix)):
+                step = _Map(item.qubits, matrix)
+            else:
+                step = item
             step.depth = 1 + max((last[qubit].depth for qubit in item.qubits if qubit in last), default=0)
             steps.append(step)
         last.update(dict.fromkeys(item.qubits, step))
@@ -599,7 +602,8 @@ class _Arrays:
         self._places: dict[tuple[str, bytes], int] = {}
         self._lengths = {"indices": 0, "numbers": 0}
 
-    def add(self, step: _Step, acts: np.ndarray | sparse.csr_matrix) -> None:
+    def add(self, step: _Step, acts: Any) -> None:
+        """Adds a step, and what it acts on: numbers of entries, or for a map its matrix."""
         if isinstance(step, _Map):
             columns, numbers = self._number[acts.indices], acts.data
             rows = np.repeat(self._number, np.diff(acts.indptr))
