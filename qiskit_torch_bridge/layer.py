@@ -240,7 +240,10 @@ class QuantumLayer(nn.Module):
             TypeError, ValueError: If the features do not fit or are not finite; nothing has run then.
         """
         if torch.compiler.is_compiling() or (transforms.count_modes() and transforms.is_tracing()):
-            return self._trace(features, shots)
+            if not transforms.transforms_are_active():
+                return self._trace(features, shots)
+            # Operators are not mapped, nor differentiated forward. (As a decorator this would import the compiler.)
+            return torch.compiler.disable(self._measure)(features, shots)
         return self._measure(features, shots)
 
     def _trace(self, features: torch.Tensor | None, shots: int | None) -> torch.Tensor:
@@ -250,7 +253,7 @@ class QuantumLayer(nn.Module):
         self._check_features(features)
         weights = self._weight_list()
         like = features if features is not None else weights[0] if weights else torch.empty(0)
-        rows = None if features is None else features.reshape(-1, features.shape[-1])
+        rows = None if features is None else features.unsqueeze(0) if features.dim() == 1 else features.flatten(0, -2)
         plain = shots is None and self._is_plain
         values = measure_traced(self, self._name, rows, weights, shots=shots, plain=plain)
         return values.reshape(*(() if features is None else features.shape[:-1]), values.shape[-1]).to(

@@ -13,8 +13,9 @@ from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel, ReadoutError
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch_layers import forward_mode
 
-from qiskit_torch_bridge import QuantumLayer
+from qiskit_torch_bridge import QuantumLayer, evaluate
 
 ANGLE = 0.7
 
@@ -117,24 +118,21 @@ def test_outputs_are_never_cast_to_what_holds_no_real_numbers(dtype):
 
 
 class TestTracing:
-    """A trace would keep the values of one call as constants."""
+    """A trace would keep the values of one call as constants, where the layer is no operator in it."""
 
-    @pytest.mark.parametrize(
-        "trace",
-        [
-            lambda model, x: make_fx(model)(x),
-            lambda model, x: make_fx(model, tracing_mode="fake")(x),
-            lambda model, x: make_fx(torch.func.grad(lambda x: model(x).sum()))(x),
-            lambda model, x: torch.export.export(model, (x,), strict=False),  # not the default of older PyTorch
-        ],
-        ids=["real", "fake", "gradient", "export"],
-    )
+    @forward_mode
     @pytest.mark.parametrize("shots", [None, 10])
-    def test_is_refused(self, trace, shots):
+    @pytest.mark.parametrize("transform", [torch.func.grad, torch.vmap, torch.func.jacfwd])
+    def test_transforms_within_one_are_refused(self, transform, shots):
         angle = Parameter("x")
         circuit = QuantumCircuit(1)
         circuit.rx(angle, 0)
         model = QuantumLayer(circuit, inputs=[angle], shots=shots)
-        with pytest.raises(RuntimeError, match="called within a trace"):
-            trace(model, torch.tensor([[0.5]]))
+        with pytest.raises(RuntimeError, match="within a trace"):
+            make_fx(transform(lambda x: model(x).sum()))(torch.tensor([[0.5]]))
         model(torch.tensor([[0.5]]))  # as before, outside
+
+    def test_evaluate_is_refused(self):
+        program = layer().program
+        with pytest.raises(RuntimeError, match="use a QuantumLayer"):
+            make_fx(lambda w: evaluate(program, None, [w], seed=0))(torch.tensor([0.5]))

@@ -9,6 +9,8 @@ from ..common.kinds import PositiveFloat, PositiveInt
 from ..common.settings import Settings
 from .cases import PARTS, SYSTEMS
 
+_PEERS = "peers"
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSettings(Settings):
@@ -17,22 +19,25 @@ class BenchmarkSettings(Settings):
     A step is forward and backward. All systems get the same gate list, inputs, weights and upstream gradient, and their
     values and gradients must agree with an independent reference before any of their times is reported. Ours and the
     peers then take turns, so that whatever else the machine does hits all of them. Times are medians; speed is a ratio
-    within one run.
+    within one run. The first call in a new process is timed too, with all that is compiled for the circuit.
 
     The peers are optional (pip install -r requirements.txt -e '.[peers]'); those that are absent are named as absent.
 
     Attributes:
         cases: What to measure (default: all): textbook, dressed-4, dressed-64, layerwise-128, entangling-12,
             entangling-16, entangling-20, dressed-4-shots, layerwise-128-shots, qubits, batch, weights, overhead, fresh.
-        systems: Only these (default: all): ours, ours-aer, ours-stopwatch, pennylane-default, pennylane-lightning,
-            pennylane-qiskit, qiskit-machine-learning.
+        systems: Only these (default: all): ours, ours-compiled, ours-aer, ours-stopwatch, pennylane-default,
+            pennylane-lightning, pennylane-qiskit, qiskit-machine-learning, tensorcircuit-jax, tensorcircuit-torch,
+            pyqtorch, torch-eager, torch-compiled, floor-function, floor-cosine.
         repetitions: Timings of each system in each case (default: 7; small: 3); fewer where they would take over half a
             minute together.
-        threads: Threads of every system's numerical libraries (default: whatever each chooses).
-        small: Only the quick cases, with fewer repetitions.
+        threads: Threads of every system's numerical libraries (default: the cores that there are), by the environment
+            variables that each of them reads.
+        small: Only the quick cases, with fewer repetitions and without the peers that compile each circuit.
         largest_qubits: Where the series by qubits ends, for example 24.
         timeout: Seconds that a system may take to answer.
-        peer_python: SYSTEM=PYTHON ...: interpreters of other environments, for peers that do not fit into this one.
+        peer_python: SYSTEM=PYTHON ...: interpreters of other environments, for peers that do not fit into this one;
+            peers=PYTHON is for all that are not named.
         seed: Draws inputs, weights, upstream gradients and shots.
     """
 
@@ -53,12 +58,16 @@ class BenchmarkSettings(Settings):
                 raise ValueError(f"{option}: got {', '.join(strange)}, expected some of {', '.join(known)}.")
         for pair in self.peer_python:
             name, _, python = pair.partition("=")
-            if not python or name not in SYSTEMS:
+            if not python or name not in (_PEERS, *SYSTEMS):
                 raise ValueError(
-                    f"--peer-python: got {pair!r}, expected SYSTEM=PYTHON, the system one of {', '.join(SYSTEMS)}."
+                    f"--peer-python: got {pair!r}, expected SYSTEM=PYTHON, the system {_PEERS} or one of "
+                    f"{', '.join(SYSTEMS)}."
                 )
 
     @property
     def pythons(self) -> dict[str, str]:
         """The interpreters of the systems that have one of their own."""
-        return dict(pair.split("=", 1) for pair in self.peer_python)
+        named = dict(pair.split("=", 1) for pair in self.peer_python)
+        of_peers = named.pop(_PEERS, None)
+        peers = [] if of_peers is None else [name for name, system in SYSTEMS.items() if not system.ours]
+        return {**dict.fromkeys(peers, of_peers or ""), **named}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, partial
@@ -23,6 +24,7 @@ class System:
             exact) and a seed, and gives a :class:`.gate_lists.Step`.
         note: What must be known to read its times.
         ours: Whether it is this project.
+        layer: Whether it is a PyTorch layer for circuits; the fastest peer of a line is one of these.
         tolerance: How far its exact values and gradients may be from the reference, in units of the largest of them (or
             of 1 where that is larger).
     """
@@ -32,6 +34,7 @@ class System:
     note: str = ""
     _: KW_ONLY
     ours: bool = False
+    layer: bool = True
     tolerance: float = 1e-6
 
 
@@ -40,6 +43,12 @@ SYSTEMS = {
         "ours",
         f"{__package__}.ours:build",
         "QuantumLayer on its statevector backend: adjoint rule; with shots parameter shift from exact multinomial counts.",
+        ours=True,
+    ),
+    "ours-compiled": System(
+        "ours, torch.compile",
+        f"{__package__}.ours:build_compiled",
+        "As 'ours', under torch.compile(layer, fullgraph=True).",
         ours=True,
     ),
     "ours-aer": System(
@@ -79,6 +88,42 @@ SYSTEMS = {
         "shots.",
         tolerance=1e-5,
     ),
+    "tensorcircuit-jax": System(
+        "TensorCircuit-NG on JAX",
+        f"{__package__}.peers_tensorcircuit:build_on_jax",
+        "No PyTorch: the whole step, forward and backward, is one program that JAX compiles for the circuit and the batch "
+        "(jit of vmap of value_and_grad), in double precision.",
+        layer=False,
+    ),
+    "tensorcircuit-torch": System(
+        "TensorCircuit-NG, torch interface",
+        f"{__package__}.peers_tensorcircuit:build_on_torch",
+        "Its torch_interface with jit and DLPack over vmap: two calls of what JAX has compiled, and copies between.",
+    ),
+    "pyqtorch": System(
+        "pyqtorch",
+        f"{__package__}.peers_pyqtorch:build",
+        "Backpropagation through torch operators, batched, complex128.",
+    ),
+    "torch-eager": System(
+        "plain torch",
+        f"{__package__}.peers_torch:build",
+        "A simulator written by hand from public operators, for this benchmark.",
+    ),
+    "torch-compiled": System(
+        "plain torch, torch.compile",
+        f"{__package__}.peers_torch:build_compiled",
+        "The same as one graph of torch.compile.",
+    ),
+    "floor-function": System(
+        "floor: trivial autograd.Function",
+        f"{__package__}.peers_torch:build_function",
+        "No simulator: the cosine that the textbook's circuit gives, through NumPy. What a custom function costs at least.",
+        layer=False,
+    ),
+    "floor-cosine": System(
+        "floor: torch.cos", f"{__package__}.peers_torch:build_cosine", "The same through torch.cos.", layer=False
+    ),
 }
 """The systems that are measured, by name.
 
@@ -91,9 +136,9 @@ class Target(NamedTuple):
     """A ratio to reach.
 
     Attributes:
-        ratio: How many times faster; 1 means ahead.
+        ratio: How many times faster; 1 means ahead, NaN that the ratio is shown without an aim.
         ours: Which of our systems.
-        peer: Than which system; None: than the fastest peer of the run.
+        peer: Than which system; None: than the fastest PyTorch layer of the run.
     """
 
     ratio: float
@@ -132,9 +177,13 @@ class Case:
         return {"qubits": problem.num_qubits, **numbers}
 
 
-_QISKIT = "qiskit-machine-learning"
-_WITHOUT_QISKIT = ("ours", "pennylane-default", "pennylane-lightning")
+_QISKIT, _PENNYLANE, _JAX = "qiskit-machine-learning", "pennylane-default", "tensorcircuit-jax"
+_WITHOUT_QISKIT = ("ours", _PENNYLANE, "pennylane-lightning")
 _EXACT = (*_WITHOUT_QISKIT, _QISKIT)
+_COMPILING = (_JAX, "tensorcircuit-torch", "torch-compiled")
+# Those that compile take one to two minutes for 12 qubits, and more beyond; the others keep every state, gigabytes of them.
+_UP_TO_12_QUBITS = ("ours-compiled", *_COMPILING, "pyqtorch", "torch-eager")
+_FLOORS = ("floor-function", "floor-cosine")
 _OF_SHOTS = ("ours", "ours-aer", "pennylane-default", "pennylane-lightning")
 
 _ENTANGLED = "strongly entangling, 4 layers"
@@ -146,20 +195,42 @@ _DRESSED_64 = partial(dressed, depth=6, batch=64)
 _LAYERWISE = "layerwise, 9 qubits, 6 layers, batch 128"
 _LAYERWISE_128 = partial(layerwise, num_qubits=9, layers=6, batch=128)
 
+
+def _against(pennylane: float, jax: float) -> tuple[Target, ...]:
+    """Ratios to reach: to PennyLane's fastest simulator, and to a whole step compiled by JAX."""
+    return Target(pennylane, peer=_PENNYLANE), Target(jax, peer=_JAX)
+
+
 CASES = (
-    Case("textbook", "textbook, 1 qubit, batch 1", partial(textbook, batch=1), _EXACT, (Target(8),)),
-    Case("dressed-4", f"{_DRESSED}, batch 4", _DRESSED_4, _EXACT, (Target(40), Target(1000, peer=_QISKIT))),
-    Case("dressed-64", f"{_DRESSED}, batch 64", _DRESSED_64, _WITHOUT_QISKIT, (Target(30),)),
-    Case("layerwise-128", _LAYERWISE, _LAYERWISE_128, _WITHOUT_QISKIT, (Target(10),)),
+    Case(
+        "textbook",
+        "textbook, 1 qubit, batch 1",
+        partial(textbook, batch=1),
+        (*_EXACT, *_UP_TO_12_QUBITS, *_FLOORS),
+        (*_against(8, math.nan), Target(0.5, peer=_FLOORS[0]), Target(math.nan, peer=_FLOORS[1])),
+    ),
+    Case(
+        "dressed-4",
+        f"{_DRESSED}, batch 4",
+        _DRESSED_4,
+        (*_EXACT, *_UP_TO_12_QUBITS),
+        (*_against(40, 1.5), Target(1000, peer=_QISKIT)),
+    ),
+    Case("dressed-64", f"{_DRESSED}, batch 64", _DRESSED_64, (*_WITHOUT_QISKIT, *_UP_TO_12_QUBITS), _against(30, 3)),
+    Case("layerwise-128", _LAYERWISE, _LAYERWISE_128, (*_WITHOUT_QISKIT, *_UP_TO_12_QUBITS), _against(10, 4)),
     *(
         Case(
             f"entangling-{qubits}",
             f"strongly entangling, {qubits} qubits, 4 layers, batch {batch}",
             partial(_ENTANGLING, num_qubits=qubits, batch=batch),
-            _WITHOUT_QISKIT,
-            (Target(ratio),),
+            (*_WITHOUT_QISKIT, *peers),
+            targets,
         )
-        for qubits, batch, ratio in ((12, 16, 12), (16, 4, 10), (20, 1, 1))
+        for qubits, batch, peers, targets in (
+            (12, 16, _UP_TO_12_QUBITS, _against(12, math.nan)),
+            (16, 4, (), (Target(10),)),
+            (20, 1, (), (Target(1),)),
+        )
     ),
     Case(
         "dressed-4-shots",
@@ -191,7 +262,8 @@ def plan(settings: BenchmarkSettings, systems: Container[str] = SYSTEMS) -> tupl
     Each has the targets that its systems can reach.
 
     Args:
-        settings: Select them. Small ones leave out the systems that take seconds for a step that others do at once.
+        settings: Select them. Small ones leave out the systems that take seconds for a step that others do at once, and
+            the peers that compile each circuit.
         systems: Those that there are.
 
     Raises:
@@ -217,8 +289,8 @@ def plan(settings: BenchmarkSettings, systems: Container[str] = SYSTEMS) -> tupl
     fresh = [case for case in CASES if case.name in fresh_names and "fresh" in parts]
 
     def chosen(case: Case) -> Case:
-        slow = "" if not small else "pennylane-qiskit" if case.series is None else _QISKIT
-        wanted = [name for name in settings.systems or SYSTEMS if name in systems and name != slow]
+        slow = (*_COMPILING, "pennylane-qiskit" if case.series is None else _QISKIT) if small else ()
+        wanted = [name for name in settings.systems or SYSTEMS if name in systems and name not in slow]
         kept = tuple(name for name in case.systems if name in wanted)
         targets = tuple(each for each in case.targets if {each.ours, each.peer or each.ours} <= set(kept))
         return replace(case, systems=kept, targets=targets)

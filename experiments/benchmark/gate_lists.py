@@ -5,6 +5,8 @@ What adapters need to make a :class:`Step` of it is here too; PyTorch and Qiskit
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass
@@ -101,6 +103,19 @@ def torch_step(
         return values.detach(), inputs.grad, None if weights is None else weights.grad
 
     return Step(take)
+
+
+def compiled(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A function or layer as one graph of ``torch.compile``.
+
+    Raises:
+        ImportError: If there is no C++ compiler, which says that what it takes is absent.
+    """
+    import torch
+
+    if not any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++", "cl"))):
+        raise ImportError("torch.compile needs a C++ compiler: install g++ or clang++, or name one in CXX.")
+    return torch.compile(function, fullgraph=True)
 
 
 def played(problem: Problem, inputs: Any, weights: Any) -> Iterator[tuple[str, tuple[int, ...], list[Any]]]:

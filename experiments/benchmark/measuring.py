@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import tempfile
 import time
@@ -68,9 +69,15 @@ class Outcome:
         return min(self.seconds, default=math.nan)
 
     @property
+    def first_call(self) -> float:
+        """Seconds for making the layer and its first step; NaN where that went wrong."""
+        return sum(float(self.preparation.get(f"{part}_seconds", math.nan)) for part in ("build", "first_step"))
+
+    @property
     def why(self) -> str:
-        """Why it was not timed."""
-        return self.reason if self.status == "dropped" else f"{self.status}: {self.reason}"
+        """Why it was not timed, in a line; :attr:`reason` may have more."""
+        reason = self.reason.partition("\n")[0]
+        return reason if self.status == "dropped" else f"{self.status}: {reason}"
 
     def attempt(self, step: Callable[[Outcome], None]) -> None:
         """Takes a step towards the times, unless one has failed; a system's failure becomes its outcome."""
@@ -79,6 +86,11 @@ class Outcome:
                 step(self)
             except WorkerError as error:
                 self.status, self.reason, self.seconds = error.kind, str(error), []
+
+
+def cores_available() -> int:
+    """The cores that this process may use; all of them where the system does not say, as on macOS and Windows."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fewer_repetitions(step_seconds: float, repetitions: int, *, in_series: bool) -> int:
@@ -90,7 +102,8 @@ def fewer_repetitions(step_seconds: float, repetitions: int, *, in_series: bool)
 class Measurement(AbstractContextManager["Measurement", None]):
     """Measures cases, and says what it does; a context manager that ends its processes.
 
-    Each system has a process, started when it is first needed and again after it failed.
+    Each system has a process, started when it is first needed and again after it failed; and a new one for each case that
+    is not in a series, so that first calls are told apart.
 
     Args:
         settings: Repetitions, threads, timeout, seed and interpreters.
@@ -113,6 +126,8 @@ class Measurement(AbstractContextManager["Measurement", None]):
 
     def measure(self, case: Case) -> list[Outcome]:
         """Measures one case in all its systems, whatever becomes of some of them."""
+        if case.series is None:
+            self._stop(*self._processes)
         outcomes = [Outcome(case=case, system=name) for name in case.systems]
         _say(f"{case.name}: {case.title}")
         for step in (self._prepare, self._warm_up, *[self._time] * self._repetitions):
@@ -120,7 +135,7 @@ class Measurement(AbstractContextManager["Measurement", None]):
                 outcome.attempt(step)
         for outcome in outcomes:
             self._drop_if_slow(outcome)
-            _say(f"  {self._systems[outcome.system].title:<26} {_summary(outcome)}")
+            _say(f"  {self._systems[outcome.system].title:<33} {_summary(outcome)}")
         return outcomes
 
     def measure_fresh(self, case: Case) -> list[Outcome]:
@@ -185,7 +200,8 @@ class Measurement(AbstractContextManager["Measurement", None]):
         try:
             if name not in self._processes:
                 python = settings.pythons.get(name)
-                self._processes[name] = Process(python, settings.threads, settings.timeout, **self._environment)
+                threads = settings.threads or cores_available()
+                self._processes[name] = Process(python, threads, settings.timeout, **self._environment)
             return self._processes[name].ask(what, **arguments)
         except WorkerError as error:
             self._stop(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -13,16 +13,16 @@ import torch
 from qiskit_torch_bridge import Backend, QuantumLayer
 from qiskit_torch_bridge.backends import resolve_backend
 
-from .gate_lists import Problem, Step, quantum_circuit, torch_step, z_labels
+from .gate_lists import Problem, Step, compiled, quantum_circuit, torch_step, z_labels
 
 
-def build(problem: Problem, shots: int | None, seed: int, *, backend: Any = None) -> Step:
+def build(problem: Problem, shots: int | None, seed: int, *, backend: Any = None, compile: bool = False) -> Step:
     """The layer as a user makes it: the adjoint rule for exact values, parameter shift with shots."""
     circuit, inputs, weights = quantum_circuit(problem)
     parameters = {"inputs": inputs, "weights": weights, "init": torch.tensor(problem.weights)}
     layer = QuantumLayer(circuit, **parameters, observables=z_labels(problem), backend=backend, shots=shots, seed=seed)
     assert not isinstance(layer.weights, torch.nn.ParameterDict)
-    return torch_step(layer, problem, layer.weights)
+    return torch_step(compiled(layer) if compile else layer, problem, layer.weights)
 
 
 def build_with_stopwatch(problem: Problem, shots: int | None, seed: int) -> Step:
@@ -32,6 +32,7 @@ def build_with_stopwatch(problem: Problem, shots: int | None, seed: int) -> Step
 
 
 build_on_aer = partial(build, backend="aer")
+build_compiled = partial(build, compile=True)
 
 
 def with_stopwatch(backend: Backend) -> tuple[Backend, Callable[[], float]]:
@@ -39,7 +40,8 @@ def with_stopwatch(backend: Backend) -> tuple[Backend, Callable[[], float]]:
 
     They tell the layer's own overhead from the time inside a backend, without knowing its insides. It is a copy of the
     other one whose public methods are counted, so that whoever asks for its class sees no difference, and whatever
-    methods backends come to have, they are counted. What a backend calls on itself is counted once.
+    methods backends come to have, they are counted. What a backend calls on itself is counted once. Where a backend has
+    an object do its exact steps (``step_of``), that object's methods are counted too.
     """
     seconds = 0.0
 
@@ -54,8 +56,14 @@ def with_stopwatch(backend: Backend) -> tuple[Backend, Callable[[], float]]:
 
         return call
 
-    made = copy.copy(backend)
-    for name in dir(type(backend)):
-        if not name.startswith("_") and callable(getattr(type(backend), name)):
-            setattr(made, name, counted(getattr(backend, name)))
+    def watched(genuine: Any) -> Any:
+        made = copy.copy(genuine)
+        for name in dir(type(genuine)):
+            if not name.startswith("_") and callable(getattr(type(genuine), name)):
+                setattr(made, name, counted(getattr(genuine, name)))
+        return made
+
+    made = watched(backend)
+    if hasattr(backend, "step_of"):
+        made.step_of = cache(lambda program: watched(backend.step_of(program)))
     return made, lambda: seconds

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .cases import Case, System, Target
-from .measuring import Outcome
+from .measuring import Outcome, cores_available
 
 _FROM_BATCH = 256
 _FEW_QUBITS, _MANY_QUBITS = 12, 20
@@ -42,12 +42,12 @@ class Comparison(NamedTuple):
 
     Attributes:
         ours: Name of our system.
-        peer: Name of the peer; None where no peer was timed.
+        peer: Name of the peer; None where no PyTorch layer of theirs was timed.
         ratio: How many times faster ours is.
         least_ratio: The same when the fastest repetition of each counts. Where this is another number than
             :attr:`ratio`, something else has kept the machine busy.
         target: The ratio to reach.
-        against_best: Whether the peer is the fastest of the run.
+        against_best: Whether the peer is the fastest PyTorch layer of the run.
     """
 
     ours: str
@@ -65,9 +65,10 @@ def by_case(outcomes: _Outcomes) -> list[tuple[Case, dict[str, Outcome]]]:
 
 
 def comparisons(case: Case, found: Mapping[str, Outcome], systems: _Systems) -> list[Comparison]:
-    """Each of our systems against the fastest peer, and against those that a target names."""
+    """Each of our systems against the fastest PyTorch layer, and against the peers that a target names."""
     peers = {name: outcome for name, outcome in found.items() if not systems[name].ours and outcome.seconds}
-    best = min(peers, key=lambda name: peers[name].median, default=None)
+    layers = [name for name in peers if systems[name].layer]
+    best = min(layers, key=lambda name: peers[name].median, default=None)
     rows = []
     for name in filter(lambda name: systems[name].ours, found):
         targets = [target for target in case.targets if target.ours == name]
@@ -175,6 +176,7 @@ def _numbers(outcome: Outcome) -> dict[str, Any]:
     seconds = outcome.seconds
     times = {
         "median_seconds": outcome.median,
+        "first_call_seconds": outcome.first_call,
         "least_seconds": outcome.least,
         "most_seconds": max(seconds, default=None),
     }
@@ -198,12 +200,10 @@ def describe_machine() -> dict[str, Any]:
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    # Neither macOS nor Windows says which cores a process may use.
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
-        "cores_available": available,
+        "cores_available": cores_available(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
@@ -242,6 +242,8 @@ def markdown(outcomes: _Outcomes, fresh: _Outcomes, systems: _Systems, machine: 
     sections = {
         "Milliseconds for one training step (forward and backward), medians. Where the fastest timings of all give another "
         "ratio, other processes have kept the machine busy:": _speed(outcomes, systems),
+        "Every system: milliseconds a step; in brackets the seconds of its first call in a new process (making the layer, "
+        "and the first step with all that a peer compiles for the circuit):": _first_calls(outcomes, systems),
         "Growth:": [
             f"- {system.title}: " + "; ".join(_GROWTH[key].format(value) for key, value in rates.items())
             for name, system in systems.items()
@@ -270,7 +272,7 @@ def _speed(outcomes: _Outcomes, systems: _Systems) -> list[str]:
         for row in comparisons(case, found, systems) if case.targets else []:
             peer = "none timed"
             if row.peer is not None:
-                kind, theirs = "fastest" if row.against_best else "named", found[row.peer]
+                kind, theirs = "fastest PyTorch layer" if row.against_best else "named", found[row.peer]
                 said = f"({kind}), {_digits(1e3 * theirs.median)}" if theirs.seconds else "(not timed)"
                 peer = f"{systems[row.peer].title} {said}"
             target = "" if math.isnan(row.target) else "ahead" if row.target == 1 else f"{row.target:g}"
@@ -278,6 +280,22 @@ def _speed(outcomes: _Outcomes, systems: _Systems) -> list[str]:
             ours = [systems[row.ours].title, _digits(1e3 * found[row.ours].median)]
             rows.append([case.title, *ours, peer, *ratios, target])
     return _table(["circuit", "ours", "ms", "peer, ms", "times faster", "(fastest timings)", "target"], rows)
+
+
+def _first_calls(outcomes: _Outcomes, systems: _Systems) -> list[str]:
+    """A line for each system and a column for each case, empty where the system is not one of the case's."""
+    cases = [
+        (case, found) for case, found in by_case(outcomes) if case.series is None and "ours-stopwatch" not in found
+    ]
+
+    def cell(outcome: Outcome | None) -> str:
+        if outcome is None or not outcome.seconds:
+            return "" if outcome is None else outcome.status
+        return f"{_digits(1e3 * outcome.median)} ({_digits(outcome.first_call)})"
+
+    named = {name: None for _, found in cases for name in found}
+    rows = [[systems[name].title, *(cell(found.get(name)) for _, found in cases)] for name in systems if name in named]
+    return _table(["system", *(case.name for case, _ in cases)], rows)
 
 
 def _overhead(outcomes: _Outcomes) -> list[str]:

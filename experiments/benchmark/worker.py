@@ -27,12 +27,16 @@ if TYPE_CHECKING:
     from .gate_lists import Step
 
 _CHECKOUT = Path(__file__).parents[2]
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+_THREAD_VARIABLES = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS"),
+    *("NPROC", "PJRT_NPROC"),  # JAX's on the CPU: the older and the newer name
+)
 _WARM_UP_STEPS = 3
 _WARM_UP_SECONDS = 1.0
 _PACKAGES = (
     *("torch", "numpy", "numba", "qiskit", "qiskit-aer", "qiskit-torch-bridge"),
     *("pennylane", "pennylane-lightning", "pennylane-qiskit", "qiskit-machine-learning"),
+    *("tensorcircuit-ng", "jax", "pyqtorch"),
 )
 
 
@@ -52,6 +56,8 @@ class WorkerError(Exception):
 class Process(AbstractContextManager["Process", None]):
     """A worker process; use it as a context manager, or :meth:`stop` it.
 
+    What ``torch.compile`` makes for a circuit is forgotten with the process, so that it is part of every first call.
+
     Args:
         python: The interpreter; None for this one.
         threads: How many threads numerical libraries may use; None for their own defaults.
@@ -61,7 +67,9 @@ class Process(AbstractContextManager["Process", None]):
 
     def __init__(self, python: str | None, threads: int | None, timeout: float, **environment: str) -> None:
         self.timeout = timeout
-        variables = {**os.environ, **environment}
+        # Processes of the compiler's own may outlive this one for a moment, and write there.
+        self._compiled = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        variables = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": self._compiled.name, **environment}
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_CHECKOUT), variables.get("PYTHONPATH")]))
         if threads is not None:
             variables.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
@@ -72,6 +80,7 @@ class Process(AbstractContextManager["Process", None]):
             self._process = subprocess.Popen(command, env=variables, text=True, **pipes)
         except OSError as error:
             self._complaints.close()
+            self._compiled.cleanup()
             raise WorkerError("failed", f"{python} does not start ({error})") from error
 
     def __exit__(self, *_: object) -> None:
@@ -118,6 +127,7 @@ class Process(AbstractContextManager["Process", None]):
         self._process.kill()
         with suppress(OSError), self._complaints, self._process:
             pass  # closes the pipes, in which there may be a request that nobody will read
+        self._compiled.cleanup()
 
 
 class Worker:
@@ -159,7 +169,7 @@ class Worker:
             "versions": _versions(),
             "threads": {
                 "torch": torch and torch.get_num_threads(),
-                **{key: os.environ[key] for key in sorted(os.environ) if key.endswith("_NUM_THREADS")},
+                **{key: os.environ[key] for key in _THREAD_VARIABLES if key in os.environ},
             },
         }
 

@@ -25,7 +25,6 @@ __all__ = [
     "Derivative",
     "Evaluation",
     "GradientRecord",
-    "Kept",
     "LookAhead",
     "NonFiniteAnglesError",
     "Observer",

@@ -173,8 +173,8 @@ def measure(
     position = seeds.position
     ahead = None
     if method.backend.queues and training:
-        wanted = [transforms.needs_gradient(group) for group in groups]
-        ahead = look_ahead(program, method, batch_size(groups), wanted, seeds)
+        selected = [transforms.needs_gradient(group) for group in groups]
+        ahead = look_ahead(program, method, batch_size(groups), selected, seeds)
     drawn = seeds.position
     evaluation = Evaluation(program, method, seeds=seeds, training=training, observer=call, ahead=ahead)
     try:
@@ -187,7 +187,7 @@ def measure(
 
 
 def look_ahead(
-    program: Program, method: Method, rows: int, wanted: Sequence[bool], seeds: SeedStream
+    program: Program, method: Method, rows: int, selected: Sequence[bool], seeds: SeedStream
 ) -> LookAhead | None:
     """The points of the gradient that will be wanted, as far as can be told.
 
@@ -195,10 +195,10 @@ def look_ahead(
         program: The compiled circuit.
         method: How it is measured.
         rows: The number of rows of angles.
-        wanted: Whether the gradient by each group of angles is.
+        selected: Whether the gradient by each group of angles is.
         seeds: Where the randomness of the shifts comes from.
     """
-    selection = program.selections[tuple(wanted)]
+    selection = program.selections[tuple(selected)]
     if selection.fixed:
         refuse_block_gradients(program)
     if method.rule.exact_only or not selection.columns or not rows:

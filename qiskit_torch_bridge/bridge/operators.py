@@ -23,12 +23,13 @@ import numpy as np
 import torch
 
 from ..program.angles import batch_size
+from . import transforms
 from .error_bars import Sources
 from .evaluation import Evaluation, require_finite
 from .function import QuantumFunction
 from .functional import Call, look_ahead
 from .names import Host, host_of
-from .plain import Context, PlainCall, compute_plainly, pull_back_plainly
+from .plain import Context, PlainCall, compute_plainly, fit, joined, pull_back_plainly
 
 __all__ = ["measure_traced"]
 
@@ -49,11 +50,10 @@ class _Plain(NamedTuple):
 
 
 class _General(NamedTuple):
-    """Any other call, the groups of its angles, and which of them have a gradient."""
+    """Any other call, and the groups of its angles."""
 
     evaluation: Evaluation
     groups: tuple[torch.Tensor, ...]
-    wanted: tuple[bool, ...]
 
 
 _kept: dict[int, Any] = {}
@@ -88,65 +88,83 @@ def _behind(token: torch.Tensor) -> Any:
         ) from None
 
 
+def _host(layer: str) -> Host:
+    """The layer that values are wanted of.
+
+    Raises:
+        NotImplementedError: In forward mode, in which torch would take the values for constants.
+    """
+    if transforms.forward_level() >= 0:
+        raise NotImplementedError(
+            f"Forward mode does not go through graphs with quantum layers, and one with {layer} was called in it; call the "
+            "model that the graph was made from."
+        )
+    return host_of(layer)
+
+
 # Plain calls
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::plain_values", mutates_args=())
 def _plain_values(
-    features: torch.Tensor, weights: torch.Tensor, layer: str, trained: list[bool]
+    features: torch.Tensor, weights: list[torch.Tensor], layer: str, training: bool, trained: list[bool]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    host = host_of(layer)
-    sources = [source for source, is_trained in enumerate(trained) if is_trained]
-    plain = compute_plainly(host, features.contiguous(), weights.contiguous(), sources)
+    host = _host(layer)
+    features, weights = features.contiguous(), [weight.contiguous() for weight in weights]
+    if not features.shape[0]:
+        return features.new_empty((0, host.program.num_outputs)), _token(None)
+    plain = None
+    if host.method().rule.exact_only and fit(host.program, features, weights):
+        plain = compute_plainly(host, features, joined(weights), _true(trained))
     if plain is None:
-        exact = features.to(torch.float64), weights.to(torch.float64).split(list(host.program.num_weights))
+        exact = features.to(torch.float64), [weight.to(torch.float64) for weight in weights]
         require_finite(host.program, _side_by_side(host.program.angle_map(*exact)))
-        raise RuntimeError(f"Quantum {layer} no longer takes the short way; compile the model again.")
+        raise RuntimeError(
+            f"Quantum {layer} has another backend, or other shots, than the graph was made for; make the graph again."
+        )
     call, states, outputs = plain
-    if not any(trained):
-        host.seeds.skip()  # as every call does that no gradient can follow
+    if not training:
+        host.seeds.next()  # as every call does that no gradient can follow
     return outputs, _token(_Plain(call, states))
 
 
 @_plain_values.register_fake
-def _(features, weights, layer, trained):  # type: ignore[no-untyped-def]
+def _(features, weights, layer, training, trained):  # type: ignore[no-untyped-def]
     return features.new_empty((features.shape[0], host_of(layer).program.num_outputs)), _fake_token()
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::plain_gradients", mutates_args=())
 def _plain_gradients(
-    upstream: torch.Tensor, features: torch.Tensor, weights: torch.Tensor, token: torch.Tensor, needed: list[bool]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    call, states = _behind(token)
-    upstream = upstream.resolve_neg()
-    by_features, by_weights = pull_back_plainly(call, states, tuple(needed), upstream, features, weights)
-    return (
-        features.new_empty(0) if by_features is None else by_features,
-        weights.new_empty(0) if by_weights is None else by_weights,
-    )
+    upstream: torch.Tensor, features: torch.Tensor, weights: list[torch.Tensor], token: torch.Tensor, needed: list[bool]
+) -> list[torch.Tensor]:
+    plain, tensors = _behind(token), [features, *weights]
+    if plain is None:
+        return [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
+    call, states = plain
+    gradients = pull_back_plainly(call, states, tuple(needed), upstream.resolve_neg(), features, weights)
+    return [t.new_empty(0) if gradient is None else gradient for t, gradient in zip(tensors, gradients, strict=True)]
 
 
 @_plain_gradients.register_fake
 def _(upstream, features, weights, token, needed):  # type: ignore[no-untyped-def]
-    by_features = torch.empty_like(features, memory_format=torch.contiguous_format)
-    by_weights = torch.empty_like(weights, memory_format=torch.contiguous_format)
-    return (
-        by_features if needed[0] else features.new_empty(0),
-        by_weights if any(needed[1:]) else weights.new_empty(0),
-    )
+    return [
+        torch.empty_like(tensor, memory_format=torch.contiguous_format) if is_needed else tensor.new_empty(0)
+        for tensor, is_needed in zip([features, *weights], needed, strict=True)
+    ]
 
 
 def _keep_plain(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-    features, weights, _, ctx.trained = inputs
-    ctx.save_for_backward(features, weights, output[1])
+    features, weights, *_ = inputs
+    ctx.save_for_backward(features, *weights, output[1])
 
 
-def _differentiate_plain(ctx: Any, upstream: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
+def _differentiate_plain(ctx: Any, upstream: torch.Tensor, _: Any) -> tuple[Any, ...]:
     by_features, by_weights, *_ = ctx.needs_input_grad
-    needed = [by_features, *(by_weights and is_trained for is_trained in ctx.trained[1:])]
-    features, weights, token = ctx.saved_tensors
+    needed = [by_features, *by_weights]
+    features, *weights, token = ctx.saved_tensors
     gradients = _plain_gradients(upstream, features, weights, token, needed)
-    return (gradients[0] if by_features else None), (gradients[1] if any(needed[1:]) else None), None, None
+    first, *others = (gradient if is_needed else None for gradient, is_needed in zip(gradients, needed, strict=True))
+    return first, others, None, None, None
 
 
 _plain_values.register_autograd(_differentiate_plain, setup_context=_keep_plain)
@@ -173,43 +191,43 @@ def _values(
     turn: Optional[torch.Tensor],  # noqa: UP045 - as torch 2.4 reads it
     layer: str,
     shots: Optional[int],  # noqa: UP045
+    training: bool,
     trained: list[bool],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    host = host_of(layer)
+    host = _host(layer)
     program, method = host.program, host.method(shots)
-    by_source = dict(enumerate(sources))
-    names = frozenset([source for source, is_trained in enumerate(trained) if is_trained])
-    call = Call(host.tally, Sources(program, names, by_source))
-    wanted = tuple(any(trained[source] for source in group.sources) for group in program.angle_map.groups)
-    training, position = any(trained), host.seeds.position
-    ahead = None
+    call = Call(host.tally, Sources(program, frozenset(_true(trained)), dict(enumerate(sources))))
+    position, ahead = host.seeds.position, None
     if method.backend.queues and training:
-        ahead = look_ahead(program, method, batch_size(groups), wanted, host.seeds)
+        selected = [any(trained[source] for source in group.sources) for group in program.angle_map.groups]
+        ahead = look_ahead(program, method, batch_size(groups), selected, host.seeds)
     evaluation = Evaluation(program, method, seeds=host.seeds, training=training, observer=call, ahead=ahead)
     try:
         values = evaluation.measure(groups)
     except BaseException:
         host.seeds.position = position  # the same call again finds what hardware has measured of this one
         raise
-    return values, _token(_General(evaluation, tuple(groups), wanted))
+    return _apart(values), _token(_General(evaluation, tuple(groups)))
 
 
 @_values.register_fake
-def _(groups, sources, turn, layer, shots, trained):  # type: ignore[no-untyped-def]
+def _(groups, sources, turn, layer, shots, training, trained):  # type: ignore[no-untyped-def]
     rows = groups[0].shape[0]
     return groups[0].new_empty((rows, host_of(layer).program.num_outputs)), _fake_token()
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::gradients", mutates_args=())
-def _gradients(upstream: torch.Tensor, groups: list[torch.Tensor], token: torch.Tensor) -> list[torch.Tensor]:
-    evaluation, kept, wanted = _behind(token)
-    by_group = QuantumFunction.backward(Context(evaluation, kept, (False, *wanted)), upstream)[1:]
-    # torch wants outputs with memory of their own.
-    return [torch.zeros_like(group) if g is None else g.clone() for group, g in zip(kept, by_group, strict=True)]
+def _gradients(
+    upstream: torch.Tensor, groups: list[torch.Tensor], token: torch.Tensor, needed: list[bool]
+) -> list[torch.Tensor]:
+    evaluation, kept = _behind(token)
+    by_group = QuantumFunction.backward(Context(evaluation, kept, (False, *needed)), upstream)[1:]
+    gradients = [torch.zeros_like(group) if g is None else g for group, g in zip(kept, by_group, strict=True)]
+    return [_apart(gradient) for gradient in gradients]
 
 
 @_gradients.register_fake
-def _(upstream, groups, token):  # type: ignore[no-untyped-def]
+def _(upstream, groups, token, needed):  # type: ignore[no-untyped-def]
     return [torch.empty_like(group, memory_format=torch.contiguous_format) for group in groups]
 
 
@@ -220,10 +238,22 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.T
 
 def _differentiate(ctx: Any, upstream: torch.Tensor, _: Any) -> tuple[Any, ...]:
     *groups, token = ctx.saved_tensors
-    return _gradients(upstream, groups, token), [None] * ctx.num_sources, None, None, None, None
+    needed = ctx.needs_input_grad[0]
+    gradients = _gradients(upstream, groups, token, needed)
+    by_groups = [gradient if is_needed else None for gradient, is_needed in zip(gradients, needed, strict=True)]
+    return by_groups, [None] * ctx.num_sources, None, None, None, None, None
 
 
 _values.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _apart(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy, because compiled code writes where an operator's outputs were, and expects them row by row."""
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _true(trained: Sequence[bool]) -> list[int]:
+    return [source for source, is_trained in enumerate(trained) if is_trained]
 
 
 def _side_by_side(groups: Sequence[torch.Tensor]) -> np.ndarray:
@@ -254,11 +284,10 @@ def measure_traced(
         Shape (N, M); on the CPU, of the features' precision in the short way, else double.
     """
     program = host.program
-    differentiable = torch.is_grad_enabled()
-    tensors = (features, *weights)
-    trained = [differentiable and t is not None and t.requires_grad and t.shape[-1] > 0 for t in tensors]
+    training, tensors = torch.is_grad_enabled(), (features, *weights)
+    trained = [training and t is not None and t.requires_grad and t.shape[-1] > 0 for t in tensors]
     if plain:
-        return _plain_traced(layer, features, weights, trained)
+        return _plain_traced(layer, features, weights, training, trained)
     exact = None if features is None else features.to(**_EXACT)
     parts = [weight.to(**_EXACT) for weight in weights]
     groups = list(program.angle_map(exact, parts))
@@ -267,24 +296,17 @@ def measure_traced(
         first = torch.zeros((1, 0), **_EXACT) if exact is None else exact.detach()
         sources = [first, *(part.detach().unsqueeze(0) for part in parts)]
     turn = _turn(_COUNTER)
-    values, _ = _values(groups, sources, turn, layer, shots, trained)
+    values, _ = _values(groups, sources, turn, layer, shots, training, trained)
     return values
 
 
 def _plain_traced(
-    layer: str, features: torch.Tensor | None, weights: Sequence[torch.Tensor], trained: list[bool]
+    layer: str, features: torch.Tensor | None, weights: Sequence[torch.Tensor], training: bool, trained: list[bool]
 ) -> torch.Tensor:
-    like = weights[0] if features is None else features
+    like = features if features is not None else weights[0] if weights else torch.empty(0)
     precise = like.dtype if like.dtype in _PRECISIONS else torch.float64
     rows = like.new_zeros((1, 0), dtype=precise, device="cpu") if features is None else features.to("cpu", precise)
-    joined = rows.new_zeros(0)
-    if weights:
-        joined = (
-            torch.cat([weight.to("cpu", torch.float64) for weight in weights])
-            if len(weights) > 1
-            else weights[0].to("cpu")
-        )
-        if joined.dtype not in (torch.float32, torch.float64):
-            joined = joined.to(torch.float64)
-    values, _ = _plain_values(rows, joined, layer, trained if weights else [*trained, False])
+    dtypes = {weight.dtype for weight in weights}
+    dtype = dtypes.pop() if len(dtypes) == 1 and dtypes <= set(_PRECISIONS) else torch.float64
+    values, _ = _plain_values(rows, [weight.to("cpu", dtype) for weight in weights], layer, training, trained)
     return values

@@ -15,20 +15,19 @@ import numpy as np
 import torch
 
 from ..program.compiled import Program, Selection
-from ..shots.seeding import SeedStream
 from . import transforms
 from .error_bars import Sources
 from .evaluation import Evaluation, GradientRecord, Kept, Record
 from .function import QuantumFunction
-from .functional import Call, Tally
+from .functional import Call
 from .method import Method
 from .names import Host
 from .result import LayerResult
 
 if TYPE_CHECKING:
-    from ..simulator.step import Address, Step
+    from ..simulator.step import Address, Passage, Step
 
-__all__ = ["Context", "PlainCall", "compute_plainly", "measure_plainly", "pull_back_plainly"]
+__all__ = ["PlainCall", "compute_plainly", "fit", "joined", "measure_plainly", "pull_back_plainly"]
 
 _NOWHERE: Address = (0, False)
 _ORDINARY = (torch.Tensor, torch.nn.Parameter)
@@ -55,13 +54,10 @@ class PlainCall:
     """What a call has computed; made into a result only where somebody looks, because that takes as long as the call.
 
     Args:
-        program: The compiled circuit.
-        method: How it was measured.
+        host: The layer.
         step: What has computed it.
-        angles: Shape (N, A).
-        values: Shape (N, M).
-        seeds: The layer's stream, which exact values do not draw from.
-        tally: Counts what is executed.
+        passage: What that is.
+        method: How it was measured.
         trained: The sources whose gradient torch wants.
     """
 
@@ -69,20 +65,11 @@ class PlainCall:
         "_noted", "_result", "_sources", "angles", "method", "program", "seeds", "step", "tally", "trained", "values",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        program: Program,
-        method: Method,
-        step: Step,
-        angles: np.ndarray,
-        values: np.ndarray,
-        seeds: SeedStream,
-        tally: Tally,
-        trained: Sequence[int],
-    ) -> None:
-        self.program, self.method, self.step = program, method, step
-        self.angles, self.values = angles, values
-        self.seeds, self.tally, self.trained = seeds, tally, trained
+    def __init__(self, host: Host, step: Step, passage: Passage, *, method: Method, trained: Sequence[int]) -> None:
+        # Neither the layer itself, which would hold itself then, nor the states.
+        self.program, self.seeds, self.tally = host.program, host.seeds, host.tally
+        self.angles, self.values = passage.angles, passage.values
+        self.step, self.method, self.trained = step, method, trained
         self._noted: _Noted | None = None
         self._sources: Sources | None = None
         self._result: LayerResult | None = None
@@ -144,8 +131,8 @@ class PlainCall:
             observer=Call(self.tally, self._where_from()),
             record=Record(kept=kept),
         )
-        wanted = [any(needed[source] for source in group.sources) for group in self.program.angle_map.groups]
-        context = Context(evaluation, groups, (False, *wanted))
+        selected = [any(needed[source] for source in group.sources) for group in self.program.angle_map.groups]
+        context = Context(evaluation, groups, (False, *selected))
         by_group = QuantumFunction.backward(context, upstream.to(torch.float64))[1:]
         return [
             self._chained(source, by_group, tensor) if needed[source] and tensor is not None else None
@@ -154,7 +141,7 @@ class PlainCall:
 
     def _chained(self, source: int, by_group: Sequence[torch.Tensor | None], like: torch.Tensor) -> torch.Tensor:
         """The gradient by one source, from those by the groups of angles."""
-        total = torch.zeros(like.shape, dtype=torch.float64)
+        total = torch.zeros(like.shape, dtype=torch.float64, device="cpu")
         for group, part in zip(self.program.angle_map.groups, by_group, strict=True):
             if part is not None and source in group.sources:
                 share = part @ torch.from_numpy(group.slopes(source, {})[0])
@@ -192,12 +179,7 @@ class _PlainFunction(torch.autograd.Function):
         if not transforms.keeps_graph():
             ctx.states = None  # as torch forgets saved tensors, even if an output lives on
         features, *weights = tensors
-        by_features, by_weights = pull_back_plainly(call, states, needed, upstream, features, *weights[:1] or [None])
-        if len(weights) < 2 or by_weights is None:
-            return None, None, None, *[by_features, by_weights, *[None] * len(weights)][: len(tensors)]
-        parts = by_weights.split(list(call.program.num_weights))
-        by_groups = (part.clone() if need else None for part, need in zip(parts, needed[1:], strict=True))
-        return None, None, None, by_features, *by_groups
+        return None, None, None, *pull_back_plainly(call, states, needed, upstream, features, weights)
 
 
 def pull_back_plainly(
@@ -206,9 +188,9 @@ def pull_back_plainly(
     needed: tuple[bool, ...],
     upstream: torch.Tensor,
     features: torch.Tensor | None,
-    weights: torch.Tensor | None,
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The gradients by the features and by all weights, as far as they are needed.
+    weights: Sequence[torch.Tensor],
+) -> list[torch.Tensor | None]:
+    """The gradients by the features and by each weight group, as far as they are needed.
 
     Args:
         call: What has computed the values.
@@ -216,7 +198,7 @@ def pull_back_plainly(
         needed: Whether the features' gradient is, and each weight group's.
         upstream: Shape (N, M), ordinary: the gradient by the values.
         features: A tensor of the shape and type of the features.
-        weights: One of the type of the weights.
+        weights: Those of the weights.
     """
     program, step = call.program, call.step
     selection = program.selections_by_source[needed]
@@ -226,11 +208,14 @@ def pull_back_plainly(
     by_features = by_weights = None
     if needed[0] and features is not None:
         by_features = torch.empty(features.shape, dtype=features.dtype, device="cpu")
-    if True in needed[1:] and weights is not None:
-        by_weights = torch.empty(sum(program.num_weights), dtype=weights.dtype, device="cpu")
+    if True in needed[1:]:
+        by_weights = torch.empty(sum(program.num_weights), dtype=weights[0].dtype, device="cpu")
     step.hand_out(gradients, _address(by_features), _address(by_weights))
     call.note(_Noted(selection, call.seeds.position, gradients, measured))
-    return by_features, by_weights
+    if by_weights is None or len(weights) < 2:
+        return [by_features, by_weights, *[None] * len(weights)][: 1 + len(weights)]
+    parts = zip(by_weights.split(list(program.num_weights)), needed[1:], strict=True)
+    return [by_features, *(part.clone() if is_needed else None for part, is_needed in parts)]
 
 
 def compute_plainly(
@@ -256,7 +241,7 @@ def compute_plainly(
     passage = step.forward(rows, _address(features), _address(weights), _address(outputs))
     if passage is None:
         return None
-    call = PlainCall(program, method, step, passage.angles, passage.values, host.seeds, host.tally, trained)
+    call = PlainCall(host, step, passage, method=method, trained=trained)
     host.tally.circuits += rows * len(program.readout.groups)
     host.tally.last = call
     return call, passage.states, outputs
@@ -274,7 +259,7 @@ def measure_plainly(host: Host, features: torch.Tensor | None, weights: Sequence
         Shape (N, M), of the features' type, or the weights' where there are none. None also where anything does not fit:
         the other way says what.
     """
-    if transforms.somebody_looks() or not _fit(host.program, features, weights):
+    if transforms.somebody_looks() or not fit(host.program, features, weights):
         return None
     trained: list[int] = []
     if torch.is_grad_enabled():
@@ -283,7 +268,7 @@ def measure_plainly(host: Host, features: torch.Tensor | None, weights: Sequence
         for source, weight in enumerate(weights, start=1):
             if weight.requires_grad:
                 trained.append(source)
-    plain = compute_plainly(host, features, _joined(weights), trained)
+    plain = compute_plainly(host, features, joined(weights), trained)
     if plain is None:
         return None
     call, states, outputs = plain
@@ -295,13 +280,14 @@ def measure_plainly(host: Host, features: torch.Tensor | None, weights: Sequence
     return result
 
 
-def _joined(weights: Sequence[torch.Tensor]) -> torch.Tensor | None:
+def joined(weights: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """All weights behind each other; None where there are none."""
     if len(weights) < 2:
         return weights[0] if weights else None
     return torch.cat([weight.detach() for weight in weights])
 
 
-def _fit(program: Program, features: torch.Tensor | None, weights: Sequence[torch.Tensor]) -> bool:
+def fit(program: Program, features: torch.Tensor | None, weights: Sequence[torch.Tensor]) -> bool:
     """Whether all tensors are ordinary, and have the shapes that they should have."""
     if features is None:
         if program.num_inputs:

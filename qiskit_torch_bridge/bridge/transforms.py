@@ -20,6 +20,7 @@ __all__ = [
     "fold",
     "forward_level",
     "is_batched_gradient",
+    "is_jit_tracing",
     "is_tracing",
     "is_wrapped",
     "keeps_graph",
@@ -51,6 +52,7 @@ STAND_INS: dict[str, Callable[..., Any]] = {
     "transforms_are_active": lambda: True,
     "is_wrapped": _has_no_memory,
     "is_batched_gradient": _has_no_memory,
+    "is_jit_tracing": lambda: True,
     "keeps_graph": lambda: True,
     "forward_level": lambda: 0,
     "_dispatch_mode": _is_making_fakes,
@@ -75,6 +77,8 @@ transforms_are_active = _of_torch("transforms_are_active", "_C._are_functorch_tr
 is_wrapped = _of_torch("is_wrapped", "_C._functorch.is_functorch_wrapped_tensor")
 # Whether it stands for those of ``torch.autograd.grad(is_grads_batched=True)``, whose vmap is another.
 is_batched_gradient = _of_torch("is_batched_gradient", "_C._functorch.is_legacy_batchedtensor")
+# Whether ``torch.jit.trace`` notes operators.
+is_jit_tracing = _of_torch("is_jit_tracing", "_C._is_tracing")
 # Whether the backward that runs is one with ``retain_graph`` (2.4 cannot say).
 keeps_graph = _of_torch("keeps_graph", "_C._autograd._get_current_graph_task_keep_graph")
 # From 0 on within ``torch.autograd.forward_ad.dual_level()``.
@@ -88,8 +92,8 @@ _interpreters = _of_torch("_interpreters", "_C._functorch.get_interpreter_stack"
 
 
 def somebody_looks() -> bool:
-    """Whether anything but PyTorch's own autograd may look at what is computed: a transform, a mode, forward mode."""
-    return bool(count_modes() or transforms_are_active() or forward_level() >= 0)
+    """Whether anything but autograd may look at what is computed: a transform, a mode, forward mode, a trace."""
+    return bool(count_modes() or transforms_are_active() or forward_level() >= 0 or is_jit_tracing())
 
 
 def refuse_tracing() -> None:
@@ -101,7 +105,7 @@ def refuse_tracing() -> None:
     if is_tracing():
         raise RuntimeError(
             "A circuit was evaluated within a trace (make_fx, torch.export, fake tensors), which cannot follow it; use a "
-            "QuantumLayer, which is an operator there."
+            "QuantumLayer, which is an operator there, outside of torch.func."
         )
 
 

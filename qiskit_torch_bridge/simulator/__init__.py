@@ -28,7 +28,7 @@ with their noise are few sparse maps of it, and strings that nothing depends on 
 sweep here too; circuits that begin alike (shifted ones do) are simulated once as far as they do. Four qubits cost a fifth of
 a millisecond a step, nine a twentieth of a second, each further one four to five times more.
 
-**Rules of thumb.** Small circuits cost a twentieth of a millisecond, most of it PyTorch's autograd: give them larger batches.
+**Rules of thumb.** Small circuits cost a twentieth of a millisecond, mostly PyTorch's autograd: give them larger batches.
 From some 14 qubits on, time doubles with each. Parameter shift costs 2 W simulations, adjoint one sweep: let the default
 choose. Error bars are computed when they are looked at, and cost a second simulation then. On Aer the time is Aer's: for
 ideal shots use ``statevector``. On hardware a job costs two seconds whatever is in it, so the number of jobs is what counts.

@@ -84,7 +84,7 @@ class _FirstUse(event.Listener):
         if kernel not in _entries:
             return
         if not self.said:
-            self.said = True
+            _FirstUse.said = True
             _log.warning(
                 "Compiling the simulator for its first use: 10 to 25 seconds, for everything that layers need (values, "
                 "gradients and shots, of observables and probabilities). The code is kept on disk for later processes."

@@ -41,7 +41,7 @@ class Pass:
 
     Attributes:
         arrays: Its first seven arguments.
-        segments: Where a block's segments of amplitudes are; empty where the block is the whole state.
+        segments: Where a block's segments of amplitudes are; empty where states are small.
         outer_bits: The qubits that number the blocks.
         num_qubits: The number of qubits of a block.
         columns: The angles' columns that the operations use, ascending.
@@ -259,7 +259,7 @@ def _compiled(block: list[int], gates: Sequence[LoweredGate], n: int, dtype: np.
     for fused in _fuse(gates):
         operations.add(fused.gates, place)
     outer = [qubit for qubit in range(n) if qubit not in place]
-    segments = np.zeros(0, np.int64)
+    segments = np.zeros(int(n > BLOCK_QUBITS), np.int64)  # a wide gate's block may be all of a large state: one segment
     if outer:
         length = next(i for i, qubit in enumerate([*block, -1]) if i != qubit)
         segments = _deposited(np.arange(2 ** (len(block) - length)), block[length:])

@@ -14,7 +14,7 @@ from . import threads, whole_kernels
 from .engine import Simulator, States
 from .vectors import WIDTH
 
-__all__ = ["NOWHERE", "Address", "Passage", "Step"]
+__all__ = ["NOWHERE", "Address", "Step"]
 
 Address = tuple[int, bool]
 """Where a contiguous array of float64 is in memory, or of float32 (True)."""

@@ -52,7 +52,8 @@ def packed(arrays: Sequence[np.ndarray]) -> np.ndarray:
             for probabilities); and the affine map, five arrays (:attr:`qiskit_torch_bridge.program.angles.AngleMap.table`;
             empty where there is none).
     """
-    return np.array([(array.ctypes.data, len(array)) for array in arrays], np.int64)
+    # Not ``array.ctypes``, at which torch.compile would stop where it looks into a call.
+    return np.array([(array.__array_interface__["data"][0], len(array)) for array in arrays], np.int64)
 
 
 @inner

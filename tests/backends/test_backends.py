@@ -44,6 +44,7 @@ from qiskit_aer.primitives import SamplerV2 as AerSampler
 from qiskit_torch_bridge import QuantumLayer
 from qiskit_torch_bridge.backends import aer as aer_module
 from qiskit_torch_bridge.backends import resolve_backend
+from qiskit_torch_bridge.bridge import transforms
 from qiskit_torch_bridge.simulator import engine as engine_module
 
 
@@ -239,13 +240,17 @@ def test_aer_chunks_have_seeds_of_their_own(monkeypatch):
 def test_statevector_in_chunks_gives_the_same_answers(monkeypatch, shots, rows):
     """With shots too: the draws do not depend on how the batch is cut."""
     sizes: list[int] = []
-    simulate = engine_module.Simulator._simulate
+    in_parts = engine_module.Simulator.in_parts
 
-    def counting(self: Any, angles: np.ndarray, *others: Any) -> np.ndarray:
-        sizes.append(len(angles))
-        return simulate(self, angles, *others)
+    def counting(self: Any, rows: int, lanes: int, work: Any, **options: Any) -> None:
+        def counted(part: slice, slabs: slice, spread: bool) -> None:
+            sizes.append(part.stop - part.start)
+            work(part, slabs, spread)
 
-    monkeypatch.setattr(engine_module.Simulator, "_simulate", counting)
+        in_parts(self, rows, lanes, counted, **options)
+
+    monkeypatch.setattr(engine_module.Simulator, "in_parts", counting)
+    monkeypatch.setattr(transforms, "somebody_looks", lambda: True)  # plain calls know their parts otherwise
     for name in ("_LEAST_ROWS_SIDE_BY_SIDE", "_ROWS_OF_LONG_BATCHES"):
         monkeypatch.setattr(engine_module, name, 10**6)  # so that a row is a unit, which is never cut
     whole = step(make_layer(model(), shots=shots, **EXPECTATION))

@@ -1,8 +1,6 @@
-"""A quantum layer is a good citizen of PyTorch: shapes, dtypes, autograd and torch.compile."""
+"""A quantum layer is a good citizen of PyTorch: shapes, dtypes and autograd."""
 
 import copy
-import os
-import shutil
 
 import numpy as np
 import pytest
@@ -305,35 +303,6 @@ def test_hooks_and_checkpointing():
     layer.weights.register_hook(lambda g: seen.append(g.shape))
     layer(x).sum().backward()
     assert seen == [(3, 2), (3,)]
-
-
-# ------------------------------------------------------------------------------------------------- torch.compile
-
-
-def has_compiler() -> bool:
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))
-
-
-# Dynamo itself reads .grad of the intermediate tensors that it hands over at any graph break inside a module.
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-@pytest.mark.slow
-@pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("shots", [None, 100])
-def test_torch_compile(shots):
-    """The circuit is a clean break in the graph; what surrounds it is compiled."""
-    torch._dynamo.reset()
-    model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), make_layer(shots=shots), nn.Linear(2, 1))
-    twin = copy.deepcopy(model)
-    compiled = torch.compile(model)
-    for rows in (4, 4, 7):
-        data = torch.randn(rows, 3)
-        values, expected = compiled(data), twin(data)
-        assert_close(values, expected, 1e-5)
-        values.square().sum().backward()
-        expected.square().sum().backward()
-        for got, want in zip(model.parameters(), twin.parameters(), strict=True):
-            assert_close(got.grad, want.grad, 1e-4)
-    assert model[2].total_circuits == twin[2].total_circuits
 
 
 # ------------------------------------------------------------------------------------------------- what is kept

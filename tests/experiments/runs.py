@@ -180,13 +180,22 @@ def experiment(*arguments: str) -> None:
 
 
 def _silently(program: Callable[..., None], arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-    os.environ.update(environment)  # not that of the process from which this one was forked
+    os.environ.clear()  # what the process from which this one was forked has: it began in the midst of another test
+    os.environ.update(environment)
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         program(*arguments)
 
 
-def start(*arguments: str, program: Callable[..., None] = experiment) -> BaseProcess:
-    """The command, or another program, in a :func:`forked` process, which may be killed."""
-    process = forked().Process(target=_silently, args=(program, arguments, dict(os.environ)))
+def start(
+    *arguments: str, program: Callable[..., None] = experiment, variables: Mapping[str, str] | None = None
+) -> BaseProcess:
+    """The command, or another program, in a :func:`forked` process, which may be killed.
+
+    Args:
+        arguments: Those of the program.
+        program: What is called.
+        variables: Of its environment, besides those of this process.
+    """
+    process = forked().Process(target=_silently, args=(program, arguments, {**os.environ, **(variables or {})}))
     process.start()
     return process

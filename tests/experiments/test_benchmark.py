@@ -1,5 +1,6 @@
 """The benchmark: that it asks all systems the same, reports no time of a wrong answer, and survives every peer."""
 
+import itertools
 import json
 import math
 import re
@@ -15,7 +16,7 @@ import yaml
 from qiskit.quantum_info import Pauli, Statevector
 
 from experiments.__main__ import main
-from experiments.benchmark import gate_lists, ours
+from experiments.benchmark import gate_lists, ours, peers_torch
 from experiments.benchmark.benchmark_settings import BenchmarkSettings
 from experiments.benchmark.campaign import run_benchmark
 from experiments.benchmark.cases import CASES, PARTS, SYSTEMS, Case, System, Target, plan
@@ -148,6 +149,37 @@ class TestReference:
         assert not np.array_equal(one.inputs, other.inputs)
 
 
+class TestPlainTorch:
+    @pytest.mark.parametrize(
+        ("name", "compile"),
+        [*((name, False) for name in PROBLEMS), pytest.param("dressed", True, marks=pytest.mark.slow)],
+    )
+    def test_simulator_gives_the_reference(self, name, compile):
+        problem = PROBLEMS[name](seed=1)
+        assert judged(peers_torch.build(problem, None, 0, compile=compile).take(), problem, tolerance=1e-12)[1] == ""
+
+    def test_controlled_gates_whose_control_comes_behind(self):
+        problem = PROBLEMS["entangling"](seed=1)
+        moved = [
+            gate._replace(name=name, qubits=gate.qubits[::-1])
+            for gate, name in zip(problem.gates, itertools.cycle(("cx", "cz")))
+            if len(gate.qubits) == 2
+        ]
+        problem = replace(problem, gates=(*problem.gates, *moved, *problem.gates))
+        assert judged(peers_torch.build(problem, None, 0).take(), problem, tolerance=1e-12)[1] == ""
+
+    @pytest.mark.parametrize("build", [peers_torch.build_function, peers_torch.build_cosine])
+    def test_floors_are_the_textbooks_circuit(self, build):
+        problem = PROBLEMS["textbook"](seed=1)
+        assert judged(build(problem, None, 0).take(), problem, tolerance=1e-12)[1] == ""
+
+    def test_without_a_compiler_it_is_absent(self, monkeypatch):
+        monkeypatch.setenv("PATH", "")
+        monkeypatch.delenv("CXX", raising=False)
+        with pytest.raises(ImportError, match=r"needs a C\+\+ compiler"):
+            peers_torch.build_compiled(PROBLEMS["textbook"](seed=1), None, 0)
+
+
 @pytest.mark.parametrize(("name", "make"), [("dressed", gate_lists.dressed), ("layerwise", None)])
 def test_published_circuits(reference, name, make):
     """The gate lists of the reference numbers, run by the reference simulator; the dressed one is built here too."""
@@ -253,7 +285,8 @@ class TestProcess:
 
     def test_threads_are_handed_on(self):
         with Process(None, 1, 60) as process:
-            assert self.prepared(process, "right")["threads"]["OMP_NUM_THREADS"] == "1"
+            threads = self.prepared(process, "right")["threads"]
+        assert (threads["OMP_NUM_THREADS"], threads["PJRT_NPROC"]) == ("1", "1")  # the latter is what JAX reads
 
 
 @pytest.mark.usefixtures("_adapters")
@@ -279,11 +312,12 @@ class TestRun:
         assert [(row["system"], row["repetition"]) for row in rows] == expected
         assert all(float(row["seconds_per_step"]) > 0 for row in rows)
         assert (rows[0]["batch"], rows[0]["weights"]) == (4, 24)
-        row = result["cases"]["dressed-4"]["comparisons"][0]
+        row, named = result["cases"]["dressed-4"]["comparisons"]
         medians = {name: found["median_seconds"] for name, found in result["cases"]["dressed-4"]["systems"].items()}
         assert row["peer"] == min(set(medians) - {"ours"}, key=medians.__getitem__)
         assert row["ratio"] == pytest.approx(medians[row["peer"]] / medians["ours"])
-        assert row["target"] == 40
+        assert (named["peer"], named["target"]) == ("pennylane-default", 40)
+        assert all(x["first_call_seconds"] > 0 for x in result["cases"]["dressed-4"]["systems"].values())
         assert "batch_exponent" in result["growth"]["ours"]
         assert {"cpu", "cores", "memory_gib", "python"} <= result["machine"].keys()
         assert result["environments"]["ours"]["versions"]["numpy"] == np.__version__
@@ -292,6 +326,7 @@ class TestRun:
         text = (folder / "table.md").read_text()
         assert text in capsys.readouterr().out
         assert "| dressed, 4 qubits, depth 6, batch 4 | the right one |" in text
+        assert re.search(r"\| system \| dressed-4 \|\n.*\n\| the right one \| [\d.]+ \([\d.]+\) \|\n", text)
         assert yaml.safe_load((folder / "config.yaml").read_text())["repetitions"] == 2
 
     def test_config_repeats_a_run(self, run, folder, tmp_path):
@@ -413,6 +448,11 @@ class TestPlan:
         ]
         assert not fresh
 
+    def test_one_environment_may_serve_all_peers(self):
+        pythons = BenchmarkSettings(peer_python=("peers=one", "pyqtorch=another")).pythons
+        assert (pythons["tensorcircuit-jax"], pythons["pyqtorch"]) == ("one", "another")
+        assert not any(SYSTEMS[name].ours for name in pythons)
+
     def test_help_names_what_can_be_selected(self):
         assert {*PARTS, *SYSTEMS} <= set(re.findall(r"[\w-]+", BenchmarkSettings.__doc__))
 
@@ -447,7 +487,17 @@ class TestSummary:
         best, named, text = self.compared(ours=[1.0, 9.0, 2.0], **peers)
         assert best == ("ours", "pennylane-default", 3.0, 5.0, 3, True)
         assert named == ("ours", "qiskit-machine-learning", 55.0, 100.0, 100, False)
-        assert "| a tiny case | ours | 2000 | PennyLane default.qubit (fastest), 6000 | 3 | 5 | 3 |" in text
+        assert (
+            "| a tiny case | ours | 2000 | PennyLane default.qubit (fastest PyTorch layer), 6000 | 3 | 5 | 3 |" in text
+        )
+
+    def test_fastest_is_a_layer(self):
+        """A step that JAX compiles may be faster, and is compared by its name."""
+        case = replace(self.case, targets=(Target(1.5, peer="tensorcircuit-jax"),))
+        ((_, found),) = by_case(measured(case, ours=[1.0], pennylane_default=[3.0], tensorcircuit_jax=[0.5]))
+        best, named = comparisons(case, found, SYSTEMS)
+        assert (best.peer, best.ratio) == ("pennylane-default", 3.0)
+        assert (named.peer, named.ratio) == ("tensorcircuit-jax", 0.5)
 
     def test_without_peers_there_is_no_ratio(self):
         best, named, text = self.compared(ours=[1.0], pennylane_default="absent", qiskit_machine_learning="wrong")
@@ -521,6 +571,24 @@ class TestStopwatch:
         parts = step.take()
         assert seconds() > before
         assert judged(parts, problem, tolerance=1e-10)[1] == ""
+
+    def test_counts_the_object_that_does_a_backends_steps(self):
+        class Kernel:
+            def forward(self) -> str:
+                return "values"
+
+        class Stepping(self.Backend):
+            def step_of(self, program: object) -> Kernel | None:
+                return Kernel() if program else None
+
+        backend, seconds = ours.with_stopwatch(Stepping())
+        step = backend.step_of("a program")
+        assert backend.step_of("a program") is step
+        assert backend.step_of(None) is None
+        assert isinstance(step, Kernel)
+        before = seconds()
+        assert step.forward() == "values"
+        assert seconds() > before
 
     def test_adapter_counts_kernel_seconds(self):
         step = ours.build_with_stopwatch(gate_lists.textbook(batch=1, seed=0), None, 0)

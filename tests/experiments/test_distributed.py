@@ -64,12 +64,9 @@ def run_by_two(*arguments: str, program: Callable[..., None] = experiment) -> li
         port = free.getsockname()[1]
     place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "two"}
     processes = []
-    with pytest.MonkeyPatch.context() as patch:
-        for rank in "01":
-            of_rank = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-            for name, value in {**place, **of_rank}.items():
-                patch.setenv(name, value)
-            processes.append(start(*arguments, program=program))
+    for rank in "01":
+        of_rank = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        processes.append(start(*arguments, program=program, variables={**place, **of_rank}))
     for process in processes:
         process.join(300)
         process.kill()  # if it has not ended

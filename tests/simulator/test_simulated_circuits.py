@@ -64,7 +64,7 @@ def test_random_circuits_in_batches_of_all_sizes(n, seed):
 def test_rows_one_by_one_and_eight_side_by_side(monkeypatch, n):
     """Both layouts, whatever sizes each is chosen for."""
     case = Case(random_circuit(n, 3 * n, 45, free=6), some_observables(n))
-    chosen = {case.simulator._lanes(rows) for rows in (1, 8, 1000)}
+    chosen = {case.simulator.lanes(rows) for rows in (1, 8, 1000)}
     assert chosen == {1, 8}
     for lanes in (1, 8):
         monkeypatch.setattr(Simulator, "lanes", lambda self, rows, lanes=lanes: lanes)
@@ -153,7 +153,7 @@ def test_a_unitary_on_ten_of_fourteen_qubits():
     circuit.ry(Parameter("c"), 12)
     case = Case(circuit, [SparsePauliOp([pauli(14, Z=[0, 9, 12]), pauli(14, X=[12, 3])], [1.0, 2.0])])
     assert case.num_passes > 1
-    assert any(len(one.segments) == 0 for one in case.simulator.plan.passes)
+    assert any(len(one.outer_bits) == 0 for one in case.simulator.plan.passes)
     case.check(1)
 
 
