@@ -61,6 +61,7 @@ from warnings import warn
 if TYPE_CHECKING:
     from .backends.aer import AerBackend
     from .backends.base import Backend, Charge, Estimate, Request
+    from .backends.density_matrix import DensityMatrixBackend
     from .backends.ibm.backend import IBMBackend
     from .backends.ibm.errors import BudgetExceeded, HardwareError, NotRecorded
     from .backends.ibm.ledger import Ledger
@@ -107,6 +108,7 @@ __all__ = [  # noqa: RUF022 - in the order of the reference
     "GrowingShots",
     "TargetSNR",
     "StatevectorBackend",
+    "DensityMatrixBackend",
     "AerBackend",
     "EstimatorBackend",
     "SamplerBackend",
@@ -137,6 +139,7 @@ __all__ = [  # noqa: RUF022 - in the order of the reference
 _NAMES = {
     ".backends.aer": "AerBackend",
     ".backends.base": "Backend Charge Estimate Request",
+    ".backends.density_matrix": "DensityMatrixBackend",
     ".backends.ibm.backend": "IBMBackend",
     ".backends.ibm.errors": "BudgetExceeded HardwareError NotRecorded",
     ".backends.ibm.ledger": "Ledger",

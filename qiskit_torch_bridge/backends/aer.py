@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 from qiskit import QuantumCircuit
-from qiskit.transpiler import PassManager
+from qiskit.transpiler import PassManager, Target
 from qiskit_aer import AerSimulator
 from qiskit_aer.library import SaveExpectationValue, SaveProbabilities
 from qiskit_aer.noise import NoiseModel
@@ -19,26 +19,25 @@ from qiskit_aer.noise import NoiseModel
 from ..program.compiled import Program
 from ..program.readout import MeasurementGroup, PauliGroup, Samples, bits_of
 from ..shots.covariance import Covariance, variance_of_one_shot
-from .base import Estimate, check_shots, estimate_from_moments, measured_circuit
+from .base import Estimate, check_shots, estimate_from_moments
 from .results import BoundCircuit
 from .selftest import require_same_answers
 from .simulated import (
     check_method,
+    circuits_on,
     cost_of_density_matrix,
-    gates_to_keep,
+    default_level,
     has_gate_errors,
-    has_noise_of_its_own,
     ignored_noise,
-    leaves_out_idle_qubits,
     noise_model_of,
     require_noise,
     slow_trajectories,
     touched_qubits,
     truncation,
 )
-from .transpiling import TranspilerOptions, TranspilingBackend, bind_by_column, transpiled
+from .transpiling import TranspilerOptions, TranspilingBackend, bind_by_column
 
-__all__ = ["AerBackend"]
+__all__ = ["AerBackend", "noisy_simulator"]
 
 _MOST_EXPERIMENTS_A_CALL = 8192
 _MOST_ENTRIES_A_CALL = 2**20
@@ -143,8 +142,7 @@ class AerBackend(TranspilingBackend):
 
     @property
     def _default_level(self) -> int:
-        is_connected = self.simulator.coupling_map is not None
-        return 2 if is_connected and not has_noise_of_its_own(self.simulator, self._noise) else 0
+        return default_level(self.simulator)
 
     def resolve_shots(self, shots: int | None) -> int | None:
         shots = check_shots(shots)
@@ -337,20 +335,14 @@ class AerBackend(TranspilingBackend):
 
     def _transpile(self, program: Program, noise: NoiseModel | None) -> list[_Executable]:
         options = self.transpiler
-        compact = leaves_out_idle_qubits(self.simulator, options)
-        groups = program.readout.groups
-        circuits = [measured_circuit(program, group, compact=compact) for group in groups]
-        keep = gates_to_keep(program, self.simulator, noise)
-        bound = [
-            bind_by_column(circuit, program)
-            for circuit in transpiled(circuits, program, self.simulator, options, keep=keep)
-        ]
+        circuits = circuits_on(program, self.simulator, noise, options)
+        bound = [bind_by_column(circuit, program) for circuit in circuits]
         require_noise(program, [one.circuit for one in bound], self.simulator, noise, options)
         if options.pass_manager is not None:
             require_same_answers(program, bound)
         return [
             _Executable(group, m, _saving(m.circuit, group), touched_qubits([m.circuit]))
-            for m, group in zip(bound, groups, strict=True)
+            for m, group in zip(bound, program.readout.groups, strict=True)
         ]
 
     def __repr__(self) -> str:
@@ -366,6 +358,54 @@ def _simulator_of(device: Any) -> AerSimulator:
     known = vars(AerSimulator._default_options())
     options = {name: value for name, value in vars(device.options).items() if name in known and value is not None}
     return AerSimulator(**{"method": _OLDER_SIMULATORS[type(device).__name__], **options})
+
+
+def noisy_simulator(noise: Any = None, device: Any = None) -> AerSimulator:
+    """A simulator with noise from what users hold.
+
+    Args:
+        noise: A ``NoiseModel``; or what one is made from: a device with a target, its ``target``, or its ``properties()``.
+            None: the noise of ``device``, if it has some.
+        device: What circuits are transpiled for, as in :class:`AerBackend`. None: they run as they are written.
+
+    Raises:
+        TypeError: If ``noise`` is something else.
+    """
+    if noise is None:
+        return _simulator_of(device)
+    model = _noise_model_from(noise)
+    if device is None:
+        return AerSimulator(noise_model=model)
+    if not isinstance(device, AerSimulator):
+        return AerSimulator.from_backend(device, noise_model=model)
+    simulator = deepcopy(device)  # the user's own keeps its noise
+    simulator.set_options(noise_model=model)
+    return simulator
+
+
+def _noise_model_from(source: Any) -> NoiseModel:
+    if isinstance(source, NoiseModel):
+        return source
+    if isinstance(source, Target):
+        source = _TargetAlone(source, list(source.operation_names), source.dt)
+    if isinstance(getattr(source, "target", None), Target) and not isinstance(source, AerSimulator):
+        return NoiseModel.from_backend(source)
+    if all(hasattr(source, name) for name in ("gates", "qubits", "t1", "t2", "frequency")):
+        return NoiseModel.from_backend_properties(source)
+    raise TypeError(
+        f"noise: got {source!r} ({type(source).__name__}), expected a NoiseModel of Aer's, a device, its target or its "
+        "properties(), or None for the noise of device=."
+    )
+
+
+@dataclass(frozen=True)
+class _TargetAlone:
+    """As much of a device as Aer makes a noise model from."""
+
+    target: Target
+    operation_names: list[str]
+    dt: float | None
+    version: int = 2
 
 
 class _WrittenNoise(NoiseModel):

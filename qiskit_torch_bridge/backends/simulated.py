@@ -20,16 +20,20 @@ from qiskit.quantum_info import DensityMatrix
 from ..arguments import in_gibibytes
 from ..program.compiled import Program
 from ..program.unrolling import is_parameterised
-from .transpiling import TranspilerOptions
+from .base import measured_circuit
+from .transpiling import TranspilerOptions, transpiled
 
 __all__ = [
     "check_method",
+    "circuits_on",
     "cost_of_density_matrix",
+    "default_level",
     "gates_to_keep",
     "has_gate_errors",
     "has_noise_of_its_own",
     "ignored_noise",
     "is_from",
+    "key_of_errors",
     "leaves_out_idle_qubits",
     "noise_model_of",
     "require_noise",
@@ -78,6 +82,23 @@ def has_noise_of_its_own(device: Any, noise: Any) -> bool:
     return noise is not None and is_from("qiskit_aer", device) and not getattr(device, "_from_backend", False)
 
 
+def key_of_errors(operation: Operation) -> str:
+    """What an instruction's noise goes by."""
+    return getattr(operation, "label", None) or operation.name
+
+
+def default_level(device: Any) -> int:
+    """The transpiler's optimisation level where nobody has asked for one."""
+    return 2 if device.coupling_map is not None and not has_noise_of_its_own(device, noise_model_of(device)) else 0
+
+
+def circuits_on(program: Program, simulator: Any, noise: Any, options: TranspilerOptions) -> list[QuantumCircuit]:
+    """The program's circuits, measured and transpiled for a simulator with this noise, one a measurement group."""
+    compact = leaves_out_idle_qubits(simulator, options)
+    circuits = [measured_circuit(program, group, compact=compact) for group in program.readout.groups]
+    return transpiled(circuits, program, simulator, options, keep=gates_to_keep(program, simulator, noise))
+
+
 def has_gate_errors(noise: Any, circuits: Iterable[QuantumCircuit] | None = None) -> bool:
     """Whether a noise model has errors, other than those of readout, for circuits; None: for any without measurements."""
     if noise is None or noise._custom_noise_passes:
@@ -85,14 +106,14 @@ def has_gate_errors(noise: Any, circuits: Iterable[QuantumCircuit] | None = None
     noisy = {*noise._default_quantum_errors, *noise._local_quantum_errors}
     if circuits is None:
         return bool(noisy - {"measure"})
-    return any(_key(instruction.operation) in noisy for circuit in circuits for instruction in circuit.data)
+    return any(key_of_errors(instruction.operation) in noisy for circuit in circuits for instruction in circuit.data)
 
 
 def gates_to_keep(program: Program, device: Any, noise: Any) -> dict[str, type]:
     """Noisy gates that the simulator can run, but that its noise model does not name among its basis gates."""
     if noise is None or not is_from("qiskit_aer", device) or device.coupling_map is not None:
         return {}
-    operations = [i.operation for i in program.circuit.data if _key(i.operation) in noise.noise_instructions]
+    operations = [i.operation for i in program.circuit.data if key_of_errors(i.operation) in noise.noise_instructions]
     known = set(device.operation_names)
     missing = {o.name: o.base_class for o in operations if o.name not in known and o.name not in _NEVER_LOST}
     if missing:
@@ -112,7 +133,13 @@ def leaves_out_idle_qubits(device: Any, options: TranspilerOptions) -> bool:
 
 
 def require_noise(
-    program: Program, circuits: Iterable[QuantumCircuit], device: Any, noise: Any, options: TranspilerOptions
+    program: Program,
+    circuits: Iterable[QuantumCircuit],
+    device: Any,
+    noise: Any,
+    options: TranspilerOptions,
+    *,
+    controls_are_kept: bool = False,
 ) -> None:
     """Refuses circuits that have lost noise on the way from what the user wrote.
 
@@ -126,6 +153,7 @@ def require_noise(
         device: Where.
         noise: The noise model, or None.
         options: How they were transpiled.
+        controls_are_kept: Whether parameterised controlled phases run as they are, rather than spelled out.
 
     Raises:
         ValueError: If some noise is lost.
@@ -134,16 +162,17 @@ def require_noise(
     circuits = list(circuits)
     if not noisy or not circuits:
         return
-    _require_undecomposed(program, noisy, noise, is_own=has_noise_of_its_own(device, noise))
+    kept = [i.operation for i in program.circuit.data if controls_are_kept or not _is_spelled_out(i.operation)]
+    _require_undecomposed(program, kept, noisy, noise, is_own=has_noise_of_its_own(device, noise))
     level = options.default_level if options.level is None else options.level
     if level > 0 and options.optimization_level is not None:
         return
     expected = Counter(
-        _key(i.operation)
+        key_of_errors(i.operation)
         for i in program.circuit.data
-        if _key(i.operation) in noisy - _NEVER_LOST and (level == 0 or _is_written_for_its_noise(i.operation))
+        if key_of_errors(i.operation) in noisy - _NEVER_LOST and (level == 0 or _is_written_for_its_noise(i.operation))
     )
-    counts = [Counter(_key(i.operation) for i in circuit.data) for circuit in circuits]
+    counts = [Counter(key_of_errors(i.operation) for i in circuit.data) for circuit in circuits]
     if lost := frozenset(name for count in counts for name in expected - count):
         raise ValueError(f"Gate(s) {_listed(lost)} of the circuit have noise {_how_it_was_lost(options)}")
 
@@ -168,13 +197,14 @@ def _how_it_was_lost(options: TranspilerOptions) -> str:
     )
 
 
-def _require_undecomposed(program: Program, noisy: frozenset[str], noise: Any, *, is_own: bool) -> None:
+def _require_undecomposed(
+    program: Program, kept: Iterable[Operation], noisy: frozenset[str], noise: Any, *, is_own: bool
+) -> None:
     """Checks that no instruction with noise was decomposed before it came to the transpiler."""
     # A device has errors for whatever it runs in place of a gate, but none for labels.
     written: Counter[str | None] = Counter()
     for (name, label), times in program.instructions.items():
         written.update({name: times if is_own else 0, label: times})
-    kept = [i.operation for i in program.circuit.data if not _is_spelled_out(i.operation)]
     counts_of_kept = Counter(word for operation in kept for word in (operation.name, getattr(operation, "label", None)))
     lost = frozenset(word for word in written - counts_of_kept if word in noisy - _NEVER_LOST)
     if "reset" in lost and not _disturbs_a_fresh_qubit(noise):
@@ -194,7 +224,7 @@ def require_separate_gates(circuits: Iterable[QuantumCircuit], noise: Any, name:
     Raises:
         ValueError: If there is some.
     """
-    keys = {_key(i.operation) for circuit in circuits for i in circuit.data if len(i.qubits) == 1}
+    keys = {key_of_errors(i.operation) for circuit in circuits for i in circuit.data if len(i.qubits) == 1}
     if changed := (keys & set(noise.noise_instructions)) - _NEVER_LOST:
         raise ValueError(
             f"backend: {name} merges gates on single qubits into others before it runs them, and the noise of "
@@ -287,11 +317,6 @@ def _noisy_instructions(device: Any, noise: Any) -> frozenset[str]:
     return frozenset(
         name for name, of_qubits in errors.items() if any(getattr(one, "error", None) for one in of_qubits)
     )
-
-
-def _key(operation: Operation) -> str:
-    """What its noise goes by."""
-    return getattr(operation, "label", None) or operation.name
 
 
 def _is_spelled_out(operation: Operation) -> bool:

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .machine_code import entry, inner
+from .machine_code import Use, entry, inner
 from .vectors import WIDTH, get, load, pointer, put, splat, store, swapped
 
 __all__ = [
@@ -419,7 +419,7 @@ def scratch_for(num_ops, num_factors, block, like):
     return aligned(1, size, like).reshape(size)
 
 
-@entry(f"{_PASS}, float64[:,::1], real[:,:,::1], int64, int64", large=True)
+@entry(f"{_PASS}, float64[:,::1], real[:,:,::1], int64, int64", use=Use.LARGE)
 def forward(
     ops, columns, constants, permutations, signs, dense_qubits, dense, segments, outer_bits,
     m, fresh, angles, states, first_block, stop_block,
@@ -690,7 +690,8 @@ def first_of(num_ops, differentiated):
 
 
 @entry(
-    f"{_PASS}, boolean[::1], float64[:,::1], real[:,:,::1], real[:,:,::1], float64[:,:,::1], int64, int64", large=True
+    f"{_PASS}, boolean[::1], float64[:,::1], real[:,:,::1], real[:,:,::1], float64[:,:,::1], int64, int64",
+    use=Use.LARGE,
 )
 def sweep(
     ops, columns, constants, permutations, signs, dense_qubits, dense, segments, outer_bits,

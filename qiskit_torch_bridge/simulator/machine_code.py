@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from enum import Flag, auto
 from typing import Any
 
 from numba import njit, types
 from numba.core import event, sigutils
 
-__all__ = ["entry", "inner"]
+__all__ = ["Use", "entry", "inner"]
 
 _log = logging.getLogger(__name__)
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
-_entries: dict[Any, tuple[tuple[str, ...], bool]] = {}
+
+
+class Use(Flag):
+    """What layers need an entry: those of small states, of states of several blocks, or with noise."""
+
+    SMALL = auto()
+    LARGE = auto()
+    NOISY = auto()
+    EXACT = SMALL | LARGE
+    ALL = EXACT | NOISY
+
+
+_entries: dict[Any, tuple[tuple[str, ...], Use]] = {}
 
 # Wrappers for Python, which nobody would call, are a fifth of the time.
 inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
@@ -24,7 +37,7 @@ that begins as ``0`` or ``True`` makes it compile everything that is called with
 """
 
 
-def entry(*signatures: str, large: bool = False) -> Callable[[Callable[..., Any]], Any]:
+def entry(*signatures: str, use: Use = Use.EXACT) -> Callable[[Callable[..., Any]], Any]:
     """Compiles a function that Python calls, and keeps the machine code on disk for the next process.
 
     numba keeps it next to the source, or in the user's cache folder where that cannot be written (``NUMBA_CACHE_DIR``
@@ -34,7 +47,7 @@ def entry(*signatures: str, large: bool = False) -> Callable[[Callable[..., Any]
     Args:
         signatures: The types of the arguments, in numba's notation, for each way in which layers call the function;
             ``real`` stands for the type of a plane of the state.
-        large: Whether it is for states of several blocks alone, which few layers have.
+        use: What needs it; nobody waits for what only other layers need.
     """
 
     def compiled(function: Callable[..., Any]) -> Any:
@@ -47,7 +60,7 @@ def entry(*signatures: str, large: bool = False) -> Callable[[Callable[..., Any]
                 error,
             )
             kernel = njit(**_OPTIONS)(function)
-        _entries[kernel] = signatures, large
+        _entries[kernel] = signatures, use
         return kernel
 
     return compiled
@@ -86,9 +99,10 @@ class _FirstUse(event.Listener):
     def _compile_all(self, real: types.Float, started: tuple[Any, tuple[types.Type, ...]]) -> None:
         """All entries for planes of a type, but for what has been started."""
         self.busy = True
+        needed = next(use for use in (Use.SMALL, Use.LARGE, Use.NOISY) if use in _entries[started[0]][1])
         try:
-            for kernel, (signatures, large) in _entries.items():
-                if large and not _entries[started[0]][1]:
+            for kernel, (signatures, use) in _entries.items():
+                if needed not in use:
                     continue
                 for signature in signatures:
                     arguments = _types(signature, real)

@@ -20,7 +20,7 @@ import math
 
 import numpy as np
 
-from .machine_code import entry, inner
+from .machine_code import Use, entry, inner
 
 __all__ = ["add_by_output", "add_probabilities", "binomials", "draw_counts", "observe", "random_words"]
 
@@ -239,7 +239,7 @@ def binomials(n, p, key, draws):
         draws[row] = _binomial(n, p, stream)
 
 
-@entry("float64[:,::1], int64, uint64[::1], int64, int64, int64[:,::1], int64, int64")
+@entry("float64[:,::1], int64, uint64[::1], int64, int64, int64[:,::1], int64, int64", use=Use.ALL)
 def draw_counts(probabilities, shots, key, group, first_row, counts, row_start, row_stop):
     """Draws the counts of ``shots`` shots for rows of probabilities.
 

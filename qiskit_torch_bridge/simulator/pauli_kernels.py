@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from .kernels import aligned
-from .machine_code import entry, inner
+from .machine_code import Use, entry, inner
 from .vectors import WIDTH, load, store, swapped
 
 __all__ = ["add_expectations", "effective_observable", "expectations", "observe"]
@@ -169,7 +169,7 @@ def effective_observable(
                     dual[p, i] += bins[bin_of] * state[p, j]
 
 
-@entry(f"{_OBSERVABLES}, real[:,:,::1], float64[:,:,::1], int64, int64", large=True)
+@entry(f"{_OBSERVABLES}, real[:,:,::1], float64[:,:,::1], int64, int64", use=Use.LARGE)
 def expectations(
     families, outcomes, local_masks, block_masks, entries, outputs, coefficients,
     m, num_blocks, states, values, first_block, stop_block,
@@ -200,7 +200,7 @@ def expectations(
         )  # fmt: skip
 
 
-@entry(f"{_OBSERVABLES}, real[:,:,::1], float64[:,::1], real[:,:,::1], int64, int64", large=True)
+@entry(f"{_OBSERVABLES}, real[:,:,::1], float64[:,::1], real[:,:,::1], int64, int64", use=Use.LARGE)
 def observe(
     families, outcomes, local_masks, block_masks, entries, outputs, coefficients,
     m, num_blocks, states, upstream, duals, first_block, stop_block,

@@ -242,11 +242,12 @@ class LocalDevice(Device):
         self._jobs.pop(job_id, None)
 
 
-def fake_device(name: str) -> Any:
+def fake_device(name: str, word: str = "fake") -> Any:
     """The fake device of that name, a snapshot of a real one.
 
     Args:
         name: ``"manila"``, ``"fake_manila"`` and ``"FakeManilaV2"`` are the same.
+        word: What stands before the colon where the user has named it.
 
     Raises:
         ImportError: If qiskit-ibm-runtime is not installed.
@@ -255,7 +256,7 @@ def fake_device(name: str) -> Any:
     try:
         from qiskit_ibm_runtime import fake_provider
     except ImportError as error:
-        raise ImportError(f"backend 'fake:NAME' {EXTRA_IS_MISSING}") from error
+        raise ImportError(f"backend '{word}:NAME' {EXTRA_IS_MISSING}") from error
     devices = {
         name_of_device.removeprefix("fake_"): device
         for device in vars(fake_provider).values()
@@ -266,7 +267,7 @@ def fake_device(name: str) -> Any:
         expected = "the name of a fake device"
         if not (guess := did_you_mean(short_name, devices)):
             expected, guess = f"one of {', '.join(sorted(devices))}", "."
-        raise ValueError(f"backend: got 'fake:{name}', expected {expected} after the colon{guess}")
+        raise ValueError(f"backend: got '{word}:{name}', expected {expected} after the colon{guess}")
     return devices[short_name]()
 
 

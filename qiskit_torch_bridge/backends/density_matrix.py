@@ -1,0 +1,87 @@
+"""Exact simulation of noise on this machine's cores, with adjoint differentiation and, on request, shots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+from qiskit.transpiler import PassManager
+
+from ..program.compiled import Program
+from .aer import noisy_simulator
+from .noise_channels import noisy_circuits
+from .simulated import check_method, default_level, ignored_noise, is_from, noise_model_of
+from .simulating import SimulatingBackend, dtype_of
+from .transpiling import TranspilerOptions, TranspilingBackend
+
+if TYPE_CHECKING:
+    from ..simulator.density_engine import DensitySimulator
+
+__all__ = ["DensityMatrixBackend"]
+
+
+class DensityMatrixBackend(SimulatingBackend, TranspilingBackend):
+    """Exact simulation of noise by compiled code, or shots drawn from exact probabilities; adjoint gradients.
+
+    Of the noise, all is heeded that Aer would apply: circuits are transpiled as by :class:`AerBackend`, errors belong to
+    labels, names and qubits as there, and readout errors are in exact values too. What has no matrix of its own is refused
+    by name. Values agree with those of Aer's density matrices; shots have the same statistics as Aer's.
+
+    A state of n qubits is up to 4**n numbers: time and memory grow fourfold with each qubit. What nothing that is read
+    depends on is left out. A batch runs in as many threads as PyTorch would use (``torch.get_num_threads()``); results do
+    not depend on them. The code is compiled the first time that a machine uses it, and kept on disk.
+
+    ``shots=None`` gives exact values, noise and readout errors included. With shots, multinomial counts are drawn from the
+    exact probabilities of the measured bits.
+
+    Args:
+        noise: Aer's ``NoiseModel``, or what one is made from: a device with a target, its ``target``, its ``properties()``.
+            None: the device's. The noise is as it is now: what is added to it later has no influence.
+        device: What circuits are transpiled for: an ``AerSimulator`` or a fake device. None: they run as they are written.
+        precision: ``"double"``; or ``"single"`` for half the memory, with errors of about 1e-6 in values and gradients of
+            order 1.
+        optimization_level: This and the next three: as in :class:`AerBackend`.
+        initial_layout: The device's qubits for the circuit's.
+        seed_transpiler: Makes the transpiler's choices repeatable.
+        pass_manager: A ``PassManager`` of yours in place of the preset one.
+
+    Raises:
+        TypeError, ValueError: If an argument is something else.
+    """
+
+    def __init__(
+        self,
+        noise: Any = None,
+        device: Any = None,
+        *,
+        precision: str = "double",
+        optimization_level: int | None = None,
+        initial_layout: Sequence[int] | None = None,
+        seed_transpiler: int | None = 0,
+        pass_manager: PassManager | None = None,
+    ) -> None:
+        check_method(device)
+        self.precision, self._dtype = precision, dtype_of(precision)
+        own = deepcopy(device) if is_from("qiskit_aer", device) else device
+        self.simulator = noisy_simulator(deepcopy(noise) if is_from("qiskit_aer", noise) else noise, own)
+        self.name = "density_matrix" if device is None else f"density_matrix of {self.simulator.name}"
+        super().__init__(TranspilerOptions(optimization_level, initial_layout, seed_transpiler, pass_manager))
+
+    @property
+    def _default_level(self) -> int:
+        return default_level(self.simulator)
+
+    def _simulator(self, program: Program) -> DensitySimulator:
+        simulator: DensitySimulator | None = self._cache.get(program)
+        if simulator is None:
+            from ..simulator.density_engine import DensitySimulator  # on first use: it loads the compiler
+
+            self._warn_once("ignored noise", ignored_noise(noise_model_of(self.simulator)))
+            circuits = noisy_circuits(program, self.simulator, self.transpiler)
+            simulator = self._cache[program] = DensitySimulator(circuits, program.readout, self._dtype)
+        return simulator
+
+    def __repr__(self) -> str:
+        precision = "" if self.precision == "double" else f", precision={self.precision!r}"
+        return f"DensityMatrixBackend({self.name!r}{precision})"

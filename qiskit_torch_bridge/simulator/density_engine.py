@@ -1,0 +1,304 @@
+"""Carries plans of circuits with noise out: values, gradients and shots of a batch, in threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from threading import local
+from typing import Any
+
+import numpy as np
+import psutil
+
+from ..arguments import in_gibibytes
+from ..program.channels import NoisyCircuit
+from ..program.readout import MeasurementGroup, Readout
+from ..shots.covariance import variance_of_one_shot
+from . import density_kernels, outcome_kernels, threads
+from .density_plan import Branch, DensityPlan, End, Part, branches_of
+from .vectors import WIDTH
+
+__all__ = ["DensitySimulator"]
+
+_BYTES_OF_KEPT_STATES = 2**24  # of a thread; beyond, states are computed once more from checkpoints
+_BYTES_OF_SHARED_STATES = 2**28
+_MOST_BYTES_OF_SCRATCH = 2**28
+_CACHE_LINE = 64
+_BYTES_OF_AN_ENTRY = 200  # of a plan and of states, for each of eight rows; roughly, measured at 9 to 11 qubits
+_NUMBERS_OF_A_PART = 2**22
+_MOST_COUNTS_KEPT = 2**23
+_SECONDS_OF_WORK = 2e-9  # of a slab's entry that an operation reads; a rough guess
+_SECONDS_WORTH_SHARING = 0.005
+_SECONDS_PER_DRAW = 5e-8
+
+_kept = local()
+
+Measured = list[tuple[MeasurementGroup, slice, np.ndarray]]
+"""Of parts of a batch: a measurement, the part's rows, and the counts of its outcomes."""
+
+
+class DensitySimulator:
+    """Simulates the measured circuits of one program, with their noise.
+
+    Args:
+        circuits: One for each measurement group of the readout.
+        readout: What is read.
+        dtype: Of the entries of states: float64 or float32.
+
+    Raises:
+        MemoryError: If one state is larger than this machine's memory.
+    """
+
+    def __init__(self, circuits: Sequence[NoisyCircuit], readout: Readout, dtype: Any = np.float64) -> None:
+        self._dtype = np.dtype(dtype)
+        _require_memory(max((circuit.num_qubits for circuit in circuits), default=0))
+        self._readout = readout
+        self._branches = branches_of(circuits, readout.groups)
+
+    @cached_property
+    def _exact(self) -> list[tuple[Branch, DensityPlan]]:
+        return [(branch, branch.exact_plan(self._dtype)) for branch in self._branches]
+
+    @cached_property
+    def _sampling(self) -> list[tuple[Branch, DensityPlan]]:
+        return [(branch, branch.sampling_plan(self._dtype)) for branch in self._branches]
+
+    def values(self, angles: np.ndarray, *, keep: bool = False) -> tuple[np.ndarray, None]:
+        """Exact values, shape (N, M); and None, for no state is kept for a gradient.
+
+        Args:
+            angles: Shape (N, A), float64; N > 0; radians.
+            keep: Makes no difference.
+        """
+        values = np.empty((len(angles), self._readout.num_outputs))
+        values[:] = self._readout.constants
+        for branch, plan in self._exact:
+            values += _read(plan, branch.circuit.rotation_angles(angles))
+        return values, None
+
+    def pullback(self, angles: np.ndarray, upstream: np.ndarray, states: None, selected: np.ndarray) -> np.ndarray:
+        """The vector-Jacobian product, shape (N, A); zero for angles that are not selected.
+
+        Args:
+            angles: As in :meth:`values`.
+            upstream: Shape (N, M), float64, contiguous: the gradient by the values.
+            states: Nothing.
+            selected: Shape (A,), bool.
+        """
+        gradients = np.zeros(angles.shape)
+        for branch, plan in self._exact:
+            slopes = branch.circuit.slopes
+            selected_turns = slopes[selected].any(axis=0)
+            if any(selected_turns[columns].any() for columns in plan.columns_of):
+                rotations = branch.circuit.rotation_angles(angles)
+                by_rotations = _pulled_back(plan, rotations, upstream, selected_turns)
+                gradients += (by_rotations[:, None] @ slopes.T)[:, 0]
+        gradients[:, ~selected] = 0.0
+        return gradients
+
+    def sampled(
+        self, angles: np.ndarray, shots: int, seed: np.random.SeedSequence
+    ) -> tuple[np.ndarray, np.ndarray, Measured | None]:
+        """Values from ``shots`` shots of each measurement, and their squared standard errors, both of shape (N, M).
+
+        And the counts, unless they take much memory.
+        """
+        narrow = np.min_scalar_type(shots)
+        outcomes = sum(2 ** len(group.qubits) for group in self._readout.groups)
+        kept: Measured | None = [] if outcomes * len(angles) <= _MOST_COUNTS_KEPT else None
+        values = np.empty((len(angles), self._readout.num_outputs))
+        values[:] = self._readout.constants
+        variances = np.zeros(values.shape)
+
+        def use(group: MeasurementGroup, part: slice, counts: np.ndarray) -> None:
+            first, second = group.moments(counts / shots)
+            values[part] += first
+            variances[part] += np.maximum(second - first**2, 0.0) / (shots - 1.0 if shots > 1 else np.nan)
+            if kept is not None:
+                kept.append((group, part, counts.astype(narrow)))
+
+        self._measure(angles, shots, seed, use)
+        return values, variances, kept
+
+    def variances_of_one_shot(
+        self,
+        angles: np.ndarray,
+        shots: int | None,
+        seed: np.random.SeedSequence | None,
+        kept: Measured | None,
+        upstream: np.ndarray,
+    ) -> np.ndarray:
+        """The variance from shot to shot of ``upstream @ scores``, shape (N,), summed over the measurements.
+
+        Args:
+            angles: As in :meth:`values`.
+            shots: Of how many shots it is to be estimated, the same that :meth:`sampled` draws; None: exactly.
+            seed: The seed of those.
+            kept: Their counts; None: they are drawn once more.
+            upstream: Shape (N, M).
+        """
+        variances = np.zeros(len(angles))
+
+        def use(group: MeasurementGroup, part: slice, measured: np.ndarray) -> None:
+            frequencies = measured if shots is None else measured / shots
+            variances[part] += variance_of_one_shot(group, frequencies, upstream[part], shots)
+
+        if kept is None:
+            self._measure(angles, shots, seed, use)
+        else:
+            for measured in kept:
+                use(*measured)
+        return variances
+
+    def _measure(
+        self,
+        angles: np.ndarray,
+        shots: int | None,
+        seed: np.random.SeedSequence | None,
+        use: Callable[[MeasurementGroup, slice, np.ndarray], None],
+    ) -> None:
+        """Hands on the counts of each measurement's outcomes, with its rows; or their probabilities."""
+        key = None if seed is None else seed.generate_state(2, np.uint32).astype(np.uint64)
+        for branch, plan in self._sampling:
+            size = max(1, _NUMBERS_OF_A_PART // plan.num_reads // WIDTH) * WIDTH
+            for start in range(0, len(angles), size):
+                part = slice(start, min(start + size, len(angles)))
+                read = _read(plan, branch.circuit.rotation_angles(angles[part]))
+                first = 0
+                for end in branch.ends:
+                    stop = first + 2 ** len(end.circuit.measured)
+                    probabilities = end.probabilities(np.ascontiguousarray(read[:, first:stop]))
+                    measured = probabilities if shots is None else _drawn(probabilities, shots, key, end, start)
+                    use(end.group, part, measured)
+                    first = stop
+
+
+def _read(plan: DensityPlan, angles: np.ndarray) -> np.ndarray:
+    """What the plan reads, shape (N, K), at the rotations' angles.
+
+    The beginning of a circuit that rows have in common (a row's shifted circuits do) is simulated once.
+    """
+    rows = len(angles)
+    reads, begin, begin_of, start = np.empty((rows, plan.num_reads)), np.zeros((0, 0)), np.zeros(rows, np.int64), 0
+    for stop, kinds in _stages(plan, angles):
+        part = plan.part(start, stop)
+        _, first = np.unique(kinds, return_index=True)
+        end = np.empty((len(first) if part.end else 0, part.end), plan.dtype)
+        into = reads if stop == plan.num_operations else np.empty((len(first), 0))
+        arguments = (angles[first], begin.astype(plan.dtype, copy=False), begin_of[first], end, into)
+        _spread(density_kernels.forward, arguments, part, len(first), density_kernels.BLOCKS_FORWARD, sweeps=1)
+        begin, begin_of, start = end, kinds, stop
+    return reads
+
+
+def _stages(plan: DensityPlan, angles: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Up to which operations rows that have had the same angles so far are to be simulated as one.
+
+    Returns:
+        The stages, the last of which ends behind the last operation; each with the kind of each row: rows of one kind are
+        the same up to there.
+    """
+    rows = len(angles)
+    possible = [(plan.num_operations, np.arange(rows), rows)]
+    if _slabs(rows) * plan.work(0, plan.num_operations) * _SECONDS_OF_WORK >= _SECONDS_WORTH_SHARING:
+        possible = [*_beginnings(plan, angles), *possible]
+    return _cheapest(plan, possible)
+
+
+def _beginnings(plan: DensityPlan, angles: np.ndarray) -> list[tuple[int, np.ndarray, int]]:
+    """Operations, the kinds of rows before them, and how many those are, where angles tell more rows apart."""
+    kinds, number = np.zeros(len(angles), np.int64), 1
+    beginnings = []
+    for operation, columns in enumerate(plan.columns_of):
+        if not len(columns):
+            continue
+        _, more = np.unique(np.column_stack([kinds, angles[:, columns]]), axis=0, return_inverse=True)
+        if operation and more.max() + 1 > number:
+            beginnings.append((operation, kinds, number))
+        kinds, number = more.reshape(-1), int(more.max()) + 1
+        if 2 * number > len(angles):
+            break
+    room = _BYTES_OF_SHARED_STATES // plan.dtype.itemsize
+    return [one for one in beginnings if one[2] * plan.entries[one[0]] <= room]
+
+
+def _cheapest(plan: DensityPlan, possible: list[tuple[int, np.ndarray, int]]) -> list[tuple[int, np.ndarray]]:
+    """Those of the possible stages (an end, kinds of rows and how many of them) that are the least work together."""
+    best: list[tuple[int, list[int]]] = []
+    for i, (stop, _, number) in enumerate(possible):
+        best.append((_slabs(number) * plan.work(0, stop), [i]))
+        for j, (start, _, _) in enumerate(possible[:i]):
+            best[i] = min(best[i], (best[j][0] + _slabs(number) * plan.work(start, stop), [*best[j][1], i]))
+    return [possible[i][:2] for i in best[-1][1]]
+
+
+def _slabs(rows: int) -> int:
+    return -(-rows // WIDTH)
+
+
+def _pulled_back(plan: DensityPlan, angles: np.ndarray, upstream: np.ndarray, selected_turns: np.ndarray) -> np.ndarray:
+    """The gradient by the rotations' selected_turns angles, shape (N, R); zero for the others."""
+    part, gradients = plan.whole, np.zeros(angles.shape)
+    operations = np.array([bool(selected_turns[columns].any()) for columns in part.columns_of])
+    segment = max(1, part.num_operations)
+    if density_kernels.blocks_backward(operations, segment) * part.bytes_of_slab > _BYTES_OF_KEPT_STATES:
+        segment = int(np.ceil(segment**0.5))
+    blocks = density_kernels.blocks_backward(operations, segment)
+    arguments = (angles, upstream, selected_turns, operations, segment, gradients)
+    _spread(density_kernels.backward, arguments, part, len(angles), blocks, sweeps=5)
+    return gradients
+
+
+def _spread(kernel: Any, arguments: tuple[Any, ...], part: Part, rows: int, blocks: int, *, sweeps: int) -> None:
+    """Calls a kernel for all slabs, here or in threads where there is enough to do.
+
+    Args:
+        kernel: What is called.
+        arguments: Its own arguments.
+        part: Of the plan.
+        rows: How many there are.
+        blocks: How many states it has in memory at a time.
+        sweeps: How often it goes through the operations, roughly.
+    """
+    coefficients = density_kernels.room_of_coefficients(len(part.arrays[1]), arguments[0].shape[1])
+    size = blocks * part.bytes_of_slab // part.dtype.itemsize + coefficients
+
+    def work(first: int, stop: int) -> None:
+        kernel(part.static, part.size, *arguments, _scratch(size, part.dtype), first, stop)
+
+    seconds = sweeps * _slabs(rows) * (part.work + 2 * part.size) * _SECONDS_OF_WORK
+    threads.in_parallel(work, _slabs(rows), seconds)
+
+
+def _scratch(size: int, dtype: np.dtype) -> np.ndarray:
+    """Memory of a thread's own, from where a cache line begins; its contents are anything.
+
+    It is kept for the next call: memory from the system costs more time than many a simulation.
+    """
+    needed = size * dtype.itemsize + _CACHE_LINE
+    memory: np.ndarray | None = getattr(_kept, "memory", None)
+    if memory is None or memory.nbytes < needed:
+        memory = np.empty(needed, np.uint8)
+        if needed <= _MOST_BYTES_OF_SCRATCH:
+            _kept.memory = memory
+    skip = -memory.ctypes.data % _CACHE_LINE
+    return memory[skip : skip + size * dtype.itemsize].view(dtype)
+
+
+def _drawn(probabilities: np.ndarray, shots: int, key: np.ndarray | None, end: End, first_row: int) -> np.ndarray:
+    counts = np.empty(probabilities.shape, np.int64)
+    work = partial(outcome_kernels.draw_counts, probabilities, shots, key, end.number, first_row, counts)
+    threads.in_parallel(work, len(counts), counts.size * _SECONDS_PER_DRAW)
+    if counts.min() < 0:
+        raise FloatingPointError("The probabilities of a circuit's outcomes are not finite; please report this.")
+    return counts
+
+
+def _require_memory(num_qubits: int) -> None:
+    needed, there = _BYTES_OF_AN_ENTRY * WIDTH * 4**num_qubits, psutil.virtual_memory().total
+    if needed > there:
+        raise MemoryError(
+            f"Simulation of {num_qubits} qubits with noise needs some {in_gibibytes(needed)} of memory, and this machine "
+            f"has {in_gibibytes(there)}; use fewer qubits, or Aer with a number of shots: "
+            "backend=AerSimulator(noise_model=...), shots=1000."
+        )
