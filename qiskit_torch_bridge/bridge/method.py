@@ -55,7 +55,7 @@ def _choose_rule(rule: GradientRule | None, backend: Backend, shots: int | None)
     if rule.exact_only and not exact:
         raise ValueError(
             f"gradient={rule.name!r} needs exact simulation, but got backend {backend.name!r} with shots={shots}; "
-            "use backend='statevector' with shots=None, or gradient='parameter_shift'."
+            "use backend='statevector' (with noise 'noisy:NAME') with shots=None, or gradient='parameter_shift'."
         )
     return rule
 

@@ -243,8 +243,9 @@ class SPSA(GradientRule):
 class Adjoint(GradientRule):
     """Adjoint differentiation: one backward sweep through an exact simulation gives all derivatives at once.
 
-    It needs a backend that simulates exactly and can differentiate itself (``statevector`` without shots). Its own
-    derivative (second order) comes from the parameter-shift table, whose points are differentiated by sweeps in turn.
+    It needs a backend that simulates exactly and can differentiate itself (``statevector`` and ``noisy:NAME`` without
+    shots). Its own derivative (second order) comes from the parameter-shift table, whose points are differentiated by
+    sweeps in turn.
     """
 
     name: ClassVar[str] = "adjoint"
