@@ -15,6 +15,7 @@ from qiskit_aer.noise import NoiseModel, ReadoutError, depolarizing_error, pauli
 
 from qiskit_torch_bridge import AerBackend, Estimate, QuantumLayer
 from qiskit_torch_bridge.backends import aer as aer_module
+from qiskit_torch_bridge.backends import simulated
 
 SHOTS = 100
 OBSERVABLES = ["ZII", "IXZ", "YIX"]
@@ -90,7 +91,7 @@ SIMULATORS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("rows", [1, 2, 100])
 def test_a_batch_is_one_run_and_builds_no_counts(monkeypatch, recorded, name, rows):
     layer = layer_of(circuit(), SIMULATORS[name](), observables=OBSERVABLES)
-    for place, name in ((Counts, "__init__"), (aer_module, "transpiled"), (QuantumCircuit, "assign_parameters")):
+    for place, name in ((Counts, "__init__"), (simulated, "transpiled"), (QuantumCircuit, "assign_parameters")):
         monkeypatch.setattr(place, name, None)  # what would be built at every call
     estimate = evaluate(layer, rows_of(layer, rows))
     evaluate(layer, rows_of(layer, rows))

@@ -326,7 +326,7 @@ class TestRun:
         text = (folder / "table.md").read_text()
         assert text in capsys.readouterr().out
         assert "| dressed, 4 qubits, depth 6, batch 4 | the right one |" in text
-        assert re.search(r"\| system \| dressed-4 \|\n.*\n\| the right one \| [\d.]+ \([\d.]+\) \|\n", text)
+        assert re.search(r"\| system \| dressed-4 \|\n.*\n\| the right one \| [-\d.e]+ \([-\d.e]+\) \|\n", text)
         assert yaml.safe_load((folder / "config.yaml").read_text())["repetitions"] == 2
 
     def test_config_repeats_a_run(self, run, folder, tmp_path):

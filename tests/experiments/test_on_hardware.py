@@ -106,7 +106,10 @@ def test_simulators_have_no_options_of_hardware(tmp_path, capsys):
         (["--backend", "ibm:fake_nowhere"], "fake_nowhere"),
         (["--workers", "2"], "--workers, --scheduler: got them for a run under torchrun or on hardware"),
         (["--scheduler", "tcp://127.0.0.1:1"], "--workers, --scheduler: got them for"),
-        (["--backend", "ibm:"], "expected one of 'statevector', 'aer', 'fake:NAME', 'ibm:NAME', 'replay:FILE'"),
+        (
+            ["--backend", "ibm:"],
+            "expected one of 'statevector', 'aer', 'noisy:NAME', 'fake:NAME', 'ibm:NAME', 'replay:FILE'",
+        ),
     ],
 )
 def test_refuses_what_cannot_be_before_anything_is_written(folder, capsys, option, says):
