@@ -72,15 +72,12 @@ class DensityMatrixBackend(SimulatingBackend, TranspilingBackend):
     def _default_level(self) -> int:
         return default_level(self.simulator)
 
-    def _simulator(self, program: Program) -> DensitySimulator:
-        simulator: DensitySimulator | None = self._cache.get(program)
-        if simulator is None:
-            from ..simulator.density_engine import DensitySimulator  # on first use: it loads the compiler
+    def _new_simulator(self, program: Program) -> DensitySimulator:
+        from ..simulator.density_engine import DensitySimulator  # on first use: it loads the compiler
 
-            self._warn_once("ignored noise", ignored_noise(noise_model_of(self.simulator)))
-            circuits = noisy_circuits(program, self.simulator, self.transpiler)
-            simulator = self._cache[program] = DensitySimulator(circuits, program.readout, self._dtype)
-        return simulator
+        self._warn_once("ignored noise", ignored_noise(noise_model_of(self.simulator)))
+        circuits = noisy_circuits(program, self.simulator, self.transpiler)
+        return DensitySimulator(circuits, program.readout, self._dtype)
 
     def __repr__(self) -> str:
         precision = "" if self.precision == "double" else f", precision={self.precision!r}"

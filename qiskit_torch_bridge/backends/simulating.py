@@ -11,7 +11,7 @@ import numpy as np
 
 from ..program.compiled import Program
 from ..shots.covariance import Covariance
-from .base import Backend, Estimate, check_shots
+from .base import Backend, Estimate, ProgramCache, check_shots
 
 if TYPE_CHECKING:
     from ..simulator.density_engine import DensitySimulator
@@ -39,9 +39,18 @@ class SimulatingBackend(Backend):
     differentiates = True
     settings_may_change = False
 
+    _cache: ProgramCache
+
     @abstractmethod
-    def _simulator(self, program: Program) -> Simulator | DensitySimulator:
+    def _new_simulator(self, program: Program) -> Simulator | DensitySimulator:
+        """A simulator of the program."""
+
+    def _simulator(self, program: Program) -> Any:
         """The program's simulator, made once."""
+        simulator = self._cache.get(program)
+        if simulator is None:
+            simulator = self._cache[program] = self._new_simulator(program)
+        return simulator
 
     def resolve_shots(self, shots: int | None) -> int | None:
         return check_shots(shots)

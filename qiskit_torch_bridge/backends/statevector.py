@@ -58,13 +58,10 @@ class StatevectorBackend(SimulatingBackend):
 
         return Step(simulator, table, (program.num_inputs, sum(program.num_weights)))
 
-    def _simulator(self, program: Program) -> Simulator:
-        simulator: Simulator | None = self._cache.get(program)
-        if simulator is None:
-            from ..simulator.engine import Simulator  # on first use: it loads the compiler
+    def _new_simulator(self, program: Program) -> Simulator:
+        from ..simulator.engine import Simulator  # on first use: it loads the compiler
 
-            simulator = self._cache[program] = Simulator(program, self._dtype)
-        return simulator
+        return Simulator(program, self._dtype)
 
     def __repr__(self) -> str:
         precision = "" if self.precision == "double" else f"precision={self.precision!r}"

@@ -124,7 +124,7 @@ def _plain_values(
         )
     call, states, outputs = plain
     if not training:
-        host.seeds.next()  # as every call does that no gradient can follow
+        host.seeds.skip()  # as every call does that no gradient can follow
     return outputs, _token(_Plain(call, states))
 
 
