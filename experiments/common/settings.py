@@ -61,7 +61,8 @@ class HardwareSettings:
         max_qpu_seconds: Stop before the job with which the run would pass so many seconds of QPU time.
         max_shots: Stop before the job with which it would pass so many shots.
         max_jobs: Stop before it would send more jobs than this.
-        shadow: Simulate each job without noise too, and log what the device adds.
+        shadow: Simulate each job without noise too, and log what the device adds; noisy: also by the device's noise model,
+            and log what that does not explain.
     """
 
     account: str | None = None
@@ -75,7 +76,7 @@ class HardwareSettings:
     max_qpu_seconds: NonNegativeFloat | None = None
     max_shots: NonNegativeInt | None = None
     max_jobs: NonNegativeInt | None = None
-    shadow: bool = False
+    shadow: bool | Literal["noisy"] = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -160,6 +160,11 @@ class Backend(ABC):
         """Evaluates several programs; in one job, where there are jobs."""
         return [self.evaluate(r.program, r.angles, shots=shots, seed=r.seed) for r in requests]
 
+    @property
+    def modelled(self) -> Backend | None:
+        """Beside a :attr:`shadow`: a backend with a model of the noise, to see how much of what it does that explains."""
+        return None
+
     def circuits_per_row(self, program: Program) -> int:
         """How many circuits one angle vector costs."""
         return len(program.readout.groups)

@@ -16,13 +16,13 @@ terms count.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import numpy as np
 from qiskit import QuantumCircuit
-from qiskit.circuit import Gate, Operation, ParameterExpression
+from qiskit.circuit import Gate, Operation, Parameter, ParameterExpression
 from qiskit.exceptions import QiskitError
 from qiskit.quantum_info import PTM, Operator, Pauli, SuperOp
 
@@ -30,16 +30,29 @@ from ..program.angles import Affine, as_affine
 from ..program.channels import Channel, NoisyCircuit, NoisyOperation, Rotation
 from ..program.compiled import Program
 from ..program.unrolling import is_parameterised
+from .results import BoundCircuit
 from .selftest import require_same_answers
 from .simulated import circuits_on, key_of_errors, noise_model_of, require_noise
 from .transpiling import TranspilerOptions, bind_by_column
 
-__all__ = ["noisy_circuits"]
+__all__ = ["NotChannelsError", "noisy_circuits", "with_noise"]
 
 _ROTATIONS = {"rx": "X", "ry": "Y", "rz": "Z", "p": "Z", "u1": "Z", "rxx": "XX", "ryy": "YY", "rzz": "ZZ", "rzx": "ZX"}
 _MOST_QUBITS_OF_A_GATE = 3  # of more, its definition is taken: a matrix of 4**k by 4**k would take longer
 _MOST_QUBITS_OF_AN_ERROR = 5
 _ROUNDING = 1e-14
+
+
+class NotChannelsError(ValueError):
+    """Some noise cannot be written as channels.
+
+    Attributes:
+        reason: Which, and why.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Noise as channels: {reason}; run the circuit on the same simulator with AerBackend.")
+        self.reason = reason
 
 
 def noisy_circuits(program: Program, simulator: Any, options: TranspilerOptions) -> tuple[NoisyCircuit, ...]:
@@ -60,7 +73,26 @@ def noisy_circuits(program: Program, simulator: Any, options: TranspilerOptions)
     if options.pass_manager is not None:
         require_same_answers(program, [bind_by_column(circuit, program) for circuit in circuits])
     channels = _Channels(noise)
-    return tuple(_noisy(circuit, program, channels) for circuit in circuits)
+    return tuple(_noisy(circuit, program.angles, channels) for circuit in circuits)
+
+
+def with_noise(circuits: Iterable[BoundCircuit], noise: Any) -> tuple[NoisyCircuit, ...]:
+    """Measured circuits, in the gates in which they run, with the noise of what stands in them.
+
+    Args:
+        circuits: The circuits, whose parameters follow from a program's angles.
+        noise: A ``NoiseModel``, or None.
+
+    Raises:
+        NotChannelsError: If the noise cannot be written as channels.
+    """
+    _require_known_passes(noise)
+    channels = _Channels(noise)
+    noisy = [(bound, _noisy(bound.circuit, bound.parameters, channels)) for bound in circuits]
+    return tuple(
+        replace(one, slopes=bound.slopes @ one.slopes, offsets=bound.offsets @ one.slopes + one.offsets)
+        for bound, one in noisy
+    )
 
 
 @dataclass(frozen=True)
@@ -121,8 +153,8 @@ class _Channels:
         return self._placed.setdefault((id(ptm), qubits), Channel(qubits, ptm))
 
 
-def _noisy(circuit: QuantumCircuit, program: Program, channels: _Channels) -> NoisyCircuit:
-    """A transpiled and measured circuit with the noise of what stands in it."""
+def _noisy(circuit: QuantumCircuit, angles: Sequence[Parameter], channels: _Channels) -> NoisyCircuit:
+    """A transpiled and measured circuit with the noise of what stands in it; its parameters are among the angles."""
     circuit = _with_relaxation(circuit, channels.noise)
     steps: list[_Turn | Channel] = []
     qubit_of_bit: dict[int, int] = {}
@@ -144,7 +176,7 @@ def _noisy(circuit: QuantumCircuit, program: Program, channels: _Channels) -> No
             steps += _spelled_out(operation, qubits, channels)
         steps += channels.error_of(key_of_errors(operation), qubits)
     measured = [qubit_of_bit[bit] for bit in sorted(qubit_of_bit)]
-    return _numbered(steps, measured, program, channels)
+    return _numbered(steps, measured, angles, channels)
 
 
 def _with_relaxation(circuit: QuantumCircuit, noise: Any) -> QuantumCircuit:
@@ -192,7 +224,7 @@ def _spelled_out(operation: Operation, qubits: tuple[int, ...], channels: _Chann
 
 
 def _numbered(
-    steps: Sequence[_Turn | Channel], measured: Sequence[int], program: Program, channels: _Channels
+    steps: Sequence[_Turn | Channel], measured: Sequence[int], angles: Sequence[Parameter], channels: _Channels
 ) -> NoisyCircuit:
     """The steps that a measured bit depends on, their qubits and angles numbered anew.
 
@@ -205,7 +237,7 @@ def _numbered(
             cone.update(step.qubits)
             kept.append(step)
     place = {qubit: number for number, qubit in enumerate(sorted(cone))}
-    columns = {angle: (0, column) for column, angle in enumerate(program.angles)}
+    columns = {angle: (0, column) for column, angle in enumerate(angles)}
     operations: list[NoisyOperation] = []
     forms: list[Affine] = []
     for step in reversed(kept):
@@ -218,7 +250,7 @@ def _numbered(
             _refuse(f"the transpiled circuit has the angle {step.angle}, which is not affine")
         operations.append(Rotation(qubits, step.paulis, len(forms)))
         forms.append(form)
-    slopes = np.zeros((len(program.angles), len(forms)))
+    slopes = np.zeros((len(angles), len(forms)))
     for number, form in enumerate(forms):
         for (_, column), slope in form.terms:
             slopes[column, number] = slope
@@ -249,4 +281,4 @@ def _require_known_passes(noise: Any) -> None:
 
 
 def _refuse(reason: str) -> NoReturn:
-    raise ValueError(f"Noise as channels: {reason}; run the circuit on the same simulator with AerBackend.")
+    raise NotChannelsError(reason)

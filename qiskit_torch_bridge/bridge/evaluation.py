@@ -197,7 +197,7 @@ class Evaluation:
             angles = np.concatenate([angles, points])
         estimate = self.estimate_at(angles)
         if self.method.backend.shadow is not None:
-            self._compare(self.method.backend.shadow, angles, estimate, stencil)
+            self._compare(angles, estimate, stencil)
         if stencil is not None:
             gradient = estimate.of_rows(slice(rows, None))
             estimate = estimate.of_rows(slice(rows))
@@ -239,22 +239,25 @@ class Evaluation:
             parts = backend.evaluate_all(requests, shots=self.method.shots)
         return _stitched([rows for _, rows in fillings], parts, (len(angles), self.program.num_outputs))
 
-    def _compare(self, shadow: Backend, angles: np.ndarray, estimate: Estimate, stencil: Stencil | None) -> None:
-        """Tells what the same circuits give without noise."""
-        exact = exact_estimate(self.program, shadow, self.method.rule, angles)
+    def _compare(self, angles: np.ndarray, estimate: Estimate, stencil: Stencil | None) -> None:
+        """Tells what the same circuits give without noise, and by a model of the noise where there is one."""
+        backend = self.method.backend
+        numbers = {"measured": estimate.values}
+        for name, simulator in {"exact": backend.shadow, "modelled": backend.modelled}.items():
+            if simulator is not None:
+                numbers[name] = exact_estimate(self.program, simulator, self.method.rule, angles).values
         rows = len(angles) if stencil is None else len(angles) // (1 + stencil.num_points)
-        values = Deviation(estimate.values[:rows], exact.values[:rows], np.sqrt(estimate.variances[:rows]))
+        errors = np.sqrt(estimate.variances[:rows])
+        values = Deviation(standard_errors=errors, **{name: each[:rows] for name, each in numbers.items()})
         gradients = None
         if stencil is not None:
-            measured, simulated, variances = (
-                weighted.derivatives(torch.from_numpy(numbers[rows:]), rows).numpy()
-                for weighted, numbers in (
-                    (stencil, estimate.values),
-                    (stencil, exact.values),
-                    (stencil.for_variances(), estimate.variances),
-                )
-            )
-            gradients = Deviation(measured, simulated, np.sqrt(variances))
+
+            def derivatives(weighted: Stencil, each: np.ndarray) -> np.ndarray:
+                return weighted.derivatives(torch.from_numpy(each[rows:]), rows).numpy()
+
+            errors = np.sqrt(derivatives(stencil.for_variances(), estimate.variances))
+            by_name = {name: derivatives(stencil, each) for name, each in numbers.items()}
+            gradients = Deviation(standard_errors=errors, **by_name)
         deviations = Shadow(values, gradients)
         self.method.backend.note_shadow(deviations)
         if self.observer is not None:

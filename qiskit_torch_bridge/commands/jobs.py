@@ -108,9 +108,15 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 
 def _details(data: dict[str, Any]) -> str:
-    """The numbers of a comparison with the exact simulation; the messages of other events say it all."""
+    """The numbers of a comparison with simulations; the messages of other events say it all."""
     parts = [
         f"{what} rms {numbers['rms']:.3g}, shot noise {numbers['shot_noise']:.3g}, bias {numbers['device_bias']:.3g}"
+        + (
+            f", of which modelled noise {numbers['modelled_noise']:.3g} and the rest {numbers['rest']:.3g} "
+            f"(z = {numbers['rest_z']:.1f})"
+            if "rest" in numbers
+            else ""
+        )
         for what, numbers in data.get("summary", {}).items()
     ]
     return f" ({'; '.join(parts)})" if parts else ""

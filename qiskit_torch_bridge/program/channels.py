@@ -7,12 +7,15 @@ not exist there.
 
 from __future__ import annotations
 
+import json
+import zlib
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["Channel", "NoisyCircuit", "NoisyOperation", "Rotation"]
+__all__ = ["Channel", "NoisyCircuit", "NoisyOperation", "Rotation", "from_bytes", "to_bytes"]
 
 
 @dataclass(frozen=True)
@@ -76,3 +79,58 @@ class NoisyCircuit:
         """Shape (N, R): the rotations' angles at the program's angles, of shape (N, A); radians."""
         # Each row a product of its own: BLAS adds in another order for more rows.
         return (angles[:, None] @ self.slopes)[:, 0] + self.offsets
+
+
+def to_bytes(circuits: Sequence[NoisyCircuit]) -> bytes:
+    """Circuits as bytes: compressed JSON, which keeps every bit of its numbers."""
+    places: dict[int, int] = {}
+    ptms: list[Any] = []
+    entries = []
+    for circuit in circuits:
+        operations: list[list[Any]] = []
+        for operation in circuit.operations:
+            if isinstance(operation, Rotation):
+                operations.append([operation.qubits, operation.paulis, operation.column])
+                continue
+            if id(operation.ptm) not in places:
+                places[id(operation.ptm)] = len(ptms)
+                ptms.append(operation.ptm.tolist())
+            operations.append([operation.qubits, places[id(operation.ptm)]])
+        entries.append(
+            {
+                "num_qubits": circuit.num_qubits,
+                "operations": operations,
+                "shape": circuit.slopes.shape,
+                "slopes": circuit.slopes.tolist(),
+                "offsets": circuit.offsets.tolist(),
+                "measured": circuit.measured,
+                "readout": [None if one is None else one.tolist() for one in circuit.readout],
+            }
+        )
+    return zlib.compress(json.dumps({"ptms": ptms, "circuits": entries}).encode())
+
+
+def from_bytes(data: bytes) -> tuple[NoisyCircuit, ...]:
+    """Circuits from :func:`to_bytes`; damaged bytes raise anything."""
+    read = json.loads(zlib.decompress(data))
+    ptms = [np.array(ptm) for ptm in read["ptms"]]
+    for ptm in ptms:
+        ptm.flags.writeable = False
+    channels: dict[tuple[int, tuple[int, ...]], Channel] = {}
+
+    def operation(qubits: list[int], which: Any, column: int | None = None) -> NoisyOperation:
+        if column is not None:
+            return Rotation(tuple(qubits), which, column)
+        return channels.setdefault((which, tuple(qubits)), Channel(tuple(qubits), ptms[which]))
+
+    return tuple(
+        NoisyCircuit(
+            each["num_qubits"],
+            tuple(operation(*parts) for parts in each["operations"]),
+            np.array(each["slopes"], dtype=float).reshape(each["shape"]),
+            np.array(each["offsets"], dtype=float),
+            measured=tuple(each["measured"]),
+            readout=tuple(None if one is None else np.array(one) for one in each["readout"]),
+        )
+        for each in read["circuits"]
+    )

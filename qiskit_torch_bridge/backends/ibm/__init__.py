@@ -31,6 +31,24 @@ reads finished jobs, waits for queued ones and finds, by its tag, one whose subm
 layout, jobs, seconds, versions. ``shadow=True`` simulates everything exactly as well, and tells shot noise from the
 device's bias.
 
+**What the noise model explains, and what not.** ``shadow="noisy"`` also simulates the circuits that are sent by the noise
+model of the device's calibration, and splits the difference into shot noise, modelled noise, and the rest:
+
+```python
+backend = IBMBackend("fake_manila", shadow="noisy")
+layer = QuantumLayer(circuit, inputs=x, weights=w, backend=backend, shots=2000, seed=1)
+layer(features)
+layer.last_run.shadow.summary()["values"]   # rms, shot_noise, device_bias = modelled_noise and rest, rest_z
+layer.last_run.shadow.values.z_scores       # (measured - modelled) / standard error, of each output
+```
+
+The ledger has all numbers, and the model itself: the same program with the same seed, run again, reports the same split
+even if the device has been calibrated anew. Of a fake device the rest is zero within its scatter (``rest_z`` seldom beyond
+2); of a real one it is what calibrations do not tell. Some ten qubits are the most, whatever the device has; for more the
+layer is refused before there is a job, and ``shadow=True`` does. :mod:`qiskit_torch_bridge.backends.ibm.modelled_noise`
+says what the model leaves out and how mitigation is treated; :mod:`qiskit_torch_bridge.shots.shadow` has the formulas.
+A :class:`qiskit_torch_bridge.Replay` has no shadow of either kind: a recording has no circuits.
+
 **Recordings.** A run's ledger becomes a small file that :class:`qiskit_torch_bridge.Replay` plays in class or in CI,
 without an account (:mod:`qiskit_torch_bridge.backends.ibm.recording`).
 

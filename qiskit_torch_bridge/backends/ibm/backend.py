@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cached_property, lru_cache
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from qiskit import QuantumCircuit
@@ -31,11 +31,15 @@ from .device_programs import DeviceProgram, DevicePrograms
 from .errors import HardwareError
 from .faults import ServiceFault
 from .ledger import Caps, Ledger, Spent, said_by_jobs
+from .modelled_noise import ModelledDevice, ModelledNoise
 from .prices import price_of
 from .primitive_options import checked_options, finalized_options
 from .sending import Patience, Sender
 from .service import Destination
 from .workload import Limits, Measurement, Workload
+
+if TYPE_CHECKING:
+    from ...simulator.density_engine import DensitySimulator
 
 __all__ = ["IBMBackend"]
 
@@ -108,7 +112,10 @@ class IBMBackend(TranspilingBackend):
             variable QTB_LEDGER says, and memory for rehearsals. It is made when the first job is about to leave.
         run: A name that tells runs with the same ledger and seed apart.
         shadow: Whether to simulate everything without noise as well, and log what shots and what the device contribute to
-            the difference (``layer.last_run.shadow``).
+            the difference (``layer.last_run.shadow``). ``"noisy"``: and by the device's noise model, as it was when the
+            circuits were transpiled, on the qubits that they are sent to; the difference is then split into shot noise,
+            modelled noise, and the rest. For circuits of up to some ten qubits of the device
+            (:mod:`qiskit_torch_bridge.backends.ibm.modelled_noise` says what the model knows and what it leaves out).
         patience: How long to wait for what.
         limits: What the service takes in one job.
 
@@ -144,7 +151,7 @@ class IBMBackend(TranspilingBackend):
         max_jobs: int | None = None,
         ledger: str | os.PathLike[str] | None = None,
         run: str = "",
-        shadow: bool = False,
+        shadow: bool | Literal["noisy"] = False,
         patience: Patience | None = None,
         limits: Limits | None = None,
     ) -> None:
@@ -153,7 +160,7 @@ class IBMBackend(TranspilingBackend):
         self.primitive = one_of("primitive", primitive, ("sampler", "estimator"))
         self.run = instance_of("run", run, str, "a name, such as 'monday'")
         self.caps = Caps(max_qpu_seconds, max_shots, max_jobs)
-        self.shadow = StatevectorBackend() if instance_of("shadow", shadow, bool, "True or False") else None
+        self.shadow = StatevectorBackend() if _wants_shadow(shadow) else None
         self.patience = Patience() if patience is None else instance_of("patience", patience, Patience, "a Patience")
         self._destination = Destination(backend, account=account, instance=instance, max_time=max_time, ledger=ledger)
         self.name = f"ibm:{self._destination.name}"
@@ -167,7 +174,12 @@ class IBMBackend(TranspilingBackend):
             options=self.options,
             transpiler=self.transpiler,
             most_two_qubit_gates=self.limits.two_qubit_gates,
+            modelled=ModelledNoise.with_options(self._finalized_options) if shadow == "noisy" else None,
         )
+
+    @property
+    def modelled(self) -> ModelledDevice | None:
+        return None if self._programs.modelled is None else ModelledDevice(self._model_of)
 
     @property
     def ledger(self) -> Ledger:
@@ -233,15 +245,16 @@ class IBMBackend(TranspilingBackend):
         summary = shadow.summary()
         for what, numbers in summary.items():
             _log.info(
-                "%s of %s: differ from the exact ones by %.3g (rms); shot noise %.3g, device bias %.3g",
-                *(what, self.name, numbers["rms"], numbers["shot_noise"], numbers["device_bias"]),
+                "%s of %s: differ from the exact ones by %.3g (rms); %s",
+                *(what, self.name, numbers["rms"]),
+                ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in numbers.items() if name != "rms"),
             )
-        details = {
-            name: {"measured": part.measured.tolist(), "exact": part.exact.tolist()}
-            for name, part in {"values": shadow.values, "gradients": shadow.gradients}.items()
-            if part is not None
-        }
-        self.ledger.note(self.run, "shadow", "beside the exact simulation", summary=summary, **details)
+        details: dict[str, Any] = {name: part.numbers() for name, part in shadow.parts.items()}
+        message = "beside the exact simulation"
+        if (modelled := self._programs.modelled) is not None:
+            message += " and the noise model"
+            details["left_out"] = modelled.left_out
+        self.ledger.note(self.run, "shadow", message, summary=summary, **details)
 
     def self_test(self, program: Program) -> str:
         """Simulates the transpiled circuits here, and compares them with the logical ones; costs nothing.
@@ -342,6 +355,7 @@ class IBMBackend(TranspilingBackend):
             HardwareError: If they do not; from now on they are transpiled anew.
         """
         self.connection.refresh()
+        self._programs.forget_noise()
         try:
             self.connection.check(self._circuits_in_use)
         except ValueError as error:
@@ -354,6 +368,11 @@ class IBMBackend(TranspilingBackend):
     def _ready(self, program: Program) -> DeviceProgram:
         """The program in the device's gates; nothing is written down."""
         return self._programs.ready(program, self.connection, self.ledger if self._has_ledger else None)
+
+    def _model_of(self, program: Program) -> DensitySimulator:
+        model = self._ready(program).model
+        assert model is not None
+        return model
 
     def _tested(self, program: Program) -> DeviceProgram:
         """The same, tested and in the ledger."""
@@ -397,6 +416,12 @@ class IBMBackend(TranspilingBackend):
     @cached_property
     def _finalized_options(self) -> Any:
         return finalized_options(self.primitive, self.options)
+
+
+def _wants_shadow(shadow: Any) -> bool:
+    if not isinstance(shadow, bool) and shadow != "noisy":
+        raise ValueError(f"shadow: got {shadow!r}, expected True, False or 'noisy'.")
+    return bool(shadow)
 
 
 def _limits(limits: Any, max_execution_time: int | None) -> Limits:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from qiskit import QuantumCircuit, qpy
+from qiskit import ClassicalRegister, QuantumCircuit, qpy
 from qiskit.circuit import ParameterVectorElement
+from qiskit.circuit.library import HGate, SdgGate
 from qiskit.quantum_info import SparsePauliOp
 
+from ...program.channels import NoisyCircuit, from_bytes, to_bytes
 from ...program.compiled import Program
-from ...program.readout import Expectation
+from ...program.readout import Expectation, MeasurementGroup
 from ..base import circuit_on, measured_circuit
 from ..results import BoundCircuit, pubs_of
 from ..selftest import require_same_answers
@@ -25,7 +27,11 @@ from .device import Device
 from .errors import HardwareError
 from .fingerprints import fingerprint, fingerprint_on_device
 from .ledger import Ledger, digest
+from .modelled_noise import ModelledNoise, noise_of, simulator_of
 from .prices import USUAL_DURATION
+
+if TYPE_CHECKING:
+    from ...simulator.density_engine import DensitySimulator
 
 __all__ = ["DeviceCircuit", "DeviceProgram", "DevicePrograms", "circuits_for", "device_circuits", "from_qpy", "to_qpy"]
 
@@ -44,6 +50,7 @@ class DeviceCircuit:
         duration: Of one execution, in seconds; the usual one where the device does not say.
         observables: For an Estimator: the observables on the device's qubits.
         outputs: For an Estimator: the outputs that they give.
+        places: For an Estimator: where each of the program's qubits is when the circuit has ended.
     """
 
     bound: BoundCircuit
@@ -53,6 +60,7 @@ class DeviceCircuit:
     _: KW_ONLY
     observables: tuple[SparsePauliOp, ...] = ()
     outputs: tuple[int, ...] = ()
+    places: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +71,19 @@ class DeviceProgram:
         circuits: All that it needs measured.
         fingerprint: What tells the program from others, in every process.
         circumstances: All that a result depends on besides shots, angles and seed, the fingerprint included.
+        model: Simulates the circuits with the device's noise, where that is modelled.
     """
 
     circuits: tuple[DeviceCircuit, ...]
     fingerprint: str
     circumstances: tuple[Any, ...]
+    model: DensitySimulator | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What its transpiled circuits are kept by and, where noise is modelled, what those with noise are."""
+        key = digest(*self.circumstances)
+        return (key,) if self.model is None else (key, _key_of_model(self.circumstances, self.circuits))
 
 
 @dataclass(eq=False)
@@ -81,6 +97,7 @@ class DevicePrograms:
         options: The primitive's, as they were set.
         transpiler: How circuits are transpiled.
         most_two_qubit_gates: Of one circuit.
+        modelled: How the device's noise is modelled; None: it is not.
         tested: The programs that may be sent: they have been tested, and are in the ledger.
     """
 
@@ -91,9 +108,10 @@ class DevicePrograms:
     options: Mapping[str, Any]
     transpiler: TranspilerOptions
     most_two_qubit_gates: int
+    modelled: ModelledNoise | None = None
 
     def __post_init__(self) -> None:
-        self._unkept: dict[str, bytes] = {}  # transpiled circuits that are not in the ledger yet
+        self._unkept: dict[str, bytes] = {}  # circuits, transpiled or with noise, that are not in the ledger yet
         self.forget()
 
     def forget(self) -> None:
@@ -102,9 +120,14 @@ class DevicePrograms:
         self._ready: WeakKeyDictionary[Program, DeviceProgram] = WeakKeyDictionary()
         self._outcomes: dict[str, str] = {}
         self._noted: set[str] = set()
+        self.forget_noise()
+
+    def forget_noise(self) -> None:
+        """Has the noise of programs that are made ready from now on read from the device anew."""
+        self._noise: tuple[Any, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "tested": None, "_ready": None}
+        return {**self.__dict__, "tested": None, "_ready": None, "_noise": ()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -119,7 +142,8 @@ class DevicePrograms:
             ledger: What may have its circuits from an earlier process; None: there is none yet.
 
         Raises:
-            ValueError: If the device cannot run it as it is to be measured.
+            ValueError: If the device cannot run it as it is to be measured, or its noise cannot be modelled.
+            MemoryError: If the circuit is too wide for a model of the noise.
         """
         if program not in self._ready:
             name = fingerprint(program)
@@ -131,7 +155,11 @@ class DevicePrograms:
             angles = np.zeros((1, len(program.angles)))
             if pubs := [pub for each in circuits for pub in pubs_of(each.bound, angles, each.observables)]:
                 device.check_preparation(self.primitive, pubs, self.options)
-            self._ready[program] = DeviceProgram(circuits, name, circumstances)
+            model = None
+            if self.modelled is not None:
+                noisy = self._with_noise(program, circuits, device, ledger, _key_of_model(circumstances, circuits))
+                model = simulator_of(program, noisy)
+            self._ready[program] = DeviceProgram(circuits, name, circumstances, model)
         return self._ready[program]
 
     def test(self, program: Program, ready: DeviceProgram, open_ledger: Callable[[], Ledger]) -> None:
@@ -143,12 +171,12 @@ class DevicePrograms:
         Raises:
             ValueError: If it does not give its answers in the device's gates; the ledger has not been opened then.
         """
-        key = digest(*ready.circumstances)
+        key, *_ = ready.keys
         if key not in self._outcomes:
             self._outcomes[key] = self.self_test(program, ready)
         ledger = open_ledger()
-        circuits = self._unkept.pop(key, None)
-        if circuits is not None and ledger.keep_circuits(key, circuits) != circuits:
+        unkept = {each: self._unkept.pop(each) for each in ready.keys if each in self._unkept}
+        if unkept != {each: ledger.keep_circuits(each, circuits) for each, circuits in unkept.items()}:
             self.tested.clear()
             self._ready.clear()
             del self._outcomes[key]
@@ -189,7 +217,9 @@ class DevicePrograms:
             except HardwareError:
                 raise
             except Exception as error:  # damaged bytes, or those of a newer Qiskit, raise anything
-                self._give_up(key, error, ledger)
+                changed = isinstance(error, ValueError)
+                why = "the device has changed" if changed else "the transpiled circuits in the ledger cannot be read"
+                self._give_up(key, f"{why}: {error}", ledger)
             else:
                 return circuits
         circuits = circuits_for(program, device.device, self.primitive, self.transpiler)
@@ -200,14 +230,34 @@ class DevicePrograms:
         self._unkept[key] = to_qpy(circuits)
         return from_qpy(self._unkept[key], program)
 
-    def _give_up(self, key: str, error: Exception, ledger: Ledger | None) -> None:
-        changed = isinstance(error, ValueError)
-        why = "the device has changed" if changed else "the transpiled circuits in the ledger cannot be read"
-        _log.warning("Transpiling anew, because %s: %s", why, error)
+    def _give_up(self, key: str, why: str, ledger: Ledger | None) -> None:
+        _log.warning("Transpiling anew, because %s", why)
         self._unkept.pop(key, None)
         if ledger is not None:
-            ledger.note(self.run, "transpiled-anew", f"{why}: {error}")
+            ledger.note(self.run, "transpiled-anew", why)
             ledger.forget_circuits(key)
+
+    def _with_noise(
+        self, program: Program, circuits: Sequence[DeviceCircuit], device: Device, ledger: Ledger | None, key: str
+    ) -> tuple[NoisyCircuit, ...]:
+        """The circuits with the device's noise as an earlier process has left them: a run that goes on does not change."""
+        assert self.modelled is not None
+        kept = self._unkept.get(key)
+        if kept is None and ledger is not None:
+            kept = ledger.circuits(key)
+        if kept is not None:
+            try:
+                return from_bytes(kept)
+            except Exception as error:  # damaged bytes raise anything
+                _log.warning("Modelling the noise anew, because what the ledger has of it cannot be read: %s", error)
+                self._unkept.pop(key, None)
+                if ledger is not None:
+                    ledger.forget_circuits(key)
+        if not self._noise:
+            self._noise = (noise_of(device.device),)
+        noisy = self.modelled.circuits(_measured(circuits, program), *self._noise)
+        self._unkept[key] = to_bytes(noisy)
+        return noisy
 
     def _require_within_gates(self, circuits: Sequence[QuantumCircuit]) -> None:
         most = max((circuit.num_nonlocal_gates() for circuit in circuits), default=0)
@@ -241,6 +291,7 @@ def device_circuits(
     """The circuits with all that is needed to measure them."""
     observables: tuple[SparsePauliOp, ...] = ()
     outputs: tuple[int, ...] = ()
+    places: dict[int, int] = {}
     bases = 1
     if primitive == "estimator" and circuits:
         assert isinstance(program.readout, Expectation)
@@ -249,6 +300,9 @@ def device_circuits(
             place = list(program.active_qubits)
         observables, outputs = map(tuple, observables_on(circuits[0], program.readout, place))
         bases = len(program.readout.groups)
+        layout = circuits[0].layout
+        ends = range(len(place)) if layout is None else layout.final_index_layout(filter_ancillas=True)
+        places = dict(zip(place, ends, strict=True))
     return tuple(
         DeviceCircuit(
             bind_by_column(circuit, program),
@@ -257,9 +311,38 @@ def device_circuits(
             _duration(circuit, device),
             observables=observables,
             outputs=outputs,
+            places=places,
         )
         for circuit in circuits
     )
+
+
+def _measured(circuits: Sequence[DeviceCircuit], program: Program) -> list[BoundCircuit]:
+    """The circuits as they are measured, one a measurement group.
+
+    An Estimator's get basis changes with labels, by which errors go, so that they have none.
+    """
+    groups = program.readout.groups
+    if not circuits or not circuits[0].observables:
+        return [each.bound for each in circuits]
+    return [_measured_by_estimator(circuits[0], group) for group in groups]
+
+
+def _measured_by_estimator(estimated: DeviceCircuit, group: MeasurementGroup) -> BoundCircuit:
+    circuit = estimated.bound.circuit.copy()
+    circuit.add_register(register := ClassicalRegister(len(group.qubits), "outcome"))
+    for bit, (qubit, basis) in enumerate(zip(group.qubits, group.bases, strict=True)):
+        place = estimated.places[qubit]
+        if basis == "Y":
+            circuit.append(SdgGate(label="basis change"), [place])
+        if basis != "Z":
+            circuit.append(HGate(label="basis change"), [place])
+        circuit.measure(place, register[bit])
+    return replace(estimated.bound, circuit=circuit)
+
+
+def _key_of_model(circumstances: Sequence[Any], circuits: Sequence[DeviceCircuit]) -> str:
+    return digest("with noise", *circumstances, fingerprint_on_device(circuits))
 
 
 def to_qpy(circuits: Sequence[QuantumCircuit]) -> bytes:
