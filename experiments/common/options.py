@@ -119,6 +119,7 @@ _PLAINER = {
     r"( - )?Expected a <class 'NoneType'>( - )?": "",  # before or after the others, by its version
     r" Given value type: .* Given value: (.*)": r"; got \1",
     r"Not of type \w+: (got .*?)(; got .*|$)": r"\1",
+    r"Expected a <class '(\w+)'> - Expected a typing\.Literal\[(.*)\]; got (.*)": r"got \3, expected a \1 or \2",
     r"Expected a <class '(\w+)'>(?:\. Got value:|; got) (.*)": r"got \2, expected a value of type \1",
     r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)": r"got \2, expected one of \1",
     r'^Parser key "([\w.]+)"': r"\1",
