@@ -9,10 +9,10 @@ import numpy as np
 import psutil
 
 from ..arguments import in_gibibytes
-from ..program.compiled import Program
 from ..program.readout import MOST_TABULATED_QUBITS, Samples, bits_of
 from ..shots.covariance import variance_of_one_shot
 from . import kernels, outcome_kernels, pauli_kernels, threads, whole_kernels
+from .lowering import LoweredCircuit
 from .plan import NO_MAP, Measurement, Pass, Plan, plan_of
 from .vectors import WIDTH
 
@@ -52,27 +52,27 @@ class States(NamedTuple):
 
 
 class Simulator:
-    """Simulates one program.
+    """Simulates one circuit.
 
     Args:
-        program: Without input blocks.
+        circuit: What is simulated.
         dtype: Of the real and imaginary parts: float64 or float32.
 
     Raises:
         MemoryError: If one state is larger than this machine's memory.
     """
 
-    def __init__(self, program: Program, dtype: Any = np.float64) -> None:
+    def __init__(self, circuit: LoweredCircuit, dtype: Any = np.float64) -> None:
         self.dtype = np.dtype(dtype)
-        self._num_qubits = len(program.active_qubits)
+        self._num_qubits = circuit.num_qubits
         memory = psutil.virtual_memory().total
         if self._num_qubits > _MOST_QUBITS_OF_A_MASK:
             self._require_memory(self.dtype.itemsize << self._num_qubits, memory, "altogether")
-        self.plan: Plan = plan_of(program, self.dtype)
+        self.plan: Plan = plan_of(circuit, self.dtype)
         self._bytes_of_row = self.plan.planes * self.dtype.itemsize << self._num_qubits
         self._require_memory(self._bytes_of_row, memory, "altogether")
-        self.num_outputs = program.num_outputs
-        self._constants = np.ascontiguousarray(program.readout.constants, np.float64)
+        self.num_outputs = len(circuit.constants)
+        self._constants = np.ascontiguousarray(circuit.constants, np.float64)
         self._static = self.static() if self.plan.whole else None
         self._num_outcomes = sum(2 ** len(measurement.qubits) for measurement in self.plan.measurements)
 
