@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from ..arguments import in_gibibytes
 from ..program.compiled import Program
 from ..program.light_cones import CircuitGates, Cone, work
 from ..program.readout import Expectation, PauliGroup
@@ -25,16 +26,12 @@ from .cone_plan import (
     shot_units,
     strings_of,
 )
-from .engine import Measured, Simulator, States
+from .engine import HALF_PRECISION, Measured, Simulator, States
 from .lowering import lowered
 
 __all__ = ["ConeSimulator", "simulator_of"]
 
 _MOST_QUBITS_OF_OUTCOMES = 14  # beyond, variances from products of strings are less work
-_WAYS_OUT = (
-    "use fewer layers, observables that depend on fewer qubits, backend=AerSimulator(method='matrix_product_state'), which "
-    "needs little where entanglement is low, or hardware"
-)
 
 
 def simulator_of(program: Program, dtype: Any, *, joint_shots: bool = True) -> Simulator | ConeSimulator:
@@ -57,36 +54,41 @@ def simulator_of(program: Program, dtype: Any, *, joint_shots: bool = True) -> S
 
 def _by_cones(program: Program, dtype: np.dtype, joint_shots: bool) -> ConeSimulator | None:
     gates, active = CircuitGates(program), len(program.active_qubits)
-    most = _most_qubits(dtype)
-    whole = work(active, len(gates.gates)) if active <= most else math.inf
-
+    whole = work(active, len(gates.gates)) if active <= _most_qubits(dtype) else math.inf
     if isinstance(program.readout, Expectation):
-        units = exact_units(gates, strings_of(program.readout), whole, partial(_refuse, program, dtype))
+        units = exact_units(gates, strings_of(program.readout), whole, partial(_check_cone, program, dtype))
     else:
         units = shot_units(gates, program.readout, joint=True)
         for unit in units:
-            if len(unit.qubits) > most:
-                raise MemoryError(
-                    f"The probabilities depend on {len(unit.qubits)} of the circuit's {active} qubits, and this machine's "
-                    f"memory holds exact states of {most}; {_WAYS_OUT}."
-                )
+            _check_width("The light cone of the probabilities", len(unit.qubits), active, dtype)
     if units is None or not pays(units, whole):
         return None
     return ConeSimulator(program, gates, units, dtype, joint_shots=joint_shots)
 
 
-def _refuse(program: Program, dtype: np.dtype, string: String, cone: Cone) -> None:
-    most = _most_qubits(dtype)
-    if len(cone.qubits) > most:
-        raise MemoryError(
-            f"The light cone of {string} has {len(cone.qubits)} of the circuit's {len(program.active_qubits)} qubits, and "
-            f"this machine's memory holds exact states of {most}; {_WAYS_OUT}."
-        )
-
-
 def _most_qubits(dtype: np.dtype) -> int:
     """The qubits of the largest real state that fits into this machine's memory."""
     return int(math.log2(psutil.virtual_memory().total / dtype.itemsize))
+
+
+def _check_cone(program: Program, dtype: np.dtype, string: String, cone: Cone) -> None:
+    _check_width(f"The light cone of {string}", len(cone.qubits), len(program.active_qubits), dtype)
+
+
+def _check_width(what: str, width: int, active: int, dtype: np.dtype) -> None:
+    """Refuses what is too wide.
+
+    Raises:
+        MemoryError: If a real state of so many qubits is larger than this machine's memory.
+    """
+    if width > _most_qubits(dtype):
+        needed, there = dtype.itemsize << width, psutil.virtual_memory().total
+        raise MemoryError(
+            f"{what} has {width} of the circuit's {active} qubits: its exact state needs at least "
+            f"{in_gibibytes(needed)} of memory, and this machine has {in_gibibytes(there)} altogether; use fewer layers, "
+            f"observables that depend on fewer qubits, {HALF_PRECISION if dtype == np.float64 else ''}"
+            "backend=AerSimulator(method='matrix_product_state'), which needs little where entanglement is low, or hardware."
+        )
 
 
 class _Cones:
@@ -113,10 +115,10 @@ class _Cones:
         return values, kept
 
     def pullback(
-        self, angles: np.ndarray, upstream: np.ndarray, states: Sequence[States | None], selected: np.ndarray
+        self, angles: np.ndarray, upstream: np.ndarray, states: Sequence[States | None] | None, selected: np.ndarray
     ) -> np.ndarray:
         gradients = np.zeros(angles.shape)
-        for (shape, simulator), kept in zip(self.parts, states, strict=True):
+        for (shape, simulator), kept in zip(self.parts, states or [None] * len(self.parts), strict=True):
             wanted = selected[shape.columns]
             if not wanted.any():
                 continue
@@ -157,7 +159,7 @@ class ConeSimulator:
         return self._exact.values(angles, keep=keep)
 
     def pullback(
-        self, angles: np.ndarray, upstream: np.ndarray, states: Sequence[States | None], selected: np.ndarray
+        self, angles: np.ndarray, upstream: np.ndarray, states: Sequence[States | None] | None, selected: np.ndarray
     ) -> np.ndarray:
         """The vector-Jacobian product, shape (N, A); zero for angles that are not selected."""
         return self._exact.pullback(angles, upstream, states, selected)
@@ -210,16 +212,20 @@ class ConeSimulator:
     def _shot_units(self) -> list[Unit]:
         return shot_units(self._gates, self._program.readout, joint=self._joint_shots)
 
+    @property
+    def _widest(self) -> int:
+        return max((len(unit.qubits) for unit in self._shot_units), default=0)
+
     @cached_property
     def _drawn(self) -> list[tuple[Shape, Simulator]]:
-        most, active = _most_qubits(self._dtype), len(self._program.active_qubits)
-        widest = max((len(unit.qubits) for unit in self._shot_units), default=0)
+        widest, most, active = self._widest, _most_qubits(self._dtype), len(self._program.active_qubits)
         if widest > most:
             raise MemoryError(
                 "Shots of outputs whose light cones share qubits are drawn together, which takes a state of "
-                f"{widest} of the circuit's {active} qubits, and this machine's memory holds {most}; use "
-                "StatevectorBackend(joint_shots=False), whose draws are right for each Pauli string and have no covariance "
-                "between strings of different cones, or backend=AerSimulator(method='matrix_product_state'), or shots=None."
+                f"{widest} of the circuit's {active} qubits, and this machine's memory holds {most}; "
+                "use StatevectorBackend(joint_shots=False), whose draws are right for each Pauli string and have no "
+                "covariance between strings of different cones, or backend=AerSimulator(method='matrix_product_state'), or "
+                "shots=None."
             )
         return [(shape, Simulator(shape.circuit, self._dtype)) for shape in shapes_of(self._shot_units)]
 
@@ -228,8 +234,7 @@ class ConeSimulator:
     @cached_property
     def _by_products(self) -> bool:
         is_expectation = isinstance(self._program.readout, Expectation)
-        widest = max((len(unit.qubits) for unit in self._shot_units), default=0)
-        return is_expectation and self._joint_shots and widest > _MOST_QUBITS_OF_OUTCOMES
+        return is_expectation and self._joint_shots and self._widest > _MOST_QUBITS_OF_OUTCOMES
 
     @cached_property
     def _products(self) -> list[tuple[PauliGroup, np.ndarray, _Cones]]:
@@ -237,7 +242,7 @@ class ConeSimulator:
         for group in self._program.readout.groups:
             assert isinstance(group, PauliGroup)
             strings, pairs = products_of(self._gates, group)
-            units = exact_units(self._gates, strings, math.inf, partial(_refuse, self._program, self._dtype))
+            units = exact_units(self._gates, strings, math.inf, partial(_check_cone, self._program, self._dtype))
             assert units is not None
             found.append((group, pairs, _Cones(units, np.zeros(len(strings)), self._dtype)))
         return found

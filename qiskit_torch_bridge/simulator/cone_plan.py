@@ -55,7 +55,8 @@ class String:
     shares: tuple[tuple[int, float], ...]
 
     def __str__(self) -> str:
-        return " ".join(f"{'IXYZ'[self.letters[qubit]]}_{qubit}" for qubit in sorted(self.letters))
+        letters = [f"{'IXYZ'[self.letters[qubit]]}_{qubit}" for qubit in sorted(self.letters)]
+        return " ".join(letters if len(letters) < 8 else [*letters[:3], "...", letters[-1]])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

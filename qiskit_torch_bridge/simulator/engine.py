@@ -16,7 +16,7 @@ from .lowering import LoweredCircuit
 from .plan import NO_MAP, Measurement, Pass, Plan, plan_of
 from .vectors import WIDTH
 
-__all__ = ["Simulator", "States"]
+__all__ = ["HALF_PRECISION", "Measured", "Simulator", "States"]
 
 # Eight rows side by side fill vectors evenly; but a few rows fill fewer lanes, and larger states keep threads busier
 # one by one. (Measured: two cores, AVX-512.)
@@ -24,13 +24,15 @@ _MOST_QUBITS_SIDE_BY_SIDE, _LEAST_ROWS_SIDE_BY_SIDE = 7, 4
 _MOST_QUBITS_OF_LONG_BATCHES, _ROWS_OF_LONG_BATCHES = 11, 32
 _BYTES_OF_A_SMALL_PART = 2**20  # stays in the cache between simulating and reading
 _BYTES_OF_A_LARGE_PART = 2**28
-_MOST_QUBITS_OF_A_MASK = 62
 _MOST_COUNTS_KEPT = 2**23
 _SECONDS_PER_ELEMENT = 1.5e-10  # and operation; a rough guess that only decides about threads
 _SECONDS_PER_DRAW = 5e-8
 
 _Work = Callable[[slice, slice, bool], None]
 """On a part of a batch: its rows, its slabs, and whether its kernels are to be spread over the threads."""
+
+HALF_PRECISION = "StatevectorBackend(precision='single'), which takes half of that, "
+"""A way out of too little memory."""
 
 _NOWHERE, _NOT_GIVEN = (0, False), (0, False, 0, 0)
 _NO_VALUES = np.zeros((0, 0))
@@ -66,8 +68,6 @@ class Simulator:
         self.dtype = np.dtype(dtype)
         self._num_qubits = circuit.num_qubits
         memory = psutil.virtual_memory().total
-        if self._num_qubits > _MOST_QUBITS_OF_A_MASK:
-            self._require_memory(self.dtype.itemsize << self._num_qubits, memory, "altogether")
         self.plan: Plan = plan_of(circuit, self.dtype)
         self._bytes_of_row = self.plan.planes * self.dtype.itemsize << self._num_qubits
         self._require_memory(self._bytes_of_row, memory, "altogether")
@@ -292,11 +292,10 @@ class Simulator:
 
     def _require_memory(self, needed: int, there: int, what: str) -> None:
         if needed > there:
-            half = "StatevectorBackend(precision='single'), which takes half of that, "
             half_fits = self.dtype == np.float64 and needed // 2 <= there
             raise MemoryError(
                 f"Exact simulation of {self._num_qubits} qubits needs {in_gibibytes(needed)} of memory, and this machine "
-                f"has {in_gibibytes(there)} {what}; use fewer qubits, {half if half_fits else ''}"
+                f"has {in_gibibytes(there)} {what}; use fewer qubits, {HALF_PRECISION if half_fits else ''}"
                 "backend=AerSimulator(method='matrix_product_state'), which needs little where entanglement is low, or "
                 "hardware."
             )
