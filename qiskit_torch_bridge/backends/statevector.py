@@ -43,6 +43,15 @@ class StatevectorBackend(SimulatingBackend):
         self.joint_shots = instance_of("joint_shots", joint_shots, bool, "True or False")
         self._cache, self._steps = ProgramCache(), ProgramCache()
 
+    def num_amplitudes(self, program: Program) -> float:
+        """How many amplitudes an exact simulation of the program has, those of all its light cones together.
+
+        The memory and the time of a row are in proportion to it.
+        """
+        from ..simulator.cone_engine import num_amplitudes
+
+        return num_amplitudes(program)
+
     def step_of(self, program: Program) -> Step | None:
         # What a class of a user's own changes must not be passed by.
         if type(self) is not StatevectorBackend:

@@ -25,7 +25,7 @@ from qiskit.circuit import Operation, Parameter
 from .canonical import ROTATIONS
 from .compiled import Program
 
-__all__ = ["CircuitGates", "Cone", "Gate", "PauliString"]
+__all__ = ["CircuitGates", "Cone", "Gate", "PauliString", "amplitudes", "work"]
 
 _ROUNDING = 1e-12
 _MOST_QUBITS_OF_A_MATRIX = 3  # of larger gates only the diagonal ones are looked into
@@ -131,7 +131,12 @@ class Cone:
 
 def work(num_qubits: int, num_gates: int) -> float:
     """How long a simulation takes, in units of a gate on one amplitude."""
-    return float(num_gates + 2) * 2.0 ** min(num_qubits, _MOST_QUBITS_TOLD_APART)
+    return (num_gates + 2) * amplitudes(num_qubits)
+
+
+def amplitudes(num_qubits: int) -> float:
+    """How many amplitudes a state has."""
+    return 2.0 ** min(num_qubits, _MOST_QUBITS_TOLD_APART)
 
 
 class CircuitGates:

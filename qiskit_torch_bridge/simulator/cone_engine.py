@@ -12,7 +12,7 @@ import psutil
 
 from ..arguments import in_gibibytes
 from ..program.compiled import Program
-from ..program.light_cones import CircuitGates, Cone, work
+from ..program.light_cones import CircuitGates, Cone, amplitudes, work
 from ..program.readout import Expectation, PauliGroup
 from .cone_plan import (
     LEAST_QUBITS,
@@ -50,6 +50,22 @@ def simulator_of(program: Program, dtype: Any, *, joint_shots: bool = True) -> S
         if cones is not None:
             return cones
     return Simulator(lowered(program), dtype)
+
+
+def num_amplitudes(program: Program) -> float:
+    """How many amplitudes are simulated for exact values: of the whole state, or if that is less of all light cones.
+
+    Args:
+        program: Without input blocks.
+    """
+    whole = amplitudes(len(program.active_qubits))
+    if len(program.active_qubits) < LEAST_QUBITS:
+        return whole
+    gates = CircuitGates(program)
+    if isinstance(program.readout, Expectation):
+        cones = [gates.cone([string.letters]) for string in strings_of(program.readout)]
+        return min(whole, sum(amplitudes(len(cone.qubits)) for cone in cones))
+    return min(whole, sum(amplitudes(len(unit.qubits)) for unit in shot_units(gates, program.readout, joint=True)))
 
 
 def _by_cones(program: Program, dtype: np.dtype, joint_shots: bool) -> ConeSimulator | None:
