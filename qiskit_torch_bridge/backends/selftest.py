@@ -52,22 +52,26 @@ def require_same_answers(
         ValueError: If they do not agree.
     """
     compact = [_without_idle_qubits(one.circuit, observables) for one in circuits]
-    width = max((circuit.num_qubits for circuit, _ in compact), default=0)
-    if max(width, len(program.active_qubits)) > _MOST_QUBITS:
-        return f"layout not tested: {width} qubits are too many to simulate here (more than {_MOST_QUBITS})"
+    simulated = []
+    for number, (one, (circuit, place)) in enumerate(zip(circuits, compact, strict=True)):
+        if observables:
+            restricted = [restricted_to(observable, list(place)) for observable in observables]
+            simulated.append(Program.compile(circuit, inputs=one.parameters, observables=restricted))
+        else:
+            simulated.append(_as_measured(circuit, one.parameters, program.readout.groups[number]))
+    backend = StatevectorBackend()
+    size = max(backend.num_amplitudes(one) for one in (program, *simulated))
+    if size > 2**_MOST_QUBITS:
+        return (
+            f"layout not tested: {size:.1g} amplitudes are too many to simulate here (more than those of {_MOST_QUBITS} "
+            "qubits)"
+        )
     rng = np.random.default_rng(20_000)
     angles = rng.uniform(-np.pi, np.pi, (_ROWS, len(program.angles)))
     expected = _exact(program, angles)
     values = np.broadcast_to(program.readout.constants, expected.shape).copy()
-    for number, (one, (circuit, place)) in enumerate(zip(circuits, compact, strict=True)):
-        parameters = one.values(angles)
-        if observables:
-            restricted = [restricted_to(observable, list(place)) for observable in observables]
-            simulated = Program.compile(circuit, inputs=one.parameters, observables=restricted)
-            values[:, list(outputs)] += _at(simulated, parameters)
-        else:
-            simulated = _as_measured(circuit, one.parameters, program.readout.groups[number])
-            values += _at(simulated, parameters)
+    for one, own in zip(circuits, simulated, strict=True):
+        values[:, list(outputs) if observables else slice(None)] += _at(own, one.values(angles))
     difference = float(np.abs(values - expected).max(initial=0.0))
     if not difference < _TOLERANCE:
         raise ValueError(

@@ -14,6 +14,7 @@ from ..shots.covariance import Covariance
 from .base import Backend, Estimate, ProgramCache, check_shots
 
 if TYPE_CHECKING:
+    from ..simulator.cone_engine import ConeSimulator
     from ..simulator.density_engine import DensitySimulator
     from ..simulator.engine import Simulator
 
@@ -42,7 +43,7 @@ class SimulatingBackend(Backend):
     _cache: ProgramCache
 
     @abstractmethod
-    def _new_simulator(self, program: Program) -> Simulator | DensitySimulator:
+    def _new_simulator(self, program: Program) -> Simulator | ConeSimulator | DensitySimulator:
         """A simulator of the program."""
 
     def _simulator(self, program: Program) -> Any:

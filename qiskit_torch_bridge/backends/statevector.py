@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..arguments import instance_of
 from ..program.compiled import Program
 from ..program.readout import Expectation
 from .base import ProgramCache
 from .simulating import SimulatingBackend, dtype_of
 
 if TYPE_CHECKING:
+    from ..simulator.cone_engine import ConeSimulator
     from ..simulator.engine import Simulator
     from ..simulator.step import Step
 
@@ -30,13 +32,25 @@ class StatevectorBackend(SimulatingBackend):
     Args:
         precision: ``"double"``; or ``"single"`` for half the memory, with errors of about 1e-6 in values and gradients of
             order 1.
+        joint_shots: False: with shots, circuits that are simulated by their light cones are drawn cone by cone. Each Pauli
+            string has the right statistics, and there is no covariance between strings of different cones.
     """
 
     name = "statevector"
 
-    def __init__(self, *, precision: str = "double") -> None:
+    def __init__(self, *, precision: str = "double", joint_shots: bool = True) -> None:
         self.precision, self._dtype = precision, dtype_of(precision)
+        self.joint_shots = instance_of("joint_shots", joint_shots, bool, "True or False")
         self._cache, self._steps = ProgramCache(), ProgramCache()
+
+    def num_amplitudes(self, program: Program) -> float:
+        """How many amplitudes an exact simulation of the program has, those of all its light cones together.
+
+        The memory and the time of a row are in proportion to it.
+        """
+        from ..simulator.cone_engine import num_amplitudes
+
+        return num_amplitudes(program)
 
     def step_of(self, program: Program) -> Step | None:
         # What a class of a user's own changes must not be passed by.
@@ -52,17 +66,20 @@ class StatevectorBackend(SimulatingBackend):
         if table is None or not isinstance(program.readout, Expectation):
             return None
         simulator = self._simulator(program)
-        if not simulator.plan.whole:
-            return None
+        from ..simulator.engine import Simulator
         from ..simulator.step import Step
+
+        if not isinstance(simulator, Simulator) or not simulator.plan.whole:
+            return None
 
         return Step(simulator, table, (program.num_inputs, sum(program.num_weights)))
 
-    def _new_simulator(self, program: Program) -> Simulator:
-        from ..simulator.engine import Simulator  # on first use: it loads the compiler
+    def _new_simulator(self, program: Program) -> Simulator | ConeSimulator:
+        from ..simulator.cone_engine import simulator_of  # on first use: it loads the compiler
 
-        return Simulator(program, self._dtype)
+        return simulator_of(program, self._dtype, joint_shots=self.joint_shots)
 
     def __repr__(self) -> str:
-        precision = "" if self.precision == "double" else f"precision={self.precision!r}"
-        return f"StatevectorBackend({precision})"
+        given = [] if self.precision == "double" else [f"precision={self.precision!r}"]
+        given += [] if self.joint_shots else ["joint_shots=False"]
+        return f"StatevectorBackend({', '.join(given)})"

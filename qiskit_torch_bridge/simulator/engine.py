@@ -9,14 +9,14 @@ import numpy as np
 import psutil
 
 from ..arguments import in_gibibytes
-from ..program.compiled import Program
 from ..program.readout import MOST_TABULATED_QUBITS, Samples, bits_of
 from ..shots.covariance import variance_of_one_shot
 from . import kernels, outcome_kernels, pauli_kernels, threads, whole_kernels
+from .lowering import LoweredCircuit
 from .plan import NO_MAP, Measurement, Pass, Plan, plan_of
 from .vectors import WIDTH
 
-__all__ = ["Simulator", "States"]
+__all__ = ["HALF_PRECISION", "Measured", "Simulator", "States"]
 
 # Eight rows side by side fill vectors evenly; but a few rows fill fewer lanes, and larger states keep threads busier
 # one by one. (Measured: two cores, AVX-512.)
@@ -24,13 +24,15 @@ _MOST_QUBITS_SIDE_BY_SIDE, _LEAST_ROWS_SIDE_BY_SIDE = 7, 4
 _MOST_QUBITS_OF_LONG_BATCHES, _ROWS_OF_LONG_BATCHES = 11, 32
 _BYTES_OF_A_SMALL_PART = 2**20  # stays in the cache between simulating and reading
 _BYTES_OF_A_LARGE_PART = 2**28
-_MOST_QUBITS_OF_A_MASK = 62
 _MOST_COUNTS_KEPT = 2**23
 _SECONDS_PER_ELEMENT = 1.5e-10  # and operation; a rough guess that only decides about threads
 _SECONDS_PER_DRAW = 5e-8
 
 _Work = Callable[[slice, slice, bool], None]
 """On a part of a batch: its rows, its slabs, and whether its kernels are to be spread over the threads."""
+
+HALF_PRECISION = "StatevectorBackend(precision='single'), which takes half of that, "
+"""A way out of too little memory."""
 
 _NOWHERE, _NOT_GIVEN = (0, False), (0, False, 0, 0)
 _NO_VALUES = np.zeros((0, 0))
@@ -52,27 +54,25 @@ class States(NamedTuple):
 
 
 class Simulator:
-    """Simulates one program.
+    """Simulates one circuit.
 
     Args:
-        program: Without input blocks.
+        circuit: What is simulated.
         dtype: Of the real and imaginary parts: float64 or float32.
 
     Raises:
         MemoryError: If one state is larger than this machine's memory.
     """
 
-    def __init__(self, program: Program, dtype: Any = np.float64) -> None:
+    def __init__(self, circuit: LoweredCircuit, dtype: Any = np.float64) -> None:
         self.dtype = np.dtype(dtype)
-        self._num_qubits = len(program.active_qubits)
+        self._num_qubits = circuit.num_qubits
         memory = psutil.virtual_memory().total
-        if self._num_qubits > _MOST_QUBITS_OF_A_MASK:
-            self._require_memory(self.dtype.itemsize << self._num_qubits, memory, "altogether")
-        self.plan: Plan = plan_of(program, self.dtype)
+        self.plan: Plan = plan_of(circuit, self.dtype)
         self._bytes_of_row = self.plan.planes * self.dtype.itemsize << self._num_qubits
         self._require_memory(self._bytes_of_row, memory, "altogether")
-        self.num_outputs = program.num_outputs
-        self._constants = np.ascontiguousarray(program.readout.constants, np.float64)
+        self.num_outputs = len(circuit.constants)
+        self._constants = np.ascontiguousarray(circuit.constants, np.float64)
         self._static = self.static() if self.plan.whole else None
         self._num_outcomes = sum(2 ** len(measurement.qubits) for measurement in self.plan.measurements)
 
@@ -292,11 +292,10 @@ class Simulator:
 
     def _require_memory(self, needed: int, there: int, what: str) -> None:
         if needed > there:
-            half = "StatevectorBackend(precision='single'), which takes half of that, "
             half_fits = self.dtype == np.float64 and needed // 2 <= there
             raise MemoryError(
                 f"Exact simulation of {self._num_qubits} qubits needs {in_gibibytes(needed)} of memory, and this machine "
-                f"has {in_gibibytes(there)} {what}; use fewer qubits, {half if half_fits else ''}"
+                f"has {in_gibibytes(there)} {what}; use fewer qubits, {HALF_PRECISION if half_fits else ''}"
                 "backend=AerSimulator(method='matrix_product_state'), which needs little where entanglement is low, or "
                 "hardware."
             )

@@ -1,26 +1,30 @@
-"""From a program's circuit to the few kinds of gates that the simulator knows.
+"""From a program's circuit to the few kinds of gates that the simulator knows, and what is read behind them.
 
 Global phases are dropped throughout: no expectation value or probability depends on them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from qiskit.circuit import Parameter, Qubit
+from qiskit.circuit import Operation, Parameter, Qubit
 
 from ..program.compiled import Program
+from ..program.readout import Expectation, MeasurementGroup
 
 __all__ = [
     "DenseGate",
     "DiagonalGate",
     "Factor",
+    "LoweredCircuit",
     "LoweredGate",
     "MonomialGate",
     "OneQubitGate",
+    "Term",
     "basis_change",
+    "gates_of",
     "lowered",
 ]
 
@@ -88,32 +92,93 @@ class DenseGate:
 LoweredGate = OneQubitGate | DiagonalGate | MonomialGate | DenseGate
 
 
-def lowered(program: Program) -> list[LoweredGate]:
-    """The program's gates, on its active qubits."""
-    circuit = program.circuit
+@dataclass(frozen=True)
+class Term:
+    """A Pauli string's share in an output.
+
+    Attributes:
+        flip: Bit i is set where the letter of qubit i is X or Y.
+        phase: Bit i is set where it is Z or Y.
+        output: Which output it counts towards.
+        coefficient: How much.
+    """
+
+    flip: int
+    phase: int
+    output: int
+    coefficient: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LoweredCircuit:
+    """A circuit as it is simulated.
+
+    Attributes:
+        num_qubits: The number n of qubits.
+        gates: On the qubits 0 to n - 1.
+        terms: What the outputs are made of; None for probabilities, which are read from the only measurement.
+        measurements: What takes shots: groups, and where their qubits are among the n.
+        constants: Shape (M,): what the outputs begin with.
+    """
+
+    num_qubits: int
+    gates: Sequence[LoweredGate]
+    terms: Sequence[Term] | None
+    measurements: Sequence[tuple[MeasurementGroup, Sequence[int]]]
+    constants: np.ndarray
+
+
+def lowered(program: Program) -> LoweredCircuit:
+    """The whole program, on its active qubits."""
+    circuit, active, readout = program.circuit, list(program.active_qubits), program.readout
     columns = {parameter: column for column, parameter in enumerate(program.angles)}
-    place: dict[Qubit, int] = {circuit.qubits[qubit]: i for i, qubit in enumerate(program.active_qubits)}
+    at = {qubit: i for i, qubit in enumerate(active)}
+    place: dict[Qubit, int] = {circuit.qubits[qubit]: i for qubit, i in at.items()}
     gates: list[LoweredGate] = []
     for instruction in circuit.data:
-        operation = instruction.operation
-        if operation.name in ("barrier", "delay") or not instruction.qubits:
-            continue
-        qubits = tuple(place[qubit] for qubit in instruction.qubits)
-        angles: list[int | float] = [
-            columns[value] if isinstance(value, Parameter) else value for value in operation.params
-        ]
-        if operation.name in _AXES:
-            gates.append(_rotation(qubits[0], _AXES[operation.name], angles[0]))
-        elif operation.name == "u":
-            theta, phi, lam = angles
-            gates += [_rotation(qubits[0], axis, angle) for axis, angle in ((_Z, lam), (_Y, theta), (_Z, phi))]
-        elif operation.name == "cp":
-            gates.append(_diagonal((qubits[0], qubits[1]), _CP_PHASES, angles[0]))
-        elif operation.name in _TWO_QUBIT_PAULIS:
-            gates += _pauli_rotation(_TWO_QUBIT_PAULIS[operation.name], (qubits[0], qubits[1]), angles[0])
-        else:
-            gates.append(_constant(np.asarray(operation.to_matrix(), dtype=complex), qubits))
-    return gates
+        if instruction.operation.name not in ("barrier", "delay") and instruction.qubits:
+            qubits = tuple(place[qubit] for qubit in instruction.qubits)
+            gates += gates_of(
+                instruction.operation,
+                qubits,
+                [columns[value] if isinstance(value, Parameter) else value for value in instruction.operation.params],
+            )
+    return LoweredCircuit(
+        num_qubits=len(active),
+        gates=gates,
+        terms=list(_terms(readout, active)) if isinstance(readout, Expectation) else None,
+        measurements=[(group, [at[qubit] for qubit in group.qubits]) for group in readout.groups],
+        constants=readout.constants,
+    )
+
+
+def _terms(readout: Expectation, active: Sequence[int]) -> Iterator[Term]:
+    for output, operator in enumerate(readout.observables):
+        paulis, coefficients = operator.paulis, operator.coeffs.real.tolist()
+        for x, z, coefficient in zip(paulis.x[:, active], paulis.z[:, active], coefficients, strict=True):
+            if coefficient != 0:
+                flip, phase = (sum(1 << i for i in np.flatnonzero(bits).tolist()) for bits in (x, z))
+                yield Term(flip, phase, output, coefficient)
+
+
+def gates_of(operation: Operation, qubits: tuple[int, ...], angles: Sequence[int | float]) -> Iterable[LoweredGate]:
+    """What an operation is made of.
+
+    Args:
+        operation: Of a canonical circuit.
+        qubits: What it acts on.
+        angles: In place of its parameters: a column (an integer) for each free one, and the others' values.
+    """
+    if operation.name in _AXES:
+        return [_rotation(qubits[0], _AXES[operation.name], angles[0])]
+    if operation.name == "u":
+        theta, phi, lam = angles
+        return [_rotation(qubits[0], axis, angle) for axis, angle in ((_Z, lam), (_Y, theta), (_Z, phi))]
+    if operation.name == "cp":
+        return [_diagonal((qubits[0], qubits[1]), _CP_PHASES, angles[0])]
+    if operation.name in _TWO_QUBIT_PAULIS:
+        return _pauli_rotation(_TWO_QUBIT_PAULIS[operation.name], (qubits[0], qubits[1]), angles[0])
+    return [_constant(np.asarray(operation.to_matrix(), dtype=complex), qubits)]
 
 
 def basis_change(qubit: int, basis: str) -> Iterator[OneQubitGate]:

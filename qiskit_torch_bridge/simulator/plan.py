@@ -1,4 +1,4 @@
-"""How a program is simulated: passes over blocks of amplitudes, and in each pass few operations.
+"""How a circuit is simulated: passes over blocks of amplitudes, and in each pass few operations.
 
 * **Passes.** A state that is larger than a block (:data:`BLOCK_QUBITS`) is worked on in blocks that fit the
   processor's cache. A pass takes as many gates as act on the qubits of one block, in any order that the gates' own
@@ -16,12 +16,20 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, reduce
 
 import numpy as np
-from qiskit.quantum_info import SparsePauliOp
 
-from ..program.compiled import Program
-from ..program.readout import Expectation, MeasurementGroup, OutcomeGroup
+from ..program.readout import MeasurementGroup, OutcomeGroup
 from . import kernels, pauli_kernels, whole_kernels
-from .lowering import DenseGate, DiagonalGate, Factor, LoweredGate, MonomialGate, OneQubitGate, basis_change, lowered
+from .lowering import (
+    DenseGate,
+    DiagonalGate,
+    Factor,
+    LoweredCircuit,
+    LoweredGate,
+    MonomialGate,
+    OneQubitGate,
+    Term,
+    basis_change,
+)
 
 __all__ = ["BLOCK_QUBITS", "Measurement", "Observables", "Pass", "Plan", "plan_of"]
 
@@ -119,7 +127,7 @@ class Measurement:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Plan:
-    """A program as it is simulated.
+    """A circuit as it is simulated.
 
     Attributes:
         num_qubits: The number n of qubits of a state.
@@ -149,11 +157,11 @@ class Plan:
         return whole_kernels.packed([*self.passes[0].arrays, *self.observables.arrays, constants, *angle_map])
 
 
-def plan_of(program: Program, dtype: np.dtype) -> Plan:
-    """Plans a program; ``dtype`` is that of a plane of the state."""
-    n = len(program.active_qubits)
-    observables = _observables(program) if isinstance(program.readout, Expectation) else None
-    passes = _passes(lowered(program), n, dtype) or (_compiled(_block(n), [], n, dtype),)
+def plan_of(circuit: LoweredCircuit, dtype: np.dtype) -> Plan:
+    """Plans a circuit; ``dtype`` is that of a plane of the state."""
+    n = circuit.num_qubits
+    observables = None if circuit.terms is None else _observables(circuit.terms, n)
+    passes = _passes(circuit.gates, n, dtype) or (_compiled(_block(n), [], n, dtype),)
     is_complex = any(one.is_complex for one in passes) or (observables is not None and observables.is_complex)
     return Plan(
         num_qubits=n,
@@ -161,17 +169,15 @@ def plan_of(program: Program, dtype: np.dtype) -> Plan:
         planes=2 if is_complex else 1,
         passes=passes,
         observables=observables,
-        measurements=tuple(_measurement(program, group, dtype) for group in program.readout.groups),
+        measurements=tuple(_measurement(group, qubits, n, dtype) for group, qubits in circuit.measurements),
     )
 
 
-def _measurement(program: Program, group: MeasurementGroup, dtype: np.dtype) -> Measurement:
-    place = {qubit: i for i, qubit in enumerate(program.active_qubits)}
-    qubits = [place[qubit] for qubit in group.qubits]
+def _measurement(group: MeasurementGroup, qubits: Sequence[int], n: int, dtype: np.dtype) -> Measurement:
     gates = [gate for qubit, basis in zip(qubits, group.bases, strict=True) for gate in basis_change(qubit, basis)]
     # Copied, because unpickled arrays may be read-only, and kernels are compiled anew for those.
     output_of = group.outputs.copy() if isinstance(group, OutcomeGroup) else None
-    return Measurement(group, np.array(qubits, np.int64), _passes(gates, len(place), dtype), output_of)
+    return Measurement(group, np.array(qubits, np.int64), _passes(gates, n, dtype), output_of)
 
 
 def _passes(gates: Iterable[LoweredGate], n: int, dtype: np.dtype) -> tuple[Pass, ...]:
@@ -385,10 +391,8 @@ def _real_type(factors: _FACTORS) -> bool | None:
 # Observables
 
 
-def _observables(program: Program) -> Observables:
-    assert isinstance(program.readout, Expectation)
-    families = _families(program.readout.observables, program.active_qubits)
-    n = len(program.active_qubits)
+def _observables(terms: Iterable[Term], n: int) -> Observables:
+    families = _families(terms)
     m = min(n, BLOCK_QUBITS)
     local = 2**m - 1
     rows: list[list[int]] = []
@@ -398,8 +402,8 @@ def _observables(program: Program) -> Observables:
     entries = [0]
     outputs: list[int] = []
     coefficients: list[float] = []
-    for (flip, odd), terms in families.items():
-        seen = reduce(int.__or__, terms, 0) & local
+    for (flip, odd), phases in families.items():
+        seen = reduce(int.__or__, phases, 0) & local
         bits = [bit for bit in range(m) if (seen >> bit) & 1]
         row = {
             pauli_kernels.FLIP: flip,
@@ -407,11 +411,11 @@ def _observables(program: Program) -> Observables:
             pauli_kernels.BITS: len(bits),
             pauli_kernels.OUTCOMES: len(outcomes) << m,
             pauli_kernels.TERMS: len(local_masks),
-            pauli_kernels.TERMS_END: len(local_masks) + len(terms),
+            pauli_kernels.TERMS_END: len(local_masks) + len(phases),
         }
         rows.append([row[name] for name in range(pauli_kernels.FAMILY_FIELDS)])
         outcomes.append(_outcomes(m, tuple(bits)))
-        for z, shares in terms.items():
+        for z, shares in phases.items():
             local_masks.append(sum(((z >> bit) & 1) << i for i, bit in enumerate(bits)))
             block_masks.append(z >> m)
             outputs += shares.keys()
@@ -434,21 +438,11 @@ def _outcomes(m: int, bits: tuple[int, ...]) -> np.ndarray:
     return _extracted(np.arange(2**m, dtype=np.int32), bits)
 
 
-def _families(
-    observables: Sequence[SparsePauliOp], active: Sequence[int]
-) -> dict[tuple[int, bool], dict[int, dict[int, float]]]:
+def _families(terms: Iterable[Term]) -> dict[tuple[int, bool], dict[int, dict[int, float]]]:
     """By (flip mask, whether the number of Y's is odd): by z mask: each output's coefficient, signs of Y included."""
     families: dict[tuple[int, bool], dict[int, dict[int, float]]] = {}
-    qubits = list(active)
-    for output, operator in enumerate(observables):
-        for x, z, coefficient in zip(
-            operator.paulis.x[:, qubits], operator.paulis.z[:, qubits], operator.coeffs.real.tolist(), strict=True
-        ):
-            if coefficient == 0:
-                continue
-            flip, phase = (sum(1 << i for i in np.flatnonzero(bits).tolist()) for bits in (x, z))
-            num_y = int((x & z).sum())
-            terms = families.setdefault((flip, bool(num_y % 2)), {})
-            shares = terms.setdefault(phase, {})
-            shares[output] = shares.get(output, 0.0) + coefficient * (-1) ** (num_y // 2)
+    for term in terms:
+        num_y = (term.flip & term.phase).bit_count()
+        shares = families.setdefault((term.flip, bool(num_y % 2)), {}).setdefault(term.phase, {})
+        shares[term.output] = shares.get(term.output, 0.0) + term.coefficient * (-1) ** (num_y // 2)
     return families

@@ -76,7 +76,7 @@ def layer_of_rotations(n: int, gate: str = "rx", **options: Any) -> QuantumLayer
     circuit = QuantumCircuit(n)
     for qubit in range(n):
         circuit.append(GATES[gate].base_class(weights[qubit]), [qubit])
-    return QuantumLayer(circuit, weights=weights, observables=[pauli(n, Z=0)], init="zeros", **options)
+    return QuantumLayer(circuit, weights=weights, observables=["Z" * n], init="zeros", **options)
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,14 @@ def layer_of_rotations(n: int, gate: str = "rx", **options: Any) -> QuantumLayer
     [("rx", "double", 2), ("ry", "double", 1), ("rx", "single", 1), ("ry", "single", 0.5)],
 )
 def test_a_state_larger_than_the_machine(monkeypatch, gate, precision, gibibytes):
-    """Found before anything of that size is made."""
+    """Found before anything of that size is made: by its qubits, and where those might fit, by its complex numbers."""
     backend = StatevectorBackend(precision=precision)
     machine_with(monkeypatch, total=0.4, available=0.4)
-    with pytest.raises(MemoryError, match=rf"27 qubits needs {gibibytes:.1f} GiB .*0\.4 GiB altogether"):
+    least = 1 if precision == "double" else 0.5
+    with pytest.raises(MemoryError, match=rf"27 of .* 27 qubits.* at least {least:.1f} GiB .*0\.4 GiB altogether"):
+        layer_of_rotations(27, gate, backend=backend)
+    machine_with(monkeypatch, total=0.99 * gibibytes, available=0.4)
+    with pytest.raises(MemoryError, match=rf"27 .*{gibibytes:.1f} GiB .*{0.99 * gibibytes:.1f} GiB altogether"):
         layer_of_rotations(27, gate, backend=backend)
     machine_with(monkeypatch, total=gibibytes, available=0)
     layer_of_rotations(27, gate, backend=backend)
@@ -107,9 +111,19 @@ def test_a_state_larger_than_what_is_free(monkeypatch):
 def test_far_too_many_qubits(n, letter):
     """Also where the masks of qubits have no room in an integer."""
     circuit = QuantumCircuit(n)
-    circuit.h(range(n))
-    with pytest.raises(MemoryError, match=f"Exact simulation of {n} qubits"):
-        QuantumLayer(circuit, observables=[pauli(n, **{letter: n - 1})])
+    circuit.u(0.3, 0.4, 0.5, range(n))
+    with pytest.raises(MemoryError, match=rf"{letter}_0 .* has {n} of the circuit's {n} qubits"):
+        QuantumLayer(circuit, observables=[letter * n])
+    with pytest.raises(MemoryError, match=f"light cone of the probabilities has {n} of the circuit's {n} qubits"):
+        QuantumLayer(everything_in_one(n), probabilities=[0])
+
+
+def everything_in_one(n: int) -> QuantumCircuit:
+    circuit = QuantumCircuit(n)
+    for qubit in range(n - 1):
+        circuit.crx(0.3, n - 1 - qubit, n - 2 - qubit)
+        circuit.h(n - 2 - qubit)
+    return circuit
 
 
 @pytest.mark.slow

@@ -1,0 +1,387 @@
+"""How a wide circuit is split: small circuits, one for each light cone, and many cones for which one circuit stands.
+
+* **Terms.** Each Pauli string that is read has a light cone (:mod:`qiskit_torch_bridge.program.light_cones`). Strings are
+  simulated together where the cone of both is less work than their own two.
+* **Shapes.** In most circuits cones look alike but for where they stand. Cones with the same gates and the same strings on
+  their own qubits are one circuit, whose batch has a row for each of them.
+* **Shots.** Qubits that are measured together are drawn together where their light cones share a qubit, and by themselves
+  where they do not: their outcomes are then independent of each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ..program.light_cones import CircuitGates, Cone, PauliString, work
+from ..program.readout import MeasurementGroup, PauliGroup, Readout
+from .lowering import LoweredCircuit, LoweredGate, Term, gates_of
+
+__all__ = [
+    "LEAST_QUBITS",
+    "Products",
+    "Shape",
+    "String",
+    "Unit",
+    "exact_units",
+    "pays",
+    "products_of",
+    "shapes_of",
+    "shot_units",
+    "strings_of",
+]
+
+LEAST_QUBITS = 10
+"""Smaller circuits are simulated as they are: their cones have little to win."""
+
+_LETTERS = {"X": 1, "Y": 2, "Z": 3}
+_GAIN = 0.5  # a split is worth its calls where it has at most this share of the work
+_WORK_OF_A_SHAPE = 2.0**14  # its calls, in units of a gate on one amplitude
+
+
+@dataclass(frozen=True, eq=False)
+class String:
+    """A Pauli string, and what outputs get of its expectation value.
+
+    Attributes:
+        letters: What it is, on the circuit's qubits.
+        shares: Outputs and coefficients.
+    """
+
+    letters: PauliString
+    shares: tuple[tuple[int, float], ...]
+
+    def __str__(self) -> str:
+        letters = [f"{'IXYZ'[self.letters[qubit]]}_{qubit}" for qubit in sorted(self.letters)]
+        return " ".join(letters if len(letters) < 8 else [*letters[:3], "...", letters[-1]])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Unit:
+    """What is simulated together.
+
+    Attributes:
+        cone: What it depends on.
+        qubits: What is simulated: the cone's qubits, and those that are measured; at least one.
+        strings: What is read exactly, in the order of the cone's own strings; or nothing.
+        group: What is measured with shots, or nothing.
+        outputs: What its values count towards; of ``group`` all outputs that it has, in its order.
+    """
+
+    cone: Cone
+    qubits: tuple[int, ...]
+    strings: tuple[String, ...]
+    group: MeasurementGroup | None
+    outputs: tuple[int, ...]
+
+    @classmethod
+    def exact(cls, cone: Cone, strings: Sequence[String]) -> Unit:
+        """Of strings that are read exactly."""
+        outputs = sorted({output for string in strings for output, _ in string.shares})
+        qubits = cone.qubits or (0,)
+        return cls(cone=cone, qubits=qubits, strings=tuple(strings), group=None, outputs=tuple(outputs))
+
+    @property
+    def work(self) -> float:
+        """How long its simulation takes, in units of a gate on one amplitude."""
+        return work(len(self.qubits), len(self.cone.gates))
+
+
+def strings_of(readout: Readout) -> list[String]:
+    """The Pauli strings of expectation values, by measurement group."""
+    strings = []
+    for group in readout.groups:
+        assert isinstance(group, PauliGroup)
+        for support, row in zip(group.supports, group.coefficients, strict=True):
+            letters = {group.qubits[i]: _LETTERS[group.bases[i]] for i in np.flatnonzero(support).tolist()}
+            shares = tuple((output, float(row[output])) for output in np.flatnonzero(row).tolist())
+            strings.append(String(letters, shares))
+    return strings
+
+
+def pays(units: Iterable[Unit], whole: float) -> bool:
+    """Whether units are clearly less work than the whole circuit.
+
+    Args:
+        units: The units.
+        whole: The work of the whole circuit.
+    """
+    shapes = {_key(unit, _numbered(unit)[0]) for unit in units}
+    return sum(unit.work for unit in units) + _WORK_OF_A_SHAPE * len(shapes) <= _GAIN * whole
+
+
+def exact_units(
+    gates: CircuitGates, strings: Sequence[String], whole: float, refuse: Callable[[String, Cone], None]
+) -> list[Unit] | None:
+    """The strings, those together that are less work so; None where one of them needs most of the whole circuit.
+
+    Args:
+        gates: Of the circuit.
+        strings: What is read.
+        whole: The work of the whole circuit.
+        refuse: Raises an error where a string's cone is too wide.
+    """
+    cones = []
+    for string in strings:
+        cone = gates.cone([string.letters])
+        if cone.work > _GAIN * whole:
+            return None
+        refuse(string, cone)
+        cones.append(cone)
+    units = []
+    for members in _together(cones):
+        joint = gates.cone([strings[i].letters for i in members]) if len(members) > 1 else cones[members[0]]
+        # What strings are turned into on the way can differ, so a joint cone may be wider than its parts: rarely.
+        if len(members) > 1 and joint.work > sum(cones[i].work for i in members):
+            units += [Unit.exact(cones[i], [strings[i]]) for i in members]
+        else:
+            units.append(Unit.exact(joint, [strings[i] for i in members]))
+    return units
+
+
+def _together(cones: Sequence[Cone]) -> list[list[int]]:
+    """Which cones are less work as one, as far as their qubits and gates tell."""
+
+    @dataclass
+    class Joint:
+        members: list[int]
+        qubits: set[int]
+        gates: set[int]
+
+        @property
+        def work(self) -> float:
+            return work(len(self.qubits), len(self.gates))
+
+    joints: list[Joint] = []
+    on: dict[int, list[Joint]] = {}
+    for i in sorted(range(len(cones)), key=lambda i: (-len(cones[i].qubits), cones[i].qubits, i)):
+        one = Joint([i], set(cones[i].qubits), {gate.number for gate in cones[i].gates})
+        near = {id(joint): joint for qubit in one.qubits for joint in on.get(qubit, ())}
+        best, least = None, 0.0
+        for joint in near.values():
+            more = work(len(joint.qubits | one.qubits), len(joint.gates | one.gates)) - joint.work - one.work
+            if more < least:
+                best, least = joint, more
+        if best is None:
+            joints.append(one)
+            best, new = one, one.qubits
+        else:
+            new = one.qubits - best.qubits
+            best.members.append(i)
+            best.qubits |= one.qubits
+            best.gates |= one.gates
+        for qubit in new:
+            on.setdefault(qubit, []).append(best)
+    return [joint.members for joint in joints]
+
+
+# Shots
+
+
+class Products(NamedTuple):
+    """The products of the strings of a group, as far as two are not independent of each other.
+
+    Attributes:
+        strings: The group's strings, then their products, each as an output of its own.
+        pairs: Shape (P, 2): which strings the products are of; a string with itself, and each two of them once.
+    """
+
+    strings: list[String]
+    pairs: np.ndarray
+
+
+def products_of(gates: CircuitGates, group: PauliGroup) -> Products:
+    """What the covariances of a group's strings are made of.
+
+    Args:
+        gates: Of the circuit.
+        group: Pauli strings that are measured together.
+    """
+    letters = [_bases(group, support) for support in group.supports]
+    own = [{*string, *gates.cone([string]).qubits} for string in letters]
+    on: dict[int, list[int]] = {}
+    for i, qubits in enumerate(own):
+        for qubit in qubits:
+            on.setdefault(qubit, []).append(i)
+    pairs = [
+        (i, j) for i, qubits in enumerate(own) for j in sorted({j for qubit in qubits for j in on[qubit] if j >= i})
+    ]
+    products = [
+        {q: a for q, a in (letters[i] | letters[j]).items() if (q in letters[i]) != (q in letters[j])} for i, j in pairs
+    ]
+    strings = [String(string, ((output, 1.0),)) for output, string in enumerate([*letters, *products])]
+    return Products(strings, np.array(pairs, np.int64).reshape(-1, 2))
+
+
+def _product(a: PauliString, b: PauliString) -> PauliString:
+    """Of two strings that have the same letter on each qubit that both act on."""
+    return {qubit: letter for qubit, letter in {**a, **b}.items() if (qubit in a) != (qubit in b)}
+
+
+def shot_units(gates: CircuitGates, readout: Readout, *, joint: bool) -> list[Unit]:
+    """The measurements in parts, each with the outputs' share of it.
+
+    Args:
+        gates: Of the circuit.
+        readout: What is measured.
+        joint: Whether qubits whose light cones share a qubit are drawn together; else only those that are less work so.
+    """
+    units = []
+    for group in readout.groups:
+        if not isinstance(group, PauliGroup):
+            units.append(_measured(gates, group, range(len(group.scales))))
+            continue
+        cones = [gates.cone_of_measurement(_bases(group, support)) for support in group.supports]
+        members = _sharing_qubits(cones, group) if joint else _together(cones)
+        units += [_measured(gates, *_part(group, sorted(terms))) for terms in members]
+    return units
+
+
+def _bases(group: MeasurementGroup, support: np.ndarray | None = None) -> dict[int, int]:
+    """The letters in which qubits are measured; ``support`` says which."""
+    there = range(len(group.qubits)) if support is None else np.flatnonzero(support).tolist()
+    return {group.qubits[i]: _LETTERS[group.bases[i]] for i in there}
+
+
+def _measured(gates: CircuitGates, group: MeasurementGroup, outputs: Iterable[int]) -> Unit:
+    cone = gates.cone_of_measurement(_bases(group))
+    qubits = tuple(sorted({*cone.qubits, *group.qubits}))
+    return Unit(cone=cone, qubits=qubits, strings=(), group=group, outputs=tuple(outputs))
+
+
+def _sharing_qubits(cones: Sequence[Cone], group: PauliGroup) -> list[list[int]]:
+    """The terms in sets, no two of which share a qubit."""
+    leader: dict[int, int] = {}
+
+    def leads(qubit: int) -> int:
+        while leader.setdefault(qubit, qubit) != qubit:
+            leader[qubit] = leader[leader[qubit]]
+            qubit = leader[qubit]
+        return qubit
+
+    own = [[*_bases(group, support), *cone.qubits] for cone, support in zip(cones, group.supports, strict=True)]
+    for qubits in own:
+        for qubit in qubits:
+            leader[leads(qubit)] = leads(qubits[0])
+    sets: dict[int, list[int]] = {}
+    for i, qubits in enumerate(own):
+        sets.setdefault(leads(qubits[0]), []).append(i)
+    return list(sets.values())
+
+
+def _part(group: PauliGroup, terms: list[int]) -> tuple[PauliGroup, list[int]]:
+    """Some terms of a group, on the qubits and outputs that they have; and which outputs those are."""
+    supports, coefficients = group.supports[terms], group.coefficients[terms]
+    qubits, outputs = np.flatnonzero(supports.any(axis=0)), np.flatnonzero(coefficients.any(axis=0))
+    part = PauliGroup(
+        tuple(group.qubits[i] for i in qubits),
+        "".join(group.bases[i] for i in qubits),
+        np.ascontiguousarray(supports[:, qubits]),
+        np.ascontiguousarray(coefficients[:, outputs]),
+    )
+    return part, outputs.tolist()
+
+
+# Shapes
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """A circuit that stands for K units.
+
+    Attributes:
+        circuit: With its own A' angles and M' outputs.
+        columns: Shape (K, A'): which of the program's angles those are, for each unit.
+        outputs: Shape (K, M'): which of its outputs.
+    """
+
+    circuit: LoweredCircuit
+    columns: np.ndarray
+    outputs: np.ndarray
+
+    @property
+    def num_units(self) -> int:
+        """The number K of units."""
+        return len(self.columns)
+
+
+def shapes_of(units: Iterable[Unit]) -> list[Shape]:
+    """Units, those together that differ only in which angles and outputs they have."""
+    alike: dict[Hashable, list[tuple[Unit, list[int]]]] = {}
+    for unit in units:
+        angles, columns = _numbered(unit)
+        alike.setdefault(_key(unit, angles), []).append((unit, columns))
+    return [
+        Shape(
+            _circuit(members[0][0]),
+            np.array([columns for _, columns in members], np.int64).reshape(len(members), -1),
+            np.array([unit.outputs for unit, _ in members], np.int64).reshape(len(members), -1),
+        )
+        for members in alike.values()
+    ]
+
+
+def _numbered(unit: Unit) -> tuple[list[tuple[int | float, ...]], list[int]]:
+    """Each gate's angles by numbers of the unit's own, and which columns those stand for."""
+    numbers: dict[int, int] = {}
+    angles = [
+        tuple(numbers.setdefault(angle, len(numbers)) if isinstance(angle, int) else angle for angle in gate.angles)
+        for gate in unit.cone.gates
+    ]
+    return angles, list(numbers)
+
+
+def _key(unit: Unit, angles: list[tuple[int | float, ...]]) -> Hashable:
+    """The same for units that one circuit can stand for."""
+    place = _places(unit)
+    gates = tuple(
+        (gate.kind.key, tuple(place[qubit] for qubit in gate.qubits), own)
+        for gate, own in zip(unit.cone.gates, angles, strict=True)
+    )
+    measured: Hashable = None
+    if isinstance(unit.group, PauliGroup):
+        numbers = unit.group.supports.tobytes(), unit.group.coefficients.tobytes()
+        measured = tuple(place[qubit] for qubit in unit.group.qubits), unit.group.bases, numbers
+    elif unit.group is not None:
+        measured = id(unit.group)
+    return len(unit.qubits), gates, tuple(_terms(unit)), _constants(unit).tobytes(), measured
+
+
+def _places(unit: Unit) -> dict[int, int]:
+    return {qubit: i for i, qubit in enumerate(unit.qubits)}
+
+
+def _terms(unit: Unit) -> Iterator[Term]:
+    place, output_of = _places(unit), {output: i for i, output in enumerate(unit.outputs)}
+    for string, (sign, letters) in zip(unit.strings, unit.cone.strings, strict=False):
+        if sign and letters:
+            flip = sum(1 << place[qubit] for qubit, letter in letters.items() if letter != _LETTERS["Z"])
+            phase = sum(1 << place[qubit] for qubit, letter in letters.items() if letter != _LETTERS["X"])
+            for output, coefficient in string.shares:
+                yield Term(flip, phase, output_of[output], sign * coefficient)
+
+
+def _constants(unit: Unit) -> np.ndarray:
+    """What strings without letters give to each of the unit's outputs."""
+    constants, output_of = np.zeros(len(unit.outputs)), {output: i for i, output in enumerate(unit.outputs)}
+    for string, (sign, letters) in zip(unit.strings, unit.cone.strings, strict=False):
+        if not letters:
+            for output, coefficient in string.shares:
+                constants[output_of[output]] += sign * coefficient
+    return constants
+
+
+def _circuit(unit: Unit) -> LoweredCircuit:
+    place, gates = _places(unit), list[LoweredGate]()
+    for gate, angles in zip(unit.cone.gates, _numbered(unit)[0], strict=True):
+        gates += gates_of(gate.operation, tuple(place[qubit] for qubit in gate.qubits), angles)
+    return LoweredCircuit(
+        num_qubits=len(unit.qubits),
+        gates=gates,
+        terms=None if unit.group is not None else list(_terms(unit)),
+        measurements=[] if unit.group is None else [(unit.group, [place[qubit] for qubit in unit.group.qubits])],
+        constants=_constants(unit),
+    )
