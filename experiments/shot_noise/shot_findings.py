@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from operator import itemgetter
 from statistics import fmean, geometric_mean, median
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,6 +21,9 @@ from .noise import IDEAL, NOISES, QUANTITIES, closed_form, ideal, one_shot
 from .scaling import EXPONENTS, VALUE
 from .shot_settings import ShotNoiseSettings
 from .strategies import ALLOCATIONS, STRATEGIES
+
+NoiseKey: TypeAlias = "tuple[str, int, str]"
+"""A noise by its name, a number of qubits, and a quantity."""
 
 _SEED = itemgetter("seed")  # each training's rows are in the order of its steps
 _NEARLY = 0.95
@@ -44,7 +47,7 @@ def find(settings: ShotNoiseSettings, tables: Tables) -> Findings:
         figures["scaling.png"] = _scaling_figure(groups)
         numbers |= {"slopes": len(slopes), "largest_z_of_slopes": max(abs(row["z"]) for row in slopes)}
     if "noise" in tables:
-        by_noise = grouped(tables["noise"], itemgetter("noise", "quantity"))
+        by_noise = grouped(tables["noise"], itemgetter("noise", "qubits", "quantity"))
         plateaus = {key: _plateau(rows) for key, rows in by_noise.items()}
         biases = [_plateau_row(key, plateaus[key], rows[0]["exact_bias"]) for key, rows in by_noise.items()]
         summaries["plateaus"] = biases
@@ -90,12 +93,13 @@ def _plateau(rows: Table) -> Plateau:
     return fit_plateau(shots, squares, rows[0]["repeats"])
 
 
-def _plateau_row(key: tuple[str, str], plateau: Plateau, exact: float) -> dict[str, Any]:
-    name, quantity = key
+def _plateau_row(key: NoiseKey, plateau: Plateau, exact: float) -> dict[str, Any]:
+    name, qubits, quantity = key
     place = QUANTITIES.index(quantity)
-    closed = closed_form(NOISES[name])
+    closed = closed_form(NOISES[name], qubits)
     return {
         "noise": name,
+        "qubits": qubits,
         "quantity": quantity,
         "plateau": plateau.bias,
         **dict(zip(("95 % from", "to"), plateau.interval, strict=True)),
@@ -167,13 +171,15 @@ def _scaling_figure(groups: Mapping[str, Table]) -> Figure:
     return finish(figure, columns=3)
 
 
-def _noise_figure(groups: Mapping[tuple[str, str], Table], plateaus: Mapping[tuple[str, str], Plateau]) -> Figure:
-    """Root mean squared errors of value and derivative against shots, with fits and exact biases."""
-    figure = Figure(figsize=(10, 4.9), layout="constrained")
-    panels = dict(zip(QUANTITIES, figure.subplots(1, 2), strict=True))
+def _noise_figure(groups: Mapping[NoiseKey, Table], plateaus: Mapping[NoiseKey, Plateau]) -> Figure:
+    """Root mean squared errors of value and derivative against shots, with fits and exact biases; a row for each size."""
+    sizes = sorted({qubits for _, qubits, _ in groups})
+    figure = Figure(figsize=(10, 0.7 + 4.2 * len(sizes)), layout="constrained")
+    panels = figure.subplots(len(sizes), len(QUANTITIES), squeeze=False, sharex=True, sharey="col")
     styles = marks(NOISES)
-    for (name, quantity), rows in groups.items():
-        axes, mark, plateau = panels[quantity], styles[name], plateaus[name, quantity]
+    for (name, qubits, quantity), rows in groups.items():
+        axes = panels[sizes.index(qubits), QUANTITIES.index(quantity)]
+        mark, plateau = styles[name], plateaus[name, qubits, quantity]
         shots, squares, bars = columns(rows, "shots", "mean_squared_error", "mean_squared_error_error")
         along = np.geomspace(shots.min(), shots.max(), 100)
         curve = np.sqrt(np.maximum(plateau.one_shot / along + max(plateau.square, 0.0), 0.0))
@@ -185,15 +191,15 @@ def _noise_figure(groups: Mapping[tuple[str, str], Table], plateaus: Mapping[tup
             bias, ends = abs(rows[0]["exact_bias"]), shots.max() * np.array([1.25, 3])
             axes.plot(ends, [bias, bias], color=mark.colour, linewidth=2.5)
             axes.plot(ends[1], bias, mark.marker, color=mark.colour, markersize=5)
-    for quantity, units, title in (
-        ("value", "", "(a) value; lines: fits; at the right: exact bias"),
-        ("derivative", " (rad$^{-1}$)", "(b) its derivative; error bars: 2 standard errors"),
-    ):
-        axes = panels[quantity]
-        axes.set(xscale="log", yscale="log", xlabel="shots a circuit")
-        axes.set_ylabel(f"root mean squared error of the {quantity}{units}")
-        axes.set_title(title, loc="left", fontsize=10)
-    return finish(figure, columns=3)
+    for number, axes in enumerate(panels.flat):
+        size, place = divmod(number, len(QUANTITIES))
+        axes.set(xscale="log", yscale="log")
+        axes.set_ylabel(f"root mean squared error of the {('value', 'derivative (rad$^{-1}$)')[place]}")
+        axes.set_title(f"({chr(ord('a') + number)}) {QUANTITIES[place]}, {sizes[size]} qubits", loc="left", fontsize=10)
+    for axes in panels[-1]:
+        axes.set_xlabel("shots a circuit")
+    title = "points: measured (bars: 2 standard errors); lines: fits; at the right: exact bias"
+    return finish(figure, columns=3, title=title)
 
 
 def _training_figure(by_model: Mapping[str, Mapping[str, Table]]) -> Figure:

@@ -15,6 +15,7 @@ NoiseName = Literal[
 ]
 ModelName = Literal["hybrid CNN", "layerwise", "dressed"]
 PARTS: tuple[PartName, ...] = get_args(PartName)
+NOISE_QUBITS = range(2, 6)
 _SHOTS = (10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 
 
@@ -30,13 +31,14 @@ class ShotNoiseSettings(StudySettings):
     Three parts. scaling: the standard error of a value and of its gradient by each rule against the shots, as it is seen in
     repetitions, as the library reports it and as theory has it. training: accuracy against the shots spent, with constant,
     growing and adaptive shots, shared out evenly or by sensitivity. noise: the error of a noisy simulator against the
-    shots, which stops at the bias.
+    shots, which stops at the bias, for a small and a larger circuit.
 
     Attributes:
         parts: What to measure.
         shots: Shots a circuit of the part scaling.
         repeats: How often each number of shots is measured.
         noises: The simulators of the part noise.
+        noise_qubits: Qubits of the circuits of the part noise, 2 to 5 (which the smallest of the devices has).
         noise_shots: Shots a circuit of the part noise.
         noise_repeats: How often each number of shots is measured in the part noise.
         models: What to train in the part training.
@@ -50,8 +52,9 @@ class ShotNoiseSettings(StudySettings):
     shots: tuple[PositiveInt, ...] = _SHOTS
     repeats: PositiveInt = 4000
     noises: tuple[NoiseName, ...] = get_args(NoiseName)
-    noise_shots: tuple[PositiveInt, ...] = _SHOTS[:-1]
-    noise_repeats: PositiveInt = 100
+    noise_qubits: tuple[PositiveInt, ...] = (2, 5)
+    noise_shots: tuple[PositiveInt, ...] = _SHOTS
+    noise_repeats: PositiveInt = 10_000
     models: tuple[ModelName, ...] = get_args(ModelName)
     steps: PositiveInt = 100
     seeds: PositiveInt = 6
@@ -72,6 +75,11 @@ class ShotNoiseSettings(StudySettings):
                 raise ValueError(
                     f"--{prefix}repeats: got {repeats}, expected at least 10, whose scatter says something."
                 )
+        if "noise" in self.parts and not set(self.noise_qubits) <= set(NOISE_QUBITS):
+            raise ValueError(
+                f"--noise-qubits: got {list(self.noise_qubits)}, expected numbers from {NOISE_QUBITS[0]} to "
+                f"{NOISE_QUBITS[-1]}."
+            )
         if "training" in self.parts and self.dataset == "mnist" and self.data_root is None:
             raise ValueError("--dataset mnist: got no data root, expected --data-root or QTB_DATA.")
 

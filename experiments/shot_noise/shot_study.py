@@ -23,7 +23,7 @@ from .strategies import folder_of, strategies_of, train
 def cells(settings: ShotNoiseSettings) -> list[Cell]:
     """The cells of all parts that are asked for."""
     scaling = product((VALUE, *RULES), settings.shots)
-    noise = product(settings.noises, settings.noise_shots)
+    noise = product(settings.noises, settings.noise_qubits, settings.noise_shots)
     made: dict[PartName, list[Cell]] = {
         "scaling": [{"quantity": rule, "shots": shots, "repeats": settings.repeats} for rule, shots in scaling],
         "training": [
@@ -37,7 +37,10 @@ def cells(settings: ShotNoiseSettings) -> list[Cell]:
             for model in settings.models
             for strategy, seed in product(strategies_of(model), range(settings.seed, settings.seed + settings.seeds))
         ],
-        "noise": [{"noise": name, "shots": shots, "repeats": settings.noise_repeats} for name, shots in noise],
+        "noise": [
+            {"noise": name, "qubits": qubits, "shots": shots, "repeats": settings.noise_repeats}
+            for name, qubits, shots in noise
+        ],
     }
     return [{"part": part, **cell} for part in PARTS if part in settings.parts for cell in made[part]]
 
@@ -52,7 +55,7 @@ def require(settings: ShotNoiseSettings) -> None:
         load_first_of(DIGITS, train=1, test=1, data_root=folder_of(settings.mnist_root))
     for name in settings.noises if "noise" in settings.parts else ():
         if NOISES[name].device is not None:
-            resolve_backend(f"fake:{NOISES[name].device}")
+            resolve_backend(f"noisy:{NOISES[name].device}")
 
 
 def measure(cell: Cell, seed: np.random.SeedSequence) -> Sequence[Row]:
