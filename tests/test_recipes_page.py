@@ -77,6 +77,14 @@ def test_own_noise_by_density_matrix_and_by_trajectories():
     assert np.abs(expectations(circuit, names) - expected).max() > 0.05  # the noise matters
     assert all(np.abs(scores).max() < 4 for scores in names["z_scores"])
 
+    def total(weights):
+        bound = [circuit.assign_parameters({names["x"]: row, names["w"]: weights}) for row in features.tolist()]
+        densities = [with_noise(one, 0.01, 0.05) for one in bound]
+        return sum(density.expectation_value(pauli).real for density in densities for pauli in BOTH_Z)
+
+    slopes = [(total(WEIGHTS + s) - total(WEIGHTS - s)) / 2 for s in np.pi / 2 * np.eye(2)]
+    assert names["exact"].weights.grad.numpy() == pytest.approx(slopes, abs=1e-5)
+
     for layer, repeats in ((names["sampled"], 40), (names["trajectories"], 10)):
         with torch.no_grad():
             values = layer(features.repeat(repeats, 1)).numpy()
@@ -110,6 +118,8 @@ def test_zero_noise_extrapolation():
     def total_at(weights):
         return expectations(names["folded"](1), names, weights).sum()
 
+    without_shots = run(None, code=SECTIONS["Zero-noise extrapolation"][0].replace("20_000", "None"))
+    assert without_shots["values"].detach().numpy() == pytest.approx(left * ideal, abs=1e-6)
     slopes = [(total_at(WEIGHTS + s) - total_at(WEIGHTS - s)) / 2 for s in np.pi / 2 * np.eye(2)]
     z_scores = (names["gradient"].numpy() - left * np.array(slopes)) / names["gradient_errors"]
     assert np.abs(z_scores).max() < 4
