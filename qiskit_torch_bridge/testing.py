@@ -120,7 +120,8 @@ So a model without fault fails with a probability of at most :math:`\alpha` in a
 a mean over R gradients is normal.
 
 A backend with noise gives biased gradients, whatever the rule, and fails. ``reference=`` names a backend that simulates the
-same noise exactly, with which to compare instead; ``bias=`` says how large a bias is allowed.
+same noise exactly, with which to compare instead, such as ``reference=DensityMatrixBackend(noise)``; ``bias=`` says how
+large a bias is allowed.
 
 The layers between quantum layers are PyTorch's, and are not checked. Neither is the map from angles to parameters,
 which measured and exact gradient share; ``torch.autograd.gradcheck`` does that for a layer with exact simulation.
@@ -188,8 +189,8 @@ class ShotGradcheck:
             verdict = "The gradient differs from the exact one without noise"
             advice = (
                 f" If backend {self.noisy_backend!r} has noise, this may be the device's bias, which is no fault of the "
-                "rule. Compare with a simulation of the same noise: reference=AerSimulator(noise_model=..., "
-                'method="density_matrix"). Or allow for the bias: bias=.'
+                "rule. Compare with an exact simulation of the same noise: reference=DensityMatrixBackend(...), with the "
+                "noise model or the device. Or allow for the bias: bias=."
             )
         return (
             f"{verdict}: of {self.comparisons} derivatives, each measured {self.repeats} times, the one that deviates most "
@@ -332,7 +333,7 @@ def shot_gradcheck(
         bias: A systematic error that is allowed, in the units of the gradient: for finite differences and SPSA with large
             steps, whose mean is not the exact gradient.
         reference: A backend for the exact gradient; None: exact simulation without noise. For layers on a noisy backend,
-            whose noise biases every gradient, an ``AerSimulator`` with the same noise and ``method="density_matrix"``.
+            a :class:`qiskit_torch_bridge.DensityMatrixBackend` with the same noise (readout errors included) and device.
         seed: For the upstream gradient. The shots follow from the layers' own seeds.
         raise_exception: Whether to raise if the check fails, as ``torch.autograd.gradcheck`` does.
 

@@ -11,7 +11,15 @@ from qiskit.circuit import ParameterVector
 from scipy import stats
 from torch.autograd.gradcheck import GradcheckError
 
-from qiskit_torch_bridge import SPSA, DressedQuantumNet, FiniteDifference, ParameterShift, QuantumLayer, Stencil
+from qiskit_torch_bridge import (
+    SPSA,
+    DensityMatrixBackend,
+    DressedQuantumNet,
+    FiniteDifference,
+    ParameterShift,
+    QuantumLayer,
+    Stencil,
+)
 from qiskit_torch_bridge.testing import shot_gradcheck
 
 
@@ -162,20 +170,25 @@ def test_outcomes_too_rare_to_be_seen_are_no_fault():
     assert shot_gradcheck(layer)
 
 
-def test_noise_needs_its_own_reference():
+@pytest.mark.parametrize("place", ["here", pytest.param("aer", marks=pytest.mark.slow)])
+def test_noise_needs_its_own_reference(place):
+    """On either simulator; readout errors, which Aer's exact values leave out, are in the reference."""
     from qiskit_aer import AerSimulator
-    from qiskit_aer.noise import NoiseModel, depolarizing_error
+    from qiskit_aer.noise import NoiseModel, ReadoutError, depolarizing_error
 
     noise = NoiseModel()
-    noise.add_all_qubit_quantum_error(depolarizing_error(0.2, 2), ["cx"])
-    simulator = AerSimulator(noise_model=noise, method="density_matrix")
-    layer = layer_of(backend=simulator, shots=4000)
+    noise.add_all_qubit_quantum_error(depolarizing_error(0.15, 2), ["cx"])
+    noise.add_all_qubit_readout_error(ReadoutError([[0.97, 0.03], [0.08, 0.92]]))
+    reference = DensityMatrixBackend(noise)
+    backend = reference if place == "here" else AerSimulator(noise_model=noise, method="density_matrix")
+    layer = layer_of(backend=backend, shots=4000)
     biased = shot_gradcheck(layer, ROWS, repeats=10, raise_exception=False)
     assert not biased
-    assert re.search(r"differs from .* without noise: .* the device's bias, .* reference=AerSimulator\(", str(biased))
-    assert shot_gradcheck(layer, ROWS, repeats=10, reference=simulator)
-    layer = layer_of(backend=simulator, shots=4000, gradient=Altered(WRONG["a wrong sign"]))
-    wrong = shot_gradcheck(layer, ROWS, repeats=10, reference=simulator, raise_exception=False)
+    words = r"differs from .* without noise: .* the device's bias, .* reference=DensityMatrixBackend\("
+    assert re.search(words, str(biased))
+    assert shot_gradcheck(layer, ROWS, repeats=10, reference=reference)
+    layer = layer_of(backend=backend, shots=4000, gradient=Altered(WRONG["a wrong sign"]))
+    wrong = shot_gradcheck(layer, ROWS, repeats=10, reference=reference, raise_exception=False)
     assert str(wrong).startswith("The gradient is wrong")
 
 

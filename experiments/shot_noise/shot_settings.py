@@ -14,8 +14,8 @@ NoiseName = Literal[
     "none", "depolarising, 1 qubit", "depolarising, 2 qubits", "readout error", "fake Manila", "fake Nairobi"
 ]
 ModelName = Literal["hybrid CNN", "layerwise", "dressed"]
-PARTS: tuple[PartName, ...] = get_args(PartName)
 NOISE_QUBITS = range(2, 6)
+PARTS: tuple[PartName, ...] = get_args(PartName)
 _SHOTS = (10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 
 
@@ -62,6 +62,11 @@ class ShotNoiseSettings(StudySettings):
     dataset: Literal["auto", "digits", "mnist"] = "auto"
 
     def __post_init__(self) -> None:
+        if "noise" in self.parts and not set(self.noise_qubits) <= set(NOISE_QUBITS):
+            raise ValueError(
+                f"--noise-qubits: got {list(self.noise_qubits)}, expected numbers from {NOISE_QUBITS[0]} to "
+                f"{NOISE_QUBITS[-1]}."
+            )
         for part, prefix, shots, repeats in (
             ("scaling", "", self.shots, self.repeats),
             ("noise", "noise-", self.noise_shots, self.noise_repeats),
@@ -75,11 +80,6 @@ class ShotNoiseSettings(StudySettings):
                 raise ValueError(
                     f"--{prefix}repeats: got {repeats}, expected at least 10, whose scatter says something."
                 )
-        if "noise" in self.parts and not set(self.noise_qubits) <= set(NOISE_QUBITS):
-            raise ValueError(
-                f"--noise-qubits: got {list(self.noise_qubits)}, expected numbers from {NOISE_QUBITS[0]} to "
-                f"{NOISE_QUBITS[-1]}."
-            )
         if "training" in self.parts and self.dataset == "mnist" and self.data_root is None:
             raise ValueError("--dataset mnist: got no data root, expected --data-root or QTB_DATA.")
 

@@ -26,6 +26,14 @@ For more qubits, Aer or a fake device with shots; more of them do not cure the n
 ``"ibm:fake_fez"``: the hardware's way with a simulated device, its jobs and prices included. The reference Estimators add
 Gaussian noise to exact values, which is not shot noise.
 
+**Noise, exactly.** :class:`qiskit_torch_bridge.DensityMatrixBackend` takes what Aer takes: a ``NoiseModel``, a device, its
+``target`` or ``properties()``. Without shots its values are those of infinitely many shots on Aer, readout errors included,
+and with shots it draws from the same distribution; layers on it are seeded, resumed and quoted as on ``statevector``.
+Refused by name, with Aer as the remedy: errors that are no physical channel or act on more than five qubits, ``reset`` and
+other instructions that are no gates, passes of a noise model that are not Aer's own, noise that the transpiler would lose,
+and circuits that are too large for the machine's memory. As by Aer, readout errors that several qubits share are left out,
+with a warning. What it costs: :mod:`qiskit_torch_bridge.simulator`.
+
 A backend of your own: :mod:`qiskit_torch_bridge.testing`.
 """
 

@@ -1,6 +1,8 @@
 """Layers under noise on the package's own simulator: against Aer, and as layers on any other backend are."""
 
 import pickle
+from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from qiskit_aer.noise import NoiseModel, depolarizing_error
 from scipy.stats import chi2
 from torch.autograd import gradcheck, gradgradcheck
 
-from qiskit_torch_bridge import AerBackend, DensityMatrixBackend
+from qiskit_torch_bridge import AerBackend, DensityMatrixBackend, QuantumLayer
 from qiskit_torch_bridge.backends import resolve_backend
 from qiskit_torch_bridge.testing import shot_gradcheck
 
@@ -90,6 +92,46 @@ def test_shots_as_on_any_backend():
     assert (layer.last_run.standard_errors > 0).all()
     assert layer.total_shots == layer.quote(len(FEATURES)).shots
     assert shot_gradcheck(layer, FEATURES, reference=DensityMatrixBackend(noise))
+
+
+def test_a_step_costs_what_the_quote_says(counting):
+    """Exact: one call, and a sweep that runs no circuits. With shots: two more circuits for each angle and row."""
+    for shots, circuits, calls in ((None, 3, 1), (300, 3 * (1 + 2 * 6), 2)):
+        backend = counting(DensityMatrixBackend(MODELS["depolarising"]()))
+        layer = make_layer(small_model(), backend=backend, shots=shots, observables=["ZZ"])
+        quote = layer.quote(len(FEATURES))
+        layer(FEATURES.clone().requires_grad_()).sum().backward()
+        assert (quote.circuits, quote.shots, quote.calls) == (circuits, circuits * (shots or 0), calls)
+        assert len(backend.calls) == calls
+        assert (layer.total_circuits, layer.total_shots) == (quote.circuits, quote.shots)
+
+
+def trained(layer: QuantumLayer, steps: int, saved: dict[str, Any] | None = None) -> dict[str, Any]:
+    """So many steps of Adam, from a saved state on; what is to be saved after them."""
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
+    if saved is not None:
+        layer.load_state_dict(saved["layer"])
+        optimizer.load_state_dict(saved["optimizer"])
+        layer.set_rng_state(saved["rng"])
+    for _ in range(steps):
+        optimizer.zero_grad()
+        layer(FEATURES).square().mean().backward()
+        optimizer.step()
+    return deepcopy({"layer": layer.state_dict(), "optimizer": optimizer.state_dict(), "rng": layer.get_rng_state()})
+
+
+@pytest.mark.parametrize("shots", [None, 50])
+def test_a_run_is_resumed_to_the_last_bit(shots):
+    noise = with_readout(MODELS["thermal relaxation"]())
+
+    def layer(seed: int = 7) -> QuantumLayer:
+        return make_layer(model(), backend=DensityMatrixBackend(noise), shots=shots, seed=seed)
+
+    whole = trained(layer(), 6)["layer"]["weights"]
+    saved = pickle.loads(pickle.dumps(trained(layer(), 3)))
+    assert torch.equal(trained(layer(seed=8), 3, saved)["layer"]["weights"], whole)
+    other = trained(layer(seed=8), 6)["layer"]["weights"]
+    assert torch.equal(other, whole) == (shots is None)
 
 
 def test_a_device_as_a_word():
