@@ -58,6 +58,9 @@ class ForkedKernel(AsyncKernelManager):
 
     has_kernel = True
 
+    def __init__(self) -> None:
+        super().__init__(owns_kernel=False)  # its process is ours, and not the manager's to ask whether it lives
+
     @contextmanager
     def running(self, folder: Path) -> Iterator[None]:
         """Within it, the kernel runs; it starts in that folder."""
