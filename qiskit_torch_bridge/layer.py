@@ -321,6 +321,10 @@ class QuantumLayer(nn.Module):
             trained.add(0)
         return quote_step(self.program, self.method(), int(batch_size), trained if torch.is_grad_enabled() else ())
 
+    def plan(self) -> str:
+        """How the backend evaluates the circuit, in words: the exact simulator, by which light cones or as one state."""
+        return self.backend.describe(self.program)
+
     def get_rng_state(self) -> dict[str, Any]:
         """Where the layer's stream of shots stands; save it to continue a run to the last bit."""
         return self.seeds.state()

@@ -174,6 +174,11 @@ class Backend(ABC):
         circuits = sum(rows * self.circuits_per_row(program) for program, rows in work)
         return Charge(executions=circuits * (shots or 0))
 
+    def describe(self, program: Program) -> str:
+        """How a program is evaluated, in words."""
+        circuits = self.circuits_per_row(program)
+        return f"{circuits} circuit{'' if circuits == 1 else 's'} for each row of the batch, on {self.name}."
+
     def note_shadow(self, shadow: Shadow) -> None:  # noqa: B027 - most backends have nowhere to note it
         """Told what :attr:`shadow` has shown, after each evaluation."""
 

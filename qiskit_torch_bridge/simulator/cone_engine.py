@@ -31,6 +31,7 @@ from .lowering import lowered
 
 __all__ = ["ConeSimulator", "simulator_of"]
 
+_MOST_LISTED = 8
 _MOST_QUBITS_OF_OUTCOMES = 14  # beyond, variances from products of strings are less work
 
 
@@ -170,6 +171,19 @@ class ConeSimulator:
         """What exact values come from."""
         return self._exact.units
 
+    @property
+    def description(self) -> str:
+        """What is simulated, in words."""
+        units, shapes = self.units, [shape for shape, _ in self._exact.parts]
+        active = len(self._program.active_qubits)
+        lines = [
+            f"{len(units)} light cones in place of one state of {active} qubits; those that are alike are one circuit:"
+        ]
+        for shape in sorted(shapes, key=lambda shape: -shape.circuit.num_qubits):
+            size = f"{shape.num_units} x {shape.circuit.num_qubits} qubits"
+            lines.append(f"  {size}, {shape.columns.shape[1]} angles: outputs {_listed(shape.outputs)}")
+        return "\n".join(lines)
+
     def values(self, angles: np.ndarray, *, keep: bool = False) -> tuple[np.ndarray, list[States | None]]:
         """Exact values, shape (N, M), and the states that are kept for a gradient."""
         return self._exact.values(angles, keep=keep)
@@ -273,6 +287,12 @@ class ConeSimulator:
             weights = np.where(first == second, 1.0, 2.0)
             variances += (along[:, first] * along[:, second] * covariances) @ weights
         return np.maximum(variances, 0.0)
+
+
+def _listed(numbers: np.ndarray) -> str:
+    """The distinct numbers, most of a long list left out."""
+    words = [str(number) for number in np.unique(numbers).tolist()]
+    return ", ".join(words if len(words) <= _MOST_LISTED else [*words[: _MOST_LISTED - 2], "...", words[-1]])
 
 
 def _seed_of(seed: np.random.SeedSequence, number: int) -> np.random.SeedSequence:

@@ -76,6 +76,12 @@ class Simulator:
         self._static = self.static() if self.plan.whole else None
         self._num_outcomes = sum(2 ** len(measurement.qubits) for measurement in self.plan.measurements)
 
+    @property
+    def description(self) -> str:
+        """What is simulated, in words."""
+        amplitudes = "real" if self.plan.planes == 1 else "complex"
+        return f"One state of {self._num_qubits} qubits, {1 << self._num_qubits} {amplitudes} amplitudes for each row."
+
     def static(self, table: Sequence[np.ndarray] = NO_MAP) -> np.ndarray:
         """What the kernels of whole states take; the table must outlive it, as must this simulator."""
         return self.plan.static(self._constants, table)

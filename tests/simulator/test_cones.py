@@ -166,6 +166,17 @@ def test_alike_cones_are_rows_of_one_circuit():
     assert max(shape.circuit.num_qubits for shape, _ in long._exact.parts) == 6
 
 
+def test_the_plan_says_what_is_simulated():
+    assert layer_of(60).plan().splitlines() == [
+        "28 light cones in place of one state of 60 qubits; those that are alike are one circuit:",
+        "  1 x 6 qubits, 23 angles: outputs 0, 1, 2, 3, 4",
+        "  26 x 6 qubits, 20 angles: outputs 5, 6, 7, 8, 9, 10, ..., 56",
+        "  1 x 6 qubits, 21 angles: outputs 57, 58, 59",
+    ]
+    assert layer_of(3).plan() == "One state of 3 qubits, 8 complex amplitudes for each row."
+    assert layer_of(3, backend="aer").plan() == "1 circuit for each row of the batch, on aer."
+
+
 def test_strings_of_one_cone_are_simulated_once():
     """X on a qubit lies within the cone of Z on it and its neighbour."""
     n = 20
