@@ -6,7 +6,7 @@ simulated without noise on this machine, its idle qubits left out, and compared 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -51,14 +51,7 @@ def require_same_answers(
     Raises:
         ValueError: If they do not agree.
     """
-    compact = [_without_idle_qubits(one.circuit, observables) for one in circuits]
-    simulated = []
-    for number, (one, (circuit, place)) in enumerate(zip(circuits, compact, strict=True)):
-        if observables:
-            restricted = [restricted_to(observable, list(place)) for observable in observables]
-            simulated.append(Program.compile(circuit, inputs=one.parameters, observables=restricted))
-        else:
-            simulated.append(_as_measured(circuit, one.parameters, program.readout.groups[number]))
+    simulated = list(_without_noise(program, circuits, observables))
     backend = StatevectorBackend()
     size = max(backend.num_amplitudes(one) for one in (program, *simulated))
     if size > 2**_MOST_QUBITS:
@@ -79,6 +72,19 @@ def require_same_answers(
             f"without noise). {remedy}"
         )
     return f"layout tested: the transpiled circuit agrees with the logical one to {difference:.1g}"
+
+
+def _without_noise(
+    program: Program, circuits: Sequence[BoundCircuit], observables: Sequence[SparsePauliOp]
+) -> Iterator[Program]:
+    """Programs that give what the circuits would without noise."""
+    for number, one in enumerate(circuits):
+        circuit, place = _without_idle_qubits(one.circuit, observables)
+        if observables:
+            restricted = [restricted_to(observable, list(place)) for observable in observables]
+            yield Program.compile(circuit, inputs=one.parameters, observables=restricted)
+        else:
+            yield _as_measured(circuit, one.parameters, program.readout.groups[number])
 
 
 def _as_measured(circuit: QuantumCircuit, parameters: Sequence[Parameter], group: MeasurementGroup) -> Program:

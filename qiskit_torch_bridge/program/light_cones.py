@@ -86,9 +86,9 @@ class Gate:
     def commutes_with(self, other: Gate) -> bool:
         """Whether the two are known to commute."""
         common = [(i, other.qubits.index(qubit)) for i, qubit in enumerate(self.qubits) if qubit in other.qubits]
-        mine, others = self.kind.letters, other.kind.letters
-        if mine is not None and others is not None:
-            return sum(mine[i] != others[j] for i, j in common) % 2 == 0
+        letters, other_letters = self.kind.letters, other.kind.letters
+        if letters is not None and other_letters is not None:
+            return sum(letters[i] != other_letters[j] for i, j in common) % 2 == 0
         axes, other_axes = self.kind.axes, other.kind.axes
         return all(axes[i] is not None and axes[i] == other_axes[j] for i, j in common)
 

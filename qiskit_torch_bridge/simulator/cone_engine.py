@@ -16,14 +16,14 @@ from ..program.light_cones import CircuitGates, Cone, amplitudes, work
 from ..program.readout import Expectation, PauliGroup
 from .cone_plan import (
     LEAST_QUBITS,
+    Fragment,
     Shape,
     String,
-    Unit,
-    exact_units,
+    exact_fragments,
     pays,
     products_of,
     shapes_of,
-    shot_units,
+    shot_fragments,
     strings_of,
 )
 from .engine import HALF_PRECISION, Measured, Simulator, States
@@ -66,21 +66,23 @@ def num_amplitudes(program: Program) -> float:
     if isinstance(program.readout, Expectation):
         cones = [gates.cone([string.letters]) for string in strings_of(program.readout)]
         return min(whole, sum(amplitudes(len(cone.qubits)) for cone in cones))
-    return min(whole, sum(amplitudes(len(unit.qubits)) for unit in shot_units(gates, program.readout, joint=True)))
+    return min(
+        whole, sum(amplitudes(len(fragment.qubits)) for fragment in shot_fragments(gates, program.readout, joint=True))
+    )
 
 
 def _by_cones(program: Program, dtype: np.dtype, joint_shots: bool) -> ConeSimulator | None:
     gates, active = CircuitGates(program), len(program.active_qubits)
     whole = work(active, len(gates.gates)) if active <= _most_qubits(dtype) else math.inf
     if isinstance(program.readout, Expectation):
-        units = exact_units(gates, strings_of(program.readout), whole, partial(_check_cone, program, dtype))
+        fragments = exact_fragments(gates, strings_of(program.readout), whole, partial(_check_cone, program, dtype))
     else:
-        units = shot_units(gates, program.readout, joint=True)
-        for unit in units:
-            _check_width("The light cone of the probabilities", len(unit.qubits), active, dtype)
-    if units is None or not pays(units, whole):
+        fragments = shot_fragments(gates, program.readout, joint=True)
+        for fragment in fragments:
+            _check_width("The light cone of the probabilities", len(fragment.qubits), active, dtype)
+    if fragments is None or not pays(fragments, whole):
         return None
-    return ConeSimulator(program, gates, units, dtype, joint_shots=joint_shots)
+    return ConeSimulator(program, gates, fragments, dtype, joint_shots=joint_shots)
 
 
 def _most_qubits(dtype: np.dtype) -> int:
@@ -112,22 +114,22 @@ class _Cones:
     """Shapes with their simulators, as one map from angles to values.
 
     Args:
-        units: What is simulated.
+        fragments: What is simulated.
         constants: Shape (M,): what the outputs begin with.
         dtype: As for :class:`Simulator`.
     """
 
-    def __init__(self, units: Sequence[Unit], constants: np.ndarray, dtype: np.dtype) -> None:
-        self.units, self.constants = units, constants
-        self.parts = [(shape, Simulator(shape.circuit, dtype)) for shape in shapes_of(units)]
+    def __init__(self, fragments: Sequence[Fragment], constants: np.ndarray, dtype: np.dtype) -> None:
+        self.fragments, self.constants = fragments, constants
+        self.parts = [(shape, Simulator(shape.circuit, dtype)) for shape in shapes_of(fragments)]
 
     def values(self, angles: np.ndarray, *, keep: bool = False) -> tuple[np.ndarray, list[States | None]]:
         values = np.empty((len(angles), len(self.constants)))
         values[:] = self.constants
         kept = []
         for shape, simulator in self.parts:
-            found, states = simulator.values(_angles_of(shape, angles), keep=keep)
-            _add(values, shape.outputs, found)
+            results, states = simulator.values(_angles_of(shape, angles), keep=keep)
+            _add(values, shape.outputs, results)
             kept.append(states)
         return values, kept
 
@@ -136,11 +138,11 @@ class _Cones:
     ) -> np.ndarray:
         gradients = np.zeros(angles.shape)
         for (shape, simulator), kept in zip(self.parts, states or [None] * len(self.parts), strict=True):
-            wanted = selected[shape.columns]
-            if not wanted.any():
+            selected_here = selected[shape.columns]
+            if not selected_here.any():
                 continue
-            own = _angles_of(shape, angles), _of_units(upstream, shape.outputs)
-            _add(gradients, shape.columns, simulator.pullback(*own, kept, wanted.any(axis=0)))
+            own = _angles_of(shape, angles), _of_fragments(upstream, shape.outputs)
+            _add(gradients, shape.columns, simulator.pullback(*own, kept, selected_here.any(axis=0)))
         gradients[:, ~selected] = 0.0
         return gradients
 
@@ -153,7 +155,7 @@ class ConeSimulator:
     Args:
         program: Without input blocks.
         gates: Its gates.
-        units: What exact values come from.
+        fragments: What exact values come from.
         dtype: Of the real and imaginary parts: float64 or float32.
         joint_shots: Whether shots of qubits whose light cones share a qubit are drawn together. Otherwise each part of a
             measurement is drawn by itself: values and standard errors of each Pauli string are right, and there is no
@@ -161,26 +163,32 @@ class ConeSimulator:
     """
 
     def __init__(
-        self, program: Program, gates: CircuitGates, units: Sequence[Unit], dtype: np.dtype, *, joint_shots: bool
+        self,
+        program: Program,
+        gates: CircuitGates,
+        fragments: Sequence[Fragment],
+        dtype: np.dtype,
+        *,
+        joint_shots: bool,
     ) -> None:
         self._program, self._gates, self._dtype, self._joint_shots = program, gates, dtype, joint_shots
-        self._exact = _Cones(units, program.readout.constants, dtype)
+        self._exact = _Cones(fragments, program.readout.constants, dtype)
 
     @property
-    def units(self) -> Sequence[Unit]:
+    def fragments(self) -> Sequence[Fragment]:
         """What exact values come from."""
-        return self._exact.units
+        return self._exact.fragments
 
     @property
     def description(self) -> str:
         """What is simulated, in words."""
-        units, shapes = self.units, [shape for shape, _ in self._exact.parts]
+        fragments, shapes = self.fragments, [shape for shape, _ in self._exact.parts]
         active = len(self._program.active_qubits)
         lines = [
-            f"{len(units)} light cones in place of one state of {active} qubits; those that are alike are one circuit:"
+            f"{len(fragments)} light cones in place of one state of {active} qubits; those that are alike are one circuit:"
         ]
         for shape in sorted(shapes, key=lambda shape: -shape.circuit.num_qubits):
-            size = f"{shape.num_units} x {shape.circuit.num_qubits} qubits"
+            size = f"{shape.num_fragments} x {shape.circuit.num_qubits} qubits"
             lines.append(f"  {size}, {shape.columns.shape[1]} angles: outputs {_listed(shape.outputs)}")
         return "\n".join(lines)
 
@@ -231,7 +239,7 @@ class ConeSimulator:
                 shots,
                 None if seed is None else _seed_of(seed, number),
                 None if kept is None else kept[number],
-                _of_units(upstream, shape.outputs),
+                _of_fragments(upstream, shape.outputs),
             )
             variances += own.reshape(len(angles), -1).sum(axis=1)
         return variances
@@ -239,12 +247,12 @@ class ConeSimulator:
     # Shots
 
     @cached_property
-    def _shot_units(self) -> list[Unit]:
-        return shot_units(self._gates, self._program.readout, joint=self._joint_shots)
+    def _shot_fragments(self) -> list[Fragment]:
+        return shot_fragments(self._gates, self._program.readout, joint=self._joint_shots)
 
     @property
     def _widest(self) -> int:
-        return max((len(unit.qubits) for unit in self._shot_units), default=0)
+        return max((len(fragment.qubits) for fragment in self._shot_fragments), default=0)
 
     @cached_property
     def _drawn(self) -> list[tuple[Shape, Simulator]]:
@@ -257,7 +265,7 @@ class ConeSimulator:
                 "covariance between strings of different cones, or backend=AerSimulator(method='matrix_product_state'), or "
                 "shots=None."
             )
-        return [(shape, Simulator(shape.circuit, self._dtype)) for shape in shapes_of(self._shot_units)]
+        return [(shape, Simulator(shape.circuit, self._dtype)) for shape in shapes_of(self._shot_fragments)]
 
     # Exact variances of joint measurements that are too wide to simulate: from the products of Pauli strings
 
@@ -268,14 +276,16 @@ class ConeSimulator:
 
     @cached_property
     def _products(self) -> list[tuple[PauliGroup, np.ndarray, _Cones]]:
-        found = []
+        results = []
         for group in self._program.readout.groups:
             assert isinstance(group, PauliGroup)
-            strings, pairs = products_of(self._gates, group)
-            units = exact_units(self._gates, strings, math.inf, partial(_check_cone, self._program, self._dtype))
-            assert units is not None
-            found.append((group, pairs, _Cones(units, np.zeros(len(strings)), self._dtype)))
-        return found
+            products = products_of(self._gates, group)
+            fragments = exact_fragments(
+                self._gates, products.strings, math.inf, partial(_check_cone, self._program, self._dtype)
+            )
+            assert fragments is not None
+            results.append((group, products.pairs, _Cones(fragments, np.zeros(len(products.strings)), self._dtype)))
+        return results
 
     def _exact_variances(self, angles: np.ndarray, upstream: np.ndarray) -> np.ndarray:
         variances = np.zeros(len(angles))
@@ -301,16 +311,16 @@ def _seed_of(seed: np.random.SeedSequence, number: int) -> np.random.SeedSequenc
 
 
 def _angles_of(shape: Shape, angles: np.ndarray) -> np.ndarray:
-    """The units' own angles, shape (N * K, A'), from all of shape (N, A)."""
-    return _of_units(angles, shape.columns)
+    """The fragments' own angles, shape (N * K, A'), from all of shape (N, A)."""
+    return _of_fragments(angles, shape.columns)
 
 
-def _of_units(array: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """The columns of K units, shape (N * K, C), from an array of shape (N, *)."""
+def _of_fragments(array: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """The columns of K fragments, shape (N * K, C), from an array of shape (N, *)."""
     return np.ascontiguousarray(array[:, columns]).reshape(len(array) * len(columns), columns.shape[1])
 
 
 def _add(totals: np.ndarray, columns: np.ndarray, parts: np.ndarray) -> None:
-    """Adds the columns of K units, shape (N * K, C), to an array of shape (N, *), where several may have the same one."""
+    """Adds the columns of K fragments, shape (N * K, C), to an array of shape (N, *); several may have the same one."""
     by_column = parts.reshape(len(totals), columns.size).T
     np.add.at(totals.T, columns.ravel(), by_column)

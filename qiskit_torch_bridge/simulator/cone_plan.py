@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -22,15 +21,15 @@ from .lowering import LoweredCircuit, LoweredGate, Term, gates_of
 
 __all__ = [
     "LEAST_QUBITS",
+    "Fragment",
     "Products",
     "Shape",
     "String",
-    "Unit",
-    "exact_units",
+    "exact_fragments",
     "pays",
     "products_of",
     "shapes_of",
-    "shot_units",
+    "shot_fragments",
     "strings_of",
 ]
 
@@ -39,7 +38,7 @@ LEAST_QUBITS = 10
 
 _LETTERS = {"X": 1, "Y": 2, "Z": 3}
 _GAIN = 0.5  # a split is worth its calls where it has at most this share of the work
-_WORK_OF_A_SHAPE = 2.0**14  # its calls, in units of a gate on one amplitude
+_WORK_OF_A_SHAPE = 2.0**14  # its calls, in fragments of a gate on one amplitude
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +59,7 @@ class String:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Unit:
+class Fragment:
     """What is simulated together.
 
     Attributes:
@@ -78,7 +77,7 @@ class Unit:
     outputs: tuple[int, ...]
 
     @classmethod
-    def exact(cls, cone: Cone, strings: Sequence[String]) -> Unit:
+    def exact(cls, cone: Cone, strings: Sequence[String]) -> Fragment:
         """Of strings that are read exactly."""
         outputs = sorted({output for string in strings for output, _ in string.shares})
         qubits = cone.qubits or (0,)
@@ -86,7 +85,7 @@ class Unit:
 
     @property
     def work(self) -> float:
-        """How long its simulation takes, in units of a gate on one amplitude."""
+        """How long its simulation takes, in fragments of a gate on one amplitude."""
         return work(len(self.qubits), len(self.cone.gates))
 
 
@@ -102,20 +101,20 @@ def strings_of(readout: Readout) -> list[String]:
     return strings
 
 
-def pays(units: Iterable[Unit], whole: float) -> bool:
-    """Whether units are clearly less work than the whole circuit.
+def pays(fragments: Iterable[Fragment], whole: float) -> bool:
+    """Whether fragments are clearly less work than the whole circuit.
 
     Args:
-        units: The units.
+        fragments: The fragments.
         whole: The work of the whole circuit.
     """
-    shapes = {_key(unit, _numbered(unit)[0]) for unit in units}
-    return sum(unit.work for unit in units) + _WORK_OF_A_SHAPE * len(shapes) <= _GAIN * whole
+    shapes = {_key(fragment, _numbered(fragment)[0]) for fragment in fragments}
+    return sum(fragment.work for fragment in fragments) + _WORK_OF_A_SHAPE * len(shapes) <= _GAIN * whole
 
 
-def exact_units(
+def exact_fragments(
     gates: CircuitGates, strings: Sequence[String], whole: float, refuse: Callable[[String, Cone], None]
-) -> list[Unit] | None:
+) -> list[Fragment] | None:
     """The strings, those together that are less work so; None where one of them needs most of the whole circuit.
 
     Args:
@@ -131,15 +130,15 @@ def exact_units(
             return None
         refuse(string, cone)
         cones.append(cone)
-    units = []
+    fragments = []
     for members in _together(cones):
         joint = gates.cone([strings[i].letters for i in members]) if len(members) > 1 else cones[members[0]]
         # What strings are turned into on the way can differ, so a joint cone may be wider than its parts: rarely.
         if len(members) > 1 and joint.work > sum(cones[i].work for i in members):
-            units += [Unit.exact(cones[i], [strings[i]]) for i in members]
+            fragments += [Fragment.exact(cones[i], [strings[i]]) for i in members]
         else:
-            units.append(Unit.exact(joint, [strings[i] for i in members]))
-    return units
+            fragments.append(Fragment.exact(joint, [strings[i] for i in members]))
+    return fragments
 
 
 def _together(cones: Sequence[Cone]) -> list[list[int]]:
@@ -181,7 +180,8 @@ def _together(cones: Sequence[Cone]) -> list[list[int]]:
 # Shots
 
 
-class Products(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Products:
     """The products of the strings of a group, as far as two are not independent of each other.
 
     Attributes:
@@ -221,7 +221,7 @@ def _product(a: PauliString, b: PauliString) -> PauliString:
     return {qubit: letter for qubit, letter in {**a, **b}.items() if (qubit in a) != (qubit in b)}
 
 
-def shot_units(gates: CircuitGates, readout: Readout, *, joint: bool) -> list[Unit]:
+def shot_fragments(gates: CircuitGates, readout: Readout, *, joint: bool) -> list[Fragment]:
     """The measurements in parts, each with the outputs' share of it.
 
     Args:
@@ -229,15 +229,15 @@ def shot_units(gates: CircuitGates, readout: Readout, *, joint: bool) -> list[Un
         readout: What is measured.
         joint: Whether qubits whose light cones share a qubit are drawn together; else only those that are less work so.
     """
-    units = []
+    fragments = []
     for group in readout.groups:
         if not isinstance(group, PauliGroup):
-            units.append(_measured(gates, group, range(len(group.scales))))
+            fragments.append(_measured(gates, group, range(len(group.scales))))
             continue
         cones = [gates.cone_of_measurement(_bases(group, support)) for support in group.supports]
         members = _sharing_qubits(cones, group) if joint else _together(cones)
-        units += [_measured(gates, *_part(group, sorted(terms))) for terms in members]
-    return units
+        fragments += [_measured(gates, *_part(group, sorted(terms))) for terms in members]
+    return fragments
 
 
 def _bases(group: MeasurementGroup, support: np.ndarray | None = None) -> dict[int, int]:
@@ -246,10 +246,10 @@ def _bases(group: MeasurementGroup, support: np.ndarray | None = None) -> dict[i
     return {group.qubits[i]: _LETTERS[group.bases[i]] for i in there}
 
 
-def _measured(gates: CircuitGates, group: MeasurementGroup, outputs: Iterable[int]) -> Unit:
+def _measured(gates: CircuitGates, group: MeasurementGroup, outputs: Iterable[int]) -> Fragment:
     cone = gates.cone_of_measurement(_bases(group))
     qubits = tuple(sorted({*cone.qubits, *group.qubits}))
-    return Unit(cone=cone, qubits=qubits, strings=(), group=group, outputs=tuple(outputs))
+    return Fragment(cone=cone, qubits=qubits, strings=(), group=group, outputs=tuple(outputs))
 
 
 def _sharing_qubits(cones: Sequence[Cone], group: PauliGroup) -> list[list[int]]:
@@ -290,11 +290,11 @@ def _part(group: PauliGroup, terms: list[int]) -> tuple[PauliGroup, list[int]]:
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """A circuit that stands for K units.
+    """A circuit that stands for K fragments.
 
     Attributes:
         circuit: With its own A' angles and M' outputs.
-        columns: Shape (K, A'): which of the program's angles those are, for each unit.
+        columns: Shape (K, A'): which of the program's angles those are, for each fragment.
         outputs: Shape (K, M'): which of its outputs.
     """
 
@@ -303,60 +303,60 @@ class Shape:
     outputs: np.ndarray
 
     @property
-    def num_units(self) -> int:
-        """The number K of units."""
+    def num_fragments(self) -> int:
+        """The number K of fragments."""
         return len(self.columns)
 
 
-def shapes_of(units: Iterable[Unit]) -> list[Shape]:
+def shapes_of(fragments: Iterable[Fragment]) -> list[Shape]:
     """Units, those together that differ only in which angles and outputs they have."""
-    alike: dict[Hashable, list[tuple[Unit, list[int]]]] = {}
-    for unit in units:
-        angles, columns = _numbered(unit)
-        alike.setdefault(_key(unit, angles), []).append((unit, columns))
+    alike: dict[Hashable, list[tuple[Fragment, list[int]]]] = {}
+    for fragment in fragments:
+        angles, columns = _numbered(fragment)
+        alike.setdefault(_key(fragment, angles), []).append((fragment, columns))
     return [
         Shape(
             _circuit(members[0][0]),
             np.array([columns for _, columns in members], np.int64).reshape(len(members), -1),
-            np.array([unit.outputs for unit, _ in members], np.int64).reshape(len(members), -1),
+            np.array([fragment.outputs for fragment, _ in members], np.int64).reshape(len(members), -1),
         )
         for members in alike.values()
     ]
 
 
-def _numbered(unit: Unit) -> tuple[list[tuple[int | float, ...]], list[int]]:
-    """Each gate's angles by numbers of the unit's own, and which columns those stand for."""
+def _numbered(fragment: Fragment) -> tuple[list[tuple[int | float, ...]], list[int]]:
+    """Each gate's angles by numbers of the fragment's own, and which columns those stand for."""
     numbers: dict[int, int] = {}
     angles = [
         tuple(numbers.setdefault(angle, len(numbers)) if isinstance(angle, int) else angle for angle in gate.angles)
-        for gate in unit.cone.gates
+        for gate in fragment.cone.gates
     ]
     return angles, list(numbers)
 
 
-def _key(unit: Unit, angles: list[tuple[int | float, ...]]) -> Hashable:
-    """The same for units that one circuit can stand for."""
-    place = _places(unit)
+def _key(fragment: Fragment, angles: list[tuple[int | float, ...]]) -> Hashable:
+    """The same for fragments that one circuit can stand for."""
+    place = _places(fragment)
     gates = tuple(
         (gate.kind.key, tuple(place[qubit] for qubit in gate.qubits), own)
-        for gate, own in zip(unit.cone.gates, angles, strict=True)
+        for gate, own in zip(fragment.cone.gates, angles, strict=True)
     )
     measured: Hashable = None
-    if isinstance(unit.group, PauliGroup):
-        numbers = unit.group.supports.tobytes(), unit.group.coefficients.tobytes()
-        measured = tuple(place[qubit] for qubit in unit.group.qubits), unit.group.bases, numbers
-    elif unit.group is not None:
-        measured = id(unit.group)
-    return len(unit.qubits), gates, tuple(_terms(unit)), _constants(unit).tobytes(), measured
+    if isinstance(fragment.group, PauliGroup):
+        numbers = fragment.group.supports.tobytes(), fragment.group.coefficients.tobytes()
+        measured = tuple(place[qubit] for qubit in fragment.group.qubits), fragment.group.bases, numbers
+    elif fragment.group is not None:
+        measured = id(fragment.group)
+    return len(fragment.qubits), gates, tuple(_terms(fragment)), _constants(fragment).tobytes(), measured
 
 
-def _places(unit: Unit) -> dict[int, int]:
-    return {qubit: i for i, qubit in enumerate(unit.qubits)}
+def _places(fragment: Fragment) -> dict[int, int]:
+    return {qubit: i for i, qubit in enumerate(fragment.qubits)}
 
 
-def _terms(unit: Unit) -> Iterator[Term]:
-    place, output_of = _places(unit), {output: i for i, output in enumerate(unit.outputs)}
-    for string, (sign, letters) in zip(unit.strings, unit.cone.strings, strict=False):
+def _terms(fragment: Fragment) -> Iterator[Term]:
+    place, output_of = _places(fragment), {output: i for i, output in enumerate(fragment.outputs)}
+    for string, (sign, letters) in zip(fragment.strings, fragment.cone.strings, strict=False):
         if sign and letters:
             flip = sum(1 << place[qubit] for qubit, letter in letters.items() if letter != _LETTERS["Z"])
             phase = sum(1 << place[qubit] for qubit, letter in letters.items() if letter != _LETTERS["X"])
@@ -364,24 +364,26 @@ def _terms(unit: Unit) -> Iterator[Term]:
                 yield Term(flip, phase, output_of[output], sign * coefficient)
 
 
-def _constants(unit: Unit) -> np.ndarray:
-    """What strings without letters give to each of the unit's outputs."""
-    constants, output_of = np.zeros(len(unit.outputs)), {output: i for i, output in enumerate(unit.outputs)}
-    for string, (sign, letters) in zip(unit.strings, unit.cone.strings, strict=False):
+def _constants(fragment: Fragment) -> np.ndarray:
+    """What strings without letters give to each of the fragment's outputs."""
+    constants, output_of = np.zeros(len(fragment.outputs)), {output: i for i, output in enumerate(fragment.outputs)}
+    for string, (sign, letters) in zip(fragment.strings, fragment.cone.strings, strict=False):
         if not letters:
             for output, coefficient in string.shares:
                 constants[output_of[output]] += sign * coefficient
     return constants
 
 
-def _circuit(unit: Unit) -> LoweredCircuit:
-    place, gates = _places(unit), list[LoweredGate]()
-    for gate, angles in zip(unit.cone.gates, _numbered(unit)[0], strict=True):
+def _circuit(fragment: Fragment) -> LoweredCircuit:
+    place, gates = _places(fragment), list[LoweredGate]()
+    for gate, angles in zip(fragment.cone.gates, _numbered(fragment)[0], strict=True):
         gates += gates_of(gate.operation, tuple(place[qubit] for qubit in gate.qubits), angles)
     return LoweredCircuit(
-        num_qubits=len(unit.qubits),
+        num_qubits=len(fragment.qubits),
         gates=gates,
-        terms=None if unit.group is not None else list(_terms(unit)),
-        measurements=[] if unit.group is None else [(unit.group, [place[qubit] for qubit in unit.group.qubits])],
-        constants=_constants(unit),
+        terms=None if fragment.group is not None else list(_terms(fragment)),
+        measurements=[]
+        if fragment.group is None
+        else [(fragment.group, [place[qubit] for qubit in fragment.group.qubits])],
+        constants=_constants(fragment),
     )

@@ -182,7 +182,7 @@ def test_strings_of_one_cone_are_simulated_once():
     n = 20
     strings = [pauli(n, Z=[q, q + 1]) for q in range(n - 1)] + [pauli(n, X=q) for q in range(n)]
     energy = SparsePauliOp(strings, np.linspace(-1, 1, len(strings)))
-    assert len(simulator_of(layer_of(n, 1, observables=energy)).units) < len(strings) - n // 2
+    assert len(simulator_of(layer_of(n, 1, observables=energy)).fragments) < len(strings) - n // 2
 
 
 def test_entangled_circuits_stay_whole():
