@@ -1,5 +1,6 @@
 """Fixtures that all tests share."""
 
+import gc
 import json
 import os
 import signal
@@ -34,6 +35,21 @@ def pytest_configure(config: pytest.Config) -> None:
         # Neighbours share modules' fixtures, caches and compiled code, so each worker begins with its own half of them.
         if config.option.dist == "load":
             config.option.dist = "worksteal"
+    # A full collection looks at a million objects of modules and tests, none of which it can free.
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What the tests make is collected as ever; what was there before them is looked at no more."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Else libraries that count their objects would say at Python's end that some have leaked."""
+    gc.unfreeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

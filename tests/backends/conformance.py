@@ -201,9 +201,11 @@ WITH_SHOTS = {
 ALL = EXACT | SAMPLERS | SHOT_ESTIMATORS
 
 
-def backends(*families: dict[str, Callable[[], Any]]) -> pytest.MarkDecorator:
+def backends(*families: dict[str, Callable[[], Any]], slow: Sequence[str] = ()) -> pytest.MarkDecorator:
+    """One test a backend; those named are slow: others are the same to what is tested."""
     merged = {name: make for family in families for name, make in family.items()}
-    return pytest.mark.parametrize("make", merged.values(), ids=merged.keys())
+    cases = [pytest.param(make, id=name, marks=[pytest.mark.slow] * (name in slow)) for name, make in merged.items()]
+    return pytest.mark.parametrize("make", cases)
 
 
 # ------------------------------------------------------------------------------------------------- conformance

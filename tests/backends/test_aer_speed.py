@@ -88,7 +88,7 @@ SIMULATORS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("name", SIMULATORS)
-@pytest.mark.parametrize("rows", [1, 2, 100])
+@pytest.mark.parametrize("rows", [1, 2, 40])
 def test_a_batch_is_one_run_and_builds_no_counts(monkeypatch, recorded, name, rows):
     layer = layer_of(circuit(), SIMULATORS[name](), observables=OBSERVABLES)
     for place, name in ((Counts, "__init__"), (simulated, "transpiled"), (QuantumCircuit, "assign_parameters")):

@@ -80,7 +80,7 @@ def test_mistakes_are_further_off_than_shots_allow(mistake, readout):
     assert further_off(mistake(*expected), expected, 1.5 * np.array(shots_atol(READOUTS[readout])))
 
 
-@backends(WITH_SHOTS)
+@backends(WITH_SHOTS, slow=["aer matrix product state", "StatevectorSampler with a device", "IBM Sampler of aer"])
 @pytest.mark.parametrize("readout", READOUTS)
 def test_values_and_gradients_with_shots(make, readout):
     layer = make_layer(model(), backend=make(), shots=SHOTS, **READOUTS[readout])
@@ -92,7 +92,7 @@ def test_values_and_gradients_with_shots(make, readout):
     assert layer.last_run.standard_errors.shape == (3, layer.num_outputs)
 
 
-@backends(SHOT_ESTIMATORS)
+@backends(SHOT_ESTIMATORS, slow=["IBM Estimator of aer"])
 def test_estimators_with_shots(make):
     layer = make_layer(model(), backend=make(), shots=SHOTS, **EXPECTATION)
     assert_step(layer, REFERENCES["expectation"], atol=shots_atol(EXPECTATION))

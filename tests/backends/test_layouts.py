@@ -43,6 +43,8 @@ LINE_LAYOUTS = {2: ([1, 0], [3, 4], [4, 3]), 3: ([1, 0, 2], [4, 3, 2], [0, 2, 4]
 MODELS = {2: small_model, 3: model}
 LAYOUT_CASES = [(n, layout) for n, layouts in LINE_LAYOUTS.items() for layout in layouts]
 layouts = pytest.mark.parametrize(("n", "layout"), LAYOUT_CASES, ids=[str(layout) for _, layout in LAYOUT_CASES])
+KINDS = ["expectation", "probabilities"]
+MEASURED = ["before", "after", "never", "not transpiled"]
 
 LAYOUT_OBSERVABLES = {2: {"observables": ["ZI", "IX", SparsePauliOp(["ZZ", "YX"], [0.5, -1.0])]}, 3: EXPECTATION}
 LAYOUT_READOUTS = {
@@ -71,11 +73,24 @@ def transpiled_by_user(n: int, layout: Sequence[int], measured: str) -> QuantumC
 
 
 @cache
+def ready_for(n: int, layout: tuple[int, ...], measured: str) -> QuantumCircuit:
+    """One of :func:`transpiled_by_user`, which nobody changes."""
+    return transpiled_by_user(n, layout, measured)
+
+
+@cache
 def expected_of(n: int, kind: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return expected_step(*reference(partial(simulated, MODELS[n](), LAYOUT_READOUTS[kind][n])))
 
 
-@pytest.mark.parametrize("kind", LAYOUT_READOUTS)
+@cache
+def outcomes_of(n: int) -> torch.Tensor:
+    """Shape (N, 2**n): the probabilities of all outcomes."""
+    points = np.hstack([FEATURES.numpy(), np.tile(WEIGHTS.numpy(), (len(FEATURES), 1))])
+    return torch.from_numpy(np.array([simulated(MODELS[n](), {"probabilities": list(range(n))}, p) for p in points]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n", MODELS)
 def test_permuted_qubits_are_further_off_than_shots_allow(n, kind):
     """So whatever the noise, a wrong layout fails."""
@@ -87,7 +102,7 @@ def test_permuted_qubits_are_further_off_than_shots_allow(n, kind):
 
 
 @layouts
-@pytest.mark.parametrize("kind", LAYOUT_READOUTS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("measured", [False, True])
 def test_the_layer_transpiles_for_a_layout(n, layout, kind, measured):
     readout = LAYOUT_READOUTS[kind][n]
@@ -98,13 +113,20 @@ def test_the_layer_transpiles_for_a_layout(n, layout, kind, measured):
     assert_step(make_layer(qc, backend=backend, **readout), expected_of(n, kind), atol=EXACT_ATOL)
 
 
-@layouts
-@pytest.mark.parametrize("kind", LAYOUT_READOUTS)
-@pytest.mark.parametrize("measured", ["before", "after", "never"])
-@pytest.mark.parametrize("make", [lambda: "statevector", manila, aer], ids=["statevector", "manila", "aer"])
-def test_circuits_that_the_user_has_transpiled(n, layout, kind, measured, make):
+USERS_BACKENDS = {"statevector": lambda: "statevector", "manila": manila, "aer": aer}
+# Of layouts, kinds, measurements and backends each meets each of the others.
+USERS_CASES = [
+    (case, KINDS[(place // 3 + number) % 2], MEASURED[(place + number) % 3], backend)
+    for place, case in enumerate(LAYOUT_CASES)
+    for number, backend in enumerate(USERS_BACKENDS)
+]
+
+
+@pytest.mark.parametrize(("case", "kind", "measured", "backend"), USERS_CASES)
+def test_circuits_that_the_user_has_transpiled(case, kind, measured, backend):
+    n, layout = case
     readout = LAYOUT_READOUTS[kind][n]
-    layer = make_layer(transpiled_by_user(n, layout, measured), backend=make(), **readout)
+    layer = make_layer(ready_for(n, tuple(layout), measured), backend=USERS_BACKENDS[backend](), **readout)
     assert_step(layer, expected_of(n, kind), atol=EXACT_ATOL)
 
 
@@ -113,33 +135,39 @@ def test_circuits_that_the_user_has_transpiled(n, layout, kind, measured, make):
 @pytest.mark.parametrize("make", [lambda: "statevector", manila], ids=["statevector", "manila"])
 def test_measurements_of_a_transpiled_circuit_are_read(n, layout, measured, make):
     """probabilities=True follows the classical bits; here bit j holds qubit j of the circuit before transpiling."""
-    layer = make_layer(transpiled_by_user(n, layout, measured), backend=make(), probabilities=True)
-    values, _ = reference(partial(simulated, MODELS[n](), {"probabilities": list(range(n))}))
-    torch.testing.assert_close(layer(FEATURES), values, rtol=0, atol=1e-10)
+    layer = make_layer(ready_for(n, tuple(layout), measured), backend=make(), probabilities=True)
+    torch.testing.assert_close(layer(FEATURES), outcomes_of(n), rtol=0, atol=1e-10)
 
 
-@layouts
-@pytest.mark.parametrize("kind", LAYOUT_READOUTS)
-@pytest.mark.parametrize("measured", ["before", "after", "never", "not transpiled"])
-def test_samplers_on_a_device_know_the_layout(n, layout, kind, measured):
+# Of layouts, kinds and measurements each meets each of the others.
+SAMPLED_CASES = [
+    (case, KINDS[(place // 3 + number) % 2], measured)
+    for place, case in enumerate(LAYOUT_CASES)
+    for number, measured in enumerate(MEASURED)
+]
+
+
+@pytest.mark.parametrize(("case", "kind", "measured"), SAMPLED_CASES)
+def test_samplers_on_a_device_know_the_layout(case, kind, measured):
+    n, layout = case
     readout = LAYOUT_READOUTS[kind][n]
     if measured == "not transpiled":
         sampler = BackendSamplerV2(backend=manila())
         qc, backend = MODELS[n](), SamplerBackend(sampler, initial_layout=layout, optimization_level=3)
     else:
-        qc, backend = transpiled_by_user(n, layout, measured), AerSampler.from_backend(manila())
+        qc, backend = ready_for(n, tuple(layout), measured), AerSampler.from_backend(manila())
     layer = make_layer(qc, backend=backend, shots=LAYOUT_SHOTS, **readout)
     assert_step(layer, expected_of(n, kind), atol=shots_atol(readout, LAYOUT_SHOTS))
 
 
 @layouts
-@pytest.mark.parametrize("measured", ["before", "after", "never", "not transpiled"])
+@pytest.mark.parametrize("measured", MEASURED)
 def test_estimators_on_a_device_know_the_layout(n, layout, measured):
     readout = LAYOUT_OBSERVABLES[n]
     if measured == "not transpiled":
         qc, options = MODELS[n](), {"initial_layout": layout, "optimization_level": 3}
     else:
-        qc, options = transpiled_by_user(n, layout, measured), {}
+        qc, options = ready_for(n, tuple(layout), measured), {}
     backend = EstimatorBackend(AerEstimator.from_backend(manila()), **options)
     assert_step(make_layer(qc, backend=backend, **readout), expected_of(n, "expectation"), atol=EXACT_ATOL)
 
@@ -147,7 +175,7 @@ def test_estimators_on_a_device_know_the_layout(n, layout, measured):
 @layouts
 @pytest.mark.parametrize("make", [lambda: "statevector", manila, lambda: AerEstimator.from_backend(manila())])
 def test_observables_that_have_the_layout_already(n, layout, make):
-    ready = on_manila(MODELS[n](), layout)
+    ready = ready_for(n, tuple(layout), "never")
     readout = LAYOUT_OBSERVABLES[n]
     placed = [SparsePauliOp(o).apply_layout(ready.layout) for o in readout["observables"]]
     layer = make_layer(ready, backend=make(), observables=placed)

@@ -14,17 +14,15 @@ from conformance import (
     EXPECTATION,
     FEATURES,
     LAYOUT_SHOTS,
-    PROBABILITIES,
+    READOUTS,
+    REFERENCES,
     aer,
     assert_step,
-    expected_step,
     make_layer,
     manila,
     model,
-    reference,
     runtime,
     shots_atol,
-    simulated,
 )
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
@@ -88,7 +86,9 @@ BACKENDS = {
     "estimator": lambda passes: EstimatorBackend(AerEstimator.from_backend(manila()), pass_manager=passes),
     "estimator for": lambda passes: EstimatorBackend(StatevectorEstimator(), device=manila(), pass_manager=passes),
     "ibm sampler": lambda passes: IBMBackend(manila(), pass_manager=passes),
-    "ibm estimator": lambda passes: IBMBackend(manila(), pass_manager=passes, primitive="estimator"),
+    "ibm estimator": lambda passes: IBMBackend(
+        manila(), pass_manager=passes, primitive="estimator", options={"resilience_level": 0}
+    ),
 }
 backends = pytest.mark.parametrize("make", BACKENDS.values(), ids=BACKENDS)
 
@@ -96,14 +96,14 @@ backends = pytest.mark.parametrize("make", BACKENDS.values(), ids=BACKENDS)
 @pytest.mark.parametrize("passes", [preset, routed])
 @pytest.mark.parametrize(
     ("kind", "readout"),
-    [*((kind, EXPECTATION) for kind in BACKENDS), *((k, PROBABILITIES) for k in BACKENDS if "estimator" not in k)],
+    [*((kind, "expectation") for kind in BACKENDS), *((k, "probabilities") for k in BACKENDS if "estimator" not in k)],
 )
 def test_layouts_of_a_pass_manager_never_move_values(kind, readout, passes):
     backend = BACKENDS[kind](passes())
     shots = LAYOUT_SHOTS if "sampler" in kind or "ibm" in kind else None
-    expected = expected_step(*reference(partial(simulated, model(), readout)))
-    layer = make_layer(model(), backend=backend, shots=shots, **readout)
-    assert_step(layer, expected, atol=EXACT_ATOL if shots is None else shots_atol(readout, shots))
+    options = READOUTS[readout]
+    layer = make_layer(model(), backend=backend, shots=shots, **options)
+    assert_step(layer, REFERENCES[readout], atol=EXACT_ATOL if shots is None else shots_atol(options, shots))
 
 
 def test_a_pass_manager_does_what_the_preset_one_would_do_with_the_same_choices():
@@ -173,13 +173,13 @@ def test_connections_of_a_simulator_hold_for_all_of_its_gates():
         make_layer(model(), backend=AerBackend(simulator, pass_manager=without_layout()), **EXPECTATION)
     passes = generate_preset_pass_manager(1, coupling_map=line, basis_gates=GATES)
     layer = make_layer(model(), backend=AerBackend(simulator, pass_manager=passes), **EXPECTATION)
-    expected, _ = reference(partial(simulated, model(), EXPECTATION))
+    expected = REFERENCES["expectation"][0]
     torch.testing.assert_close(layer(FEATURES), expected, rtol=0, atol=1e-10)
 
 
 def test_without_connections_only_the_gates_count():
     layer = make_layer(model(), backend=AerBackend(aer(), pass_manager=PassManager()), **EXPECTATION)
-    expected, _ = reference(partial(simulated, model(), EXPECTATION))
+    expected = REFERENCES["expectation"][0]
     torch.testing.assert_close(layer(FEATURES), expected, rtol=0, atol=1e-10)
 
 

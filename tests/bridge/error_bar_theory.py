@@ -1,5 +1,6 @@
 """Standard errors of gradients by Qiskit's operator algebra, term by term, for the tests of error bars."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -59,15 +60,18 @@ def operators(layer: QuantumLayer) -> list[list[SparsePauliOp]]:
 
 def one_shot_variances(layer: QuantumLayer, angles: np.ndarray, upstream: np.ndarray) -> np.ndarray:
     """By Qiskit: the variance of ``upstream @ outputs`` from shot to shot, summed over the measurements, for each row."""
-    program, found = layer.program, []
+    program, parts, found = layer.program, operators(layer), []
+
+    @cache
+    def measured(*u: float) -> list[tuple[SparsePauliOp, SparsePauliOp]]:
+        """What is measured at once, and its square."""
+        sums = [sum((w * part for w, part in zip(u, those, strict=True)), start=0 * those[0]) for those in parts]
+        return [(operator, (operator @ operator).simplify()) for operator in sums]
+
     for row, u in zip(angles, upstream, strict=True):
         state = Statevector(program.circuit.assign_parameters(dict(zip(program.angles, row.tolist(), strict=True))))
-        total = 0.0
-        for measured in operators(layer):
-            operator = sum((weight * part for weight, part in zip(u, measured, strict=True)), start=0 * measured[0])
-            mean = state.expectation_value(operator).real
-            total += state.expectation_value((operator @ operator).simplify()).real - mean**2
-        found.append(total)
+        moments = [[state.expectation_value(part).real for part in both] for both in measured(*u.tolist())]
+        found.append(sum(square - mean**2 for mean, square in moments))
     return np.array(found)
 
 
@@ -103,8 +107,8 @@ def theory(
         )
         shifts = stencil.shifts if stencil.shifts.ndim == 2 else stencil.shifts[n]
         coefficients = stencil.coefficients if stencil.coefficients.ndim == 2 else stencil.coefficients[n]
-        for k, shift in enumerate(shifts):
-            variance = one_shot_variances(layer, angles[n : n + 1] + shift, upstream[n : n + 1])[0] / SHOTS
+        variances = one_shot_variances(layer, angles[n] + shifts, np.tile(upstream[n], (len(shifts), 1))) / SHOTS
+        for k, variance in enumerate(variances):
             total += (coefficients[:, k] @ slopes[n][columns]) ** 2 * variance
             if by_inputs is not None:
                 by_inputs[n] += (coefficients[:, k] @ input_slopes[columns]) ** 2 * variance

@@ -202,7 +202,7 @@ NOISELESS = {name: make for name, make in BACKENDS.items() if name != "rehearsal
 )
 def test_gradients_scatter_as_their_standard_errors_say(backend, rule):
     """Chi-square of the scatter over repeats; and z-scores of the reported variances, whose mean must be the true one."""
-    repeats = 400 if backend == "statevector" else 40
+    repeats = 200 if backend == "statevector" else 40
     layer, x, upstream = entangled(backend=NOISELESS[backend](), shots=SHOTS, gradient=RULES[rule], seed=11)
     exact, _, _ = entangled()
     planned, _ = backward(exact, x.clone().requires_grad_(), upstream=upstream)

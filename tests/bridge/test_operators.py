@@ -110,7 +110,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("options", SETTINGS.values(), ids=SETTINGS)
+OTHER_SETTINGS = ("finite differences", "spsa", "probabilities", "aer")
+"""Those that go through a graph as one of the others does."""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, id=name, marks=[pytest.mark.slow] * (name in OTHER_SETTINGS))
+        for name, options in SETTINGS.items()
+    ],
+)
 def test_hybrid_models(options):
     batches = [torch.randn(4, 3), torch.randn(4, 3), torch.randn(7, 3)]
     assert_compiles(hybrid(**options), *batches)
@@ -134,10 +144,16 @@ def test_inductor(shots):
     assert model[1].get_rng_state() == twin[1].get_rng_state()
 
 
+# Of features, weights and shots each meets each of the others.
+TYPES = [
+    (dtype, weights, (None, 20)[(i + j) % 2])
+    for i, dtype in enumerate([torch.float16, torch.bfloat16, torch.float32, torch.float64])
+    for j, weights in enumerate([torch.float32, torch.float64])
+]
+
+
 @pytest.mark.filterwarnings("ignore:Got features or weights of dtype")
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("weights", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("shots", [None, 20])
+@pytest.mark.parametrize(("dtype", "weights", "shots"), TYPES, ids=str)
 def test_types(dtype, weights, shots):
     model = layer(shots=shots).to(weights)
     twin = copy.deepcopy(model)
@@ -280,7 +296,9 @@ def test_what_cannot_be_in_a_graph():
 
 
 @forward_mode
-@pytest.mark.parametrize("transform", ["vmap", "jacrev", "jacfwd", "hessian"])
+@pytest.mark.parametrize(
+    "transform", ["vmap", *(pytest.param(name, marks=pytest.mark.slow) for name in ("jacrev", "jacfwd", "hessian"))]
+)
 def test_transforms_within_torch_compile(transform):
     """They leave the graph, as they do with all that torch.compile cannot look into."""
     model = layer().double()
@@ -316,8 +334,14 @@ def loaded(contents: bytes) -> nn.Module:
     return torch.export.load(io.BytesIO(contents)).module()
 
 
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("options", [{}, {"shots": 50}, {"probabilities": [0]}, {"backend": "aer"}], ids=str)
+@pytest.mark.parametrize(
+    ("strict", "options"),
+    [
+        *((False, options) for options in ({}, {"shots": 50}, {"probabilities": [0]}, {"backend": "aer"})),
+        *((True, options) for options in ({}, {"shots": 50})),
+    ],
+    ids=str,
+)
 def test_export(options, strict):
     model = hybrid(**options)
     program = exported(model, strict=strict)

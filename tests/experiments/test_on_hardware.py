@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from ibm_cloud import TOKEN, CloudServer
+from ibm_cloud import TOKEN
 from runs import assert_refused, assert_same_run, ctrl_c_at, metrics, one_line, parsed, result, start, weights
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -62,20 +62,14 @@ def undisturbed(made_once):
 
 
 @pytest.fixture(scope="session")
-def on_the_cloud(made_once):
+def on_the_cloud(made_once, running_server):
     """The same run through IBM's client, with nothing in its way."""
 
     def make(folder: Path) -> None:
-        with CloudServer():
+        with running_server.addressed():
             assert run(*SMALL, "--epochs", "1", "--backend", "ibm:ibm_manila", "--run-dir", str(folder / "run")) == 0
 
     return made_once("cloud", make) / "run"
-
-
-@pytest.fixture
-def server():
-    with CloudServer() as running:
-        yield running
 
 
 # Options.
@@ -342,11 +336,12 @@ def test_bills_are_shown_beside_the_estimate(on_the_cloud):
     assert not any(TOKEN.encode() in path.read_bytes() for path in on_the_cloud.rglob("*") if path.is_file())
 
 
-def test_jobs_are_collected_while_nobody_trains(folder, monkeypatch, capsys, server, on_the_cloud):
+def test_jobs_are_collected_while_nobody_trains(folder, monkeypatch, capsys, on_the_cloud, cloud):
     def press(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    server.set_device("ibm_manila", "paused")
+    before = len(cloud.jobs())
+    cloud.set_device("ibm_manila", "paused")
     with monkeypatch.context() as patch:
         patch.setattr(sending.time, "sleep", press)
         assert run(*SMALL, "--epochs", "1", "--backend", "ibm:ibm_manila", "--run-dir", str(folder)) == 130
@@ -355,16 +350,16 @@ def test_jobs_are_collected_while_nobody_trains(folder, monkeypatch, capsys, ser
     assert main(["jobs", str(folder)]) == 0
     assert "submitted" in capsys.readouterr().out
     monkeypatch.setenv("QISKIT_IBM_TOKEN", TOKEN)
-    server.set_device("ibm_manila", "online")
+    cloud.set_device("ibm_manila", "online")
     assert main(["jobs", str(folder), "--collect"]) == 0
     assert [entry.state for entry in jobs_of(folder)] == ["done"]
     assert run("--resume", "--run-dir", str(folder)) == 0
-    assert len(server.jobs()) == JOBS
+    assert len(cloud.jobs()) == before + JOBS
     assert_same_run(folder, on_the_cloud)
     assert_nothing_paid_twice(folder)
 
 
-def test_no_way_to_the_service(tmp_path, folder, monkeypatch, capsys, server):
+def test_no_way_to_the_service(tmp_path, folder, monkeypatch, capsys, cloud):
     monkeypatch.delenv("QISKIT_IBM_TOKEN")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert_refused(capsys, folder, "save_account", "mnist01", *SMALL, "--backend", "ibm:ibm_manila")

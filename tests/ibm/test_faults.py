@@ -26,12 +26,15 @@ PATIENCE = Patience(retry_seconds=60.0, longest_pause_seconds=0.1, settle_second
 HASTY = Patience(retry_seconds=0.3, longest_pause_seconds=0.1, settle_seconds=0.05, poll_seconds=0.02)
 STATUSES = (400, 401, 403, 404, 407, 408, 409, 410, 413, 422, 423, 425, 429, 500, 503, 524)
 PASSING = (408, 425, 429, 500, 503, 524)
+# One of each meaning that an answer may have; the others of the same meaning are slow.
+OFTEN = (400, 401, 403, 404, 407, 429, 503)
+EACH_STATUS = [pytest.param(status, marks=[] if status in OFTEN else pytest.mark.slow) for status in STATUSES]
 
 
 # After the job was taken ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [*STATUSES, 200, "page 403"])
+@pytest.mark.parametrize("status", [*EACH_STATUS, 200, "page 403"])
 def test_whatever_is_answered_after_a_job_was_taken_it_is_not_sent_again(cloud, ledger, undisturbed, status):
     with watched(cloud, ledger, patience=PATIENCE) as (backend, layer, watch):
         if isinstance(status, int) and status != 200:
@@ -46,7 +49,7 @@ def test_whatever_is_answered_after_a_job_was_taken_it_is_not_sent_again(cloud, 
         assert len(backend.ledger.events("recovered")) == 1
 
 
-@pytest.mark.parametrize("status", STATUSES)
+@pytest.mark.parametrize("status", EACH_STATUS)
 def test_what_is_refused_before_it_was_taken_is_no_job(cloud, ledger, undisturbed, status):
     with watched(cloud, ledger, patience=PATIENCE) as (backend, layer, watch):
         cloud.inject("post_5xx", status=status)

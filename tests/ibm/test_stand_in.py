@@ -380,7 +380,7 @@ def test_the_server_ends_with_its_parent():
     code = (
         f"import os, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from ibm_cloud import CloudServer\n"
-        "server = CloudServer().__enter__(); print(server.url, server._process.pid, flush=True); os._exit(0)"
+        "server = CloudServer(); server.start(); print(server.url, server._process.pid, flush=True); os._exit(0)"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     url = printed.split()[0]
