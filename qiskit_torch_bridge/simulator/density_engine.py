@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from threading import local
@@ -179,16 +180,38 @@ def _read(plan: DensityPlan, angles: np.ndarray) -> np.ndarray:
     The beginning of a circuit that rows have in common (a row's shifted circuits do) is simulated once.
     """
     rows = len(angles)
-    reads, begin, begin_of, start = np.empty((rows, plan.num_reads)), np.zeros((0, 0)), np.zeros(rows, np.int64), 0
-    for stop, kinds in _stages(plan, angles):
+    reads, begin, start = np.empty((rows, plan.num_reads)), np.zeros((0, 0), plan.dtype), 0
+    state_of = np.zeros(rows, np.int64)  # that each row begins with
+    for number, (stop, kinds) in enumerate(_stages(plan, angles)):
         part = plan.part(start, stop)
         _, first = np.unique(kinds, return_index=True)
-        end = np.empty((len(first) if part.end else 0, part.end), plan.dtype)
-        into = reads if stop == plan.num_operations else np.empty((len(first), 0))
-        arguments = (angles[first], begin.astype(plan.dtype, copy=False), begin_of[first], end, into)
+        order = _side_by_side(state_of[first])
+        first = first[order]
+        end = _room((_slabs(len(first)) if part.end else 0, WIDTH * part.end), plan.dtype, f"states {number % 2}")
+        into = np.empty((len(first), part.num_reads))
+        arguments = (angles[first], begin, state_of[first], end, into)
         _spread(density_kernels.forward, arguments, part, len(first), density_kernels.BLOCKS_FORWARD, sweeps=1)
-        begin, begin_of, start = end, kinds, stop
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        begin, state_of, start = end, place[kinds], stop
+        if stop == plan.num_operations:
+            reads[first] = into
     return reads
+
+
+def _side_by_side(states: np.ndarray) -> np.ndarray:
+    """An order of rows in which those that begin with states beside each other are beside each other, most often.
+
+    That of the first row of each state, then of the second row of each, and so on.
+
+    Args:
+        states: Shape (N,): the state that each row begins with.
+    """
+    by_state = np.argsort(states, kind="stable")
+    _, first, number = np.unique(states[by_state], return_index=True, return_inverse=True)
+    rank = np.empty(len(states), np.int64)
+    rank[by_state] = np.arange(len(states)) - first[number.reshape(-1)]
+    return np.lexsort((states, rank))
 
 
 def _stages(plan: DensityPlan, angles: np.ndarray) -> list[tuple[int, np.ndarray]]:
@@ -208,18 +231,22 @@ def _stages(plan: DensityPlan, angles: np.ndarray) -> list[tuple[int, np.ndarray
 def _beginnings(plan: DensityPlan, angles: np.ndarray) -> list[tuple[int, np.ndarray, int]]:
     """Operations, the kinds of rows before them, and how many those are, where angles tell more rows apart."""
     kinds, number = np.zeros(len(angles), np.int64), 1
+    tells_apart = (angles != angles[:1]).any(axis=0)
+    room = _BYTES_OF_SHARED_STATES // plan.dtype.itemsize
     beginnings = []
     for operation, columns in enumerate(plan.columns_of):
-        if not len(columns):
-            continue
-        _, more = np.unique(np.column_stack([kinds, angles[:, columns]]), axis=0, return_inverse=True)
-        if operation and more.max() + 1 > number:
+        more = kinds
+        for column in columns:
+            if tells_apart[column]:
+                values, by_value = np.unique(angles[:, column], return_inverse=True)
+                _, more = np.unique(more * len(values) + by_value.reshape(-1), return_inverse=True)
+        count = int(more.max()) + 1
+        if operation and count > number and number * plan.entries[operation] <= room:
             beginnings.append((operation, kinds, number))
-        kinds, number = more.reshape(-1), int(more.max()) + 1
+        kinds, number = more.reshape(-1), count
         if 2 * number > len(angles):
             break
-    room = _BYTES_OF_SHARED_STATES // plan.dtype.itemsize
-    return [one for one in beginnings if one[2] * plan.entries[one[0]] <= room]
+    return beginnings
 
 
 def _cheapest(plan: DensityPlan, possible: list[tuple[int, np.ndarray, int]]) -> list[tuple[int, np.ndarray]]:
@@ -271,18 +298,24 @@ def _spread(kernel: Any, arguments: tuple[Any, ...], part: Part, rows: int, bloc
 
 
 def _scratch(size: int, dtype: np.dtype) -> np.ndarray:
+    """Memory of a thread's own for a kernel, from where a cache line begins; its contents are anything."""
+    return _room((size,), dtype, "scratch")
+
+
+def _room(shape: tuple[int, ...], dtype: np.dtype, name: str) -> np.ndarray:
     """Memory of a thread's own, from where a cache line begins; its contents are anything.
 
-    It is kept for the next call: memory from the system costs more time than many a simulation.
+    It is kept for the next call that asks for it by the same name: memory from the system costs more time than many a
+    simulation.
     """
-    needed = size * dtype.itemsize + _CACHE_LINE
-    memory: np.ndarray | None = getattr(_kept, "memory", None)
-    if memory is None or memory.nbytes < needed:
-        memory = np.empty(needed, np.uint8)
-        if needed <= _MOST_BYTES_OF_SCRATCH:
-            _kept.memory = memory
+    size = math.prod(shape) * dtype.itemsize
+    memory: np.ndarray | None = getattr(_kept, name, None)
+    if memory is None or memory.nbytes < size + _CACHE_LINE:
+        memory = np.empty(size + _CACHE_LINE, np.uint8)
+        if memory.nbytes <= _MOST_BYTES_OF_SCRATCH:
+            setattr(_kept, name, memory)
     skip = -memory.ctypes.data % _CACHE_LINE
-    return memory[skip : skip + size * dtype.itemsize].view(dtype)
+    return memory[skip : skip + size].view(dtype).reshape(shape)
 
 
 def _drawn(probabilities: np.ndarray, shots: int, key: np.ndarray | None, end: End, first_row: int) -> np.ndarray:

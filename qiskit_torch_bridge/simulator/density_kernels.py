@@ -3,7 +3,8 @@ r"""The inner loops of the simulator with noise: states in the Pauli basis, forw
 **States.** A state of n qubits is the real vector of the expectation values of its Pauli strings, up to :math:`4^n`
 *entries*. Those that are zero whatever the angles are, or that nothing measured depends on, have no room in memory
 (:mod:`qiskit_torch_bridge.simulator.density_plan`). Eight rows of the batch lie side by side, a *slab*: an entry is a vector
-of eight numbers, and operations name the entries that they work on. One more entry, the last, is always zero.
+of eight numbers, and operations name the entries that they work on. One more entry, the last, is always zero. A map
+writes a new state, in which other entries have room than before.
 
 **Operations.** A *run* is all one-qubit rotations and channels that follow each other on a qubit, one matrix of 4 x 4 whose
 first row is (1, 0, 0, 0). A *pairing* is the rotation by a Pauli string of several qubits, which mixes pairs of entries. A
@@ -29,8 +30,12 @@ __all__ = ["BLOCKS_FORWARD", "backward", "blocks_backward", "forward", "room_of_
 
 RUN, PAIRING, MAP = range(3)
 # Fields of a row of the array of operations. INDEX: a run's groups of four entries, a pairing's pairs, a map's columns.
+# BEFORE, AFTER: how many entries the state has, which only maps change.
 # The last ones are of maps alone: where the rows' parts begin, and the same of the transposed matrix.
-KIND, FACTORS, FACTORS_END, INDEX, COUNT, STARTS, WEIGHTS, INDEX_BACK, STARTS_BACK, WEIGHTS_BACK, NUM_FIELDS = range(11)
+(
+    KIND, FACTORS, FACTORS_END, INDEX, COUNT, BEFORE, AFTER,
+    STARTS, WEIGHTS, INDEX_BACK, STARTS_BACK, WEIGHTS_BACK, NUM_FIELDS,
+) = range(13)  # fmt: skip
 # Of an array of factors: the column of the angles, or -1; a rotation's axis (1, 2, 3 for X, Y, Z), or where a constant is.
 COLUMN, AXIS, FACTOR_FIELDS = range(3)
 ONE_A_ROW = -1
@@ -195,18 +200,26 @@ def _pairing(work, x, indices, at, count, cosine, sine):
 
 
 @inner
-def _map(work, source, target, indices, at, numbers, weights, starts, count):
-    """Writes the map of all entries at ``source`` to ``target``; the last entry, the zero, is to be there already."""
+def _zero(work, at):
+    for i in range(at, at + WIDTH):
+        put(work, i, 0.0)
+
+
+@inner
+def _map(work, source, zero, target, indices, at, numbers, weights, starts, count):
+    """Writes the map of the entries at ``source``, the last of which is ``zero``, to ``target``, with a zero behind them."""
     if starts == ONE_A_ROW:
         for row in range(count):
             weight = splat(get(numbers, weights + row))
             store(work, target + row * WIDTH, weight * load(work, source + _entry(indices, at + row)))
+        _zero(work, target + count * WIDTH)
         return
     for row in range(count):
-        total = load(work, source + count * WIDTH)  # zero
+        total = load(work, source + zero * WIDTH)
         for place in range(np.int64(get(indices, starts + row)), np.int64(get(indices, starts + row + 1))):
             total = total + splat(get(numbers, weights + place)) * load(work, source + _entry(indices, at + place))
         store(work, target + row * WIDTH, total)
+    _zero(work, target + count * WIDTH)
 
 
 @inner
@@ -219,7 +232,8 @@ def _applied(k, ops, factors, indices, numbers, products, cosines, sines, work, 
         column = get(factors, _field(ops, k, FACTORS) * FACTOR_FIELDS + COLUMN)
         _pairing(work, x, indices, at, count, load(cosines, column * WIDTH), load(sines, column * WIDTH))
     else:
-        _map(work, x, other, indices, at, numbers, _field(ops, k, WEIGHTS), _field(ops, k, STARTS), count)
+        weights, starts, zero = _field(ops, k, WEIGHTS), _field(ops, k, STARTS), _field(ops, k, BEFORE)
+        _map(work, x, zero, other, indices, at, numbers, weights, starts, count)
         return True
     return False
 
@@ -258,19 +272,40 @@ def _coefficients(scratch, start, num_factors, columns):
 
 
 @inner
-def _from_rows(rows, row_of, row0, first, num_first, work, x):
-    """Puts eight states, each of which is a row of its own, side by side."""
-    last = len(row_of) - 1
-    a, b = row_of[row0] * num_first, row_of[min(row0 + 1, last)] * num_first
-    c, d = row_of[min(row0 + 2, last)] * num_first, row_of[min(row0 + 3, last)] * num_first
-    e, f = row_of[min(row0 + 4, last)] * num_first, row_of[min(row0 + 5, last)] * num_first
-    g, h = row_of[min(row0 + 6, last)] * num_first, row_of[min(row0 + 7, last)] * num_first
+def _are_aligned(state_of, row0):
+    """Whether the states that eight rows begin with lie side by side already."""
+    first = state_of[row0]
+    aligned = first % WIDTH == 0
+    for lane in range(min(WIDTH, len(state_of) - row0)):
+        aligned = aligned and state_of[row0 + lane] == first + lane
+    return aligned
+
+
+@inner
+def _place_of(state_of, row, num_first):
+    """Where a state's first number is among states that lie side by side."""
+    state = state_of[min(row, len(state_of) - 1)]
+    return state // WIDTH * num_first * WIDTH + state % WIDTH
+
+
+@inner
+def _continued(states, state_of, row0, first, num_first, work, x):
+    """Puts the eight states that rows begin with side by side."""
+    if _are_aligned(state_of, row0):
+        at = state_of[row0] * num_first
+        for number in range(num_first):
+            store(work, x + _entry(first, number), load(states, at + number * WIDTH))
+        return
+    a, b = _place_of(state_of, row0, num_first), _place_of(state_of, row0 + 1, num_first)
+    c, d = _place_of(state_of, row0 + 2, num_first), _place_of(state_of, row0 + 3, num_first)
+    e, f = _place_of(state_of, row0 + 4, num_first), _place_of(state_of, row0 + 5, num_first)
+    g, h = _place_of(state_of, row0 + 6, num_first), _place_of(state_of, row0 + 7, num_first)
     for number in range(num_first):
-        at = x + _entry(first, number)
-        put(work, at, get(rows, a + number)), put(work, at + 1, get(rows, b + number))
-        put(work, at + 2, get(rows, c + number)), put(work, at + 3, get(rows, d + number))
-        put(work, at + 4, get(rows, e + number)), put(work, at + 5, get(rows, f + number))
-        put(work, at + 6, get(rows, g + number)), put(work, at + 7, get(rows, h + number))
+        at, i = x + _entry(first, number), number * WIDTH
+        put(work, at, get(states, a + i)), put(work, at + 1, get(states, b + i))
+        put(work, at + 2, get(states, c + i)), put(work, at + 3, get(states, d + i))
+        put(work, at + 4, get(states, e + i)), put(work, at + 5, get(states, f + i))
+        put(work, at + 6, get(states, g + i)), put(work, at + 7, get(states, h + i))
 
 
 @entry(f"{_SLABS}, real[:,::1], int64[::1], real[:,::1], float64[:,::1], real[::1], int64, int64", use=Use.NOISY)
@@ -279,11 +314,11 @@ def forward(static, size, angles, begin, begin_of, end, reads, scratch, first_sl
 
     Args:
         static: The part's arrays: addresses and lengths.
-        size: The number of entries of a state, without the zero.
+        size: The number of entries of the largest state, without the zero.
         angles: Shape (N, R): the rotations' angles; radians.
-        begin: Shape (D, B): states that rows begin with; empty for all qubits in 0.
+        begin: Shape (slabs, 8 * B): states that rows begin with, side by side; empty for all qubits in 0.
         begin_of: Shape (N,): which of them each row begins with.
-        end: Shape (N, E), to be filled with the rows' states; empty: no state is handed on.
+        end: Shape (slabs, 8 * E), to be filled with the rows' states, likewise; empty: no state is handed on.
         reads: Shape (N, K), to be filled: what is read; K may be 0.
         scratch: Room for :data:`BLOCKS_FORWARD` states and :func:`room_of_coefficients`; begins where a cache line does.
         first_slab: The number of the first slab.
@@ -307,31 +342,24 @@ def forward(static, size, angles, begin, begin_of, end, reads, scratch, first_sl
         _refresh(ops, num_ops, factors, constants, cosines, sines, changed, unseen, products)
         unseen = False
         x, other = np.int64(0), block
-        _zero(work, other + size * WIDTH)
-        _begun(work, x, block, beginning, static[_FIRST, 1])
+        _begun(work, x, (_field(ops, np.int64(0), BEFORE) + 1) * WIDTH if num_ops else block, beginning, static[_FIRST, 1])
         if len(begin):
-            _from_rows(pointer(begin), begin_of, row0, beginning, static[_FIRST, 1], work, x)
+            _continued(pointer(begin), begin_of, row0, beginning, static[_FIRST, 1], work, x)
         for k in range(num_ops):
             if _applied(k, ops, factors, indices, numbers, products, cosines, sines, work, x, other):
                 x, other = other, x
         for number in range(reads.shape[1]):
-            total = load(work, x + size * WIDTH)
+            total = load(products, 0)  # zero, of the identity
             for place in range(get(read, number), get(read, number + 1)):
                 total = total + splat(get(read_by, place)) * load(work, x + _entry(read_from, place))
             store(sums, 0, total)
             for lane in range(min(WIDTH, len(angles) - row0)):
                 reads[row0 + lane, number] = get(sums, lane)
         if len(end):
-            for lane in range(min(WIDTH, len(angles) - row0)):
-                for number in range(end.shape[1]):
-                    end[row0 + lane, number] = get(work, x + _entry(ending, number) + lane)
+            states = pointer(end[slab])
+            for number in range(static[_LAST, 1]):
+                store(states, number * WIDTH, load(work, x + _entry(ending, number)))
     return scratch[0] + seen[:1].sum()  # which keeps them alive until here: numba does not see through pointers
-
-
-@inner
-def _zero(work, at):
-    for i in range(at, at + WIDTH):
-        put(work, i, 0.0)
 
 
 # The adjoint sweep
@@ -389,7 +417,7 @@ def _gradient_of_pairing(work, x, g, indices, at, count, cosine, sine, sums):
 @inner
 def _taken_back(
     k, ops, factors, constants, indices, numbers, products, cosines, sines, is_wanted, selected,
-    work, x, g, other, size, sums, row0, gradients,
+    work, x, g, other, sums, row0, gradients,
 ):  # fmt: skip
     """Takes the dual back through an operation, with the state ``x`` before it; whether the result is at ``other``."""
     kind, at, count = _field(ops, k, KIND), _field(ops, k, INDEX), _field(ops, k, COUNT)
@@ -397,7 +425,8 @@ def _taken_back(
         if is_wanted:
             _sums_of_run(work, x, g, indices, at, count, products, sums)
             _gradients_of_run(k, ops, factors, constants, cosines, sines, products, selected, sums, row0, gradients)
-        _run_back(work, g, indices, at, count, products, _field(ops, k, FACTORS_END) * TILE, size * WIDTH)
+        tile, end = _field(ops, k, FACTORS_END) * TILE, _field(ops, k, AFTER) * WIDTH
+        _run_back(work, g, indices, at, count, products, tile, end)
     elif kind == PAIRING:
         column = get(factors, _field(ops, k, FACTORS) * FACTOR_FIELDS + COLUMN)
         cosine, sine = load(cosines, column * WIDTH), load(sines, column * WIDTH)
@@ -407,8 +436,9 @@ def _taken_back(
         else:
             _pairing(work, g, indices, at, count, cosine, (sine - sine) - sine)
     else:
-        starts, weights = _field(ops, k, STARTS_BACK), _field(ops, k, WEIGHTS_BACK)
-        _map(work, g, other, indices, _field(ops, k, INDEX_BACK), numbers, weights, starts, count)
+        starts, weights, size = _field(ops, k, STARTS_BACK), _field(ops, k, WEIGHTS_BACK), _field(ops, k, BEFORE)
+        at = _field(ops, k, INDEX_BACK)
+        _map(work, g, _field(ops, k, AFTER), other, indices, at, numbers, weights, starts, size)
         return True
     return False
 
@@ -490,7 +520,7 @@ def backward(
                     kept -= block
                 if _taken_back(
                     k, ops, factors, constants, indices, numbers, products, cosines, sines, has_selected[k], selected,
-                    work, kept, g, spare, size, sums, row0, gradients,
+                    work, kept, g, spare, sums, row0, gradients,
                 ):  # fmt: skip
                     g, spare = spare, g
     return scratch[0] + seen[:1].sum()  # which keeps them alive until here: numba does not see through pointers

@@ -7,6 +7,7 @@
 * **Pruning.** Of the entries of a state those have no room that are zero whatever the angles are (half of them where all
   gates are real), and those that nothing which is read depends on (what lies outside its past light cone, and more).
   Operations work on what is left.
+* **Room.** A map writes a state anew, so that each stretch of operations between two maps has room for its own entries only.
 * **Readout.** What is measured is pulled back through the channels behind the last operation that all measurements share
   (noisy basis changes among them), so that one simulation serves all measurements.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -468,7 +469,7 @@ class Part:
     Attributes:
         arrays: What :func:`density_kernels.forward` takes, as arrays.
         static: Their addresses.
-        size: The number of entries.
+        size: The number of entries of the largest state.
         begin, end: How many numbers hand a state on from the part before, and to the one behind.
         num_reads: How many numbers are read.
         columns_of: For each operation, the columns of its angles.
@@ -557,19 +558,24 @@ class DensityPlan:
         return self._parts[start, stop]
 
     def _made(self, start: int, stop: int) -> Part:
-        begin = room = filled = self._matters(start)
-        for k in range(start, stop):
-            filled = self._steps[k].fills(self._bits(self._needs[k + 1]), filled)
-            room = room | filled
-        number = np.where(room, np.cumsum(room) - 1, room.sum())
-        arrays, filled = _Arrays(number, room, self.dtype), begin
-        for k in range(start, stop):
-            needed = self._bits(self._needs[k + 1])
-            arrays.add(self._steps[k], self._steps[k].acts(needed, filled))
-            filled = self._steps[k].fills(needed, filled)
+        filled = self._matters(start)
+        arrays, begin = _Arrays(self.dtype, len(filled)), np.zeros(0, np.uint32)
+        maps = [k for k in range(start, stop) if isinstance(self._steps[k], _Map)]
+        for number, (first, last) in enumerate(pairwise([start, *maps, stop])):
+            room, behind = np.zeros_like(filled) if number else filled, filled
+            for k in range(first, last):
+                behind = self._steps[k].fills(self._bits(self._needs[k + 1]), behind)
+                room = room | behind
+            arrays.make_room(np.flatnonzero(room))
+            if number == 0:
+                begin = arrays.number[filled]
+            for k in range(first, last):
+                needed = self._bits(self._needs[k + 1])
+                arrays.add(self._steps[k], self._steps[k].acts(needed, filled))
+                filled = self._steps[k].fills(needed, filled)
         is_last = stop == self.num_operations
-        end = np.zeros_like(room) if is_last else self._matters(stop)
-        return arrays.part(number[begin], number[end], self._reads[:, room] if is_last else self._reads[:0, room])
+        end = begin[:0] if is_last else arrays.number[self._matters(stop)]
+        return arrays.part(begin, end, (self._reads if is_last else self._reads[:0])[:, arrays.entries])
 
     def _bits(self, packed_bits: np.ndarray) -> np.ndarray:
         return np.unpackbits(packed_bits, count=self._reads.shape[1]).astype(bool)
@@ -588,13 +594,18 @@ class _Arrays:
     """The arrays of a plan, as operations are added to it.
 
     Args:
-        number: Shape (4**n,): where each entry has its room.
-        room: Shape (4**n,), bool: whether it has one.
         dtype: Of the entries.
+        num_entries: How many there are, 4**n.
+
+    Attributes:
+        entries: Those that have room now, in their order.
+        number: Shape (4**n,): where each entry has its room; behind all rooms if it has none.
     """
 
-    def __init__(self, number: np.ndarray, room: np.ndarray, dtype: np.dtype) -> None:
-        self._number, self._size, self._dtype = number, int(room.sum()), dtype
+    def __init__(self, dtype: np.dtype, num_entries: int) -> None:
+        self._dtype, self.size = dtype, 0
+        self.entries, self.number = np.zeros(0, np.int64), np.zeros(num_entries, np.uint32)
+        self._before = self.entries, self.number
         self._rows: list[dict[int, int]] = []
         self._factors: list[tuple[int, int]] = []
         self._constants: list[np.ndarray] = []
@@ -602,42 +613,58 @@ class _Arrays:
         self._places: dict[tuple[str, bytes], int] = {}
         self._lengths = {"indices": 0, "numbers": 0}
 
+    def make_room(self, entries: np.ndarray) -> None:
+        """Gives these entries room, in this order, and takes it from all others; what is added next may be a map."""
+        self._before = self.entries, self.number
+        self.entries, self.number = entries, np.full(len(self.number), len(entries), np.uint32)
+        self.number[entries] = np.arange(len(entries), dtype=np.uint32)
+        self.size = max(self.size, len(entries))
+
     def add(self, step: _Step, acts: Any) -> None:
         """Adds a step, and what it acts on: numbers of entries, or for a map its matrix."""
-        if isinstance(step, _Map):
-            columns, numbers = self._number[acts.indices], acts.data
-            rows = np.repeat(self._number, np.diff(acts.indptr))
-            index, starts, weights, count = self._sparse(rows, columns, numbers)
-            index_back, starts_back, weights_back, _ = self._sparse(columns, rows, numbers)
-            row = {
-                kernels.KIND: kernels.MAP, kernels.INDEX: index, kernels.STARTS: starts, kernels.WEIGHTS: weights,
-                kernels.INDEX_BACK: index_back, kernels.STARTS_BACK: starts_back, kernels.WEIGHTS_BACK: weights_back,
-                kernels.COUNT: count,
-            }  # fmt: skip
-        else:
-            first = len(self._factors)
-            kind = kernels.RUN if isinstance(step, _Run) else kernels.PAIRING
-            for factor in step.factors if isinstance(step, _Run) else [(step.rotation.column, 0)]:
-                if isinstance(factor, tuple):
-                    self._factors.append(factor)
-                else:
-                    self._factors.append((-1, 12 * len(self._constants)))
-                    self._constants.append(factor[1:].ravel())
-            row = {kernels.KIND: kind, kernels.FACTORS: first, kernels.FACTORS_END: len(self._factors)}
-            row |= {kernels.INDEX: self._place("indices", self._number[acts].ravel()), kernels.COUNT: len(acts)}
-        self._rows.append(row)
+        self._rows.append(self._row_of_map(acts) if isinstance(step, _Map) else self._row_of_rotations(step, acts))
 
-    def _sparse(self, rows: np.ndarray, columns: np.ndarray, numbers: np.ndarray) -> tuple[int, int, int, int]:
-        """Where a matrix's columns, its rows' beginnings and its numbers are, and how many rows it has."""
-        count = self._size
-        per_row = np.bincount(rows, minlength=count)
+    def _row_of_map(self, matrix: sparse.csr_matrix) -> dict[int, int]:
+        """The row of a map from the entries that had room before to those that have it now."""
+        entries, number = self._before
+        rows = np.repeat(self.number, np.diff(matrix.indptr))
+        columns, numbers = number[matrix.indices], matrix.data
+        index, starts, weights = self._sparse(rows, columns, numbers, len(self.entries), len(entries))
+        index_back, starts_back, weights_back = self._sparse(columns, rows, numbers, len(entries), len(self.entries))
+        return {
+            kernels.KIND: kernels.MAP, kernels.INDEX: index, kernels.STARTS: starts, kernels.WEIGHTS: weights,
+            kernels.INDEX_BACK: index_back, kernels.STARTS_BACK: starts_back, kernels.WEIGHTS_BACK: weights_back,
+            kernels.COUNT: len(self.entries), kernels.BEFORE: len(entries), kernels.AFTER: len(self.entries),
+        }  # fmt: skip
+
+    def _row_of_rotations(self, step: _Run | _Pairing, acts: np.ndarray) -> dict[int, int]:
+        """The row of a step that leaves entries where they are."""
+        first = len(self._factors)
+        for factor in step.factors if isinstance(step, _Run) else [(step.rotation.column, 0)]:
+            if isinstance(factor, tuple):
+                self._factors.append(factor)
+            else:
+                self._factors.append((-1, 12 * len(self._constants)))
+                self._constants.append(factor[1:].ravel())
+        return {
+            kernels.KIND: kernels.RUN if isinstance(step, _Run) else kernels.PAIRING,
+            kernels.FACTORS: first, kernels.FACTORS_END: len(self._factors),
+            kernels.INDEX: self._place("indices", self.number[acts].ravel()), kernels.COUNT: len(acts),
+            kernels.BEFORE: len(self.entries), kernels.AFTER: len(self.entries),
+        }  # fmt: skip
+
+    def _sparse(
+        self, rows: np.ndarray, columns: np.ndarray, numbers: np.ndarray, num_rows: int, num_columns: int
+    ) -> tuple[int, int, int]:
+        """Where a matrix's columns, its rows' beginnings and its numbers are."""
+        per_row = np.bincount(rows, minlength=num_rows)
         if per_row.max(initial=0) <= 1:
-            sources, weights = np.full(count, count), np.zeros(count)
+            sources, weights = np.full(num_rows, num_columns), np.zeros(num_rows)
             sources[rows], weights[rows] = columns, numbers
-            return self._place("indices", sources), kernels.ONE_A_ROW, self._place("numbers", weights), count
+            return self._place("indices", sources), kernels.ONE_A_ROW, self._place("numbers", weights)
         order = np.argsort(rows, kind="stable")
         starts = self._place("indices", np.append(0, np.cumsum(per_row)))
-        return self._place("indices", columns[order]), starts, self._place("numbers", numbers[order]), count
+        return self._place("indices", columns[order]), starts, self._place("numbers", numbers[order])
 
     def _place(self, kind: str, values: np.ndarray) -> int:
         """Where the values are; once, if they have come before."""
@@ -677,7 +704,7 @@ class _Arrays:
         return Part(
             arrays=arrays,
             static=packed(arrays),
-            size=self._size,
+            size=self.size,
             begin=len(begin),
             end=len(end),
             num_reads=reads.shape[0],

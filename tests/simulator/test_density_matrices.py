@@ -191,6 +191,30 @@ def test_a_row_is_the_same_to_the_last_bit_whatever_is_with_it(rows, monkeypatch
         np.testing.assert_array_equal(np.concatenate([one[number] for one in alone]), together[number])
 
 
+@pytest.mark.parametrize("examples", [5, 8, 16])
+def test_shifted_rows_go_on_from_the_states_of_their_examples(examples, monkeypatch):
+    """Rows of one example after the other: with eight examples, the states they begin with lie side by side."""
+    readout = readouts(4)[0]
+    circuits = measured_circuits(readout, 4, 1, 30)
+    simulator = DensitySimulator(circuits, readout)
+    angles = random_angles(circuits, examples)[:, None] + np.zeros((1, 9, 1))
+    for point in range(8):
+        angles[:, 1 + point, -1 - point // 2] += [1.5, -1.5][point % 2]
+    angles = angles.reshape(9 * examples, -1)
+    calls = []
+    begun = density_engine._spread
+    monkeypatch.setattr(
+        density_engine, "_spread", lambda kernel, arguments, *rest, **sweeps: (
+            calls.append(arguments[1].size), begun(kernel, arguments, *rest, **sweeps)
+        )
+    )  # fmt: skip
+    apart = simulator.values(angles)[0]
+    monkeypatch.setattr(density_engine, "_SECONDS_WORTH_SHARING", 0.0)
+    together = simulator.values(angles)[0]
+    assert calls[0] == 0 < calls[-1], "one stage, then some"
+    np.testing.assert_array_equal(together, apart)
+
+
 def assert_same(got: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> None:
     for one, other in zip(got, wanted, strict=True):
         np.testing.assert_array_equal(one, other)
