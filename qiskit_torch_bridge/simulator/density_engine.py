@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from threading import local
 from typing import Any
@@ -13,10 +13,10 @@ import psutil
 
 from ..arguments import in_gibibytes
 from ..program.channels import NoisyCircuit
-from ..program.readout import MeasurementGroup, Readout
-from ..shots.covariance import variance_of_one_shot
+from ..program.readout import Readout
 from . import density_kernels, outcome_kernels, threads
 from .density_plan import Branch, DensityPlan, End, Part, branches_of
+from .shots import Measured, Use, values_of_shots, variances_of_shots
 from .vectors import WIDTH
 
 __all__ = ["DensitySimulator"]
@@ -27,15 +27,11 @@ _MOST_BYTES_OF_SCRATCH = 2**28
 _CACHE_LINE = 64
 _BYTES_OF_AN_ENTRY = 200  # of a plan and of states, for each of eight rows; roughly, measured at 9 to 11 qubits
 _NUMBERS_OF_A_PART = 2**22
-_MOST_COUNTS_KEPT = 2**23
 _SECONDS_OF_WORK = 2e-9  # of a slab's entry that an operation reads; a rough guess
 _SECONDS_WORTH_SHARING = 0.005
 _SECONDS_PER_DRAW = 5e-8
 
 _kept = local()
-
-Measured = list[tuple[MeasurementGroup, slice, np.ndarray]]
-"""Of parts of a batch: a measurement, the part's rows, and the counts of its outcomes."""
 
 
 class DensitySimulator:
@@ -55,6 +51,7 @@ class DensitySimulator:
         _require_memory(max((circuit.num_qubits for circuit in circuits), default=0))
         self._readout = readout
         self._branches = branches_of(circuits, readout.groups)
+        self._num_outcomes = sum(2 ** len(group.qubits) for group in readout.groups)
 
     @cached_property
     def _exact(self) -> list[tuple[Branch, DensityPlan]]:
@@ -99,34 +96,26 @@ class DensitySimulator:
 
     def sampled(
         self, angles: np.ndarray, shots: int, seed: np.random.SeedSequence
-    ) -> tuple[np.ndarray, np.ndarray, Measured | None]:
+    ) -> tuple[np.ndarray, np.ndarray, Measured[End] | None]:
         """Values from ``shots`` shots of each measurement, and their squared standard errors, both of shape (N, M).
 
         And the counts, unless they take much memory.
         """
-        narrow = np.min_scalar_type(shots)
-        outcomes = sum(2 ** len(group.qubits) for group in self._readout.groups)
-        kept: Measured | None = [] if outcomes * len(angles) <= _MOST_COUNTS_KEPT else None
-        values = np.empty((len(angles), self._readout.num_outputs))
-        values[:] = self._readout.constants
-        variances = np.zeros(values.shape)
-
-        def use(group: MeasurementGroup, part: slice, counts: np.ndarray) -> None:
-            first, second = group.moments(counts / shots)
-            values[part] += first
-            variances[part] += np.maximum(second - first**2, 0.0) / (shots - 1.0 if shots > 1 else np.nan)
-            if kept is not None:
-                kept.append((group, part, counts.astype(narrow)))
-
-        self._measure(angles, shots, seed, use)
-        return values, variances, kept
+        return values_of_shots(
+            partial(self._measure, angles, shots, seed),
+            lambda end, counts: end.group.moments(counts / shots),
+            constants=self._readout.constants,
+            rows=len(angles),
+            num_outcomes=self._num_outcomes,
+            shots=shots,
+        )
 
     def variances_of_one_shot(
         self,
         angles: np.ndarray,
         shots: int | None,
         seed: np.random.SeedSequence | None,
-        kept: Measured | None,
+        kept: Measured[End] | None,
         upstream: np.ndarray,
     ) -> np.ndarray:
         """The variance from shot to shot of ``upstream @ scores``, shape (N,), summed over the measurements.
@@ -138,25 +127,10 @@ class DensitySimulator:
             kept: Their counts; None: they are drawn once more.
             upstream: Shape (N, M).
         """
-        variances = np.zeros(len(angles))
-
-        def use(group: MeasurementGroup, part: slice, measured: np.ndarray) -> None:
-            frequencies = measured if shots is None else measured / shots
-            variances[part] += variance_of_one_shot(group, frequencies, upstream[part], shots)
-
-        if kept is None:
-            self._measure(angles, shots, seed, use)
-        else:
-            for measured in kept:
-                use(*measured)
-        return variances
+        return variances_of_shots(partial(self._measure, angles, shots, seed), kept, upstream, shots)
 
     def _measure(
-        self,
-        angles: np.ndarray,
-        shots: int | None,
-        seed: np.random.SeedSequence | None,
-        use: Callable[[MeasurementGroup, slice, np.ndarray], None],
+        self, angles: np.ndarray, shots: int | None, seed: np.random.SeedSequence | None, use: Use[End]
     ) -> None:
         """Hands on the counts of each measurement's outcomes, with its rows; or their probabilities."""
         key = None if seed is None else seed.generate_state(2, np.uint32).astype(np.uint64)
@@ -170,7 +144,7 @@ class DensitySimulator:
                     stop = first + 2 ** len(end.circuit.measured)
                     probabilities = end.probabilities(np.ascontiguousarray(read[:, first:stop]))
                     measured = probabilities if shots is None else _drawn(probabilities, shots, key, end, start)
-                    use(end.group, part, measured)
+                    use(end, part, measured)
                     first = stop
 
 

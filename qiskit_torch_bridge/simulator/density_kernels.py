@@ -342,7 +342,9 @@ def forward(static, size, angles, begin, begin_of, end, reads, scratch, first_sl
         _refresh(ops, num_ops, factors, constants, cosines, sines, changed, unseen, products)
         unseen = False
         x, other = np.int64(0), block
-        _begun(work, x, (_field(ops, np.int64(0), BEFORE) + 1) * WIDTH if num_ops else block, beginning, static[_FIRST, 1])
+        _begun(
+            work, x, (_field(ops, np.int64(0), BEFORE) + 1) * WIDTH if num_ops else block, beginning, static[_FIRST, 1]
+        )
         if len(begin):
             _continued(pointer(begin), begin_of, row0, beginning, static[_FIRST, 1], work, x)
         for k in range(num_ops):

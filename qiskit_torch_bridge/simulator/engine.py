@@ -1,6 +1,5 @@
 """Carries plans out: batches in parts, parts in threads, and states kept where a gradient will want them."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,13 +9,13 @@ import psutil
 
 from ..arguments import in_gibibytes
 from ..program.readout import MOST_TABULATED_QUBITS, Samples, bits_of
-from ..shots.covariance import variance_of_one_shot
 from . import kernels, outcome_kernels, pauli_kernels, threads, whole_kernels
 from .lowering import LoweredCircuit
 from .plan import NO_MAP, Measurement, Pass, Plan, plan_of
+from .shots import Measured, Use, values_of_shots, variances_of_shots
 from .vectors import WIDTH
 
-__all__ = ["HALF_PRECISION", "Measured", "Simulator", "States"]
+__all__ = ["HALF_PRECISION", "Simulator", "States"]
 
 # Eight rows side by side fill vectors evenly; but a few rows fill fewer lanes, and larger states keep threads busier
 # one by one. (Measured: two cores, AVX-512.)
@@ -24,7 +23,6 @@ _MOST_QUBITS_SIDE_BY_SIDE, _LEAST_ROWS_SIDE_BY_SIDE = 7, 4
 _MOST_QUBITS_OF_LONG_BATCHES, _ROWS_OF_LONG_BATCHES = 11, 32
 _BYTES_OF_A_SMALL_PART = 2**20  # stays in the cache between simulating and reading
 _BYTES_OF_A_LARGE_PART = 2**28
-_MOST_COUNTS_KEPT = 2**23
 _SECONDS_PER_ELEMENT = 1.5e-10  # and operation; a rough guess that only decides about threads
 _SECONDS_PER_DRAW = 5e-8
 
@@ -36,9 +34,6 @@ HALF_PRECISION = "StatevectorBackend(precision='single'), which takes half of th
 
 _NOWHERE, _NOT_GIVEN = (0, False), (0, False, 0, 0)
 _NO_VALUES = np.zeros((0, 0))
-
-Measured = list[tuple[Measurement, slice, np.ndarray]]
-"""Of parts of a batch: a measurement, the part's rows, and the counts of its outcomes."""
 
 
 class States(NamedTuple):
@@ -163,34 +158,26 @@ class Simulator:
 
     def sampled(
         self, angles: np.ndarray, shots: int, seed: np.random.SeedSequence
-    ) -> tuple[np.ndarray, np.ndarray, Measured | None]:
+    ) -> tuple[np.ndarray, np.ndarray, Measured[Measurement] | None]:
         """Values from ``shots`` shots of each measurement, and their squared standard errors, both of shape (N, M).
 
         And the counts, unless they take much memory.
         """
-        narrow = np.min_scalar_type(shots)  # memory that is written for the first time costs more than the conversion
-        kept: Measured | None = [] if self._num_outcomes * len(angles) <= _MOST_COUNTS_KEPT else None
-        values = np.empty((len(angles), self.num_outputs))
-        values[:] = self._constants
-        variances = np.zeros(values.shape)
-        degrees = shots - 1.0 if shots > 1 else math.nan  # one shot says nothing about the variance
-
-        def use(measurement: Measurement, part: slice, counts: np.ndarray) -> None:
-            first, second = self._moments(measurement, counts, shots)
-            values[part] += first
-            variances[part] += np.maximum(second - first**2, 0.0) / degrees
-            if kept is not None:
-                kept.append((measurement, part, counts.astype(narrow)))
-
-        self._measure(angles, shots, seed, use)
-        return values, variances, kept
+        return values_of_shots(
+            partial(self._measure, angles, shots, seed),
+            lambda measurement, counts: self._moments(measurement, counts, shots),
+            constants=self._constants,
+            rows=len(angles),
+            num_outcomes=self._num_outcomes,
+            shots=shots,
+        )
 
     def variances_of_one_shot(
         self,
         angles: np.ndarray,
         shots: int | None,
         seed: np.random.SeedSequence | None,
-        kept: Measured | None,
+        kept: Measured[Measurement] | None,
         upstream: np.ndarray,
     ) -> np.ndarray:
         """The variance from shot to shot of ``upstream @ scores``, shape (N,), summed over the measurements.
@@ -202,25 +189,10 @@ class Simulator:
             kept: Their counts; None: they are drawn once more.
             upstream: Shape (N, M).
         """
-        variances = np.zeros(len(angles))
-
-        def use(measurement: Measurement, part: slice, measured: np.ndarray) -> None:
-            frequencies = measured if shots is None else measured / shots
-            variances[part] += variance_of_one_shot(measurement.group, frequencies, upstream[part], shots)
-
-        if kept is None:
-            self._measure(angles, shots, seed, use)
-        else:
-            for measured in kept:
-                use(*measured)
-        return variances
+        return variances_of_shots(partial(self._measure, angles, shots, seed), kept, upstream, shots)
 
     def _measure(
-        self,
-        angles: np.ndarray,
-        shots: int | None,
-        seed: np.random.SeedSequence | None,
-        use: Callable[[Measurement, slice, np.ndarray], None],
+        self, angles: np.ndarray, shots: int | None, seed: np.random.SeedSequence | None, use: Use[Measurement]
     ) -> None:
         """Hands on the counts of each measurement's outcomes, with its rows; or their probabilities."""
         lanes = self.lanes(len(angles))
