@@ -253,7 +253,7 @@ class Evaluation:
         if stencil is not None:
 
             def derivatives(weighted: Stencil, each: np.ndarray) -> np.ndarray:
-                return weighted.derivatives(torch.from_numpy(each[rows:]), rows).numpy()
+                return weighted.derivatives_of_numbers(each[rows:], rows)
 
             errors = np.sqrt(derivatives(stencil.for_variances(), estimate.variances))
             by_name = {name: derivatives(stencil, each) for name, each in numbers.items()}

@@ -70,7 +70,11 @@ class QuantumFunction(torch.autograd.Function):
         shares = by_sensitivity and not may_be_differentiated
         at_points = derivative.at_points(upstream.detach().resolve_neg().numpy() if shares else None)
         values = QuantumFunction.apply(at_points, *derivative.points(groups))
-        flat = (derivative.stencil.derivatives(values, derivative.rows) @ upstream.unsqueeze(-1)).squeeze(-1)
+        if is_plain and not may_be_differentiated:
+            numbers = derivative.stencil.derivatives_of_numbers(values.numpy(), derivative.rows)
+            flat = torch.from_numpy((numbers @ upstream.resolve_neg().numpy()[..., None])[..., 0])
+        else:
+            flat = (derivative.stencil.derivatives(values, derivative.rows) @ upstream.unsqueeze(-1)).squeeze(-1)
         if notes and at_points.record.estimate is not None:
             derivative.note(groups, upstream, stencil=derivative.stencil, estimate=at_points.record.estimate)
         return None, *derivative.hand_out(flat, groups)

@@ -102,7 +102,7 @@ class DensitySimulator:
         And the counts, unless they take much memory.
         """
         return values_of_shots(
-            partial(self._measure, angles, shots, seed),
+            lambda use: self._measure(angles, shots, seed, use),
             lambda end, counts: end.group.moments(counts / shots),
             constants=self._readout.constants,
             rows=len(angles),
@@ -127,7 +127,7 @@ class DensitySimulator:
             kept: Their counts; None: they are drawn once more.
             upstream: Shape (N, M).
         """
-        return variances_of_shots(partial(self._measure, angles, shots, seed), kept, upstream, shots)
+        return variances_of_shots(lambda use: self._measure(angles, shots, seed, use), kept, upstream, shots)
 
     def _measure(
         self, angles: np.ndarray, shots: int | None, seed: np.random.SeedSequence | None, use: Use[End]

@@ -164,7 +164,7 @@ class Simulator:
         And the counts, unless they take much memory.
         """
         return values_of_shots(
-            partial(self._measure, angles, shots, seed),
+            lambda use: self._measure(angles, shots, seed, use),
             lambda measurement, counts: self._moments(measurement, counts, shots),
             constants=self._constants,
             rows=len(angles),
@@ -189,7 +189,7 @@ class Simulator:
             kept: Their counts; None: they are drawn once more.
             upstream: Shape (N, M).
         """
-        return variances_of_shots(partial(self._measure, angles, shots, seed), kept, upstream, shots)
+        return variances_of_shots(lambda use: self._measure(angles, shots, seed, use), kept, upstream, shots)
 
     def _measure(
         self, angles: np.ndarray, shots: int | None, seed: np.random.SeedSequence | None, use: Use[Measurement]
