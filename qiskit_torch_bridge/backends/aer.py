@@ -336,8 +336,8 @@ class AerBackend(TranspilingBackend):
     def _transpile(self, program: Program, noise: NoiseModel | None) -> list[_Executable]:
         options = self.transpiler
         circuits = circuits_on(program, self.simulator, noise, options)
-        bound = [bind_by_column(circuit, program) for circuit in circuits]
-        require_noise(program, [one.circuit for one in bound], self.simulator, noise, options)
+        require_noise(program, circuits, self.simulator, noise, options, controls_are_kept=True)
+        bound = [bind_by_column(circuit, program, keeps_noise=noise is not None) for circuit in circuits]
         if options.pass_manager is not None:
             require_same_answers(program, bound)
         return [

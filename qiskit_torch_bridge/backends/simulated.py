@@ -45,6 +45,7 @@ __all__ = [
 
 _WRITTEN_FOR_THEIR_NOISE = frozenset({"id", "delay"})
 _NEVER_LOST = frozenset({"measure", "barrier"})
+_BASIS_CHANGES = {"X": ("h",), "Y": ("sdg", "h"), "Z": ()}
 _TRAJECTORIES = ("statevector", "matrix_product_state")
 _MANY_TRAJECTORIES = 1000  # at least, and 8 times 2**qubits; measured from 3 to 8 qubits, two cores
 _SECONDS_PER_ENTRY = 2e-8  # of a density matrix, and instruction; measured at 10 and 12 qubits, two cores
@@ -162,11 +163,14 @@ def require_noise(
     circuits = list(circuits)
     if not noisy or not circuits:
         return
+    is_own = has_noise_of_its_own(device, noise)
     kept = [i.operation for i in program.circuit.data if controls_are_kept or not _is_spelled_out(i.operation)]
-    _require_undecomposed(program, kept, noisy, noise, is_own=has_noise_of_its_own(device, noise))
+    _require_undecomposed(program, kept, noisy, noise, is_own=is_own)
     level = options.default_level if options.level is None else options.level
     if level > 0 and options.optimization_level is not None:
         return
+    if is_own:
+        _require_no_more_noise(program, circuits, kept, device, noise)
     expected = Counter(
         key_of_errors(i.operation)
         for i in program.circuit.data
@@ -216,6 +220,31 @@ def _require_undecomposed(
             f"differentiated or bound{left_out}, and would run without it. Decompose them in the circuit, and give noise to "
             "the gates that result."
         )
+
+
+def _require_no_more_noise(
+    program: Program, circuits: Iterable[QuantumCircuit], kept: Iterable[Operation], device: Any, noise: Any
+) -> None:
+    """Checks that no gate that the simulator runs without noise was decomposed into gates that have some."""
+    noisy = {*noise.noise_instructions} - _NEVER_LOST
+    names = {*noise.basis_gates} & {*device.operation_names} - noisy - _NEVER_LOST
+    written: Counter[str] = Counter()
+    keys: Counter[str] = Counter()
+    for (name, label), times in program.instructions.items():
+        written.update({name: times if name in names else 0})
+        keys.update({label or name: times})
+    # What the transpiler makes of them may be the same gate again; that it is not shows in noise that has been added.
+    lost = frozenset(written - Counter(operation.name for operation in kept))
+    for circuit, group in zip(circuits, program.readout.groups, strict=True):
+        changes = Counter(gate for basis in group.bases for gate in _BASIS_CHANGES[basis])
+        run = Counter(key_of_errors(i.operation) for i in circuit.data)
+        added = frozenset(key for key in run - keys - changes if key in noisy)
+        if lost and added:
+            raise ValueError(
+                f"Gate(s) {_listed(lost)} of the circuit have no noise in the simulator, but are decomposed to be "
+                f"differentiated or bound, and would run with that of {_listed(added)}. Remove them from the noise model's "
+                "basis gates, or decompose them in the circuit."
+            )
 
 
 def require_separate_gates(circuits: Iterable[QuantumCircuit], noise: Any, name: str) -> None:

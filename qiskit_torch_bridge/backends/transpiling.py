@@ -14,7 +14,7 @@ import dill  # type: ignore[import-untyped]
 import numpy as np
 from qiskit import QuantumCircuit
 from qiskit.circuit import ControlFlowOp, ParameterExpression, ParameterVector
-from qiskit.circuit.library import get_standard_gate_name_mapping
+from qiskit.circuit.library import CXGate, PhaseGate, get_standard_gate_name_mapping
 from qiskit.quantum_info import PauliList, SparsePauliOp
 from qiskit.transpiler import PassManager, generate_preset_pass_manager
 from qiskit.transpiler.exceptions import TranspilerError
@@ -27,6 +27,7 @@ from .base import Backend, ProgramCache
 from .results import BoundCircuit
 
 _STANDARD = frozenset(get_standard_gate_name_mapping())
+_WITHOUT_NOISE = "qiskit_torch_bridge: part of a gate"
 _NO_GATES = frozenset({"measure", "reset", "delay"})
 _ENTANGLERS = ("cx", "cz", "ecr", "iswap", "rzz", "rxx", "ryy", "rzx")
 
@@ -386,14 +387,15 @@ def restricted_to(observable: SparsePauliOp, qubits: list[int]) -> SparsePauliOp
     return SparsePauliOp(paulis, observable.coeffs)
 
 
-def bind_by_column(circuit: QuantumCircuit, program: Program) -> BoundCircuit:
+def bind_by_column(circuit: QuantumCircuit, program: Program, *, keeps_noise: bool = False) -> BoundCircuit:
     """Gives every parameterised gate argument of a transpiled circuit a parameter of its own.
 
     Simulators evaluate expressions such as ``angle[3] + pi`` one by one in Python; a matrix product does them all.
     Controlled gates with parameters are spelled out first, because Aer (0.18) does not bind them:
-    https://github.com/Qiskit/qiskit-aer/issues/2403.
+    https://github.com/Qiskit/qiskit-aer/issues/2403. ``keeps_noise``: what they are spelled out in has their noise, on a
+    simulator where errors go by labels, and no other.
     """
-    circuit = _without_parameterised_controls(circuit)
+    circuit = _without_parameterised_controls(circuit, keeps_noise=keeps_noise)
     columns = {angle: (0, column) for column, angle in enumerate(program.angles)}
     forms: list[Affine] = []
     places = {}
@@ -427,20 +429,25 @@ def bind_by_column(circuit: QuantumCircuit, program: Program) -> BoundCircuit:
     return BoundCircuit(bound, parameters, slopes, np.array([form.constant for form in forms]))
 
 
-def _without_parameterised_controls(circuit: QuantumCircuit) -> QuantumCircuit:
-    """The circuit with every parameterised ``cp``, the one rotation with a control, as three ``p`` and two ``cx``."""
+def _without_parameterised_controls(circuit: QuantumCircuit, *, keeps_noise: bool) -> QuantumCircuit:
+    """The circuit with every parameterised ``cp``, the one rotation with a control, as three ``p`` and two ``cx``.
+
+    To keep its noise, the last of these has its label, or its name for one; the others have a label without noise.
+    """
     if not any(instruction.operation.name == "cp" for instruction in circuit.data):
         return circuit
     plain = circuit.copy_empty_like()
     for instruction in circuit.data:
-        angle = instruction.operation.params[0] if instruction.operation.name == "cp" else None
+        operation = instruction.operation
+        angle = operation.params[0] if operation.name == "cp" else None
         if isinstance(angle, ParameterExpression) and angle.parameters:
             control, target = instruction.qubits
-            plain.p(angle / 2, control)
-            plain.cx(control, target)
-            plain.p(-angle / 2, target)
-            plain.cx(control, target)
-            plain.p(angle / 2, target)
+            quiet = _WITHOUT_NOISE if keeps_noise else None
+            plain.append(PhaseGate(angle / 2, label=quiet), [control])
+            plain.append(PhaseGate(angle / 2, label=quiet), [target])
+            plain.append(CXGate(label=quiet), [control, target])
+            plain.append(PhaseGate(-angle / 2, label=quiet), [target])
+            plain.append(CXGate(label=operation.label or operation.name if keeps_noise else None), [control, target])
         else:
             plain.append(instruction, copy=False)
     return plain

@@ -26,7 +26,9 @@ from .cone_plan import (
     shot_fragments,
     strings_of,
 )
-from .engine import HALF_PRECISION, Measured, Simulator, States
+from .engine import HALF_PRECISION, Simulator, States
+from .plan import Measurement
+from .shots import Measured
 from .lowering import lowered
 
 __all__ = ["ConeSimulator", "simulator_of"]
@@ -204,7 +206,7 @@ class ConeSimulator:
 
     def sampled(
         self, angles: np.ndarray, shots: int, seed: np.random.SeedSequence
-    ) -> tuple[np.ndarray, np.ndarray, list[Measured | None]]:
+    ) -> tuple[np.ndarray, np.ndarray, list[Measured[Measurement] | None]]:
         """Values from ``shots`` shots of each measurement, their squared standard errors, and counts.
 
         Raises:
@@ -226,7 +228,7 @@ class ConeSimulator:
         angles: np.ndarray,
         shots: int | None,
         seed: np.random.SeedSequence | None,
-        kept: Sequence[Measured | None] | None,
+        kept: Sequence[Measured[Measurement] | None] | None,
         upstream: np.ndarray,
     ) -> np.ndarray:
         """The variance from shot to shot of ``upstream @ scores``, shape (N,), summed over the measurements."""

@@ -124,7 +124,7 @@ def noise_on(gate: str, num_qubits: int) -> AerSimulator:
     return aer(noise_model=noise)
 
 
-@pytest.mark.parametrize("gate", ["cp", "crx"])
+@pytest.mark.parametrize("gate", ["cry", "crx"])
 def test_noise_on_a_gate_that_does_not_survive_is_refused(gate):
     """The noise belongs to the gate; a circuit that spells the gate out would run without it, and nobody would know."""
     qc = QuantumCircuit(2)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
-from qiskit.circuit.library import RXGate, UnitaryGate
+from qiskit.circuit.library import CPhaseGate, RXGate, UnitaryGate
 from qiskit.primitives import BackendEstimatorV2, BackendSamplerV2
 from qiskit.quantum_info import Pauli, random_unitary
 from qiskit_aer import AerSimulator
@@ -18,7 +18,7 @@ from qiskit_aer.noise import NoiseModel, depolarizing_error, pauli_error
 from qiskit_aer.primitives import EstimatorV2 as AerEstimator
 from qiskit_aer.primitives import SamplerV2 as AerSampler
 
-from qiskit_torch_bridge import QuantumLayer
+from qiskit_torch_bridge import AerBackend, DensityMatrixBackend, QuantumLayer
 
 W = ParameterVector("w", 2)
 WEIGHTS = torch.tensor([0.7, 2.1], dtype=torch.float64)
@@ -141,6 +141,33 @@ def test_shots_are_those_of_aer_itself(make, qc, noise):
     expected = directly(qc, noise)
     errors = ((1 - expected**2) / SHOTS).sqrt()
     assert ((layer().detach() - expected) / errors).abs().max() < 5
+
+
+LOPSIDED = depolarizing_error(0.1, 1).tensor(FLIP)
+CONTROLLED: dict[str, NoiseModel] = {
+    "others": noise_on("p", basis=[*BASIS, "h", "p", "cp"]),
+    "its own": noise_on("cp", error=LOPSIDED, qubits=[1, 0], basis=[*BASIS, "h", "p"]),
+    "its label's": noise_on("slow", error=LOPSIDED, qubits=[1, 0], basis=[*BASIS, "h", "p", "cp"]),
+    "of what it is translated into": noise_on("rz", basis=[*BASIS, "h"]),
+}
+for _noise in CONTROLLED.values():
+    _noise.add_all_qubit_quantum_error(BOTH, "cx")
+
+
+@pytest.mark.parametrize("shots", [None, SHOTS])
+@pytest.mark.parametrize("label", [None, "slow"])
+@pytest.mark.parametrize("noise", CONTROLLED.values(), ids=CONTROLLED)
+def test_a_controlled_phase_has_its_own_noise(noise, label, shots):
+    """Though Aer's backend has to spell it out to bind it."""
+    qc = rotated(lambda qc: [qc.h([0, 1]), qc.append(CPhaseGate(W[0], label=label), [1, 0]), qc.h([0, 1])])
+    ours = [layer_on(kind, qc, shots=shots) for kind in (AerBackend(aer(noise)), DensityMatrixBackend(noise))]
+    if "cp" in noise.basis_gates:
+        expected = directly(qc, noise)
+    else:
+        expected = ours[1]().detach() if shots is None else layer_on(DensityMatrixBackend(noise), qc)().detach()
+    for layer in ours:
+        tolerance = 1e-10 if shots is None else 5 * ((1 - expected**2) / SHOTS).sqrt().max().item()
+        torch.testing.assert_close(layer().detach(), expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("entangler", ["ecr", "cz"])

@@ -11,7 +11,7 @@ import torch
 from conformance import fake
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
-from qiskit.circuit.library import CHGate, CRXGate, RGate, RXGate, SXGate
+from qiskit.circuit.library import CHGate, CRXGate, CU1Gate, RGate, RXGate, SXGate, U3Gate
 from qiskit.primitives import BackendEstimatorV2, BackendSamplerV2, StatevectorSampler
 from qiskit.quantum_info import DensityMatrix, Pauli
 from qiskit_aer import AerSimulator
@@ -20,7 +20,7 @@ from qiskit_aer.primitives import EstimatorV2 as AerEstimator
 from qiskit_aer.primitives import SamplerV2 as AerSampler
 from test_noise_kept import FLIP, WEIGHTS, W, aer, noise_on
 
-from qiskit_torch_bridge import AerBackend, EstimatorBackend, QuantumLayer, SamplerBackend
+from qiskit_torch_bridge import AerBackend, DensityMatrixBackend, EstimatorBackend, QuantumLayer, SamplerBackend
 
 manila = partial(fake, "FakeManilaV2")
 
@@ -106,12 +106,30 @@ def test_what_is_decomposed_is_named(make, qc, name, num_qubits):
         layer_on(make(noise), qc())
 
 
-@noisy
-def test_a_parameterised_controlled_phase_is_named(make):
+@pytest.mark.parametrize("noisy_gate", ["cp", "cx"])
+@pytest.mark.parametrize("make", [make for name, make in NOISY.items() if name != "aer"])
+def test_a_parameterised_controlled_phase_is_named(make, noisy_gate):
+    """Primitives run it as two ``cx``, which have other noise; on Aer itself it keeps its own."""
     qc = rotated()
     qc.cp(W[0], 0, 1)
     with pytest.raises(ValueError, match=r"Gate\(s\) cp "):
-        layer_on(make(noise_on("cp", error=depolarizing_error(0.3, 2))), qc)
+        layer_on(make(noise_on(noisy_gate, error=depolarizing_error(0.3, 2), basis=["ry", "p", "cp", "cx"])), qc)
+
+
+@pytest.mark.parametrize("kind", [AerBackend, lambda device: DensityMatrixBackend(device.options.noise_model)])
+@pytest.mark.parametrize(
+    ("gate", "noisy_gate"), [(U3Gate(W[0], 0.2, 0.3), "u"), (RGate(W[0], 0.2), "rz"), (CU1Gate(W[0]), "cx")]
+)
+def test_gates_without_noise_get_none_where_they_are_decomposed(kind, gate, noisy_gate):
+    """Aer would run the user's gate, which its noise model names, without noise."""
+    error = depolarizing_error(0.3, 2) if noisy_gate == "cx" else FLIP
+    noise = noise_on(noisy_gate, error=error, basis=["ry", "rz", "p", "cx", gate.name])
+    with pytest.raises(
+        ValueError, match=rf"Gate\(s\) {gate.name} of the circuit have no noise .*with that of {noisy_gate}"
+    ):
+        layer_on(kind(aer(noise)), appended(gate, list(range(gate.num_qubits))))
+    quiet = noise_on("x", basis=["ry", "rz", "p", "cx", gate.name])
+    assert layer_on(kind(aer(quiet)), appended(gate, list(range(gate.num_qubits))))().isfinite().all()
 
 
 @pytest.mark.parametrize("level", [0, 1])
