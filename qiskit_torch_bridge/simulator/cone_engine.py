@@ -27,9 +27,9 @@ from .cone_plan import (
     strings_of,
 )
 from .engine import HALF_PRECISION, Simulator, States
+from .lowering import lowered
 from .plan import Measurement
 from .shots import Measured
-from .lowering import lowered
 
 __all__ = ["ConeSimulator", "simulator_of"]
 
