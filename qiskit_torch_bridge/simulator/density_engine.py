@@ -16,7 +16,8 @@ from ..program.channels import NoisyCircuit
 from ..program.readout import Readout
 from . import density_kernels, outcome_kernels, threads
 from .density_plan import Branch, DensityPlan, End, Part, branches_of
-from .shots import Measured, Use, values_of_shots, variances_of_shots
+from .engine import values_of_shots
+from .shots import Measured, Use, variances_of_shots
 from .vectors import WIDTH
 
 __all__ = ["DensitySimulator"]

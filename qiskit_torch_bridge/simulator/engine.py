@@ -1,5 +1,6 @@
 """Carries plans out: batches in parts, parts in threads, and states kept where a gradient will want them."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,10 +13,10 @@ from ..program.readout import MOST_TABULATED_QUBITS, Samples, bits_of
 from . import kernels, outcome_kernels, pauli_kernels, threads, whole_kernels
 from .lowering import LoweredCircuit
 from .plan import NO_MAP, Measurement, Pass, Plan, plan_of
-from .shots import Measured, Use, values_of_shots, variances_of_shots
+from .shots import Measured, MeasurementT, Use, variances_of_shots
 from .vectors import WIDTH
 
-__all__ = ["HALF_PRECISION", "Simulator", "States"]
+__all__ = ["HALF_PRECISION", "Simulator", "States", "values_of_shots"]
 
 # Eight rows side by side fill vectors evenly; but a few rows fill fewer lanes, and larger states keep threads busier
 # one by one. (Measured: two cores, AVX-512.)
@@ -23,6 +24,7 @@ _MOST_QUBITS_SIDE_BY_SIDE, _LEAST_ROWS_SIDE_BY_SIDE = 7, 4
 _MOST_QUBITS_OF_LONG_BATCHES, _ROWS_OF_LONG_BATCHES = 11, 32
 _BYTES_OF_A_SMALL_PART = 2**20  # stays in the cache between simulating and reading
 _BYTES_OF_A_LARGE_PART = 2**28
+_MOST_COUNTS_KEPT = 2**23
 _SECONDS_PER_ELEMENT = 1.5e-10  # and operation; a rough guess that only decides about threads
 _SECONDS_PER_DRAW = 5e-8
 
@@ -351,6 +353,43 @@ class Simulator:
         # One row at a time, to the same bits for a row whatever others there are (BLAS adds in another order for more).
         frequencies = (counts / shots)[:, None]
         return (frequencies @ scores)[:, 0], (frequencies @ squares)[:, 0]
+
+
+def values_of_shots(
+    measure: Callable[[Use[MeasurementT]], None],
+    moments: Callable[[MeasurementT, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    *,
+    constants: np.ndarray,
+    rows: int,
+    num_outcomes: int,
+    shots: int,
+) -> tuple[np.ndarray, np.ndarray, Measured[MeasurementT] | None]:
+    """Values and their squared standard errors, both of shape (N, M); and the counts, unless they take much memory.
+
+    Args:
+        measure: Hands on the counts of all measurements, each for parts of the batch.
+        moments: First and second moments of a measurement's scores over the shots, shape (N, M), from its counts.
+        constants: Shape (M,): what is added to the values.
+        rows: The number N of rows.
+        num_outcomes: How many outcomes the measurements have together.
+        shots: Of each measurement.
+    """
+    narrow = np.min_scalar_type(shots)  # memory that is written for the first time costs more than the conversion
+    kept: Measured[MeasurementT] | None = [] if num_outcomes * rows <= _MOST_COUNTS_KEPT else None
+    values = np.empty((rows, len(constants)))
+    values[:] = constants
+    variances = np.zeros(values.shape)
+    degrees = shots - 1.0 if shots > 1 else math.nan  # one shot says nothing about the variance
+
+    def use(measurement: MeasurementT, part: slice, counts: np.ndarray) -> None:
+        first, second = moments(measurement, counts)
+        values[part] += first
+        variances[part] += np.maximum(second - first**2, 0.0) / degrees
+        if kept is not None:
+            kept.append((measurement, part, counts.astype(narrow)))
+
+    measure(use)
+    return values, variances, kept
 
 
 def _apply(

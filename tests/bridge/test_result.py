@@ -230,11 +230,12 @@ def test_shots_of_simulated_states_are_drawn_again_only_where_they_are_too_much_
         layer, x, upstream = entangled(shots=64, seed=4)
         return backward(layer, x, upstream=upstream)[0]
 
+    engine = "qiskit_torch_bridge.simulator.engine"
     run = run_of()
     with monkeypatch.context() as patch:
-        patch.setattr("qiskit_torch_bridge.simulator.engine.Simulator._measure", None)
+        patch.setattr(f"{engine}.Simulator._measure", None)
         kept = flat(run.gradient_standard_errors)
-    monkeypatch.setattr("qiskit_torch_bridge.simulator.shots._MOST_COUNTS_KEPT", 0)
+    monkeypatch.setattr(f"{engine}._MOST_COUNTS_KEPT", 0)
     np.testing.assert_array_equal(flat(run_of().gradient_standard_errors), kept)
 
 
