@@ -26,7 +26,8 @@ class BenchmarkSettings(Settings):
     Attributes:
         cases: What to measure (default: all): textbook, dressed-4, dressed-64, layerwise-128, entangling-12,
             entangling-16, entangling-20, dressed-4-shots, layerwise-128-shots, dressed-4-noise, dressed-4-noise-shots,
-            layerwise-6-noise, layerwise-9-noise-shots, qubits, batch, weights, noisy-qubits, overhead, fresh.
+            layerwise-6-noise, layerwise-9-noise-shots, layerwise-9-noise-shots-all, qubits, batch, weights, noisy-qubits,
+            overhead, fresh.
         systems: Only these (default: all): ours, ours-compiled, ours-aer, ours-stopwatch, pennylane-default,
             pennylane-lightning, pennylane-qiskit, pennylane-mixed, qiskit-machine-learning, tensorcircuit-jax,
             tensorcircuit-torch, pyqtorch, torch-eager, torch-compiled, floor-function, floor-cosine.

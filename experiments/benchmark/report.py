@@ -26,7 +26,7 @@ _AXES = {
     "qubits": ("qubits", "strongly entangling, 4 layers, batch 1"),
     "batch": ("batch (rows)", "dressed, depth 6"),
     "weights": ("weights", "dressed, batch 16"),
-    "noisy-qubits": ("qubits", "with noise: layerwise, 3 layers, batch 1"),
+    "noisy-qubits": ("qubits", "with noise: strongly entangling, 2 layers, batch 1"),
 }
 _GROWTH = {
     "batch_exponent": "time grows as batch to the power {:.2f} (large batches)",

@@ -204,9 +204,11 @@ class TestNoise:
         with pytest.raises(ValueError, match=r"got pennylane-default, .*, expected of dressed-4 only"):
             replace(noiseless, noise=Depolarising(0.1, 0.1))
 
-    def test_nine_qubits_are_304_circuits(self):
+    @pytest.mark.parametrize(("readout", "outputs"), [("", (8,)), ("-all", tuple(range(9)))])
+    def test_nine_qubits_are_304_circuits(self, readout, outputs):
         """By parameter shift: each row as it is, and shifted up and down by each weight."""
-        (case,) = (case for case in CASES if case.name == "layerwise-9-noise-shots")
+        (case,) = (case for case in CASES if case.name == f"layerwise-9-noise-shots{readout}")
+        assert case.make(seed=0).measured == outputs
         assert case.size["batch"] * (1 + 2 * case.size["weights"]) == 304
         assert case.size["gates"] == 9 + 6 * (9 + 8)
 
