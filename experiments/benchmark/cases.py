@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from .gate_lists import Problem, dressed, entangling, layerwise, textbook
+from .gate_lists import Depolarising, Problem, dressed, entangling, layerwise, textbook
 
 if TYPE_CHECKING:
     from .benchmark_settings import BenchmarkSettings
@@ -25,6 +25,7 @@ class System:
         note: What must be known to read its times.
         ours: Whether it is this project.
         layer: Whether it is a PyTorch layer for circuits; the fastest peer of a line is one of these.
+        noise: Whether it simulates noise; only then may it be among the systems of a case with noise.
         tolerance: How far its exact values and gradients may be from the reference, in units of the largest of them (or
             of 1 where that is larger).
     """
@@ -35,6 +36,7 @@ class System:
     _: KW_ONLY
     ours: bool = False
     layer: bool = True
+    noise: bool = False
     tolerance: float = 1e-6
 
 
@@ -42,8 +44,10 @@ SYSTEMS = {
     "ours": System(
         "ours",
         f"{__package__}.ours:build",
-        "QuantumLayer on its statevector backend: adjoint rule; with shots parameter shift from exact multinomial counts.",
+        "QuantumLayer on its statevector backend, with noise on DensityMatrixBackend: adjoint rule; with shots parameter "
+        "shift from exact multinomial counts.",
         ours=True,
+        noise=True,
     ),
     "ours-compiled": System(
         "ours, torch.compile",
@@ -54,8 +58,10 @@ SYSTEMS = {
     "ours-aer": System(
         "ours on Aer",
         f"{__package__}.ours:build_on_aer",
-        "QuantumLayer with backend='aer': parameter shift from Aer's counts.",
+        "QuantumLayer with backend='aer', with noise an AerSimulator with the noise model: parameter shift from Aer's "
+        "counts, or from its exact density matrices.",
         ours=True,
+        noise=True,
     ),
     "ours-stopwatch": System(
         "ours, with a stopwatch",
@@ -80,6 +86,13 @@ SYSTEMS = {
         f"{__package__}.peers_pennylane:build_on_aer",
         "PennyLane-Qiskit's device: Aer's counts and parameter shift, row by row where inputs need gradients.",
     ),
+    "pennylane-mixed": System(
+        "PennyLane default.mixed",
+        f"{__package__}.peers_pennylane:build_mixed",
+        "For noise, its own one-qubit channel and Kraus operators on two qubits: backpropagation over a broadcast batch; "
+        "with shots parameter shift, row by row where inputs need gradients, as above.",
+        noise=True,
+    ),
     "qiskit-machine-learning": System(
         "Qiskit Machine Learning",
         f"{__package__}.peers_qiskit:build",
@@ -92,8 +105,9 @@ SYSTEMS = {
         "TensorCircuit-NG on JAX",
         f"{__package__}.peers_tensorcircuit:build_on_jax",
         "No PyTorch: the whole step, forward and backward, is one program that JAX compiles for the circuit and the batch "
-        "(jit of vmap of value_and_grad), in double precision.",
+        "(jit of vmap of value_and_grad), in double precision; with noise of its DMCircuit.",
         layer=False,
+        noise=True,
     ),
     "tensorcircuit-torch": System(
         "TensorCircuit-NG, torch interface",
@@ -139,11 +153,13 @@ class Target(NamedTuple):
         ratio: How many times faster; 1 means ahead, NaN that the ratio is shown without an aim.
         ours: Which of our systems.
         peer: Than which system; None: than the fastest PyTorch layer of the run.
+        seconds: How long a step may take at most besides; NaN for no such aim.
     """
 
     ratio: float
     ours: str = "ours"
     peer: str | None = None
+    seconds: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -157,7 +173,12 @@ class Case:
         systems: In the order in which they take turns.
         targets: The ratios to reach.
         shots: Shots a circuit; None: exact.
-        series: The axis of the figure that it is a point of: ``"qubits"``, ``"batch"`` or ``"weights"``; or None.
+        noise: What follows each gate; None: nothing.
+        series: The axis of the figure that it is a point of: ``"qubits"``, ``"batch"``, ``"weights"`` or
+            ``"noisy-qubits"``; or None.
+
+    Raises:
+        ValueError: If there is noise, and one of the systems cannot simulate it.
     """
 
     name: str
@@ -167,7 +188,15 @@ class Case:
     targets: tuple[Target, ...] = ()
     _: KW_ONLY
     shots: int | None = None
+    noise: Depolarising | None = None
     series: str | None = None
+
+    def __post_init__(self) -> None:
+        noiseless = [name for name in self.systems if not SYSTEMS[name].noise]
+        if self.noise is not None and noiseless:
+            raise ValueError(
+                f"systems: got {', '.join(noiseless)}, expected of {self.name} only some that simulate noise."
+            )
 
     @cached_property
     def size(self) -> dict[str, int]:
@@ -175,6 +204,12 @@ class Case:
         problem = self.make(seed=0)
         numbers = {"batch": problem.batch, "weights": len(problem.weights), "gates": len(problem.gates)}
         return {"qubits": problem.num_qubits, **numbers}
+
+    @property
+    def place(self) -> int:
+        """Where it is on the axis of its series."""
+        assert self.series is not None
+        return self.size[self.series.removeprefix("noisy-")]
 
 
 _QISKIT, _PENNYLANE, _JAX = "qiskit-machine-learning", "pennylane-default", "tensorcircuit-jax"
@@ -184,6 +219,7 @@ _COMPILING = (_JAX, "tensorcircuit-torch", "torch-compiled")
 # Those that compile take one to two minutes for 12 qubits, and more beyond; the others keep every state, gigabytes of them.
 _UP_TO_12_QUBITS = ("ours-compiled", *_COMPILING, "pyqtorch", "torch-eager")
 _FLOORS = ("floor-function", "floor-cosine")
+_WITH_NOISE = ("ours", "ours-aer", "pennylane-mixed")
 _OF_SHOTS = ("ours", "ours-aer", "pennylane-default", "pennylane-lightning")
 
 _ENTANGLED = "strongly entangling, 4 layers"
@@ -194,6 +230,17 @@ _DRESSED_4 = partial(dressed, depth=6, batch=4)
 _DRESSED_64 = partial(dressed, depth=6, batch=64)
 _LAYERWISE = "layerwise, 9 qubits, 6 layers, batch 128"
 _LAYERWISE_128 = partial(layerwise, num_qubits=9, layers=6, batch=128)
+
+_NOISE = Depolarising(0.01, 0.03)
+_NOISY = "noise 1 % and 3 %"
+# A ring of CNOT, so that every output depends on every qubit, and no simulator can leave some out. With 10 qubits,
+# PyTorch would keep gigabytes for the way back, and Aer would run for minutes.
+_NOISY_QUBITS = {4: _WITH_NOISE, 6: _WITH_NOISE, 8: _WITH_NOISE, 10: ("ours",)}
+
+
+def _against_noisy(aer: float, mixed: float) -> tuple[Target, ...]:
+    """Ratios to reach with noise: to this project's layer on Aer, and to PennyLane's density matrices."""
+    return Target(aer, peer="ours-aer"), Target(mixed, peer="pennylane-mixed")
 
 
 def _against(pennylane: float, jax: float) -> tuple[Target, ...]:
@@ -248,12 +295,59 @@ CASES = (
         (Target(15, peer="pennylane-default"),),
         shots=1000,
     ),
+    Case(
+        "dressed-4-noise",
+        f"{_DRESSED}, batch 4, {_NOISY}",
+        _DRESSED_4,
+        (*_WITH_NOISE, _JAX),
+        (*_against_noisy(100, 100), Target(math.nan, peer=_JAX)),
+        noise=_NOISE,
+    ),
+    Case(
+        "dressed-4-noise-shots",
+        f"{_DRESSED}, batch 4, {_NOISY}, 1000 shots",
+        _DRESSED_4,
+        _WITH_NOISE,
+        _against_noisy(100, 100),
+        shots=1000,
+        noise=_NOISE,
+    ),
+    Case(
+        "layerwise-6-noise",
+        f"layerwise, 6 qubits, 18 weights, batch 8, {_NOISY}",
+        partial(layerwise, num_qubits=6, layers=3, batch=8, outputs=6),
+        (*_WITH_NOISE, _JAX),
+        (*_against_noisy(math.nan, 10), Target(math.nan, peer=_JAX)),
+        noise=_NOISE,
+    ),
+    # As MNIST 3/6 is trained layer by layer: five layers are as they are, and 9 weights make 304 circuits by parameter
+    # shift. PennyLane would take hours. The published readout is the last qubit's, on which others have little influence;
+    # so that nothing can be left out, all are read too.
+    *(
+        Case(
+            f"layerwise-9-noise-shots{name}",
+            f"layerwise, 9 qubits, 6 layers, 9 weights, {outputs}, batch 16, {_NOISY}, 1000 shots",
+            partial(layerwise, num_qubits=9, layers=6, batch=16, outputs=number, trained=1),
+            ("ours", "ours-aer"),
+            (Target(math.nan, peer="ours-aer", seconds=seconds),),
+            shots=1000,
+            noise=_NOISE,
+        )
+        for name, outputs, number, seconds in (("", "last output", 1, 0.1), ("-all", "all outputs", 9, math.nan))
+    ),
 )
 
-PARTS = (*(case.name for case in CASES), "qubits", "batch", "weights", "overhead", "fresh")
+PARTS = (*(case.name for case in CASES), "qubits", "batch", "weights", "noisy-qubits", "overhead", "fresh")
 """What can be selected: cases, series by size, the layer's own share, and the first call and memory in new processes."""
 
-_SMALL = ("textbook", "dressed-4", "dressed-64", "layerwise-128", "entangling-12", "dressed-4-shots")
+_SMALL = ("textbook", "dressed-4", "dressed-64", "layerwise-128", "entangling-12", "dressed-4-shots", "dressed-4-noise")
+
+
+def _noisy_point(qubits: int) -> Case:
+    """A point of the series by qubits under noise, batch 1."""
+    make = partial(entangling, num_qubits=qubits, layers=2, batch=1)
+    title, systems = f"strongly entangling, 2 layers, {_NOISY}, batch 1: {qubits} qubits", _NOISY_QUBITS[qubits]
+    return Case(f"noisy-qubits-{qubits}", title, make, systems, noise=_NOISE, series="noisy-qubits")
 
 
 def plan(settings: BenchmarkSettings, systems: Container[str] = SYSTEMS) -> tuple[list[Case], list[Case]]:
@@ -283,6 +377,8 @@ def plan(settings: BenchmarkSettings, systems: Container[str] = SYSTEMS) -> tupl
     ]
     cases = [case for case in CASES if case.name in parts and (not small or case.name in _SMALL)]
     cases += [Case(f"{axis}-{x}", title, make, _EXACT, series=axis) for axis, x, title, make in series if axis in parts]
+    if "noisy-qubits" in parts:
+        cases += [_noisy_point(x) for x in _NOISY_QUBITS if x in (4, 6) or not small]
     if "overhead" in parts:
         cases += [Case(f"overhead-{case.name}", case.title, case.make, ("ours-stopwatch",)) for case in CASES[:3]]
     fresh_names = ("dressed-4",) if small else ("dressed-4", "entangling-16", "entangling-20")

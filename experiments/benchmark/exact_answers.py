@@ -2,11 +2,12 @@
 
 They come from a simulator that shares no code with any system: plain NumPy and slow, but short enough to be checked by
 reading. The state of the whole batch is an array with one axis for each qubit, and the last for the batch; gradients come
-from one sweep backwards.
+from one sweep backwards. With noise it is a density matrix: its axes are those of the rows first, then of the columns.
 """
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,29 +50,42 @@ class Answer(NamedTuple):
 
 def exact_answer(problem: Problem) -> Answer:
     """The problem's values and gradients, to rounding."""
-    n = problem.num_qubits
-    all_amplitudes = tuple(range(n))
-    numbers = {"input": problem.inputs.T, "weight": problem.weights, "": np.zeros(1)}
-    state = np.zeros((*(2,) * n, problem.batch), dtype=np.complex128)
-    state[(0,) * n] = 1
+    n, noise = problem.num_qubits, problem.noise
+    through = _apply if noise is None else _conjugate
+    numbers = {"input": problem.inputs.T, "weight": problem.weights, "fixed": np.array(problem.fixed), "": np.zeros(1)}
+    num_axes = n if noise is None else 2 * n
+    state = np.zeros((*(2,) * num_axes, problem.batch), dtype=np.complex128)
+    state[(0,) * num_axes] = 1
     for gate in problem.gates:
-        _apply(gate, state, numbers[gate.source][gate.number])
+        through(gate, state, numbers[gate.source][gate.number])
+        if noise is not None:
+            _depolarise(state, gate.qubits, noise.after(gate.qubits))
 
     observables = [np.array([1.0, -1.0]).reshape(2, *(1,) * (n - qubit)) for qubit in problem.measured]
-    probabilities = state.real**2 + state.imag**2
-    values = np.stack([(z * probabilities).sum(axis=all_amplitudes) for z in observables], axis=1)
-    # The gradient of sum(upstream * values) is 2 Re <bra| d(state)>, with the observables folded into one bra.
-    bra = state * sum(z * upstream for z, upstream in zip(observables, problem.upstream.T, strict=True))
+    probabilities = state.real**2 + state.imag**2 if noise is None else _diagonal(state).real
+    values = np.stack([(z * probabilities).sum(axis=tuple(range(n))) for z in observables], axis=1)
+    # The gradient of sum(upstream * values) is 2 Re <bra| d(state)>, with the observables folded into one bra; with noise,
+    # it is the trace of d(state) with the observables, which are then in the place of the bra.
+    observable = sum(z * upstream for z, upstream in zip(observables, problem.upstream.T, strict=True))
+    if noise is None:
+        bra = state * observable
+    else:
+        bra = np.zeros_like(state)
+        _diagonal(bra)[...] = observable
     gradients = {source: np.zeros((len(angles), problem.batch)) for source, angles in numbers.items()}
     for gate in reversed(problem.gates):
+        if noise is not None:
+            strength = noise.after(gate.qubits)
+            _depolarise(bra, gate.qubits, strength)
+            _depolarise(state, gate.qubits, -strength / (1 - strength))  # the inverse: the trace is as it was
         if gate.source:
             # d(gate)/d(angle) is -i/2 times its Pauli matrix P, times the gate, which the state has been through. And
-            # 2 Re <bra| -i/2 P |state> is Im <bra| P |state>.
+            # 2 Re <bra| -i/2 P |state> is Im <bra| P |state>; so is tr(bra -i/2 [P, state]) with matrices.
             bras, states = (np.moveaxis(array, gate.qubits[0], 0) for array in (bra, state))
-            turned = np.tensordot(_PAULI[gate.name], states, axes=1)
-            gradients[gate.source][gate.number] += (bras.conj() * turned).sum(axis=all_amplitudes).imag
+            turned = _times(_PAULI[gate.name], states)
+            gradients[gate.source][gate.number] += (bras.conj() * turned).sum(axis=tuple(range(num_axes))).imag
         for array in (state, bra):
-            _apply(gate, array, -numbers[gate.source][gate.number])  # a gate without an angle is its own inverse
+            through(gate, array, -numbers[gate.source][gate.number])  # a gate without an angle is its own inverse
     by_input, by_weight = gradients["input"].T, gradients["weight"].sum(axis=1)
     return Answer(
         values, by_input if problem.wants_input_gradients else None, by_weight if len(problem.weights) else None
@@ -82,16 +96,51 @@ def _apply(gate: Gate, state: np.ndarray, angle: np.ndarray) -> None:
     """Multiplies the state by the gate, in place; its angle is one for each row, shape (batch,), or for all, a scalar."""
     amplitudes = np.moveaxis(state, gate.qubits, range(len(gate.qubits)))
     if gate.name in _PAULI:
-        turned = np.tensordot(_PAULI[gate.name], amplitudes, axes=1)
-        amplitudes[...] = np.cos(angle / 2) * amplitudes - 1j * np.sin(angle / 2) * turned
+        rotation = np.multiply.outer(np.eye(2), np.cos(angle / 2))
+        rotation = rotation - 1j * np.multiply.outer(_PAULI[gate.name], np.sin(angle / 2))
+        amplitudes[...] = _times(rotation, amplitudes)
     elif gate.name == "h":
-        amplitudes[...] = np.tensordot(_HADAMARD, amplitudes, axes=1)
+        amplitudes[...] = _times(_HADAMARD, amplitudes)
     elif gate.name == "cz":
         amplitudes[1, 1] *= -1
     elif gate.name == "cx":
         amplitudes[1] = amplitudes[1, ::-1]
     else:
         raise ValueError(f"gate: got {gate.name!r}, expected one of 'h', 'cx', 'cz', 'rx', 'ry', 'rz'.")
+
+
+def _times(matrix: np.ndarray, amplitudes: np.ndarray) -> np.ndarray:
+    """A matrix of shape (2, 2), or (2, 2, batch), times the amplitudes along their first axis."""
+    (a, b), (c, d) = matrix
+    zero, one = amplitudes
+    return np.stack([a * zero + b * one, c * zero + d * one])
+
+
+def _conjugate(gate: Gate, matrices: np.ndarray, angle: np.ndarray) -> None:
+    """Turns Hermitian matrices A into U A U* with the gate U, in place: U A first, and U (U A)* of that."""
+    rows_and_columns = matrices.reshape(2 ** (matrices.ndim // 2), -1, matrices.shape[-1])
+    _apply(gate, matrices, angle)
+    rows_and_columns[...] = rows_and_columns.swapaxes(0, 1).conj()
+    _apply(gate, matrices, angle)
+
+
+def _diagonal(matrices: np.ndarray) -> np.ndarray:
+    """A view of the diagonals, with an axis for each qubit."""
+    n = (matrices.ndim - 1) // 2
+    view = np.einsum("iib->ib", matrices.reshape(2**n, 2**n, -1))
+    return view.reshape(*(2,) * n, -1)
+
+
+def _depolarise(matrices: np.ndarray, qubits: tuple[int, ...], strength: float) -> None:
+    """Mixes matrices, in place, with what is left of them where these qubits' part is replaced by the identity / 2^k."""
+    n = (matrices.ndim - 1) // 2
+    both_sides = *qubits, *(n + qubit for qubit in qubits)
+    blocks = np.moveaxis(matrices, both_sides, range(len(both_sides)))
+    diagonal = [2 * outcome for outcome in product((0, 1), repeat=len(qubits))]
+    mean = sum(blocks[each] for each in diagonal) / len(diagonal)
+    blocks *= 1 - strength
+    for each in diagonal:
+        blocks[each] += strength * mean
 
 
 def compare(

@@ -1,4 +1,4 @@
-"""What is measured, a training step as every library can build it: a list of gates, and the numbers to put in.
+"""What is measured, a training step as every library can build it: gates, the noise after them, and the numbers to put in.
 
 What adapters need to make a :class:`Step` of it is here too; PyTorch and Qiskit are imported where that is asked for.
 """
@@ -27,14 +27,49 @@ class Gate(NamedTuple):
     Attributes:
         name: Which.
         qubits: That it acts on.
-        source: Where its angle is from: ``"input"`` or ``"weight"``; empty for a gate without one.
-        number: Which column of the inputs, or which weight.
+        source: Where its angle is from: ``"input"`` or ``"weight"``, or ``"fixed"`` for one without gradients; empty for a
+            gate without an angle.
+        number: Which column of the inputs, which weight, or which fixed angle.
     """
 
     name: str
     qubits: tuple[int, ...]
-    source: Literal["input", "weight", ""] = ""
+    source: Literal["input", "weight", "fixed", ""] = ""
     number: int = 0
+
+
+@dataclass(frozen=True)
+class Depolarising:
+    r"""Noise after each gate, on the gate's own k qubits: :math:`\rho \to (1-p)\rho + p\,\mathrm{tr}_k(\rho) \otimes I/2^k`.
+
+    This is Aer's convention. Of the :math:`4^k` Pauli strings, each but the identity then acts with the probability
+    :math:`p/4^k`.
+
+    Attributes:
+        one_qubit: p after gates on one qubit, at least 0 and below 1.
+        two_qubit: p after gates on two qubits.
+
+    Raises:
+        ValueError: If a strength is out of range.
+    """
+
+    one_qubit: float
+    two_qubit: float
+
+    def __post_init__(self) -> None:
+        for name, strength in vars(self).items():
+            if not 0 <= strength < 1:
+                raise ValueError(f"{name}: got {strength}, expected a strength of at least 0 and below 1.")
+
+    def after(self, qubits: tuple[int, ...]) -> float:
+        """The strength p after a gate on these qubits."""
+        return self.one_qubit if len(qubits) == 1 else self.two_qubit
+
+    def pauli_probabilities(self, qubits: tuple[int, ...]) -> np.ndarray:
+        """Shape (4**k,): the probabilities of the Pauli strings on a gate's k qubits, the identity first."""
+        number = 4 ** len(qubits)
+        others = np.full(number - 1, self.after(qubits) / number)
+        return np.array([1 - others.sum(), *others])
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +84,8 @@ class Problem:
         weights: Shape (W,), float64.
         upstream: Shape (batch, outputs), float64: the gradient by the outputs that backward starts from.
         wants_input_gradients: Whether the inputs' gradients are part of the step.
+        fixed: Angles without gradients, such as those of layers that are not trained.
+        noise: What follows each gate; None: nothing.
     """
 
     num_qubits: int
@@ -59,6 +96,8 @@ class Problem:
     weights: np.ndarray
     upstream: np.ndarray
     wants_input_gradients: bool
+    fixed: tuple[float, ...] = ()
+    noise: Depolarising | None = None
 
     @property
     def batch(self) -> int:
@@ -126,7 +165,7 @@ def played(problem: Problem, inputs: Any, weights: Any) -> Iterator[tuple[str, t
         inputs: What stands for the inputs in some library's terms, by column.
         weights: What stands for the weights.
     """
-    numbers = {"input": inputs, "weight": weights}
+    numbers = {"input": inputs, "weight": weights, "fixed": problem.fixed}
     for gate in problem.gates:
         yield gate.name, gate.qubits, [numbers[gate.source][gate.number]] if gate.source else []
 
@@ -168,17 +207,28 @@ def dressed(*, depth: int, batch: int, seed: int) -> Problem:
     return _problem(4, gates, tuple(qubits), batch, seed, input_gradients=True)
 
 
-def layerwise(*, num_qubits: int, layers: int, batch: int, seed: int) -> Problem:
+def layerwise(
+    *, num_qubits: int, layers: int, batch: int, seed: int, outputs: int = 1, trained: int | None = None
+) -> Problem:
     """RX(input), then layers of a random rotation on each qubit and a ladder of CZ; Z of the last; weights' gradients.
 
     The circuit of Skolik et al., arXiv:2006.14904. The seed draws the rotations too.
+
+    Args:
+        num_qubits: Qubits.
+        layers: Layers.
+        batch: Rows of inputs.
+        seed: Draws rotations and numbers.
+        outputs: Of how many qubits Z is measured, the last ones.
+        trained: How many layers are trained, the first ones; the others have fixed angles. None: all.
     """
     rng = np.random.default_rng(seed)
     gates = [Gate("rx", (q,), "input") for q in range(num_qubits)]
-    for _ in range(layers):
-        gates += [Gate(("rx", "ry", "rz")[rng.integers(3)], (q,), "weight") for q in range(num_qubits)]
+    for layer in range(layers):
+        source: Literal["weight", "fixed"] = "weight" if trained is None or layer < trained else "fixed"
+        gates += [Gate(("rx", "ry", "rz")[rng.integers(3)], (q,), source) for q in range(num_qubits)]
         gates += [Gate("cz", (q, q + 1)) for q in range(num_qubits - 1)]
-    return _problem(num_qubits, gates, (num_qubits - 1,), batch, seed)
+    return _problem(num_qubits, gates, tuple(range(num_qubits))[-outputs:], batch, seed)
 
 
 def entangling(*, num_qubits: int, layers: int, batch: int, seed: int) -> Problem:
@@ -201,7 +251,7 @@ def _problem(
 ) -> Problem:
     """With angles numbered in the order of the gates, and inputs, weights and upstream gradient drawn from the seed."""
     rng = np.random.default_rng([seed, 1])
-    numbers = {"input": count(), "weight": count(), "": repeat(0)}
+    numbers = {"input": count(), "weight": count(), "fixed": count(), "": repeat(0)}
     columns = Counter(gate.source for gate in gates)
     return Problem(
         num_qubits,
@@ -211,4 +261,5 @@ def _problem(
         weights=rng.uniform(0, 2 * np.pi, columns["weight"]),
         upstream=rng.standard_normal((batch, len(measured))),
         wants_input_gradients=input_gradients,
+        fixed=tuple(rng.uniform(0, 2 * np.pi, columns["fixed"]).tolist()),
     )

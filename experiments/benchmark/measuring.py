@@ -9,14 +9,14 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
 from .benchmark_settings import BenchmarkSettings
 from .cases import SYSTEMS, Case, System
 from .exact_answers import Answer, compare, exact_answer
-from .gate_lists import Problem
+from .gate_lists import Depolarising, Problem
 from .worker import Process, WorkerError
 
 _REPETITIONS, _SMALL_REPETITIONS = 7, 3
@@ -160,10 +160,11 @@ class Measurement(AbstractContextManager["Measurement", None]):
             if given_up in self._given_up:
                 raise self._given_up[given_up]
         system, circuit, sizes = self._systems[name], case.make.func, case.make.keywords
-        posed = {"circuit": circuit.__name__, "sizes": sizes, "shots": case.shots, "seed": seed}
+        noise = None if case.noise is None else asdict(case.noise)
+        posed = {"circuit": circuit.__name__, "sizes": sizes, "noise": noise, "shots": case.shots, "seed": seed}
         outcome.preparation = self._ask(name, "prepare", adapter=system.adapter, **posed)
         answer = Answer.of(*outcome.preparation.pop("answer"))
-        problem, expected = _solved(circuit, **sizes, seed=seed)
+        problem, expected = _solved(circuit, case.noise, **sizes, seed=seed)
         outcome.deviation, wrong = compare(answer, expected, problem, shots=case.shots, tolerance=system.tolerance)
         if wrong:
             raise WorkerError("wrong", wrong)
@@ -192,7 +193,7 @@ class Measurement(AbstractContextManager["Measurement", None]):
         if series is None or outcome.status in ("dropped", "absent") or outcome.median <= _LONGEST_STEP_IN_SERIES:
             return
         why = f", where a step took {outcome.median:.1f} s" if outcome.seconds else f": {outcome.reason}"
-        reason = f"dropped after {series} {outcome.case.size[series]}{why}"
+        reason = f"dropped after {series} {outcome.case.place}{why}"
         self._given_up[series, outcome.system] = WorkerError("dropped", reason)
 
     def _ask(self, name: str, what: str, **arguments: Any) -> dict[str, Any]:
@@ -215,9 +216,9 @@ class Measurement(AbstractContextManager["Measurement", None]):
 
 
 @cache
-def _solved(circuit: Callable[..., Problem], **sizes: int) -> tuple[Problem, Answer]:
+def _solved(circuit: Callable[..., Problem], noise: Depolarising | None, **sizes: int) -> tuple[Problem, Answer]:
     """A problem and its exact answer, which takes its time where there are many qubits."""
-    problem = circuit(**sizes)
+    problem = replace(circuit(**sizes), noise=noise)
     return problem, exact_answer(problem)
 
 

@@ -1,4 +1,4 @@
-"""Adapters of this project: the public ``QuantumLayer``, and the same with a stopwatch inside."""
+"""Adapters of this project: the public ``QuantumLayer``, exact, noisy or on Aer, and the same with a stopwatch inside."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ import copy
 import time
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qiskit_torch_bridge import Backend, QuantumLayer
+from qiskit_torch_bridge import Backend, DensityMatrixBackend, QuantumLayer
 from qiskit_torch_bridge.backends import resolve_backend
 
-from .gate_lists import Problem, Step, compiled, quantum_circuit, torch_step, z_labels
+from .gate_lists import Depolarising, Problem, Step, compiled, quantum_circuit, torch_step, z_labels
+
+if TYPE_CHECKING:
+    from qiskit_aer.noise import NoiseModel
 
 
 def build(problem: Problem, shots: int | None, seed: int, *, backend: Any = None, compile: bool = False) -> Step:
-    """The layer as a user makes it: the adjoint rule for exact values, parameter shift with shots."""
+    """The layer as a user makes it: the adjoint rule for exact values, parameter shift with shots.
+
+    A problem with noise runs on ``DensityMatrixBackend``, unless a backend is given.
+    """
+    if backend is None and problem.noise is not None:
+        backend = DensityMatrixBackend(noise_model(problem.noise))
     circuit, inputs, weights = quantum_circuit(problem)
     parameters = {"inputs": inputs, "weights": weights, "init": torch.tensor(problem.weights)}
     layer = QuantumLayer(circuit, **parameters, observables=z_labels(problem), backend=backend, shots=shots, seed=seed)
@@ -31,8 +39,26 @@ def build_with_stopwatch(problem: Problem, shots: int | None, seed: int) -> Step
     return Step(build(problem, shots, seed, backend=backend).take, kernel_seconds=kernel_seconds)
 
 
-build_on_aer = partial(build, backend="aer")
 build_compiled = partial(build, compile=True)
+
+
+def build_on_aer(problem: Problem, shots: int | None, seed: int) -> Step:
+    """The same on Aer: a plain simulator, or one with the problem's noise model."""
+    if problem.noise is None:
+        return build(problem, shots, seed, backend="aer")
+    from qiskit_aer import AerSimulator
+
+    return build(problem, shots, seed, backend=AerSimulator(noise_model=noise_model(problem.noise)))
+
+
+def noise_model(noise: Depolarising) -> NoiseModel:
+    """The noise in Aer's terms; all gates of the gate lists are basis gates of the model, and none is translated."""
+    from qiskit_aer.noise import NoiseModel, depolarizing_error
+
+    model = NoiseModel()
+    model.add_all_qubit_quantum_error(depolarizing_error(noise.one_qubit, 1), ["h", "rx", "ry", "rz"])
+    model.add_all_qubit_quantum_error(depolarizing_error(noise.two_qubit, 2), ["cx", "cz"])
+    return model
 
 
 def with_stopwatch(backend: Backend) -> tuple[Backend, Callable[[], float]]:

@@ -1,22 +1,27 @@
-"""Adapters of PennyLane: ``default.qubit``, ``lightning.qubit``, and Aer through PennyLane-Qiskit."""
+"""Adapters of PennyLane: ``default.qubit``, ``default.mixed``, ``lightning.qubit``, and Aer through PennyLane-Qiskit."""
 
 from __future__ import annotations
 
 import importlib
+from itertools import product
 from typing import Any
 
+import numpy as np
 import pennylane as qml
 import torch
 
-from .gate_lists import Problem, Step, played, torch_step
+from .gate_lists import Depolarising, Problem, Step, played, torch_step
 
 _GATES = {"h": qml.Hadamard, "cx": qml.CNOT, "cz": qml.CZ, "rx": qml.RX, "ry": qml.RY, "rz": qml.RZ}
+_PAULIS = [np.eye(2), *(qml.matrix(pauli(0)) for pauli in (qml.X, qml.Y, qml.Z))]
 
 
 def _build(problem: Problem, shots: int | None, device: Any, exact_rule: str) -> Step:
     def circuit(inputs: torch.Tensor, weights: torch.Tensor) -> list[Any]:
         for name, qubits, angle in played(problem, inputs.movedim(-1, 0), weights):
             _GATES[name](*angle, wires=qubits)
+            if problem.noise is not None:
+                _depolarise(problem.noise, qubits)
         return [qml.expval(qml.Z(qubit)) for qubit in problem.measured]
 
     rule = exact_rule if shots is None else "parameter-shift"
@@ -36,9 +41,25 @@ def _build(problem: Problem, shots: int | None, device: Any, exact_rule: str) ->
     return torch_step(values, problem, weights)
 
 
+def _depolarise(noise: Depolarising, qubits: tuple[int, ...]) -> None:
+    """Their own channel where there is one: each Pauli matrix with a third of its argument."""
+    probabilities = noise.pauli_probabilities(qubits)
+    if len(qubits) == 1:
+        qml.DepolarizingChannel(1 - probabilities[0], wires=qubits)
+        return
+    pairs = product(_PAULIS, repeat=2)
+    kraus = [np.sqrt(p) * np.kron(*pair) for p, pair in zip(probabilities, pairs, strict=True)]
+    qml.QubitChannel(kraus, wires=qubits)
+
+
 def build_default(problem: Problem, shots: int | None, seed: int) -> Step:
     """``default.qubit``: backpropagation through the simulator, its fastest exact rule with torch."""
     return _build(problem, shots, qml.device("default.qubit", wires=problem.num_qubits, seed=seed), "backprop")
+
+
+def build_mixed(problem: Problem, shots: int | None, seed: int) -> Step:
+    """``default.mixed``: density matrices, for noise; backpropagation through the simulator."""
+    return _build(problem, shots, qml.device("default.mixed", wires=problem.num_qubits, seed=seed), "backprop")
 
 
 def build_lightning(problem: Problem, shots: int | None, seed: int) -> Step:

@@ -20,9 +20,12 @@ def _values_of_row(problem: Problem) -> Callable[[Any, Any], Any]:
     """From the inputs of one row, shape (I,), and all weights to the outputs, in JAX."""
 
     def values(inputs: Any, weights: Any) -> Any:
-        circuit = tc.Circuit(problem.num_qubits)
+        circuit = (tc.Circuit if problem.noise is None else tc.DMCircuit)(problem.num_qubits)
         for name, qubits, angle in played(problem, inputs, weights):
             getattr(circuit, name)(*qubits, **dict(zip(("theta",), angle, strict=False)))
+            if problem.noise is not None:
+                _, each, *_ = problem.noise.pauli_probabilities(qubits)
+                circuit.general_kraus(tc.channels.generaldepolarizingchannel(each, len(qubits)), *qubits)
         return jax.numpy.stack([circuit.expectation_ps(z=[qubit]).real for qubit in problem.measured])
 
     return values

@@ -21,14 +21,17 @@ from .measuring import Outcome, cores_available
 
 _FROM_BATCH = 256
 _FEW_QUBITS, _MANY_QUBITS = 12, 20
+_FROM_NOISY_QUBITS = 8
 _AXES = {
     "qubits": ("qubits", "strongly entangling, 4 layers, batch 1"),
     "batch": ("batch (rows)", "dressed, depth 6"),
     "weights": ("weights", "dressed, batch 16"),
+    "noisy-qubits": ("qubits", "with noise: strongly entangling, 2 layers, batch 1"),
 }
 _GROWTH = {
     "batch_exponent": "time grows as batch to the power {:.2f} (large batches)",
     "weights_exponent": "as weights to the power {:.2f} (many weights)",
+    "noisy_qubits_factor": "{:.2f} times as long for each qubit with noise (4: as a density matrix)",
     "qubits_constant_ratio": "a gate on an amplitude takes {:.2f} times as long with 20 qubits as with 12",
 }
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
@@ -48,6 +51,7 @@ class Comparison(NamedTuple):
             :attr:`ratio`, something else has kept the machine busy.
         target: The ratio to reach.
         against_best: Whether the peer is the fastest PyTorch layer of the run.
+        target_seconds: The longest that a step of ours may take.
     """
 
     ours: str
@@ -56,6 +60,7 @@ class Comparison(NamedTuple):
     least_ratio: float
     target: float
     against_best: bool
+    target_seconds: float = math.nan
 
 
 def by_case(outcomes: _Outcomes) -> list[tuple[Case, dict[str, Outcome]]]:
@@ -66,9 +71,9 @@ def by_case(outcomes: _Outcomes) -> list[tuple[Case, dict[str, Outcome]]]:
 
 def comparisons(case: Case, found: Mapping[str, Outcome], systems: _Systems) -> list[Comparison]:
     """Each of our systems against the fastest PyTorch layer, and against the peers that a target names."""
-    peers = {name: outcome for name, outcome in found.items() if not systems[name].ours and outcome.seconds}
-    layers = [name for name in peers if systems[name].layer]
-    best = min(layers, key=lambda name: peers[name].median, default=None)
+    timed = {name: outcome for name, outcome in found.items() if outcome.seconds}
+    layers = [name for name in timed if systems[name].layer and not systems[name].ours]
+    best = min(layers, key=lambda name: timed[name].median, default=None)
     rows = []
     for name in filter(lambda name: systems[name].ours, found):
         targets = [target for target in case.targets if target.ours == name]
@@ -77,9 +82,9 @@ def comparisons(case: Case, found: Mapping[str, Outcome], systems: _Systems) -> 
         for target in targets:
             peer = target.peer or best
             ratios = math.nan, math.nan
-            if peer is not None and peer in peers:
-                ratios = peers[peer].median / found[name].median, peers[peer].least / found[name].least
-            rows.append(Comparison(name, peer, *ratios, target.ratio, against_best=target.peer is None))
+            if peer is not None and peer in timed:
+                ratios = timed[peer].median / found[name].median, timed[peer].least / found[name].least
+            rows.append(Comparison(name, peer, *ratios, target.ratio, target.peer is None, target.seconds))
     return rows
 
 
@@ -91,6 +96,7 @@ def timing_rows(outcomes: _Outcomes) -> list[dict[str, Any]]:
             "series": outcome.case.series or "",
             **outcome.case.size,
             "shots": outcome.case.shots or "",
+            "noise": outcome.case.noise is not None,
             "system": outcome.system,
             "status": outcome.status,
             "repetition": repetition,
@@ -115,6 +121,7 @@ def growth(outcomes: _Outcomes, system: str) -> dict[str, float]:
         ``batch_exponent`` and ``weights_exponent``: of a power law through two points of the series, the last and the first
         from which on constant costs do not count (a batch of 256; half as many weights). Linear is 1.
         ``qubits_constant_ratio``: seconds for each gate and amplitude with 20 qubits, in units of those with 12.
+        ``noisy_qubits_factor``: how many times as long a step takes for each qubit more, from 8 qubits with noise on.
     """
     rates = {}
     for axis in ("batch", "weights"):
@@ -123,6 +130,9 @@ def growth(outcomes: _Outcomes, system: str) -> dict[str, float]:
         if len(large := [x for x in points if x >= first]) > 1:
             ratio = points[large[-1]] / points[large[0]]
             rates[f"{axis}_exponent"] = math.log(ratio) / math.log(large[-1] / large[0])
+    noisy = _points(outcomes, "noisy-qubits", system)
+    if len(large := [x for x in noisy if x >= _FROM_NOISY_QUBITS]) > 1:
+        rates["noisy_qubits_factor"] = (noisy[large[-1]] / noisy[large[0]]) ** (1 / (large[-1] - large[0]))
     gates = {
         outcome.case.size["qubits"]: outcome.case.size["gates"]
         for outcome in outcomes
@@ -137,7 +147,7 @@ def growth(outcomes: _Outcomes, system: str) -> dict[str, float]:
 def _points(outcomes: _Outcomes, axis: str, system: str) -> dict[int, float]:
     """A system's seconds in a series, by the sizes at which it was timed."""
     return {
-        outcome.case.size[axis]: outcome.median
+        outcome.case.place: outcome.median
         for outcome in outcomes
         if outcome.case.series == axis and outcome.system == system and outcome.seconds
     }
@@ -226,7 +236,7 @@ def scaling_figure(outcomes: _Outcomes, systems: _Systems) -> Figure | None:
                 (handles[system.title],) = axes.plot([*points], [*points.values()], marker=mark, markersize=5, **line)
         label, circuit = _AXES[axis]
         axes.set(xlabel=label, ylabel="time for one training step (s)", yscale="log")
-        if axis == "qubits":  # the time itself is exponential in them
+        if label == "qubits":  # the time itself is exponential in them
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         else:
             axes.set_xscale("log")
@@ -276,6 +286,8 @@ def _speed(outcomes: _Outcomes, systems: _Systems) -> list[str]:
                 said = f"({kind}), {_digits(1e3 * theirs.median)}" if theirs.seconds else "(not timed)"
                 peer = f"{systems[row.peer].title} {said}"
             target = "" if math.isnan(row.target) else "ahead" if row.target == 1 else f"{row.target:g}"
+            if not math.isnan(row.target_seconds):
+                target = ", ".join(filter(None, [target, f"below {1e3 * row.target_seconds:g} ms"]))
             ratios = [_digits(row.ratio), _digits(row.least_ratio)]
             ours = [systems[row.ours].title, _digits(1e3 * found[row.ours].median)]
             rows.append([case.title, *ours, peer, *ratios, target])

@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -136,19 +137,27 @@ class Worker:
     _step: Step
 
     def prepare(
-        self, adapter: str, circuit: str, sizes: Mapping[str, int], shots: int | None, seed: int
+        self,
+        adapter: str,
+        circuit: str,
+        sizes: Mapping[str, int],
+        shots: int | None,
+        seed: int,
+        noise: Mapping[str, float] | None = None,
     ) -> dict[str, Any]:
         """Imports the adapter of a :class:`.cases.System`, builds the step and does it once, each on the clock.
 
-        The problem is made by a function of :mod:`.gate_lists`, of these sizes and the seed, which draws the shots too. The
-        reply has the values and gradients of that step, in double precision to the last bit.
+        The problem is made by a function of :mod:`.gate_lists`, of these sizes and the seed, which draws the shots too; the
+        noise is the arguments of :class:`.gate_lists.Depolarising`. The reply has the values and gradients of that step,
+        in double precision to the last bit.
         """
         started = time.perf_counter()
         build: Callable[..., Step] = pkgutil.resolve_name(adapter)
         imported = time.perf_counter()
         from . import exact_answers, gate_lists
 
-        problem = getattr(gate_lists, circuit)(**sizes, seed=seed)
+        of_gates = None if noise is None else gate_lists.Depolarising(**noise)
+        problem = replace(getattr(gate_lists, circuit)(**sizes, seed=seed), noise=of_gates)
         forgotten = _forget_peak_memory()
         memory_before = _peak_memory()
         before_building = time.perf_counter()

@@ -6,14 +6,16 @@ import math
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import yaml
-from qiskit.quantum_info import Pauli, Statevector
+from qiskit.circuit.library import CXGate, CZGate, HGate, RXGate, RYGate, RZGate
+from qiskit.quantum_info import DensityMatrix, Pauli, Statevector
+from qiskit_aer.noise import depolarizing_error
 
 from experiments.__main__ import main
 from experiments.benchmark import gate_lists, ours, peers_torch
@@ -21,22 +23,36 @@ from experiments.benchmark.benchmark_settings import BenchmarkSettings
 from experiments.benchmark.campaign import run_benchmark
 from experiments.benchmark.cases import CASES, PARTS, SYSTEMS, Case, System, Target, plan
 from experiments.benchmark.exact_answers import Answer, compare, exact_answer
-from experiments.benchmark.gate_lists import Problem, quantum_circuit, z_labels
+from experiments.benchmark.gate_lists import Depolarising, Problem, played, quantum_circuit, z_labels
 from experiments.benchmark.measuring import Outcome, fewer_repetitions
 from experiments.benchmark.report import by_case, comparisons, growth, markdown, timing_rows
 from experiments.benchmark.worker import Process, WorkerError
 from experiments.common.runs import RunFolder
 from qiskit_torch_bridge import StatevectorBackend
 
-PROBLEMS = {
+
+def noisy(make: partial[Problem]) -> Callable[..., Problem]:
+    """The same with depolarising noise, much of it."""
+    return lambda seed: replace(make(seed=seed), noise=Depolarising(0.08, 0.2))
+
+
+NOISELESS = {
     "textbook": partial(gate_lists.textbook, batch=3),
     "dressed": partial(gate_lists.dressed, depth=2, batch=3),
     "layerwise": partial(gate_lists.layerwise, num_qubits=4, layers=3, batch=2),
     "entangling": partial(gate_lists.entangling, num_qubits=3, layers=2, batch=2),
+    "partly trained": partial(gate_lists.layerwise, num_qubits=3, layers=2, batch=2, outputs=2, trained=1),
 }
+PROBLEMS = {
+    **NOISELESS,
+    "noisy dressed": noisy(partial(gate_lists.dressed, depth=1, batch=2)),
+    "noisy and partly trained": noisy(NOISELESS["partly trained"]),
+}
+QISKIT_GATES = {"h": HGate, "cx": CXGate, "cz": CZGate, "rx": RXGate, "ry": RYGate, "rz": RZGate}
 
 ADAPTERS = """
 import os, sys, time
+from dataclasses import replace
 from experiments.benchmark.exact_answers import exact_answer
 from experiments.benchmark.gate_lists import Step
 
@@ -47,6 +63,9 @@ def right(problem, shots, seed):
 def wrong(problem, shots, seed):
     answer = exact_answer(problem)
     return Step(lambda: (answer.values, 2 * answer.input_gradients, answer.weight_gradients))
+
+def without_noise(problem, shots, seed):
+    return right(replace(problem, noise=None), shots, seed)
 
 def chatty(problem, shots, seed):
     print("Welcome to this library!")
@@ -103,10 +122,29 @@ def judged(parts: Sequence, problem: Problem, *, shots: int | None = None, toler
 
 
 def values_by_qiskit(problem: Problem, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    if problem.noise is not None:
+        return noisy_values_by_qiskit(problem, inputs, weights)
     circuit, x, w = quantum_circuit(problem)
     rows = []
     for row in inputs:
         state = Statevector(circuit.assign_parameters({**dict(zip(x, row)), **dict(zip(w, weights))}))  # noqa: B905
+        rows.append([state.expectation_value(Pauli(label)).real for label in z_labels(problem)])
+    return np.array(rows)
+
+
+def noisy_values_by_qiskit(problem: Problem, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Gate by gate, each followed by Aer's channel."""
+    assert problem.noise is not None
+    channels = {
+        1: depolarizing_error(problem.noise.one_qubit, 1).to_quantumchannel(),
+        2: depolarizing_error(problem.noise.two_qubit, 2).to_quantumchannel(),
+    }
+    rows = []
+    for row in inputs:
+        state = DensityMatrix.from_label("0" * problem.num_qubits)
+        for name, qubits, angle in played(problem, row, weights):
+            state = state.evolve(QISKIT_GATES[name](*angle), list(qubits))
+            state = state.evolve(channels[len(qubits)], list(qubits))
         rows.append([state.expectation_value(Pauli(label)).real for label in z_labels(problem)])
     return np.array(rows)
 
@@ -149,10 +187,39 @@ class TestReference:
         assert not np.array_equal(one.inputs, other.inputs)
 
 
+class TestNoise:
+    @pytest.mark.parametrize("qubits", [(2,), (0, 3)])
+    def test_pauli_probabilities_are_those_of_aer(self, qubits):
+        noise = Depolarising(0.01, 0.03)
+        expected = depolarizing_error((0.01, 0.03)[len(qubits) - 1], len(qubits)).probabilities
+        np.testing.assert_allclose(noise.pauli_probabilities(qubits), sorted(expected, reverse=True), rtol=1e-12)
+
+    @pytest.mark.parametrize("strengths", [(-0.01, 0.1), (0.1, 1.0), (0.1, math.nan)])
+    def test_strengths_out_of_range_are_refused(self, strengths):
+        with pytest.raises(ValueError, match="expected a strength of at least 0 and below 1"):
+            Depolarising(*strengths)
+
+    def test_system_without_noise_is_no_part_of_a_noisy_case(self):
+        noiseless = next(case for case in CASES if case.name == "dressed-4")
+        with pytest.raises(ValueError, match=r"got pennylane-default, .*, expected of dressed-4 only"):
+            replace(noiseless, noise=Depolarising(0.1, 0.1))
+
+    @pytest.mark.parametrize(("readout", "outputs"), [("", (8,)), ("-all", tuple(range(9)))])
+    def test_nine_qubits_are_304_circuits(self, readout, outputs):
+        """By parameter shift: each row as it is, and shifted up and down by each weight."""
+        (case,) = (case for case in CASES if case.name == f"layerwise-9-noise-shots{readout}")
+        assert case.make(seed=0).measured == outputs
+        assert case.size["batch"] * (1 + 2 * case.size["weights"]) == 304
+        assert case.size["gates"] == 9 + 6 * (9 + 8)
+
+
 class TestPlainTorch:
     @pytest.mark.parametrize(
         ("name", "compile"),
-        [*((name, False) for name in PROBLEMS), pytest.param("dressed", True, marks=pytest.mark.slow)],
+        [
+            *((name, False) for name in NOISELESS if name != "partly trained"),
+            pytest.param("dressed", True, marks=pytest.mark.slow),
+        ],
     )
     def test_simulator_gives_the_reference(self, name, compile):
         problem = PROBLEMS[name](seed=1)
@@ -369,6 +436,17 @@ class TestRun:
             assert found == {"ours": "timed", "pennylane-default": status, "pennylane-lightning": "timed"}
         assert f"the {behaviour} one, {status}: " in capsys.readouterr().out
 
+    def test_noise_is_in_what_systems_are_asked_and_in_the_reference(self, run):
+        systems = {**with_ours("right"), "pennylane-mixed": system("without_noise")}
+        result = run(systems, "--cases", "dressed-4-noise", "noisy-qubits", "--small", "--repetitions", "1")
+        assert result["cases"].keys() == {"dressed-4-noise", "noisy-qubits-4", "noisy-qubits-6"}
+        for case in result["cases"].values():
+            peer = case["systems"]["pennylane-mixed"]
+            assert case["systems"]["ours"]["status"] == "timed"
+            # In a series, a system that has failed is not asked again.
+            assert peer["status"] in ("wrong", "dropped")
+            assert "its values are off" in peer["reason"]
+
     @pytest.mark.parametrize("behaviour", ["wrong", "crashing", "absent"])
     def test_our_own_failure_is_the_exit_status(self, run, behaviour):
         ours = {"ours": system(behaviour, is_ours=True)}
@@ -412,6 +490,7 @@ def test_dry_run_lists_everything_and_writes_nothing(folder, capsys):
     [
         (["--cases", "nosuch"], "--cases: got nosuch, expected some of textbook"),
         (["--cases", "overhead", "--systems", "pennylane-default"], "nothing to measure"),
+        (["--cases", "dressed-4-noise", "--systems", "pennylane-default"], "nothing to measure"),
         (["--peer-python", "python3"], "--peer-python: got 'python3', expected SYSTEM=PYTHON"),
         (["--peer-python", "nosuch=python3"], "expected SYSTEM=PYTHON"),
     ],
@@ -485,8 +564,8 @@ class TestSummary:
     def test_medians_and_ratios(self):
         peers = {"pennylane_default": [5.0, 6.0, 60.0], "qiskit_machine_learning": [100.0, 110.0, 120.0]}
         best, named, text = self.compared(ours=[1.0, 9.0, 2.0], **peers)
-        assert best == ("ours", "pennylane-default", 3.0, 5.0, 3, True)
-        assert named == ("ours", "qiskit-machine-learning", 55.0, 100.0, 100, False)
+        assert best[:6] == ("ours", "pennylane-default", 3.0, 5.0, 3, True)
+        assert named[:6] == ("ours", "qiskit-machine-learning", 55.0, 100.0, 100, False)
         assert (
             "| a tiny case | ours | 2000 | PennyLane default.qubit (fastest PyTorch layer), 6000 | 3 | 5 | 3 |" in text
         )
@@ -498,6 +577,16 @@ class TestSummary:
         best, named = comparisons(case, found, SYSTEMS)
         assert (best.peer, best.ratio) == ("pennylane-default", 3.0)
         assert (named.peer, named.ratio) == ("tensorcircuit-jax", 0.5)
+
+    def test_seconds_to_reach_beside_a_ratio_to_another_system_of_ours(self):
+        for ratio, said in (100, "100, below 50 ms"), (math.nan, "below 50 ms"):
+            case = replace(self.case, targets=(Target(ratio, peer="ours-aer", seconds=0.05),))
+            outcomes = measured(case, ours=[0.02, 0.04, 0.03], ours_aer=[6.0])
+            ((_, seen),) = by_case(outcomes)
+            named = comparisons(case, seen, SYSTEMS)[1]
+            assert (named.peer, named.ratio, named.least_ratio) == ("ours-aer", 200.0, 300.0)
+            text = markdown(outcomes, [], SYSTEMS, MACHINE)
+            assert f"| a tiny case | ours | 30.0 | ours on Aer (named), 6000 | 200 | 300 | {said} |" in text
 
     def test_without_peers_there_is_no_ratio(self):
         best, named, text = self.compared(ours=[1.0], pennylane_default="absent", qiskit_machine_learning="wrong")
@@ -530,14 +619,16 @@ class TestSummary:
                 case=case, system="ours", seconds=[seconds * (case.size["gates"] if axis == "qubits" else 1)]
             )
 
+        noisy_layers = partial(point, "noisy-qubits", make=partial(gate_lists.layerwise, layers=1))
         entangling = partial(point, "qubits", make=partial(gate_lists.entangling, layers=1))
         outcomes = [
             *(point("batch", 5.0 + x**2, batch=x, depth=1) for x in (1, 4, 16)),
             *(point("batch", 1e-3 * x, batch=x, depth=1) for x in (256, 1024, 4096)),
             *(point("weights", float(x**2), depth=x) for x in (1, 24, 48)),
+            *(noisy_layers(7.0 if x == 4 else 3.0**x, num_qubits=x) for x in (4, 8, 10)),
             *(entangling((1.5 if x == 20 else 1.0) * 2.0**x, num_qubits=x) for x in (4, 12, 20)),
         ]
-        rates = {"batch_exponent": 1, "weights_exponent": 2, "qubits_constant_ratio": 1.5}
+        rates = {"batch_exponent": 1, "weights_exponent": 2, "qubits_constant_ratio": 1.5, "noisy_qubits_factor": 3}
         assert growth(outcomes, "ours") == pytest.approx(rates)
         assert growth(outcomes[:2], "ours") == {}
 
