@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from operator import itemgetter
-from statistics import median
+from statistics import fmean, median
 from typing import Any, get_args
 
 import numpy as np
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from scipy.stats import mannwhitneyu
 
 from ..common.comparison import grouped
-from ..common.panels import Table, finish, marks
+from ..common.panels import Table, finish, marks, mean_and_error
 from ..common.studies import Findings, Tables
 from .layerwise_settings import LayerwiseNoiseSettings, TrainingName
 
@@ -21,7 +21,7 @@ TRAININGS: tuple[TrainingName, ...] = get_args(TrainingName)
 
 
 def find(settings: LayerwiseNoiseSettings, tables: Tables) -> Findings:
-    """The table of errors and their figure."""
+    """The errors of each noise, their differences over all noises, and a figure."""
     trainings = grouped(tables["measurements"], itemgetter("shots", "noise"))
     errors = [
         _row(shots, noise, trainings[shots, noise]) for shots in sorted(settings.shots) for noise in settings.noises
@@ -37,7 +37,10 @@ def find(settings: LayerwiseNoiseSettings, tables: Tables) -> Findings:
         "layerwise_lower": sum(row["layerwise"] < row["complete"] for row in errors),
         "complete_lower": sum(row["layerwise"] > row["complete"] for row in errors),
     }
-    return Findings(numbers, {"errors": errors}, {"errors.png": _figure(settings, errors, trainings)})
+    differences = [_difference_row(*each) for each in grouped(tables["measurements"], itemgetter("shots")).items()]
+    return Findings(
+        numbers, {"errors": errors, "differences": differences}, {"errors.png": _figure(settings, errors, trainings)}
+    )
 
 
 def _row(shots: int, noise: str, rows: Table) -> dict[str, Any]:
@@ -48,6 +51,13 @@ def _row(shots: int, noise: str, rows: Table) -> dict[str, Any]:
     row["p"] = float(mannwhitneyu(errors["layerwise"], errors["complete"]).pvalue)
     weights = _errors(rows, "error_of_weights")
     return row | {f"{name}, of the weights": median(weights[name]) for name in TRAININGS}
+
+
+def _difference_row(shots: int, rows: Table) -> dict[str, Any]:
+    """The difference of the test errors, for each seed in the mean over all noises; and its mean over the seeds."""
+    by_seed = [_errors(of_seed, "test_error") for of_seed in grouped(rows, itemgetter("seed")).values()]
+    differences = [fmean(errors["layerwise"]) - fmean(errors["complete"]) for errors in by_seed]
+    return {"shots a circuit": shots, **mean_and_error("layerwise minus complete", differences)}
 
 
 def _errors(rows: Table, column: str) -> dict[str, list[float]]:

@@ -148,6 +148,10 @@ def test_table_of_known_errors():
     assert row["p"] == pytest.approx(2 / math.comb(8, 4))  # all of the one are below all of the other
     assert row["complete, of the weights"] == pytest.approx(0.2125)
     assert (found.numbers["layerwise_lower"], found.numbers["complete_lower"]) == (1, 0)
+    (difference,) = found.tables["differences"]
+    by_hand = np.subtract(*errors.values())
+    assert difference["layerwise minus complete"] == pytest.approx(-0.245)
+    assert difference["layerwise minus complete, standard error"] == pytest.approx(by_hand.std(ddof=1) / 2)
     assert found.numbers["shots_spent"] == {"layerwise": 28, "complete": 28}
 
 
