@@ -71,6 +71,11 @@ COMMANDS = {
         "shot_noise.shot_settings:ShotNoiseSettings",
         "shot_noise.shot_study:STUDY",
     ),
+    "layerwise-noise": Entry(
+        "layerwise learning of mnist36 beside training of the complete circuit, under noise and at equal shots",
+        "layerwise_noise.layerwise_settings:LayerwiseNoiseSettings",
+        "layerwise_noise.layerwise_study:STUDY",
+    ),
     "gradient-methods": Entry(
         "finite differences and SPSA beside parameter shift: bias, variance and error at equal shots",
         "gradient_methods.method_settings:MethodSettings",

@@ -44,6 +44,7 @@ class MNIST36Settings(DigitSettings):
     Attributes:
         epochs: Of each step of Phase I; with --training complete those of the whole training.
         train_images: The first so many threes and sixes; null: 1000 of MNIST, 240 of the digits.
+        qubits: One for each number that an image comes down to: 2 x 2, 2 x 3 or 3 x 3 pixels.
         circuit: Random rotations and CZ ladders; or RZ, RX and a ring of CZ.
         readout: <Z> of the last qubit, or the sum of <Z> over all.
         training: The circuit grows; or all of its layers are trained from the start.
@@ -61,6 +62,7 @@ class MNIST36Settings(DigitSettings):
     batch_size: PositiveInt = 128
     lr: PositiveFloat = 0.01
     train_images: PositiveInt | None = None
+    qubits: Literal[4, 6, 9] = 9
     circuit: Literal["random_rotations", "ring"] = "random_rotations"
     readout: Literal["last", "sum"] = "last"
     training: Literal["layerwise", "complete"] = "layerwise"

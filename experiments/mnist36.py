@@ -1,9 +1,9 @@
 """Layerwise learning: a quantum circuit that tells handwritten threes from sixes grows while it is trained.
 
-An image comes down to nine numbers, one a qubit; the logit of "6" is an expectation value of the circuit. Phase I adds
-layers step by step and trains the newest, the earlier ones frozen; Phase II trains parts of the grown circuit in turn
-(Skolik et al., arXiv 2006.14904). The defaults are those of a published proof of concept (0.767 of 1968 test images, from
-one run without a seed): random rotations, CZ ladders, <Z> of the last qubit.
+An image comes down to a few numbers, one a qubit (nine in what was published); the logit of "6" is an expectation value of
+the circuit. Phase I adds layers step by step and trains the newest, the earlier ones frozen; Phase II trains parts of the
+grown circuit in turn (Skolik et al., arXiv 2006.14904). The defaults are those of a published proof of concept (0.767 of
+1968 test images, from one run without a seed): random rotations, CZ ladders, <Z> of the last qubit.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from .experiment_settings import MNIST36Settings
 
 DIGITS = (3, 6)
 QUBITS = 9
+GRIDS = {4: (2, 2), 6: (2, 3), 9: (3, 3)}
+"""Rows and columns that an image comes down to, by the number of qubits."""
 TRAIN_IMAGES = {"mnist": 1000, "digits": 240}
 LEARNING: Mapping[str, Any] = {
     **{"circuit": "ring", "readout": "sum", "scale_and_bias": True, "init": "uniform"},
@@ -60,7 +62,7 @@ class Classifier(nn.Module):
         self.bias = nn.Parameter(torch.tensor(0.0)) if scale_and_bias else None
 
     def forward(self, numbers: torch.Tensor) -> torch.Tensor:
-        """From shape (N, 9) to logits of shape (N, 1)."""
+        """From shape (N, qubits) to logits of shape (N, 1)."""
         values: torch.Tensor = self.quantum(numbers)
         return values if self.scale is None or self.bias is None else self.scale * values + self.bias
 
@@ -71,7 +73,7 @@ def classifier(settings: MNIST36Settings, options: Mapping[str, Any]) -> Classif
         partial(_circuit, settings),
         phases(settings)[0].depth,
         init=settings.init,
-        observables=readout(settings.readout),
+        observables=readout(settings.readout, settings.qubits),
         **options,
     )
     return Classifier(quantum, scale_and_bias=settings.scale_and_bias)
@@ -79,14 +81,14 @@ def classifier(settings: MNIST36Settings, options: Mapping[str, Any]) -> Classif
 
 def _circuit(settings: MNIST36Settings, depth: int) -> LayeredCircuit:
     if settings.circuit == "ring":
-        return ring_layers(QUBITS, depth)
-    return random_rotations(QUBITS, depth, seed=settings.seed)
+        return ring_layers(settings.qubits, depth)
+    return random_rotations(settings.qubits, depth, seed=settings.seed)
 
 
-def readout(name: str) -> SparsePauliOp:
+def readout(name: str, qubits: int = QUBITS) -> SparsePauliOp:
     """Z of the last qubit, or the sum of Z over all."""
-    qubits = [QUBITS - 1] if name == "last" else range(QUBITS)
-    return SparsePauliOp.from_sparse_list([("Z", [qubit], 1.0) for qubit in qubits], num_qubits=QUBITS)
+    chosen = [qubits - 1] if name == "last" else range(qubits)
+    return SparsePauliOp.from_sparse_list([("Z", [qubit], 1.0) for qubit in chosen], num_qubits=qubits)
 
 
 def phases(settings: MNIST36Settings) -> tuple[Phase, ...]:
@@ -97,21 +99,22 @@ def phases(settings: MNIST36Settings) -> tuple[Phase, ...]:
     return layerwise_schedule(**{name: getattr(settings, name) for name in names})
 
 
-def nine_numbers(images: torch.Tensor, source: str) -> torch.Tensor:
-    """From images (N, 1, 28, 28) to shape (N, 9), in [0, 1]: the middle 18 x 18 pixels, resized to 3 x 3.
+def few_numbers(images: torch.Tensor, source: str, qubits: int = QUBITS) -> torch.Tensor:
+    """From images (N, 1, 28, 28) to shape (N, qubits), in [0, 1]: the middle 18 x 18 pixels, resized to a few.
 
     scikit-learn's digits fill their image, so nothing is cut from those.
     """
     from torchvision.transforms.functional import center_crop, resize
 
     cropped = center_crop(images, [18, 18]) if source == "MNIST" else images
-    resized: torch.Tensor = resize(cropped, [3, 3], antialias=True)
+    resized: torch.Tensor = resize(cropped, list(GRIDS[qubits]), antialias=True)
     return resized.flatten(1)
 
 
-def rows_of(data: Digits) -> tuple[Rows, Rows]:
-    """Training and test examples of nine numbers each."""
-    training, testing = (Rows(nine_numbers(part.inputs, data.source), part.labels) for part in (data.train, data.test))
+def rows_of(data: Digits, qubits: int = QUBITS) -> tuple[Rows, Rows]:
+    """Training and test examples of as many numbers each as there are qubits."""
+    parts = data.train, data.test
+    training, testing = (Rows(few_numbers(part.inputs, data.source, qubits), part.labels) for part in parts)
     return training, testing
 
 
@@ -139,7 +142,7 @@ def train(settings: MNIST36Settings, work: Work) -> dict[str, Any]:
     model = classifier(settings, work.layer_options())
     with work.fabric.rank_zero_first():  # only one process downloads
         data = digits(settings)
-    training, testing = rows_of(data)
+    training, testing = rows_of(data, settings.qubits)
     passed, total = [], sum(phase.epochs for phase in phases(settings))
     for phase in phases(settings):
         model.quantum.enter(phase)
@@ -149,7 +152,7 @@ def train(settings: MNIST36Settings, work: Work) -> dict[str, Any]:
             logits = model(batch.inputs)
             batch.learn(loss(logits, batch.labels), logits)
     if work.is_first:
-        seen = F.interpolate(testing.inputs.reshape(-1, 1, 3, 3), size=data.test.inputs.shape[-2:])
+        seen = F.interpolate(testing.inputs.reshape(-1, 1, *GRIDS[settings.qubits]), size=data.test.inputs.shape[-2:])
         both = torch.cat([data.test.inputs, seen], dim=-1)
         save_predictions(work.folder, both.__getitem__, testing.labels, work.test_scores)
         if work.rows[-1]["test_accuracy"] < 0.6:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from .settings import TrainingSettings
+from .settings import StudySettings, TrainingSettings
 
 S = TypeVar("S", bound="DigitSettings")
 
@@ -34,6 +34,38 @@ class DigitSettings(TrainingSettings):
     def data_folder(self) -> Path | None:
         """Where MNIST is; None for scikit-learn's digits."""
         return Path(self.data_root) if self.data_root is not None and self.dataset == "mnist" else None
+
+
+def _mnist_from_environment() -> str | None:
+    root = data_root_from_environment()
+    return None if root is None else str(root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitStudySettings(StudySettings):
+    """What defines a study with trainings on images of handwritten digits.
+
+    Attributes:
+        data_root: Folder of MNIST, on every worker (default: QTB_DATA).
+        dataset: digits: scikit-learn's; mnist: from --data-root; auto: mnist where there is a data root, else digits.
+    """
+
+    data_root: str | None = field(default_factory=_mnist_from_environment)
+    dataset: Literal["auto", "digits", "mnist"] = "auto"
+
+    def require_data_root(self) -> None:
+        """Refuses MNIST without a place.
+
+        Raises:
+            ValueError: If it comes to that.
+        """
+        if self.dataset == "mnist" and self.data_root is None:
+            raise ValueError("--dataset mnist: got no data root, expected --data-root or QTB_DATA.")
+
+    @property
+    def mnist_root(self) -> str | None:
+        """Where MNIST is; None for scikit-learn's digits."""
+        return None if self.dataset == "digits" else self.data_root
 
 
 def with_digits(settings: S) -> S:

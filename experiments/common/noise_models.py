@@ -1,15 +1,17 @@
-"""From the user's noise to Qiskit Aer's simulator with that noise."""
+"""From the user's noise to a simulator with that noise: this package's own, or Qiskit Aer's."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qiskit_torch_bridge import AerBackend, Program
+from qiskit_torch_bridge import AerBackend, Backend, DensityMatrixBackend, Program
 
-from .noise_settings import NoiseSettings
+from .noise_settings import OWN_SIMULATION, NoiseSettings
 
 if TYPE_CHECKING:
     from qiskit_aer.noise import NoiseModel
@@ -18,7 +20,7 @@ NANOSECONDS = 1e-3  # in microseconds
 
 
 class NoisyBackend(AerBackend):
-    """A simulator with the user's noise: circuits are translated into the machine's gates, and none of those is merged.
+    """Aer with the user's noise: circuits are translated into the machine's gates, and none of those is merged.
 
     Args:
         noise: The noise.
@@ -29,7 +31,7 @@ class NoisyBackend(AerBackend):
         from qiskit_aer import AerSimulator  # which takes a moment
 
         super().__init__(AerSimulator(noise_model=_noise_model(noise), method=method))
-        self._named = sorted(noise.named)
+        self._named = noise.named
 
     def prepare(self, program: Program) -> None:
         """Translates a program's circuits.
@@ -37,17 +39,45 @@ class NoisyBackend(AerBackend):
         Raises:
             ValueError: If the machine's gates do not suffice, or noise would be lost.
         """
-        try:
+        with _explained(program, self._named):
             super().prepare(program)
-        except ValueError as error:
-            if "Unable to translate" not in str(error):
-                raise
-            written = sorted(program.circuit.count_ops().keys() - {"barrier"})
-            raise ValueError(
-                f"noise: got the gates {', '.join(self._named)}, expected some that the circuit's can be translated into "
-                f"({', '.join(written)}; h and sdg before measurements of X and Y); name more gates, with 0 where they have "
-                "no noise, or all of one or two qubits by 1q or 2q."
-            ) from error
+
+
+class ExactNoisyBackend(DensityMatrixBackend):
+    """The same noise in this package's own simulation: readout errors in exact values too, and adjoint gradients.
+
+    Args:
+        noise: The noise.
+    """
+
+    def __init__(self, noise: NoiseSettings) -> None:
+        super().__init__(_noise_model(noise))
+        self._named = noise.named
+
+    def prepare(self, program: Program) -> None:
+        """See :meth:`NoisyBackend.prepare`."""
+        with _explained(program, self._named):
+            super().prepare(program)
+
+
+@contextmanager
+def _explained(program: Program, named: Collection[str]) -> Iterator[None]:
+    """Says which gates are missing where circuits cannot be translated into those that are named."""
+    try:
+        yield
+    except ValueError as error:
+        if "Unable to translate" not in str(error):
+            raise
+        written = sorted(program.circuit.count_ops().keys() - {"barrier"})
+        raise ValueError(
+            f"noise: got the gates {', '.join(sorted(named))}, expected some that the circuit's can be translated into "
+            f"({', '.join(written)}; h and sdg before measurements of X and Y); name more gates, with 0 where they have "
+            "no noise, or all of one or two qubits by 1q or 2q."
+        ) from error
+
+
+SIMULATIONS: Mapping[str, Callable[[NoiseSettings], Backend]] = {OWN_SIMULATION: ExactNoisyBackend, "aer": NoisyBackend}
+"""What simulates noise of the user's own, by the backend's word."""
 
 
 def assignment(noise: NoiseSettings) -> np.ndarray:

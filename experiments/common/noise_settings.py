@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
+OWN_SIMULATION = "noisy"
+"""The word of the backend that is this package's simulation of noise."""
+
 ANY = {1: "1q", 2: "2q"}
 """What stands for all gates of so many qubits that are not named themselves."""
 

@@ -220,7 +220,8 @@ def _require_seen(of: type[Any]) -> None:
 
 
 def _accepted(kind: Any) -> dict[str, Any]:
-    return {"choices": get_args(kind)} if get_origin(kind) is Literal else {"type": kind}
+    are_words = get_origin(kind) is Literal and all(isinstance(choice, str) for choice in get_args(kind))
+    return {"choices": get_args(kind)} if are_words else {"type": kind}
 
 
 def _descriptions(of: Any) -> dict[str, str]:

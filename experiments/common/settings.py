@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from .kinds import SEEDS, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed
-from .noise_settings import NoiseSettings
+from .noise_settings import OWN_SIMULATION, NoiseSettings
 from .shot_schedules import ShotSettings
 
 FREE = frozenset({"device", "ibm.max_qpu_seconds", "ibm.max_shots", "ibm.max_jobs"})
@@ -85,10 +85,12 @@ class TrainingSettings(ShotSettings, Settings):
 
     Attributes:
         data_root: Folder of data sets (default: QTB_DATA).
-        backend: statevector (exact), aer, fake:NAME (a device's noise, fake:manila), ibm:NAME (a device of IBM's, every step
-            a paid job; ibm:fake_manila rehearses that at no cost), replay:FILE (a recorded run).
+        backend: statevector (exact), noisy:NAME (with a device's noise, noisy:manila), noisy (with the noise of --noise),
+            aer, fake:NAME (a device's noise by Aer), ibm:NAME (a device of IBM's, every step a paid job; ibm:fake_manila
+            rehearses that at no cost), replay:FILE (a recorded run).
         ibm: For --backend ibm:NAME.
-        noise: For --backend aer: noise of your own, the name of a YAML file that says it by the names of --noise.help.
+        noise: For --backend noisy or aer: noise of your own, the name of a YAML file that says it by the names of
+            --noise.help.
         gradient: adjoint, parameter_shift, finite_difference, spsa; null: the best for the backend.
         epochs: Passes through the training examples.
         batch_size: Examples a step.
@@ -126,8 +128,13 @@ class TrainingSettings(ShotSettings, Settings):
             raise ValueError(
                 f"--seeds: got {self.seeds} from --seed {self.seed} on, expected all of them below {SEEDS}."
             )
-        if self.noise is not None and self.backend != "aer":
-            raise ValueError(f"--noise: got it with --backend {self.backend}, expected aer, which simulates it.")
+        if self.noise is not None and self.backend not in (OWN_SIMULATION, "aer"):
+            raise ValueError(f"--noise: got it with --backend {self.backend}, expected {OWN_SIMULATION}, or aer.")
+        if self.noise is None and self.backend == OWN_SIMULATION:
+            raise ValueError(
+                f"--backend: got {OWN_SIMULATION} without noise, expected --noise FILE.yaml with it; or name a device, such "
+                f"as {OWN_SIMULATION}:manila."
+            )
         given = [f"--ibm.{name}" for name, value in vars(self.ibm).items() if value != getattr(HardwareSettings, name)]
         if given and not self.is_for_hardware:
             raise ValueError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .noise_models import NoisyBackend
+from .noise_models import SIMULATIONS
 from .settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def layer_options(settings: TrainingSettings, device: IBMBackend | None = None) 
     names = ("backend", "shots", "gradient", "allocation")
     options: dict[str, Any] = {name: getattr(settings, name) for name in names} | {"seed": layer_seed(settings.seed)}
     if settings.noise is not None:
-        options["backend"] = NoisyBackend(settings.noise)
+        options["backend"] = SIMULATIONS[settings.backend](settings.noise)
     return options if device is None else options | {"backend": device}
 
 

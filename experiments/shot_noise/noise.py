@@ -26,7 +26,7 @@ from qiskit_torch_bridge.backends import resolve_backend
 
 from ..common.cells import Cell
 from ..common.lines import MeanSquare
-from ..common.noise_models import NoisyBackend
+from ..common.noise_models import ExactNoisyBackend
 from ..common.noise_settings import NoiseSettings
 
 QUANTITIES = ("value", "derivative")
@@ -134,7 +134,7 @@ def layer_of(qubits: int, backend: Backend, **options: Any) -> QuantumLayer:
 def _backend(name: str, qubits: int) -> DensityMatrixBackend:
     noise = NOISES[name]
     if noise.device is None:
-        return DensityMatrixBackend(device=NoisyBackend(noise).simulator)
+        return ExactNoisyBackend(noise)
     device = resolve_backend(f"noisy:{noise.device}")
     assert isinstance(device, DensityMatrixBackend)
     return DensityMatrixBackend(device=device.simulator, initial_layout=noise.line[:qubits])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..common.data_settings import data_root_from_environment
+from ..common.data_settings import DigitStudySettings
 from ..common.kinds import PositiveInt
-from ..common.settings import StudySettings
 
 PartName = Literal["scaling", "training", "noise"]
 NoiseName = Literal[
@@ -19,13 +18,8 @@ PARTS: tuple[PartName, ...] = get_args(PartName)
 _SHOTS = (10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 
 
-def _data_root() -> str | None:
-    root = data_root_from_environment()
-    return None if root is None else str(root)
-
-
 @dataclass(frozen=True, kw_only=True)
-class ShotNoiseSettings(StudySettings):
+class ShotNoiseSettings(DigitStudySettings):
     """Shot noise: how far it goes down with the shots, what it costs in training, and what more shots do not cure.
 
     Three parts. scaling: the standard error of a value and of its gradient by each rule against the shots, as it is seen in
@@ -44,8 +38,6 @@ class ShotNoiseSettings(StudySettings):
         models: What to train in the part training.
         steps: Training steps.
         seeds: Trainings of each model and strategy, of seeds from --seed on.
-        data_root: Folder of MNIST, on every worker (default: QTB_DATA).
-        dataset: digits: scikit-learn's; mnist: from --data-root; auto: mnist where there is a data root, else digits.
     """
 
     parts: tuple[PartName, ...] = PARTS
@@ -58,8 +50,6 @@ class ShotNoiseSettings(StudySettings):
     models: tuple[ModelName, ...] = get_args(ModelName)
     steps: PositiveInt = 100
     seeds: PositiveInt = 6
-    data_root: str | None = field(default_factory=_data_root)
-    dataset: Literal["auto", "digits", "mnist"] = "auto"
 
     def __post_init__(self) -> None:
         if "noise" in self.parts and not set(self.noise_qubits) <= set(NOISE_QUBITS):
@@ -80,10 +70,5 @@ class ShotNoiseSettings(StudySettings):
                 raise ValueError(
                     f"--{prefix}repeats: got {repeats}, expected at least 10, whose scatter says something."
                 )
-        if "training" in self.parts and self.dataset == "mnist" and self.data_root is None:
-            raise ValueError("--dataset mnist: got no data root, expected --data-root or QTB_DATA.")
-
-    @property
-    def mnist_root(self) -> str | None:
-        """Where MNIST is; None for scikit-learn's digits."""
-        return None if self.dataset == "digits" else self.data_root
+        if "training" in self.parts:
+            self.require_data_root()

@@ -31,8 +31,8 @@ from experiments.mnist36 import (
     EXPERIMENT,
     LEARNING,
     advice,
+    few_numbers,
     logistic_regression,
-    nine_numbers,
     readout,
     rotations_of_last_qubit,
     rows_of,
@@ -86,6 +86,10 @@ class TestCost:
 
         assert shots("layerwise") == 29_280_000
         assert shots("complete") == pytest.approx(shots("layerwise"), rel=0.01)
+
+    def test_fewer_qubits_have_fewer_weights(self, folder):
+        assert run(*SHORT, "--qubits", "4", "--circuit", "ring", "--run-dir", str(folder)) == 0
+        assert [phase["parameters"] for phase in result(folder)["phases"]] == [8, 16, 16, 16]
 
     def test_published_settings_are_the_defaults(self):
         chosen = ["--dataset", "mnist", "--data-root", "anywhere"]
@@ -273,17 +277,20 @@ class TestData:
         images = torch.zeros(2, 1, 28, 28)
         images[0, 0, 5:23, 5:23] = 1  # the middle 18 x 18 pixels
         images[1, 0, 5:11, 5:11] = 1  # a ninth of them, the first
-        numbers = nine_numbers(images, "MNIST")
+        numbers = few_numbers(images, "MNIST")
         np.testing.assert_allclose(numbers[0], np.ones(9), atol=1e-6)
         assert numbers[1].argmax() == 0
         assert numbers[1, 0] > 0.7
         assert numbers[1, [2, 5, 6, 7, 8]].abs().max() < 1e-6
+        assert few_numbers(images, "MNIST", 6).shape == (2, 6)
+        np.testing.assert_allclose(few_numbers(images, "MNIST", 4)[0], np.ones(4), atol=1e-6)
+        assert few_numbers(images, "MNIST", 6)[1].argmax() == 0
         border = torch.ones(1, 1, 28, 28)
         border[0, 0, 5:23, 5:23] = 0
-        assert nine_numbers(border, "MNIST").max() == 0
-        assert nine_numbers(border, "scikit-learn digits").max() > 0.3
+        assert few_numbers(border, "MNIST").max() == 0
+        assert few_numbers(border, "scikit-learn digits").max() > 0.3
 
-    def test_logistic_regression_on_the_nine_numbers(self, data_root):
+    def test_logistic_regression_on_the_few_numbers(self, data_root):
         """Known: 0.984. With another crop or another order of the labels it would differ."""
         data = load_first_of((3, 6), train=1000, data_root=data_root)
         train, test = rows_of(data)

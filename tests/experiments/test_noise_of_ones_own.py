@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,17 @@ from qiskit.circuit import Parameter, QuantumCircuit
 from qiskit.circuit.library import get_standard_gate_name_mapping
 from qiskit.quantum_info import DensityMatrix, Kraus, Operator, Pauli
 from qiskit_aer import AerSimulator
+from runs import SMALL, assert_same_run
 
-from experiments.common.noise_models import NoisyBackend
+from experiments.__main__ import main
+from experiments.common.noise_models import SIMULATIONS, ExactNoisyBackend, NoisyBackend
 from experiments.common.noise_settings import GATES, NoiseSettings
+from experiments.common.settings import TrainingSettings
+from experiments.common.workplace import layer_options
 from qiskit_torch_bridge import AerBackend, QuantumLayer
 from qiskit_torch_bridge.circuits import dressed, random_rotations, ring_layers, textbook
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 FULL: dict[str, Any] = {
     "depolarizing": {"ry": 0.02, "1q": 0.05, "cx": 0.1},
@@ -35,6 +42,7 @@ SETTINGS: Mapping[str, dict[str, Any]] = {
     "all": FULL,
 }
 ANGLE, SLOPE = 0.7, np.pi / 2
+EACH_SIMULATION = pytest.mark.parametrize("word", SIMULATIONS)
 
 Channel = Callable[[DensityMatrix, list[int]], DensityMatrix]
 
@@ -49,11 +57,9 @@ def circuit_of(angle: Any) -> QuantumCircuit:
     return circuit
 
 
-def layer_of(noise: NoiseSettings, **options: Any) -> QuantumLayer:
-    angle = Parameter("a")
-    return QuantumLayer(
-        circuit_of(angle), inputs=[angle], observables=["ZI", "IZ", "ZZ"], backend=NoisyBackend(noise), **options
-    )
+def layer_of(word: str, noise: NoiseSettings, **options: Any) -> QuantumLayer:
+    angle, backend = Parameter("a"), SIMULATIONS[word](noise)
+    return QuantumLayer(circuit_of(angle), inputs=[angle], observables=["ZI", "IZ", "ZZ"], backend=backend, **options)
 
 
 def depolarized(state: DensityMatrix, p: float, qubits: list[int]) -> DensityMatrix:
@@ -102,8 +108,11 @@ def by_hand(settings: Mapping[str, Any], angle: float, *, relaxation_first: bool
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_exact_values_and_gradients_are_those_of_kraus_operators(name):
-    layer = layer_of(NoiseSettings(**SETTINGS[name]), gradient="parameter_shift")
+@pytest.mark.parametrize(
+    ("word", "gradient"), [("aer", "parameter_shift"), ("noisy", "parameter_shift"), ("noisy", "adjoint")]
+)
+def test_exact_values_and_gradients_are_those_of_kraus_operators(word, gradient, name):
+    layer = layer_of(word, NoiseSettings(**SETTINGS[name]), gradient=gradient)
     angle = torch.tensor([[ANGLE]], dtype=torch.float64, requires_grad=True)
     values = layer(angle)
     np.testing.assert_allclose(values.detach()[0], by_hand(SETTINGS[name], ANGLE), atol=1e-12)
@@ -112,9 +121,10 @@ def test_exact_values_and_gradients_are_those_of_kraus_operators(name):
     np.testing.assert_allclose(gradient, shifted / 2, atol=1e-12)
 
 
-def test_the_comparison_sees_other_noise():
+@EACH_SIMULATION
+def test_the_comparison_sees_other_noise(word):
     """Each variant is wrong on purpose in one thing."""
-    right = layer_of(NoiseSettings(**FULL))(torch.tensor([[ANGLE]], dtype=torch.float64)).numpy()[0]
+    right = layer_of(word, NoiseSettings(**FULL))(torch.tensor([[ANGLE]], dtype=torch.float64)).numpy()[0]
     wrong = [
         {**FULL, "depolarizing": {"1q": 0.05, "cx": 0.1}},
         {**FULL, "depolarizing": {"ry": 0.02, "1q": 0.05, "2q": 0.08}},
@@ -127,17 +137,20 @@ def test_the_comparison_sees_other_noise():
     assert min(distances) > 1e-5
 
 
-def test_shots_with_readout_errors():
+def after_readout(angle: float, e0: float, e1: float) -> np.ndarray:
+    """The outputs by hand, of which 0 is read as 1 with probability e0, and 1 as 0 with e1."""
+    a, b, both = by_hand(FULL, angle)
+    k, d = 1 - e0 - e1, e1 - e0
+    return np.array([k * a + d, k * b + d, k**2 * both + k * d * (a + b) + d**2])
+
+
+@EACH_SIMULATION
+def test_shots_with_readout_errors(word):
     """Values, gradients by parameter shift, and their standard errors: z-scores over many rows."""
     e0, e1, rows, shots = 0.02, 0.07, 400, 500
-    layer = layer_of(
-        NoiseSettings(**FULL, zero_as_one=e0, one_as_zero=e1), shots=shots, gradient="parameter_shift", seed=1
-    )
-
-    def read(angle: float) -> np.ndarray:
-        a, b, both = by_hand(FULL, angle)
-        k, d = 1 - e0 - e1, e1 - e0
-        return np.array([k * a + d, k * b + d, k**2 * both + k * d * (a + b) + d**2])
+    noise = NoiseSettings(**FULL, zero_as_one=e0, one_as_zero=e1)
+    layer = layer_of(word, noise, shots=shots, gradient="parameter_shift", seed=1)
+    read = partial(after_readout, e0=e0, e1=e1)
 
     angles = torch.full((rows, 1), ANGLE, dtype=torch.float64, requires_grad=True)
     values = layer(angles)
@@ -152,15 +165,15 @@ def test_shots_with_readout_errors():
     assert np.abs((values.detach().numpy().mean(axis=0) - swapped)[0]) > 10 / (shots * rows) ** 0.5
 
 
-def test_noise_acts_on_the_gates_that_are_named():
+@EACH_SIMULATION
+def test_noise_acts_on_the_gates_that_are_named(word):
     """CZ on a machine that has CX alone: Z on the target shrinks by the noise of one CX, the gates around it have none."""
     angle = Parameter("a")
     circuit = QuantumCircuit(2)
     circuit.ry(angle, 1)
     circuit.cz(0, 1)
-    layer = QuantumLayer(
-        circuit, inputs=[angle], observables="ZI", backend=NoisyBackend(NoiseSettings(depolarizing={"cx": 0.1}))
-    )
+    backend = SIMULATIONS[word](NoiseSettings(depolarizing={"cx": 0.1}))
+    layer = QuantumLayer(circuit, inputs=[angle], observables="ZI", backend=backend)
     value = layer(torch.tensor([[ANGLE]], dtype=torch.float64)).item()
     assert value == pytest.approx(0.9 * np.cos(ANGLE), abs=1e-12)
 
@@ -168,20 +181,75 @@ def test_noise_acts_on_the_gates_that_are_named():
 @pytest.mark.parametrize("circuit", [textbook(), ring_layers(3, 1), dressed(3, 1), random_rotations(3, 1, seed=0)])
 @pytest.mark.parametrize("gates", [["1q", "2q"], ["rz", "sx", "cx"], ["u", "cz"], ["rx", "rz", "rzz"]])
 def test_circuits_of_the_experiments_are_translated(circuit, gates):
-    backend = NoisyBackend(NoiseSettings(depolarizing=dict.fromkeys(gates, 0.01)))
-    layer = QuantumLayer(circuit[0], inputs=circuit[1], weights=circuit[2], backend=backend)
-    assert isinstance(layer.backend, AerBackend)
+    """Both simulations make the same of them."""
+    noise = NoiseSettings(depolarizing=dict.fromkeys(gates, 0.01))
+    features = torch.linspace(0.1, 0.9, len(circuit[1]), dtype=torch.float64)[None]
+    values = []
+    for word, simulation in SIMULATIONS.items():
+        layer = QuantumLayer(circuit[0], inputs=circuit[1], weights=circuit[2], backend=simulation(noise), seed=0)
+        assert isinstance(layer.backend, AerBackend) == (word == "aer")
+        for weights in layer.parameters():
+            torch.nn.init.constant_(weights, 0.4)
+        values.append(layer.double()(features).detach())
+    torch.testing.assert_close(values[0], values[1], rtol=0, atol=1e-10)
 
 
-def test_unreachable_gates_are_refused():
-    angle = Parameter("a")
+@EACH_SIMULATION
+def test_unreachable_gates_are_refused(word):
+    angle, backend = Parameter("a"), SIMULATIONS[word](NoiseSettings(depolarizing={"ry": 0.1}))
     with pytest.raises(ValueError, match=r"noise: got the gates ry, expected .* \(cx, h, ry, rz;.*name more"):
-        QuantumLayer(circuit_of(angle), inputs=[angle], backend=NoisyBackend(NoiseSettings(depolarizing={"ry": 0.1})))
+        QuantumLayer(circuit_of(angle), inputs=[angle], backend=backend)
 
 
-def test_readout_errors_need_shots():
+def test_readout_errors_in_exact_values():
+    """This package's simulation has them there; Aer needs shots for them."""
+    noise, angle = (
+        NoiseSettings(**FULL, zero_as_one=0.02, one_as_zero=0.07),
+        torch.tensor([[ANGLE]], dtype=torch.float64),
+    )
+    values = layer_of("noisy", noise)(angle)
+    np.testing.assert_allclose(values[0], after_readout(ANGLE, 0.02, 0.07), atol=1e-12)
     with pytest.raises(ValueError, match="readout errors"):
-        layer_of(NoiseSettings(zero_as_one=0.1))(torch.zeros(1, 1))
+        layer_of("aer", noise)(angle)
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        [*("mnist01", "--dataset", "digits", "--shots", "10")],
+        [*("mnist36", "--dataset", "digits", "--shots", "10")],
+        [*("spirals", "--head", "quantum", "--gradient", "parameter_shift")],
+        [*("recipes", "--question", "dropout", "--answer", "quantum-none", "--dataset", "digits")],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+@pytest.mark.parametrize("word", ["noisy", "noisy:guadalupe"])
+def test_experiments_take_it(word, experiment, tmp_path, capsys):
+    if word != "noisy":
+        pytest.importorskip("qiskit_ibm_runtime")
+    (tmp_path / "noise.yaml").write_text("depolarizing: {1q: 0.001, 2q: 0.01}")
+    noise = ["--noise", str(tmp_path / "noise.yaml")] if word == "noisy" else []
+    assert main([*experiment, "--backend", word, *noise, "--dry-run"]) == 0
+    assert "circuits" in capsys.readouterr().out
+
+
+def test_a_training_with_it_is_repeatable_and_says_so(folder, tmp_path):
+    (tmp_path / "noise.yaml").write_text("depolarizing: {1q: 0.001, 2q: 0.01}\none_as_zero: 0.05")
+    options = [*SMALL, "--epochs", "1", "--backend", "noisy", "--noise", str(tmp_path / "noise.yaml"), "--shots", "20"]
+    assert main(["mnist01", *options, "--run-dir", str(folder)]) == 0
+    assert main(["mnist01", "--config", str(folder / "config.yaml"), "--run-dir", str(tmp_path / "again")]) == 0
+    assert_same_run(folder, tmp_path / "again")
+    assert yaml.safe_load((folder / "config.yaml").read_text())["noise"]["one_as_zero"] == 0.05
+
+
+def test_the_word_says_who_simulates():
+    noise = NoiseSettings(depolarizing={"2q": 0.1})
+    made = {word: layer_options(TrainingSettings(backend=word, noise=noise))["backend"] for word in SIMULATIONS}
+    assert {word: type(backend) for word, backend in made.items()} == {"noisy": ExactNoisyBackend, "aer": NoisyBackend}
+    with pytest.raises(ValueError, match="--noise: got it with --backend statevector, expected noisy, or aer"):
+        TrainingSettings(noise=noise)
+    with pytest.raises(ValueError, match="--backend: got noisy without noise, expected --noise FILE"):
+        TrainingSettings(backend="noisy")
 
 
 def test_gates_are_those_that_aer_runs():

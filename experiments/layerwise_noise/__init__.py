@@ -1,0 +1,1 @@
+"""Layerwise learning under noise, beside training of the complete circuit: see :mod:`.layerwise_settings`."""
