@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qiskit.transpiler import PassManager
 
+from ..arguments import instance_of
 from ..program.compiled import Program
 from .aer import noisy_simulator
 from .noise_channels import noisy_circuits
@@ -17,6 +18,7 @@ from .transpiling import TranspilerOptions, TranspilingBackend
 
 if TYPE_CHECKING:
     from ..simulator.density_engine import DensitySimulator
+    from ..simulator.noisy_cones import NoisyConeSimulator
 
 __all__ = ["DensityMatrixBackend"]
 
@@ -41,6 +43,8 @@ class DensityMatrixBackend(SimulatingBackend, TranspilingBackend):
         device: What circuits are transpiled for: an ``AerSimulator`` or a fake device. None: they run as they are written.
         precision: ``"double"``; or ``"single"`` for half the memory, with errors of about 1e-6 in values and gradients of
             order 1.
+        joint_shots: False: with shots, circuits that are simulated by their light cones are drawn cone by cone, as by
+            :class:`StatevectorBackend`.
         optimization_level: This and the next three: as in :class:`AerBackend`.
         initial_layout: The device's qubits for the circuit's.
         seed_transpiler: Makes the transpiler's choices repeatable.
@@ -56,6 +60,7 @@ class DensityMatrixBackend(SimulatingBackend, TranspilingBackend):
         device: Any = None,
         *,
         precision: str = "double",
+        joint_shots: bool = True,
         optimization_level: int | None = None,
         initial_layout: Sequence[int] | None = None,
         seed_transpiler: int | None = 0,
@@ -63,6 +68,7 @@ class DensityMatrixBackend(SimulatingBackend, TranspilingBackend):
     ) -> None:
         check_method(device)
         self.precision, self._dtype = precision, dtype_of(precision)
+        self.joint_shots = instance_of("joint_shots", joint_shots, bool, "True or False")
         own = deepcopy(device) if is_from("qiskit_aer", device) else device
         self.simulator = noisy_simulator(deepcopy(noise) if is_from("qiskit_aer", noise) else noise, own)
         self.name = "density_matrix" if device is None else f"density_matrix of {self.simulator.name}"
@@ -72,13 +78,14 @@ class DensityMatrixBackend(SimulatingBackend, TranspilingBackend):
     def _default_level(self) -> int:
         return default_level(self.simulator)
 
-    def _new_simulator(self, program: Program) -> DensitySimulator:
-        from ..simulator.density_engine import DensitySimulator  # on first use: it loads the compiler
+    def _new_simulator(self, program: Program) -> DensitySimulator | NoisyConeSimulator:
+        from ..simulator.noisy_cones import simulator_of  # on first use: it loads the compiler
 
         self._warn_once("ignored noise", ignored_noise(noise_model_of(self.simulator)))
         circuits = noisy_circuits(program, self.simulator, self.transpiler)
-        return DensitySimulator(circuits, program.readout, self._dtype)
+        return simulator_of(circuits, program.readout, self._dtype, joint_shots=self.joint_shots)
 
     def __repr__(self) -> str:
-        precision = "" if self.precision == "double" else f", precision={self.precision!r}"
-        return f"DensityMatrixBackend({self.name!r}{precision})"
+        given = "" if self.precision == "double" else f", precision={self.precision!r}"
+        given += "" if self.joint_shots else ", joint_shots=False"
+        return f"DensityMatrixBackend({self.name!r}{given})"

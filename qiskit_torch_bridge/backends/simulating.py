@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..simulator.cone_engine import ConeSimulator
     from ..simulator.density_engine import DensitySimulator
     from ..simulator.engine import Simulator
+    from ..simulator.noisy_cones import NoisyConeSimulator
 
 __all__ = ["SimulatingBackend", "dtype_of"]
 
@@ -43,7 +44,7 @@ class SimulatingBackend(Backend):
     _cache: ProgramCache
 
     @abstractmethod
-    def _new_simulator(self, program: Program) -> Simulator | ConeSimulator | DensitySimulator:
+    def _new_simulator(self, program: Program) -> Simulator | ConeSimulator | DensitySimulator | NoisyConeSimulator:
         """A simulator of the program."""
 
     def _simulator(self, program: Program) -> Any:

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,15 +22,18 @@ from .lowering import LoweredCircuit, LoweredGate, Term, gates_of
 __all__ = [
     "LEAST_QUBITS",
     "Fragment",
-    "Products",
     "Shape",
     "String",
+    "connected",
     "exact_fragments",
+    "merged",
+    "part_of_group",
     "pays",
     "products_of",
     "shapes_of",
     "shot_fragments",
     "strings_of",
+    "with_products",
 ]
 
 LEAST_QUBITS = 10
@@ -89,10 +92,10 @@ class Fragment:
         return work(len(self.qubits), len(self.cone.gates))
 
 
-def strings_of(readout: Readout) -> list[String]:
-    """The Pauli strings of expectation values, by measurement group."""
+def strings_of(groups: Iterable[MeasurementGroup]) -> list[String]:
+    """The Pauli strings of expectation values."""
     strings = []
-    for group in readout.groups:
+    for group in groups:
         assert isinstance(group, PauliGroup)
         for support, row in zip(group.supports, group.coefficients, strict=True):
             letters = {group.qubits[i]: _LETTERS[group.bases[i]] for i in np.flatnonzero(support).tolist()}
@@ -142,83 +145,99 @@ def exact_fragments(
 
 
 def _together(cones: Sequence[Cone]) -> list[list[int]]:
-    """Which cones are less work as one, as far as their qubits and gates tell."""
+    numbers = [(cone.qubits, [gate.number for gate in cone.gates]) for cone in cones]
+    return merged(numbers, lambda qubits, gates: work(len(qubits), len(gates)))
 
-    @dataclass
-    class Joint:
-        members: list[int]
-        qubits: set[int]
-        gates: set[int]
 
-        @property
-        def work(self) -> float:
-            return work(len(self.qubits), len(self.gates))
+def merged(
+    cones: Sequence[tuple[Collection[int], Collection[int]]],
+    work_of: Callable[[Collection[int], Collection[int]], float],
+) -> list[list[int]]:
+    """Which cones are less work as one, as far as their qubits and gates tell.
 
-    joints: list[Joint] = []
-    on: dict[int, list[Joint]] = {}
-    for i in sorted(range(len(cones)), key=lambda i: (-len(cones[i].qubits), cones[i].qubits, i)):
-        one = Joint([i], set(cones[i].qubits), {gate.number for gate in cones[i].gates})
-        near = {id(joint): joint for qubit in one.qubits for joint in on.get(qubit, ())}
-        best, least = None, 0.0
+    Args:
+        cones: Qubits and numbers of gates.
+        work_of: The work of a circuit of such qubits and gates.
+    """
+    joints: list[_Joint] = []
+    on: dict[int, list[_Joint]] = {}
+    for i in sorted(range(len(cones)), key=lambda i: (-len(cones[i][0]), sorted(cones[i][0]), i)):
+        qubits, gates = map(set, cones[i])
+        near = {id(joint): joint for qubit in qubits for joint in on.get(qubit, ())}
+        best, least, alone = None, 0.0, work_of(qubits, gates)
         for joint in near.values():
-            more = work(len(joint.qubits | one.qubits), len(joint.gates | one.gates)) - joint.work - one.work
+            more = work_of(joint.qubits | qubits, joint.gates | gates) - work_of(joint.qubits, joint.gates) - alone
             if more < least:
                 best, least = joint, more
         if best is None:
-            joints.append(one)
-            best, new = one, one.qubits
-        else:
-            new = one.qubits - best.qubits
-            best.members.append(i)
-            best.qubits |= one.qubits
-            best.gates |= one.gates
-        for qubit in new:
+            best = _Joint([], set(), set())
+            joints.append(best)
+        for qubit in qubits - best.qubits:
             on.setdefault(qubit, []).append(best)
+        best.members.append(i)
+        best.qubits |= qubits
+        best.gates |= gates
     return [joint.members for joint in joints]
+
+
+@dataclass
+class _Joint:
+    """Cones that are simulated together: which, with their qubits and gates."""
+
+    members: list[int]
+    qubits: set[int]
+    gates: set[int]
+
+
+def connected(sets: Sequence[Collection[int]]) -> list[list[int]]:
+    """Which sets of qubits belong together, so that no two of what results share a qubit."""
+    leader: dict[int, int] = {}
+
+    def leads(qubit: int) -> int:
+        while leader.setdefault(qubit, qubit) != qubit:
+            leader[qubit] = leader[leader[qubit]]
+            qubit = leader[qubit]
+        return qubit
+
+    together: dict[int | None, list[int]] = {}
+    firsts = [next(iter(qubits), None) for qubits in sets]
+    for qubits, first in zip(sets, firsts, strict=True):
+        for qubit in qubits:
+            assert first is not None
+            leader[leads(qubit)] = leads(first)
+    for i, first in enumerate(firsts):
+        together.setdefault(None if first is None else leads(first), []).append(i)
+    return list(together.values())
 
 
 # Shots
 
 
-@dataclass(frozen=True, eq=False)
-class Products:
-    """The products of the strings of a group, as far as two are not independent of each other.
-
-    Attributes:
-        strings: The group's strings, then their products, each as an output of its own.
-        pairs: Shape (P, 2): which strings the products are of; a string with itself, and each two of them once.
-    """
-
-    strings: list[String]
-    pairs: np.ndarray
+def products_of(gates: CircuitGates, group: PauliGroup) -> tuple[PauliGroup, np.ndarray]:
+    """What the covariances of a group's strings are made of: see :func:`with_products`."""
+    letters = [_bases(group, support) for support in group.supports]
+    return with_products(group, [{*string, *gates.cone([string]).qubits} for string in letters])
 
 
-def products_of(gates: CircuitGates, group: PauliGroup) -> Products:
-    """What the covariances of a group's strings are made of.
+def with_products(group: PauliGroup, qubits: Sequence[Collection[int]]) -> tuple[PauliGroup, np.ndarray]:
+    """A group's strings and the products of those that are not independent of each other, each as an output of its own.
 
     Args:
-        gates: Of the circuit.
-        group: Pauli strings that are measured together.
+        group: T Pauli strings that are measured together.
+        qubits: For each of them, what it depends on: strings that have no qubit in common are independent.
+
+    Returns:
+        A group of T strings and P products, and an array of shape (P, 2): which strings those are the products of; a string
+        with itself, and each two of them at most once.
     """
-    letters = [_bases(group, support) for support in group.supports]
-    own = [{*string, *gates.cone([string]).qubits} for string in letters]
     on: dict[int, list[int]] = {}
-    for i, qubits in enumerate(own):
-        for qubit in qubits:
+    for i, own in enumerate(qubits):
+        for qubit in own:
             on.setdefault(qubit, []).append(i)
-    pairs = [
-        (i, j) for i, qubits in enumerate(own) for j in sorted({j for qubit in qubits for j in on[qubit] if j >= i})
-    ]
-    products = [
-        {q: a for q, a in (letters[i] | letters[j]).items() if (q in letters[i]) != (q in letters[j])} for i, j in pairs
-    ]
-    strings = [String(string, ((output, 1.0),)) for output, string in enumerate([*letters, *products])]
-    return Products(strings, np.array(pairs, np.int64).reshape(-1, 2))
-
-
-def _product(a: PauliString, b: PauliString) -> PauliString:
-    """Of two strings that have the same letter on each qubit that both act on."""
-    return {qubit: letter for qubit, letter in {**a, **b}.items() if (qubit in a) != (qubit in b)}
+    near = [sorted({j for qubit in own for j in on[qubit]}) for own in qubits]
+    pairs = np.array([(i, j) for i, others in enumerate(near) for j in others if j >= i], np.int64).reshape(-1, 2)
+    supports = np.concatenate([group.supports, group.supports[pairs[:, 0]] ^ group.supports[pairs[:, 1]]])
+    return PauliGroup(group.qubits, group.bases, supports, np.eye(len(supports))), pairs
 
 
 def shot_fragments(gates: CircuitGates, readout: Readout, *, joint: bool) -> list[Fragment]:
@@ -235,8 +254,13 @@ def shot_fragments(gates: CircuitGates, readout: Readout, *, joint: bool) -> lis
             fragments.append(_measured(gates, group, range(len(group.scales))))
             continue
         cones = [gates.cone_of_measurement(_bases(group, support)) for support in group.supports]
-        members = _sharing_qubits(cones, group) if joint else _together(cones)
-        fragments += [_measured(gates, *_part(group, sorted(terms))) for terms in members]
+        if joint:
+            members = connected(
+                [{*_bases(group, own), *cone.qubits} for own, cone in zip(group.supports, cones, strict=True)]
+            )
+        else:
+            members = _together(cones)
+        fragments += [_measured(gates, *part_of_group(group, sorted(terms))) for terms in members]
     return fragments
 
 
@@ -252,27 +276,7 @@ def _measured(gates: CircuitGates, group: MeasurementGroup, outputs: Iterable[in
     return Fragment(cone=cone, qubits=qubits, strings=(), group=group, outputs=tuple(outputs))
 
 
-def _sharing_qubits(cones: Sequence[Cone], group: PauliGroup) -> list[list[int]]:
-    """The terms in sets, no two of which share a qubit."""
-    leader: dict[int, int] = {}
-
-    def leads(qubit: int) -> int:
-        while leader.setdefault(qubit, qubit) != qubit:
-            leader[qubit] = leader[leader[qubit]]
-            qubit = leader[qubit]
-        return qubit
-
-    own = [[*_bases(group, support), *cone.qubits] for cone, support in zip(cones, group.supports, strict=True)]
-    for qubits in own:
-        for qubit in qubits:
-            leader[leads(qubit)] = leads(qubits[0])
-    sets: dict[int, list[int]] = {}
-    for i, qubits in enumerate(own):
-        sets.setdefault(leads(qubits[0]), []).append(i)
-    return list(sets.values())
-
-
-def _part(group: PauliGroup, terms: list[int]) -> tuple[PauliGroup, list[int]]:
+def part_of_group(group: PauliGroup, terms: list[int]) -> tuple[PauliGroup, list[int]]:
     """Some terms of a group, on the qubits and outputs that they have; and which outputs those are."""
     supports, coefficients = group.supports[terms], group.coefficients[terms]
     qubits, outputs = np.flatnonzero(supports.any(axis=0)), np.flatnonzero(coefficients.any(axis=0))

@@ -20,7 +20,7 @@ from .engine import values_of_shots
 from .shots import Measured, Use, variances_of_shots
 from .vectors import WIDTH
 
-__all__ = ["DensitySimulator"]
+__all__ = ["DensitySimulator", "most_qubits"]
 
 _BYTES_OF_KEPT_STATES = 2**24  # of a thread; beyond, states are computed once more from checkpoints
 _BYTES_OF_SHARED_STATES = 2**28
@@ -300,6 +300,11 @@ def _drawn(probabilities: np.ndarray, shots: int, key: np.ndarray | None, end: E
     if counts.min() < 0:
         raise FloatingPointError("The probabilities of a circuit's outcomes are not finite; please report this.")
     return counts
+
+
+def most_qubits() -> int:
+    """How many qubits fit into this machine's memory."""
+    return int(math.log(psutil.virtual_memory().total / (_BYTES_OF_AN_ENTRY * WIDTH), 4))
 
 
 def _require_memory(num_qubits: int) -> None:

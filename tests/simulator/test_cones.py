@@ -163,7 +163,7 @@ def test_alike_cones_are_rows_of_one_circuit():
     """So a chain of any length has as many circuits as its shortest one, and they are no wider."""
     short, long = (simulator_of(layer_of(n)) for n in (12, 60))
     assert len(long._exact.parts) == len(short._exact.parts) <= 4
-    assert max(shape.circuit.num_qubits for shape, _ in long._exact.parts) == 6
+    assert max(part.simulator.plan.num_qubits for part in long._exact.parts) == 6
 
 
 def test_the_plan_says_what_is_simulated():
