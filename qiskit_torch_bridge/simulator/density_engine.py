@@ -310,8 +310,9 @@ def most_qubits() -> int:
 def _require_memory(num_qubits: int) -> None:
     needed, there = _BYTES_OF_AN_ENTRY * WIDTH * 4**num_qubits, psutil.virtual_memory().total
     if needed > there:
+        size = in_gibibytes(needed).removeprefix("some ")
         raise MemoryError(
-            f"Simulation of {num_qubits} qubits with noise needs some {in_gibibytes(needed)} of memory, and this machine "
-            f"has {in_gibibytes(there)}; use fewer qubits, or Aer with a number of shots: "
+            f"Simulation of {num_qubits} qubits with noise needs some {size} of memory, and this machine has "
+            f"{in_gibibytes(there)}; use fewer qubits, or Aer with a number of shots: "
             "backend=AerSimulator(noise_model=...), shots=1000."
         )
