@@ -32,8 +32,8 @@ class DensityMatrixBackend(SimulatingBackend, TranspilingBackend):
 
     A state of n qubits is up to 4**n numbers: time and memory grow fourfold with each qubit. What nothing that is read
     depends on is left out, and wide circuits are simulated by the light cones of what is read, so that shallow ones may have
-    as many qubits as a device. A batch runs in as many threads as PyTorch would use (``torch.get_num_threads()``); results do
-    not depend on them. The code is compiled the first time that a machine uses it, and kept on disk.
+    as many qubits as a device. A batch runs in as many threads as PyTorch would use (``torch.get_num_threads()``); results
+    do not depend on them. The code is compiled the first time that a machine uses it, and kept on disk.
 
     ``shots=None`` gives exact values, noise and readout errors included. With shots, multinomial counts are drawn from the
     exact probabilities of the measured bits.

@@ -213,7 +213,7 @@ def test_shots(joint):
         of_one_shot = exact.last_run._covariance.of_one_shot
     along = [of_one_shot(np.eye(n)[which].sum(axis=0)[None])[0] for which in ([0, 1], [0], [1])]
     correlation = (along[0] - along[1] - along[2]) / 2 / np.sqrt(along[1] * along[2])
-    assert (abs(correlation) > 0.15) == joint
+    assert abs(correlation) > 0.15, "the two have one cone, and are drawn together in either case"
     assert abs(np.corrcoef(repeated.T)[0, 1] - correlation) < 4 / 1000**0.5
 
 
