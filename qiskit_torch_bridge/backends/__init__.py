@@ -20,9 +20,11 @@ that you wrote, wherever it runs; the layout of a circuit that you have transpil
 backend holds no random state: the seed comes with every call, so that one seed repeats a whole run. Gradients are adjoint
 by default where values are exact on ``statevector`` or a ``DensityMatrixBackend``, and by parameter shift elsewhere.
 
-**Which one?** To study a model, ``statevector``: it is fastest, exact or with shots. To train under noise, up to some ten
-qubits, ``DensityMatrixBackend(noise_model)`` or ``"noisy:manila"``: hundreds of times faster than Aer, with exact gradients.
-For more qubits, Aer or a fake device with shots; more of them do not cure the noise's bias. Before paying,
+**Which one?** To study a model, ``statevector``: it is fastest, exact or with shots, and takes shallow
+circuits of any width. To train under noise,
+``DensityMatrixBackend(noise_model)`` or ``"noisy:manila"``: hundreds of times faster than Aer, with exact gradients, for up
+to some ten qubits, and shallow circuits of any width. For others, Aer or a fake device with shots; more of them do not cure
+the noise's bias. Before paying,
 ``"ibm:fake_fez"``: the hardware's way with a simulated device, its jobs and prices included. The reference Estimators add
 Gaussian noise to exact values, which is not shot noise.
 
