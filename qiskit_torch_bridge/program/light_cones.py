@@ -25,7 +25,7 @@ from qiskit.circuit import Operation, Parameter
 from .canonical import ROTATIONS
 from .compiled import Program
 
-__all__ = ["CircuitGates", "Cone", "Gate", "PauliString", "amplitudes", "work"]
+__all__ = ["AXES_OF_ROTATIONS", "CircuitGates", "Cone", "Gate", "PauliString", "amplitudes", "kind_of", "work"]
 
 _ROUNDING = 1e-12
 _MOST_QUBITS_OF_A_MATRIX = 3  # of larger gates only the diagonal ones are looked into
@@ -37,7 +37,7 @@ _MATRICES = (
     np.array([[0, -1j], [1j, 0]]),
     np.diag([1.0 + 0j, -1.0]),
 )
-_AXES_OF_ROTATIONS = {
+AXES_OF_ROTATIONS = {
     "rx": (_X,), "ry": (_Y,), "rz": (_Z,), "p": (_Z,),
     "rxx": (_X, _X), "ryy": (_Y, _Y), "rzz": (_Z, _Z), "rzx": (_Z, _X),
 }  # fmt: skip
@@ -161,7 +161,7 @@ class CircuitGates:
             values = operation.params if operation.name in ROTATIONS else ()
             angles = tuple(columns[value] if isinstance(value, Parameter) else value for value in values)
             number = len(self.gates)
-            kind = _kind_of(operation)
+            kind = kind_of(operation)
             gate = Gate(number=number, operation=operation, qubits=qubits, angles=angles, kind=kind)
             self.gates.append(gate)
             self._before.append(tuple(last[qubit] for qubit in qubits))
@@ -251,8 +251,9 @@ def _read_at_zero(moved: set[int]) -> Callable[[int, PauliString], tuple[int, Pa
     return read
 
 
-def _kind_of(operation: Operation) -> _Kind:
-    letters = _AXES_OF_ROTATIONS.get(operation.name)
+def kind_of(operation: Operation) -> _Kind:
+    """What an operation of a canonical circuit does."""
+    letters = AXES_OF_ROTATIONS.get(operation.name)
     if any(isinstance(value, Parameter) for value in operation.params):
         axes = letters or ((_Z, _Z) if operation.name == "cp" else (None,))
         return _Kind(
@@ -279,7 +280,9 @@ def _kind_of_matrix(numbers: bytes, num_qubits: int, letters: tuple[int, ...] | 
     before = matrix.conj().T @ paulis @ matrix
     # Entry (a, b): how much of string b there is before the gate in what is string a behind it.
     shares = (before.reshape(len(strings), -1) @ paulis.reshape(len(strings), -1).conj().T).real / len(matrix)
-    whole = np.argwhere(np.abs(np.abs(shares) - 1.0) < _ROUNDING)
+    # What else there is of a string is what counts: its own share is 1 up to the square of that.
+    others = np.where(np.abs(shares) > 0.9, 0.0, np.abs(shares)).sum(axis=1, keepdims=True)
+    whole = np.argwhere((np.abs(shares) > 0.9) & (others < len(strings) * _ROUNDING))
     images = {strings[a]: (round(shares[a, b]), strings[b]) for a, b in whole.tolist() if a}
     return _Kind(key=numbers, letters=letters, axes=axes, fixes_zero=_fixes_zero(matrix), images=images)
 
@@ -298,4 +301,4 @@ def _commute(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _fixes_zero(matrix: np.ndarray) -> bool:
-    return bool(abs(abs(matrix[0, 0]) - 1.0) < _ROUNDING)
+    return bool(np.abs(matrix[1:, 0]).max() < _ROUNDING)

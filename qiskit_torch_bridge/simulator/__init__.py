@@ -31,6 +31,10 @@ four times as fast at two qubits and fifteen times at ten; on Aer it takes a hun
 thousands of times at six. Memory is the limit: up to 1.6 GiB at ten qubits and 6 GiB at eleven; more than there is, is
 refused. For larger circuits there are Aer's trajectories (2**n numbers, and a simulation for every shot).
 
+**Wide circuits.** Where light cones have too many qubits for states, Pauli strings are taken back through the circuit
+(:class:`qiskit_torch_bridge.PauliBackend`; :mod:`qiskit_torch_bridge.simulator.propagation_plan`,
+:mod:`qiskit_torch_bridge.simulator.propagation_kernels`). A gradient by all angles costs about as much again as the value.
+
 **Rules of thumb.** Small circuits cost a twentieth of a millisecond, mostly PyTorch's autograd: give them larger batches.
 From some 14 qubits on, time doubles with each. Parameter shift costs 2 W simulations, adjoint one sweep: let the default
 choose. Error bars are computed when they are looked at, and cost a second simulation then. On Aer the time is Aer's: for
