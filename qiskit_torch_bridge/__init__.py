@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from .backends.ibm.sending import Patience
     from .backends.ibm.workload import Limits
     from .backends.passport import Passport
+    from .backends.pauli import PauliBackend
     from .backends.primitives import EstimatorBackend, SamplerBackend
     from .backends.statevector import StatevectorBackend
     from .bridge.evaluation import Evaluation
@@ -109,6 +110,7 @@ __all__ = [  # noqa: RUF022 - in the order of the reference
     "TargetSNR",
     "StatevectorBackend",
     "DensityMatrixBackend",
+    "PauliBackend",
     "AerBackend",
     "EstimatorBackend",
     "SamplerBackend",
@@ -147,6 +149,7 @@ _NAMES = {
     ".backends.ibm.sending": "Patience",
     ".backends.ibm.workload": "Limits",
     ".backends.passport": "Passport",
+    ".backends.pauli": "PauliBackend",
     ".backends.primitives": "EstimatorBackend SamplerBackend",
     ".backends.statevector": "StatevectorBackend",
     ".bridge.evaluation": "Evaluation",

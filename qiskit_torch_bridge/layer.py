@@ -107,9 +107,9 @@ class QuantumLayer(nn.Module):
             of their classical bits.
         interpret: With ``probabilities``: maps an outcome (int) to a class (int from 0), such as
             ``lambda outcome: outcome.bit_count() % 2``; the outputs are then the classes' probabilities.
-        backend: None or ``"statevector"`` (exact simulation), ``"noisy:NAME"`` (with a device's noise), ``"aer"``,
-            ``"fake:NAME"``, an ``AerSimulator``, an IBM device (fake or real), any V2 Sampler or Estimator, or one of this
-            package's backends.
+        backend: None or ``"statevector"`` (exact simulation), ``"noisy:NAME"`` (with a device's noise), ``"pauli"`` (wide
+            circuits), ``"aer"``, ``"fake:NAME"``, an ``AerSimulator``, an IBM device (fake or real), any V2 Sampler or
+            Estimator, or one of this package's backends.
         shots: Shots a circuit, for values and gradients alike; None: exact where the backend can, else its default.
         gradient: ``"adjoint"``, ``"parameter_shift"``, ``"finite_difference"``, ``"spsa"``, or a rule object; None: the
             best for the backend.

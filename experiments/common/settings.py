@@ -86,8 +86,8 @@ class TrainingSettings(ShotSettings, Settings):
     Attributes:
         data_root: Folder of data sets (default: QTB_DATA).
         backend: statevector (exact), noisy:NAME (with a device's noise, noisy:manila), noisy (with the noise of --noise),
-            aer, fake:NAME (a device's noise by Aer), ibm:NAME (a device of IBM's, every step a paid job; ibm:fake_manila
-            rehearses that at no cost), replay:FILE (a recorded run).
+            pauli (wide circuits), aer, fake:NAME (a device's noise by Aer), ibm:NAME (a device of IBM's, every step a paid
+            job; ibm:fake_manila rehearses that at no cost), replay:FILE (a recorded run).
         ibm: For --backend ibm:NAME.
         noise: For --backend noisy or aer: noise of your own, the name of a YAML file that says it by the names of
             --noise.help.

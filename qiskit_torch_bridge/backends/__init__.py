@@ -5,6 +5,7 @@ r"""Backends: where circuits run, and how what the user holds becomes a backend 
 | ``None``, ``"statevector"`` | exact simulation on this machine's cores | exact, or multinomial shots |
 | ``"aer"``, an ``AerSimulator`` | Aer with your method, noise, device | exact (without readout errors), or Aer's shots |
 | ``"noisy:manila"``, a ``DensityMatrixBackend`` | noise, a device's or yours, on this machine's cores | as the first |
+| ``"pauli"``, a ``PauliBackend`` | Pauli propagation on this machine's cores, for a hundred qubits | with bounds, no shots |
 | ``"fake:manila"``, a fake device | Aer with a device's noise, connections and gates | shots |
 | ``"ibm:NAME"``, an IBM device, ``Session``, ``Batch`` | hardware (:mod:`qiskit_torch_bridge.backends.ibm`) | shots |
 | any V2 Sampler; any other ``BackendV2``, such as ``BasicSimulator`` | its counts | shots |
@@ -18,15 +19,16 @@ that you wrote, wherever it runs; the layout of a circuit that you have transpil
 
 ``shots=None`` means exact where the backend can, and its default elsewhere. The same shots hold for values and gradients. A
 backend holds no random state: the seed comes with every call, so that one seed repeats a whole run. Gradients are adjoint
-by default where values are exact on ``statevector`` or a ``DensityMatrixBackend``, and by parameter shift elsewhere.
+by default where values are exact on ``statevector`` or a ``DensityMatrixBackend``, and on a ``PauliBackend``, and by
+parameter shift elsewhere.
 
-**Which one?** To study a model, ``statevector``: it is fastest, exact or with shots, and takes shallow
-circuits of any width. To train under noise,
-``DensityMatrixBackend(noise_model)`` or ``"noisy:manila"``: hundreds of times faster than Aer, with exact gradients, for up
-to some ten qubits, and shallow circuits of any width. For others, Aer or a fake device with shots; more of them do not cure
-the noise's bias. Before paying,
-``"ibm:fake_fez"``: the hardware's way with a simulated device, its jobs and prices included. The reference Estimators add
-Gaussian noise to exact values, which is not shot noise.
+**Which one?** To study a model, ``statevector``: it is fastest, exact or with shots, and takes shallow circuits of any width.
+To train under noise, ``DensityMatrixBackend(noise_model)`` or ``"noisy:manila"``: hundreds of times faster than Aer, with
+exact gradients, for up to some ten qubits, and for shallow circuits of any width. Where light cones are too wide for both,
+``PauliBackend``, if expectation values will do and the circuit is near to Clifford gates, or noisy by errors that are Pauli
+strings; its values say how far off they may be. Else Aer or a fake device with shots; more of them do not cure the noise's
+bias. Before paying, ``"ibm:fake_fez"``: the hardware's way with a simulated device, its jobs and prices included. The
+reference Estimators add Gaussian noise to exact values, which is not shot noise.
 
 **Noise, exactly.** :class:`qiskit_torch_bridge.DensityMatrixBackend` takes what Aer takes: a ``NoiseModel``, a device, its
 ``target`` or ``properties()``. Without shots its values are those of infinitely many shots on Aer, readout errors included,
@@ -50,14 +52,14 @@ from .statevector import StatevectorBackend
 
 __all__ = ["Backend", "Charge", "Estimate", "Passport", "Request", "check_shots", "resolve_backend"]
 
-_WORDS = "'statevector', 'aer', 'noisy:NAME', 'fake:NAME', 'ibm:NAME', 'replay:FILE'"
+_WORDS = "'statevector', 'aer', 'pauli', 'noisy:NAME', 'fake:NAME', 'ibm:NAME', 'replay:FILE'"
 
 
 def resolve_backend(backend: Any) -> Backend:
     """The backend that the user means.
 
     Args:
-        backend: None, a word (``"statevector"``, ``"aer"``, ``"noisy:NAME"``, ``"fake:NAME"``, ``"ibm:NAME"``,
+        backend: None, a word (``"statevector"``, ``"aer"``, ``"pauli"``, ``"noisy:NAME"``, ``"fake:NAME"``, ``"ibm:NAME"``,
             ``"replay:FILE"``), an ``AerSimulator``, a fake device, an IBM device, ``Session`` or ``Batch``, any V2 Sampler
             or Estimator, any other ``BackendV2``, or one of ours.
 
@@ -93,6 +95,10 @@ def _from_word(word: str) -> Backend:
         from .aer import AerBackend
 
         return AerBackend()
+    if word == "pauli":
+        from .pauli import PauliBackend
+
+        return PauliBackend()
     if kind == "fake" and name:
         from .aer import AerBackend
         from .ibm.device import fake_device

@@ -49,6 +49,8 @@ class Estimate:
         state: What the backend wants to be handed back when these values are differentiated, or None.
         passport: Where and how the values were measured, for backends that say so.
         covariance: How the outputs of a row vary together; None where the backend cannot say.
+        truncation_bounds: Shape (N, M): how far from exact the values are at most because something was left out of them;
+            None from backends that leave nothing out, or cannot say.
     """
 
     values: np.ndarray
@@ -59,13 +61,23 @@ class Estimate:
     state: Any = None
     passport: Passport | None = None
     covariance: Covariance | None = None
+    truncation_bounds: np.ndarray | None = None
 
     def of_rows(self, rows: slice) -> Estimate:
         """Those of some of its rows, which have cost as much as any others."""
         values = self.values[rows]
         circuits, shots = (total * len(values) // len(self.values) for total in (self.circuits, self.shots))
         covariance = None if self.covariance is None else self.covariance.of_rows(rows)
-        return Estimate(values, self.variances[rows], circuits, shots, passport=self.passport, covariance=covariance)
+        bounds = None if self.truncation_bounds is None else self.truncation_bounds[rows]
+        return Estimate(
+            values,
+            self.variances[rows],
+            circuits,
+            shots,
+            passport=self.passport,
+            covariance=covariance,
+            truncation_bounds=bounds,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -139,7 +139,7 @@ class _Channels:
             if not channel.is_cptp():
                 _refuse(f"{name} is no physical channel (it is not completely positive, or does not keep the trace)")
             self._of_errors[error.id] = _transfer_matrix(channel)
-        return self.placed(self._of_errors[error.id], qubits[:width])
+        return self.placed(self._of_errors[error.id], qubits[:width], name)
 
     def readout_of(self, qubit: int) -> np.ndarray | None:
         """How a measured qubit is misread: the probabilities of [true, read]."""
@@ -148,9 +148,9 @@ class _Channels:
         error = self.noise._local_readout_errors.get((qubit,), self.noise._default_readout_error)
         return None if error is None else np.array(error.probabilities, dtype=float)
 
-    def placed(self, ptm: np.ndarray, qubits: tuple[int, ...]) -> Channel:
+    def placed(self, ptm: np.ndarray, qubits: tuple[int, ...], origin: str = "") -> Channel:
         """The one channel with this very matrix on these qubits."""
-        return self._placed.setdefault((id(ptm), qubits), Channel(qubits, ptm))
+        return self._placed.setdefault((id(ptm), qubits), Channel(qubits, ptm, origin))
 
 
 def _noisy(circuit: QuantumCircuit, angles: Sequence[Parameter], channels: _Channels) -> NoisyCircuit:
@@ -243,7 +243,7 @@ def _numbered(
     for step in reversed(kept):
         qubits = tuple(place[qubit] for qubit in step.qubits)
         if isinstance(step, Channel):
-            operations.append(channels.placed(step.ptm, qubits))
+            operations.append(channels.placed(step.ptm, qubits, step.origin))
             continue
         form = as_affine(step.angle, columns)
         if form is None:

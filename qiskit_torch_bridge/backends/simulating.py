@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from ..simulator.density_engine import DensitySimulator
     from ..simulator.engine import Simulator
     from ..simulator.noisy_cones import NoisyConeSimulator
+    from ..simulator.propagation_engine import PropagationSimulator
 
-__all__ = ["SimulatingBackend", "dtype_of"]
+__all__ = ["SimulatingBackend", "contiguous", "dtype_of"]
 
 _DTYPES = {"double": "float64", "single": "float32"}
 
@@ -44,7 +45,9 @@ class SimulatingBackend(Backend):
     _cache: ProgramCache
 
     @abstractmethod
-    def _new_simulator(self, program: Program) -> Simulator | ConeSimulator | DensitySimulator | NoisyConeSimulator:
+    def _new_simulator(
+        self, program: Program
+    ) -> Simulator | ConeSimulator | DensitySimulator | NoisyConeSimulator | PropagationSimulator:
         """A simulator of the program."""
 
     def _simulator(self, program: Program) -> Any:
@@ -71,7 +74,7 @@ class SimulatingBackend(Backend):
     def pullback(
         self, program: Program, angles: np.ndarray, upstream: np.ndarray, state: Any, selected: np.ndarray
     ) -> np.ndarray:
-        return self._simulator(program).pullback(_contiguous(angles), _contiguous(upstream), state, selected)
+        return self._simulator(program).pullback(contiguous(angles), contiguous(upstream), state, selected)
 
     def _evaluate(
         self,
@@ -83,7 +86,7 @@ class SimulatingBackend(Backend):
         keep: bool = False,
     ) -> Estimate:
         """Exact values, unless there are shots and a seed for them; ``keep``: with the states for a gradient."""
-        simulator, angles = self._simulator(program), _contiguous(angles)
+        simulator, angles = self._simulator(program), contiguous(angles)
         states: Any = None  # of a kind that only the simulator knows
         counts: Any = None
         if shots is None or seed is None:
@@ -98,6 +101,6 @@ class SimulatingBackend(Backend):
         return Estimate(values, variances, circuits, circuits * (shots or 0), state=states, covariance=covariance)
 
 
-def _contiguous(array: np.ndarray) -> np.ndarray:
+def contiguous(array: np.ndarray) -> np.ndarray:
     """As the compiled code wants its arrays: it is compiled anew for any other kind."""
     return array if array.flags.carray else np.array(array, order="C")

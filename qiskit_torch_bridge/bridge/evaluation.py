@@ -511,4 +511,11 @@ def _stitched(places: Sequence[slice | np.ndarray], parts: Sequence[Estimate], s
     circuits, shots = sum(part.circuits for part in parts), sum(part.shots for part in parts)
     passport = parts[0].passport if parts else None
     covariance = Covariance.stitched(places, [part.covariance for part in parts], shape[0])
-    return Estimate(values, variances, circuits, shots, passport=passport, covariance=covariance)
+    bounds = None
+    if any(part.truncation_bounds is not None for part in parts):
+        bounds = np.zeros(shape)
+        for rows, part in zip(places, parts, strict=True):
+            bounds[rows] = 0.0 if part.truncation_bounds is None else part.truncation_bounds
+    return Estimate(
+        values, variances, circuits, shots, passport=passport, covariance=covariance, truncation_bounds=bounds
+    )

@@ -81,6 +81,7 @@ class Call:
                 estimate.shots,
                 passport=estimate.passport,
                 shadow=self.shadow,
+                truncation_bounds=estimate.truncation_bounds,
                 _grouped=tally.grouped,
                 _sources=self.sources,
                 _covariance=estimate.covariance,

@@ -35,6 +35,8 @@ class LayerResult:
         shots: How many shots were spent on all of them.
         passport: Where and how they were measured, for backends that say so (IBM hardware, recordings of it).
         shadow: What the same circuits give without noise, where the backend has a shadow.
+        truncation_bounds: Shape (N, M): how far from exact the values are at most because something was left out of them
+            (:class:`qiskit_torch_bridge.PauliBackend`); None from backends that leave nothing out, or cannot say.
     """
 
     values: np.ndarray
@@ -44,6 +46,7 @@ class LayerResult:
     _: KW_ONLY
     passport: Passport | None = None
     shadow: Shadow | None = None
+    truncation_bounds: np.ndarray | None = None
     _grouped: bool = field(default=False, repr=False)
     _sources: Sources | None = field(default=None, repr=False)
     _covariance: Covariance | None = field(default=None, repr=False)

@@ -41,10 +41,12 @@ class Channel:
         qubits: Where it acts; k different ones.
         ptm: Shape (4**k, 4**k): its real Pauli transfer matrix, ``ptm[i, j] = trace(P_i E(P_j)) / 2**k``. In both indices
             the first qubit has the least significant base-4 digit. Its first row is 1, 0, 0, ...; read-only.
+        origin: Of noise, what it is an error of, for messages.
     """
 
     qubits: tuple[int, ...]
     ptm: np.ndarray
+    origin: str = ""
 
 
 NoisyOperation: TypeAlias = "Rotation | Channel"

@@ -6,6 +6,10 @@ takes the string to another Pauli string (Clifford gates do that to each string,
 out too, and the string becomes that one. All other gates are in the cone, and widen it to their qubits. From the other end,
 gates are left out that do nothing to qubits which are still in :math:`|0\rangle`.
 
+A second way is tried where cones are wide: which letters the string can have on each qubit, gate by gate
+(:mod:`qiskit_torch_bridge.program.letters`). It sees through the gates of a device, whose ladders of neighbours commute as a
+whole and not gate by gate.
+
 That two gates commute is seen where both are rotations about Pauli strings, or where on each common qubit both are diagonal
 in the same Pauli basis. Gates that commute in another way are kept, which costs time and changes no result.
 """
@@ -24,9 +28,11 @@ from qiskit.circuit import Operation, Parameter
 
 from .canonical import ROTATIONS
 from .compiled import Program
+from .letters import EVERY, IDENTITY, before_map, before_rotation
 
-__all__ = ["CircuitGates", "Cone", "Gate", "PauliString", "amplitudes", "work"]
+__all__ = ["AXES_OF_ROTATIONS", "CircuitGates", "Cone", "Gate", "PauliString", "amplitudes", "kind_of", "work"]
 
+_LEAST_QUBITS_LOOKED_INTO = 5  # with the other way to find light cones
 _ROUNDING = 1e-12
 _MOST_QUBITS_OF_A_MATRIX = 3  # of larger gates only the diagonal ones are looked into
 _MOST_QUBITS_TOLD_APART = 1000  # wider ones are all the same: beyond every machine
@@ -37,7 +43,7 @@ _MATRICES = (
     np.array([[0, -1j], [1j, 0]]),
     np.diag([1.0 + 0j, -1.0]),
 )
-_AXES_OF_ROTATIONS = {
+AXES_OF_ROTATIONS = {
     "rx": (_X,), "ry": (_Y,), "rz": (_Z,), "p": (_Z,),
     "rxx": (_X, _X), "ryy": (_Y, _Y), "rzz": (_Z, _Z), "rzx": (_Z, _X),
 }  # fmt: skip
@@ -56,6 +62,7 @@ class _Kind:
         axes: For each of its qubits the letter that it commutes with there, alone and together; None where there is none.
         fixes_zero: Whether it leaves :math:`|0...0>` as it is, up to a phase.
         images: Pauli strings on its qubits, without identities, and what each becomes: a sign and a string.
+        ptm: Its Pauli transfer matrix, the first qubit least significant; None where it has an angle, or is large.
     """
 
     key: Hashable
@@ -63,6 +70,7 @@ class _Kind:
     axes: tuple[int | None, ...]
     fixes_zero: bool
     images: Mapping[tuple[int, ...], tuple[int, tuple[int, ...]]]
+    ptm: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -106,6 +114,20 @@ class Gate:
         sign, letters = self.kind.images[local]
         rest = {qubit: letter for qubit, letter in string.items() if qubit not in self.qubits}
         return sign, rest | {q: letter for q, letter in zip(self.qubits, letters, strict=True) if letter}
+
+    def letters_before(self, behind: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Which letters strings can have before the gate, on its qubits; None if it leaves them all as they are.
+
+        Args:
+            behind: Which letters they have behind it (:mod:`qiskit_torch_bridge.program.letters`).
+        """
+        if self.kind.letters is not None:
+            return before_rotation(self.kind.letters, behind)
+        if all(axis == _Z for axis in self.kind.axes):
+            return before_rotation([_Z] * len(behind), behind)
+        if self.kind.ptm is not None:
+            return before_map(self.kind.ptm, behind)
+        return (EVERY,) * len(behind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +183,7 @@ class CircuitGates:
             values = operation.params if operation.name in ROTATIONS else ()
             angles = tuple(columns[value] if isinstance(value, Parameter) else value for value in values)
             number = len(self.gates)
-            kind = _kind_of(operation)
+            kind = kind_of(operation)
             gate = Gate(number=number, operation=operation, qubits=qubits, angles=angles, kind=kind)
             self.gates.append(gate)
             self._before.append(tuple(last[qubit] for qubit in qubits))
@@ -171,7 +193,10 @@ class CircuitGates:
 
     def cone(self, strings: Sequence[PauliString]) -> Cone:
         """The light cone of Pauli strings that are measured at the circuit's end."""
-        return self._cone(strings, lambda gate, string: gate.before(string))
+        cone = self._cone(strings, lambda gate, string: gate.before(string))
+        if len(cone.qubits) < _LEAST_QUBITS_LOOKED_INTO:
+            return cone
+        return min(cone, self._cone_by_letters(strings), key=lambda one: one.work)
 
     def cone_of_measurement(self, bases: Mapping[int, int]) -> Cone:
         """The light cone of measurements: all that the joint distribution of their outcomes depends on.
@@ -184,7 +209,11 @@ class CircuitGates:
             image = gate.before(string)
             return image if image is not None and image[1] is string else None
 
-        return self._cone([{qubit: letter} for qubit, letter in bases.items()], unchanged)
+        strings = [{qubit: letter} for qubit, letter in bases.items()]
+        cone = self._cone(strings, unchanged)
+        if len(cone.qubits) < _LEAST_QUBITS_LOOKED_INTO:
+            return cone
+        return min(cone, self._cone_by_letters(strings), key=lambda one: one.work)
 
     def _cone(
         self, strings: Sequence[PauliString], taken_back: Callable[[Gate, PauliString], tuple[int, PauliString] | None]
@@ -224,9 +253,30 @@ class CircuitGates:
             for qubit, before in zip(gate.qubits, self._before[number], strict=True):
                 if qubit in reached:
                     look_at(before)
-        gates = _with_an_effect(reversed(kept))
-        qubits = tuple(sorted({qubit for gate in gates for qubit in gate.qubits}))
-        return Cone(gates, qubits, tuple(map(_read_at_zero(set(qubits)), signs, now)))
+        return _cone_of(kept, signs, now)
+
+    def _cone_by_letters(self, strings: Sequence[PauliString]) -> Cone:
+        """The cone of strings, and of all their products, by the letters that they can have."""
+        letters: dict[int, int] = {}
+        for string in strings:
+            for qubit, letter in string.items():
+                letters[qubit] = letters.get(qubit, IDENTITY) | 1 << letter
+        kept = []
+        for gate in reversed(self.gates):
+            if letters.keys().isdisjoint(gate.qubits):
+                continue
+            before = gate.letters_before(tuple(letters.get(qubit, IDENTITY) for qubit in gate.qubits))
+            if before is not None:
+                kept.append(gate)
+                letters.update((q, one) for q, one in zip(gate.qubits, before, strict=True) if one != IDENTITY)
+        return _cone_of(kept, [1] * len(strings), strings)
+
+
+def _cone_of(kept: Sequence[Gate], signs: Sequence[int], strings: Sequence[PauliString]) -> Cone:
+    """From gates, the last one first, and strings with signs before all gates that are left out."""
+    gates = _with_an_effect(reversed(kept))
+    qubits = tuple(sorted({qubit for gate in gates for qubit in gate.qubits}))
+    return Cone(gates, qubits, tuple(map(_read_at_zero(set(qubits)), signs, strings)))
 
 
 def _with_an_effect(gates: Iterable[Gate]) -> tuple[Gate, ...]:
@@ -251,8 +301,9 @@ def _read_at_zero(moved: set[int]) -> Callable[[int, PauliString], tuple[int, Pa
     return read
 
 
-def _kind_of(operation: Operation) -> _Kind:
-    letters = _AXES_OF_ROTATIONS.get(operation.name)
+def kind_of(operation: Operation) -> _Kind:
+    """What an operation of a canonical circuit does."""
+    letters = AXES_OF_ROTATIONS.get(operation.name)
     if any(isinstance(value, Parameter) for value in operation.params):
         axes = letters or ((_Z, _Z) if operation.name == "cp" else (None,))
         return _Kind(
@@ -270,7 +321,7 @@ def _kind_of(operation: Operation) -> _Kind:
 @lru_cache(maxsize=4096)
 def _kind_of_matrix(numbers: bytes, num_qubits: int, letters: tuple[int, ...] | None) -> _Kind:
     matrix = np.frombuffer(numbers, dtype=complex).reshape(2**num_qubits, -1)
-    strings = list(product(range(4), repeat=num_qubits))
+    strings = [letters[::-1] for letters in product(range(4), repeat=num_qubits)]  # the first letter changes fastest
     paulis = np.stack([_on_qubits(string) for string in strings])
     axes = tuple(
         next((letter for letter in (_Z, _X, _Y) if _commute(matrix, _on_qubits(_alone(i, letter, num_qubits)))), None)
@@ -279,9 +330,11 @@ def _kind_of_matrix(numbers: bytes, num_qubits: int, letters: tuple[int, ...] | 
     before = matrix.conj().T @ paulis @ matrix
     # Entry (a, b): how much of string b there is before the gate in what is string a behind it.
     shares = (before.reshape(len(strings), -1) @ paulis.reshape(len(strings), -1).conj().T).real / len(matrix)
-    whole = np.argwhere(np.abs(np.abs(shares) - 1.0) < _ROUNDING)
+    # What else there is of a string is what counts: its own share is 1 up to the square of that.
+    others = np.where(np.abs(shares) > 0.9, 0.0, np.abs(shares)).sum(axis=1, keepdims=True)
+    whole = np.argwhere((np.abs(shares) > 0.9) & (others < len(strings) * _ROUNDING))
     images = {strings[a]: (round(shares[a, b]), strings[b]) for a, b in whole.tolist() if a}
-    return _Kind(key=numbers, letters=letters, axes=axes, fixes_zero=_fixes_zero(matrix), images=images)
+    return _Kind(key=numbers, letters=letters, axes=axes, fixes_zero=_fixes_zero(matrix), images=images, ptm=shares)
 
 
 def _on_qubits(string: Sequence[int]) -> np.ndarray:
@@ -298,4 +351,4 @@ def _commute(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _fixes_zero(matrix: np.ndarray) -> bool:
-    return bool(abs(abs(matrix[0, 0]) - 1.0) < _ROUNDING)
+    return bool(np.abs(matrix[1:, 0]).max() < _ROUNDING)

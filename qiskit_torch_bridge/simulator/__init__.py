@@ -42,6 +42,10 @@ refused. Here too, wide circuits are simulated by light cones (:mod:`qiskit_torc
 on all couplings of a device of 127 qubits, with its calibrated noise, take some hundredths of a second a step. Where cones
 are too wide, there are Aer's trajectories (2**n numbers, and a simulation for every shot).
 
+**Wide circuits.** Where light cones have too many qubits for states, Pauli strings are taken back through the circuit
+(:class:`qiskit_torch_bridge.PauliBackend`; :mod:`qiskit_torch_bridge.simulator.propagation_plan`,
+:mod:`qiskit_torch_bridge.simulator.propagation_kernels`). A gradient by all angles costs about as much again as the value.
+
 **Rules of thumb.** Small circuits cost a twentieth of a millisecond, mostly PyTorch's autograd: give them larger batches.
 From some 14 entangled qubits on, time doubles with each. Parameter shift costs 2 W simulations, adjoint one sweep: leave the
 choice to the layer. Error bars are computed when they are looked at, and cost a second simulation then. On Aer the time is

@@ -17,11 +17,12 @@ _OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 
 class Use(Flag):
-    """What layers need an entry: those of small states, of states of several blocks, or with noise."""
+    """What layers need an entry: those of small states, of states of several blocks, with noise, or of Pauli propagation."""
 
     SMALL = auto()
     LARGE = auto()
     NOISY = auto()
+    WIDE = auto()
     EXACT = SMALL | LARGE
     ALL = EXACT | NOISY
 
@@ -99,7 +100,7 @@ class _FirstUse(event.Listener):
     def _compile_all(self, real: types.Float, started: tuple[Any, tuple[types.Type, ...]]) -> None:
         """All entries for planes of a type, but for what has been started."""
         self.busy = True
-        needed = next(use for use in (Use.SMALL, Use.LARGE, Use.NOISY) if use in _entries[started[0]][1])
+        needed = next(use for use in (Use.SMALL, Use.LARGE, Use.NOISY, Use.WIDE) if use in _entries[started[0]][1])
         try:
             for kernel, (signatures, use) in _entries.items():
                 if needed not in use:

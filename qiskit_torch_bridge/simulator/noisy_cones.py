@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from itertools import product
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ..program.channels import Channel, NoisyCircuit, NoisyOperation, Rotation
+from ..program.letters import IDENTITY, before_map, before_rotation
 from ..program.readout import MeasurementGroup, PauliGroup, Readout
 from .assembly import Assembly, Part, variances_of_products
 from .cone_plan import connected, merged, part_of_group, with_products
@@ -26,11 +26,7 @@ __all__ = ["NoisyConeSimulator", "simulator_of"]
 _LEAST_QUBITS = 8
 _GAIN = 0.25  # a split is worth its calls where it has at most this share of the work
 _MOST_QUBITS_OF_OUTCOMES = 8  # beyond, variances from products of strings are less work
-_ROUNDING = 1e-14
-_IDENTITY = 1  # a set of letters, as bits: 1 is I alone
-_Z = 8
-_LETTERS = "IXYZ"  # the product of two has the exclusive or of their places, up to a phase
-_OTHERS = {"X": 12, "Y": 10, "Z": 6}
+_MEASURED = IDENTITY | 1 << 3  # Z or nothing
 
 
 def simulator_of(
@@ -76,60 +72,26 @@ class _Cone:
 
 def _cone(circuit: NoisyCircuit, bits: Collection[int]) -> _Cone:
     """What the joint outcomes of some measured bits depend on."""
-    letters = {circuit.measured[bit]: _IDENTITY | _Z for bit in bits}
+    letters = {circuit.measured[bit]: _MEASURED for bit in bits}
     kept, qubits = set[int](), set(letters)
     for number in reversed(range(len(circuit.operations))):
         operation = circuit.operations[number]
         if letters.keys().isdisjoint(operation.qubits):
             continue
-        now = tuple(letters.get(qubit, _IDENTITY) for qubit in operation.qubits)
+        now = tuple(letters.get(qubit, IDENTITY) for qubit in operation.qubits)
         before = _letters_before(operation, now)
         if before is not None:
             kept.add(number)
             qubits.update(operation.qubits)
-            letters.update((q, one) for q, one in zip(operation.qubits, before, strict=True) if one != _IDENTITY)
+            letters.update((q, one) for q, one in zip(operation.qubits, before, strict=True) if one != IDENTITY)
     return _Cone(frozenset(kept), frozenset(qubits))
 
 
 def _letters_before(operation: NoisyOperation, behind: tuple[int, ...]) -> tuple[int, ...] | None:
     """Which letters strings can have before an operation, on its qubits; None if it leaves them all as they are."""
     if isinstance(operation, Rotation):
-        if all(one & other == 0 for one, other in zip(behind, map(_OTHERS.__getitem__, operation.paulis), strict=True)):
-            return None  # it commutes with them
-        return tuple(one | _times(one, pauli) for one, pauli in zip(behind, operation.paulis, strict=True))
-    return _before_channel(_Matrix(operation.ptm), behind)
-
-
-def _times(letters: int, pauli: str) -> int:
-    """The products of some letters with another one, up to phases."""
-    return sum(1 << (letter ^ _LETTERS.index(pauli)) for letter in range(4) if letters >> letter & 1)
-
-
-@dataclass(frozen=True, eq=False)
-class _Matrix:
-    """A transfer matrix, by identity: channels that are the same have the same one."""
-
-    ptm: np.ndarray
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Matrix) and self.ptm is other.ptm
-
-    def __hash__(self) -> int:
-        return id(self.ptm)
-
-
-@lru_cache(maxsize=2**14)
-def _before_channel(matrix: _Matrix, behind: tuple[int, ...]) -> tuple[int, ...] | None:
-    num_qubits = len(behind)
-    rows = [
-        sum(letter << 2 * i for i, letter in enumerate(letters))
-        for letters in product(*([letter for letter in range(4) if mask >> letter & 1] for mask in behind))
-    ]
-    read = matrix.ptm[rows]
-    if np.abs(read - np.eye(4**num_qubits)[rows]).max() < _ROUNDING:
-        return None
-    columns = np.flatnonzero((np.abs(read) > _ROUNDING).any(axis=0))
-    return tuple(_IDENTITY | int(np.bitwise_or.reduce(1 << (columns >> 2 * i & 3))) for i in range(num_qubits))
+        return before_rotation(["IXYZ".index(pauli) for pauli in operation.paulis], behind)
+    return before_map(operation.ptm, behind)
 
 
 # Fragments

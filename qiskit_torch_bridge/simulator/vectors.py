@@ -15,7 +15,7 @@ from numba import types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-__all__ = ["WIDTH", "VectorType", "at_address", "get", "load", "pointer", "put", "splat", "store", "swapped"]
+__all__ = ["WIDTH", "VectorType", "at_address", "get", "load", "moved", "pointer", "put", "splat", "store", "swapped"]
 
 WIDTH = 8
 _FLAGS = ("contract", "nsz")  # a product and a sum may become one fused operation; nothing may be reordered
@@ -81,6 +81,16 @@ def at_address(typing_context: Any, address: Any, like: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(sig.return_type))
 
     return types.CPointer(like.dtype)(types.int64, like), codegen
+
+
+@intrinsic
+def moved(typing_context: Any, memory: Any, index: Any) -> Any:
+    """A pointer to an element behind a pointer."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.gep(args[0], [args[1]])
+
+    return memory(memory, types.intp), codegen
 
 
 @intrinsic

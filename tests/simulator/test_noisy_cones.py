@@ -112,20 +112,16 @@ def test_random_circuits(by_cones, seed, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
-        ("_letters_before", lambda operation, behind: behind if isinstance(operation, noisy_cones.Rotation) else None),
-        ("_times", lambda letters, pauli: 0),
-        ("_IDENTITY", 9),
+        ("before_map", lambda ptm, behind: None),
+        ("before_rotation", lambda letters, behind: behind),
+        ("IDENTITY", 1 | 1 << 3),
     ],
     ids=["channels do nothing", "rotations leave letters", "Z is nothing"],
 )
 def test_cones_that_are_too_small_are_noticed(by_cones, monkeypatch, name, wrong):
     monkeypatch.setattr(noisy_cones, name, wrong)
-    noisy_cones._before_channel.cache_clear()
-    try:
-        with pytest.raises(AssertionError):
-            check_several()
-    finally:
-        noisy_cones._before_channel.cache_clear()
+    with pytest.raises(AssertionError):
+        check_several()
 
 
 def check_several() -> None:
