@@ -22,13 +22,13 @@ backend holds no random state: the seed comes with every call, so that one seed 
 by default where values are exact on ``statevector`` or a ``DensityMatrixBackend``, and on a ``PauliBackend``, and by
 parameter shift elsewhere.
 
-**Which one?** To study a model, ``statevector``: it is fastest, exact or with shots, and takes shallow circuits of any width.
-To train under noise, ``DensityMatrixBackend(noise_model)`` or ``"noisy:manila"``: hundreds of times faster than Aer, with
-exact gradients, for up to some ten qubits, and for shallow circuits of any width. Where light cones are too wide for both,
-``PauliBackend``, if expectation values will do and the circuit is near to Clifford gates, or noisy by errors that are Pauli
-strings; its values say how far off they may be. Else Aer or a fake device with shots; more of them do not cure the noise's
-bias. Before paying, ``"ibm:fake_fez"``: the hardware's way with a simulated device, its jobs and prices included. The
-reference Estimators add Gaussian noise to exact values, which is not shot noise.
+**Which one?** To study a model, ``statevector``: it is fastest, exact or with shots, and takes shallow circuits of any
+width. To train under noise, ``DensityMatrixBackend(noise_model)`` or ``"noisy:manila"``: hundreds of times faster than Aer,
+with exact gradients, for up to some ten qubits, and for shallow circuits of any width. Where light cones are too wide for
+both, ``PauliBackend``, if expectation values will do and the circuit is near to Clifford gates, or noisy by errors that are
+Pauli strings; its values say how far off they may be. Else Aer or a fake device with shots; more of them do not cure the
+noise's bias. Before paying, ``"ibm:fake_fez"``: the hardware's way with a simulated device, its jobs and prices included.
+The reference Estimators add Gaussian noise to exact values, which is not shot noise.
 
 **Noise, exactly.** :class:`qiskit_torch_bridge.DensityMatrixBackend` takes what Aer takes: a ``NoiseModel``, a device, its
 ``target`` or ``properties()``. Without shots its values are those of infinitely many shots on Aer, readout errors included,

@@ -121,12 +121,12 @@ class Gate:
         Args:
             behind: Which letters they have behind it (:mod:`qiskit_torch_bridge.program.letters`).
         """
+        if self.kind.ptm is not None:
+            return before_map(self.kind.ptm, behind)
         if self.kind.letters is not None:
             return before_rotation(self.kind.letters, behind)
         if all(axis == _Z for axis in self.kind.axes):
             return before_rotation([_Z] * len(behind), behind)
-        if self.kind.ptm is not None:
-            return before_map(self.kind.ptm, behind)
         return (EVERY,) * len(behind)
 
 

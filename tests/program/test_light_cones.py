@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from qiskit import QuantumCircuit
+from qiskit import QuantumCircuit, transpile
 from qiskit.circuit import Parameter, ParameterVector
 from qiskit.circuit.library import UnitaryGate
 from qiskit.quantum_info import Operator, Pauli, random_unitary
@@ -46,6 +46,23 @@ def test_a_ladder_of_cz_reaches_one_neighbour_on_each_side():
     assert cone(ladder, {0: Z}).qubits == (0, 1)
     reverse = rotated(6, *(("cz", q, q + 1) for q in reversed(range(5))))
     assert cone(reverse, {3: Z}).qubits == (2, 3, 4)
+
+
+def test_a_ladder_in_the_gates_of_a_device():
+    """CZ as ECR between gates of one qubit: these do not commute one by one, and the ladder as a whole does."""
+    n, angles = 12, ParameterVector("a", 24)
+    ladder = QuantumCircuit(n)
+    for first in (0, n):
+        for qubit in range(n):
+            ladder.rx(angles[first + qubit], qubit)
+        for qubit in range(n - 1 if first == 0 else 0):
+            ladder.cz(qubit, qubit + 1)
+    native = transpile(ladder, basis_gates=["ecr", "rz", "sx", "x"], optimization_level=1)
+    assert native.count_ops()["ecr"] == n - 1
+    gates = gates_of(native)
+    assert set(gates.cone([{6: Z}]).qubits) <= {4, 5, 6, 7, 8}
+    assert gates._cone([{6: Z}], lambda gate, string: gate.before(string)).qubits == (0, 1, 2, 3, 4, 5, 6, 7)
+    assert set(gates.cone_of_measurement({6: Z}).qubits) <= {4, 5, 6, 7, 8}
 
 
 def test_controls_and_targets():

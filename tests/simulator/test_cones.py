@@ -72,6 +72,22 @@ def test_random_circuits(by_cones, seed):
     case.check(3, keep=False)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_random_circuits_by_letters_alone(by_cones, seed, monkeypatch):
+    monkeypatch.setattr(light_cones.CircuitGates, "cone", light_cones.CircuitGates._cone_by_letters)
+    n = 2 + seed % 5
+    case = Case(random_circuit(n, seed, 3 + 3 * seed, free=12), some_observables(n, seed))
+    assert isinstance(case.simulator, ConeSimulator)
+    case.check(2)
+
+
+def test_letters_that_are_lost_are_noticed(by_cones, monkeypatch):
+    monkeypatch.setattr(light_cones.CircuitGates, "cone", light_cones.CircuitGates._cone_by_letters)
+    monkeypatch.setattr(light_cones, "before_map", lambda ptm, behind: None)
+    with pytest.raises(AssertionError):
+        check_several()
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_random_circuits_of_real_gates(by_cones, seed):
     Case(real_circuit(5, seed, 15), some_observables(5, seed)).check(2)
