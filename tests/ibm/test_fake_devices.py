@@ -24,7 +24,7 @@ from qiskit_aer.noise import NoiseModel, ReadoutError
 from qiskit_ibm_runtime import Batch, Session
 from qiskit_ibm_runtime.executor_estimator.prepare import prepare as prepare_estimator
 from qiskit_ibm_runtime.executor_sampler.prepare import prepare as prepare_sampler
-from qiskit_ibm_runtime.fake_provider import FakeManilaV2
+from qiskit_ibm_runtime.fake_provider import FakeManilaV2, FakeMontrealV2
 from qiskit_ibm_runtime.options_models import TwirlingOptions
 
 from qiskit_torch_bridge import BudgetExceeded, HardwareError, IBMBackend, Ledger, Limits, Program, QuantumLayer
@@ -518,9 +518,26 @@ def test_circuits_too_large_to_simulate_say_so():
     circuit = QuantumCircuit(22)
     for qubit in range(21):
         circuit.cx(qubit, qubit + 1)
+        circuit.rx(0.3, qubit + 1)
     backend = IBMBackend("fake_montreal")
     layer = QuantumLayer(circuit, observables=["Z" * 22], backend=backend, shots=10)
     assert "too many to simulate" in backend.self_test(layer.program)
+
+
+def test_wide_circuits_are_tested_by_their_light_cones():
+    """On all 27 qubits of a device: the whole state would have too many amplitudes."""
+    device = FakeMontrealV2()
+    backend = IBMBackend(device, initial_layout=[*range(27)])
+    edges = sorted({tuple(sorted(edge)) for edge in device.coupling_map.get_edges()})
+    angles = ParameterVector("a", 54)
+    circuit = QuantumCircuit(27)
+    for first in (0, 27):
+        for qubit in range(27):
+            circuit.ry(angles[first + qubit], qubit)
+        for edge in edges:
+            circuit.cz(*edge)
+    layer = QuantumLayer(circuit, inputs=angles, backend=backend, shots=10)
+    assert "agrees with the logical one" in backend.self_test(layer.program)
 
 
 # --- shadow -----------------------------------------------------------------------------------------------------------
