@@ -90,9 +90,6 @@ class PauliBackend(SimulatingBackend):
             )
         return None
 
-    def describe(self, program: Program) -> str:
-        return self._simulator(program.example()).description
-
     def _new_simulator(self, program: Program) -> PropagationSimulator:
         if not isinstance(program.readout, Expectation):
             raise ValueError(

@@ -60,6 +60,10 @@ class SimulatingBackend(Backend):
     def resolve_shots(self, shots: int | None) -> int | None:
         return check_shots(shots)
 
+    def describe(self, program: Program) -> str:
+        description: str = self._simulator(program.example()).description
+        return description
+
     def prepare(self, program: Program) -> None:
         self._simulator(program)
 

@@ -52,9 +52,6 @@ class StatevectorBackend(SimulatingBackend):
 
         return num_amplitudes(program)
 
-    def describe(self, program: Program) -> str:
-        return self._simulator(program.example()).description
-
     def step_of(self, program: Program) -> Step | None:
         # What a class of a user's own changes must not be passed by.
         if type(self) is not StatevectorBackend:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 from ..program.readout import PauliGroup
 
 __all__ = ["Assembly", "Part", "variances_of_products"]
+
+_MOST_LISTED = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,19 @@ class Assembly:
 
     def __init__(self, parts: Sequence[Part], constants: np.ndarray) -> None:
         self.parts, self.constants = parts, constants
+
+    def describe(self, title: str, num_qubits: Callable[[Any], int]) -> str:
+        """What is simulated, in words.
+
+        Args:
+            title: The first line.
+            num_qubits: How many qubits a simulator has.
+        """
+        lines = [f"{title}; those that are alike are one circuit:"]
+        for part in sorted(self.parts, key=lambda part: -num_qubits(part.simulator)):
+            size = f"{len(part.columns)} x {num_qubits(part.simulator)} qubits"
+            lines.append(f"  {size}, {part.columns.shape[1]} angles: outputs {_listed(part.outputs)}")
+        return "\n".join(lines)
 
     def values(self, angles: np.ndarray, *, keep: bool = False) -> tuple[np.ndarray, list[Any]]:
         """Exact values, shape (N, M), and the states of each part that are kept for a gradient.
@@ -138,6 +153,12 @@ def variances_of_products(
     covariances = means[:, along.shape[1] :] - means[:, first] * means[:, second]
     weights = np.where(first == second, 1.0, 2.0)
     return np.maximum((along[:, first] * along[:, second] * covariances) @ weights, 0.0)
+
+
+def _listed(numbers: np.ndarray) -> str:
+    """The distinct numbers, most of a long list left out."""
+    words = [str(number) for number in np.unique(numbers).tolist()]
+    return ", ".join(words if len(words) <= _MOST_LISTED else [*words[: _MOST_LISTED - 2], "...", words[-1]])
 
 
 def _seed_of(seed: np.random.SeedSequence, number: int) -> np.random.SeedSequence:

@@ -31,7 +31,6 @@ from .lowering import lowered
 
 __all__ = ["ConeSimulator", "simulator_of"]
 
-_MOST_LISTED = 8
 _MOST_QUBITS_OF_OUTCOMES = 14  # beyond, variances from products of strings are less work
 
 
@@ -151,13 +150,10 @@ class ConeSimulator:
     def description(self) -> str:
         """What is simulated, in words."""
         number, active = len(self.fragments), len(self._program.active_qubits)
-        lines = [
-            f"{number} light cones in place of one state of {active} qubits; those that are alike are one circuit:"
-        ]
-        for part in sorted(self._exact.parts, key=lambda part: -part.simulator.plan.num_qubits):
-            size = f"{len(part.columns)} x {part.simulator.plan.num_qubits} qubits"
-            lines.append(f"  {size}, {part.columns.shape[1]} angles: outputs {_listed(part.outputs)}")
-        return "\n".join(lines)
+        return self._exact.describe(
+            f"{number} light cones in place of one state of {active} qubits",
+            lambda simulator: int(simulator.plan.num_qubits),
+        )
 
     def values(self, angles: np.ndarray, *, keep: bool = False) -> tuple[np.ndarray, list[Any]]:
         """Exact values, shape (N, M), and the states that are kept for a gradient."""
@@ -235,9 +231,3 @@ class ConeSimulator:
             assembly = _assembled(fragments, np.zeros(len(products.supports)), self._dtype)
             assemblies.append((assembly, pairs, group))
         return assemblies
-
-
-def _listed(numbers: np.ndarray) -> str:
-    """The distinct numbers, most of a long list left out."""
-    words = [str(number) for number in np.unique(numbers).tolist()]
-    return ", ".join(words if len(words) <= _MOST_LISTED else [*words[: _MOST_LISTED - 2], "...", words[-1]])

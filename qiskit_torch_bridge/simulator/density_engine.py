@@ -49,10 +49,17 @@ class DensitySimulator:
 
     def __init__(self, circuits: Sequence[NoisyCircuit], readout: Readout, dtype: Any = np.float64) -> None:
         self._dtype = np.dtype(dtype)
-        _require_memory(max((circuit.num_qubits for circuit in circuits), default=0))
+        self.num_qubits = max((circuit.num_qubits for circuit in circuits), default=0)
+        _require_memory(self.num_qubits)
         self._readout = readout
         self._branches = branches_of(circuits, readout.groups)
         self._num_outcomes = sum(2 ** len(group.qubits) for group in readout.groups)
+
+    @property
+    def description(self) -> str:
+        """What is simulated, in words."""
+        circuits = "1 circuit" if len(self._branches) == 1 else f"{len(self._branches)} circuits"
+        return f"{circuits} with noise, {self.num_qubits} qubits: up to {4**self.num_qubits} numbers for each row."
 
     @cached_property
     def _exact(self) -> list[tuple[Branch, DensityPlan]]:

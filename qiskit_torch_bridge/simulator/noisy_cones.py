@@ -236,6 +236,14 @@ class NoisyConeSimulator:
         self._circuits, self._readout, self._dtype, self._joint_shots = circuits, readout, dtype, joint_shots
         self._exact = _assembled(fragments, readout.constants, dtype)
 
+    @property
+    def description(self) -> str:
+        """What is simulated, in words."""
+        widest = max(circuit.num_qubits for circuit in self._circuits)
+        return self._exact.describe(
+            f"Noisy light cones in place of a density matrix of {widest} qubits", lambda simulator: simulator.num_qubits
+        )
+
     def values(self, angles: np.ndarray, *, keep: bool = False) -> tuple[np.ndarray, list[Any]]:
         """Exact values, shape (N, M)."""
         return self._exact.values(angles, keep=keep)

@@ -180,6 +180,16 @@ def test_a_hundred_qubits_are_rows_of_a_few_circuits():
     assert gradient.count_nonzero() > 300
 
 
+def test_the_plan_says_what_is_simulated():
+    assert layer_of(40).plan().splitlines() == [
+        "Noisy light cones in place of a density matrix of 40 qubits; those that are alike are one circuit:",
+        "  36 x 4 qubits, 8 angles: outputs 2, 3, 4, 5, 6, 7, ..., 37",
+        "  1 x 4 qubits, 10 angles: outputs 38, 39",
+        "  1 x 3 qubits, 10 angles: outputs 0, 1",
+    ]
+    assert layer_of(3).plan() == "1 circuit with noise, 3 qubits: up to 64 numbers for each row."
+
+
 @pytest.mark.parametrize("joint", [True, False])
 def test_shots(joint):
     """Joint draws of parts that nothing connects; or one cone at a time."""
