@@ -41,7 +41,7 @@ LEAST_QUBITS = 10
 
 _LETTERS = {"X": 1, "Y": 2, "Z": 3}
 _GAIN = 0.5  # a split is worth its calls where it has at most this share of the work
-_WORK_OF_A_SHAPE = 2.0**14  # its calls, in fragments of a gate on one amplitude
+_WORK_OF_A_SHAPE = 2.0**14  # its calls, in units of a gate on one amplitude
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ class Fragment:
 
     @property
     def work(self) -> float:
-        """How long its simulation takes, in fragments of a gate on one amplitude."""
+        """How long its simulation takes, in units of a gate on one amplitude."""
         return work(len(self.qubits), len(self.cone.gates))
 
 
