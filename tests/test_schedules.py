@@ -78,7 +78,8 @@ def test_all_quantum_layers_of_a_model():
 
 @pytest.mark.parametrize(("angle", "weights", "target"), [(0.4, 1, 5.0), (0.1, 12, 1.0)])
 def test_target_finds_the_shots_that_theory_asks_for(angle, weights, target):
-    """Of <Z> the gradient is -sin, and its variance cos^2 / 2 S by the shift rule; for many weights alike both add up.
+    """Of <Z> the gradient is -sin, and its variance cos^2 / 2 S by the shift rule, and sin^2 / 2 S of each other output, which
+    is measured in the same circuits; for many weights alike all of this adds up.
 
     At a target of 1, the noise in the measured gradient is as long as the gradient: unless it is taken away, the target
     seems to be reached by any number of shots.
@@ -90,7 +91,8 @@ def test_target_finds_the_shots_that_theory_asks_for(angle, weights, target):
         backward(layer)
         schedule.step()
         found.append(layer.shots)
-    expected = target**2 * math.cos(angle) ** 2 / 2 / math.sin(angle) ** 2
+    variance = (math.cos(angle) ** 2 + (weights - 1) * math.sin(angle) ** 2) / 2
+    expected = target**2 * variance / math.sin(angle) ** 2
     assert np.median(found[20:]) == pytest.approx(expected, rel=0.25)
 
 

@@ -103,10 +103,11 @@ def _check_width(what: str, width: int, active: int, dtype: np.dtype) -> None:
     """
     if width > _most_qubits(dtype):
         needed, there = dtype.itemsize << width, psutil.virtual_memory().total
+        half = HALF_PRECISION if dtype == np.float64 and needed // 2 <= there else ""
         raise MemoryError(
             f"{what} has {width} of the circuit's {active} qubits: its exact state needs at least "
             f"{in_gibibytes(needed)} of memory, and this machine has {in_gibibytes(there)} altogether; use fewer layers, "
-            f"observables that depend on fewer qubits, {HALF_PRECISION if dtype == np.float64 else ''}"
+            f"observables that depend on fewer qubits, {half}"
             "backend='pauli' (expectation values by Pauli propagation, with a bound of what it leaves out), "
             "backend=AerSimulator(method='matrix_product_state'), which needs little where entanglement is low, or hardware."
         )

@@ -158,8 +158,12 @@ def test_truncated_states_are_announced(kind):
     ("qubits", "expected"),
     [
         (33, r"needs 128.0 GiB of memory, and this machine has 100.0 GiB .*precision='single'.*matrix_product_state"),
-        (34, r"needs 256.0 GiB .*use fewer qubits, backend=AerSimulator"),
-        (100, r"needs some 10\*\*21 GiB of memory.*use fewer qubits, backend=AerSimulator.*hardware"),
+        (34, r"34 of the circuit's 34 qubits.* at least 128.0 GiB .*precision='single'.*matrix_product_state"),
+        (35, r"35 of the circuit's 35 qubits.* at least 256.0 GiB .*depend on fewer qubits, backend='pauli'"),
+        (
+            100,
+            r"100 of the circuit's 100 qubits.* at least some 10\*\*21 GiB of memory.*matrix_product_state.*hardware",
+        ),
     ],
 )
 def test_what_does_not_fit_names_the_ways_out(qubits, expected, monkeypatch):
@@ -171,7 +175,7 @@ def test_what_does_not_fit_names_the_ways_out(qubits, expected, monkeypatch):
         qc.rx(weights[qubit], qubit)
         qc.ry(0.1, qubit)
     with pytest.raises(MemoryError, match=expected):
-        QuantumLayer(qc, weights=weights)
+        QuantumLayer(qc, weights=weights, observables=["Z" * qubits])
 
 
 def test_the_old_place_of_estimates_from_samples():
