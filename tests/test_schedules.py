@@ -78,8 +78,9 @@ def test_all_quantum_layers_of_a_model():
 
 @pytest.mark.parametrize(("angle", "weights", "target"), [(0.4, 1, 5.0), (0.1, 12, 1.0)])
 def test_target_finds_the_shots_that_theory_asks_for(angle, weights, target):
-    """Of <Z> the gradient is -sin, and its variance cos^2 / 2 S by the shift rule, and sin^2 / 2 S of each other output, which
-    is measured in the same circuits; for many weights alike all of this adds up.
+    """Of <Z> the gradient is -sin, its variance cos^2 / 2 S by the shift rule, and all weights' add up.
+
+    Each other output, which is measured in the same circuits, adds sin^2 / 2 S to the variance.
 
     At a target of 1, the noise in the measured gradient is as long as the gradient: unless it is taken away, the target
     seems to be reached by any number of shots.

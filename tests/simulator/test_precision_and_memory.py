@@ -122,7 +122,7 @@ def everything_in_one(n: int) -> QuantumCircuit:
     circuit = QuantumCircuit(n)
     for qubit in range(n - 1):
         circuit.crx(0.3, n - 1 - qubit, n - 2 - qubit)
-        circuit.h(n - 2 - qubit)
+        circuit.u(0.3, 0.4, 0.5, n - 2 - qubit)
     return circuit
 
 
