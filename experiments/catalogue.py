@@ -56,6 +56,11 @@ COMMANDS = {
         "experiment_settings:SpiralsSettings",
         "spirals:EXPERIMENT",
     ),
+    "wide": Entry(
+        "all 127 qubits of a device learn a hidden kicked Ising model, exactly on light cones; then with its noise",
+        "wide.wide_settings:WideSettings",
+        "wide.learning:EXPERIMENT",
+    ),
     "recipes": Entry(
         "where to put a quantum layer, quick starts, data re-uploading, dropout: questions answered with numbers",
         "recipes.recipe_settings:RecipeSettings",

@@ -13,10 +13,18 @@ from qiskit_torch_bridge import QuantumLayer
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From scores of shape (N, scores) and labels of shape (N,) to the loss of each row, shape (N,)."""
 
+Correct = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From scores and labels, as :data:`Loss`, to the share of each row that is right, shape (N,): numbers, or yes and no."""
+
 
 def decisions(scores: torch.Tensor) -> torch.Tensor:
     """The class of each row: the largest of several scores; of a single one (a logit), whether it is positive."""
     return (scores[:, 0] > 0).long() if scores.shape[1] == 1 else scores.argmax(dim=1)
+
+
+def decided_rightly(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Whether each row is given its class."""
+    return decisions(scores) == labels
 
 
 def cross_entropy(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

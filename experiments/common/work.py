@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from .board import Board
-from .classifiers import Loss, decisions, quantum_layers, queues
+from .classifiers import Correct, Loss, decided_rightly, quantum_layers, queues
 from .gradient_noise import COLUMNS, STEPS_A_LOOK, GradientNoise, columns, variances
 from .hardware import Measured
 from .options import yaml_of
@@ -46,7 +46,7 @@ class Batch:
 
     Attributes:
         inputs: Shape (N, ...), where the model computes.
-        labels: Shape (N,).
+        labels: Shape (N,), or (N, ...) where a row has several.
     """
 
     inputs: torch.Tensor
@@ -61,9 +61,9 @@ class Batch:
             losses: The loss of each row, shape (N,).
             scores: The model's scores, shape (N, scores), for the training accuracy.
         """
-        if losses.shape != self.labels.shape:
+        if losses.shape != self.labels.shape[:1]:
             raise ValueError(
-                f"losses: got shape {tuple(losses.shape)}, expected a loss for each row, {tuple(self.labels.shape)}."
+                f"losses: got shape {tuple(losses.shape)}, expected a loss for each row, ({len(self.labels)},)."
             )
         if self._learnt:
             raise RuntimeError("learn: got a second call for a batch, expected one.")
@@ -119,6 +119,7 @@ class Work:
         self._to_restore: dict[str, Any] | None = None
         self._sums = _no_sums()
         self._shot_schedule: ShotSchedule | None = None
+        self._correct: Correct = decided_rightly
         self._gradient_noise = GradientNoise(self.model)
         self._variances: list[dict[str, Any]] = []
         self._earlier = {"circuits": 0, "shots": 0}
@@ -169,6 +170,7 @@ class Work:
         stage: str = "training",
         epochs: int | None = None,
         total_epochs: int | None = None,
+        correct: Correct = decided_rightly,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         scheduler: Callable[[torch.optim.Optimizer, int, int], LRScheduler] | None = None,
         threads: int | None = 1,
@@ -189,6 +191,7 @@ class Work:
             stage: Its name in the metrics.
             epochs: Passes through the training examples; default: what the settings say.
             total_epochs: Of all stages; default: of those so far.
+            correct: What accuracies are means of; default: for classes. Labels may have another shape or type then.
             optimizer: From parameters and learning rate to an optimiser.
             scheduler: From an optimiser, the steps of an epoch and the epochs to a schedule, moved on at each step.
             threads: In how many threads torch computes; None: as many as it likes. On small models threads mostly wait for
@@ -203,6 +206,7 @@ class Work:
             TypeError: If these are no examples, or not of the type of the model's weights.
             ValueError: If the checkpoint is of another model or another kind of run; nothing has changed then.
         """
+        self._correct = correct
         require_examples("train", train, model)
         require_examples("test", test, model)
         epochs = self.settings.epochs if epochs is None else epochs
@@ -238,11 +242,11 @@ class Work:
             self._note_passports()
             scores = own_scores.new_zeros(len(examples), own_scores.shape[1])
             scores[rank::world] = own_scores
-            all_labels = labels.new_zeros(len(examples), device=scores.device)
+            all_labels = labels.new_zeros(len(examples), *labels.shape[1:], device=scores.device)
             all_labels[rank::world] = labels.to(scores.device)
             if world > 1:
                 scores, all_labels = (total(self.fabric, part) for part in (scores, all_labels))
-            accuracy = (decisions(scores) == all_labels).double().mean().item()
+            accuracy = self._correct(scores, all_labels).double().mean().item()
             return loss(scores, all_labels).mean().item(), accuracy, scores.cpu()
 
     def result(self) -> dict[str, Any]:
@@ -369,7 +373,7 @@ class Work:
         if self._shot_schedule is not None:
             self._shot_schedule.step()  # before an evaluation, whose run has no gradient to go by
         self._sums["loss"] += losses.sum().item()
-        self._sums["correct"] += int((decisions(scores) == labels).sum())
+        self._sums["correct"] += self._correct(scores, labels).sum().item()
         self._sums["seen"] += len(labels)
 
     def _note_passports(self) -> None:
