@@ -26,11 +26,12 @@ class BenchmarkSettings(Settings):
     Attributes:
         cases: What to measure (default: all): textbook, dressed-4, dressed-64, layerwise-128, entangling-12,
             entangling-16, entangling-20, dressed-4-shots, layerwise-128-shots, dressed-4-noise, dressed-4-noise-shots,
-            layerwise-6-noise, layerwise-9-noise-shots, layerwise-9-noise-shots-all, qubits, batch, weights, noisy-qubits,
-            overhead, fresh.
-        systems: Only these (default: all): ours, ours-compiled, ours-aer, ours-stopwatch, pennylane-default,
-            pennylane-lightning, pennylane-qiskit, pennylane-mixed, qiskit-machine-learning, tensorcircuit-jax,
-            tensorcircuit-torch, pyqtorch, torch-eager, torch-compiled, floor-function, floor-cosine.
+            layerwise-6-noise, wide-20-2, wide-50-2, wide-100-2, wide-100-3, layerwise-9-noise-shots,
+            layerwise-9-noise-shots-all, qubits, batch, weights, noisy-qubits, wide-qubits, overhead, fresh.
+        systems: Only these (default: all): ours, ours-compiled, ours-aer, ours-stopwatch, ours-values, aer-mps-values,
+            pennylane-tensor-values, pennylane-default, pennylane-lightning, pennylane-qiskit, pennylane-mixed,
+            qiskit-machine-learning, tensorcircuit-jax, tensorcircuit-torch, tensorcircuit-cones, pyqtorch, torch-eager,
+            torch-compiled, floor-function, floor-cosine.
         repetitions: Timings of each system in each case (default: 7; small: 3); fewer where they would take over half a
             minute together.
         threads: Threads of every system's numerical libraries (default: the cores that there are), by the environment

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from .gate_lists import Depolarising, Problem, dressed, entangling, layerwise, textbook
+from .gate_lists import Depolarising, Problem, brickwork, dressed, entangling, layerwise, textbook
 
 if TYPE_CHECKING:
     from .benchmark_settings import BenchmarkSettings
@@ -26,6 +26,8 @@ class System:
         ours: Whether it is this project.
         layer: Whether it is a PyTorch layer for circuits; the fastest peer of a line is one of these.
         noise: Whether it simulates noise; only then may it be among the systems of a case with noise.
+        values_only: Whether its step is forward alone, because it has no gradients, or none in a time that could be waited
+            for; it is then no PyTorch layer to be compared with.
         tolerance: How far its exact values and gradients may be from the reference, in units of the largest of them (or
             of 1 where that is larger).
     """
@@ -37,6 +39,7 @@ class System:
     ours: bool = False
     layer: bool = True
     noise: bool = False
+    values_only: bool = False
     tolerance: float = 1e-6
 
 
@@ -68,6 +71,29 @@ SYSTEMS = {
         f"{__package__}.ours:build_with_stopwatch",
         "As 'ours', with the time inside the backend counted: what is left is the layer's own.",
         ours=True,
+    ),
+    "ours-values": System(
+        "ours, values only",
+        f"{__package__}.ours:build_values",
+        "As 'ours', forward alone, beside others that have no gradients.",
+        ours=True,
+        values_only=True,
+    ),
+    "aer-mps-values": System(
+        "ours on Aer's MPS, values only",
+        f"{__package__}.ours:build_values_on_mps",
+        "QuantumLayer on AerSimulator(method='matrix_product_state'), forward alone: a gradient by parameter shift would be "
+        "some hundreds of these.",
+        layer=False,
+        values_only=True,
+    ),
+    "pennylane-tensor-values": System(
+        "PennyLane default.tensor, values only",
+        f"{__package__}.peers_pennylane:build_tensor_values",
+        "Matrix product states of quimb, without truncation, row by row; the device has no gradients but by parameter "
+        "shift.",
+        layer=False,
+        values_only=True,
     ),
     "pennylane-default": System(
         "PennyLane default.qubit",
@@ -113,6 +139,12 @@ SYSTEMS = {
         "TensorCircuit-NG, torch interface",
         f"{__package__}.peers_tensorcircuit:build_on_torch",
         "Its torch_interface with jit and DLPack over vmap: two calls of what JAX has compiled, and copies between.",
+    ),
+    "tensorcircuit-cones": System(
+        "TensorCircuit-NG on JAX, light cones",
+        f"{__package__}.peers_tensorcircuit:build_cones_on_jax",
+        "As on JAX, with its enable_lightcone=True: each output is a tensor network of its light cone.",
+        layer=False,
     ),
     "pyqtorch": System(
         "pyqtorch",
@@ -174,8 +206,8 @@ class Case:
         targets: The ratios to reach.
         shots: Shots a circuit; None: exact.
         noise: What follows each gate; None: nothing.
-        series: The axis of the figure that it is a point of: ``"qubits"``, ``"batch"``, ``"weights"`` or
-            ``"noisy-qubits"``; or None.
+        series: The axis of the figure that it is a point of: ``"qubits"``, ``"batch"``, ``"weights"``,
+            ``"noisy-qubits"`` or ``"wide-qubits"``; or None.
 
     Raises:
         ValueError: If there is noise, and one of the systems cannot simulate it.
@@ -209,7 +241,7 @@ class Case:
     def place(self) -> int:
         """Where it is on the axis of its series."""
         assert self.series is not None
-        return self.size[self.series.removeprefix("noisy-")]
+        return self.size[self.series.removeprefix("noisy-").removeprefix("wide-")]
 
 
 _QISKIT, _PENNYLANE, _JAX = "qiskit-machine-learning", "pennylane-default", "tensorcircuit-jax"
@@ -221,6 +253,11 @@ _UP_TO_12_QUBITS = ("ours-compiled", *_COMPILING, "pyqtorch", "torch-eager")
 _FLOORS = ("floor-function", "floor-cosine")
 _WITH_NOISE = ("ours", "ours-aer", "pennylane-mixed")
 _OF_SHOTS = ("ours", "ours-aer", "pennylane-default", "pennylane-lightning")
+
+# What TensorCircuit-NG compiles took one minute for 20 qubits and six for 50.
+_CONES = "tensorcircuit-cones"
+_WIDE = ("ours", "ours-values", "aer-mps-values", "pennylane-tensor-values")
+_WIDE_QUBITS = (25, 50, 100, 200)
 
 _ENTANGLED = "strongly entangling, 4 layers"
 _ENTANGLING = partial(entangling, layers=4)
@@ -320,6 +357,21 @@ CASES = (
         (*_against_noisy(math.nan, 10), Target(math.nan, peer=_JAX)),
         noise=_NOISE,
     ),
+    *(
+        Case(
+            f"wide-{qubits}-{layers}",
+            f"brickwork, {qubits} qubits, {layers} layers, batch 4",
+            partial(brickwork, num_qubits=qubits, layers=layers, batch=4),
+            systems,
+            targets,
+        )
+        for qubits, layers, systems, targets in (
+            (20, 2, ("ours", "pennylane-lightning", _CONES), (Target(math.nan), Target(math.nan, peer=_CONES))),
+            (50, 2, (*_WIDE, _CONES), (Target(math.nan, peer=_CONES),)),
+            (100, 2, _WIDE, (Target(math.nan, seconds=0.1),)),
+            (100, 3, _WIDE, (Target(math.nan, seconds=1.0),)),
+        )
+    ),
     # As MNIST 3/6 is trained layer by layer: five layers are as they are, and 9 weights make 304 circuits by parameter
     # shift. PennyLane would take hours. The published readout is the last qubit's, on which others have little influence;
     # so that nothing can be left out, all are read too.
@@ -337,7 +389,10 @@ CASES = (
     ),
 )
 
-PARTS = (*(case.name for case in CASES), "qubits", "batch", "weights", "noisy-qubits", "overhead", "fresh")
+PARTS = (
+    *(case.name for case in CASES),
+    *("qubits", "batch", "weights", "noisy-qubits", "wide-qubits", "overhead", "fresh"),
+)
 """What can be selected: cases, series by size, the layer's own share, and the first call and memory in new processes."""
 
 _SMALL = ("textbook", "dressed-4", "dressed-64", "layerwise-128", "entangling-12", "dressed-4-shots", "dressed-4-noise")
@@ -348,6 +403,13 @@ def _noisy_point(qubits: int) -> Case:
     make = partial(entangling, num_qubits=qubits, layers=2, batch=1)
     title, systems = f"strongly entangling, 2 layers, {_NOISY}, batch 1: {qubits} qubits", _NOISY_QUBITS[qubits]
     return Case(f"noisy-qubits-{qubits}", title, make, systems, noise=_NOISE, series="noisy-qubits")
+
+
+def _wide_point(qubits: int) -> Case:
+    """A point of the series by qubits at fixed depth: what is compiled for each circuit is left out."""
+    title = f"brickwork, 2 layers, batch 4: {qubits} qubits"
+    make = partial(brickwork, num_qubits=qubits, layers=2, batch=4)
+    return Case(f"wide-qubits-{qubits}", title, make, ("ours",), series="wide-qubits")
 
 
 def plan(settings: BenchmarkSettings, systems: Container[str] = SYSTEMS) -> tuple[list[Case], list[Case]]:
@@ -379,6 +441,8 @@ def plan(settings: BenchmarkSettings, systems: Container[str] = SYSTEMS) -> tupl
     cases += [Case(f"{axis}-{x}", title, make, _EXACT, series=axis) for axis, x, title, make in series if axis in parts]
     if "noisy-qubits" in parts:
         cases += [_noisy_point(x) for x in _NOISY_QUBITS if x in (4, 6) or not small]
+    if "wide-qubits" in parts:
+        cases += [_wide_point(x) for x in _WIDE_QUBITS if x <= 50 or not small]
     if "overhead" in parts:
         cases += [Case(f"overhead-{case.name}", case.title, case.make, ("ours-stopwatch",)) for case in CASES[:3]]
     fresh_names = ("dressed-4",) if small else ("dressed-4", "entangling-16", "entangling-20")

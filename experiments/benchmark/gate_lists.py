@@ -246,6 +246,19 @@ def entangling(*, num_qubits: int, layers: int, batch: int, seed: int) -> Proble
     return _problem(num_qubits, gates, tuple(range(num_qubits)), batch, seed)
 
 
+def brickwork(*, num_qubits: int, layers: int, batch: int, seed: int) -> Problem:
+    """RY(input), then layers of RY and RZ on each qubit, CNOT of pairs and of those between; Z of each; weights' gradients.
+
+    After L layers an output depends on 4 L qubits at most, however many there are.
+    """
+    qubits = range(num_qubits)
+    gates = [Gate("ry", (q,), "input") for q in qubits]
+    for _ in range(layers):
+        gates += [Gate(name, (q,), "weight") for name in ("ry", "rz") for q in qubits]
+        gates += [Gate("cx", (q, q + 1)) for first in (0, 1) for q in qubits[first:-1:2]]
+    return _problem(num_qubits, gates, tuple(qubits), batch, seed)
+
+
 def _problem(
     num_qubits: int, gates: list[Gate], measured: tuple[int, ...], batch: int, seed: int, input_gradients: bool = False
 ) -> Problem:

@@ -165,7 +165,8 @@ class Measurement(AbstractContextManager["Measurement", None]):
         outcome.preparation = self._ask(name, "prepare", adapter=system.adapter, **posed)
         answer = Answer.of(*outcome.preparation.pop("answer"))
         problem, expected = _solved(circuit, case.noise, **sizes, seed=seed)
-        outcome.deviation, wrong = compare(answer, expected, problem, shots=case.shots, tolerance=system.tolerance)
+        options: dict[str, Any] = {"tolerance": system.tolerance, "values_only": system.values_only}
+        outcome.deviation, wrong = compare(answer, expected, problem, shots=case.shots, **options)
         if wrong:
             raise WorkerError("wrong", wrong)
 

@@ -42,6 +42,27 @@ def build_with_stopwatch(problem: Problem, shots: int | None, seed: int) -> Step
 build_compiled = partial(build, compile=True)
 
 
+def build_values(problem: Problem, shots: int | None, seed: int, *, backend: Any = None) -> Step:
+    """Forward alone."""
+    circuit, inputs, weights = quantum_circuit(problem)
+    parameters = {"inputs": inputs, "weights": weights, "init": torch.tensor(problem.weights)}
+    layer = QuantumLayer(circuit, **parameters, observables=z_labels(problem), backend=backend, shots=shots, seed=seed)
+    features = torch.tensor(problem.inputs)
+
+    def take() -> tuple[Any, Any, Any]:
+        with torch.no_grad():
+            return layer(features), None, None
+
+    return Step(take)
+
+
+def build_values_on_mps(problem: Problem, shots: int | None, seed: int) -> Step:
+    """Forward alone, by Aer's matrix product states."""
+    from qiskit_aer import AerSimulator
+
+    return build_values(problem, shots, seed, backend=AerSimulator(method="matrix_product_state"))
+
+
 def build_on_aer(problem: Problem, shots: int | None, seed: int) -> Step:
     """The same on Aer: a plain simulator, or one with the problem's noise model."""
     if problem.noise is None:

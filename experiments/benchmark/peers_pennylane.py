@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -16,16 +17,22 @@ _GATES = {"h": qml.Hadamard, "cx": qml.CNOT, "cz": qml.CZ, "rx": qml.RX, "ry": q
 _PAULIS = [np.eye(2), *(qml.matrix(pauli(0)) for pauli in (qml.X, qml.Y, qml.Z))]
 
 
-def _build(problem: Problem, shots: int | None, device: Any, exact_rule: str) -> Step:
-    def circuit(inputs: torch.Tensor, weights: torch.Tensor) -> list[Any]:
-        for name, qubits, angle in played(problem, inputs.movedim(-1, 0), weights):
+def _circuit(problem: Problem) -> Callable[[Any, Any], list[Any]]:
+    """From inputs, of which the last axis is that of the columns, and weights to a value for each output."""
+
+    def circuit(inputs: Any, weights: Any) -> list[Any]:
+        for name, qubits, angle in played(problem, inputs.T if inputs.ndim == 2 else inputs, weights):
             _GATES[name](*angle, wires=qubits)
             if problem.noise is not None:
                 _depolarise(problem.noise, qubits)
         return [qml.expval(qml.Z(qubit)) for qubit in problem.measured]
 
+    return circuit
+
+
+def _build(problem: Problem, shots: int | None, device: Any, exact_rule: str) -> Step:
     rule = exact_rule if shots is None else "parameter-shift"
-    node = qml.QNode(circuit, device, interface="torch", diff_method=rule)
+    node = qml.QNode(_circuit(problem), device, interface="torch", diff_method=rule)
     if shots is not None:
         node = qml.set_shots(node, shots)
     weights = torch.tensor(problem.weights, requires_grad=True)
@@ -65,6 +72,12 @@ def build_mixed(problem: Problem, shots: int | None, seed: int) -> Step:
 def build_lightning(problem: Problem, shots: int | None, seed: int) -> Step:
     """``lightning.qubit``: its compiled adjoint rule; with a batch, PennyLane expands it into a list of circuits."""
     return _build(problem, shots, qml.device("lightning.qubit", wires=problem.num_qubits, seed=seed), "adjoint")
+
+
+def build_tensor_values(problem: Problem, shots: int | None, seed: int) -> Step:
+    """``default.tensor``: matrix product states, forward alone."""
+    node = qml.QNode(_circuit(problem), qml.device("default.tensor", wires=problem.num_qubits, method="mps"))
+    return Step(lambda: (np.array([node(row, problem.weights) for row in problem.inputs]), None, None))
 
 
 def build_on_aer(problem: Problem, shots: int | None, seed: int) -> Step:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,8 +17,8 @@ tc.set_dtype("complex128")
 jax.config.update("jax_enable_x64", True)
 
 
-def _values_of_row(problem: Problem) -> Callable[[Any, Any], Any]:
-    """From the inputs of one row, shape (I,), and all weights to the outputs, in JAX."""
+def _values_of_row(problem: Problem, **options: Any) -> Callable[[Any, Any], Any]:
+    """From the inputs of one row, shape (I,), and all weights to the outputs, in JAX; options are those of expectations."""
 
     def values(inputs: Any, weights: Any) -> Any:
         circuit = (tc.Circuit if problem.noise is None else tc.DMCircuit)(problem.num_qubits)
@@ -26,14 +27,14 @@ def _values_of_row(problem: Problem) -> Callable[[Any, Any], Any]:
             if problem.noise is not None:
                 _, each, *_ = problem.noise.pauli_probabilities(qubits)
                 circuit.general_kraus(tc.channels.generaldepolarizingchannel(each, len(qubits)), *qubits)
-        return jax.numpy.stack([circuit.expectation_ps(z=[qubit]).real for qubit in problem.measured])
+        return jax.numpy.stack([circuit.expectation_ps(z=[qubit], **options).real for qubit in problem.measured])
 
     return values
 
 
-def build_on_jax(problem: Problem, shots: int | None, seed: int) -> Step:
+def build_on_jax(problem: Problem, shots: int | None, seed: int, **options: Any) -> Step:
     """No torch at all: values and gradients of the whole batch in one compiled call, inputs and outputs JAX's own."""
-    values_of_row = _values_of_row(problem)
+    values_of_row = _values_of_row(problem, **options)
     wanted = tuple(
         number for number, is_wanted in enumerate((problem.wants_input_gradients, len(problem.weights))) if is_wanted
     )
@@ -52,6 +53,9 @@ def build_on_jax(problem: Problem, shots: int | None, seed: int) -> Step:
 
     numbers = [jax.numpy.asarray(each) for each in (problem.inputs, problem.weights, problem.upstream)]
     return Step(lambda: jax.block_until_ready(step(*numbers)))
+
+
+build_cones_on_jax = partial(build_on_jax, enable_lightcone=True)
 
 
 def build_on_torch(problem: Problem, shots: int | None, seed: int) -> Step:

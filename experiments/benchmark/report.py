@@ -22,15 +22,18 @@ from .measuring import Outcome, cores_available
 _FROM_BATCH = 256
 _FEW_QUBITS, _MANY_QUBITS = 12, 20
 _FROM_NOISY_QUBITS = 8
+_FROM_WIDE_QUBITS = 50
 _AXES = {
     "qubits": ("qubits", "strongly entangling, 4 layers, batch 1"),
     "batch": ("batch (rows)", "dressed, depth 6"),
     "weights": ("weights", "dressed, batch 16"),
+    "wide-qubits": ("qubits", "wide: brickwork, 2 layers, batch 4"),
     "noisy-qubits": ("qubits", "with noise: strongly entangling, 2 layers, batch 1"),
 }
 _GROWTH = {
     "batch_exponent": "time grows as batch to the power {:.2f} (large batches)",
     "weights_exponent": "as weights to the power {:.2f} (many weights)",
+    "wide_qubits_exponent": "as qubits to the power {:.2f} at fixed depth (50 qubits and more)",
     "noisy_qubits_factor": "{:.2f} times as long for each qubit with noise (4: as a density matrix)",
     "qubits_constant_ratio": "a gate on an amplitude takes {:.2f} times as long with 20 qubits as with 12",
 }
@@ -121,6 +124,7 @@ def growth(outcomes: _Outcomes, system: str) -> dict[str, float]:
         ``batch_exponent`` and ``weights_exponent``: of a power law through two points of the series, the last and the first
         from which on constant costs do not count (a batch of 256; half as many weights). Linear is 1.
         ``qubits_constant_ratio``: seconds for each gate and amplitude with 20 qubits, in units of those with 12.
+        ``wide_qubits_exponent``: the same for qubits at fixed depth, from 50 on.
         ``noisy_qubits_factor``: how many times as long a step takes for each qubit more, from 8 qubits with noise on.
     """
     rates = {}
@@ -130,6 +134,10 @@ def growth(outcomes: _Outcomes, system: str) -> dict[str, float]:
         if len(large := [x for x in points if x >= first]) > 1:
             ratio = points[large[-1]] / points[large[0]]
             rates[f"{axis}_exponent"] = math.log(ratio) / math.log(large[-1] / large[0])
+    wide = _points(outcomes, "wide-qubits", system)
+    if len(large := [x for x in wide if x >= _FROM_WIDE_QUBITS]) > 1:
+        ratio = wide[large[-1]] / wide[large[0]]
+        rates["wide_qubits_exponent"] = math.log(ratio) / math.log(large[-1] / large[0])
     noisy = _points(outcomes, "noisy-qubits", system)
     if len(large := [x for x in noisy if x >= _FROM_NOISY_QUBITS]) > 1:
         rates["noisy_qubits_factor"] = (noisy[large[-1]] / noisy[large[0]]) ** (1 / (large[-1] - large[0]))
