@@ -176,9 +176,9 @@ class TestLearning:
         assert len(weights) == len(chip.couplings) + 20
 
     def test_error_and_share(self):
-        outputs, expected = torch.tensor([[0.0, 0.2, 1.0, 0.5]]), torch.tensor([[0.04, 0.0, 1.0, 0.0]])
-        torch.testing.assert_close(squared_error(outputs, expected), torch.tensor([(0.04**2 + 0.04 + 0.25) / 4]))
-        assert share_within(0.05)(outputs, expected).tolist() == [0.5]
+        outputs, expected = torch.tensor([[0.0, 0.02, 1.0, 0.5]]), torch.tensor([[0.04, 0.0, 1.0, 0.0]])
+        torch.testing.assert_close(squared_error(outputs, expected), torch.tensor([(0.04**2 + 0.02**2 + 0.25) / 4]))
+        assert share_within(0.05)(outputs, expected).tolist() == [0.75]
 
     def test_finds_the_couplings(self, folder):
         """Of twelve qubits, which without couplings cannot follow."""
