@@ -37,7 +37,7 @@ _WARM_UP_SECONDS = 1.0
 _PACKAGES = (
     *("torch", "numpy", "numba", "qiskit", "qiskit-aer", "qiskit-torch-bridge"),
     *("pennylane", "pennylane-lightning", "pennylane-qiskit", "qiskit-machine-learning"),
-    *("tensorcircuit-ng", "jax", "pyqtorch"),
+    *("tensorcircuit-ng", "jax", "pyqtorch", "quimb"),
 )
 
 

@@ -13,11 +13,12 @@ from runs import CONFIGS, assert_refused, assert_same_run, interrupted, metrics,
 from experiments.__main__ import main
 from experiments.common.options import flat
 from experiments.common.runs import RunFolder
+from experiments.wide import learning
 from experiments.wide.chips import Chip, chip_of
 from experiments.wide.kicked_ising import LEAST, MOST, hidden_weights, kicked_ising, layer_of, product_states
 from experiments.wide.learning import EXPERIMENT, hidden_model, share_within, squared_error
 from experiments.wide.on_device import noisy_magnetisations, quote_of_step
-from qiskit_torch_bridge import DensityMatrixBackend, QuantumLayer
+from qiskit_torch_bridge import DensityMatrixBackend, QuantumLayer, Quote
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -140,6 +141,7 @@ class TestNoise:
         torch.testing.assert_close(all_of_them, expected, atol=1e-6, rtol=0)
         assert (nearest - expected).abs().max() > 0.05
 
+    @pytest.mark.slow
     def test_fewer_qubits_than_noise_reaches(self, manila):
         """After one kick the qubits beside an output are all that it depends on but for noise, which is small."""
         weights, states = hidden_weights(manila, torch.Generator().manual_seed(1)), states_of(manila, 8)
@@ -180,9 +182,10 @@ class TestLearning:
         torch.testing.assert_close(squared_error(outputs, expected), torch.tensor([(0.04**2 + 0.02**2 + 0.25) / 4]))
         assert share_within(0.05)(outputs, expected).tolist() == [0.75]
 
-    def test_finds_the_couplings(self, folder):
+    def test_finds_the_couplings(self, folder, monkeypatch):
         """Of twelve qubits, which without couplings cannot follow."""
-        options = ["--qubits", "12", "--noisy-states", "0", "--run-dir", str(folder)]
+        monkeypatch.setattr(learning, "quote_of_step", lambda *arguments, **options: Quote())  # it takes the longest
+        options = ["--qubits", "12", "--epochs", "12", "--noisy-states", "0", "--run-dir", str(folder)]
         assert run(*options) == 0
         coupled, uncoupled = (result(folder / model) for model in ("coupled", "uncoupled"))
         assert coupled["test_accuracy"] > 0.97
