@@ -32,6 +32,11 @@ from .lowering import lowered
 __all__ = ["ConeSimulator", "simulator_of"]
 
 _MOST_QUBITS_OF_OUTCOMES = 14  # beyond, variances from products of strings are less work
+_DRAWN_TOGETHER = "Shots of outputs whose light cones share qubits are drawn together, which takes"
+_APART = (
+    "use StatevectorBackend(joint_shots=False), whose draws are right for each Pauli string and have no covariance between "
+    "strings of different cones"
+)
 
 
 def simulator_of(program: Program, dtype: Any, *, joint_shots: bool = True) -> Simulator | ConeSimulator:
@@ -174,7 +179,14 @@ class ConeSimulator:
         Raises:
             MemoryError: If what must be drawn together does not fit into this machine's memory.
         """
-        return self._drawn.sampled(angles, shots, seed)
+        drawn = self._drawn
+        try:
+            return drawn.sampled(angles, shots, seed)
+        except MemoryError as error:
+            widest_exact = max((len(fragment.qubits) for fragment in self.fragments), default=0)
+            if not self._joint_shots or self._widest <= widest_exact:
+                raise
+            raise MemoryError(f"{_DRAWN_TOGETHER} a state of {self._widest} qubits; {_APART}. {error}") from error
 
     def variances_of_one_shot(
         self,
@@ -205,11 +217,8 @@ class ConeSimulator:
         widest, most, active = self._widest, _most_qubits(self._dtype), len(self._program.active_qubits)
         if widest > most:
             raise MemoryError(
-                "Shots of outputs whose light cones share qubits are drawn together, which takes a state of "
-                f"{widest} of the circuit's {active} qubits, and this machine's memory holds {most}; "
-                "use StatevectorBackend(joint_shots=False), whose draws are right for each Pauli string and have no "
-                "covariance between strings of different cones, or backend=AerSimulator(method='matrix_product_state'), or "
-                "shots=None."
+                f"{_DRAWN_TOGETHER} a state of {widest} of the circuit's {active} qubits, and this machine's memory holds "
+                f"{most}; {_APART}, or backend=AerSimulator(method='matrix_product_state'), or shots=None."
             )
         return _assembled(self._shot_fragments, self._program.readout.constants, self._dtype)
 

@@ -5,6 +5,7 @@ import math
 import pickle
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from qiskit import QuantumCircuit
@@ -15,7 +16,7 @@ from simulator_cases import Case, pauli, random_circuit, real_circuit, some_obse
 
 from qiskit_torch_bridge import QuantumLayer, StatevectorBackend
 from qiskit_torch_bridge.program import light_cones
-from qiskit_torch_bridge.simulator import cone_engine, cone_plan
+from qiskit_torch_bridge.simulator import cone_engine, cone_plan, engine
 from qiskit_torch_bridge.simulator.cone_engine import ConeSimulator
 from qiskit_torch_bridge.simulator.engine import Simulator
 
@@ -313,6 +314,16 @@ def test_shots_that_must_be_drawn_together_and_do_not_fit():
     independent.load_state_dict(layer.state_dict())
     z = z_scores(independent, x, exact.detach())
     assert_plausible(z)
+
+
+def test_shots_that_do_not_fit_into_what_is_free_name_the_remedy(monkeypatch):
+    layer = layer_of(16, shots=SHOTS)
+    memory = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=2**18))
+    monkeypatch.setattr(engine, "_BYTES_OF_A_LARGE_PART", 2**19)
+    with pytest.raises(MemoryError, match=r"drawn together.* of 16 qubits.*joint_shots=False.*free"):
+        layer(features(1, 16))
+    assert layer_of(16, shots=SHOTS, backend=StatevectorBackend(joint_shots=False))(features(1, 16)).shape == (1, 16)
 
 
 def test_probabilities_with_shots():
