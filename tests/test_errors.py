@@ -281,7 +281,7 @@ def test_unknown_gradient(gradient, error):
 
 @pytest.mark.parametrize("backend", ["arr", "aer:", "fake:", "statevector:2", ""])
 def test_unknown_backend_word(backend):
-    with pytest.raises(ValueError, match=r"backend: got .*'statevector', 'aer', 'noisy:NAME', 'fake:NAME'"):
+    with pytest.raises(ValueError, match=r"backend: got .*'statevector', 'aer', 'pauli', 'noisy:NAME', 'fake:NAME'"):
         make_layer(backend=backend)
 
 

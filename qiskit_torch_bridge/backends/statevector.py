@@ -33,7 +33,9 @@ class StatevectorBackend(SimulatingBackend):
         precision: ``"double"``; or ``"single"`` for half the memory, with errors of about 1e-6 in values and gradients of
             order 1.
         joint_shots: False: with shots, circuits that are simulated by their light cones are drawn cone by cone. Each Pauli
-            string has the right statistics, and there is no covariance between strings of different cones.
+            string has the right statistics, and there is no covariance between strings of different cones. A joint draw
+            takes a state of all qubits whose cones are connected, with its memory and its time: from some 20 qubits on
+            that is slow.
     """
 
     name = "statevector"

@@ -263,7 +263,7 @@ def test_damaged_checkpoint_is_refused(tmp_path, capsys, keep, finished):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--backend", "quantum"], "expected one of 'statevector', 'aer', 'noisy:NAME', 'fake:NAME'"),
+        (["--backend", "quantum"], "expected one of 'statevector', 'aer', 'pauli', 'noisy:NAME', 'fake:NAME'"),
         (["--gradient", "guess"], "expected one of"),
         (["--gradient", "adjoint"], "needs exact simulation"),
         (["--backend", "fake:nosuch"], "expected one of"),

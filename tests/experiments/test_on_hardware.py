@@ -102,7 +102,7 @@ def test_simulators_have_no_options_of_hardware(tmp_path, capsys):
         (["--scheduler", "tcp://127.0.0.1:1"], "--workers, --scheduler: got them for"),
         (
             ["--backend", "ibm:"],
-            "expected one of 'statevector', 'aer', 'noisy:NAME', 'fake:NAME', 'ibm:NAME', 'replay:FILE'",
+            "expected one of 'statevector', 'aer', 'pauli', 'noisy:NAME', 'fake:NAME', 'ibm:NAME', 'replay:FILE'",
         ),
     ],
 )

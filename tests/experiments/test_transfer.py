@@ -376,7 +376,7 @@ class TestTransfer:
         [
             (["--scheme", "CX"], "--scheme: got 'CX'"),
             (["--scheme", "CQ,CQ"], "expected one or more of CC, CQ, QC, QQ"),
-            (["--backend", "quantum"], "expected one of 'statevector', 'aer', 'noisy:NAME', 'fake:NAME'"),
+            (["--backend", "quantum"], "expected one of 'statevector', 'aer', 'pauli', 'noisy:NAME', 'fake:NAME'"),
             (["--gradient", "guess"], "expected one of"),
             (["--shots", "10", "--gradient", "adjoint"], "needs exact simulation"),
             (["--classes", "a,z"], "--classes: got a, z"),
