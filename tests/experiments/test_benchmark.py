@@ -112,7 +112,7 @@ def system(behaviour: str, *, is_ours: bool = False) -> System:
 
 def with_ours(*behaviours: str) -> dict[str, System]:
     """Stand-ins under the names that the cases know."""
-    peers = [name for name in SYSTEMS if not SYSTEMS[name].ours]
+    peers = [name for name, one in SYSTEMS.items() if not one.ours and not one.values_only]
     stand_ins = dict(zip(peers, map(system, behaviours), strict=False))
     return {"ours": system("right", is_ours=True), **stand_ins}
 

@@ -22,7 +22,7 @@ from runs import (
 )
 
 from experiments.__main__ import main
-from experiments.common import work
+from experiments.common import classifiers
 from experiments.common.data import load_first_of
 from experiments.common.rows import Rows
 from experiments.common.runs import RunFolder
@@ -213,7 +213,7 @@ class TestAdvice:
         assert {name: getattr(improved, name) for name in LEARNING} == LEARNING
 
     def test_comes_at_the_end_of_a_run(self, folder, capsys, monkeypatch):
-        monkeypatch.setattr(work, "decisions", lambda scores: torch.full((len(scores),), 2))  # which no label is
+        monkeypatch.setattr(classifiers, "decisions", lambda scores: torch.full((len(scores),), 2))  # which no label is
         assert run(*SHORT, "--sweeps", "0", "--run-dir", str(folder)) == 0
         assert "This run has not learnt. Most seeds" in capsys.readouterr().out
 
