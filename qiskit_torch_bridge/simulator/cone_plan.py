@@ -306,11 +306,6 @@ class Shape:
     columns: np.ndarray
     outputs: np.ndarray
 
-    @property
-    def num_fragments(self) -> int:
-        """The number K of fragments."""
-        return len(self.columns)
-
 
 def shapes_of(fragments: Iterable[Fragment]) -> list[Shape]:
     """Units, those together that differ only in which angles and outputs they have."""
