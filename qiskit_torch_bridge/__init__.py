@@ -82,7 +82,10 @@ if TYPE_CHECKING:
     from .gradients.stencil import Stencil
     from .layer import QuantumLayer
     from .layerwise import LayerwiseQuantumLayer, Phase, complete_depth_schedule, layerwise_schedule
+    from .mitigation.mitigated import MitigatedBackend
+    from .mitigation.methods import Mitigation, MitigationPlan
     from .program.compiled import Program
+    from .program.variants import Variant
     from .quote import Quote
     from .schedules import ConstantShots, GrowingShots, ShotSchedule, TargetSNR
     from .shots.seeding import SeedStream
@@ -134,6 +137,10 @@ __all__ = [  # noqa: RUF022 - in the order of the reference
     "Request",
     "Estimate",
     "Charge",
+    "Mitigation",
+    "MitigationPlan",
+    "MitigatedBackend",
+    "Variant",
     "SeedStream",
     "Deviation",
 ]
@@ -162,7 +169,10 @@ _NAMES = {
     ".gradients.stencil": "Stencil",
     ".layer": "QuantumLayer",
     ".layerwise": "LayerwiseQuantumLayer Phase complete_depth_schedule layerwise_schedule",
+    ".mitigation.mitigated": "MitigatedBackend",
+    ".mitigation.methods": "Mitigation MitigationPlan",
     ".program.compiled": "Program",
+    ".program.variants": "Variant",
     ".quote": "Quote",
     ".schedules": "ConstantShots GrowingShots ShotSchedule TargetSNR",
     ".shots.seeding": "SeedStream",

@@ -45,6 +45,8 @@ from .bridge.names import register
 from .bridge.plain import measure_plainly
 from .bridge.result import LayerResult
 from .gradients.rules import GradientRule, resolve_gradient
+from .mitigation.mitigated import MitigatedBackend, checked_methods
+from .mitigation.methods import Mitigation
 from .program.compiled import Program
 from .program.observables import ObservablesLike
 from .program.outcomes import QubitsLike
@@ -120,6 +122,8 @@ class QuantumLayer(nn.Module):
         allocation: How a gradient's shots are shared among the rows of a batch: ``"uniform"``; or ``"sensitivity"``: none
             for rows without upstream gradient, in proportion to it for the others, ``shots`` on average
             (:mod:`qiskit_torch_bridge.shots.allocation`).
+        mitigation: Methods of error mitigation, of which the first is applied to what is measured, the next to what that
+            gives, and so on (:mod:`qiskit_torch_bridge.mitigation`).
         init: Initial weights: ``"uniform"`` in [0, 2 pi), ``"zeros"``, ``"normal"`` (standard deviation 0.01), or a
             tensor of shape (W,); or a mapping of these by group.
 
@@ -128,6 +132,7 @@ class QuantumLayer(nn.Module):
             (in typed code: :mod:`qiskit_torch_bridge.layer`).
         program: The compiled circuit.
         backend: Where it runs; can be set, to whatever the argument takes.
+        mitigation: The methods of error mitigation, a tuple; can be set.
         allocation: How a gradient's shots are shared out; can be set.
 
     Raises:
@@ -149,6 +154,7 @@ class QuantumLayer(nn.Module):
         gradient: str | GradientRule | None = None,
         seed: int | Sequence[int] | None = None,
         allocation: str = "uniform",
+        mitigation: Sequence[Mitigation] = (),
         init: Initializer = "uniform",
     ) -> None:
         super().__init__()
@@ -161,6 +167,7 @@ class QuantumLayer(nn.Module):
             interpret=interpret,
         )
         self._shots, self._rule, self._allocation = check_shots(shots), resolve_gradient(gradient), allocation
+        self._mitigation = checked_methods(mitigation)
         self.backend = backend
         self._circuit = circuit.copy()
         self.seeds = SeedStream(seed)
@@ -177,11 +184,12 @@ class QuantumLayer(nn.Module):
     @property
     def backend(self) -> Backend:
         """Where the layer runs."""
-        return self._method.backend
+        backend = self._method.backend
+        return backend.backend if self._mitigation and isinstance(backend, MitigatedBackend) else backend
 
     @backend.setter
     def backend(self, backend: Any) -> None:
-        method = Method.of(backend, self._shots, self._rule, self._allocation)
+        method = Method.of(backend, self._shots, self._rule, self._allocation, self._mitigation)
         method.backend.prepare(self.program.example())
         self._adopt(method)
 
@@ -203,7 +211,7 @@ class QuantumLayer(nn.Module):
 
     @shots.setter
     def shots(self, shots: int | None) -> None:
-        self._adopt(Method.of(self.backend, shots, self._rule, self._allocation))
+        self._adopt(self._with(shots=shots))
         self._shots = check_shots(shots)
 
     @property
@@ -213,8 +221,23 @@ class QuantumLayer(nn.Module):
 
     @allocation.setter
     def allocation(self, allocation: str) -> None:
-        self._adopt(Method.of(self.backend, self._shots, self._rule, allocation))
+        self._adopt(self._with(allocation=allocation))
         self._allocation = allocation
+
+    @property
+    def mitigation(self) -> tuple[Mitigation, ...]:
+        """The methods of error mitigation, of which the first is applied to what is measured."""
+        return self._mitigation
+
+    @mitigation.setter
+    def mitigation(self, methods: Sequence[Mitigation]) -> None:
+        backend, before = self.backend, self._mitigation
+        self._mitigation = checked_methods(methods)
+        try:
+            self.backend = backend
+        except BaseException:
+            self._mitigation = before
+            raise
 
     @property
     def gradient(self) -> GradientRule:
@@ -299,7 +322,12 @@ class QuantumLayer(nn.Module):
         """How a call with so many shots is measured, None for the layer's: backend, gradient rule in force, shots."""
         if shots is None and not self.backend.settings_may_change:
             return self._method
-        return Method.of(self.backend, self._shots if shots is None else shots, self._rule, self._allocation)
+        return self._with(shots=self._shots if shots is None else shots)
+
+    def _with(self, **changed: Any) -> Method:
+        """The layer's method with other shots or another allocation, on the very backend that has its calibrations."""
+        choices = {"shots": self._shots, "gradient": self._rule, "allocation": self._allocation, **changed}
+        return Method.of(self._method.backend, **choices)
 
     def quote(self, batch_size: int | None = None, *, inputs_require_grad: bool = True) -> Quote:
         """What a training step (forward and backward) on a batch costs, with the layer's present settings.
@@ -323,7 +351,7 @@ class QuantumLayer(nn.Module):
 
     def plan(self) -> str:
         """How the backend evaluates the circuit, in words: the exact simulator, by which light cones or as one state."""
-        return self.backend.describe(self.program)
+        return self._method.backend.describe(self.program)
 
     def get_rng_state(self) -> dict[str, Any]:
         """Where the layer's stream of shots stands; save it to continue a run to the last bit."""

@@ -16,7 +16,7 @@ from qiskit.circuit.library import Barrier
 
 from ..arguments import instance_of
 from ..program.compiled import Program
-from ..program.readout import MeasurementGroup
+from ..program.readout import MeasurementGroup, Samples
 from ..shots.covariance import Covariance
 from ..shots.shadow import Shadow
 from .passport import Passport
@@ -51,6 +51,9 @@ class Estimate:
         covariance: How the outputs of a row vary together; None where the backend cannot say.
         truncation_bounds: Shape (N, M): how far from exact the values are at most because something was left out of them;
             None from backends that leave nothing out, or cannot say.
+        measured: For each measurement group what was measured: the relative frequencies of the outcomes (or, for exact
+            values, their probabilities), shape (N, 2**k); or the bit strings. None where the backend cannot say, or that
+            would be too much to keep.
     """
 
     values: np.ndarray
@@ -62,6 +65,7 @@ class Estimate:
     passport: Passport | None = None
     covariance: Covariance | None = None
     truncation_bounds: np.ndarray | None = None
+    measured: tuple[np.ndarray | Samples, ...] | None = None
 
     def of_rows(self, rows: slice) -> Estimate:
         """Those of some of its rows, which have cost as much as any others."""
@@ -69,6 +73,9 @@ class Estimate:
         circuits, shots = (total * len(values) // len(self.values) for total in (self.circuits, self.shots))
         covariance = None if self.covariance is None else self.covariance.of_rows(rows)
         bounds = None if self.truncation_bounds is None else self.truncation_bounds[rows]
+        measured = None
+        if self.measured is not None:
+            measured = tuple(each.of_rows(rows) if isinstance(each, Samples) else each[rows] for each in self.measured)
         return Estimate(
             values,
             self.variances[rows],
@@ -77,6 +84,7 @@ class Estimate:
             passport=self.passport,
             covariance=covariance,
             truncation_bounds=bounds,
+            measured=measured,
         )
 
 
@@ -128,6 +136,9 @@ class Backend(ABC):
     a primitive, a simulator's noise); layers then ask at each call. False: what they were told when they were made holds, so
     a subclass whose default can be changed sets it to True."""
 
+    runs_variants: ClassVar[bool] = False
+    """Whether circuits run with a program's :attr:`~qiskit_torch_bridge.Program.variants`, which mitigation needs."""
+
     name: str
     """What the backend is called in messages and in ``print(layer)``; a subclass must set it."""
     shadow: Backend | None = None
@@ -171,6 +182,11 @@ class Backend(ABC):
     def evaluate_all(self, requests: Sequence[Request], *, shots: int | None) -> list[Estimate]:
         """Evaluates several programs; in one job, where there are jobs."""
         return [self.evaluate(r.program, r.angles, shots=shots, seed=r.seed) for r in requests]
+
+    @property
+    def calibration(self) -> str | None:
+        """What tells one calibration of the device from the next; None where there is no device that changes."""
+        return None
 
     @property
     def modelled(self) -> Backend | None:

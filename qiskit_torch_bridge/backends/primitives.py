@@ -223,7 +223,7 @@ class _PrimitiveBackend(TranspilingBackend):
 
     def _for_device(self, circuits: Sequence[QuantumCircuit], program: Program) -> list[BoundCircuit]:
         if self.device is None:
-            return [bind_by_column(circuit, program) for circuit in circuits]
+            return [bind_by_column(program.with_variants(circuit), program) for circuit in circuits]
         noise = self._noise
         options = self.transpiler
         keep = gates_to_keep(program, self.device, noise)

@@ -128,6 +128,8 @@ def _unpickled(choices: bytes) -> TranspilerOptions:
 class TranspilingBackend(Backend):
     """A backend that transpiles circuits, and keeps what comes of it."""
 
+    runs_variants = True
+
     def __init__(self, options: TranspilerOptions) -> None:
         self._transpiler = options
         self._cache = ProgramCache()
@@ -185,7 +187,7 @@ def transpiled(
     basis_gates: Sequence[str] | None = None,
     keep: Mapping[str, type] = MappingProxyType({}),
 ) -> list[QuantumCircuit]:
-    """The circuits for a device; a circuit that came with a layout keeps its place.
+    """The circuits for a device, with the program's variants; a circuit that came with a layout keeps its place.
 
     ``basis_gates`` narrows down the gates of a device without connections; None: all that it knows. ``keep``: further
     gates that a device without connections can run, names and classes. Where a gate takes some angles only (IBM's fractional
@@ -224,7 +226,7 @@ def transpiled(
             _require_gates_and_connections(after, known | _NO_GATES, target if connected else None, device.name)
     require_bounded_angles(done, bounded)
     _require_working_qubits(done, device)
-    return done
+    return list(map(program.with_variants, done))
 
 
 def _require_angles_and_measurements(before: QuantumCircuit, after: QuantumCircuit, program: Program) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from ..backends.base import Estimate
 from ..gradients.rules import GradientRule
+from ..mitigation.methods import Mitigation
 from ..program.angles import batch_size
 from ..program.compiled import Program
 from ..shots.seeding import SeedStream
@@ -108,6 +109,7 @@ def evaluate(
     gradient: str | GradientRule | None = None,
     seed: int | Sequence[int] | SeedStream | None = None,
     allocation: str = "uniform",
+    mitigation: Sequence[Mitigation] = (),
     observe: Callable[[str, Estimate], None] | None = None,
 ) -> torch.Tensor:
     """Evaluates a compiled program as a differentiable function; what :class:`QuantumLayer` does, without the module.
@@ -123,6 +125,7 @@ def evaluate(
         gradient: As in :class:`QuantumLayer`.
         seed: An integer, a stream, or None.
         allocation: As in :class:`QuantumLayer`.
+        mitigation: As in :class:`QuantumLayer`.
         observe: Called with ``"values"`` or ``"gradient"`` and the estimate, after each backend call.
 
     Returns:
@@ -138,7 +141,7 @@ def evaluate(
     for tensor in weights if inputs is None else (inputs, *weights):
         if tensor.is_complex():
             raise TypeError(f"inputs and weights: got dtype {tensor.dtype}, expected real numbers, which angles are.")
-    method = Method.of(backend, shots, gradient, allocation)
+    method = Method.of(backend, shots, gradient, allocation, mitigation)
     seeds = seed if isinstance(seed, SeedStream) else SeedStream(seed)
     return measure(program, method, inputs, weights, seeds=seeds, tally=Tally(observe=observe))
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..backends import Backend, check_shots, resolve_backend
 from ..gradients.rules import Adjoint, GradientRule, ParameterShift, resolve_gradient
+from ..mitigation.mitigated import MitigatedBackend
+from ..mitigation.methods import Mitigation
 from ..shots.allocation import ALLOCATIONS
 
 __all__ = ["Method"]
@@ -30,13 +33,22 @@ class Method:
     by_sensitivity: bool = False
 
     @classmethod
-    def of(cls, backend: Any, shots: int | None, gradient: str | GradientRule | None, allocation: str) -> Method:
+    def of(
+        cls,
+        backend: Any,
+        shots: int | None,
+        gradient: str | GradientRule | None,
+        allocation: str,
+        mitigation: Sequence[Mitigation] = (),
+    ) -> Method:
         """What the arguments of a :class:`qiskit_torch_bridge.QuantumLayer` come to.
 
         Raises:
             TypeError, ValueError: If one of them is none of its kind, or they do not fit each other.
         """
         resolved = resolve_backend(backend)
+        if mitigation:
+            resolved = MitigatedBackend(resolved, mitigation)
         taken = resolved.resolve_shots(check_shots(shots))
         rule = _choose_rule(resolve_gradient(gradient), resolved, taken)
         _check_allocation(allocation, resolved)

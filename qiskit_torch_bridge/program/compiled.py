@@ -29,11 +29,12 @@ from .parameters import flatten_parameters, source_columns, weight_groups
 from .readout import Expectation, Probabilities, Readout
 from .refusals import is_parameterised
 from .unrolling import names_and_labels, without_loops
+from .variants import Variant
 
 __all__ = ["Program", "Selection"]
 
 _MOST_KEPT_FILLINGS = 1024
-_NOT_PICKLED = ("_fillings", "selections", "selections_by_source")
+_NOT_PICKLED = ("_fillings", "_varied", "selections", "selections_by_source")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +87,8 @@ class Program:
             device's.
         blocks: Input blocks; their inputs follow the angles as further columns.
         instructions: How often the user wrote an instruction of a name and a label, those within composite gates included.
+        variants: Changes to the circuits that are made after they have been transpiled, in their order.
+        base: The program without the last of them; None if there are none.
     """
 
     circuit: QuantumCircuit
@@ -97,6 +100,8 @@ class Program:
     placed: bool
     blocks: tuple[InputBlock, ...]
     instructions: Mapping[tuple[str, str | None], int]
+    variants: tuple[Variant, ...] = ()
+    base: Program | None = None
 
     @classmethod
     def compile(
@@ -248,6 +253,23 @@ class Program:
             self._fillings[values] = replace(self, circuit=circuit, blocks=())
         return self._fillings[values]
 
+    def varied(self, variant: Variant) -> Program:
+        """The program with one more change to its transpiled circuits; the same program for the same variant."""
+        if variant not in self._varied:
+            self._varied[variant] = replace(self, variants=(*self.variants, variant), base=self)
+        return self._varied[variant]
+
+    def with_variants(self, circuit: QuantumCircuit) -> QuantumCircuit:
+        """A transpiled circuit of the program with all changes of :attr:`variants`."""
+        for variant in self.variants:
+            circuit = variant.apply(circuit)
+        return circuit
+
+    @property
+    def keeps_values(self) -> bool:
+        """Whether all variants do: else the circuits calibrate something, and the program's values mean nothing."""
+        return all(variant.keeps_values for variant in self.variants)
+
     def split(self, angles: np.ndarray) -> list[tuple[Program, slice | np.ndarray]]:
         """Programs without input blocks, and the rows that each is for.
 
@@ -261,6 +283,10 @@ class Program:
             (self.filled(tuple(values.tolist())), np.flatnonzero(which.reshape(-1) == number))
             for number, values in enumerate(distinct)
         ]
+
+    @cached_property
+    def _varied(self) -> dict[Variant, Program]:
+        return {}
 
     @cached_property
     def _fillings(self) -> dict[tuple[float, ...], Program]:

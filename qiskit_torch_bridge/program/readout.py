@@ -61,6 +61,14 @@ class Samples:
         """Shape (N,): the shots of each circuit."""
         return np.bincount(self.rows, weights=self.counts, minlength=self.num_rows)
 
+    def of_rows(self, rows: slice) -> Samples:
+        """Those of some of the circuits."""
+        number = np.full(self.num_rows, -1)
+        kept = range(self.num_rows)[rows]
+        number[rows] = np.arange(len(kept))
+        entries = number[self.rows] >= 0
+        return Samples(number[self.rows[entries]], self.bits[entries], self.counts[entries], len(kept))
+
     @cached_property
     def frequencies(self) -> np.ndarray:
         """Shape (E,): the share of the circuit's shots that gave these bits."""

@@ -182,6 +182,10 @@ class IBMBackend(TranspilingBackend):
         return None if self._programs.modelled is None else ModelledDevice(self._model_of)
 
     @property
+    def calibration(self) -> str:
+        return self._sender.check_calibration()
+
+    @property
     def ledger(self) -> Ledger:
         """The ledger, whose file is made when it is asked for here, or when the first job is about to leave."""
         return self._sender.ledger

@@ -156,7 +156,7 @@ class DevicePrograms:
             if pubs := [pub for each in circuits for pub in pubs_of(each.bound, angles, each.observables)]:
                 device.check_preparation(self.primitive, pubs, self.options)
             model = None
-            if self.modelled is not None:
+            if self.modelled is not None and program.base is None:  # no shadow is asked for variants
                 noisy = self._with_noise(program, circuits, device, ledger, _key_of_model(circumstances, circuits))
                 model = simulator_of(program, noisy)
             self._ready[program] = DeviceProgram(circuits, name, circumstances, model)
@@ -207,6 +207,13 @@ class DevicePrograms:
         """Circuits that an earlier process has left, while they fit the device: a run that goes on does not change."""
         if not program.readout.groups:
             return []
+        if program.base is not None:  # so that it runs on the very qubits of the program that it is a variant of
+            base = program.base
+            circumstances = (self.run, *self._circumstances(device), fingerprint(base))
+            circuits = self._transpiled(base, device, ledger, key=digest(*circumstances))
+            varied = list(map(program.variants[-1].apply, circuits))
+            self._require_within_gates(varied)
+            return varied
         kept = self._unkept.get(key)
         if kept is None and ledger is not None and self.transpiler.pass_manager is None:
             kept = ledger.circuits(key)

@@ -26,7 +26,9 @@ def fingerprint(program: Program) -> str:
     not do: it names parameters by numbers that are new in every process.)
     """
     columns = {angle: column for column, angle in enumerate(program.angles)}
-    return digest(_of_circuit(program.circuit, columns), _of_readout(program.readout), program.placed)
+    # Programs without variants have the names that they had before there were any.
+    variants = [list(map(repr, program.variants))] if program.variants else []
+    return digest(_of_circuit(program.circuit, columns), _of_readout(program.readout), program.placed, *variants)
 
 
 def fingerprint_on_device(circuits: Iterable[Any]) -> str:

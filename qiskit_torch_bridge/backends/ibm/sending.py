@@ -266,7 +266,7 @@ class Sender:
             raise
 
     def _submit(self, claim: Claim, task: Task, *, unsure: bool) -> None:
-        calibrated = self._check_calibration()
+        calibrated = self.check_calibration()
         submission = _Submission(claim=claim, task=task, pubs=task.pubs(), unsure=unsure)
         try:
             job_id, session_id = self._patiently(partial(self._attempt, submission), "submit a job")
@@ -419,7 +419,8 @@ class Sender:
             _log.info("The usage of job %s is not known yet: %s", job_id, fault)
             return None
 
-    def _check_calibration(self) -> str:
+    def check_calibration(self) -> str:
+        """When the device was last calibrated, looked up from time to time; :attr:`recalibrated` is told of a new one."""
         now = time.monotonic()
         if self._calibrated is None or now - self._looked > self.patience.recheck_seconds:
             calibrated = self._patiently(self.device.calibrated, "read the device's properties")

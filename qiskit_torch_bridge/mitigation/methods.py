@@ -1,0 +1,78 @@
+"""What every method of error mitigation does: say what is measured in place of a program, and what is made of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ..backends.base import Estimate
+from ..program.compiled import Program
+
+__all__ = ["Combine", "Mitigation", "MitigationPlan", "plan_of"]
+
+Combine: TypeAlias = Callable[[Sequence[Estimate], Sequence[Estimate]], Estimate]
+"""From the estimates of the programs, and those of the calibrations, to the estimate of the program."""
+
+
+@dataclass(frozen=True, eq=False)
+class MitigationPlan:
+    """What is measured in place of a program, and what its values are made of.
+
+    Attributes:
+        programs: What is measured at the program's angles: variants of it (:meth:`qiskit_torch_bridge.Program.varied`), or
+            itself. All have its angles and its outputs.
+        combine: Makes the program's estimate of theirs, and of those of the calibrations.
+        calibrations: Variants that are measured once a calibration of the device, in one row, at angles of 0.
+    """
+
+    programs: tuple[Program, ...]
+    combine: Combine
+    calibrations: tuple[Program, ...] = ()
+
+
+class Mitigation(ABC):
+    """A method of error mitigation.
+
+    Subclass it (a frozen dataclass serves well) to add one; pass instances as ``mitigation=[...]``. The first of the list is
+    applied to what is measured, the next to what that gives, and so on. A method never runs circuits, and it knows no
+    gradient: the points of a gradient rule are evaluated as all others are, each with its variances.
+    """
+
+    @abstractmethod
+    def plan(self, program: Program) -> MitigationPlan:
+        """What is to be measured in place of the program.
+
+        Args:
+            program: The program, without input blocks.
+
+        Raises:
+            ValueError: If the method cannot do anything for it; the message says what to do.
+        """
+
+
+def plan_of(methods: Sequence[Mitigation], program: Program) -> MitigationPlan:
+    """The plan of several methods, the first of which is applied to what is measured."""
+    if not methods:
+        return MitigationPlan((program,), lambda estimates, _: estimates[0])
+    *inner, outer = methods
+    plan = outer.plan(program)
+    parts = [plan_of(inner, each) for each in plan.programs]
+    programs = _distinct([each for part in parts for each in part.programs])
+    calibrations = _distinct([*plan.calibrations, *(each for part in parts for each in part.calibrations)])
+
+    def combine(estimates: Sequence[Estimate], calibrated: Sequence[Estimate]) -> Estimate:
+        of_program = dict(zip(programs, estimates, strict=True))
+        of_calibration = dict(zip(calibrations, calibrated, strict=True))
+        combined = [
+            part.combine([of_program[p] for p in part.programs], [of_calibration[c] for c in part.calibrations])
+            for part in parts
+        ]
+        return plan.combine(combined, [of_calibration[each] for each in plan.calibrations])
+
+    return MitigationPlan(programs, combine, calibrations)
+
+
+def _distinct(programs: Sequence[Program]) -> tuple[Program, ...]:
+    return tuple(dict.fromkeys(programs))
