@@ -82,8 +82,8 @@ if TYPE_CHECKING:
     from .gradients.stencil import Stencil
     from .layer import QuantumLayer
     from .layerwise import LayerwiseQuantumLayer, Phase, complete_depth_schedule, layerwise_schedule
-    from .mitigation.mitigated import MitigatedBackend
     from .mitigation.methods import Mitigation, MitigationPlan
+    from .mitigation.mitigated import MitigatedBackend
     from .program.compiled import Program
     from .program.variants import Variant
     from .quote import Quote

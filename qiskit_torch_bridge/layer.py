@@ -45,8 +45,8 @@ from .bridge.names import register
 from .bridge.plain import measure_plainly
 from .bridge.result import LayerResult
 from .gradients.rules import GradientRule, resolve_gradient
-from .mitigation.mitigated import MitigatedBackend, checked_methods
 from .mitigation.methods import Mitigation
+from .mitigation.mitigated import MitigatedBackend, checked_methods
 from .program.compiled import Program
 from .program.observables import ObservablesLike
 from .program.outcomes import QubitsLike

@@ -35,7 +35,7 @@ from .simulated import (
     touched_qubits,
     truncation,
 )
-from .transpiling import TranspilerOptions, TranspilingBackend, bind_by_column
+from .transpiling import TranspilerOptions, TranspilingBackend, bind_by_column, varied
 
 __all__ = ["AerBackend", "noisy_simulator"]
 
@@ -79,11 +79,12 @@ class _Executable:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A program's executables, the noise that they were made for, and whether it is more than that of readout."""
+    """What a program runs as, the noise that this was made for, and whether it is more than that of readout."""
 
     executables: list[_Executable]
     noise: _WrittenNoise | None
     is_noisy: bool
+    circuits: Sequence[QuantumCircuit]
 
     def fits(self, source: NoiseModel | None) -> bool:
         """Whether the simulator's noise is still the one that the executables were made for."""
@@ -168,6 +169,9 @@ class AerBackend(TranspilingBackend):
 
     def prepare(self, program: Program) -> None:
         self._prepared(program)
+
+    def circuits(self, program: Program) -> Sequence[QuantumCircuit]:
+        return self._prepared(program).circuits
 
     def evaluate(
         self, program: Program, angles: np.ndarray, *, shots: int | None, seed: np.random.SeedSequence
@@ -326,19 +330,27 @@ class AerBackend(TranspilingBackend):
         prepared: _Prepared | None = cached.get("prepared")
         source = self._noise
         if prepared is None or not prepared.fits(source):
-            executables = self._transpile(program, source)
-            circuits = [executable.measured.circuit for executable in executables]
-            noise = None if source is None else _WrittenNoise(source, circuits)
+            circuits = self._transpile(program, source)
+            executables = self._executables(circuits, program, source)
+            measured = [executable.measured.circuit for executable in executables]
+            noise = None if source is None else _WrittenNoise(source, measured)
             self._warn_once("ignored noise", ignored_noise(source))
-            prepared = cached["prepared"] = _Prepared(executables, noise, has_gate_errors(source, circuits))
+            is_noisy = has_gate_errors(source, measured)
+            prepared = cached["prepared"] = _Prepared(executables, noise, is_noisy, circuits)
         return prepared
 
-    def _transpile(self, program: Program, noise: NoiseModel | None) -> list[_Executable]:
-        options = self.transpiler
-        circuits = circuits_on(program, self.simulator, noise, options)
-        require_noise(program, circuits, self.simulator, noise, options, controls_are_kept=True)
+    def _transpile(self, program: Program, noise: NoiseModel | None) -> Sequence[QuantumCircuit]:
+        if program.base is not None:
+            return varied(program, self.circuits(program.base), self.simulator)
+        circuits = circuits_on(program, self.simulator, noise, self.transpiler)
+        require_noise(program, circuits, self.simulator, noise, self.transpiler, controls_are_kept=True)
+        return circuits
+
+    def _executables(
+        self, circuits: Sequence[QuantumCircuit], program: Program, noise: NoiseModel | None
+    ) -> list[_Executable]:
         bound = [bind_by_column(circuit, program, keeps_noise=noise is not None) for circuit in circuits]
-        if options.pass_manager is not None:
+        if self.transpiler.pass_manager is not None:
             require_same_answers(program, bound)
         return [
             _Executable(group, m, _saving(m.circuit, group), touched_qubits([m.circuit]))

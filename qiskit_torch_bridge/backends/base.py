@@ -189,6 +189,11 @@ class Backend(ABC):
         return None
 
     @property
+    def extrapolates(self) -> bool:
+        """Whether values are extrapolated to no noise already, by the primitive itself."""
+        return False
+
+    @property
     def modelled(self) -> Backend | None:
         """Beside a :attr:`shadow`: a backend with a model of the noise, to see how much of what it does that explains."""
         return None
@@ -209,6 +214,17 @@ class Backend(ABC):
 
     def note_shadow(self, shadow: Shadow) -> None:  # noqa: B027 - most backends have nowhere to note it
         """Told what :attr:`shadow` has shown, after each evaluation."""
+
+    def circuits(self, program: Program) -> Sequence[QuantumCircuit]:
+        """The circuits of a program as they are run, where the backend :attr:`runs_variants`: with the program's variants.
+
+        One a measurement group, with its measurements; of an Estimator one without any. In the device's gates, where there
+        is a device. A program without anything to measure has none.
+
+        Raises:
+            ValueError: If the program cannot run.
+        """
+        raise NotImplementedError(f"Backend {self.name!r} runs no circuits that could be shown.")
 
     def step_of(self, program: Program) -> Step | None:
         """What takes inputs and weights to exact values in one call, and gradients back; None where nothing does."""

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
+from qiskit import QuantumCircuit
 from qiskit.transpiler import PassManager
 
 from ..arguments import instance_of
 from ..program.compiled import Program
 from .aer import noisy_simulator
-from .noise_channels import noisy_circuits
+from .base import ProgramCache
+from .noise_channels import channels_of, circuits_without_loss
 from .simulated import check_method, default_level, ignored_noise, is_from, noise_model_of
 from .simulating import SimulatingBackend, dtype_of
-from .transpiling import TranspilerOptions, TranspilingBackend
+from .transpiling import TranspilerOptions, TranspilingBackend, varied
 
 if TYPE_CHECKING:
     from ..simulator.density_engine import DensitySimulator
@@ -76,6 +78,7 @@ class DensityMatrixBackend(SimulatingBackend, TranspilingBackend):
         self.simulator = noisy_simulator(deepcopy(noise) if is_from("qiskit_aer", noise) else noise, own)
         self.name = "density_matrix" if device is None else f"density_matrix of {self.simulator.name}"
         super().__init__(TranspilerOptions(optimization_level, initial_layout, seed_transpiler, pass_manager))
+        self._circuits = ProgramCache()
 
     @property
     def _default_level(self) -> int:
@@ -84,9 +87,19 @@ class DensityMatrixBackend(SimulatingBackend, TranspilingBackend):
     def _new_simulator(self, program: Program) -> DensitySimulator | NoisyConeSimulator:
         from ..simulator.noisy_cones import simulator_of  # on first use: it loads the compiler
 
-        self._warn_once("ignored noise", ignored_noise(noise_model_of(self.simulator)))
-        circuits = noisy_circuits(program, self.simulator, self.transpiler)
+        noise = noise_model_of(self.simulator)
+        self._warn_once("ignored noise", ignored_noise(noise))
+        circuits = channels_of(self.circuits(program), program, noise)
         return simulator_of(circuits, program.readout, self._dtype, joint_shots=self.joint_shots)
+
+    def circuits(self, program: Program) -> Sequence[QuantumCircuit]:
+        if program not in self._circuits:
+            if program.base is None:
+                circuits = circuits_without_loss(program, self.simulator, self.transpiler)
+            else:
+                circuits = varied(program, self.circuits(program.base), self.simulator)
+            self._circuits[program] = circuits
+        return self._circuits[program]
 
     def __repr__(self) -> str:
         given = "" if self.precision == "double" else f", precision={self.precision!r}"

@@ -35,7 +35,7 @@ from .selftest import require_same_answers
 from .simulated import circuits_on, key_of_errors, noise_model_of, require_noise
 from .transpiling import TranspilerOptions, bind_by_column
 
-__all__ = ["NotChannelsError", "noisy_circuits", "with_noise"]
+__all__ = ["NotChannelsError", "channels_of", "circuits_without_loss", "noisy_circuits", "with_noise"]
 
 _ROTATIONS = {"rx": "X", "ry": "Y", "rz": "Z", "p": "Z", "u1": "Z", "rxx": "XX", "ryy": "YY", "rzz": "ZZ", "rzx": "ZX"}
 _MOST_QUBITS_OF_A_GATE = 3  # of more, its definition is taken: a matrix of 4**k by 4**k would take longer
@@ -68,10 +68,35 @@ def noisy_circuits(program: Program, simulator: Any, options: TranspilerOptions)
     """
     noise = noise_model_of(simulator)
     _require_known_passes(noise)
+    return channels_of(circuits_without_loss(program, simulator, options), program, noise)
+
+
+def circuits_without_loss(program: Program, simulator: Any, options: TranspilerOptions) -> list[QuantumCircuit]:
+    """The program's measured circuits in the simulator's gates, one a measurement group, which have lost no noise.
+
+    Args:
+        program: The program, without input blocks and variants.
+        simulator: As for :func:`noisy_circuits`.
+        options: Likewise.
+
+    Raises:
+        ValueError: If some noise would be lost on the way.
+    """
+    noise = noise_model_of(simulator)
     circuits = circuits_on(program, simulator, noise, options)
     require_noise(program, circuits, simulator, noise, options, controls_are_kept=True)
     if options.pass_manager is not None:
         require_same_answers(program, [bind_by_column(circuit, program) for circuit in circuits])
+    return circuits
+
+
+def channels_of(circuits: Iterable[QuantumCircuit], program: Program, noise: Any) -> tuple[NoisyCircuit, ...]:
+    """A program's circuits, as they would run, with the noise of what stands in them.
+
+    Raises:
+        NotChannelsError: If the noise cannot be written as channels.
+    """
+    _require_known_passes(noise)
     channels = _Channels(noise)
     return tuple(_noisy(circuit, program.angles, channels) for circuit in circuits)
 

@@ -52,6 +52,7 @@ from .transpiling import (
     gates_of_ibms_estimator,
     observables_on,
     transpiled,
+    varied,
 )
 
 __all__ = ["EstimatorBackend", "SamplerBackend"]
@@ -221,22 +222,33 @@ class _PrimitiveBackend(TranspilingBackend):
     def _make_ready(self, program: Program) -> Any:
         """The program's circuits for the device, with all that is needed to run them."""
 
+    def circuits(self, program: Program) -> Sequence[QuantumCircuit]:
+        self._ready(program)
+        circuits: Sequence[QuantumCircuit] = self._cache.of(program)["circuits"]
+        return circuits
+
     def _for_device(self, circuits: Sequence[QuantumCircuit], program: Program) -> list[BoundCircuit]:
-        if self.device is None:
-            return [bind_by_column(program.with_variants(circuit), program) for circuit in circuits]
-        noise = self._noise
-        options = self.transpiler
-        keep = gates_to_keep(program, self.device, noise)
-        ready = transpiled(circuits, program, self.device, options, basis_gates=self._basis_gates, keep=keep)
-        bound = [bind_by_column(circuit, program) for circuit in ready]
-        final = [one.circuit for one in bound]
+        """The program's circuits in the device's gates and with its variants, kept; and with parameters of their own."""
+        if program.base is not None:
+            circuits = varied(program, self.circuits(program.base), self.device)
+        elif self.device is not None:
+            keep = gates_to_keep(program, self.device, self._noise)
+            basis_gates = self._basis_gates
+            circuits = transpiled(circuits, program, self.device, self.transpiler, basis_gates=basis_gates, keep=keep)
+        self._cache.of(program)["circuits"] = circuits
+        bound = [bind_by_column(circuit, program) for circuit in circuits]
+        if program.base is None and self.device is not None:
+            self._require_noise(program, bound)
+        return bound
+
+    def _require_noise(self, program: Program, bound: Sequence[BoundCircuit]) -> None:
+        noise, final = self._noise, [one.circuit for one in bound]
         # IBM's newer Estimator (0.50) merges gates even on a simulator.
         if is_from("qiskit_ibm_runtime.executor_estimator", self.primitive) and has_noise_of_its_own(
             self._runner, noise
         ):
             require_separate_gates(final, noise, self.name)
-        require_noise(program, final, self._runner, noise, options)
-        return bound
+        require_noise(program, final, self._runner, noise, self.transpiler)
 
     @property
     def _basis_gates(self) -> list[str] | None:
@@ -323,6 +335,12 @@ class EstimatorBackend(_PrimitiveBackend):
     """
 
     _base = BaseEstimatorV2
+
+    @property
+    def extrapolates(self) -> bool:
+        options = getattr(self.primitive, "options", None)
+        asked = getattr(getattr(options, "resilience", None), "zne_mitigation", None)
+        return asked if isinstance(asked, bool) else getattr(options, "resilience_level", None) == 2
 
     def resolve_shots(self, shots: int | None) -> int | None:
         shots = check_shots(shots)

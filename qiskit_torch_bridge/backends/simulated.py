@@ -21,7 +21,7 @@ from ..arguments import in_gibibytes
 from ..program.compiled import Program
 from ..program.unrolling import is_parameterised
 from .base import measured_circuit
-from .transpiling import TranspilerOptions, transpiled
+from .transpiling import TranspilerOptions, is_from, transpiled
 
 __all__ = [
     "check_method",
@@ -50,11 +50,6 @@ _TRAJECTORIES = ("statevector", "matrix_product_state")
 _MANY_TRAJECTORIES = 1000  # at least, and 8 times 2**qubits; measured from 3 to 8 qubits, two cores
 _SECONDS_PER_ENTRY = 2e-8  # of a density matrix, and instruction; measured at 10 and 12 qubits, two cores
 _NEGLIGIBLE = 1e-12
-
-
-def is_from(package: str, value: Any) -> bool:
-    """Whether a package has defined the value's class, or one that it derives from."""
-    return any(cls.__module__.startswith(package) for cls in type(value).__mro__)
 
 
 def check_method(device: Any) -> None:

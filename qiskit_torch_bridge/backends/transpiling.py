@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AnySet
 from dataclasses import dataclass, field, replace
@@ -37,10 +38,12 @@ __all__ = [
     "bind_by_column",
     "bounded_gates",
     "gates_of_ibms_estimator",
+    "is_from",
     "observables_on",
     "require_bounded_angles",
     "restricted_to",
     "transpiled",
+    "varied",
 ]
 
 
@@ -134,6 +137,9 @@ class TranspilingBackend(Backend):
         self._transpiler = options
         self._cache = ProgramCache()
 
+    @abstractmethod
+    def circuits(self, program: Program) -> Sequence[QuantumCircuit]: ...
+
     @property
     def transpiler(self) -> TranspilerOptions:
         """How circuits are transpiled."""
@@ -174,6 +180,11 @@ def _checked_layout(layout: Any) -> tuple[int, ...] | None:
     return tuple(map(int, layout))
 
 
+def is_from(package: str, value: Any) -> bool:
+    """Whether a package has defined the value's class, or one that it derives from."""
+    return any(cls.__module__.startswith(package) for cls in type(value).__mro__)
+
+
 def _is_integer(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
@@ -187,7 +198,7 @@ def transpiled(
     basis_gates: Sequence[str] | None = None,
     keep: Mapping[str, type] = MappingProxyType({}),
 ) -> list[QuantumCircuit]:
-    """The circuits for a device, with the program's variants; a circuit that came with a layout keeps its place.
+    """The circuits for a device, without variants; a circuit that came with a layout keeps its place.
 
     ``basis_gates`` narrows down the gates of a device without connections; None: all that it knows. ``keep``: further
     gates that a device without connections can run, names and classes. Where a gate takes some angles only (IBM's fractional
@@ -226,21 +237,48 @@ def transpiled(
             _require_gates_and_connections(after, known | _NO_GATES, target if connected else None, device.name)
     require_bounded_angles(done, bounded)
     _require_working_qubits(done, device)
-    return list(map(program.with_variants, done))
+    return done
 
 
-def _require_angles_and_measurements(before: QuantumCircuit, after: QuantumCircuit, program: Program) -> None:
-    """Checks that a pass manager has kept what values are computed from: measured bits, and affine angles."""
+def varied(program: Program, circuits: Sequence[QuantumCircuit], device: Any = None) -> list[QuantumCircuit]:
+    """The circuits of a variant, from those of the program that it is a variant of.
+
+    Args:
+        program: The variant.
+        circuits: :meth:`TranspilingBackend.circuits` of its base.
+        device: Whose gates may be used, besides those that are there; None: all.
+
+    Raises:
+        ValueError: If the variant does not keep measurements or angles, or the device does not have its gates.
+    """
+    variant = program.variants[-1]
+    done = [variant.apply(circuit) for circuit in circuits]
+    known = None if device is None or is_from("qiskit_aer", device) else {*device.operation_names, "barrier"}
+    for before, after in zip(circuits, done, strict=True):
+        _require_angles_and_measurements(before, after, program, maker=repr(variant))
+        added = {i.operation.name for i in after.data} - {i.operation.name for i in before.data}
+        if known is not None and (missing := added - known):
+            raise ValueError(
+                f"{variant!r} made a circuit with {', '.join(sorted(missing))}, which {device.name!r} cannot run; use "
+                "another method, or another device."
+            )
+    return done
+
+
+def _require_angles_and_measurements(
+    before: QuantumCircuit, after: QuantumCircuit, program: Program, maker: str = "The pass manager"
+) -> None:
+    """Checks that what made a circuit has kept what values are computed from: measured bits, and affine angles."""
     if _measured_bits(after) != _measured_bits(before):
         raise ValueError(
-            f"The pass manager made a circuit with the registers and measured bits {_measured_bits(after)}, expected "
+            f"{maker} made a circuit with the registers and measured bits {_measured_bits(after)}, expected "
             f"{_measured_bits(before)}; use one that keeps measurements."
         )
     columns = {angle: (0, column) for column, angle in enumerate(program.angles)}
     for value in (v for i in after.data for v in i.operation.params if isinstance(v, ParameterExpression)):
         if not value.parameters <= columns.keys() or as_affine(value, columns) is None:
             raise ValueError(
-                f"The pass manager made the angle {value}, expected an affine function of the circuit's own angles; use one "
+                f"{maker} made the angle {value}, expected an affine function of the circuit's own angles; use one "
                 "that makes no other."
             )
 

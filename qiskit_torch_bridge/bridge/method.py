@@ -8,8 +8,8 @@ from typing import Any
 
 from ..backends import Backend, check_shots, resolve_backend
 from ..gradients.rules import Adjoint, GradientRule, ParameterShift, resolve_gradient
-from ..mitigation.mitigated import MitigatedBackend
 from ..mitigation.methods import Mitigation
+from ..mitigation.mitigated import MitigatedBackend
 from ..shots.allocation import ALLOCATIONS
 
 __all__ = ["Method"]

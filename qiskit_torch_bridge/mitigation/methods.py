@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ..backends.base import Estimate
+from ..backends.base import Backend, Estimate
 from ..program.compiled import Program
 
 __all__ = ["Combine", "Mitigation", "MitigationPlan", "plan_of"]
@@ -41,24 +41,26 @@ class Mitigation(ABC):
     """
 
     @abstractmethod
-    def plan(self, program: Program) -> MitigationPlan:
+    def plan(self, program: Program, backend: Backend) -> MitigationPlan:
         """What is to be measured in place of the program.
 
         Args:
             program: The program, without input blocks.
+            backend: What measures. A method may ask it how a program is run there
+                (:meth:`~qiskit_torch_bridge.Backend.circuits`), and runs nothing.
 
         Raises:
-            ValueError: If the method cannot do anything for it; the message says what to do.
+            ValueError: If the method cannot do anything for it there; the message says what to do.
         """
 
 
-def plan_of(methods: Sequence[Mitigation], program: Program) -> MitigationPlan:
+def plan_of(methods: Sequence[Mitigation], program: Program, backend: Backend) -> MitigationPlan:
     """The plan of several methods, the first of which is applied to what is measured."""
     if not methods:
         return MitigationPlan((program,), lambda estimates, _: estimates[0])
     *inner, outer = methods
-    plan = outer.plan(program)
-    parts = [plan_of(inner, each) for each in plan.programs]
+    plan = outer.plan(program, backend)
+    parts = [plan_of(inner, each, backend) for each in plan.programs]
     programs = _distinct([each for part in parts for each in part.programs])
     calibrations = _distinct([*plan.calibrations, *(each for part in parts for each in part.calibrations)])
 

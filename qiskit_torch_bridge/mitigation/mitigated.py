@@ -70,7 +70,7 @@ class MitigatedBackend(Backend):
     def plan(self, program: Program) -> MitigationPlan:
         """What is measured in place of a program, made once."""
         if program not in self._cache:
-            self._cache[program] = plan_of(self.methods, program)
+            self._cache[program] = plan_of(self.methods, program, self.backend)
         plan: MitigationPlan = self._cache[program]
         return plan
 

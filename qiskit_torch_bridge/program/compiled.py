@@ -259,12 +259,6 @@ class Program:
             self._varied[variant] = replace(self, variants=(*self.variants, variant), base=self)
         return self._varied[variant]
 
-    def with_variants(self, circuit: QuantumCircuit) -> QuantumCircuit:
-        """A transpiled circuit of the program with all changes of :attr:`variants`."""
-        for variant in self.variants:
-            circuit = variant.apply(circuit)
-        return circuit
-
     @property
     def keeps_values(self) -> bool:
         """Whether all variants do: else the circuits calibrate something, and the program's values mean nothing."""

@@ -221,6 +221,14 @@ class IBMBackend(TranspilingBackend):
         if self.shadow is not None:
             self.shadow.prepare(program)
 
+    def circuits(self, program: Program) -> Sequence[QuantumCircuit]:
+        return self._ready(program).transpiled
+
+    @property
+    def extrapolates(self) -> bool:
+        resilience = getattr(self._finalized_options, "resilience", None)
+        return resilience is not None and bool(resilience.zne_mitigation)
+
     def circuits_per_row(self, program: Program) -> int:
         return len(program.readout.groups)
 
@@ -379,7 +387,9 @@ class IBMBackend(TranspilingBackend):
         return model
 
     def _tested(self, program: Program) -> DeviceProgram:
-        """The same, tested and in the ledger."""
+        """The same, tested and in the ledger; so is what it is a variant of, whose qubits it keeps in any process."""
+        if program.base is not None:
+            self._tested(program.base)
         while (tested := self._programs.tested.get(program)) is None:
             self._programs.test(program, self._ready(program), lambda: self.ledger)
         return tested
@@ -388,14 +398,12 @@ class IBMBackend(TranspilingBackend):
         self, requests: Sequence[Request], shots: int, prepared: Callable[[Program], DeviceProgram]
     ) -> Workload:
         if shots not in self._settled:
-            options = self._finalized_options
-            resilience = getattr(options, "resilience", None)
             self._settled[shots] = Workload(
                 measurements=(),
                 shots=shots,
-                price=price_of(options, shots, rep_delay=self.connection.rep_delay),
+                price=price_of(self._finalized_options, shots, rep_delay=self.connection.rep_delay),
                 limits=self.limits,
-                extrapolates=resilience is not None and resilience.zne_mitigation,
+                extrapolates=self.extrapolates,
                 run=self.run,
                 passport=Passport(
                     backend=self.connection.name,

@@ -22,7 +22,7 @@ from ..base import circuit_on, measured_circuit
 from ..results import BoundCircuit, pubs_of
 from ..selftest import require_same_answers
 from ..simulated import leaves_out_idle_qubits
-from ..transpiling import TranspilerOptions, bind_by_column, gates_of_ibms_estimator, observables_on, transpiled
+from ..transpiling import TranspilerOptions, bind_by_column, gates_of_ibms_estimator, observables_on, transpiled, varied
 from .device import Device
 from .errors import HardwareError
 from .fingerprints import fingerprint, fingerprint_on_device
@@ -71,12 +71,14 @@ class DeviceProgram:
         circuits: All that it needs measured.
         fingerprint: What tells the program from others, in every process.
         circumstances: All that a result depends on besides shots, angles and seed, the fingerprint included.
+        transpiled: The circuits before their parameters were numbered anew.
         model: Simulates the circuits with the device's noise, where that is modelled.
     """
 
     circuits: tuple[DeviceCircuit, ...]
     fingerprint: str
     circumstances: tuple[Any, ...]
+    transpiled: Sequence[QuantumCircuit]
     model: DensitySimulator | None = None
 
     @property
@@ -148,7 +150,12 @@ class DevicePrograms:
         if program not in self._ready:
             name = fingerprint(program)
             circumstances = (self.run, *self._circumstances(device), name)
-            transpiled = self._transpiled(program, device, ledger, key=digest(*circumstances))
+            transpiled: Sequence[QuantumCircuit]
+            if program.base is not None:  # on the very qubits of the program that it is a variant of
+                transpiled = varied(program, self.ready(program.base, device, ledger).transpiled, device.device)
+                self._require_runnable(transpiled, device)
+            else:
+                transpiled = self._transpiled(program, device, ledger, key=digest(*circumstances))
             circuits = device_circuits(transpiled, program, device.device, self.transpiler, self.primitive)
             if self.transpiler.pass_manager is not None:  # which has no name of its own
                 circumstances = (*circumstances, fingerprint_on_device(circuits))
@@ -159,7 +166,7 @@ class DevicePrograms:
             if self.modelled is not None and program.base is None:  # no shadow is asked for variants
                 noisy = self._with_noise(program, circuits, device, ledger, _key_of_model(circumstances, circuits))
                 model = simulator_of(program, noisy)
-            self._ready[program] = DeviceProgram(circuits, name, circumstances, model)
+            self._ready[program] = DeviceProgram(circuits, name, circumstances, transpiled, model)
         return self._ready[program]
 
     def test(self, program: Program, ready: DeviceProgram, open_ledger: Callable[[], Ledger]) -> None:
@@ -207,13 +214,6 @@ class DevicePrograms:
         """Circuits that an earlier process has left, while they fit the device: a run that goes on does not change."""
         if not program.readout.groups:
             return []
-        if program.base is not None:  # so that it runs on the very qubits of the program that it is a variant of
-            base = program.base
-            circumstances = (self.run, *self._circumstances(device), fingerprint(base))
-            circuits = self._transpiled(base, device, ledger, key=digest(*circumstances))
-            varied = list(map(program.variants[-1].apply, circuits))
-            self._require_within_gates(varied)
-            return varied
         kept = self._unkept.get(key)
         if kept is None and ledger is not None and self.transpiler.pass_manager is None:
             kept = ledger.circuits(key)
@@ -230,8 +230,7 @@ class DevicePrograms:
             else:
                 return circuits
         circuits = circuits_for(program, device.device, self.primitive, self.transpiler)
-        device.check(circuits)
-        self._require_within_gates(circuits)
+        self._require_runnable(circuits, device)
         if self.transpiler.pass_manager is not None:  # no key tells its circuits from another one's
             return circuits
         self._unkept[key] = to_qpy(circuits)
@@ -266,7 +265,8 @@ class DevicePrograms:
         self._unkept[key] = to_bytes(noisy)
         return noisy
 
-    def _require_within_gates(self, circuits: Sequence[QuantumCircuit]) -> None:
+    def _require_runnable(self, circuits: Sequence[QuantumCircuit], device: Device) -> None:
+        device.check(circuits)
         most = max((circuit.num_nonlocal_gates() for circuit in circuits), default=0)
         if most > self.most_two_qubit_gates:
             raise ValueError(
