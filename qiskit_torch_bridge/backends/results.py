@@ -10,7 +10,7 @@ import io
 import math
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -24,6 +24,7 @@ from ..program.compiled import Program
 from ..program.readout import Samples
 from ..shots.covariance import Covariance, variance_of_one_shot
 from .base import Estimate
+from .folds import Folds
 
 __all__ = [
     "Arrays",
@@ -62,16 +63,20 @@ class BoundCircuit:
         parameters: Its P parameters.
         slopes: Shape (A, P).
         offsets: Shape (P,); radians.
+        folds: What is made of these numbers, where some are of gates that take a range of angles only. (Without it they
+            are right too, but out of the range, so that IBM's validators refuse them.)
     """
 
     circuit: QuantumCircuit
     parameters: tuple[Parameter, ...]
     slopes: np.ndarray
     offsets: np.ndarray
+    folds: Folds | None = field(default=None, kw_only=True)
 
     def values(self, angles: np.ndarray) -> np.ndarray:
         """Shape (N, P): the parameters' values."""
-        return angles @ self.slopes + self.offsets
+        values: np.ndarray = angles @ self.slopes + self.offsets
+        return values if self.folds is None else self.folds.values(values)
 
 
 def bindings_of(bound: BoundCircuit, angles: np.ndarray) -> BindingsArray:

@@ -320,6 +320,7 @@ def _require_memory(num_qubits: int) -> None:
         size = in_gibibytes(needed).removeprefix("some ")
         raise MemoryError(
             f"Simulation of {num_qubits} qubits with noise needs some {size} of memory, and this machine has "
-            f"{in_gibibytes(there)}; use fewer qubits, or Aer with a number of shots: "
-            "backend=AerSimulator(noise_model=...), shots=1000."
+            f"{in_gibibytes(there)}; use fewer qubits; or Aer with a number of shots: "
+            "backend=AerSimulator(noise_model=...), shots=1000; or, for expectation values with noise of Pauli strings, "
+            "backend=PauliBackend(noise=...) (the word 'pauli')."
         )
