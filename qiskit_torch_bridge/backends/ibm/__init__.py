@@ -80,11 +80,11 @@ Below some thousand executions a job costs its two seconds, whatever is in it: a
 that share a twirl are not independent, which standard errors do not know.
 
 **Fractional gates.** ``IBMBackend("ibm_fez", fractional_gates=True)`` opens the device with ``rx`` of any angle and with
-``rzz``. Free rotations of two qubits (``rzz``, ``rxx``, ``ryy``, ``rzx``, ``cp``, controlled rotations, feature maps) are one
-``rzz`` then in place of two ``cz``, if the estimated fidelity is higher. It takes 0 to pi / 2: each row's angle is folded
-into that range, and what makes up for it becomes part of the rotations beside it
+``rzz``. Free rotations of two qubits (``rzz``, ``rxx``, ``ryy``, ``rzx``, ``cp``, in controlled rotations and feature maps)
+are one ``rzz`` then in place of two ``cz``, if the estimated fidelity is higher. It takes 0 to pi / 2: each row's angle is
+folded into that range, and what makes up for it becomes part of the rotations beside it
 (:mod:`qiskit_torch_bridge.backends.fractional`). This is ``fake_fez``, without fractional gates and with them; a step is
-four rows of 1000 shots. (The fake device has none. They were added with the errors of ``sx`` and ``cz``, as IBM reports them.)
+four rows of 1000 shots. (The fake device has none; they were added with the errors of ``sx`` and ``cz``, as IBM has them.)
 
 | circuit (4 qubits) | gates of two qubits | microseconds | estimated fidelity | seconds of a step |
 |---|---|---|---|---|
