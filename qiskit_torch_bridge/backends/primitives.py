@@ -272,6 +272,16 @@ class SamplerBackend(_PrimitiveBackend):
 
     _base = BaseSamplerV2
 
+    @property
+    def twirls_readout(self) -> bool:
+        return (
+            getattr(getattr(getattr(self.primitive, "options", None), "twirling", None), "enable_measure", False)
+            is True
+        )
+
+    def gives_outcomes(self, program: Program) -> bool:
+        return True
+
     def resolve_shots(self, shots: int | None) -> int:
         shots = check_shots(shots)
         default = _option(self.primitive, "default_shots")

@@ -234,11 +234,12 @@ def estimate_from_samples(program: Program, samples: Sequence[Samples], rows: in
         degrees = np.where(outcomes.shots > 1, outcomes.shots - 1.0, np.nan)  # one shot says nothing about its variance
         variances += np.maximum(second - first**2, 0.0) / degrees[:, None]
     shots = sum(int(outcomes.shots.sum()) for outcomes in samples)
-    if readout.num_outputs == 1 and samples:  # the same, without keeping the bit strings
+    if readout.num_outputs == 1 and samples:  # the same, and quicker
         covariance = Covariance.of_independent(variances, samples[0].shots)
     else:
         covariance = _covariance_from_samples(program, samples, rows)
-    return Estimate(values, variances, rows * len(samples), shots, covariance=covariance)
+    measured = tuple(samples)
+    return Estimate(values, variances, rows * len(samples), shots, covariance=covariance, outcomes=lambda: measured)
 
 
 def _covariance_from_samples(program: Program, samples: Sequence[Samples], rows: int) -> Covariance:

@@ -30,6 +30,7 @@ from .device import Device
 from .device_programs import DeviceProgram, DevicePrograms
 from .errors import HardwareError
 from .faults import ServiceFault
+from .kept_evaluations import kept_evaluations
 from .ledger import Caps, Ledger, Spent, said_by_jobs
 from .modelled_noise import ModelledDevice, ModelledNoise, SentCircuits
 from .prices import price_of
@@ -232,6 +233,13 @@ class IBMBackend(TranspilingBackend):
         resilience = getattr(self._finalized_options, "resilience", None)
         return resilience is not None and bool(resilience.zne_mitigation)
 
+    @property
+    def twirls_readout(self) -> bool:
+        return self._finalized_options.twirling.enable_measure is True
+
+    def gives_outcomes(self, program: Program) -> bool:
+        return self.primitive == "sampler"
+
     def circuits_per_row(self, program: Program) -> int:
         return len(program.readout.groups)
 
@@ -241,7 +249,9 @@ class IBMBackend(TranspilingBackend):
         return self.evaluate_all([Request(program, angles, seed)], shots=shots)[0]
 
     def evaluate_all(self, requests: Sequence[Request], *, shots: int | None) -> list[Estimate]:
-        workload = self._workload(requests, self.resolve_shots(None) if shots is None else shots, self._tested)
+        whole = self._workload(requests, self.resolve_shots(None) if shots is None else shots, self._tested)
+        kept = kept_evaluations(whole, self.ledger)
+        workload = replace(whole, measurements=[each for each in whole.measurements if each not in kept])
         self._circuits_in_use = [each.bound.circuit for m in workload.measurements for each in m.circuits]
         self.connection.check(self._circuits_in_use)
         for task in workload.tasks:
@@ -249,7 +259,9 @@ class IBMBackend(TranspilingBackend):
         for evaluation in workload.evaluations():
             self.ledger.note_evaluation(*evaluation)
         results, numbers = self._sender.results(workload.tasks) if workload.tasks else ([], [])
-        return workload.estimates(results, [self.ledger.entry(number) for number in numbers])
+        estimates = workload.estimates(results, [self.ledger.entry(number) for number in numbers])
+        measured = {**kept, **dict(zip(workload.measurements, estimates, strict=True))}
+        return [measured[each] for each in whole.measurements]
 
     def charge(self, work: Sequence[tuple[Program, int]], *, shots: int | None) -> Charge:
         seed = np.random.SeedSequence(0)
