@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from .gradients.stencil import Stencil
     from .layer import QuantumLayer
     from .layerwise import LayerwiseQuantumLayer, Phase, complete_depth_schedule, layerwise_schedule
+    from .mitigation.extrapolation import ZeroNoiseExtrapolation
     from .mitigation.methods import Mitigation, MitigationPlan
     from .mitigation.mitigated import MitigatedBackend
     from .program.compiled import Program
@@ -137,6 +138,7 @@ __all__ = [  # noqa: RUF022 - in the order of the reference
     "Request",
     "Estimate",
     "Charge",
+    "ZeroNoiseExtrapolation",
     "Mitigation",
     "MitigationPlan",
     "MitigatedBackend",
@@ -169,6 +171,7 @@ _NAMES = {
     ".gradients.stencil": "Stencil",
     ".layer": "QuantumLayer",
     ".layerwise": "LayerwiseQuantumLayer Phase complete_depth_schedule layerwise_schedule",
+    ".mitigation.extrapolation": "ZeroNoiseExtrapolation",
     ".mitigation.mitigated": "MitigatedBackend",
     ".mitigation.methods": "Mitigation MitigationPlan",
     ".program.compiled": "Program",
