@@ -44,6 +44,7 @@ from .bridge.method import Method
 from .bridge.names import register
 from .bridge.plain import measure_plainly
 from .bridge.result import LayerResult
+from .geometry.geometric_module import GeometricModule
 from .gradients.rules import GradientRule, resolve_gradient
 from .mitigation.methods import Mitigation
 from .mitigation.mitigated import MitigatedBackend, checked_methods
@@ -61,7 +62,7 @@ Initializer = str | torch.Tensor | Mapping[str, "str | torch.Tensor"]
 
 
 @explain_misfits
-class QuantumLayer(nn.Module):
+class QuantumLayer(GeometricModule):
     """A parameterised Qiskit circuit as a torch module: features in, expectation values or probabilities out.
 
     This is a circuit between two linear layers.
@@ -290,13 +291,7 @@ class QuantumLayer(nn.Module):
             values = measure_plainly(self, features, weights)
             if values is not None:
                 return values if features is not None else values[0]
-        self._check_features(features)
-        like = features if features is not None else weights[0] if weights else torch.empty(0)
-        for tensor in (like, *weights):
-            if tensor.is_meta or tensor.dtype not in _FLOATS:
-                _refuse_weights(tensor)
-            if tensor.dtype in _HALVES:
-                self._warn_of_half_precision(tensor.dtype)
+        like = self._checked(features, weights)
         rows = features
         if features is not None:
             # Of the shape that is needed already, as most are, they are left alone: every view costs time, backward too.
@@ -313,9 +308,7 @@ class QuantumLayer(nn.Module):
                 values = values.reshape(*(() if features is None else features.shape[:-1]), values.shape[-1])
             return values.to(like.device, like.dtype)
         # Outside the except block: one error, in terms of the columns that the user knows, where they can be seen.
-        if features is not None:
-            self._require_finite_features(features)
-        self._require_finite_weights()
+        self._require_finite(features)
         raise cause
 
     def method(self, shots: int | None = None) -> Method:
@@ -399,6 +392,17 @@ class QuantumLayer(nn.Module):
             for name, size in zip(names, sizes, strict=True)
         }
 
+    def _checked(self, features: torch.Tensor | None, weights: Sequence[torch.Tensor]) -> torch.Tensor:
+        """What outputs follow in precision and device, once features and weights are what they should be."""
+        self._check_features(features)
+        like = features if features is not None else weights[0] if weights else torch.empty(0)
+        for tensor in (like, *weights):
+            if tensor.is_meta or tensor.dtype not in _FLOATS:
+                _refuse_weights(tensor)
+            if tensor.dtype in _HALVES:
+                self._warn_of_half_precision(tensor.dtype)
+        return like
+
     def _check_features(self, features: torch.Tensor | None) -> None:
         width = self.program.angle_map.source_widths[0]
         if features is None:
@@ -432,8 +436,13 @@ class QuantumLayer(nn.Module):
             f"Got features or weights of dtype {dtype}, expected float32 or float64: an angle of 3.1 becomes {kept:.6g}. "
             "Keep the layer's weights in float32, and compute its features in it (where autocast is on, within "
             "torch.autocast(device_type, enabled=False)). Each layer says this once.",
-            stacklevel=6,
+            stacklevel=7,
         )
+
+    def _require_finite(self, features: torch.Tensor | None) -> None:
+        if features is not None:
+            self._require_finite_features(features)
+        self._require_finite_weights()
 
     def _require_finite_features(self, features: torch.Tensor) -> None:
         try:

@@ -23,6 +23,7 @@ from ..shots.shadow import Shadow
 from .passport import Passport
 
 if TYPE_CHECKING:
+    from ..simulator.final_states import MixedStates, PureStates
     from ..simulator.step import Step
 
 __all__ = [
@@ -264,6 +265,14 @@ class Backend(ABC):
 
     def step_of(self, program: Program) -> Step | None:
         """What takes inputs and weights to exact values in one call, and gradients back; None where nothing does."""
+        return None
+
+    def pure_states_of(self, program: Program) -> PureStates | None:
+        """What gives the final states of a program without input blocks; None where there are none to be looked at."""
+        return None
+
+    def mixed_states_of(self, program: Program, qubits: tuple[int, ...]) -> MixedStates | None:
+        """Likewise, with noise, of some of the program's qubits (as its canonical circuit numbers them)."""
         return None
 
     def evaluate_for_pullback(self, program: Program, angles: np.ndarray) -> Estimate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qiskit import QuantumCircuit
@@ -11,6 +12,7 @@ from qiskit.transpiler import PassManager
 
 from ..arguments import instance_of
 from ..program.compiled import Program
+from ..program.readout import Probabilities
 from .aer import noisy_simulator
 from .base import ProgramCache
 from .noise_channels import channels_of, circuits_without_loss
@@ -20,6 +22,7 @@ from .transpiling import TranspilerOptions, TranspilingBackend, varied
 
 if TYPE_CHECKING:
     from ..simulator.density_engine import DensitySimulator
+    from ..simulator.final_states import MixedStates
     from ..simulator.noisy_cones import NoisyConeSimulator
 
 __all__ = ["DensityMatrixBackend"]
@@ -77,6 +80,7 @@ class DensityMatrixBackend(SimulatingBackend, TranspilingBackend):
         own = deepcopy(device) if is_from("qiskit_aer", device) else device
         self.simulator = noisy_simulator(deepcopy(noise) if is_from("qiskit_aer", noise) else noise, own)
         self.name = "density_matrix" if device is None else f"density_matrix of {self.simulator.name}"
+        self._states = ProgramCache()
         super().__init__(TranspilerOptions(optimization_level, initial_layout, seed_transpiler, pass_manager))
         self._circuits = ProgramCache()
 
@@ -100,6 +104,19 @@ class DensityMatrixBackend(SimulatingBackend, TranspilingBackend):
                 circuits = varied(program, self.circuits(program.base), self.simulator)
             self._circuits[program] = circuits
         return self._circuits[program]
+
+    def mixed_states_of(self, program: Program, qubits: tuple[int, ...]) -> MixedStates:
+        from ..simulator.final_states import MixedStates  # on first use: it loads the compiler
+
+        made = self._states.of(program)
+        if qubits not in made:
+            measured = replace(program, readout=Probabilities.of(qubits))
+            noise = noise_model_of(self.simulator)
+            self._warn_once("ignored noise", ignored_noise(noise))
+            (circuit,) = channels_of(self.circuits(measured), measured, noise)
+            made[qubits] = MixedStates(circuit, self._dtype)
+        states: MixedStates = made[qubits]
+        return states
 
     def __repr__(self) -> str:
         given = "" if self.precision == "double" else f", precision={self.precision!r}"

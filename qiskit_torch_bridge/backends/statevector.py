@@ -13,6 +13,7 @@ from .simulating import SimulatingBackend, dtype_of
 if TYPE_CHECKING:
     from ..simulator.cone_engine import ConeSimulator
     from ..simulator.engine import Simulator
+    from ..simulator.final_states import PureStates
     from ..simulator.step import Step
 
 __all__ = ["StatevectorBackend"]
@@ -43,7 +44,7 @@ class StatevectorBackend(SimulatingBackend):
     def __init__(self, *, precision: str = "double", joint_shots: bool = True) -> None:
         self.precision, self._dtype = precision, dtype_of(precision)
         self.joint_shots = instance_of("joint_shots", joint_shots, bool, "True or False")
-        self._cache, self._steps = ProgramCache(), ProgramCache()
+        self._cache, self._steps, self._states = ProgramCache(), ProgramCache(), ProgramCache()
 
     def num_amplitudes(self, program: Program) -> float:
         """How many amplitudes an exact simulation of the program has, those of all its light cones together.
@@ -62,6 +63,14 @@ class StatevectorBackend(SimulatingBackend):
             return self._steps[program]
         except KeyError:
             return self._steps.setdefault(program, self._new_step(program))
+
+    def pure_states_of(self, program: Program) -> PureStates:
+        from ..simulator.final_states import PureStates  # on first use: it loads the compiler
+
+        if program not in self._states:
+            self._states[program] = PureStates(program, self._dtype)
+        states: PureStates = self._states[program]
+        return states
 
     def _new_step(self, program: Program) -> Step | None:
         table = None if program.blocks else program.angle_map.table

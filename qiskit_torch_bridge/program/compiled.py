@@ -87,6 +87,8 @@ class Program:
             device's.
         blocks: Input blocks; their inputs follow the angles as further columns.
         instructions: How often the user wrote an instruction of a name and a label, those within composite gates included.
+        parameters: The user's parameters by source: the inputs, then the weights of each group.
+        layout: Where each qubit of the circuit that the user wrote is in the (possibly transpiled) circuit, at its end.
         variants: Changes to the circuits that are made after they have been transpiled, in their order.
         base: The program without the last of them; None if there are none.
     """
@@ -100,6 +102,8 @@ class Program:
     placed: bool
     blocks: tuple[InputBlock, ...]
     instructions: Mapping[tuple[str, str | None], int]
+    parameters: tuple[tuple[Parameter, ...], ...]
+    layout: tuple[int, ...]
     variants: tuple[Variant, ...] = ()
     base: Program | None = None
 
@@ -149,6 +153,8 @@ class Program:
             placed=circuit.layout is not None,
             blocks=blocks,
             instructions=names_and_labels(circuit),
+            parameters=(tuple(input_list), *map(tuple, groups.values())),
+            layout=tuple(_layout_of(circuit)),
         )
         program.example()
         return program
@@ -344,6 +350,13 @@ def _with_angles(circuit: QuantumCircuit, angles: Sequence[Parameter]) -> Quantu
     return canonical
 
 
+def _layout_of(circuit: QuantumCircuit) -> list[int]:
+    """Where each qubit of the circuit that the user wrote is in the (possibly transpiled) circuit, at its end."""
+    if circuit.layout is None:
+        return list(range(circuit.num_qubits))
+    return list(circuit.layout.final_index_layout(filter_ancillas=True))
+
+
 def _readout(
     circuit: QuantumCircuit,
     measured: dict[int, int],
@@ -353,10 +366,7 @@ def _readout(
     interpret: Callable[[int], int] | None,
 ) -> Readout:
     """What the user asks for, read from the circuit, whose classical bits measure some of its qubits."""
-    # Where each qubit of the circuit that the user wrote is in the (possibly transpiled) circuit, at its end.
-    layout = list(range(circuit.num_qubits))
-    if circuit.layout is not None:
-        layout = list(circuit.layout.final_index_layout(filter_ancillas=True))
+    layout = _layout_of(circuit)
     if isinstance(probabilities, np.bool_):
         probabilities = bool(probabilities)
     if probabilities is None or probabilities is False:

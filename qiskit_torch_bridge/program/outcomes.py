@@ -20,48 +20,53 @@ _MOST_QUBITS = 20
 _MOST_CLASSES = 2**_MOST_QUBITS
 
 
-def qubit_indices(circuit: QuantumCircuit, given: Any, num_qubits: int) -> list[int]:
+def qubit_indices(circuit: QuantumCircuit, given: Any, num_qubits: int, name: str = "probabilities") -> list[int]:
     """The qubits as indices below ``num_qubits``, the number that the circuit had as the user wrote it.
+
+    Args:
+        circuit: The circuit, whose qubits and registers they may be.
+        given: What the user names.
+        num_qubits: The number of qubits.
+        name: The argument that names them, for messages.
 
     Raises:
         TypeError: If something else is among them.
         ValueError: If one is not in the circuit, or named twice.
     """
-    refuse_unordered("probabilities", given)
+    refuse_unordered(name, given)
     if isinstance(given, (Qubit, QuantumRegister, slice)):
         given = [given]
     if isinstance(given, Mapping):
         raise TypeError(
-            "probabilities: got a mapping, whose values would be lost, expected a list of qubits; multiply the outputs by "
-            "numbers instead."
+            f"{name}: got a mapping, whose values would be lost, expected a list of qubits; multiply the outputs by numbers "
+            "instead."
         )
     if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
-        raise TypeError(
-            f"probabilities: got {given!r}, expected a list of qubits, a QuantumRegister, or True for the measured qubits."
-        )
+        measured = ", or True for the measured qubits" if name == "probabilities" else ""
+        raise TypeError(f"{name}: got {given!r}, expected a list of qubits, a QuantumRegister{measured}.")
     indices: list[int] = []
     for entry in given:
         if isinstance(entry, slice):
             indices += range(*entry.indices(num_qubits))
         else:
             qubits = entry if isinstance(entry, (QuantumRegister, range)) else [entry]
-            indices += [_qubit_index(circuit, qubit, num_qubits) for qubit in qubits]
+            indices += [_qubit_index(circuit, qubit, num_qubits, name) for qubit in qubits]
     if len(set(indices)) < len(indices):
-        raise ValueError(f"probabilities: got {indices}, expected each qubit once.")
+        raise ValueError(f"{name}: got {indices}, expected each qubit once.")
     return indices
 
 
-def _qubit_index(circuit: QuantumCircuit, qubit: Any, num_qubits: int) -> int:
+def _qubit_index(circuit: QuantumCircuit, qubit: Any, num_qubits: int, name: str) -> int:
     if isinstance(qubit, Qubit) and circuit.layout is None:
         try:
             return circuit.find_bit(qubit).index
         except CircuitError:
-            raise ValueError(f"probabilities: got {qubit!r}, which is no qubit of the circuit.") from None
+            raise ValueError(f"{name}: got {qubit!r}, which is no qubit of the circuit.") from None
     if isinstance(qubit, bool) or not isinstance(qubit, (int, np.integer)):
         transpiled = " (the circuit has been transpiled)" if isinstance(qubit, Qubit) else ""
-        raise TypeError(f"probabilities: got {qubit!r} ({type(qubit).__name__}), expected a qubit's index{transpiled}.")
+        raise TypeError(f"{name}: got {qubit!r} ({type(qubit).__name__}), expected a qubit's index{transpiled}.")
     if not 0 <= qubit < num_qubits:
-        raise ValueError(f"probabilities: got qubit {qubit}, expected 0 to {num_qubits - 1}.")
+        raise ValueError(f"{name}: got qubit {qubit}, expected 0 to {num_qubits - 1}.")
     return int(qubit)
 
 

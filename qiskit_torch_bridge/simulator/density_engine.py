@@ -20,7 +20,7 @@ from .engine import values_of_shots
 from .shots import Measured, Use, outcomes_of_shots, variances_of_shots
 from .vectors import WIDTH
 
-__all__ = ["DensitySimulator", "most_qubits"]
+__all__ = ["DensitySimulator", "most_qubits", "pulled_back", "read", "require_memory"]
 
 _BYTES_OF_KEPT_STATES = 2**24  # of a thread; beyond, states are computed once more from checkpoints
 _BYTES_OF_SHARED_STATES = 2**28
@@ -52,7 +52,7 @@ class DensitySimulator:
     def __init__(self, circuits: Sequence[NoisyCircuit], readout: Readout, dtype: Any = np.float64) -> None:
         self._dtype = np.dtype(dtype)
         self.num_qubits = max((circuit.num_qubits for circuit in circuits), default=0)
-        _require_memory(self.num_qubits)
+        require_memory(self.num_qubits)
         self._readout = readout
         self._branches = branches_of(circuits, readout.groups)
         self._num_outcomes = sum(2 ** len(group.qubits) for group in readout.groups)
@@ -81,7 +81,7 @@ class DensitySimulator:
         values = np.empty((len(angles), self._readout.num_outputs))
         values[:] = self._readout.constants
         for branch, plan in self._exact:
-            values += _read(plan, branch.circuit.rotation_angles(angles))
+            values += read(plan, branch.circuit.rotation_angles(angles))
         return values, None
 
     def pullback(self, angles: np.ndarray, upstream: np.ndarray, states: None, selected: np.ndarray) -> np.ndarray:
@@ -99,7 +99,7 @@ class DensitySimulator:
             selected_turns = slopes[selected].any(axis=0)
             if any(selected_turns[columns].any() for columns in plan.columns_of):
                 rotations = branch.circuit.rotation_angles(angles)
-                by_rotations = _pulled_back(plan, rotations, upstream, selected_turns)
+                by_rotations = pulled_back(plan, rotations, upstream, selected_turns)
                 gradients += (by_rotations[:, None] @ slopes.T)[:, 0]
         gradients[:, ~selected] = 0.0
         return gradients
@@ -167,17 +167,17 @@ class DensitySimulator:
             size = max(1, _NUMBERS_OF_A_PART // plan.num_reads // WIDTH) * WIDTH
             for start in range(0, len(angles), size):
                 part = slice(start, min(start + size, len(angles)))
-                read = _read(plan, branch.circuit.rotation_angles(angles[part]))
+                numbers = read(plan, branch.circuit.rotation_angles(angles[part]))
                 first = 0
                 for end in branch.ends:
                     stop = first + 2 ** len(end.circuit.measured)
-                    probabilities = end.probabilities(np.ascontiguousarray(read[:, first:stop]))
+                    probabilities = end.probabilities(np.ascontiguousarray(numbers[:, first:stop]))
                     measured = probabilities if shots is None else _drawn(probabilities, shots, key, end, start)
                     use(end, part, measured)
                     first = stop
 
 
-def _read(plan: DensityPlan, angles: np.ndarray) -> np.ndarray:
+def read(plan: DensityPlan, angles: np.ndarray) -> np.ndarray:
     """What the plan reads, shape (N, K), at the rotations' angles.
 
     The beginning of a circuit that rows have in common (a row's shifted circuits do) is simulated once.
@@ -266,8 +266,8 @@ def _slabs(rows: int) -> int:
     return -(-rows // WIDTH)
 
 
-def _pulled_back(plan: DensityPlan, angles: np.ndarray, upstream: np.ndarray, selected_turns: np.ndarray) -> np.ndarray:
-    """The gradient by the rotations' selected_turns angles, shape (N, R); zero for the others."""
+def pulled_back(plan: DensityPlan, angles: np.ndarray, upstream: np.ndarray, selected_turns: np.ndarray) -> np.ndarray:
+    """The gradient by the rotations' selected angles, shape (N, R); zero for the others."""
     part, gradients = plan.whole, np.zeros(angles.shape)
     operations = np.array([bool(selected_turns[columns].any()) for columns in part.columns_of])
     segment = max(1, part.num_operations)
@@ -335,7 +335,12 @@ def most_qubits() -> int:
     return int(math.log(psutil.virtual_memory().total / (_BYTES_OF_AN_ENTRY * WIDTH), 4))
 
 
-def _require_memory(num_qubits: int) -> None:
+def require_memory(num_qubits: int) -> None:
+    """Refuses what is larger than this machine's memory.
+
+    Raises:
+        MemoryError: If one state of so many qubits is.
+    """
     needed, there = _BYTES_OF_AN_ENTRY * WIDTH * 4**num_qubits, psutil.virtual_memory().total
     if needed > there:
         size = in_gibibytes(needed).removeprefix("some ")

@@ -128,33 +128,16 @@ class Simulator:
         if states is not None and states.rows != rows:
             states = None
         gradients = np.zeros(angles.shape)
-        passes = list(self.plan.passes)
-        while passes and not np.count_nonzero(selected[passes[0].columns]):
-            passes.pop(0)
+        passes = self._passes_back_to(selected)
 
         def work(part: slice, slabs: slice, spread: bool) -> None:
             if states is None:
-                planes = self._simulate(angles[part], lanes, spread)
+                planes = self.simulated(angles[part], lanes, spread)
             else:
                 planes = states.planes[slabs]
                 planes = planes.copy() if len(passes) > 1 else planes
             duals = self._observe(planes, lanes, upstream[part], spread)
-            if self.plan.whole:
-                whole_kernels.backward(
-                    self._static, self._num_qubits, lanes, selected, _NOT_GIVEN, upstream[part], angles[part], planes,
-                    duals, gradients[part], 0, len(planes),
-                )  # fmt: skip
-                return
-            for number, one in reversed(list(enumerate(passes))):
-                blocks = 1 << len(one.outer_bits)
-                by_block = np.zeros((part.stop - part.start, blocks, angles.shape[1]))
-                arguments = (
-                    *one.arrays, one.segments, one.outer_bits, one.num_qubits, number == 0,
-                    selected, angles[part], planes, duals, by_block,
-                )  # fmt: skip
-                seconds = 4 * one.num_operations * planes.size * _SECONDS_PER_ELEMENT
-                _compute(kernels.sweep, arguments, len(planes) * blocks, seconds, spread)
-                gradients[part] += by_block.sum(axis=1)
+            self.take_back((planes, duals), angles[part], upstream[part], selected, gradients[part], spread=spread)
 
         if passes:
             self.in_parts(rows, lanes, work, sweeps=5)
@@ -226,7 +209,7 @@ class Simulator:
         key = None if seed is None else seed.generate_state(2, np.uint32).astype(np.uint64)
 
         def work(part: slice, slabs: slice, spread: bool) -> None:
-            planes = self._simulate(angles[part], lanes, spread)
+            planes = self.simulated(angles[part], lanes, spread)
             for number, measurement in enumerate(self.plan.measurements):
                 turned = planes
                 if measurement.basis_changes:
@@ -245,6 +228,67 @@ class Simulator:
                 use(measurement, part, counts)
 
         self.in_parts(len(angles), lanes, work, sweeps=1, more=self._num_outcomes * len(angles) * _SECONDS_PER_DRAW)
+
+    def _passes_back_to(self, selected: np.ndarray) -> list[Pass]:
+        """The passes from the first with a selected angle on."""
+        passes = list(self.plan.passes)
+        while passes and not np.count_nonzero(selected[passes[0].columns]):
+            passes.pop(0)
+        return passes
+
+    def simulated(self, angles: np.ndarray, lanes: int, spread: bool, into: np.ndarray | None = None) -> np.ndarray:
+        """The final states of rows (:class:`States`), so many side by side.
+
+        Args:
+            angles: Shape (N, A).
+            lanes: How many rows stand side by side.
+            spread: Whether to use all threads.
+            into: Where the states are to be written; None: anywhere.
+        """
+        planes = self.room(-(-len(angles) // lanes), lanes, copies=1) if into is None else into
+        _apply(self.plan.passes, angles, planes, lanes, spread, fresh=True)
+        return planes
+
+    def take_back(
+        self,
+        planes: tuple[np.ndarray, np.ndarray],
+        angles: np.ndarray,
+        upstream: np.ndarray,
+        selected: np.ndarray,
+        gradients: np.ndarray,
+        *,
+        spread: bool,
+    ) -> None:
+        """Adds ``Im <dual| n.sigma |state>`` of each selected angle, both taken back to its gate, to zeros.
+
+        Args:
+            planes: The final states, and the duals, which for small states may be empty: the observables then say them.
+                Of several passes, both are overwritten.
+            angles: Shape (N, A).
+            upstream: Shape (N, M): of the values, for the observables.
+            selected: Shape (A,), bool.
+            gradients: Shape (N, A); zeros, filled in.
+            spread: Whether to use all threads.
+        """
+        states, duals = planes
+        if self.plan.whole:
+            lanes = states.shape[2] >> self._num_qubits
+            whole_kernels.backward(
+                self._static, self._num_qubits, lanes, selected, _NOT_GIVEN, upstream, angles, states,
+                duals, gradients, 0, len(states),
+            )  # fmt: skip
+            return
+        passes = self._passes_back_to(selected)
+        for number, one in reversed(list(enumerate(passes))):
+            blocks = 1 << len(one.outer_bits)
+            by_block = np.zeros((len(angles), blocks, angles.shape[1]))
+            arguments = (
+                *one.arrays, one.segments, one.outer_bits, one.num_qubits, number == 0,
+                selected, angles, states, duals, by_block,
+            )  # fmt: skip
+            seconds = 4 * one.num_operations * states.size * _SECONDS_PER_ELEMENT
+            _compute(kernels.sweep, arguments, len(states) * blocks, seconds, spread)
+            gradients += by_block.sum(axis=1)
 
     # Sharing the work out
 
@@ -316,7 +360,7 @@ class Simulator:
             planes = self.room(-(-len(angles) // lanes), lanes, copies=1) if into is None else into
             _through(self._static, self._num_qubits, lanes, angles, planes, values)
             return
-        planes = self._simulate(angles, lanes, spread, into)
+        planes = self.simulated(angles, lanes, spread, into)
         if observables is None:
             (measurement,) = self.plan.measurements
             probabilities = _probabilities(planes, lanes, measurement, len(values), spread)
@@ -328,11 +372,6 @@ class Simulator:
         seconds = 4 * len(observables.arrays[0]) * planes.size * _SECONDS_PER_ELEMENT
         _compute(pauli_kernels.expectations, arguments, len(planes) * blocks, seconds, spread)
         values += by_block.sum(axis=1)
-
-    def _simulate(self, angles: np.ndarray, lanes: int, spread: bool, into: np.ndarray | None = None) -> np.ndarray:
-        planes = self.room(-(-len(angles) // lanes), lanes, copies=1) if into is None else into
-        _apply(self.plan.passes, angles, planes, lanes, spread, fresh=True)
-        return planes
 
     def _observe(self, planes: np.ndarray, lanes: int, upstream: np.ndarray, spread: bool) -> np.ndarray:
         """The effective observable applied to the states; nothing where the kernel does that by itself."""
