@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -28,7 +28,9 @@ from .errors import HardwareError
 from .fingerprints import fingerprint, fingerprint_on_device
 from .ledger import Ledger, digest
 from .modelled_noise import ModelledNoise, noise_of, simulator_of
-from .prices import USUAL_DURATION
+from .packed_programs import require_same_answers_in_regions, side_by_side
+from .packing import PackedCircuit, Packing
+from .prices import duration_of
 
 if TYPE_CHECKING:
     from ...simulator.density_engine import DensitySimulator
@@ -51,6 +53,7 @@ class DeviceCircuit:
         observables: For an Estimator: the observables on the device's qubits.
         outputs: For an Estimator: the outputs that they give.
         places: For an Estimator: where each of the program's qubits is when the circuit has ended.
+        packed: Where it is executed in copies side by side: these.
     """
 
     bound: BoundCircuit
@@ -61,6 +64,17 @@ class DeviceCircuit:
     observables: tuple[SparsePauliOp, ...] = ()
     outputs: tuple[int, ...] = ()
     places: Mapping[int, int] = field(default_factory=dict)
+    packed: PackedCircuit | None = None
+
+    @property
+    def executed(self) -> QuantumCircuit:
+        """What is executed."""
+        return self.bound.circuit if self.packed is None else self.packed.circuit
+
+    @property
+    def layouts(self) -> tuple[tuple[int, ...], ...]:
+        """The layout of each copy."""
+        return (self.layout,) if self.packed is None else self.packed.layouts
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,20 +86,19 @@ class DeviceProgram:
         fingerprint: What tells the program from others, in every process.
         circumstances: All that a result depends on besides shots, angles and seed, the fingerprint included.
         transpiled: The circuits before their parameters were numbered anew.
+        keys: What its transpiled circuits are kept by; then, where there are such, its regions and its circuits with noise.
         model: Simulates the circuits with the device's noise, where that is modelled.
+        rotates: Whether rows begin at another region at each call, where circuits are executed side by side.
     """
 
     circuits: tuple[DeviceCircuit, ...]
     fingerprint: str
     circumstances: tuple[Any, ...]
     transpiled: Sequence[QuantumCircuit]
+    _: KW_ONLY
+    keys: tuple[str, ...]
     model: DensitySimulator | None = None
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """What its transpiled circuits are kept by and, where noise is modelled, what those with noise are."""
-        key = digest(*self.circumstances)
-        return (key,) if self.model is None else (key, _key_of_model(self.circumstances, self.circuits))
+    rotates: bool = False
 
 
 @dataclass(eq=False)
@@ -100,6 +113,7 @@ class DevicePrograms:
         transpiler: How circuits are transpiled.
         most_two_qubit_gates: Of one circuit.
         modelled: How the device's noise is modelled; None: it is not.
+        packing: How circuits are executed in copies side by side; None: they are not.
         tested: The programs that may be sent: they have been tested, and are in the ledger.
     """
 
@@ -111,9 +125,10 @@ class DevicePrograms:
     transpiler: TranspilerOptions
     most_two_qubit_gates: int
     modelled: ModelledNoise | None = None
+    packing: Packing | None = None
 
     def __post_init__(self) -> None:
-        self._unkept: dict[str, bytes] = {}  # circuits, transpiled or with noise, that are not in the ledger yet
+        self._unkept: dict[str, bytes] = {}  # circuits, transpiled or with noise, and regions: not in the ledger yet
         self.forget()
 
     def forget(self) -> None:
@@ -159,14 +174,26 @@ class DevicePrograms:
             circuits = device_circuits(transpiled, program, device.device, self.transpiler, self.primitive)
             if self.transpiler.pass_manager is not None:  # which has no name of its own
                 circumstances = (*circumstances, fingerprint_on_device(circuits))
-            angles = np.zeros((1, len(program.angles)))
-            if pubs := [pub for each in circuits for pub in pubs_of(each.bound, angles, each.observables)]:
-                device.check_preparation(self.primitive, pubs, self.options)
+            keys = [digest(*circumstances)]
+            if self.packing is not None and circuits:
+                keys.append(digest("side by side", *circumstances, asdict(self.packing)))
+                circuits = self._side_by_side(program, circuits, device, ledger, keys[-1])
+                circumstances = (*circumstances, asdict(self.packing), [each.layouts for each in circuits])
+            if circuits:
+                device.check_preparation(self.primitive, _example_pubs(program, circuits), self.options)
             model = None
             if self.modelled is not None and program.base is None:  # no shadow is asked for variants
-                noisy = self._with_noise(program, circuits, device, ledger, _key_of_model(circumstances, circuits))
-                model = simulator_of(program, noisy)
-            self._ready[program] = DeviceProgram(circuits, name, circumstances, transpiled, model)
+                keys.append(_key_of_model(circumstances, circuits))
+                model = simulator_of(program, self._with_noise(program, circuits, device, ledger, keys[-1]))
+            self._ready[program] = DeviceProgram(
+                circuits,
+                name,
+                circumstances,
+                transpiled,
+                keys=tuple(keys),
+                model=model,
+                rotates=self.packing is not None and self.packing.rotate is not None,
+            )
         return self._ready[program]
 
     def test(self, program: Program, ready: DeviceProgram, open_ledger: Callable[[], Ledger]) -> None:
@@ -206,6 +233,8 @@ class DevicePrograms:
         if self.transpiler.pass_manager is not None:
             remedy = "Check the pass manager: it may drop no gate, and has to set a layout if it moves qubits."
         remedy = f"Nothing was submitted. {remedy}"
+        if self.packing is not None and circuits:
+            return require_same_answers_in_regions(program, circuits, remedy)
         return require_same_answers(program, [each.bound for each in circuits], observables, outputs, remedy=remedy)
 
     def _transpiled(
@@ -242,6 +271,28 @@ class DevicePrograms:
         if ledger is not None:
             ledger.note(self.run, "transpiled-anew", why)
             ledger.forget_circuits(key)
+
+    def _side_by_side(
+        self, program: Program, circuits: Sequence[DeviceCircuit], device: Device, ledger: Ledger | None, key: str
+    ) -> tuple[DeviceCircuit, ...]:
+        """Copies of the circuits in the regions that an earlier process has left, while they fit the device."""
+        assert self.packing is not None
+        kept = self._unkept.get(key)
+        if kept is None and ledger is not None:
+            kept = ledger.circuits(key)
+        if kept is not None:
+            try:
+                packed, _ = side_by_side(circuits, device, self.packing, regions=kept)
+            except HardwareError:
+                raise
+            except Exception as error:  # damaged bytes raise anything
+                self._give_up(key, f"the regions in the ledger cannot be used: {error}", ledger)
+            else:
+                return packed
+        keeps_place = self.transpiler.initial_layout is not None or program.placed
+        packed, self._unkept[key] = side_by_side(circuits, device, self.packing, keeps_place=keeps_place)
+        self._require_runnable([each.executed for each in packed], device)
+        return packed
 
     def _with_noise(
         self, program: Program, circuits: Sequence[DeviceCircuit], device: Device, ledger: Ledger | None, key: str
@@ -315,13 +366,24 @@ def device_circuits(
             bind_by_column(circuit, program),
             _layout_of(circuit),
             bases,
-            _duration(circuit, device),
+            duration_of(circuit, device),
             observables=observables,
             outputs=outputs,
             places=places,
         )
         for circuit in circuits
     )
+
+
+def _example_pubs(program: Program, circuits: Sequence[DeviceCircuit]) -> list[tuple[Any, ...]]:
+    angles = np.zeros((1, len(program.angles)))
+    pubs: list[tuple[Any, ...]] = []
+    for each in circuits:
+        if each.packed is None:
+            pubs += pubs_of(each.bound, angles, each.observables)
+        else:
+            pubs.append(each.packed.example_pub(angles))
+    return pubs
 
 
 def _measured(circuits: Sequence[DeviceCircuit], program: Program) -> list[BoundCircuit]:
@@ -374,23 +436,3 @@ def _layout_of(circuit: QuantumCircuit) -> tuple[int, ...]:
     if circuit.layout is None:
         return tuple(range(circuit.num_qubits))
     return tuple(circuit.layout.initial_index_layout(filter_ancillas=True))
-
-
-def _duration(circuit: QuantumCircuit, device: Any) -> float:
-    """The time from the circuit's first gate to its last measurement, by the device's gate times; else the usual one."""
-    target = getattr(device, "target", None)
-    ends = np.zeros(circuit.num_qubits)
-    for instruction in circuit.data:
-        qubits = [circuit.find_bit(qubit).index for qubit in instruction.qubits]
-        start = ends[qubits].max() if qubits else 0.0
-        length = 0.0
-        if instruction.operation.name != "barrier":
-            try:
-                known = target[instruction.operation.name][tuple(qubits)].duration  # type: ignore[index]
-            except (KeyError, TypeError, AttributeError):
-                known = None
-            if known is None:
-                return USUAL_DURATION
-            length = known
-        ends[qubits] = start + length
-    return float(ends.max(initial=0.0))
