@@ -54,6 +54,8 @@ class DeviceCircuit:
         outputs: For an Estimator: the outputs that they give.
         places: For an Estimator: where each of the program's qubits is when the circuit has ended.
         packed: Where it is executed in copies side by side: these.
+        executed: What is executed.
+        layouts: The layout of each copy, or its own.
     """
 
     bound: BoundCircuit
@@ -65,16 +67,13 @@ class DeviceCircuit:
     outputs: tuple[int, ...] = ()
     places: Mapping[int, int] = field(default_factory=dict)
     packed: PackedCircuit | None = None
+    executed: QuantumCircuit = field(init=False)
+    layouts: tuple[tuple[int, ...], ...] = field(init=False)
 
-    @property
-    def executed(self) -> QuantumCircuit:
-        """What is executed."""
-        return self.bound.circuit if self.packed is None else self.packed.circuit
-
-    @property
-    def layouts(self) -> tuple[tuple[int, ...], ...]:
-        """The layout of each copy."""
-        return (self.layout,) if self.packed is None else self.packed.layouts
+    def __post_init__(self) -> None:
+        packed = self.packed
+        object.__setattr__(self, "executed", self.bound.circuit if packed is None else packed.circuit)
+        object.__setattr__(self, "layouts", (self.layout,) if packed is None else packed.layouts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -98,7 +98,7 @@ def require_same_answers_in_regions(program: Program, circuits: Sequence[DeviceC
 def _chosen(
     circuits: Sequence[DeviceCircuit], device: Device, packing: Packing, *, keeps_place: bool
 ) -> list[list[Region]]:
-    target, faulty = device.device.target, device.faulty()
+    faulty = device.faulty()
     known: dict[Any, list[Region]] = {}
     places = []
     for circuit in circuits:
@@ -108,7 +108,7 @@ def _chosen(
             qubits, _ = where
             known[where] = chosen_regions(
                 circuit.bound.circuit,
-                target,
+                device.device,
                 measured=measured,
                 most=packing.most,
                 spacing=packing.spacing,

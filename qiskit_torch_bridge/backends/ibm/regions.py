@@ -51,7 +51,7 @@ class Region:
 
 def chosen_regions(
     circuit: QuantumCircuit,
-    target: Any,
+    device: Any,
     *,
     measured: Collection[int] = (),
     most: float = math.inf,
@@ -64,7 +64,7 @@ def chosen_regions(
 
     Args:
         circuit: On the device's qubits.
-        target: The device's.
+        device: The ``BackendV2``.
         measured: Qubits that are measured although the circuit does not say so.
         most: How many regions there may be.
         spacing: How many qubits are idle between two regions at least.
@@ -75,14 +75,14 @@ def chosen_regions(
     Raises:
         ValueError: If the device has no couplings, or the circuit gates of more than two qubits.
     """
-    device = _Calibration(target, faulty)
-    pattern = _Pattern.of(circuit, measured, target)
-    parts = [(part, _candidates(pattern, part, device)) for part in pattern.parts]
+    calibration = _Calibration(device, faulty)
+    pattern = _Pattern.of(circuit, measured, device.target)
+    parts = [(part, _candidates(pattern, part, calibration)) for part in pattern.parts]
     regions: list[Region] = []
     blocked: set[int] = set()
     if first is not None:
-        regions.append(Region(dict(first), math.exp(-_cost(pattern, first, device))))
-        blocked |= device.around(first.values(), spacing)
+        regions.append(Region(dict(first), math.exp(-_cost(pattern, first, calibration))))
+        blocked |= calibration.around(first.values(), spacing)
     while len(regions) < most:
         parts = [(part, [each for each in found if blocked.isdisjoint(each.qubits)]) for part, found in parts]
         taken = list(_disjoint(parts))
@@ -93,7 +93,7 @@ def chosen_regions(
         if any(fidelity < region.fidelity - loss for region in regions):
             break
         regions.append(Region(places, fidelity))
-        blocked |= device.around(places.values(), spacing)
+        blocked |= calibration.around(places.values(), spacing)
     return regions
 
 
@@ -172,17 +172,17 @@ class _Pattern:
 
 
 class _Calibration:
-    """What a target says of its qubits and couplers, as costs: minus the logarithms of fidelities."""
+    """What a device's target says of its qubits and couplers, as costs: minus the logarithms of fidelities."""
 
-    def __init__(self, target: Any, faulty: Collection[frozenset[int]]) -> None:
-        coupling = target.build_coupling_map()
+    def __init__(self, device: Any, faulty: Collection[frozenset[int]]) -> None:
+        coupling, target = device.coupling_map, device.target
         if coupling is None:
             raise ValueError(
                 "packing: got a simulator without connections between its qubits, expected a device, whose regions are "
                 "far from each other; leave packing out, or rehearse on a fake device, such as 'fake_fez'."
             )
         self._target, self._faulty = target, frozenset(faulty)
-        self.neighbours: dict[int, set[int]] = {qubit: set() for qubit in range(target.num_qubits)}
+        self.neighbours: dict[int, set[int]] = {qubit: set() for qubit in coupling.physical_qubits}
         for one, other in coupling.get_edges():
             self.neighbours[one].add(other)
             self.neighbours[other].add(one)
@@ -206,6 +206,8 @@ class _Calibration:
 
     def of_coupler(self, counts: Mapping[str, int], one: int, other: int) -> float:
         """Infinite where there is none, or it is out of order."""
+        if other not in self.neighbours[one]:  # a simulator says that its gates go everywhere, whatever its connections
+            return math.inf
         # A gate in the other direction needs gates of single qubits besides, whose errors are far smaller.
         pairs = (one, other), (other, one)
         return sum(count * min(self._of(name, pair) for pair in pairs) for name, count in counts.items())
