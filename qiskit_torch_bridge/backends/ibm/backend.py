@@ -33,7 +33,7 @@ from .faults import ServiceFault
 from .ledger import Caps, Ledger, Spent, said_by_jobs
 from .modelled_noise import ModelledDevice, ModelledNoise
 from .packing import Packing, packing_from, pieces_of_rows
-from .prices import price_of
+from .prices import Price, price_of
 from .primitive_options import checked_options, finalized_options
 from .sending import Patience, Sender
 from .service import Destination
@@ -410,8 +410,7 @@ class IBMBackend(TranspilingBackend):
             return replace(settled, measurements=measurements)
         pieces = self._pieces(measurements, shots)
         measurements = [replace(measurement, pieces=pieces) for measurement in measurements]
-        price = self._settled_for(-(-shots // pieces)).price
-        return replace(settled, measurements=measurements, price=price, pieces=pieces)
+        return replace(settled, measurements=measurements, price=self._price(-(-shots // pieces)), pieces=pieces)
 
     def _pieces(self, measurements: Sequence[Measurement], shots: int) -> int:
         """In how many pieces each row's shots are taken; an Estimator's mitigation and errors are those of whole rows."""
@@ -422,9 +421,10 @@ class IBMBackend(TranspilingBackend):
             for measurement in measurements
             for circuit in measurement.circuits
         ]
-        return pieces_of_rows(
-            circuits, shots, lambda shots: self._settled_for(shots).price.executions, rotate=self.packing.rotate
-        )
+        return pieces_of_rows(circuits, shots, lambda shots: self._price(shots).executions, rotate=self.packing.rotate)
+
+    def _price(self, shots: int) -> Price:
+        return price_of(self._finalized_options, shots, rep_delay=self.connection.rep_delay)
 
     def _settled_for(self, shots: int) -> Workload:
         """A workload of nothing, whose settings are those of all others with so many shots."""
@@ -432,7 +432,7 @@ class IBMBackend(TranspilingBackend):
             self._settled[shots] = Workload(
                 measurements=(),
                 shots=shots,
-                price=price_of(self._finalized_options, shots, rep_delay=self.connection.rep_delay),
+                price=self._price(shots),
                 limits=self.limits,
                 extrapolates=self.extrapolates,
                 run=self.run,
