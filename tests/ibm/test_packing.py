@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from qiskit_torch_bridge.backends.ibm.part_of_device import PartOfDevice
 from qiskit_torch_bridge.backends.ibm.primitive_options import checked_options
 from qiskit_torch_bridge.backends.ibm.recording import write_recording
 from qiskit_torch_bridge.backends.passport import PackedRows
+from qiskit_torch_bridge.program.variants import Variant
 
 SHOTS = 1000
 X = torch.tensor([[0.3], [1.9], [-0.8]], dtype=torch.float64)
@@ -393,6 +395,36 @@ def test_the_passport_says_which_row_ran_where():
     assert Passport.from_dict(json.loads(json.dumps(passport.as_dict()))) == passport
     old = {name: value for name, value in passport.as_dict().items() if name != "packing"}
     assert Passport.from_dict(old).packing == ()
+
+
+@dataclass(frozen=True)
+class Folded(Variant):
+    """Each two-qubit gate three times: the same values."""
+
+    def apply(self, circuit):
+        changed = circuit.copy_empty_like()
+        for instruction in circuit.data:
+            for _ in range(3 if len(instruction.qubits) == 2 else 1):
+                changed.append(instruction)
+        return changed
+
+
+def test_variants_run_where_their_program_does(tmp_path):
+    """Mitigation compares the two: other regions have other errors."""
+    path, angles = tmp_path / "jobs.sqlite", np.array([[0.3, 0.4, 1.1], [1.9, 0.4, 1.1]])
+    for _ in range(2):
+        with IBMBackend(FakeGuadalupeV2(), packing="auto", ledger=path) as backend:
+            program = textbook_layer(backend, shots=10).program
+            folded = program.varied(Folded())
+            requests = [Request(one, angles, np.random.SeedSequence(5)) for one in (program, folded)]
+            plain, changed = backend.evaluate_all(requests, shots=2000)
+            assert [rows.layouts for rows in plain.passport.packing] == [
+                rows.layouts for rows in changed.passport.packing
+            ]
+            assert len(plain.passport.packing[0].layouts) > 2
+            np.testing.assert_allclose(changed.values, plain.values, atol=0.3)
+            assert (changed.values != plain.values).any()
+            assert len(backend.ledger.entries()) == 1
 
 
 def test_copies_and_pickles():

@@ -28,7 +28,9 @@ from .errors import HardwareError
 from .fingerprints import fingerprint, fingerprint_on_device
 from .ledger import Ledger, digest
 from .modelled_noise import ModelledNoise, noise_of, simulator_of
-from .packed_programs import require_same_answers_in_regions, side_by_side
+from .packed_programs import from_bytes as regions_from_bytes
+from .packed_programs import regions_of, require_same_answers_in_regions, side_by_side
+from .packed_programs import to_bytes as bytes_of_regions
 from .packing import PackedCircuit, Packing
 from .prices import duration_of
 
@@ -274,23 +276,28 @@ class DevicePrograms:
     def _side_by_side(
         self, program: Program, circuits: Sequence[DeviceCircuit], device: Device, ledger: Ledger | None, key: str
     ) -> tuple[DeviceCircuit, ...]:
-        """Copies of the circuits in the regions that an earlier process has left, while they fit the device."""
+        """Copies of the circuits in the regions that an earlier process has left, while they fit the device.
+
+        A variant's are in those of the program that it is a variant of.
+        """
         assert self.packing is not None
+        if program.base is not None:
+            regions = regions_of(self.ready(program.base, device, ledger).circuits)
+            return side_by_side(circuits, device, self.packing, regions=regions)
         kept = self._unkept.get(key)
         if kept is None and ledger is not None:
             kept = ledger.circuits(key)
         if kept is not None:
             try:
-                packed, _ = side_by_side(circuits, device, self.packing, regions=kept)
+                return side_by_side(circuits, device, self.packing, regions=regions_from_bytes(kept))
             except HardwareError:
                 raise
             except Exception as error:  # damaged bytes raise anything
                 self._give_up(key, f"the regions in the ledger cannot be used: {error}", ledger)
-            else:
-                return packed
         keeps_place = self.transpiler.initial_layout is not None or program.placed
-        packed, self._unkept[key] = side_by_side(circuits, device, self.packing, keeps_place=keeps_place)
+        packed = side_by_side(circuits, device, self.packing, keeps_place=keeps_place)
         self._require_runnable([each.executed for each in packed], device)
+        self._unkept[key] = bytes_of_regions(regions_of(packed))
         return packed
 
     def _with_noise(

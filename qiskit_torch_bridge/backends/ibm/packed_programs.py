@@ -21,7 +21,7 @@ from .regions import Region, chosen_regions
 if TYPE_CHECKING:
     from .device_programs import DeviceCircuit
 
-__all__ = ["require_same_answers_in_regions", "side_by_side"]
+__all__ = ["from_bytes", "regions_of", "require_same_answers_in_regions", "side_by_side", "to_bytes"]
 
 
 def side_by_side(
@@ -29,28 +29,22 @@ def side_by_side(
     device: Device,
     packing: Packing,
     *,
-    regions: bytes | None = None,
+    regions: Sequence[Sequence[Region]] | None = None,
     keeps_place: bool = False,
-) -> tuple[tuple[DeviceCircuit, ...], bytes]:
+) -> tuple[DeviceCircuit, ...]:
     """The circuits in copies side by side.
 
     Args:
         circuits: In the device's gates.
         device: Where they are measured.
         packing: How.
-        regions: Those of an earlier process; None: they are chosen.
+        regions: For each circuit; None: they are chosen.
         keeps_place: Whether the first region is where the circuits are.
-
-    Returns:
-        The circuits, and their regions for a later process.
 
     Raises:
         ValueError: If the device cannot run them.
     """
-    if regions is None:
-        places = _chosen(circuits, device, packing, keeps_place=keeps_place)
-    else:
-        places = [[Region(dict(pairs), fidelity) for pairs, fidelity in own] for own in json.loads(regions)]
+    places = _chosen(circuits, device, packing, keeps_place=keeps_place) if regions is None else regions
     target = device.device.target
     packed = []
     for circuit, own in zip(circuits, places, strict=True):
@@ -62,7 +56,22 @@ def side_by_side(
     if packing.regions != "auto" and fewest < packing.regions:
         fit = f"{fewest} fit on {device.name} for this circuit and are used"
         warnings.warn(f"packing: got {packing.regions} regions, but {fit}.", stacklevel=2)
-    return tuple(packed), json.dumps([[[list(r.places.items()), r.fidelity] for r in own] for own in places]).encode()
+    return tuple(packed)
+
+
+def regions_of(circuits: Sequence[DeviceCircuit]) -> list[tuple[Region, ...]]:
+    """The regions of circuits that are in copies side by side."""
+    return [each.packed.regions for each in circuits if each.packed is not None]
+
+
+def to_bytes(regions: Sequence[Sequence[Region]]) -> bytes:
+    """Regions as they are kept for later processes."""
+    return json.dumps([[[list(one.places.items()), one.fidelity] for one in own] for own in regions]).encode()
+
+
+def from_bytes(kept: bytes) -> list[list[Region]]:
+    """Regions from :func:`to_bytes`."""
+    return [[Region(dict(pairs), fidelity) for pairs, fidelity in own] for own in json.loads(kept)]
 
 
 def require_same_answers_in_regions(program: Program, circuits: Sequence[DeviceCircuit], remedy: str) -> str:

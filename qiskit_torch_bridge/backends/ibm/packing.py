@@ -251,8 +251,10 @@ def moved(circuit: QuantumCircuit, places: Places, target: Any) -> QuantumCircui
         if instruction.operation.name == "barrier":
             if kept := [qubit for qubit in qubits if qubit is not None]:
                 copy.barrier(kept)
-        elif None not in qubits:  # a delay of an idle qubit
+        elif None not in qubits:
             copy.append(instruction.operation, qubits, instruction.clbits, copy=False)
+        elif instruction.operation.name != "delay":
+            raise ValueError(f"packing: got a circuit with {instruction.operation.name!r} outside its region; report this.")
     if all(_is_supported(copy, instruction, target) for instruction in copy.data):
         return copy
     in_place = range(circuit.num_qubits)
