@@ -121,8 +121,8 @@ class PackedCircuit:
     copies: tuple[QuantumCircuit, ...]
     regions: tuple[Region, ...]
     layouts: tuple[tuple[int, ...], ...]
-    circuit: QuantumCircuit
     _: KW_ONLY
+    circuit: QuantumCircuit
     parameters: tuple[Parameter, ...]
     observables: tuple[tuple[SparsePauliOp, ...], ...]
 
@@ -142,7 +142,9 @@ class PackedCircuit:
             together.compose(own_copy, range(width), own_bits, inplace=True, copy=False)
         elsewhere = tuple(tuple(_moved_observable(o, region.places) for o in observables) for region in regions)
         layouts = tuple(tuple(region.places.get(qubit, -1) for qubit in circuit.layout) for region in regions)
-        return cls(bound, copies, tuple(regions), layouts, together, parameters=parameters, observables=elsewhere)
+        return cls(
+            bound, copies, tuple(regions), layouts, circuit=together, parameters=parameters, observables=elsewhere
+        )
 
     def copy_of(self, number: int) -> BoundCircuit:
         """One of the copies, cut out of what is executed.
@@ -254,7 +256,9 @@ def moved(circuit: QuantumCircuit, places: Places, target: Any) -> QuantumCircui
         elif None not in qubits:
             copy.append(instruction.operation, qubits, instruction.clbits, copy=False)
         elif instruction.operation.name != "delay":
-            raise ValueError(f"packing: got a circuit with {instruction.operation.name!r} outside its region; report this.")
+            raise ValueError(
+                f"packing: got a circuit with {instruction.operation.name!r} outside its region; report this."
+            )
     if all(_is_supported(copy, instruction, target) for instruction in copy.data):
         return copy
     in_place = range(circuit.num_qubits)

@@ -84,7 +84,7 @@ def chosen_regions(
         regions.append(Region(dict(first), math.exp(-_cost(pattern, first, calibration))))
         blocked |= calibration.around(first.values(), spacing)
     while len(regions) < most:
-        parts = [(part, [each for each in found if blocked.isdisjoint(each.qubits)]) for part, found in parts]
+        parts = [(part, [each for each in free if blocked.isdisjoint(each.qubits)]) for part, free in parts]
         taken = list(_disjoint(parts))
         if len(taken) < len(parts) or not parts:
             break
