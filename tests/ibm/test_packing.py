@@ -122,7 +122,9 @@ def test_values_and_gradients_are_exact_where_the_device_is(name, spacing, monke
         ("sampler", 3, {}),
         ("sampler", Packing(rotate="shots"), {}),
         ("sampler", Packing(spacing=0, rotate=None), {}),
-        ("sampler", "auto", {"twirling": {"enable_gates": True, "enable_measure": True}}),
+        pytest.param(
+            *("sampler", "auto", {"twirling": {"enable_gates": True, "enable_measure": True}}), marks=pytest.mark.slow
+        ),
         ("estimator", "auto", {"resilience_level": 0}),
     ],
 )
@@ -201,6 +203,7 @@ def test_rehearsals_on_fake_devices(device, options):
     assert all(frozenset(layout) in gates for layout in rows.layouts)
 
 
+@pytest.mark.slow
 def test_a_part_of_a_device_has_its_noise():
     device, qubits = FakeMontrealV2(), (4, 7, 10)
     whole = NoiseModel.from_backend(device)
@@ -338,8 +341,15 @@ def train(backend, *, seed=3, steps=2):
     return numbers, layer
 
 
-@pytest.mark.parametrize("primitive", ["sampler", "estimator"])
-@pytest.mark.parametrize("executions", [10**7, 150])
+@pytest.mark.parametrize(
+    ("primitive", "executions"),
+    [
+        ("sampler", 150),
+        pytest.param("sampler", 10**7, marks=pytest.mark.slow),
+        pytest.param("estimator", 150, marks=pytest.mark.slow),
+        pytest.param("estimator", 10**7, marks=pytest.mark.slow),
+    ],
+)
 def test_the_same_run_again_pays_nothing_and_a_recording_gives_the_same(primitive, executions, tmp_path):
     def backend(**options):
         limits = Limits(executions=executions * (1 if primitive == "sampler" else 2))

@@ -163,6 +163,7 @@ def test_simulators():
         chosen_regions(line(2), AerSimulator())
 
 
+@pytest.mark.slow
 def test_a_large_circuit_ends_in_bounded_time():
     device = FakeSherbrooke()
     regions = chosen_regions(on(device, line(20)), device)

@@ -91,10 +91,10 @@ steps in ten minutes, one row after the other and with ``packing="auto"``.
 |---|---|---|---|---|---|
 | textbook's qubit, batch 1 | 3 | 2.1 s: 289 | 2.0 s: 299 | 2.8 s: 217 | 2.0 s: 298 |
 | the same, batch 50 | 150 | 5.8 s: 103 | 2.0 s: 293 | 40 s: 15 | 2.4 s: 245 |
-| dressed: 4 qubits, 8 weights, batch 4, behind trainable layers | 100 | 4.5 s: 132 | 2.1 s: 282 | 27 s: 22 | 3.3 s: 184 |
-| the same on plain data (or a frozen network before it) | 68 | 3.7 s: 161 | 2.1 s: 287 | 19 s: 31 | 2.8 s: 211 |
-| the same, first half of the weights frozen | 36 | 2.9 s: 206 | 2.0 s: 293 | 11 s: 54 | 2.4 s: 245 |
-| behind trainable layers, ``gradient="spsa"`` | 12 | 2.3 s: 260 | 2.0 s: 297 | 5.0 s: 119 | 2.2 s: 278 |
+| dressed: 4 qubits, 8 weights, batch 4, behind trainable layers | 100 | 4.5 s: 132 | 2.1 s: 279 | 27 s: 22 | 3.4 s: 174 |
+| the same on plain data (or a frozen network before it) | 68 | 3.7 s: 161 | 2.1 s: 286 | 19 s: 31 | 3.0 s: 202 |
+| the same, first half of the weights frozen | 36 | 2.9 s: 206 | 2.1 s: 292 | 11 s: 54 | 2.5 s: 239 |
+| behind trainable layers, ``gradient="spsa"`` | 12 | 2.3 s: 260 | 2.0 s: 297 | 5.0 s: 119 | 2.2 s: 276 |
 
 Below some thousand executions a job costs its two seconds, whatever is in it: a larger batch is nearly free there. Shots
 that share a twirl are not independent, which standard errors do not know.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PackedCircuit", "PackedPub", "Packing", "Part", "moved", "packing_from", "pieces_of_rows", "rows_apart"]
 
-_USUAL_LOSS = 0.1
+_USUAL_LOSS = 0.05
 _NEARLY = 1.05  # as cheap as the cheapest: fewer pieces are then preferred, which are fewer parameter values to send
 
 
@@ -41,16 +41,20 @@ class Packing:
         regions: How many there may be, or ``"auto"``: as many as are nearly as good as the best.
         spacing: How many qubits are idle between two regions at least. With 1 no coupler connects two regions; with 0 more
             of them fit, with crosstalk between neighbours.
-        loss: How much less the estimated fidelity of a region may be than that of the best. None: 0.1 for ``"auto"``, any
-            for a number of regions. An expectation value loses about its region's infidelity; of the regions within 0.1
-            half lose less than some 0.03 more than the best, which is the shot noise of 1000 shots.
+        loss: How much less the estimated fidelity of a region may be than that of the best. None: 0.05 for ``"auto"``, any
+            for a number of regions. An expectation value loses about its region's infidelity, so that with 0.05 rows lose
+            some 0.025 more on average than in the best region, which is about the shot noise of 1000 shots. Measured on
+            ``fake_sherbrooke``, whose regions differ much (a dressed circuit of 4 qubits, 2000 shots, six steps): the root
+            mean square error of gradients, shot noise included, was 0.028 in the best region alone (27 s of the processor's
+            time a step), 0.042 with a loss of 0.05 (5.8 s), 0.059 with 0.1 (4.0 s).
         rotate: ``"steps"``: at each call the rows begin at another region, by the seed, so that a region's bias is a
             different row's each time. It costs nothing, but within a step the shifted points of one derivative are measured
             with different biases, which is noise that standard errors do not know. ``"shots"`` (for Samplers): each row's
             shots are spread over all regions alike, so that all rows of a step have the same bias, the mean one, and a
             derivative that is zero stays zero. It costs as many executions, rounded up to whole shots of each piece (and
             to whole randomisations, 64 shots each, where circuits are twirled), and as many times the parameter values to
-            send as there are regions. None: rows begin at the best region.
+            send as there are regions. In the measurement above gradients were as good either way. None: rows begin at the
+            best region.
 
     Raises:
         ValueError: If one is something else.
