@@ -83,8 +83,10 @@ if TYPE_CHECKING:
     from .gradients.stencil import Stencil
     from .layer import QuantumLayer
     from .layerwise import LayerwiseQuantumLayer, Phase, complete_depth_schedule, layerwise_schedule
-    from .mitigation.methods import Mitigation, MitigationPlan
+    from .mitigation.methods import Calibration, Mitigation, MitigationPlan
     from .mitigation.mitigated import MitigatedBackend
+    from .mitigation.readout_correction import ReadoutCorrection
+    from .mitigation.twirled_readout import TwirledReadout
     from .program.compiled import Program
     from .program.variants import Variant
     from .quote import Quote
@@ -139,8 +141,11 @@ __all__ = [  # noqa: RUF022 - in the order of the reference
     "Request",
     "Estimate",
     "Charge",
+    "ReadoutCorrection",
+    "TwirledReadout",
     "Mitigation",
     "MitigationPlan",
+    "Calibration",
     "MitigatedBackend",
     "Variant",
     "SeedStream",
@@ -173,7 +178,9 @@ _NAMES = {
     ".layer": "QuantumLayer",
     ".layerwise": "LayerwiseQuantumLayer Phase complete_depth_schedule layerwise_schedule",
     ".mitigation.mitigated": "MitigatedBackend",
-    ".mitigation.methods": "Mitigation MitigationPlan",
+    ".mitigation.methods": "Calibration Mitigation MitigationPlan",
+    ".mitigation.readout_correction": "ReadoutCorrection",
+    ".mitigation.twirled_readout": "TwirledReadout",
     ".program.compiled": "Program",
     ".program.variants": "Variant",
     ".quote": "Quote",

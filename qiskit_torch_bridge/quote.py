@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from .bridge.method import Method
 from .program.compiled import Program
@@ -14,6 +15,10 @@ __all__ = ["Quote", "quote_step"]
 @dataclass(frozen=True)
 class Quote:
     """What one training step costs; quotes can be added, and multiplied by a number of steps.
+
+    Numbers are totals. Calibrations of error mitigation, which are measured once, are in those of one step as in those of
+    all steps: ``quote * steps`` multiplies the rest, and ``first + second`` counts calibrations that both need once.
+    :attr:`once` says how much that is.
 
     Attributes:
         calls: Backend calls: one forward and, where a gradient needs circuits, one backward; where there is a queue,
@@ -34,14 +39,46 @@ class Quote:
     executions: int = 0
     jobs: int = field(default=0, kw_only=True)
     qpu_seconds: float = field(default=0.0, kw_only=True)
+    _calibrations: tuple[tuple[Hashable, Quote], ...] = field(default=(), kw_only=True, repr=False)
+
+    @property
+    def once(self) -> Quote:
+        """What is measured once a calibration of the device, and has not been measured yet by this process.
+
+        One that a ledger already has from another process is not paid again.
+        """
+        return _total([quote for _, quote in self._calibrations])
 
     def __add__(self, other: Quote) -> Quote:
-        return Quote(**{part.name: getattr(self, part.name) + getattr(other, part.name) for part in fields(self)})
+        calibrations = dict((*self._calibrations, *other._calibrations))
+        once = _total([self._of_steps, other._of_steps, *calibrations.values()])
+        return replace(once, _calibrations=tuple(calibrations.items()))
 
     def __mul__(self, times: int) -> Quote:
-        return Quote(**{part.name: getattr(self, part.name) * times for part in fields(self)})
+        if not times:
+            return Quote()
+        steps = Quote(**{name: number * times for name, number in self._of_steps._numbers.items()})
+        return replace(_total([steps, self.once]), _calibrations=self._calibrations)
 
     __rmul__ = __mul__
+
+    @property
+    def _numbers(self) -> dict[str, Any]:
+        return {part.name: getattr(self, part.name) for part in fields(self) if part.name != "_calibrations"}
+
+    @property
+    def _of_steps(self) -> Quote:
+        """The part that each step costs anew."""
+        if not self._calibrations:
+            return self
+        once = self.once._numbers
+        return Quote(**{name: number - once[name] for name, number in self._numbers.items()})
+
+
+def _total(quotes: Sequence[Quote]) -> Quote:
+    """The sum of their numbers."""
+    names = Quote()._numbers
+    return Quote(**{name: sum((getattr(quote, name) for quote in quotes), start) for name, start in names.items()})
 
 
 def quote_step(program: Program, method: Method, rows: int, trained: Collection[int]) -> Quote:
@@ -68,7 +105,7 @@ def quote_step(program: Program, method: Method, rows: int, trained: Collection[
     else:
         calls = [[(example, part * times)] for part in parts for times in (1, points) if times]
     charges = [backend.charge(call, shots=shots) for call in calls]
-    return Quote(
+    step = Quote(
         len(calls),
         circuits,
         circuits * (shots or 0),
@@ -76,3 +113,8 @@ def quote_step(program: Program, method: Method, rows: int, trained: Collection[
         jobs=sum(charge.jobs for charge in charges),
         qpu_seconds=sum(charge.qpu_seconds for charge in charges),
     )
+    calibrations = tuple(
+        (key, Quote(0, circuits, asked, charge.executions, jobs=charge.jobs, qpu_seconds=charge.qpu_seconds))
+        for key, (circuits, asked, charge) in backend.charge_once(calls[0], shots=shots).items()
+    )
+    return replace(_total([step, *(quote for _, quote in calibrations)]), _calibrations=calibrations)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import chain, islice
 from typing import Any, TypeAlias, TypeGuard
 
@@ -17,9 +17,9 @@ from qiskit_aer.library import SaveExpectationValue, SaveProbabilities
 from qiskit_aer.noise import NoiseModel
 
 from ..program.compiled import Program
-from ..program.readout import MeasurementGroup, PauliGroup, Samples, bits_of
+from ..program.readout import MeasurementGroup, PauliGroup, Samples, bits_of, stitched_outcomes
 from ..shots.covariance import Covariance, variance_of_one_shot
-from .base import Estimate, check_shots, estimate_from_moments
+from .base import Estimate, Outcomes, check_shots, estimate_from_moments
 from .results import BoundCircuit
 from .selftest import require_same_answers
 from .simulated import (
@@ -173,6 +173,9 @@ class AerBackend(TranspilingBackend):
     def circuits(self, program: Program) -> Sequence[QuantumCircuit]:
         return self._prepared(program).circuits
 
+    def gives_outcomes(self, program: Program) -> bool:
+        return True
+
     def evaluate(
         self, program: Program, angles: np.ndarray, *, shots: int | None, seed: np.random.SeedSequence
     ) -> Estimate:
@@ -199,14 +202,15 @@ class AerBackend(TranspilingBackend):
             numbers += sum(map(_size, measured))
             if numbers <= _MOST_NUMBERS_KEPT:
                 kept.append((part, measured))
-        covariance = None
+        covariance = outcomes = None
         if shots is not None or not any(map(_saves_values, groups)):
             # Where it would be too much to keep, the same shots are taken once more, if anyone asks.
             again = measurements if numbers > _MOST_NUMBERS_KEPT else lambda: kept
             covariance = _covariance(groups, again, len(angles), shots)
+            outcomes = partial(_outcomes, again, len(angles))
         of_groups = [zip(*of_parts, strict=True) for of_parts in zip(*moments, strict=True)]
         whole = [(np.concatenate(first), np.concatenate(second)) for first, second in of_groups]
-        return estimate_from_moments(program, whole, len(angles), shots, covariance)
+        return estimate_from_moments(program, whole, len(angles), shots, covariance, outcomes)
 
     def _measured(
         self, prepared: _Prepared, angles: np.ndarray, shots: int | None, seed: int, apart: bool
@@ -536,6 +540,14 @@ def _covariance(
         return variances
 
     return Covariance(of_one_shot, np.inf if shots is None else shots, rows)
+
+
+def _outcomes(measurements: Callable[[], Iterable[tuple[slice, Sequence[_Measured]]]], rows: int) -> Outcomes:
+    pairs = list(measurements())
+    if not pairs:
+        return ()
+    places, parts = zip(*pairs, strict=True)
+    return tuple(stitched_outcomes(places, of_group, rows) for of_group in zip(*parts, strict=True))
 
 
 def _read(data: Sequence[Any], group: MeasurementGroup, shots: int | None) -> _Measured:

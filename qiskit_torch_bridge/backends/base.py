@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,7 +17,7 @@ from qiskit.circuit.library import Barrier
 
 from ..arguments import instance_of
 from ..program.compiled import Program
-from ..program.readout import MeasurementGroup, Samples
+from ..program.readout import MeasurementGroup, Samples, outcomes_of_rows
 from ..shots.covariance import Covariance
 from ..shots.shadow import Shadow
 from .passport import Passport
@@ -28,12 +29,18 @@ __all__ = [
     "Backend",
     "Charge",
     "Estimate",
+    "Outcomes",
     "Request",
     "check_shots",
     "circuit_on",
     "estimate_from_moments",
     "measured_circuit",
 ]
+
+
+Outcomes: TypeAlias = "tuple[np.ndarray | Samples, ...]"
+"""For each measurement group what was measured: the relative frequencies of the outcomes (or, for exact values, their
+probabilities), shape (N, 2**k); or the bit strings."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +58,8 @@ class Estimate:
         covariance: How the outputs of a row vary together; None where the backend cannot say.
         truncation_bounds: Shape (N, M): how far from exact the values are at most because something was left out of them;
             None from backends that leave nothing out, or cannot say.
-        measured: For each measurement group what was measured: the relative frequencies of the outcomes (or, for exact
-            values, their probabilities), shape (N, 2**k); or the bit strings. None where the backend cannot say, or that
-            would be too much to keep.
+        outcomes: Gives what was measured, or None where that is not known in the end; it is called when somebody looks at
+            :attr:`measured`. None where the backend cannot say.
     """
 
     values: np.ndarray
@@ -65,7 +71,12 @@ class Estimate:
     passport: Passport | None = None
     covariance: Covariance | None = None
     truncation_bounds: np.ndarray | None = None
-    measured: tuple[np.ndarray | Samples, ...] | None = None
+    outcomes: Callable[[], Outcomes | None] | None = None
+
+    @cached_property
+    def measured(self) -> Outcomes | None:
+        """What each measurement group has measured, made when it is first looked at; None where that is not known."""
+        return None if self.outcomes is None else self.outcomes()
 
     def of_rows(self, rows: slice) -> Estimate:
         """Those of some of its rows, which have cost as much as any others."""
@@ -73,9 +84,10 @@ class Estimate:
         circuits, shots = (total * len(values) // len(self.values) for total in (self.circuits, self.shots))
         covariance = None if self.covariance is None else self.covariance.of_rows(rows)
         bounds = None if self.truncation_bounds is None else self.truncation_bounds[rows]
-        measured = None
-        if self.measured is not None:
-            measured = tuple(each.of_rows(rows) if isinstance(each, Samples) else each[rows] for each in self.measured)
+        outcomes = None
+        if (measured := self.measured) is not None:  # cut out now, so that those of other rows can be let go of
+            cut = tuple(outcomes_of_rows(each, rows) for each in measured)
+            outcomes = partial(_same, cut)
         return Estimate(
             values,
             self.variances[rows],
@@ -84,8 +96,12 @@ class Estimate:
             passport=self.passport,
             covariance=covariance,
             truncation_bounds=bounds,
-            measured=measured,
+            outcomes=outcomes,
         )
+
+
+def _same(outcomes: Outcomes) -> Outcomes:
+    return outcomes
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +211,11 @@ class Backend(ABC):
         return False
 
     @property
+    def twirls_readout(self) -> bool:
+        """Whether it flips measured bits at random, before and after the measurement, by itself."""
+        return False
+
+    @property
     def modelled(self) -> Backend | None:
         """Beside a :attr:`shadow`: a backend with a model of the noise, to see how much of what it does that explains."""
         return None
@@ -203,10 +224,25 @@ class Backend(ABC):
         """How many circuits one angle vector costs."""
         return len(program.readout.groups)
 
+    def gives_outcomes(self, program: Program) -> bool:
+        """Whether estimates of the program say what was measured (:attr:`Estimate.measured`)."""
+        return False
+
     def charge(self, work: Sequence[tuple[Program, int]], *, shots: int | None) -> Charge:
         """What an :meth:`evaluate_all` of programs at so many angle vectors each would cost."""
         circuits = sum(rows * self.circuits_per_row(program) for program, rows in work)
         return Charge(executions=circuits * (shots or 0))
+
+    def charge_once(
+        self, work: Sequence[tuple[Program, int]], *, shots: int | None
+    ) -> Mapping[Hashable, tuple[int, int, Charge]]:
+        """What leaves along with such an :meth:`evaluate_all` the first time, and is not measured again: calibrations.
+
+        Returns:
+            For each thing that is measured once, by what tells it from others: its circuits, its shots, and what it adds to
+            the charge.
+        """
+        return {}
 
     def describe(self, program: Program) -> str:
         """How a program is evaluated, in words."""
@@ -349,6 +385,7 @@ def estimate_from_moments(
     rows: int,
     shots: int | None,
     covariance: Covariance | None = None,
+    outcomes: Callable[[], Outcomes | None] | None = None,
 ) -> Estimate:
     """Values and variances from each group's first and second moments, of shape (N, M)."""
     readout = program.readout
@@ -359,4 +396,4 @@ def estimate_from_moments(
         if shots is not None:
             variances += np.maximum(second - first**2, 0.0) / (shots - 1.0 if shots > 1 else np.nan)  # unbiased
     circuits = rows * len(moments)
-    return Estimate(values, variances, circuits, circuits * (shots or 0), covariance=covariance)
+    return Estimate(values, variances, circuits, circuits * (shots or 0), covariance=covariance, outcomes=outcomes)

@@ -35,7 +35,14 @@ from .selftest import require_same_answers
 from .simulated import circuits_on, key_of_errors, noise_model_of, require_noise
 from .transpiling import TranspilerOptions, bind_by_column
 
-__all__ = ["NotChannelsError", "channels_of", "circuits_without_loss", "noisy_circuits", "with_noise"]
+__all__ = [
+    "NotChannelsError",
+    "channels_of",
+    "circuits_without_loss",
+    "noisy_circuits",
+    "parameters_with_folds",
+    "with_noise",
+]
 
 _ROTATIONS = {"rx": "X", "ry": "Y", "rz": "Z", "p": "Z", "u1": "Z", "rxx": "XX", "ryy": "YY", "rzz": "ZZ", "rzx": "ZX"}
 _MOST_QUBITS_OF_A_GATE = 3  # of more, its definition is taken: a matrix of 4**k by 4**k would take longer
@@ -101,12 +108,15 @@ def channels_of(circuits: Iterable[QuantumCircuit], program: Program, noise: Any
     return tuple(_noisy(circuit, program.angles, channels) for circuit in circuits)
 
 
-def with_noise(circuits: Iterable[BoundCircuit], noise: Any) -> tuple[NoisyCircuit, ...]:
+def with_noise(circuits: Sequence[BoundCircuit], noise: Any) -> tuple[NoisyCircuit, ...]:
     """Measured circuits, in the gates in which they run, with the noise of what stands in them.
 
     Args:
         circuits: The circuits, whose parameters follow from a program's angles.
         noise: A ``NoiseModel``, or None.
+
+    Returns:
+        Circuits of the program's angles; where some angles are folded, of what :func:`parameters_with_folds` makes of them.
 
     Raises:
         NotChannelsError: If the noise cannot be written as channels.
@@ -114,10 +124,33 @@ def with_noise(circuits: Iterable[BoundCircuit], noise: Any) -> tuple[NoisyCircu
     _require_known_passes(noise)
     channels = _Channels(noise)
     noisy = [(bound, _noisy(bound.circuit, bound.parameters, channels)) for bound in circuits]
+    if any(bound.folds is not None for bound in circuits):
+        starts, size = {}, 0
+        for bound in _distinct(circuits):
+            starts[id(bound.slopes)], size = size, size + len(bound.parameters)
+        return tuple(
+            replace(one, slopes=np.pad(one.slopes, ((start, size - start - len(one.slopes)), (0, 0))))
+            for start, one in ((starts[id(bound.slopes)], one) for bound, one in noisy)
+        )
     return tuple(
         replace(one, slopes=bound.slopes @ one.slopes, offsets=bound.offsets @ one.slopes + one.offsets)
         for bound, one in noisy
     )
+
+
+def parameters_with_folds(circuits: Sequence[BoundCircuit], angles: np.ndarray) -> np.ndarray:
+    """What :func:`with_noise` makes the circuits' angles of, at the program's angles of shape (N, A).
+
+    These angles themselves; if some are folded, the parameters of all circuits, one circuit's after the other's.
+    """
+    if all(bound.folds is None for bound in circuits):
+        return angles
+    return np.concatenate([bound.values(angles) for bound in _distinct(circuits)], axis=1)
+
+
+def _distinct(circuits: Sequence[BoundCircuit]) -> list[BoundCircuit]:
+    """Circuits that get the same parameters only once."""
+    return list({id(bound.slopes): bound for bound in circuits}.values())
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ from .simulated import (
 from .transpiling import (
     TranspilerOptions,
     TranspilingBackend,
-    bind_by_column,
+    bind_for_device,
     gates_of_ibms_estimator,
     observables_on,
     transpiled,
@@ -234,9 +234,12 @@ class _PrimitiveBackend(TranspilingBackend):
         elif self.device is not None:
             keep = gates_to_keep(program, self.device, self._noise)
             basis_gates = self._basis_gates
-            circuits = transpiled(circuits, program, self.device, self.transpiler, basis_gates=basis_gates, keep=keep)
+            circuits = transpiled(
+                circuits, program, self.device, self.transpiler, basis_gates=basis_gates, keep=keep, folds=True
+            )
         self._cache.of(program)["circuits"] = circuits
-        bound = [bind_by_column(circuit, program) for circuit in circuits]
+        target = None if self.device is None else self.device.target
+        bound = [bind_for_device(circuit, program, target) for circuit in circuits]
         if program.base is None and self.device is not None:
             self._require_noise(program, bound)
         return bound
@@ -268,6 +271,16 @@ class SamplerBackend(_PrimitiveBackend):
     """
 
     _base = BaseSamplerV2
+
+    @property
+    def twirls_readout(self) -> bool:
+        return (
+            getattr(getattr(getattr(self.primitive, "options", None), "twirling", None), "enable_measure", False)
+            is True
+        )
+
+    def gives_outcomes(self, program: Program) -> bool:
+        return True
 
     def resolve_shots(self, shots: int | None) -> int:
         shots = check_shots(shots)

@@ -10,7 +10,7 @@ import io
 import math
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -24,6 +24,7 @@ from ..program.compiled import Program
 from ..program.readout import Samples
 from ..shots.covariance import Covariance, variance_of_one_shot
 from .base import Estimate
+from .folds import Folds
 
 __all__ = [
     "Arrays",
@@ -62,16 +63,20 @@ class BoundCircuit:
         parameters: Its P parameters.
         slopes: Shape (A, P).
         offsets: Shape (P,); radians.
+        folds: What is made of these numbers, where some are of gates that take a range of angles only. (Without it they
+            are right too, but out of the range, so that IBM's validators refuse them.)
     """
 
     circuit: QuantumCircuit
     parameters: tuple[Parameter, ...]
     slopes: np.ndarray
     offsets: np.ndarray
+    folds: Folds | None = field(default=None, kw_only=True)
 
     def values(self, angles: np.ndarray) -> np.ndarray:
         """Shape (N, P): the parameters' values."""
-        return angles @ self.slopes + self.offsets
+        values: np.ndarray = angles @ self.slopes + self.offsets
+        return values if self.folds is None else self.folds.values(values)
 
 
 def bindings_of(bound: BoundCircuit, angles: np.ndarray) -> BindingsArray:
@@ -229,11 +234,12 @@ def estimate_from_samples(program: Program, samples: Sequence[Samples], rows: in
         degrees = np.where(outcomes.shots > 1, outcomes.shots - 1.0, np.nan)  # one shot says nothing about its variance
         variances += np.maximum(second - first**2, 0.0) / degrees[:, None]
     shots = sum(int(outcomes.shots.sum()) for outcomes in samples)
-    if readout.num_outputs == 1 and samples:  # the same, without keeping the bit strings
+    if readout.num_outputs == 1 and samples:  # the same, and quicker
         covariance = Covariance.of_independent(variances, samples[0].shots)
     else:
         covariance = _covariance_from_samples(program, samples, rows)
-    return Estimate(values, variances, rows * len(samples), shots, covariance=covariance)
+    measured = tuple(samples)
+    return Estimate(values, variances, rows * len(samples), shots, covariance=covariance, outcomes=lambda: measured)
 
 
 def _covariance_from_samples(program: Program, samples: Sequence[Samples], rows: int) -> Covariance:

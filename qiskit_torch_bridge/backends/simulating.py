@@ -67,6 +67,11 @@ class SimulatingBackend(Backend):
     def prepare(self, program: Program) -> None:
         self._simulator(program)
 
+    def gives_outcomes(self, program: Program) -> bool:
+        """Not where parts of the circuit are simulated by themselves."""
+        joint: bool = self._simulator(program).measures_jointly
+        return joint
+
     def evaluate(
         self, program: Program, angles: np.ndarray, *, shots: int | None, seed: np.random.SeedSequence
     ) -> Estimate:
@@ -102,7 +107,12 @@ class SimulatingBackend(Backend):
         # The covariance is seldom looked at; where counts were too many to keep, it then draws the same shots once more.
         of_one_shot = partial(simulator.variances_of_one_shot, angles, shots, seed, counts)
         covariance = Covariance(of_one_shot, math.inf if shots is None else shots, len(angles))
-        return Estimate(values, variances, circuits, circuits * (shots or 0), state=states, covariance=covariance)
+        outcomes = None
+        if simulator.measures_jointly:
+            outcomes = partial(simulator.outcomes, angles, shots, seed, counts)
+        return Estimate(
+            values, variances, circuits, circuits * (shots or 0), state=states, covariance=covariance, outcomes=outcomes
+        )
 
 
 def contiguous(array: np.ndarray) -> np.ndarray:

@@ -25,6 +25,9 @@ from ..program.angles import Affine, as_affine
 from ..program.compiled import Program
 from ..program.readout import Expectation
 from .base import Backend, ProgramCache
+from .fidelity import estimated_fidelity
+from .fractional import folded
+from .free_rzz import has_free_rzz, is_free, with_free_rzz
 from .results import BoundCircuit
 
 _STANDARD = frozenset(get_standard_gate_name_mapping())
@@ -36,7 +39,9 @@ __all__ = [
     "TranspilerOptions",
     "TranspilingBackend",
     "bind_by_column",
+    "bind_for_device",
     "bounded_gates",
+    "folds_rzz",
     "gates_of_ibms_estimator",
     "is_from",
     "observables_on",
@@ -197,13 +202,14 @@ def transpiled(
     *,
     basis_gates: Sequence[str] | None = None,
     keep: Mapping[str, type] = MappingProxyType({}),
+    folds: bool = False,
 ) -> list[QuantumCircuit]:
     """The circuits for a device, without variants; a circuit that came with a layout keeps its place.
 
     ``basis_gates`` narrows down the gates of a device without connections; None: all that it knows. ``keep``: further
     gates that a device without connections can run, names and classes. Where a gate takes some angles only (IBM's fractional
-    ``rzz``), free angles go through gates that take any, so that no angle is refused and the device's noise does not depend
-    on it; constant angles are folded by Qiskit's transpiler.
+    ``rzz``), free angles go through others, and Qiskit folds constant ones. ``folds``: free angles may stay in ``rzz``, for
+    :func:`bind_for_device` to fold, where that is likely to make fewer errors.
 
     Raises:
         ValueError: If they do not fit the device, or the user's pass manager did not do what a transpiler has to.
@@ -214,8 +220,9 @@ def transpiled(
     connected = getattr(device, "coupling_map", None) is not None
     target = device.target  # asked for once: Aer makes it anew each time
     bounded = bounded_gates(target)
+    folds = folds and connected and folds_rzz(target)
     if bounded:
-        circuits = [_without_free_entanglers(circuit) for circuit in circuits]
+        circuits = list(map(with_free_rzz if folds else _without_free_entanglers, circuits))
     if basis_gates is None and not connected and width > _num_qubits(device):
         basis_gates = sorted(_STANDARD & {*device.operation_names, *keep} - bounded)
     for name, gate in keep.items():
@@ -224,18 +231,17 @@ def transpiled(
     if not connected and "unitary" not in known:
         circuits = [_synthesized(circuit, target.operation_names) for circuit in circuits]
     passes = options.passes(target, basis_gates)
+    chooses = folds and options.pass_manager is None
     try:
-        done = [passes.run(circuit) for circuit in circuits]
+        done = [_likelier(one, passes, program, target) if chooses else passes.run(one) for one in circuits]
     except TranspilerError as error:
-        raise ValueError(
-            f"The circuit, on {width} qubits, cannot be transpiled for {device.name!r} "
-            f"({device.num_qubits} qubits): {error.message}"
-        ) from error
+        place = f"for {device.name!r} ({device.num_qubits} qubits)"
+        raise ValueError(f"The circuit, on {width} qubits, cannot be transpiled {place}: {error.message}") from error
     if options.pass_manager is not None:
         for before, after in zip(circuits, done, strict=True):
             _require_angles_and_measurements(before, after, program)
             _require_gates_and_connections(after, known | _NO_GATES, target if connected else None, device.name)
-    require_bounded_angles(done, bounded)
+    require_bounded_angles(done, bounded - {"rzz"} if folds else bounded)
     _require_working_qubits(done, device)
     return done
 
@@ -317,6 +323,23 @@ def bounded_gates(target: Any) -> frozenset[str]:
     return frozenset() if is_bounded is None else frozenset(filter(is_bounded, target.operation_names))
 
 
+def folds_rzz(target: Any) -> bool:
+    """Whether free angles of ``rzz`` can be folded into the range that a target takes (IBM's, from 0 to pi / 2)."""
+    if bounded_gates(target) != {"rzz"} or not target.operation_names >= {"rx", "rz"}:
+        return False
+    return all(target.supported_angle_bound("rzz", [angle]) for angle in (0.0, math.pi / 2))
+
+
+def _likelier(circuit: QuantumCircuit, passes: PassManager, program: Program, target: Any) -> QuantumCircuit:
+    """The transpiled circuit with its free ``rzz``, or without if its estimated fidelity is higher so."""
+    done: QuantumCircuit = passes.run(circuit)
+    if not has_free_rzz(done):
+        return done
+    without: QuantumCircuit = passes.run(_without_free_entanglers(circuit))
+    fidelity = estimated_fidelity(bind_for_device(done, program, target).circuit, target)  # with the flips of folds
+    return without if estimated_fidelity(without, target) > fidelity else done
+
+
 def require_bounded_angles(circuits: Sequence[QuantumCircuit], bounded: frozenset[str]) -> None:
     """Checks that no gate that takes some angles only has a free one: shifted, it would leave them.
 
@@ -348,7 +371,7 @@ def _require_working_qubits(circuits: Sequence[QuantumCircuit], device: Any) -> 
 
 
 def _is_free(operation: Any) -> bool:
-    return any(isinstance(value, ParameterExpression) and value.parameters for value in operation.params)
+    return any(map(is_free, operation.params))
 
 
 def _without_free_entanglers(circuit: QuantumCircuit) -> QuantumCircuit:
@@ -381,7 +404,12 @@ def _num_qubits(device: Any) -> float:
 
 def gates_of_ibms_estimator(device: Any) -> list[str] | None:
     """IBM's Estimator takes circuits of its devices' gates only, also on a simulator that knows more; None: the device's."""
-    return ["cz", "rz", "sx", "x"] if getattr(device, "coupling_map", None) is None else None
+    if getattr(device, "coupling_map", None) is not None:
+        return None
+    has_noise = getattr(getattr(device, "options", None), "noise_model", None) is not None
+    entanglers = ["cz", "cx", "ecr"] if has_noise else ["cz"]  # those that have noise stay
+    # A simulator with a noise model may know few gates.
+    return [name for name in (*entanglers, "rz", "sx", "x") if name in device.operation_names]
 
 
 def _kept_in_place(options: TranspilerOptions, program: Program, device: Any) -> TranspilerOptions:
@@ -425,6 +453,12 @@ def restricted_to(observable: SparsePauliOp, qubits: list[int]) -> SparsePauliOp
     """The observable on these qubits, the others left out (it acts on none of them)."""
     paulis = PauliList.from_symplectic(observable.paulis.z[:, qubits], observable.paulis.x[:, qubits])
     return SparsePauliOp(paulis, observable.coeffs)
+
+
+def bind_for_device(circuit: QuantumCircuit, program: Program, target: Any) -> BoundCircuit:
+    """As :func:`bind_by_column`; free angles of ``rzz`` are folded into the range that a target takes, if there is one."""
+    bound = bind_by_column(circuit, program)
+    return folded(bound) if target is not None and folds_rzz(target) else bound
 
 
 def bind_by_column(circuit: QuantumCircuit, program: Program, *, keeps_noise: bool = False) -> BoundCircuit:

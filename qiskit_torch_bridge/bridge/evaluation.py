@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from ..gradients.rules import GradientRule
 from ..gradients.stencil import Stencil
 from ..program.angles import batch_size
 from ..program.compiled import Program, Selection
+from ..program.readout import Samples, stitched_outcomes
 from ..shots.allocation import shots_by_sensitivity
 from ..shots.covariance import Covariance
 from ..shots.seeding import SeedStream
@@ -199,12 +200,13 @@ class Evaluation:
         if self.method.backend.shadow is not None:
             self._compare(angles, estimate, stencil)
         if stencil is not None:
-            gradient = estimate.of_rows(slice(rows, None))
+            gradient = _without_outcomes(estimate).of_rows(slice(rows, None))
             estimate = estimate.of_rows(slice(rows))
             self.record.answer = _Answer(angles[rows:], gradient)
         if estimate.state is not None:
             self.record.kept = Kept(angles, estimate.state, groups, _memory(groups))
         if self.kind == "gradient":
+            estimate = _without_outcomes(estimate)
             self.record.estimate = estimate
         if self.observer is not None:
             self.observer.observe(self.kind, estimate)
@@ -503,6 +505,11 @@ def _memory(groups: Sequence[torch.Tensor]) -> tuple[Any, ...] | None:
         return None
 
 
+def _without_outcomes(estimate: Estimate) -> Estimate:
+    """A gradient's estimate, of which nobody asks for more than values: bit strings take much memory."""
+    return estimate if estimate.outcomes is None else replace(estimate, outcomes=None)
+
+
 def _stitched(places: Sequence[slice | np.ndarray], parts: Sequence[Estimate], shape: tuple[int, int]) -> Estimate:
     """The estimates of several sets of rows as one of (N, M) values; zeros for rows in no set."""
     values, variances = np.zeros(shape), np.zeros(shape)
@@ -516,6 +523,24 @@ def _stitched(places: Sequence[slice | np.ndarray], parts: Sequence[Estimate], s
         bounds = np.zeros(shape)
         for rows, part in zip(places, parts, strict=True):
             bounds[rows] = 0.0 if part.truncation_bounds is None else part.truncation_bounds
+    known = bool(parts) and all(part.outcomes is not None for part in parts)
     return Estimate(
-        values, variances, circuits, shots, passport=passport, covariance=covariance, truncation_bounds=bounds
+        values,
+        variances,
+        circuits,
+        shots,
+        passport=passport,
+        covariance=covariance,
+        truncation_bounds=bounds,
+        outcomes=partial(_stitched_outcomes, places, parts, shape[0]) if known else None,
     )
+
+
+def _stitched_outcomes(
+    places: Sequence[slice | np.ndarray], parts: Sequence[Estimate], rows: int
+) -> tuple[np.ndarray | Samples, ...] | None:
+    measured = [part.measured for part in parts]
+    of_groups = list(zip(*[each for each in measured if each is not None], strict=True))
+    if None in measured or any(len(set(map(type, of_group))) > 1 for of_group in of_groups):
+        return None
+    return tuple(stitched_outcomes(places, of_group, rows) for of_group in of_groups)

@@ -21,7 +21,7 @@ from .error_bars import Sources
 from .evaluation import Evaluation, GradientRecord, LookAhead, refuse_block_gradients
 from .function import QuantumFunction
 from .method import Method
-from .result import LayerResult
+from .result import MOST_SHOTS_COUNTED, LayerResult
 
 __all__ = ["Call", "Pending", "Tally", "evaluate", "look_ahead", "measure"]
 
@@ -86,6 +86,7 @@ class Call:
                 _grouped=tally.grouped,
                 _sources=self.sources,
                 _covariance=estimate.covariance,
+                _outcomes=estimate.outcomes if estimate.shots <= MOST_SHOTS_COUNTED else None,
             )
         if tally.observe is not None:
             tally.observe(kind, estimate)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from ..backends.base import Outcomes
 from ..backends.passport import Passport
 from ..gradients.rules import GradientRule, resolve_gradient
-from ..program.readout import Probabilities
+from ..program.readout import Probabilities, Samples, bits_of
 from ..shots.covariance import Covariance
 from ..shots.shadow import Shadow
 from .error_bars import GradientEstimate, Sources
 
-__all__ = ["LayerResult"]
+__all__ = ["MOST_SHOTS_COUNTED", "LayerResult"]
+
+MOST_SHOTS_COUNTED = 2**22
+"""Of more shots in a call, the bit strings are not kept for :attr:`LayerResult.counts`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +56,24 @@ class LayerResult:
     _sources: Sources | None = field(default=None, repr=False)
     _covariance: Covariance | None = field(default=None, repr=False)
     _predicted: GradientEstimate | None = field(default=None, repr=False)
+    _outcomes: Callable[[], Outcomes | None] | Outcomes | None = field(default=None, repr=False)
+
+    @property
+    def counts(self) -> tuple[tuple[dict[str, int], ...], ...] | None:
+        """The counts as they were measured, ``counts[row][group]`` a dictionary ``{"01": 490, ...}`` as Qiskit has it.
+
+        There is one for each measurement group (``layer.program.readout.groups``) of each row of the flattened batch. Bits
+        are little-endian: the last character is the first of the group's ``qubits``, measured in the first of its
+        ``bases``. They are raw, whatever ``mitigation`` has made of them. They are made when they are looked at.
+
+        None for exact values; beyond 4,194,304 shots in a call, which are not kept; from Estimators, which give no bits;
+        where parts of a wide circuit are simulated by themselves; and after a mitigation method that measures several
+        circuits in place of one.
+        """
+        if not self.shots or (measured := self._measured()) is None:
+            return None
+        groups = [_counts(each, self.shots // self.circuits) for each in measured]
+        return tuple(zip(*groups, strict=True)) if groups else ((),) * len(self.values)
 
     @property
     def gradients(self) -> Any:
@@ -128,6 +151,7 @@ class LayerResult:
             standard_errors=np.sqrt(variances),
             shots=self.circuits * shots,
             _predicted=sources.predicted(shots, rule),
+            _outcomes=None,
         )
 
     def _predictable(self, shots: int, rule: GradientRule | None) -> tuple[Sources, Covariance]:
@@ -156,7 +180,11 @@ class LayerResult:
     def __getstate__(self) -> dict[str, Any]:
         # What could measure or simulate stays here; the numbers leave.
         sources = None if self._sources is None else Sources(self._sources.program, frozenset())
-        return {**self.__dict__, "_sources": sources, "_covariance": None, "_predicted": self._gradient()}
+        kept = {"_predicted": self._gradient(), "_outcomes": self._measured() if self.shots else None}
+        return {**self.__dict__, "_sources": sources, "_covariance": None, **kept}
+
+    def _measured(self) -> Outcomes | None:
+        return self._outcomes() if callable(self._outcomes) else self._outcomes
 
     def _gradient(self) -> GradientEstimate | None:
         if self._predicted is not None:
@@ -175,6 +203,24 @@ class LayerResult:
         gradient = self._gradient()
         pair = None if gradient is None else gradient.by_source.get(0)
         return None if pair is None else pair[part]
+
+
+def _counts(measured: np.ndarray | Samples, shots: int) -> list[dict[str, int]]:
+    """Of each row; a table of frequencies comes from so many shots of each."""
+    if isinstance(measured, Samples):
+        width, num_rows = measured.bits.shape[1], measured.num_rows
+        rows, bits, numbers = measured.rows, measured.bits, measured.counts
+    else:
+        width, num_rows = measured.shape[1].bit_length() - 1, len(measured)
+        rows, outcomes = np.nonzero(measured)
+        bits, numbers = bits_of(outcomes, width), np.rint(measured[rows, outcomes] * shots).astype(np.int64)
+    characters = np.ascontiguousarray(bits[:, ::-1] + np.uint8(ord("0")))
+    words = characters.view(f"S{width}")[:, 0] if len(characters) else np.empty(0, "S1")
+    counts: list[dict[str, int]] = [{} for _ in range(num_rows)]
+    for row, word, number in zip(rows.tolist(), words.tolist(), numbers.tolist(), strict=True):
+        key = word.decode()
+        counts[row][key] = counts[row].get(key, 0) + number
+    return [dict(sorted(each.items())) for each in counts]
 
 
 def _ratio(values: np.ndarray, errors: np.ndarray) -> np.ndarray:

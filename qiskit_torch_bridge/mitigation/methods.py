@@ -5,15 +5,29 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias, TypeVar
 
 from ..backends.base import Backend, Estimate
 from ..program.compiled import Program
 
-__all__ = ["Combine", "Mitigation", "MitigationPlan", "plan_of"]
+__all__ = ["Calibration", "Combine", "Mitigation", "MitigationPlan", "plan_of"]
 
+_Item = TypeVar("_Item")
 Combine: TypeAlias = Callable[[Sequence[Estimate], Sequence[Estimate]], Estimate]
 """From the estimates of the programs, and those of the calibrations, to the estimate of the program."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is measured once a calibration of the device, at angles of 0.
+
+    Attributes:
+        program: A variant of the program.
+        rows: How many rows of it, each with a circuit's shots.
+    """
+
+    program: Program
+    rows: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +38,15 @@ class MitigationPlan:
         programs: What is measured at the program's angles: variants of it (:meth:`qiskit_torch_bridge.Program.varied`), or
             itself. All have its angles and its outputs.
         combine: Makes the program's estimate of theirs, and of those of the calibrations.
-        calibrations: Variants that are measured once a calibration of the device, in one row, at angles of 0.
+        calibrations: What is measured once a calibration of the device.
+        spread: Over how many programs the shots of a circuit are spread: each is measured with ``shots / spread``, rounded
+            up, and so is each row of a calibration.
     """
 
     programs: tuple[Program, ...]
     combine: Combine
-    calibrations: tuple[Program, ...] = ()
+    calibrations: tuple[Calibration, ...] = ()
+    spread: int = 1
 
 
 class Mitigation(ABC):
@@ -39,6 +56,10 @@ class Mitigation(ABC):
     applied to what is measured, the next to what that gives, and so on. A method never runs circuits, and it knows no
     gradient: the points of a gradient rule are evaluated as all others are, each with its variances.
     """
+
+    reads_outcomes: ClassVar[bool] = False
+    """Whether the method needs what was measured (:attr:`~qiskit_torch_bridge.Estimate.measured`), not values alone, so that
+    it has to be the first of the list."""
 
     @abstractmethod
     def plan(self, program: Program, backend: Backend) -> MitigationPlan:
@@ -73,8 +94,8 @@ def plan_of(methods: Sequence[Mitigation], program: Program, backend: Backend) -
         ]
         return plan.combine(combined, [of_calibration[each] for each in plan.calibrations])
 
-    return MitigationPlan(programs, combine, calibrations)
+    return MitigationPlan(programs, combine, calibrations, plan.spread * parts[0].spread)
 
 
-def _distinct(programs: Sequence[Program]) -> tuple[Program, ...]:
-    return tuple(dict.fromkeys(programs))
+def _distinct(items: Sequence[_Item]) -> tuple[_Item, ...]:
+    return tuple(dict.fromkeys(items))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from ..arguments import instance_of
 from ..backends.base import Backend, Charge, Estimate, ProgramCache, Request
 from ..program.compiled import Program
 from ..shots.shadow import Shadow
-from .methods import Mitigation, MitigationPlan, plan_of
+from .methods import Calibration, Mitigation, MitigationPlan, plan_of
 
 __all__ = ["MitigatedBackend", "checked_methods"]
 
-_Key = tuple[Program, "str | None", bool]
-"""Of a calibration: its program, the device's calibration, and whether it is exact."""
+_Key = tuple[Calibration, "str | None", bool]
+"""Of what is measured once a calibration: that, the device's calibration, and whether it is exact."""
+_OF_CALIBRATIONS = 2**32 - 1  # where in a stream of seeds there is no call
 
 
 class MitigatedBackend(Backend):
@@ -43,6 +45,7 @@ class MitigatedBackend(Backend):
                 f"mitigation: got {list(self.methods)} for {backend.name!r}, which runs no transpiled circuits and has no "
                 "errors to mitigate; leave it out, or use a device, a Sampler, or a simulator with noise."
             )
+        _check_order(self.methods)
         self.name = backend.name
         self._cache = ProgramCache()
         self._calibrations: dict[_Key, Estimate] = {}
@@ -80,7 +83,7 @@ class MitigatedBackend(Backend):
     def prepare(self, program: Program) -> None:
         plan = self.plan(program)
         self.backend.prepare(program)
-        for each in (*plan.programs, *plan.calibrations):
+        for each in (*plan.programs, *(calibration.program for calibration in plan.calibrations)):
             if each is not program:
                 self.backend.prepare(each)
 
@@ -96,28 +99,44 @@ class MitigatedBackend(Backend):
             for request, plan in zip(requests, plans, strict=True)
             for number, program in enumerate(plan.programs)
         ]
-        missing = self._missing(plans, shots)
-        calibrations = [
-            Request(program, np.zeros((1, len(program.angles))), self._seed_of_calibration(requests[0].seed, number))
-            for number, program in enumerate(missing.values())
-        ]
-        estimates = self.backend.evaluate_all([*calibrations, *parts], shots=shots)
-        self._calibrations.update(zip(missing, estimates, strict=False))
+        of_each, calibrated = _shots_of_each(plans, shots), self._calibrated(plans)
+        missing = self._missing(plans, of_each, calibrated)
+        calibrations = [self._request(each, requests[0].seed, calibrated, plans) for each in missing]
+        estimates = self.backend.evaluate_all([*calibrations, *parts], shots=of_each)
+        for calibration, estimate in zip(missing, estimates, strict=False):
+            self._calibrations[calibration, calibrated, of_each is None] = estimate
         remaining = iter(estimates[len(missing) :])
         combined = []
         for plan in plans:
             measured = [next(remaining) for _ in plan.programs]
-            calibrated = [self._calibrations[self._key(program, shots)] for program in plan.calibrations]
-            combined.append(plan.combine(measured, calibrated))
+            kept = [self._calibrations[each, calibrated, of_each is None] for each in plan.calibrations]
+            combined.append(plan.combine(measured, kept))
         return combined
 
     def circuits_per_row(self, program: Program) -> int:
-        return sum(map(self.backend.circuits_per_row, self.plan(program).programs))
+        plan = self.plan(program)
+        return sum(map(self.backend.circuits_per_row, plan.programs)) // plan.spread
 
     def charge(self, work: Sequence[tuple[Program, int]], *, shots: int | None) -> Charge:
         plans = [self.plan(program) for program, _ in work]
         rows = [(each, rows) for plan, (_, rows) in zip(plans, work, strict=True) for each in plan.programs]
-        return self.backend.charge(rows, shots=shots)
+        return self.backend.charge(rows, shots=_shots_of_each(plans, shots))
+
+    def charge_once(
+        self, work: Sequence[tuple[Program, int]], *, shots: int | None
+    ) -> Mapping[Hashable, tuple[int, int, Charge]]:
+        plans = [self.plan(program) for program, _ in work]
+        of_each, missing = _shots_of_each(plans, shots), _calibrations_of(plans)
+        if any(calibration in missing for calibration, *_ in self._calibrations):  # else the device need not be asked
+            missing = self._missing(plans, of_each, self._calibrated(plans))
+        if not missing:
+            return {}
+        rows = [(each, rows) for plan, (_, rows) in zip(plans, work, strict=True) for each in plan.programs]
+        more = [(calibration.program, calibration.rows) for calibration in missing]
+        without, along = (self.backend.charge(parts, shots=of_each) for parts in (rows, [*more, *rows]))
+        executed = sum(rows * self.backend.circuits_per_row(program) for program, rows in more)
+        added = Charge(*(after - before for after, before in zip(astuple(along), astuple(without), strict=True)))
+        return {(tuple(missing), of_each): (executed // plans[0].spread, executed * (of_each or 0), added)}
 
     def describe(self, program: Program) -> str:
         methods = ", then ".join(map(repr, self.methods))
@@ -126,26 +145,37 @@ class MitigatedBackend(Backend):
     def note_shadow(self, shadow: Shadow) -> None:
         self.backend.note_shadow(shadow)
 
-    def _missing(self, plans: Sequence[MitigationPlan], shots: int | None) -> dict[_Key, Program]:
-        """The calibrations that have to be measured, by their keys: none has fewer shots than what it corrects."""
-        programs = dict.fromkeys(program for plan in plans for program in plan.calibrations)
-        keys = {self._key(program, shots): program for program in programs}
-        return {
-            key: program
-            for key, program in keys.items()
-            if key not in self._calibrations
-            or self._calibrations[key].shots < (shots or 0) * self.backend.circuits_per_row(program)
-        }
+    def _calibrated(self, plans: Sequence[MitigationPlan]) -> str | None:
+        """The device's calibration, where that matters."""
+        return self.backend.calibration if any(plan.calibrations for plan in plans) else None
 
-    def _key(self, program: Program, shots: int | None) -> _Key:
-        return program, self.backend.calibration, shots is None
+    def _missing(self, plans: Sequence[MitigationPlan], shots: int | None, calibrated: str | None) -> list[Calibration]:
+        """The calibrations that have to be measured: none has fewer shots than what it corrects."""
+        missing = []
+        for each in _calibrations_of(plans):
+            estimate = self._calibrations.get((each, calibrated, shots is None))
+            needed = (shots or 0) * each.rows * self.backend.circuits_per_row(each.program)
+            if estimate is None or estimate.shots < needed:
+                missing.append(each)
+        return missing
 
-    def _seed_of_calibration(self, seed: np.random.SeedSequence, number: int) -> np.random.SeedSequence:
-        """On a device the same in all processes until it is calibrated anew, so that its ledger finds the calibration."""
-        calibration = self.backend.calibration
-        if calibration is None:
-            return _child(seed, -1 - number)
-        return np.random.SeedSequence(0, spawn_key=tuple(hashlib.sha256(calibration.encode()).digest()))
+    def _request(
+        self,
+        calibration: Calibration,
+        seed: np.random.SeedSequence,
+        calibrated: str | None,
+        plans: Sequence[MitigationPlan],
+    ) -> Request:
+        """On a device the same in all processes until it is calibrated anew, so that its ledger finds the calibration.
+
+        Else the same for all calls of a layer, so that one that goes on in another process does not change.
+        """
+        number = next(p.calibrations.index(calibration) for p in plans if calibration in p.calibrations)
+        entropy, place = seed.entropy, (_OF_CALIBRATIONS, number)
+        if calibrated is not None:
+            entropy, place = 0, (*hashlib.sha256(calibrated.encode()).digest(), number)
+        angles = np.zeros((calibration.rows, len(calibration.program.angles)))
+        return Request(calibration.program, angles, np.random.SeedSequence(entropy, spawn_key=place))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_calibrations": {}}
@@ -174,7 +204,31 @@ def checked_methods(methods: Any) -> tuple[Mitigation, ...]:
     return checked
 
 
+def _calibrations_of(plans: Sequence[MitigationPlan]) -> list[Calibration]:
+    return list(dict.fromkeys(each for plan in plans for each in plan.calibrations))
+
+
+def _shots_of_each(plans: Sequence[MitigationPlan], shots: int | None) -> int | None:
+    """The shots of each circuit, where a plan spreads those of one over several: all plans of a call do so alike."""
+    return None if shots is None else -(-shots // plans[0].spread)
+
+
+def _check_order(methods: Sequence[Mitigation]) -> None:
+    """Refuses methods that need bits where there are none any more.
+
+    Raises:
+        ValueError: If there are such.
+    """
+    readers = [type(method).__name__ for method in methods if method.reads_outcomes]
+    if len(readers) > 1:
+        raise ValueError(f"mitigation: got {' and '.join(readers)}, which correct the same errors; give one of them.")
+    if readers and not methods[0].reads_outcomes:
+        raise ValueError(
+            f"mitigation: got {readers[0]} after {type(methods[0]).__name__}, but it needs the measured bits, not "
+            f"values; put {readers[0]} first."
+        )
+
+
 def _child(seed: np.random.SeedSequence, number: int) -> np.random.SeedSequence:
     """A seed of its own for each part of an evaluation, the same whenever the evaluation is the same."""
-    place = 2 * number if number >= 0 else -2 * number - 1
-    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, place))
+    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, number))

@@ -34,6 +34,8 @@ __all__ = [
     "Readout",
     "Samples",
     "bits_of",
+    "outcomes_of_rows",
+    "stitched_outcomes",
 ]
 
 MOST_TABULATED_QUBITS = 12
@@ -78,6 +80,32 @@ class Samples:
 def bits_of(outcomes: np.ndarray, num_bits: int) -> np.ndarray:
     """The bits of outcomes, shape (..., k): bit j in column j."""
     return ((outcomes[..., None] >> np.arange(num_bits)) & 1).astype(np.uint8)
+
+
+def outcomes_of_rows(measured: np.ndarray | Samples, rows: slice) -> np.ndarray | Samples:
+    """What some of the circuits of a batch have measured: frequencies of shape (N, 2**k), or bit strings."""
+    return measured.of_rows(rows) if isinstance(measured, Samples) else measured[rows]
+
+
+def stitched_outcomes(
+    places: Sequence[slice | np.ndarray], parts: Sequence[np.ndarray | Samples], num_rows: int
+) -> np.ndarray | Samples:
+    """What one measurement gave for several sets of rows, as one batch; nothing for rows in no set.
+
+    Args:
+        places: The rows of each set.
+        parts: What they gave: frequencies of shape (n, 2**k) in all sets, or bit strings in all.
+        num_rows: The number N of all rows.
+    """
+    if not isinstance(parts[0], Samples):
+        frequencies = np.zeros((num_rows, *parts[0].shape[1:]))
+        for rows, part in zip(places, parts, strict=True):
+            frequencies[rows] = part
+        return frequencies
+    samples = [part for part in parts if isinstance(part, Samples)]
+    numbers = [np.arange(num_rows)[rows][part.rows] for rows, part in zip(places, samples, strict=True)]
+    bits, counts = (np.concatenate([getattr(part, name) for part in samples]) for name in ("bits", "counts"))
+    return Samples(np.concatenate(numbers), bits, counts, num_rows)
 
 
 class MeasurementGroup(ABC):

@@ -139,6 +139,8 @@ class ConeSimulator:
             covariance between parts.
     """
 
+    measures_jointly = False
+
     def __init__(
         self,
         program: Program,

@@ -13,11 +13,11 @@ import psutil
 
 from ..arguments import in_gibibytes
 from ..program.channels import NoisyCircuit
-from ..program.readout import Readout
+from ..program.readout import Readout, Samples
 from . import density_kernels, outcome_kernels, threads
 from .density_plan import Branch, DensityPlan, End, Part, branches_of
 from .engine import values_of_shots
-from .shots import Measured, Use, variances_of_shots
+from .shots import Measured, Use, outcomes_of_shots, variances_of_shots
 from .vectors import WIDTH
 
 __all__ = ["DensitySimulator", "most_qubits"]
@@ -46,6 +46,8 @@ class DensitySimulator:
     Raises:
         MemoryError: If one state is larger than this machine's memory.
     """
+
+    measures_jointly = True
 
     def __init__(self, circuits: Sequence[NoisyCircuit], readout: Readout, dtype: Any = np.float64) -> None:
         self._dtype = np.dtype(dtype)
@@ -136,6 +138,25 @@ class DensitySimulator:
             upstream: Shape (N, M).
         """
         return variances_of_shots(lambda use: self._measure(angles, shots, seed, use), kept, upstream, shots)
+
+    def outcomes(
+        self, angles: np.ndarray, shots: int | None, seed: np.random.SeedSequence | None, kept: Measured[End] | None
+    ) -> tuple[np.ndarray | Samples, ...]:
+        """What each measurement group has measured: relative frequencies, shape (N, 2**k), or bit strings.
+
+        Args:
+            angles: As in :meth:`values`.
+            shots: What :meth:`sampled` has drawn; None: the exact probabilities.
+            seed: The seed of those.
+            kept: Their counts; None: they are drawn once more.
+        """
+        return outcomes_of_shots(
+            lambda use: self._measure(angles, shots, seed, use),
+            kept,
+            self._readout.groups,
+            rows=len(angles),
+            shots=shots,
+        )
 
     def _measure(
         self, angles: np.ndarray, shots: int | None, seed: np.random.SeedSequence | None, use: Use[End]
@@ -320,6 +341,7 @@ def _require_memory(num_qubits: int) -> None:
         size = in_gibibytes(needed).removeprefix("some ")
         raise MemoryError(
             f"Simulation of {num_qubits} qubits with noise needs some {size} of memory, and this machine has "
-            f"{in_gibibytes(there)}; use fewer qubits, or Aer with a number of shots: "
-            "backend=AerSimulator(noise_model=...), shots=1000."
+            f"{in_gibibytes(there)}; use fewer qubits; or Aer with a number of shots: "
+            "backend=AerSimulator(noise_model=...), shots=1000; or, for expectation values with noise of Pauli strings, "
+            "backend=PauliBackend(noise=...) (the word 'pauli')."
         )

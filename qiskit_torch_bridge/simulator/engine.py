@@ -13,7 +13,7 @@ from ..program.readout import MOST_TABULATED_QUBITS, Samples, bits_of
 from . import kernels, outcome_kernels, pauli_kernels, threads, whole_kernels
 from .lowering import LoweredCircuit
 from .plan import NO_MAP, Measurement, Pass, Plan, plan_of
-from .shots import Measured, MeasurementT, Use, variances_of_shots
+from .shots import Measured, MeasurementT, Use, outcomes_of_shots, variances_of_shots
 from .vectors import WIDTH
 
 __all__ = ["HALF_PRECISION", "Simulator", "States", "values_of_shots"]
@@ -60,6 +60,8 @@ class Simulator:
     Raises:
         MemoryError: If one state is larger than this machine's memory.
     """
+
+    measures_jointly = True
 
     def __init__(self, circuit: LoweredCircuit, dtype: Any = np.float64) -> None:
         self.dtype = np.dtype(dtype)
@@ -192,6 +194,29 @@ class Simulator:
             upstream: Shape (N, M).
         """
         return variances_of_shots(lambda use: self._measure(angles, shots, seed, use), kept, upstream, shots)
+
+    def outcomes(
+        self,
+        angles: np.ndarray,
+        shots: int | None,
+        seed: np.random.SeedSequence | None,
+        kept: Measured[Measurement] | None,
+    ) -> tuple[np.ndarray | Samples, ...]:
+        """What each measurement group has measured: relative frequencies, shape (N, 2**k), or bit strings.
+
+        Args:
+            angles: As in :meth:`values`.
+            shots: What :meth:`sampled` has drawn; None: the exact probabilities.
+            seed: The seed of those.
+            kept: Their counts; None: they are drawn once more.
+        """
+        return outcomes_of_shots(
+            lambda use: self._measure(angles, shots, seed, use),
+            kept,
+            [each.group for each in self.plan.measurements],
+            rows=len(angles),
+            shots=shots,
+        )
 
     def _measure(
         self, angles: np.ndarray, shots: int | None, seed: np.random.SeedSequence | None, use: Use[Measurement]

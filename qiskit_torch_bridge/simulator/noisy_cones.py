@@ -224,6 +224,8 @@ class NoisyConeSimulator:
         MemoryError: If a light cone is too wide for this machine's memory.
     """
 
+    measures_jointly = False
+
     def __init__(
         self,
         circuits: Sequence[NoisyCircuit],

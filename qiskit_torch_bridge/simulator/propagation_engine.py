@@ -48,6 +48,8 @@ class PropagationSimulator:
         max_terms: Beyond so many strings, those of the smallest weights are dropped.
     """
 
+    measures_jointly = False
+
     def __init__(
         self, propagations: Sequence[Propagation], constants: np.ndarray, *, tolerance: float, max_terms: int
     ) -> None:

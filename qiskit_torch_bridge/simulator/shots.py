@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
 
-from ..program.readout import MeasurementGroup
+from ..program.readout import MOST_TABULATED_QUBITS, MeasurementGroup, Samples, bits_of, stitched_outcomes
 from ..shots.covariance import variance_of_one_shot
 
-__all__ = ["Measured", "MeasurementT", "Use", "variances_of_shots"]
+__all__ = ["Measured", "MeasurementT", "Use", "outcomes_of_shots", "variances_of_shots"]
 
 
 class _Measurement(Protocol):
@@ -53,3 +53,43 @@ def variances_of_shots(
         for measured in kept:
             use(*measured)
     return variances
+
+
+def outcomes_of_shots(
+    measure: Callable[[Use[MeasurementT]], None],
+    kept: Measured[MeasurementT] | None,
+    groups: Sequence[MeasurementGroup],
+    *,
+    rows: int,
+    shots: int | None,
+) -> tuple[np.ndarray | Samples, ...]:
+    """For each measurement group the relative frequencies of the outcomes, shape (N, 2**k), or the bit strings.
+
+    Args:
+        measure: As in :func:`variances_of_shots`.
+        kept: Likewise.
+        groups: The program's, in their order.
+        rows: The number N of rows.
+        shots: What the counts come from; None: they are probabilities.
+    """
+    parts: dict[MeasurementGroup, list[tuple[slice, np.ndarray | Samples]]] = {group: [] for group in groups}
+
+    def use(measurement: MeasurementT, part: slice, measured: np.ndarray) -> None:
+        parts[measurement.group].append((part, _outcomes(len(measurement.group.qubits), measured, shots)))
+
+    if kept is None:
+        measure(use)
+    else:
+        for measured in kept:
+            use(*measured)
+    pairs = [tuple(zip(*parts[group], strict=True)) for group in groups]
+    return tuple(stitched_outcomes(places, outcomes, rows) for places, outcomes in pairs)
+
+
+def _outcomes(num_bits: int, measured: np.ndarray, shots: int | None) -> np.ndarray | Samples:
+    if shots is None:
+        return measured.copy()
+    if num_bits <= MOST_TABULATED_QUBITS:
+        return measured / shots
+    rows, outcomes = np.nonzero(measured)
+    return Samples(rows, bits_of(outcomes, num_bits), measured[rows, outcomes].astype(np.int64), len(measured))

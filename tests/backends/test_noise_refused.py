@@ -11,7 +11,16 @@ import torch
 from conformance import fake
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
-from qiskit.circuit.library import CHGate, CRXGate, CU1Gate, RGate, RXGate, SXGate, U3Gate
+from qiskit.circuit.library import (
+    CHGate,
+    CRXGate,
+    CU1Gate,
+    RGate,
+    RXGate,
+    SXGate,
+    U3Gate,
+    get_standard_gate_name_mapping,
+)
 from qiskit.primitives import BackendEstimatorV2, BackendSamplerV2, StatevectorSampler
 from qiskit.quantum_info import DensityMatrix, Pauli
 from qiskit_aer import AerSimulator
@@ -20,7 +29,14 @@ from qiskit_aer.primitives import EstimatorV2 as AerEstimator
 from qiskit_aer.primitives import SamplerV2 as AerSampler
 from test_noise_kept import FLIP, WEIGHTS, W, aer, noise_on
 
-from qiskit_torch_bridge import AerBackend, DensityMatrixBackend, EstimatorBackend, QuantumLayer, SamplerBackend
+from qiskit_torch_bridge import (
+    AerBackend,
+    DensityMatrixBackend,
+    EstimatorBackend,
+    IBMBackend,
+    QuantumLayer,
+    SamplerBackend,
+)
 
 manila = partial(fake, "FakeManilaV2")
 
@@ -227,6 +243,21 @@ def test_ibms_estimator_refuses_noise_that_it_would_change():
     qc.cz(0, 1)
     layer = layer_on(estimator(mode=aer(noise_on("cz", error=depolarizing_error(0.4, 2)))), qc, shots=4000)
     assert layer().item() == pytest.approx(-0.6 * np.cos(0.7), abs=5 / 4000**0.5)
+
+
+@pytest.mark.parametrize("entangler", ["cx", "ecr", "cz"])
+def test_ibms_estimator_takes_the_gates_that_a_noise_model_knows(entangler):
+    """Not all know ``cz``."""
+    pytest.importorskip("qiskit_ibm_runtime")
+    noise = noise_on(entangler, error=depolarizing_error(0.4, 2))
+    qc = rotated("x")
+    qc.append(get_standard_gate_name_mapping()[entangler], [0, 1])
+    options = {"primitive": "estimator", "options": {"resilience_level": 0}}
+    layer = layer_on(IBMBackend(aer(noise), **options), qc, shots=4000)
+    exact = layer_on(None, qc)().item()
+    assert layer().item() == pytest.approx(0.6 * exact, abs=5 / 4000**0.5)
+    with pytest.raises(ValueError, match=r"IBM's Estimator merges gates on single qubits.*noise of sx .*Sampler"):
+        layer_on(IBMBackend(aer(noise_on("sx")), **options), qc)
 
 
 def test_noise_in_the_options_of_ibms_sampler():

@@ -201,7 +201,7 @@ def test_angles_stay_where_the_device_takes_them():
             qc,
             weights=[w],
             observables=["ZI", "IZ"],
-            backend=EstimatorBackend(StatevectorEstimator(), device=device, pass_manager=PassManager([Entangled()])),
+            backend=AerBackend(device, pass_manager=PassManager([Entangled()])),
             shots=10,
         )
 

@@ -437,6 +437,22 @@ def test_variants_run_where_their_program_does(tmp_path):
             assert len(backend.ledger.entries()) == 1
 
 
+@dataclass(frozen=True)
+class Calibrating(Folded):
+    keeps_values = False
+
+
+def test_calibrations_of_some_regions_are_not_those_of_others():
+    for packing in ("auto", Packing(rotate="shots")):
+        backend = IBMBackend(line_of(8), packing=packing)
+        program = textbook_layer(backend, shots=10).program.varied(Calibrating())
+        if packing == "auto":
+            with pytest.raises(ValueError, match=r"packing: got circuits that calibrate.*rotate='shots'"):
+                backend.prepare(program)
+        else:
+            backend.prepare(program)
+
+
 def test_copies_and_pickles():
     backend = IBMBackend(line_of(8), packing=Packing(2, rotate="shots"))
     layer = textbook_layer(backend, shots=20)

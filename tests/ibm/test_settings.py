@@ -25,6 +25,7 @@ WRONG_SETTINGS = [
     *({"run": value} for value in (5, None, b"run", ["run"])),
     *({name: value} for name in ("account", "instance") for value in (5, True, b"name", ["name"])),
     *({"shadow": value} for value in ("yes", None, 1)),
+    *({"fractional_gates": value} for value in ("yes", 1, "always")),
     *({"patience": value} for value in (5, {"retry_seconds": 5}, Patience, Limits())),
     *({"limits": value} for value in (5, {"executions": 5}, Limits, Patience())),
     *({"ledger": value} for value in (5, b"jobs", [], True)),

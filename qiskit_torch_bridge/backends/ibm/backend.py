@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cached_property, lru_cache
 from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from qiskit import QuantumCircuit
@@ -30,17 +30,15 @@ from .device import Device
 from .device_programs import DeviceProgram, DevicePrograms
 from .errors import HardwareError
 from .faults import ServiceFault
+from .kept_evaluations import kept_evaluations
 from .ledger import Caps, Ledger, Spent, said_by_jobs
-from .modelled_noise import ModelledDevice, ModelledNoise
+from .modelled_noise import ModelledDevice, ModelledNoise, SentCircuits
 from .packing import Packing, packing_from, pieces_of_rows
 from .prices import Price, price_of
-from .primitive_options import checked_options, finalized_options
+from .primitive_options import checked_options, finalized_options, why_no_free_rzz
 from .sending import Patience, Sender
 from .service import Destination
 from .workload import Limits, Measurement, Workload
-
-if TYPE_CHECKING:
-    from ...simulator.density_engine import DensitySimulator
 
 __all__ = ["IBMBackend"]
 
@@ -75,9 +73,8 @@ class IBMBackend(TranspilingBackend):
     simulated here, and must give the logical circuit's answers; IBM's own validators see every job with its angles, in
     rehearsals too.
 
-    **Fractional gates** (a device from ``service.backend(name, use_fractional_gates=True)``): ``rx`` is used for any angle,
-    ``rzz``, which takes 0 to pi / 2, for constant ones only. Free angles of two qubits go through the device's other gates,
-    because no gradient's shifts would stay in that range.
+    **Fractional gates**, ``rx`` and ``rzz``, are used where the device has them (``fractional_gates``). ``rzz`` takes 0 to
+    pi / 2: each row's angles are folded into that range. See :mod:`qiskit_torch_bridge.backends.ibm`.
 
     A real device has never been used in the making of this: it was tested against IBM's own client with a server that
     imitates the service, and on fake devices.
@@ -104,6 +101,10 @@ class IBMBackend(TranspilingBackend):
         optimization_level: The transpiler's, 0 to 3; None: 2.
         initial_layout: The device's qubits for the circuit's, in order; None: the transpiler's choice.
         seed_transpiler: Makes the transpiler's choices repeatable.
+        fractional_gates: True: a device by name is opened with its fractional gates. None: it is not; a device as an object
+            is as you have opened it. Where there are some, free rotations of two qubits become ``rzz`` if the estimated
+            fidelity is higher then (:mod:`qiskit_torch_bridge.backends.fidelity`) and the options take it. False: they do
+            not, whatever the device has.
         pass_manager: A ``PassManager`` of yours in place of the preset one and its three options above. It has no name in
             a ledger; the circuits that it makes have. So a later process finds results again if it makes the same ones.
         max_qpu_seconds: Cap for the time on the quantum processor, billed where that is known, else estimated.
@@ -149,6 +150,7 @@ class IBMBackend(TranspilingBackend):
         optimization_level: int | None = None,
         initial_layout: Sequence[int] | None = None,
         seed_transpiler: int | None = 0,
+        fractional_gates: bool | None = None,
         pass_manager: PassManager | None = None,
         max_qpu_seconds: float | None = None,
         max_shots: int | None = None,
@@ -167,7 +169,8 @@ class IBMBackend(TranspilingBackend):
         self.caps = Caps(max_qpu_seconds, max_shots, max_jobs)
         self.shadow = StatevectorBackend() if _wants_shadow(shadow) else None
         self.patience = Patience() if patience is None else instance_of("patience", patience, Patience, "a Patience")
-        self._destination = Destination(backend, account=account, instance=instance, max_time=max_time, ledger=ledger)
+        named: dict[str, Any] = {"account": account, "instance": instance, "max_time": max_time, "ledger": ledger}
+        self._destination = Destination(backend, fractional_gates=fractional_gates, **named)
         self.name = f"ibm:{self._destination.name}"
         checked = checked_options(self.primitive, {} if options is None else options)
         self.options = checked.model_dump(exclude_unset=True)
@@ -182,6 +185,7 @@ class IBMBackend(TranspilingBackend):
             most_two_qubit_gates=self.limits.two_qubit_gates,
             modelled=ModelledNoise.with_options(self._finalized_options) if shadow == "noisy" else None,
             packing=self.packing,
+            folds=_folds(fractional_gates, self._finalized_options),
         )
 
     @property
@@ -236,6 +240,13 @@ class IBMBackend(TranspilingBackend):
         resilience = getattr(self._finalized_options, "resilience", None)
         return resilience is not None and bool(resilience.zne_mitigation)
 
+    @property
+    def twirls_readout(self) -> bool:
+        return self._finalized_options.twirling.enable_measure is True
+
+    def gives_outcomes(self, program: Program) -> bool:
+        return self.primitive == "sampler"
+
     def circuits_per_row(self, program: Program) -> int:
         return len(program.readout.groups)
 
@@ -245,7 +256,9 @@ class IBMBackend(TranspilingBackend):
         return self.evaluate_all([Request(program, angles, seed)], shots=shots)[0]
 
     def evaluate_all(self, requests: Sequence[Request], *, shots: int | None) -> list[Estimate]:
-        workload = self._workload(requests, self.resolve_shots(None) if shots is None else shots, self._tested)
+        whole = self._workload(requests, self.resolve_shots(None) if shots is None else shots, self._tested)
+        kept = kept_evaluations(whole, self.ledger)
+        workload = replace(whole, measurements=[each for each in whole.measurements if each not in kept])
         self._circuits_in_use = [each.executed for m in workload.measurements for each in m.circuits]
         self.connection.check(self._circuits_in_use)
         for task in workload.tasks:
@@ -253,7 +266,9 @@ class IBMBackend(TranspilingBackend):
         for evaluation in workload.evaluations():
             self.ledger.note_evaluation(*evaluation)
         results, numbers = self._sender.results(workload.tasks) if workload.tasks else ([], [])
-        return workload.estimates(results, [self.ledger.entry(number) for number in numbers])
+        estimates = workload.estimates(results, [self.ledger.entry(number) for number in numbers])
+        measured = {**kept, **dict(zip(workload.measurements, estimates, strict=True))}
+        return [measured[each] for each in whole.measurements]
 
     def charge(self, work: Sequence[tuple[Program, int]], *, shots: int | None) -> Charge:
         seed = np.random.SeedSequence(0)
@@ -388,7 +403,7 @@ class IBMBackend(TranspilingBackend):
         """The program in the device's gates; nothing is written down."""
         return self._programs.ready(program, self.connection, self.ledger if self._has_ledger else None)
 
-    def _model_of(self, program: Program) -> DensitySimulator:
+    def _model_of(self, program: Program) -> SentCircuits:
         model = self._ready(program).model
         assert model is not None
         return model
@@ -479,6 +494,16 @@ def _packing(packing: Any, primitive: str, shadow: Any) -> Packing | None:
             "rotate='steps', or a sampler."
         )
     return checked
+
+
+def _folds(fractional_gates: Any, options: Any) -> bool:
+    """Whether free rotations of two qubits may become ``rzz``, with a primitive's finalized options."""
+    instance_of("fractional_gates", fractional_gates, (bool, type(None)), "True, False or None")
+    if (reason := why_no_free_rzz(options)) is None:
+        return fractional_gates is not False
+    if fractional_gates:
+        raise ValueError(f"fractional_gates: got True, but {reason}; change the option, or leave fractional_gates out.")
+    return False
 
 
 def _limits(limits: Any, max_execution_time: int | None) -> Limits:

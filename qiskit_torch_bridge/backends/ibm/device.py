@@ -20,7 +20,7 @@ from qiskit.circuit.library import RZZGate
 from ...arguments import did_you_mean
 from ..results import Arrays, arrays_from
 from ..simulated import is_from
-from ..transpiling import bounded_gates, require_bounded_angles
+from ..transpiling import bounded_gates
 from .errors import EXTRA_IS_MISSING
 from .ledger import digest
 from .packing import PackedPub, Part
@@ -80,8 +80,6 @@ class Device(ABC):
             if self._takes_any_rzz:
                 circuits = [_with_rzz_of_zero(circuit) for circuit in circuits]
             validate_isa_circuits(list(circuits), self.device.target)
-            if self._bounded_gates:
-                require_bounded_angles(circuits, self._bounded_gates)
             for circuit in circuits:
                 if hasattr(self.device, "check_faulty"):
                     self.device.check_faulty(circuit)

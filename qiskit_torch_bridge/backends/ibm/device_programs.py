@@ -6,7 +6,7 @@ import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,21 +21,27 @@ from ...program.readout import Expectation, MeasurementGroup
 from ..base import circuit_on, measured_circuit
 from ..results import BoundCircuit, pubs_of
 from ..selftest import require_same_answers
-from ..simulated import leaves_out_idle_qubits
-from ..transpiling import TranspilerOptions, bind_by_column, gates_of_ibms_estimator, observables_on, transpiled, varied
+from ..simulated import has_noise_of_its_own, leaves_out_idle_qubits, noise_model_of, require_separate_gates
+from ..transpiling import (
+    TranspilerOptions,
+    bind_for_device,
+    bounded_gates,
+    gates_of_ibms_estimator,
+    observables_on,
+    require_bounded_angles,
+    transpiled,
+    varied,
+)
 from .device import Device
 from .errors import HardwareError
 from .fingerprints import fingerprint, fingerprint_on_device
 from .ledger import Ledger, digest
-from .modelled_noise import ModelledNoise, noise_of, simulator_of
+from .modelled_noise import ModelledNoise, SentCircuits, noise_of, simulator_of
 from .packed_programs import from_bytes as regions_from_bytes
 from .packed_programs import regions_of, require_same_answers_in_regions, side_by_side
 from .packed_programs import to_bytes as bytes_of_regions
 from .packing import PackedCircuit, Packing
 from .prices import duration_of
-
-if TYPE_CHECKING:
-    from ...simulator.density_engine import DensitySimulator
 
 __all__ = ["DeviceCircuit", "DeviceProgram", "DevicePrograms", "circuits_for", "device_circuits", "from_qpy", "to_qpy"]
 
@@ -98,7 +104,7 @@ class DeviceProgram:
     transpiled: Sequence[QuantumCircuit]
     _: KW_ONLY
     keys: tuple[str, ...]
-    model: DensitySimulator | None = None
+    model: SentCircuits | None = None
     rotates: bool = False
 
 
@@ -115,6 +121,7 @@ class DevicePrograms:
         most_two_qubit_gates: Of one circuit.
         modelled: How the device's noise is modelled; None: it is not.
         packing: How circuits are executed in copies side by side; None: they are not.
+        folds: Whether free angles may be in ``rzz`` that takes a range of angles only.
         tested: The programs that may be sent: they have been tested, and are in the ledger.
     """
 
@@ -127,6 +134,7 @@ class DevicePrograms:
     most_two_qubit_gates: int
     modelled: ModelledNoise | None = None
     packing: Packing | None = None
+    folds: bool = True
 
     def __post_init__(self) -> None:
         self._unkept: dict[str, bytes] = {}  # circuits, transpiled or with noise, and regions: not in the ledger yet
@@ -185,7 +193,8 @@ class DevicePrograms:
             model = None
             if self.modelled is not None and program.base is None:  # no shadow is asked for variants
                 keys.append(_key_of_model(circumstances, circuits))
-                model = simulator_of(program, self._with_noise(program, circuits, device, ledger, keys[-1]))
+                noisy = self._with_noise(program, circuits, device, ledger, keys[-1])
+                model = simulator_of(program, noisy, _measured(circuits, program))
             self._ready[program] = DeviceProgram(
                 circuits,
                 name,
@@ -251,6 +260,8 @@ class DevicePrograms:
             try:
                 circuits = from_qpy(kept, program)
                 device.check(circuits)
+                if not self.folds:
+                    require_bounded_angles(circuits, bounded_gates(device.device.target))
             except HardwareError:
                 raise
             except Exception as error:  # damaged bytes, or those of a newer Qiskit, raise anything
@@ -259,7 +270,7 @@ class DevicePrograms:
                 self._give_up(key, f"{why}: {error}", ledger)
             else:
                 return circuits
-        circuits = circuits_for(program, device.device, self.primitive, self.transpiler)
+        circuits = circuits_for(program, device.device, self.primitive, self.transpiler, folds=self.folds)
         self._require_runnable(circuits, device)
         if self.transpiler.pass_manager is not None:  # no key tells its circuits from another one's
             return circuits
@@ -281,6 +292,11 @@ class DevicePrograms:
         A variant's are in those of the program that it is a variant of.
         """
         assert self.packing is not None
+        if not program.keeps_values and self.packing.rotate != "shots":
+            raise ValueError(
+                "packing: got circuits that calibrate a measurement, which would be those of other regions than the rows'; "
+                "use Packing(rotate='shots'), with which all rows have the mean of all regions, or leave packing out."
+            )
         if program.base is not None:
             regions = regions_of(self.ready(program.base, device, ledger).circuits)
             return side_by_side(circuits, device, self.packing, regions=regions)
@@ -335,10 +351,14 @@ class DevicePrograms:
         """All that a result depends on besides the evaluation itself."""
         options = {name: value for name, value in self.options.items() if name not in _CHANGE_NO_RESULT}
         choices = self.transpiler.level, self.transpiler.initial_layout, self.transpiler.seed_transpiler
-        return device.identity, self.primitive, *choices, options
+        # Where there is nothing to fold, circuits have the names that they had before there were folds.
+        unfolded = [] if self.folds or not bounded_gates(device.device.target) else ["unfolded"]
+        return device.identity, self.primitive, *choices, options, *unfolded
 
 
-def circuits_for(program: Program, device: Any, primitive: str, options: TranspilerOptions) -> list[QuantumCircuit]:
+def circuits_for(
+    program: Program, device: Any, primitive: str, options: TranspilerOptions, *, folds: bool = True
+) -> list[QuantumCircuit]:
     """The circuits in the device's gates: one a measurement group for a Sampler, one in all for an Estimator."""
     compact = leaves_out_idle_qubits(device, options)
     if primitive == "sampler":
@@ -346,7 +366,11 @@ def circuits_for(program: Program, device: Any, primitive: str, options: Transpi
     else:
         circuits = [circuit_on(program, compact=compact)[0]]
     basis_gates = gates_of_ibms_estimator(device) if primitive == "estimator" else None
-    return transpiled(circuits, program, device, options, basis_gates=basis_gates)
+    done = transpiled(circuits, program, device, options, basis_gates=basis_gates, folds=folds)
+    noise = noise_model_of(device)
+    if primitive == "estimator" and has_noise_of_its_own(device, noise):
+        require_separate_gates(done, noise, "IBM's Estimator")
+    return done
 
 
 def device_circuits(
@@ -367,17 +391,18 @@ def device_circuits(
         layout = circuits[0].layout
         ends = range(len(place)) if layout is None else layout.final_index_layout(filter_ancillas=True)
         places = dict(zip(place, ends, strict=True))
+    bound = [bind_for_device(circuit, program, device.target) for circuit in circuits]
     return tuple(
         DeviceCircuit(
-            bind_by_column(circuit, program),
+            one,
             _layout_of(circuit),
             bases,
-            duration_of(circuit, device),
+            duration_of(one.circuit, device),
             observables=observables,
             outputs=outputs,
             places=places,
         )
-        for circuit in circuits
+        for one, circuit in zip(bound, circuits, strict=True)
     )
 
 

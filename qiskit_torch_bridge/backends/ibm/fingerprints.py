@@ -40,6 +40,8 @@ def _on_device(each: Any) -> list[Any]:
     circuit = each.bound.circuit
     bits = [[circuit.find_bit(bit).index for bit in instruction.clbits] for instruction in circuit.data]
     angles = [_argument(each.bound.slopes, {}), _argument(each.bound.offsets, {})]
+    if (folds := each.bound.folds) is not None:
+        angles += [_argument(part, {}) for part in (folds.columns, folds.turns, folds.flips, folds.signs)]
     return [_of_circuit(circuit, {}), bits, angles, each.layout, [sorted(o.to_list()) for o in each.observables]]
 
 

@@ -332,6 +332,12 @@ class Ledger:
                 entries.append(_entry((number, *nothing)))
         return sorted(entries, key=lambda entry: entry.number)
 
+    def knows_any(self, keys: Iterable[str]) -> bool:
+        """Whether one of these jobs is here and has not failed."""
+        with self._file.transaction(of="jobs") as db:
+            statement = f"SELECT 1 FROM jobs WHERE key = ? AND state IN {LIVE}"
+            return any(db.execute(statement, (key,)).fetchone() is not None for key in keys)
+
     def result(self, number: int) -> bytes:
         """The result of a job that is done.
 
@@ -410,6 +416,11 @@ class Ledger:
         columns = "key, run, at, description, angles"
         statement = f"INSERT OR REPLACE INTO evaluations ({columns}) VALUES (?, ?, ?, ?, ?)"
         self._file.change(statement, key, run, _now(), json.dumps(description), angles)
+
+    def evaluation(self, key: str) -> dict[str, Any] | None:
+        """The description of one evaluation, or None."""
+        rows = self._file.rows("SELECT description FROM evaluations WHERE key = ?", key, of="evaluations")
+        return json.loads(rows[0][0]) if rows else None
 
     def evaluations(self) -> list[tuple[dict[str, Any], bytes]]:
         """All evaluations, in the order in which they were asked for: description and angles."""

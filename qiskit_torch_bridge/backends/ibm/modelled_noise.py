@@ -25,14 +25,14 @@ import numpy as np
 from ...program.channels import NoisyCircuit
 from ...program.compiled import Program
 from ..base import Backend, Estimate
-from ..noise_channels import NotChannelsError, with_noise
+from ..noise_channels import NotChannelsError, parameters_with_folds, with_noise
 from ..results import BoundCircuit
 from ..simulated import noise_model_of
 
 if TYPE_CHECKING:
     from ...simulator.density_engine import DensitySimulator
 
-__all__ = ["ModelledDevice", "ModelledNoise", "noise_of", "simulator_of"]
+__all__ = ["ModelledDevice", "ModelledNoise", "SentCircuits", "noise_of", "simulator_of"]
 
 _REMEDY = "use shadow=True, which simulates without noise"
 
@@ -92,6 +92,24 @@ class ModelledNoise:
         return (probabilities + probabilities[::-1, ::-1]) / 2 if self.twirls_readout else probabilities
 
 
+@dataclass(frozen=True, eq=False)
+class SentCircuits:
+    """A program's circuits as they are sent, simulated with noise.
+
+    Attributes:
+        simulator: Simulates them.
+        circuits: The circuits, measured, without noise.
+    """
+
+    simulator: DensitySimulator
+    circuits: Sequence[BoundCircuit]
+
+    def values(self, angles: np.ndarray) -> np.ndarray:
+        """Shape (N, M): the values at the program's angles, shape (N, A)."""
+        values, _ = self.simulator.values(np.ascontiguousarray(parameters_with_folds(self.circuits, angles)))
+        return values
+
+
 class ModelledDevice(Backend):
     """Exact values of what is sent to a device, by its noise model.
 
@@ -101,7 +119,7 @@ class ModelledDevice(Backend):
 
     name = "noise model"
 
-    def __init__(self, simulator: Callable[[Program], DensitySimulator]) -> None:
+    def __init__(self, simulator: Callable[[Program], SentCircuits]) -> None:
         self._simulator = simulator
 
     def resolve_shots(self, shots: int | None) -> None:
@@ -116,7 +134,7 @@ class ModelledDevice(Backend):
     def evaluate(
         self, program: Program, angles: np.ndarray, *, shots: int | None, seed: np.random.SeedSequence
     ) -> Estimate:
-        values, _ = self._simulator(program).values(np.ascontiguousarray(angles))
+        values = self._simulator(program).values(angles)
         return Estimate(values, np.zeros(values.shape), len(angles) * self.circuits_per_row(program), 0)
 
 
@@ -127,8 +145,13 @@ def noise_of(device: Any) -> Any:
     return noise_model_of(noisy_simulator(device=device))
 
 
-def simulator_of(program: Program, circuits: Sequence[NoisyCircuit]) -> DensitySimulator:
+def simulator_of(program: Program, circuits: Sequence[NoisyCircuit], measured: Sequence[BoundCircuit]) -> SentCircuits:
     """What simulates a program's circuits with noise.
+
+    Args:
+        program: The program.
+        circuits: Its circuits with noise.
+        measured: The same without.
 
     Raises:
         MemoryError: If they have too many qubits.
@@ -136,7 +159,7 @@ def simulator_of(program: Program, circuits: Sequence[NoisyCircuit]) -> DensityS
     from ...simulator.density_engine import DensitySimulator  # on first use: it loads the compiler
 
     try:
-        return DensitySimulator(circuits, program.readout)
+        return SentCircuits(DensitySimulator(circuits, program.readout), measured)
     except MemoryError as error:
         width = max(circuit.num_qubits for circuit in circuits)
         raise MemoryError(

@@ -53,7 +53,8 @@ class Packing:
             shots are spread over all regions alike, so that all rows of a step have the same bias, the mean one, and a
             derivative that is zero stays zero. It costs as many executions, rounded up to whole shots of each piece (and
             to whole randomisations, 64 shots each, where circuits are twirled), and as many times the parameter values to
-            send as there are regions. In the measurement above gradients were as good either way. None: rows begin at the
+            send as there are regions. In the measurement above gradients were as good either way. Mitigation by
+            calibration circuits needs it, and corrects the mean of the regions. None: rows begin at the
             best region.
 
     Raises:

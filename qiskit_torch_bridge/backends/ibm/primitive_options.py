@@ -11,7 +11,7 @@ from typing import Any
 from ...arguments import did_you_mean
 from .errors import EXTRA_IS_MISSING
 
-__all__ = ["checked_options", "finalized_options"]
+__all__ = ["checked_options", "finalized_options", "why_no_free_rzz"]
 
 _ABSENT = object()
 _PLAIN = "; SamplerBackend and EstimatorBackend take IBM's primitives with it, without a ledger and caps"
@@ -146,3 +146,16 @@ def finalized_options(primitive: str, options: Mapping[str, Any]) -> Any:
 
     finalize = finalize_sampler_options if primitive == "sampler" else finalize_estimator_options
     return finalize(checked_options(primitive, options))
+
+
+def why_no_free_rzz(options: Any) -> str | None:
+    """Why free angles of fractional ``rzz`` do not go with a primitive's finalized options; None: they do."""
+    resilience = getattr(options, "resilience", None)
+    if resilience is not None and resilience.zne_mitigation:
+        return "zero-noise extrapolation amplifies the noise of cx, cz and ecr, and that of rzz not (qiskit-mitigation 0.1)"
+    if options.twirling.enable_gates and options.twirling.group != "local_pauli":
+        return (
+            f"twirling.enable_gates with group={options.twirling.group!r} does not take rzz with free angles, as "
+            "group='local_pauli' does"
+        )
+    return None

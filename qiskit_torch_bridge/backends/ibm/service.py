@@ -22,6 +22,7 @@ from qiskit.providers import BackendV2
 
 from ...arguments import did_you_mean, instance_of, number_from
 from ..results import WrongResult
+from ..transpiling import folds_rzz
 from .decoding import as_it_came, decoded, require_known_decoders
 from .device import Device, LocalDevice, fake_device
 from .errors import EXTRA_IS_MISSING, HardwareError
@@ -325,6 +326,7 @@ class Destination:
         instance: The instance's; None: the account's.
         max_time: Of a session or batch of ours, in seconds; None: the service's.
         ledger: The ledger's file, or the word for memory; None: the default.
+        fractional_gates: True: the device has to have them, and is opened with them.
 
     Raises:
         TypeError, ValueError: If there can be no such account or file; :attr:`name` says so of a device.
@@ -336,6 +338,7 @@ class Destination:
     instance: str | None
     max_time: int | None
     ledger: Any
+    fractional_gates: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("account", "instance"):
@@ -391,6 +394,9 @@ class Destination:
             return self
         named = copy(self)
         object.__setattr__(named, "backend", self.name)
+        device = getattr(self.backend, "_backend", self.backend)
+        if getattr(device.options, "use_fractional_gates", False):
+            object.__setattr__(named, "fractional_gates", True)
         return named
 
     def open(self, *, mode: str, run: str) -> Device:
@@ -418,7 +424,16 @@ class Destination:
             raise ImportError(f"An IBM backend {EXTRA_IS_MISSING}") from error
         device = self.backend
         if isinstance(device, str):
-            device = fake_device(device) if self.is_rehearsal else _real_device(device, self.account, self.instance)
+            device = (
+                fake_device(device)
+                if self.is_rehearsal
+                else _real_device(device, self.account, self.instance, fractional_gates=bool(self.fractional_gates))
+            )
+        if self.fractional_gates and not folds_rzz(getattr(device, "_backend", device).target):
+            raise ValueError(
+                f"fractional_gates: got True, but {self.name!r} has no rx and rzz; take another device, or (for an object) "
+                "open it by service.backend(name, use_fractional_gates=True)."
+            )
         is_session = isinstance(device, (Session, Batch))
         if self.is_rehearsal:
             return LocalDevice(device._backend if is_session else device)
@@ -445,7 +460,7 @@ def _file(name: str, ledger: Any) -> Any:
     return path
 
 
-def _real_device(name: str, account: str | None, instance: str | None) -> Any:
+def _real_device(name: str, account: str | None, instance: str | None, *, fractional_gates: bool) -> Any:
     from qiskit.providers.exceptions import QiskitBackendNotFoundError
     from qiskit_ibm_runtime import QiskitRuntimeService
 
@@ -463,7 +478,7 @@ def _real_device(name: str, account: str | None, instance: str | None) -> Any:
             ]
             known = sorted(set().union(*(names for _, names in listed)))
             try:
-                return service.backend(name)
+                return service.backend(name, use_fractional_gates=fractional_gates)
             except QiskitBackendNotFoundError:
                 for client, names in listed:
                     if name in names:  # then its description does not come, which the client does not say
@@ -487,6 +502,8 @@ def _why_not_connected(error: Exception, name: str, known: list[str], service: A
             f"{did_you_mean(name, known) or '.'}"
         )
     fault = fault_of(error, service)
+    if "IBMInputValueError" in names and "fractional gates" in str(error):
+        return ValueError(f"fractional_gates: got True, but {name!r} has none; leave it out, or take another device.")
     if "IBMInputValueError" in names:
         return ValueError(f"instance: {fault}; name one of the account's, or leave it out.")
     if "AccountsError" in names and fault.fault is Fault.REFUSED and not fault.remedy:
