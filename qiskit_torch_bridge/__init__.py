@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from .backends.ibm.backend import IBMBackend
     from .backends.ibm.errors import BudgetExceeded, HardwareError, NotRecorded
     from .backends.ibm.ledger import Ledger
+    from .backends.ibm.packing import Packing
     from .backends.ibm.recording import Replay
     from .backends.ibm.sending import Patience
     from .backends.ibm.workload import Limits
@@ -123,6 +124,7 @@ __all__ = [  # noqa: RUF022 - in the order of the reference
     "IBMBackend",
     "Ledger",
     "Limits",
+    "Packing",
     "Patience",
     "Replay",
     "Shadow",
@@ -159,6 +161,7 @@ _NAMES = {
     ".backends.ibm.backend": "IBMBackend",
     ".backends.ibm.errors": "BudgetExceeded HardwareError NotRecorded",
     ".backends.ibm.ledger": "Ledger",
+    ".backends.ibm.packing": "Packing",
     ".backends.ibm.recording": "Replay",
     ".backends.ibm.sending": "Patience",
     ".backends.ibm.workload": "Limits",

@@ -24,9 +24,10 @@ class Quote:
         calls: Backend calls: one forward and, where a gradient needs circuits, one backward; where there is a queue,
             one for both; with an instruction that is only defined for numbers on a simulator, as many for each distinct row
             of inputs.
-        circuits: Circuits executed, of the values and of the gradients together.
+        circuits: Circuits measured, of the values and of the gradients together, however many of them are executed at once.
         shots: Shots spent on all of them; 0 for exact values.
-        executions: How often a circuit is executed in all: the shots, and what mitigation methods add to them.
+        executions: How often a circuit is executed in all: the shots, and what mitigation methods add to them; fewer where
+            an executed circuit has copies for several rows side by side (``packing`` of IBM's devices).
         jobs: Jobs that wait in a queue; 0 for simulators.
         qpu_seconds: The estimated time on the quantum processor, which is what IBM bills; 0 for simulators. See
             :mod:`qiskit_torch_bridge.backends.ibm.prices` for the formula and what it leaves out.

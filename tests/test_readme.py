@@ -8,7 +8,7 @@ import torch
 
 import qiskit_torch_bridge.backends.ibm as hardware
 from experiments.catalogue import COMMANDS, TOOLS
-from qiskit_torch_bridge import QuantumLayer
+from qiskit_torch_bridge import IBMBackend, QuantumLayer
 from qiskit_torch_bridge.backends import resolve_backend
 from qiskit_torch_bridge.circuits import dressed, textbook
 
@@ -72,7 +72,7 @@ def _dressed(freeze=False, **options):
 PRICED = {
     "textbook's qubit, batch 1": lambda **o: _textbook(**o).quote(1),
     "the same, batch 50": lambda **o: _textbook(**o).quote(50),
-    "dressed circuit": lambda **o: _dressed(**o).quote(4),
+    "dressed: 4 qubits": lambda **o: _dressed(**o).quote(4),
     "the same on plain data": lambda **o: _dressed(**o).quote(4, inputs_require_grad=False),
     "first half of the weights frozen": lambda **o: _dressed(freeze=True, **o).quote(4, inputs_require_grad=False),
     "spsa": lambda **o: _dressed(gradient="spsa", **o).quote(4),
@@ -81,21 +81,24 @@ PRICED = {
 
 @pytest.fixture(scope="module")
 def fez():
-    """The device that the word ``ibm:fake_fez`` opens; reading its calibration takes a second."""
+    """The device that the word ``ibm:fake_fez`` opens, and the same with rows side by side; reading it takes a second."""
     pytest.importorskip("qiskit_ibm_runtime")
-    return resolve_backend("ibm:fake_fez")
+    alone = resolve_backend("ibm:fake_fez")
+    return alone, IBMBackend(alone.device, packing="auto")
 
 
 @pytest.mark.parametrize("name", PRICED)
 def test_prices_are_those_of_the_quotes(name, fez):
     lines = hardware.__doc__.splitlines()
-    (line,) = [line for line in lines if line.startswith("|") and name in line and " s |" in line]
-    circuits, *priced = re.findall(r"\| ([\d.]+)", line)
-    for shots, seconds, steps in zip((100, 1000), priced[::2], priced[1::2], strict=True):
-        quote = PRICED[name](backend=fez, shots=shots)
-        assert quote.circuits == int(circuits)
+    (line,) = [line for line in lines if line.startswith("|") and name in line and " s: " in line]
+    circuits = int(re.search(r"\| (\d+) \|", line)[1])
+    priced = re.findall(r"\| ([\d.]+) s: (\d+)", line)
+    quotes = [PRICED[name](backend=backend, shots=shots) for shots in (100, 1000) for backend in fez]
+    for quote, (seconds, steps) in zip(quotes, priced, strict=True):
+        assert quote.circuits == circuits
         assert abs(quote.qpu_seconds - float(seconds)) < (0.5 if quote.qpu_seconds > 9 else 0.05)
         assert abs(600 / quote.qpu_seconds - int(steps)) < 1
+    assert quotes[-1].qpu_seconds <= 4  # what packing is to reach for each of these
 
 
 def test_error_bars_and_schedules_run(capsys):

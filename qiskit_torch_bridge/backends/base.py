@@ -127,7 +127,8 @@ class Charge:
     Attributes:
         jobs: Jobs that wait in a queue; 0 where there is none.
         executions: How often a circuit is executed, in all, repetitions that a mitigation method adds included; 0 for
-            exact values.
+            exact values. What is executed may have copies of a program's circuit for several angle vectors side by side
+            (``packing`` of IBM's devices): once for all of them, so that there are fewer than shots.
         qpu_seconds: The estimated time on the quantum processor, in seconds; 0 where there is none.
     """
 

@@ -6,10 +6,64 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from .ibm.ledger import Entry
 
-__all__ = ["Passport", "costs_by_passports", "costs_of_jobs"]
+__all__ = ["PackedRows", "Passport", "costs_by_passports", "costs_of_jobs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedRows:
+    """Where the rows of a circuit ran whose copies were executed side by side.
+
+    The pieces of all rows, those of a row after each other, are given to the regions in turn, from the region ``first`` on;
+    as many pieces as there are regions make a set, which is executed at once.
+
+    Attributes:
+        rows: How many there were.
+        pieces: In how many pieces each row's shots were taken.
+        shots: Of each piece.
+        bits: That were measured of each row and shot; 0 where an Estimator gave values.
+        first: The region of the first piece, among the layouts.
+        layouts: For each region, the device's qubit for each of the logical circuit's, in their order; -1 for those that
+            the circuit does not use.
+    """
+
+    rows: int
+    pieces: int
+    shots: int
+    bits: int
+    first: int
+    layouts: tuple[tuple[int, ...], ...]
+
+    @property
+    def num_sets(self) -> int:
+        """How many sets are executed."""
+        return -(-self.rows * self.pieces // len(self.layouts))
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Shape (rows,): the set in which each row begins."""
+        return np.arange(self.rows) * self.pieces // len(self.layouts)
+
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """The set and the region of each piece, each of shape (rows, pieces)."""
+        sets, turns = np.divmod(np.arange(self.rows * self.pieces), len(self.layouts))
+        regions = (turns + self.first) % len(self.layouts)
+        return sets.reshape(self.rows, -1), regions.reshape(self.rows, -1)
+
+    def rows_of_sets(self) -> np.ndarray:
+        """Shape (sets, regions): which row each region measures; -1: none, its result is not used."""
+        table = np.full((self.num_sets, len(self.layouts)), -1)
+        table[self.places()] = np.arange(self.rows)[:, None]
+        return table
+
+    def layouts_of(self, row: int) -> tuple[tuple[int, ...], ...]:
+        """Where the pieces of a row ran, in their order."""
+        _, regions = self.places()
+        return tuple(self.layouts[region] for region in regions[row])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +74,9 @@ class Passport:
         backend: The device's name.
         calibrated: When it was last calibrated before the jobs were sent (ISO 8601, UTC), one entry a job; empty where it
             does not say.
-        layouts: For each measured circuit, the device's qubit for each of the logical circuit's, in their order.
+        layouts: For each measured circuit, the device's qubit for each of the logical circuit's, in their order; where
+            it was executed in copies side by side, those of the best region.
+        packing: For each measured circuit, which row ran where, if it was executed in copies side by side.
         optimization_level: The transpiler's; None: it was a pass manager of the user's own.
         seed_transpiler: The transpiler's seed.
         primitive: ``"sampler"`` or ``"estimator"``.
@@ -46,6 +102,7 @@ class Passport:
     usage_seconds: float | None
     estimated_seconds: float
     versions: Mapping[str, str]
+    packing: tuple[PackedRows, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON knows it."""
@@ -54,9 +111,15 @@ class Passport:
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> Passport:
         """From :meth:`as_dict`, also after a way through JSON, which has no tuples."""
-        layouts = tuple(tuple(layout) for layout in entries["layouts"])
-        lists = {name: tuple(entries[name]) for name in ("calibrated", "job_ids", "sessions")}
-        return cls(**{**entries, **lists, "layouts": layouts})
+        lists: dict[str, Any] = {name: tuple(entries[name]) for name in ("calibrated", "job_ids", "sessions")}
+        lists["layouts"] = _tuples(entries["layouts"])
+        packing = entries.get("packing", ())  # earlier versions knew none
+        lists["packing"] = tuple(PackedRows(**{**each, "layouts": _tuples(each["layouts"])}) for each in packing)
+        return cls(**{**entries, **lists})
+
+
+def _tuples(layouts: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    return tuple(map(tuple, layouts))
 
 
 def costs_of_jobs(entries: Sequence[Entry]) -> dict[str, Any]:

@@ -102,9 +102,9 @@ def full_disk(path: Path) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, before)
 
 
-def train(folder: Path, steps: int, patience: Patience, ready: Callable[[], None]) -> None:
+def train(folder: Path, steps: int, patience: Patience, ready: Callable[[], None], packing: Any = None) -> None:
     """Trains with a checkpoint after each step, going on from the last one; calls ``ready`` before the first step."""
-    with ibm(folder / "ledger.sqlite", patience=patience) as backend:
+    with ibm(folder / "ledger.sqlite", patience=patience, packing=packing) as backend:
         layer = layer_on(backend)
         optimizer = torch.optim.SGD(layer.parameters(), lr=LEARNING_RATE, momentum=0.5)
         checkpoint = folder / "checkpoint.pt"
@@ -158,6 +158,7 @@ class Nursery:
         die_at: int | None = None,
         ready: bool = False,
         settle_seconds: float = PATIENCE.settle_seconds,
+        packing: Any = None,
     ) -> int:
         """Starts a training.
 
@@ -168,11 +169,12 @@ class Nursery:
                 from 1 after the layer is made; None: not.
             ready: Whether to wait until its layer is made.
             settle_seconds: Of its patience.
+            packing: Of its backend.
 
         Returns:
             The number of the process.
         """
-        order = {"folder": str(folder), "steps": steps, "die_at": die_at, "ready": ready}
+        order = {"folder": str(folder), "steps": steps, "die_at": die_at, "ready": ready, "packing": packing}
         self._ask(order | {"settle_seconds": settle_seconds})
         process = int(self._line())
         if ready:
@@ -240,7 +242,7 @@ def _main() -> None:
         code = 1
         try:
             patience = replace(PATIENCE, settle_seconds=order["settle_seconds"])
-            train(Path(order["folder"]), order["steps"], patience, partial(_get_ready, order))
+            train(Path(order["folder"]), order["steps"], patience, partial(_get_ready, order), order["packing"])
             code = 0
         except BaseException:
             traceback.print_exc()

@@ -37,9 +37,9 @@ def undisturbed(nursery, tmp_path_factory) -> Callable[[int], torch.Tensor]:
     """The weights after so many steps, if nothing happens."""
 
     @functools.cache
-    def after(steps: int) -> torch.Tensor:
+    def after(steps: int, packing: Any = None) -> torch.Tensor:
         folder = tmp_path_factory.mktemp("undisturbed")
-        assert nursery.end_of(nursery.start(folder, steps)) == 0
+        assert nursery.end_of(nursery.start(folder, steps, packing=packing)) == 0
         return trained(folder)
 
     return after
@@ -77,17 +77,18 @@ def test_a_training_that_is_killed_twenty_times_ends_the_same(cloud, nursery, un
 
 
 @pytest.mark.slow
-def test_a_training_may_be_killed_between_any_two_deeds(cloud, nursery, undisturbed, tmp_path):
-    expected, recovered = undisturbed(1), []
+@pytest.mark.parametrize("packing", [None, "auto"])
+def test_a_training_may_be_killed_between_any_two_deeds(cloud, nursery, undisturbed, tmp_path, packing):
+    expected, recovered = undisturbed(1, packing), []
     for moment in range(1, 100):
         folder = tmp_path / str(moment)
         folder.mkdir()
         before = len(cloud.jobs())
-        code = nursery.end_of(nursery.start(folder, 1, die_at=moment))
+        code = nursery.end_of(nursery.start(folder, 1, die_at=moment, packing=packing))
         if code == 0:
             break
         assert code == KILLED
-        assert nursery.end_of(nursery.start(folder, 1)) == 0
+        assert nursery.end_of(nursery.start(folder, 1, packing=packing)) == 0
         assert torch.equal(trained(folder), expected)
         assert_nothing_was_paid_twice(cloud.jobs()[before:], folder, 1)
         recovered += [moment] if Ledger(folder / "ledger.sqlite").events("recovered") else []
@@ -95,14 +96,15 @@ def test_a_training_may_be_killed_between_any_two_deeds(cloud, nursery, undistur
     assert len(recovered) >= 1  # once the service has been asked and before the answer is written down
 
 
-def test_two_processes_with_one_ledger_send_each_job_once(cloud, nursery, undisturbed, tmp_path):
-    expected, before, folders = undisturbed(8), len(cloud.jobs()), [tmp_path / "one", tmp_path / "other"]
+@pytest.mark.parametrize("packing", [None, pytest.param("auto", marks=pytest.mark.slow)])
+def test_two_processes_with_one_ledger_send_each_job_once(cloud, nursery, undisturbed, tmp_path, packing):
+    expected, before, folders = undisturbed(8, packing), len(cloud.jobs()), [tmp_path / "one", tmp_path / "other"]
     for folder in folders:
         folder.mkdir()
     # One file for both; what else they write is their own.
     (folders[1] / "ledger.sqlite").symlink_to(folders[0] / "ledger.sqlite")
     cloud.inject("slow", count=None, seconds=0.02)
-    processes = [nursery.start(folder, 8) for folder in folders]
+    processes = [nursery.start(folder, 8, packing=packing) for folder in folders]
     assert [nursery.end_of(process) for process in processes] == [0, 0]
     cloud.clear()
     assert torch.equal(trained(folders[0]), expected)

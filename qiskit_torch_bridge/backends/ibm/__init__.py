@@ -65,16 +65,36 @@ without an account (:mod:`qiskit_torch_bridge.backends.ibm.recording`).
 8. ``qtb record LEDGER FILE.npz``: anyone can measure the same again with ``backend=Replay("FILE.npz")``, shot by shot; where
    the model asks for something that was not recorded, the error says so.
 
-**What fits into the open plan's ten minutes**, by the quotes for an IBM Heron device (``fake_fez``):
+**Side by side.** ``packing="auto"`` executes many rows at once, each on qubits of its own:
 
-| a training step | circuits | 100 shots | steps in 10 min | 1000 shots | steps in 10 min |
+```python
+backend = IBMBackend("ibm_fez", packing="auto")       # or a number of regions, or Packing(spacing=2, rotate="shots")
+layer.last_run.passport.packing[0].layouts_of(3)      # the qubits that measured row 3
+```
+
+The transpiled circuit is copied to other qubits with couplers in the same places, the best first by the device's
+calibration, with an idle qubit between neighbours (:mod:`qiskit_torch_bridge.backends.ibm.regions`). The executed circuit
+has a copy in each region, and its results are cut apart again: values, error bars, recordings and replays are as before.
+``circuits`` and ``shots`` of quotes, ledger and ``last_run`` remain those of rows; ``executions`` and seconds are those of
+the executed circuit. Where there are fewer rows than regions, a Sampler's row takes its shots in equal pieces on several
+regions, exactly as many as were asked for; an Estimator's rows stay whole, and what regions measure for no row is left out.
+Regions are chosen once a circuit and kept in the ledger. A rehearsal on a fake device simulates them one by one.
+
+Regions differ, and standard errors do not know it: they are right, or slightly too large, for the mean of the regions that
+measured a row, and say nothing about its distance from the exact value. :class:`qiskit_torch_bridge.Packing` says how rows
+are rotated over regions, and what that costs.
+
+**What fits into the open plan's ten minutes**, by the quotes for an IBM Heron device (``fake_fez``): seconds of a step, and
+steps in ten minutes, one row after the other and with ``packing="auto"``.
+
+| a training step | circuits | 100 shots | packed | 1000 shots | packed |
 |---|---|---|---|---|---|
-| textbook's qubit, batch 1 | 3 | 2.1 s | 289 | 2.8 s | 217 |
-| the same, batch 50 | 150 | 5.8 s | 103 | 40 s | 15 |
-| dressed circuit (4 qubits, 8 weights), batch 4, behind trainable layers | 100 | 4.5 s | 132 | 27 s | 22 |
-| the same on plain data (or a frozen network before it) | 68 | 3.7 s | 161 | 19 s | 31 |
-| the same, first half of the weights frozen | 36 | 2.9 s | 206 | 11 s | 54 |
-| behind trainable layers, ``gradient="spsa"`` | 12 | 2.3 s | 260 | 5.0 s | 119 |
+| textbook's qubit, batch 1 | 3 | 2.1 s: 289 | 2.0 s: 299 | 2.8 s: 217 | 2.0 s: 298 |
+| the same, batch 50 | 150 | 5.8 s: 103 | 2.0 s: 293 | 40 s: 15 | 2.4 s: 245 |
+| dressed: 4 qubits, 8 weights, batch 4, behind trainable layers | 100 | 4.5 s: 132 | 2.1 s: 279 | 27 s: 22 | 3.4 s: 174 |
+| the same on plain data (or a frozen network before it) | 68 | 3.7 s: 161 | 2.1 s: 286 | 19 s: 31 | 3.0 s: 202 |
+| the same, first half of the weights frozen | 36 | 2.9 s: 206 | 2.1 s: 292 | 11 s: 54 | 2.5 s: 239 |
+| behind trainable layers, ``gradient="spsa"`` | 12 | 2.3 s: 260 | 2.0 s: 297 | 5.0 s: 119 | 2.2 s: 276 |
 
 Below some thousand executions a job costs its two seconds, whatever is in it: a larger batch is nearly free there. Shots
 that share a twirl are not independent, which standard errors do not know.

@@ -33,7 +33,8 @@ from .faults import ServiceFault
 from .kept_evaluations import kept_evaluations
 from .ledger import Caps, Ledger, Spent, said_by_jobs
 from .modelled_noise import ModelledDevice, ModelledNoise, SentCircuits
-from .prices import price_of
+from .packing import Packing, packing_from, pieces_of_rows
+from .prices import Price, price_of
 from .primitive_options import checked_options, finalized_options, why_no_free_rzz
 from .sending import Patience, Sender
 from .service import Destination
@@ -119,6 +120,9 @@ class IBMBackend(TranspilingBackend):
             (:mod:`qiskit_torch_bridge.backends.ibm.modelled_noise` says what the model knows and what it leaves out).
         patience: How long to wait for what.
         limits: What the service takes in one job.
+        packing: Whether rows are executed side by side on disjoint regions of the device: ``"auto"`` for as many regions as
+            are nearly as good as the best, a number for at most so many, or a :class:`qiskit_torch_bridge.Packing` for the
+            details. See :mod:`qiskit_torch_bridge.backends.ibm`.
 
     Raises:
         ImportError: If qiskit-ibm-runtime is not installed.
@@ -156,6 +160,7 @@ class IBMBackend(TranspilingBackend):
         shadow: bool | Literal["noisy"] = False,
         patience: Patience | None = None,
         limits: Limits | None = None,
+        packing: int | Literal["auto"] | Packing | None = None,
     ) -> None:
         super().__init__(TranspilerOptions(optimization_level, initial_layout, seed_transpiler, pass_manager))
         self.mode = one_of("mode", mode, ("job", "batch", "session"))
@@ -170,6 +175,7 @@ class IBMBackend(TranspilingBackend):
         checked = checked_options(self.primitive, {} if options is None else options)
         self.options = checked.model_dump(exclude_unset=True)
         self.limits = _limits(limits, checked.max_execution_time)
+        self.packing = _packing(packing, self.primitive, shadow)
         self._programs = DevicePrograms(
             self.name,
             self.run,
@@ -178,6 +184,7 @@ class IBMBackend(TranspilingBackend):
             transpiler=self.transpiler,
             most_two_qubit_gates=self.limits.two_qubit_gates,
             modelled=ModelledNoise.with_options(self._finalized_options) if shadow == "noisy" else None,
+            packing=self.packing,
             folds=_folds(fractional_gates, self._finalized_options),
         )
 
@@ -252,7 +259,7 @@ class IBMBackend(TranspilingBackend):
         whole = self._workload(requests, self.resolve_shots(None) if shots is None else shots, self._tested)
         kept = kept_evaluations(whole, self.ledger)
         workload = replace(whole, measurements=[each for each in whole.measurements if each not in kept])
-        self._circuits_in_use = [each.bound.circuit for m in workload.measurements for each in m.circuits]
+        self._circuits_in_use = [each.executed for m in workload.measurements for each in m.circuits]
         self.connection.check(self._circuits_in_use)
         for task in workload.tasks:
             self.connection.check_angles(self.primitive, task.pubs())
@@ -412,11 +419,35 @@ class IBMBackend(TranspilingBackend):
     def _workload(
         self, requests: Sequence[Request], shots: int, prepared: Callable[[Program], DeviceProgram]
     ) -> Workload:
+        measurements = [Measurement(request, prepared(request.program), shots) for request in requests]
+        settled = self._settled_for(shots)
+        if self.packing is None:
+            return replace(settled, measurements=measurements)
+        pieces = self._pieces(measurements, shots)
+        measurements = [replace(measurement, pieces=pieces) for measurement in measurements]
+        return replace(settled, measurements=measurements, price=self._price(-(-shots // pieces)), pieces=pieces)
+
+    def _pieces(self, measurements: Sequence[Measurement], shots: int) -> int:
+        """In how many pieces each row's shots are taken; an Estimator's mitigation and errors are those of whole rows."""
+        if self.primitive == "estimator" or self.packing is None:
+            return 1
+        circuits = [
+            (len(measurement.request.angles), len(circuit.layouts), circuit.bases)
+            for measurement in measurements
+            for circuit in measurement.circuits
+        ]
+        return pieces_of_rows(circuits, shots, lambda shots: self._price(shots).executions, rotate=self.packing.rotate)
+
+    def _price(self, shots: int) -> Price:
+        return price_of(self._finalized_options, shots, rep_delay=self.connection.rep_delay)
+
+    def _settled_for(self, shots: int) -> Workload:
+        """A workload of nothing, whose settings are those of all others with so many shots."""
         if shots not in self._settled:
             self._settled[shots] = Workload(
                 measurements=(),
                 shots=shots,
-                price=price_of(self._finalized_options, shots, rep_delay=self.connection.rep_delay),
+                price=self._price(shots),
                 limits=self.limits,
                 extrapolates=self.extrapolates,
                 run=self.run,
@@ -432,8 +463,7 @@ class IBMBackend(TranspilingBackend):
                     **said_by_jobs(()),
                 ),
             )
-        measurements = [Measurement(request, prepared(request.program), shots) for request in requests]
-        return replace(self._settled[shots], measurements=measurements)
+        return self._settled[shots]
 
     @cached_property
     def _settled(self) -> dict[int, Workload]:
@@ -449,6 +479,21 @@ def _wants_shadow(shadow: Any) -> bool:
     if not isinstance(shadow, bool) and shadow != "noisy":
         raise ValueError(f"shadow: got {shadow!r}, expected True, False or 'noisy'.")
     return bool(shadow)
+
+
+def _packing(packing: Any, primitive: str, shadow: Any) -> Packing | None:
+    checked = packing_from(packing)
+    if checked is not None and shadow == "noisy":
+        raise ValueError(
+            "packing: got one together with shadow='noisy', whose model is that of a single region; leave one of them out, "
+            "or use shadow=True."
+        )
+    if checked is not None and checked.rotate == "shots" and primitive == "estimator":
+        raise ValueError(
+            "packing: got rotate='shots' with primitive='estimator', which mitigates and estimates errors row by row; use "
+            "rotate='steps', or a sampler."
+        )
+    return checked
 
 
 def _folds(fractional_gates: Any, options: Any) -> bool:

@@ -5,6 +5,7 @@ A :class:`Device` does single requests and nothing more: it does not wait, retry
 
 from __future__ import annotations
 
+import uuid
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,18 @@ from datetime import timezone
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from qiskit import QuantumCircuit
 from qiskit.circuit.library import RZZGate
 
 from ...arguments import did_you_mean
+from ..results import Arrays, arrays_from
+from ..simulated import is_from
 from ..transpiling import bounded_gates
 from .errors import EXTRA_IS_MISSING
 from .ledger import digest
+from .packing import PackedPub, Part
+from .part_of_device import PartOfDevice
 from .primitive_options import checked_options
 
 __all__ = ["Device", "LocalDevice", "fake_device"]
@@ -128,6 +134,15 @@ class Device(ABC):
         date = None if properties is None else getattr(self._properties(properties), "last_update_date", None)
         return "" if date is None else date.astimezone(timezone.utc).isoformat(timespec="seconds")
 
+    def faulty(self) -> frozenset[frozenset[int]]:
+        """The qubits and couplers that are out of order, as far as the device says so beside its target."""
+        properties = getattr(self.device, "properties", None)
+        known = None if properties is None else self._properties(properties)
+        if known is None or not hasattr(known, "faulty_qubits"):
+            return frozenset()
+        gates = (frozenset(gate.qubits) for gate in known.faulty_gates())
+        return frozenset((*(frozenset((qubit,)) for qubit in known.faulty_qubits()), *gates))
+
     def _properties(self, properties: Any) -> Any:
         return properties()
 
@@ -144,18 +159,33 @@ class Device(ABC):
             tag: What to find the job by.
             seed: For simulated devices.
         """
+        job = self._run(self._mode(), primitive, pubs, shots=shots, options=options, tag=tag, seed=seed)
+        self._sent(job)
+        return job.job_id(), self.session_id
+
+    def _run(
+        self,
+        mode: Any,
+        primitive: str,
+        pubs: Sequence[Any],
+        *,
+        shots: int,
+        options: Mapping[str, Any],
+        tag: str,
+        seed: int,
+    ) -> Any:
+        """The client's job, which has been sent; many options, because they are those of :meth:`submit`, and the mode."""
         from qiskit_ibm_runtime.executor_estimator import Estimator
         from qiskit_ibm_runtime.executor_sampler import Sampler
 
-        runner = (Sampler if primitive == "sampler" else Estimator)(mode=self._mode(), options=dict(options))
+        runner = (Sampler if primitive == "sampler" else Estimator)(mode=mode, options=dict(options))
         runner.options.environment.job_tags = [*runner.options.environment.job_tags, tag]
         if self.is_local:
             runner.options.simulator.seed_simulator = seed
             runner.options.simulator.angle_decimals = 12  # the default rounds finite differences away
         # An Estimator rounds 1 / precision**2 up, and must not round the last digit's error up.
         amount = {"shots": shots} if primitive == "sampler" else {"precision": (shots * (1 - 1e-9)) ** -0.5}
-        self._sent(job := runner.run(pubs, **amount))
-        return job.job_id(), self.session_id
+        return runner.run(pubs, **amount)
 
     @abstractmethod
     def _mode(self) -> Any:
@@ -214,6 +244,7 @@ class LocalDevice(Device):
     def __init__(self, device: Any) -> None:
         self.device, self.name = device, device.name
         self._jobs = {}
+        self._parts: dict[Any, Any] = {}
 
     @cached_property
     def identity(self) -> str:
@@ -230,6 +261,41 @@ class LocalDevice(Device):
     def _mode(self) -> Any:
         return self.device
 
+    def submit(
+        self, primitive: str, pubs: Sequence[Any], *, shots: int, options: Mapping[str, Any], tag: str, seed: int
+    ) -> tuple[str, str | None]:
+        """As the base class says; copies side by side are simulated one by one, each with randomness of its own."""
+        settings: dict[str, Any] = {"shots": shots, "options": options, "tag": tag}
+        if not any(isinstance(pub, PackedPub) for pub in pubs):
+            return super().submit(primitive, pubs, seed=seed, **settings)
+        jobs = []
+        for number, pub in enumerate(pubs):
+            of_pub = []
+            for region, part in enumerate(pub.parts()):
+                own_seed = int(np.random.SeedSequence((seed, number, region)).generate_state(1)[0]) >> 1
+                mode, part_pub = self._simulator_of(part, options)
+                of_pub.append(self._run(mode, primitive, [part_pub], seed=own_seed, **settings))
+            jobs.append((pub, of_pub))
+        together = _PackedJob(jobs)
+        self._sent(together)
+        return together.job_id(), None
+
+    def _simulator_of(self, part: Part, options: Mapping[str, Any]) -> tuple[Any, tuple[Any, ...]]:
+        """What simulates one copy, and the copy as it takes it."""
+        if is_from("qiskit_aer", self.device):
+            return self.device, part.pub
+        # Aer makes a noise model of a whole large device for each job anew, which takes it seconds.
+        circuit = part.compact[0]
+        place = part.qubits, tuple(sorted(circuit.count_ops()))
+        if place not in self._parts:
+            from ..aer import noisy_simulator  # on first use: most jobs do without
+
+            alone = PartOfDevice(self.device, *place)
+            self._parts[place] = alone, noisy_simulator(device=alone)
+        alone, simulator = self._parts[place]
+        decouples = (options.get("dynamical_decoupling") or {}).get("enable")  # which has to know durations
+        return alone if decouples else simulator, part.compact
+
     def state(self, job_id: str) -> tuple[str, str]:
         return ("done", "") if job_id in self._jobs else ("failed", "it ran in a process that is no more")
 
@@ -238,6 +304,24 @@ class LocalDevice(Device):
 
     def cancel(self, job_id: str) -> None:
         self._jobs.pop(job_id, None)
+
+
+class _PackedJob:
+    """Jobs of the copies of circuits, as one of all copies.
+
+    Args:
+        jobs: Each PUB of copies, and the jobs of these.
+    """
+
+    def __init__(self, jobs: Sequence[tuple[PackedPub, Sequence[Any]]]) -> None:
+        self._jobs = jobs
+        self._id = str(uuid.uuid4())
+
+    def job_id(self) -> str:
+        return self._id
+
+    def result(self) -> Arrays:
+        return [pub.merged([arrays_from(job.result(), None)[0] for job in jobs]) for pub, jobs in self._jobs]
 
 
 def fake_device(name: str, word: str = "fake") -> Any:

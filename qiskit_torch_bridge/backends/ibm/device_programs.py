@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -37,7 +37,11 @@ from .errors import HardwareError
 from .fingerprints import fingerprint, fingerprint_on_device
 from .ledger import Ledger, digest
 from .modelled_noise import ModelledNoise, SentCircuits, noise_of, simulator_of
-from .prices import USUAL_DURATION
+from .packed_programs import from_bytes as regions_from_bytes
+from .packed_programs import regions_of, require_same_answers_in_regions, side_by_side
+from .packed_programs import to_bytes as bytes_of_regions
+from .packing import PackedCircuit, Packing
+from .prices import duration_of
 
 __all__ = ["DeviceCircuit", "DeviceProgram", "DevicePrograms", "circuits_for", "device_circuits", "from_qpy", "to_qpy"]
 
@@ -57,6 +61,9 @@ class DeviceCircuit:
         observables: For an Estimator: the observables on the device's qubits.
         outputs: For an Estimator: the outputs that they give.
         places: For an Estimator: where each of the program's qubits is when the circuit has ended.
+        packed: Where it is executed in copies side by side: these.
+        executed: What is executed.
+        layouts: The layout of each copy, or its own.
     """
 
     bound: BoundCircuit
@@ -67,6 +74,14 @@ class DeviceCircuit:
     observables: tuple[SparsePauliOp, ...] = ()
     outputs: tuple[int, ...] = ()
     places: Mapping[int, int] = field(default_factory=dict)
+    packed: PackedCircuit | None = None
+    executed: QuantumCircuit = field(init=False)
+    layouts: tuple[tuple[int, ...], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        packed = self.packed
+        object.__setattr__(self, "executed", self.bound.circuit if packed is None else packed.circuit)
+        object.__setattr__(self, "layouts", (self.layout,) if packed is None else packed.layouts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +93,9 @@ class DeviceProgram:
         fingerprint: What tells the program from others, in every process.
         circumstances: All that a result depends on besides shots, angles and seed, the fingerprint included.
         transpiled: The circuits before their parameters were numbered anew.
+        keys: What its transpiled circuits are kept by; then, where there are such, its regions and its circuits with noise.
         model: Simulates the circuits with the device's noise, where that is modelled.
+        rotates: Whether rows begin at another region at each call, where circuits are executed side by side.
     """
 
     circuits: tuple[DeviceCircuit, ...]
@@ -86,13 +103,9 @@ class DeviceProgram:
     circumstances: tuple[Any, ...]
     _: KW_ONLY
     transpiled: Sequence[QuantumCircuit]
+    keys: tuple[str, ...]
     model: SentCircuits | None = None
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """What its transpiled circuits are kept by and, where noise is modelled, what those with noise are."""
-        key = digest(*self.circumstances)
-        return (key,) if self.model is None else (key, _key_of_model(self.circumstances, self.circuits))
+    rotates: bool = False
 
 
 @dataclass(eq=False)
@@ -107,6 +120,7 @@ class DevicePrograms:
         transpiler: How circuits are transpiled.
         most_two_qubit_gates: Of one circuit.
         modelled: How the device's noise is modelled; None: it is not.
+        packing: How circuits are executed in copies side by side; None: they are not.
         folds: Whether free angles may be in ``rzz`` that takes a range of angles only.
         tested: The programs that may be sent: they have been tested, and are in the ledger.
     """
@@ -119,10 +133,11 @@ class DevicePrograms:
     transpiler: TranspilerOptions
     most_two_qubit_gates: int
     modelled: ModelledNoise | None = None
+    packing: Packing | None = None
     folds: bool = True
 
     def __post_init__(self) -> None:
-        self._unkept: dict[str, bytes] = {}  # circuits, transpiled or with noise, that are not in the ledger yet
+        self._unkept: dict[str, bytes] = {}  # circuits, transpiled or with noise, and regions: not in the ledger yet
         self.forget()
 
     def forget(self) -> None:
@@ -168,14 +183,27 @@ class DevicePrograms:
             circuits = device_circuits(transpiled, program, device.device, self.transpiler, self.primitive)
             if self.transpiler.pass_manager is not None:  # which has no name of its own
                 circumstances = (*circumstances, fingerprint_on_device(circuits))
-            angles = np.zeros((1, len(program.angles)))
-            if pubs := [pub for each in circuits for pub in pubs_of(each.bound, angles, each.observables)]:
-                device.check_preparation(self.primitive, pubs, self.options)
+            keys = [digest(*circumstances)]
+            if self.packing is not None and circuits:
+                keys.append(digest("side by side", *circumstances, asdict(self.packing)))
+                circuits = self._side_by_side(program, circuits, device, ledger, keys[-1])
+                circumstances = (*circumstances, asdict(self.packing), [each.layouts for each in circuits])
+            if circuits:
+                device.check_preparation(self.primitive, _example_pubs(program, circuits), self.options)
             model = None
             if self.modelled is not None and program.base is None:  # no shadow is asked for variants
-                noisy = self._with_noise(program, circuits, device, ledger, _key_of_model(circumstances, circuits))
+                keys.append(_key_of_model(circumstances, circuits))
+                noisy = self._with_noise(program, circuits, device, ledger, keys[-1])
                 model = simulator_of(program, noisy, _measured(circuits, program))
-            self._ready[program] = DeviceProgram(circuits, name, circumstances, transpiled=transpiled, model=model)
+            self._ready[program] = DeviceProgram(
+                circuits,
+                name,
+                circumstances,
+                transpiled=transpiled,
+                keys=tuple(keys),
+                model=model,
+                rotates=self.packing is not None and self.packing.rotate is not None,
+            )
         return self._ready[program]
 
     def test(self, program: Program, ready: DeviceProgram, open_ledger: Callable[[], Ledger]) -> None:
@@ -215,6 +243,8 @@ class DevicePrograms:
         if self.transpiler.pass_manager is not None:
             remedy = "Check the pass manager: it may drop no gate, and has to set a layout if it moves qubits."
         remedy = f"Nothing was submitted. {remedy}"
+        if self.packing is not None and circuits:
+            return require_same_answers_in_regions(program, circuits, remedy)
         return require_same_answers(program, [each.bound for each in circuits], observables, outputs, remedy=remedy)
 
     def _transpiled(
@@ -253,6 +283,38 @@ class DevicePrograms:
         if ledger is not None:
             ledger.note(self.run, "transpiled-anew", why)
             ledger.forget_circuits(key)
+
+    def _side_by_side(
+        self, program: Program, circuits: Sequence[DeviceCircuit], device: Device, ledger: Ledger | None, key: str
+    ) -> tuple[DeviceCircuit, ...]:
+        """Copies of the circuits in the regions that an earlier process has left, while they fit the device.
+
+        A variant's are in those of the program that it is a variant of.
+        """
+        assert self.packing is not None
+        if not program.keeps_values and self.packing.rotate != "shots":
+            raise ValueError(
+                "packing: got circuits that calibrate a measurement, which would be those of other regions than the rows'; "
+                "use Packing(rotate='shots'), with which all rows have the mean of all regions, or leave packing out."
+            )
+        if program.base is not None:
+            regions = regions_of(self.ready(program.base, device, ledger).circuits)
+            return side_by_side(circuits, device, self.packing, regions=regions)
+        kept = self._unkept.get(key)
+        if kept is None and ledger is not None:
+            kept = ledger.circuits(key)
+        if kept is not None:
+            try:
+                return side_by_side(circuits, device, self.packing, regions=regions_from_bytes(kept))
+            except HardwareError:
+                raise
+            except Exception as error:  # damaged bytes raise anything
+                self._give_up(key, f"the regions in the ledger cannot be used: {error}", ledger)
+        keeps_place = self.transpiler.initial_layout is not None or program.placed
+        packed = side_by_side(circuits, device, self.packing, keeps_place=keeps_place)
+        self._require_runnable([each.executed for each in packed], device)
+        self._unkept[key] = bytes_of_regions(regions_of(packed))
+        return packed
 
     def _with_noise(
         self, program: Program, circuits: Sequence[DeviceCircuit], device: Device, ledger: Ledger | None, key: str
@@ -335,13 +397,24 @@ def device_circuits(
             one,
             _layout_of(circuit),
             bases,
-            _duration(one.circuit, device),
+            duration_of(one.circuit, device),
             observables=observables,
             outputs=outputs,
             places=places,
         )
         for one, circuit in zip(bound, circuits, strict=True)
     )
+
+
+def _example_pubs(program: Program, circuits: Sequence[DeviceCircuit]) -> list[tuple[Any, ...]]:
+    angles = np.zeros((1, len(program.angles)))
+    pubs: list[tuple[Any, ...]] = []
+    for each in circuits:
+        if each.packed is None:
+            pubs += pubs_of(each.bound, angles, each.observables)
+        else:
+            pubs.append(each.packed.example_pub(angles))
+    return pubs
 
 
 def _measured(circuits: Sequence[DeviceCircuit], program: Program) -> list[BoundCircuit]:
@@ -394,23 +467,3 @@ def _layout_of(circuit: QuantumCircuit) -> tuple[int, ...]:
     if circuit.layout is None:
         return tuple(range(circuit.num_qubits))
     return tuple(circuit.layout.initial_index_layout(filter_ancillas=True))
-
-
-def _duration(circuit: QuantumCircuit, device: Any) -> float:
-    """The time from the circuit's first gate to its last measurement, by the device's gate times; else the usual one."""
-    target = getattr(device, "target", None)
-    ends = np.zeros(circuit.num_qubits)
-    for instruction in circuit.data:
-        qubits = [circuit.find_bit(qubit).index for qubit in instruction.qubits]
-        start = ends[qubits].max() if qubits else 0.0
-        length = 0.0
-        if instruction.operation.name != "barrier":
-            try:
-                known = target[instruction.operation.name][tuple(qubits)].duration  # type: ignore[index]
-            except (KeyError, TypeError, AttributeError):
-                known = None
-            if known is None:
-                return USUAL_DURATION
-            length = known
-        ends[qubits] = start + length
-    return float(ends.max(initial=0.0))

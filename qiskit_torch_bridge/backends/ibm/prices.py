@@ -6,7 +6,8 @@ approximation that is used here,
 .. math:: t = 2\,\mathrm{s} + \sum_\mathrm{executions} (t_\mathrm{delay} + t_\mathrm{circuit}) ,
 
 with the delay between repetitions (250 microseconds on most devices), the duration of the circuit by the device's own gate
-times (100 microseconds where it does not say), and the bound circuits times shots as executions. Assumptions:
+times (100 microseconds where it does not say), and the bound circuits times shots as executions. Copies of a circuit side
+by side (``packing``) are one circuit here, which is executed once for all of them. Assumptions:
 
 * Twirling spreads the shots over randomisations and rounds up, as the primitives document it.
 * An Estimator measures groups of qubit-wise commuting terms; zero-noise extrapolation runs them once for each noise factor
@@ -22,7 +23,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["USUAL_DURATION", "Price", "price_of"]
+import numpy as np
+from qiskit import QuantumCircuit
+
+__all__ = ["USUAL_DURATION", "Price", "duration_of", "price_of"]
 
 USUAL_DURATION = 100e-6
 """Of one execution of a circuit, in seconds, where the device does not say."""
@@ -79,6 +83,26 @@ def price_of(options: Any, shots: int, *, rep_delay: float | None) -> Price:
     if delay is None:
         delay = _USUAL_DELAY if rep_delay is None else rep_delay
     return Price(executions, delay, calibration, _SECONDS_OF_JOB + calibration * (delay + USUAL_DURATION))
+
+
+def duration_of(circuit: QuantumCircuit, device: Any) -> float:
+    """The time from the circuit's first gate to its last measurement, by the device's gate times; else the usual one."""
+    target = getattr(device, "target", None)
+    ends = np.zeros(circuit.num_qubits)
+    for instruction in circuit.data:
+        qubits = [circuit.find_bit(qubit).index for qubit in instruction.qubits]
+        start = ends[qubits].max() if qubits else 0.0
+        length = 0.0
+        if instruction.operation.name != "barrier":
+            try:
+                known = target[instruction.operation.name][tuple(qubits)].duration  # type: ignore[index]
+            except (KeyError, TypeError, AttributeError):
+                known = None
+            if known is None:
+                return USUAL_DURATION
+            length = known
+        ends[qubits] = start + length
+    return float(ends.max(initial=0.0))
 
 
 def _twirled(twirling: Any, shots: int) -> tuple[int, int]:

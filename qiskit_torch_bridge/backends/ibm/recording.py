@@ -26,7 +26,7 @@ from ..results import Arrays, Asked, WrongResult, arrays_of, check_arrays, read_
 from .errors import LedgerError, NotRecorded
 from .fingerprints import fingerprint
 from .ledger import Entry, Ledger, digest, said_by_jobs
-from .workload import estimate_from_arrays, seed_of
+from .workload import apart, estimate_from_arrays, seed_of
 
 __all__ = ["Recording", "Replay", "write_recording"]
 
@@ -225,11 +225,12 @@ def _evaluations_of(ledger: Ledger, run: str | None) -> Iterator[_Evaluation]:
         seen.add(name)
         entries = sorted((done[key] for key in keys), key=lambda entry: entry.number)
         said = said_by_jobs(entries)
+        passport = Passport.from_dict({**description["passport"], **said, "sessions": sorted(said["sessions"])})
         yield _Evaluation(
             **{name: description[name] for name in _DESCRIBED},
             angles=angles,
-            pubs=_pubs(ledger, description["parts"], done, asked),
-            passport=Passport.from_dict({**description["passport"], **said, "sessions": sorted(said["sessions"])}),
+            pubs=apart(_pubs(ledger, description["parts"], done, asked), passport.packing, description["shots"]),
+            passport=passport,
             charge=Charge(len(entries), sum(entry.executions for entry in entries), said["estimated_seconds"]),
         )
 

@@ -14,14 +14,15 @@ from ...arguments import number_from
 from ...program.compiled import Program
 from ...shots.covariance import Covariance
 from ..base import Charge, Estimate, Request
-from ..passport import Passport
+from ..passport import PackedRows, Passport
 from ..results import Arrays, Asked, bytes_of, estimate_from_samples, pubs_of, samples_of
 from .device_programs import DeviceCircuit, DeviceProgram
 from .ledger import Entry, Job, digest, said_by_jobs
+from .packing import rows_apart
 from .prices import Price
 from .sending import Task
 
-__all__ = ["Limits", "Measurement", "Rows", "Workload", "estimate_from_arrays", "packed", "seed_of"]
+__all__ = ["Limits", "Measurement", "Rows", "Workload", "apart", "estimate_from_arrays", "packed", "seed_of"]
 
 _OfPub = TypeVar("_OfPub")
 
@@ -53,11 +54,19 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """A request with shots a circuit, and its program in the device's gates."""
+    """A request with shots a circuit, and its program in the device's gates.
+
+    Attributes:
+        request: The request.
+        program: Its program.
+        shots: Of each row.
+        pieces: Where circuits are executed in copies side by side: in how many pieces a row's shots are taken.
+    """
 
     request: Request
     program: DeviceProgram
     shots: int
+    pieces: int | None = None
 
     @property
     def circuits(self) -> Sequence[DeviceCircuit]:
@@ -67,12 +76,40 @@ class Measurement:
     @cached_property
     def key(self) -> str:
         """What tells it from others, in every process."""
-        return digest(*self.program.circumstances, self.shots, self.request.angles, seed_of(self.request))
+        pieces = () if self.pieces is None else (self.pieces,)
+        return digest(*self.program.circumstances, self.shots, self.request.angles, seed_of(self.request), *pieces)
+
+    def num_executed(self, number: int) -> int:
+        """How many sets of angles the circuit of that number is executed for."""
+        return self.packed_rows[number].num_sets if self.packed_rows else len(self.request.angles)
+
+    @cached_property
+    def packed_rows(self) -> tuple[PackedRows, ...]:
+        """For each circuit, which row runs where, if it is executed in copies side by side."""
+        if self.pieces is None:
+            return ()
+        # Not the seed itself, which decides about the shots; a number of its own, so that training and evaluating in turns
+        # do not keep rows in step with regions.
+        turn = int(self.request.seed.generate_state(2)[1]) if self.program.rotates else 0
+        return tuple(
+            PackedRows(
+                rows=len(self.request.angles),
+                pieces=self.pieces,
+                shots=-(-self.shots // self.pieces),
+                bits=0 if circuit.observables else circuit.bound.circuit.num_clbits,
+                first=turn % len(circuit.layouts),
+                layouts=circuit.layouts,
+            )
+            for circuit in self.circuits
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Rows of one circuit of a measurement, from ``start`` to ``stop``, and what each of them takes.
+
+    Where the circuit is executed in copies side by side, a row here is a set of copies, which are several rows' of the
+    request.
 
     Attributes:
         measurement: What they are part of.
@@ -106,19 +143,35 @@ class Rows:
         """How many PUBs they are: without parameters there is nothing to broadcast over, and each row is one."""
         return 1 if self.circuit.bound.parameters else len(self)
 
+    @property
+    def packed(self) -> PackedRows | None:
+        """Which row of the request runs where, if the circuit is executed in copies side by side."""
+        return self.measurement.packed_rows[self.number] if self.measurement.packed_rows else None
+
+    @property
+    def num_begun(self) -> int:
+        """How many rows of the request begin here: each begins somewhere, once."""
+        if (packed := self.packed) is None:
+            return len(self)
+        return int(((packed.starts >= self.start) & (packed.starts < self.stop)).sum())
+
     def pubs(self) -> list[tuple[Any, ...]]:
         """The PUBs."""
-        angles = self.measurement.request.angles[self.start : self.stop]
-        return pubs_of(self.circuit.bound, angles, self.circuit.observables)
+        angles = self.measurement.request.angles
+        if (packed := self.packed) is not None:
+            assert self.circuit.packed is not None
+            return [*self.circuit.packed.pubs(angles, packed, self.start, self.stop)]
+        return pubs_of(self.circuit.bound, angles[self.start : self.stop], self.circuit.observables)
 
     def asked(self, *, shots: int, extrapolates: bool) -> list[Asked]:
         """What the PUBs ask for, with so many shots of each parameter set, as they come back from a Sampler."""
         circuit, sets = self.circuit, len(self) // self.num_pubs
+        copies = len(circuit.layouts)
         if circuit.observables:
-            pub = Asked((len(circuit.observables), sets), extrapolates=extrapolates)
+            pub = Asked((copies * len(circuit.observables), sets), extrapolates=extrapolates)
         else:
             shape = (sets,) if circuit.bound.parameters else ()
-            pub = Asked(shape, shots=shots, bits=circuit.bound.circuit.num_clbits)
+            pub = Asked(shape, shots=shots, bits=copies * circuit.bound.circuit.num_clbits)
         return [pub] * self.num_pubs
 
 
@@ -176,7 +229,8 @@ class Workload:
     Attributes:
         measurements: Of the requests, in their order.
         shots: Shots a circuit.
-        price: What they cost.
+        price: What they cost, or what pieces of them cost.
+        pieces: As in :class:`Measurement`.
         limits: What one job may hold.
         extrapolates: Whether an Estimator's standard errors come from a fit.
         run: The name of the run.
@@ -190,6 +244,7 @@ class Workload:
     extrapolates: bool
     run: str
     passport: Passport
+    pieces: int | None = None
 
     @cached_property
     def jobs(self) -> list[list[Rows]]:
@@ -203,10 +258,10 @@ class Workload:
                 measurement,
                 number,
                 0,
-                len(measurement.request.angles),
+                measurement.num_executed(number),
                 executions=circuit.bases * self.price.executions,
                 seconds=self.price.delay + circuit.duration,
-                bytes=8 * len(circuit.bound.parameters),
+                bytes=8 * len(circuit.bound.parameters) * len(circuit.layouts),
             )
             for measurement in self.measurements
             for number, circuit in enumerate(measurement.circuits)
@@ -260,7 +315,7 @@ class Workload:
             estimate_from_arrays(
                 measurement.request.program,
                 len(measurement.request.angles),
-                arrays[measurement],
+                apart(arrays[measurement], measurement.packed_rows, self.shots),
                 [circuit.outputs for circuit in measurement.circuits],
                 self.shots,
                 self._passport_of(measurement, entries),
@@ -270,13 +325,13 @@ class Workload:
 
     def _task(self, job: Sequence[Rows]) -> Task:
         key = digest([(rows.measurement.key, rows.number, rows.start, rows.stop) for rows in job])
-        circuits = sum(len(rows) * rows.circuit.bases for rows in job)
+        circuits = sum(rows.num_begun * rows.circuit.bases for rows in job)
         executions, seconds = self._cost_of(job)
         asked = [rows.asked(shots=self.price.executions, extrapolates=self.extrapolates) for rows in job]
         return Task(
             Job(key, circuits, circuits * self.shots, executions, estimated_seconds=seconds),
             lambda: [pub for rows in job for pub in rows.pubs()],
-            self.shots,
+            self.shots if self.pieces is None else -(-self.shots // self.pieces),
             seed=int(key[:8], 16) >> 1,
             asked=list(chain.from_iterable(asked)),
         )
@@ -300,7 +355,24 @@ class Workload:
 
     def _passport_of(self, measurement: Measurement, entries: Sequence[Entry]) -> Passport:
         layouts = tuple(circuit.layout for circuit in measurement.circuits)
-        return replace(self.passport, layouts=layouts, **said_by_jobs(entries))
+        said = said_by_jobs(entries)
+        return replace(self.passport, layouts=layouts, packing=measurement.packed_rows, **said)
+
+
+def apart(pubs: list[Arrays], packed_rows: Sequence[PackedRows], shots: int) -> list[Arrays]:
+    """The arrays of each circuit, as if its rows had not been executed side by side.
+
+    Args:
+        pubs: For each circuit, the arrays of its PUBs in the order of the rows, or of their sets.
+        packed_rows: For each circuit, which row ran where; empty: each by itself.
+        shots: That were asked for of each row.
+
+    Raises:
+        WrongResult: If they are those of other rows.
+    """
+    if not packed_rows:
+        return pubs
+    return [rows_apart(arrays, rows, shots) for arrays, rows in zip(pubs, packed_rows, strict=True)]
 
 
 def seed_of(request: Request) -> list[list[int]]:
