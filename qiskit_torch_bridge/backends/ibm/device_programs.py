@@ -96,6 +96,7 @@ class DeviceProgram:
         keys: What its transpiled circuits are kept by; then, where there are such, its regions and its circuits with noise.
         model: Simulates the circuits with the device's noise, where that is modelled.
         rotates: Whether rows begin at another region at each call, where circuits are executed side by side.
+        calibrates: Whether its circuits calibrate something, so that an earlier process may have measured them.
     """
 
     circuits: tuple[DeviceCircuit, ...]
@@ -106,6 +107,7 @@ class DeviceProgram:
     keys: tuple[str, ...]
     model: SentCircuits | None = None
     rotates: bool = False
+    calibrates: bool = False
 
 
 @dataclass(eq=False)
@@ -203,6 +205,7 @@ class DevicePrograms:
                 keys=tuple(keys),
                 model=model,
                 rotates=self.packing is not None and self.packing.rotate is not None,
+                calibrates=not program.keeps_values,
             )
         return self._ready[program]
 

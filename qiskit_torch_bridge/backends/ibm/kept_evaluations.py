@@ -22,11 +22,9 @@ __all__ = ["kept_evaluations"]
 def kept_evaluations(workload: Workload, ledger: Ledger) -> dict[Measurement, Estimate]:
     """What need not be measured: the estimates of evaluations whose jobs are done.
 
-    None where there is no calibration among them: then jobs are the same in any process, and the ledger knows them by
-    themselves. Nor where one of the jobs has been written down: then it is that job that goes on.
+    It is to be asked where there is a calibration among them: else jobs are the same in any process, and the ledger knows
+    them by themselves. None where one of the jobs has been written down: then it is that job that goes on.
     """
-    if all(measurement.request.program.keeps_values for measurement in workload.measurements):
-        return {}
     if ledger.knows_any([task.job.key for task in workload.tasks]):
         return {}
     descriptions = {each: ledger.evaluation(each.key) for each in workload.measurements}
