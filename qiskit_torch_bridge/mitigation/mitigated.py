@@ -47,11 +47,6 @@ class MitigatedBackend(Backend):
                 f"mitigation: got {list(self.methods)} for {backend.name!r}, which runs no transpiled circuits and has no "
                 "errors to mitigate; leave it out, or use a device, a Sampler, or a simulator with noise."
             )
-        if backend.modelled is not None:
-            raise ValueError(
-                f"mitigation: got {list(self.methods)} for {backend.name!r} with shadow='noisy', whose model of the "
-                "noise knows no mitigation, and would be compared with mitigated values; use shadow=True."
-            )
         _check_order(self.methods)
         if backend.modelled is not None:
             raise ValueError(

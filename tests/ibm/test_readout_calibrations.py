@@ -168,7 +168,7 @@ def test_options_that_do_not_go_with_it(ledger):
 
 
 def test_a_model_of_the_noise_does_not_go_with_it(ledger):
-    with pytest.raises(ValueError, match="use shadow=True"):
+    with pytest.raises(ValueError, match="give shadow=True"):
         layer_on(rehearsal(ledger, shadow="noisy"), METHODS[0])
     layer = layer_on(rehearsal(ledger, shadow=True), METHODS[0])
     layer(FEATURES)

@@ -33,6 +33,7 @@ from qiskit_torch_bridge import (
     Quote,
     ReadoutCorrection,
     TwirledReadout,
+    ZeroNoiseExtrapolation,
 )
 from qiskit_torch_bridge.mitigation.confusion import Confusion, corrected_group
 from qiskit_torch_bridge.program.readout import Expectation, Probabilities, Samples, bits_of
@@ -298,6 +299,18 @@ def test_a_quote_counts_the_calibration_once():
     layer(FEATURES.clone().requires_grad_()).sum().backward()
     assert layer.quote(2).once == Quote()
     assert layer.quote(2).circuits == step == layer.total_circuits
+
+
+@pytest.mark.parametrize("method", [ReadoutCorrection(1), TwirledReadout(8, calibration_rows=1)])
+def test_circuits_of_an_extrapolation_share_a_calibration(method):
+    methods = [method, ZeroNoiseExtrapolation()]
+    alone, extrapolated = (
+        layer_of(DensityMatrixBackend(misreading()), shots=100, mitigation=each) for each in ([method], methods)
+    )
+    assert extrapolated.quote(2).once == alone.quote(2).once
+    assert extrapolated.quote(2).circuits > alone.quote(2).circuits
+    exact = layer_of(DensityMatrixBackend(misreading()), mitigation=methods)
+    np.testing.assert_allclose(exact(FEATURES).numpy(), ideal(), atol=1e-9)
 
 
 def test_a_calibration_is_measured_again_for_more_shots():
