@@ -14,7 +14,7 @@ from ..program.readout import bits_of
 from ..program.variants import Variant
 from .methods import Mitigation
 
-__all__ = ["Flipped", "Prepared", "require_outcomes"]
+__all__ = ["Flipped", "Prepared", "prepared", "require_outcomes"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,13 @@ class Prepared(Variant):
         for instruction in measurements:
             prepared.append(instruction, copy=False)
         return prepared
+
+
+def prepared(program: Program, bit: int) -> Program:
+    """The circuits that prepare the measured qubits of a program: the same for all its variants, which measure the same."""
+    while program.base is not None:
+        program = program.base
+    return program.varied(Prepared(bit))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ..program.readout import Readout, Samples
 from ..shots.covariance import Covariance, variance_of_one_shot
 from .confusion import Confusion, CorrectedGroup, corrected_group
 from .methods import Calibration, Mitigation, MitigationPlan
-from .readout_circuits import Prepared, require_outcomes
+from .readout_circuits import prepared, require_outcomes
 
 __all__ = ["ReadoutCorrection"]
 
@@ -70,7 +70,7 @@ class ReadoutCorrection(Mitigation):
 
     def plan(self, program: Program, backend: Backend) -> MitigationPlan:
         require_outcomes(self, program, backend)
-        calibrations = [Calibration(program.varied(Prepared(bit)), self.calibration_rows) for bit in (0, 1)]
+        calibrations = [Calibration(prepared(program, bit), self.calibration_rows) for bit in (0, 1)]
 
         @lru_cache(maxsize=1)
         def groups_of(zeros: Estimate, ones: Estimate) -> list[CorrectedGroup]:

@@ -15,7 +15,7 @@ from ..program.compiled import Program
 from ..program.readout import Expectation, MeasurementGroup, PauliGroup, Samples, bits_of
 from ..shots.covariance import Covariance, variance_of_one_shot
 from .methods import Calibration, Mitigation, MitigationPlan
-from .readout_circuits import Flipped, Prepared, require_outcomes
+from .readout_circuits import Flipped, prepared, require_outcomes
 
 __all__ = ["TwirledReadout"]
 
@@ -82,7 +82,7 @@ class TwirledReadout(Mitigation):
                 "already; switch that off, or use ReadoutCorrection, whose calibration is flipped in the same way then."
             )
         draws = [Flipped(number, self.randomizations) for number in range(self.randomizations)]
-        ground = program.varied(Prepared(0))
+        ground = prepared(program, 0)
         groups = [group for group in program.readout.groups if isinstance(group, PauliGroup)]
 
         @lru_cache(maxsize=1)

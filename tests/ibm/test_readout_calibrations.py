@@ -167,6 +167,15 @@ def test_options_that_do_not_go_with_it(ledger):
     layer_on(rehearsal(ledger, options=twirling), METHODS[0])
 
 
+def test_a_model_of_the_noise_does_not_go_with_it(ledger):
+    with pytest.raises(ValueError, match="give shadow=True"):
+        layer_on(rehearsal(ledger, shadow="noisy"), METHODS[0])
+    layer = layer_on(rehearsal(ledger, shadow=True), METHODS[0])
+    layer(FEATURES)
+    errors = layer.last_run.values - layer.last_run.shadow.values.exact
+    assert (np.abs(errors) < 6 * layer.last_run.standard_errors).all()
+
+
 def test_a_recording_is_refused_by_name(ledger, tmp_path):
     """Its backend runs no circuits; the run that it was made of was mitigated where it was measured."""
     with rehearsal(ledger) as backend:

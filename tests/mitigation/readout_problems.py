@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from qiskit import QuantumCircuit
-from qiskit.circuit import ParameterVector
+from qiskit.circuit import Gate, ParameterVector
 from qiskit_aer.noise import NoiseModel, ReadoutError
 from scipy.stats import chi2
 
@@ -19,6 +19,18 @@ READOUTS = {
     "classes": {"probabilities": [0, 1, 2], "interpret": lambda outcome: outcome.bit_count() % 2},
     "not all classes": {"probabilities": [0, 1, 2], "interpret": lambda outcome: 3 * (outcome > 4)},
 }
+
+
+class NumbersOnly(Gate):
+    """A rotation that is only defined for numbers."""
+
+    def __init__(self, angle):
+        super().__init__("numbers_only", 1, [angle])
+
+    def _define(self):
+        definition = QuantumCircuit(1)
+        definition.ry(float(self.params[0]), 0)
+        self.definition = definition
 
 
 def misreading(rates=RATES) -> NoiseModel:

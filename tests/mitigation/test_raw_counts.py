@@ -10,7 +10,7 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 from qiskit_aer import AerSimulator
-from readout_problems import FEATURES, INPUTS, circuit, layer_of, misreading
+from readout_problems import FEATURES, INPUTS, NumbersOnly, circuit, layer_of, misreading
 
 from qiskit_torch_bridge import DensityMatrixBackend, Program, QuantumLayer, ReadoutCorrection
 from qiskit_torch_bridge.backends import resolve_backend
@@ -118,9 +118,7 @@ def test_inputs_of_blocks_are_stitched():
     x = ParameterVector("x", 2)
     program = QuantumCircuit(2)
     program.ry(x[0], 0)
-    amplitudes = QuantumCircuit(1)
-    amplitudes.append(_NumbersOnly(x[1]), [0])
-    program.compose(amplitudes, [1], inplace=True)
+    program.append(NumbersOnly(x[1]), [1])
     for backend in (AerSimulator(), StatevectorSampler()):
         layer = QuantumLayer(program, inputs=x, probabilities=[0, 1], backend=backend, shots=100, seed=1)
         with torch.no_grad():
@@ -128,18 +126,6 @@ def test_inputs_of_blocks_are_stitched():
         counts = [row[0] for row in layer.last_run.counts]
         assert counts == [{"10": 100}, {"01": 100}, {"10": 100}]
         assert values.argmax(dim=1).tolist() == [2, 1, 2]
-
-
-class _NumbersOnly(type(QuantumCircuit(1).to_gate())):
-    """A rotation that is only defined for numbers."""
-
-    def __init__(self, angle):
-        super().__init__("numbers_only", 1, [angle])
-
-    def _define(self):
-        definition = QuantumCircuit(1)
-        definition.ry(float(self.params[0]), 0)
-        self.definition = definition
 
 
 @pytest.mark.parametrize("backend", ["aer", "sampler", "density matrix", "statevector"])

@@ -11,15 +11,13 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 from qiskit.primitives import StatevectorEstimator
 from qiskit_aer import AerSimulator
-from qiskit_aer.noise import ReadoutError
 from qiskit_aer.primitives import SamplerV2
 from readout_problems import (
     FEATURES,
-    INPUTS,
     RATES,
     READOUTS,
+    NumbersOnly,
     are_standard_normal,
-    circuit,
     ideal,
     layer_of,
     misreading,
@@ -29,14 +27,13 @@ from readout_problems import (
 
 from qiskit_torch_bridge import (
     DensityMatrixBackend,
-    MitigatedBackend,
     Mitigation,
     MitigationPlan,
-    Program,
     QuantumLayer,
     Quote,
     ReadoutCorrection,
     TwirledReadout,
+    ZeroNoiseExtrapolation,
 )
 from qiskit_torch_bridge.mitigation.confusion import Confusion, corrected_group
 from qiskit_torch_bridge.program.readout import Expectation, Probabilities, Samples, bits_of
@@ -304,6 +301,18 @@ def test_a_quote_counts_the_calibration_once():
     assert layer.quote(2).circuits == step == layer.total_circuits
 
 
+@pytest.mark.parametrize("method", [ReadoutCorrection(1), TwirledReadout(8, calibration_rows=1)])
+def test_circuits_of_an_extrapolation_share_a_calibration(method):
+    methods = [method, ZeroNoiseExtrapolation()]
+    alone, extrapolated = (
+        layer_of(DensityMatrixBackend(misreading()), shots=100, mitigation=each) for each in ([method], methods)
+    )
+    assert extrapolated.quote(2).once == alone.quote(2).once
+    assert extrapolated.quote(2).circuits > alone.quote(2).circuits
+    exact = layer_of(DensityMatrixBackend(misreading()), mitigation=methods)
+    np.testing.assert_allclose(exact(FEATURES).numpy(), ideal(), atol=1e-9)
+
+
 def test_a_calibration_is_measured_again_for_more_shots():
     layer = layer_of(DensityMatrixBackend(misreading()), shots=100, seed=1, mitigation=[ReadoutCorrection()])
     layer(FEATURES)
@@ -355,19 +364,16 @@ def test_constants_need_no_calibration():
 
 
 def test_inputs_of_blocks():
-    """Of instructions that are only defined for numbers."""
+    """Of instructions that are only defined for numbers: each filling is a circuit of its own, and so is its calibration."""
     x = ParameterVector("x", 2)
-    amplitudes = QuantumCircuit(1)
-    amplitudes.initialize([0.6, 0.8], 0)
-    program = QuantumCircuit(2)
-    program.ry(x[0], 0)
-    program.ry(x[1], 1)
-    program.compose(amplitudes.decompose(), [0], inplace=True, front=True)
+    numbers = QuantumCircuit(2)
+    numbers.ry(x[0], 0)
+    numbers.append(NumbersOnly(x[1]), [1])
     layer = QuantumLayer(
-        program, inputs=x, backend=DensityMatrixBackend(misreading()), mitigation=[ReadoutCorrection()]
+        numbers, inputs=x, backend=DensityMatrixBackend(misreading()), mitigation=[ReadoutCorrection()]
     )
-    plain = QuantumLayer(program, inputs=x)
-    torch.testing.assert_close(layer(FEATURES[:, :2]), plain(FEATURES[:, :2]))
+    with torch.no_grad():
+        torch.testing.assert_close(layer(FEATURES[:, :2]), torch.cos(FEATURES[:, :2]))
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------
@@ -426,15 +432,3 @@ def test_other_methods_go_behind_it():
 def test_rows_are_a_positive_integer(rows, error):
     with pytest.raises(error, match="calibration_rows"):
         ReadoutCorrection(rows)
-
-
-def test_noise_may_be_given_to_a_simulator_later():
-    """The calibration does not know; a new layer does."""
-    simulator = AerSimulator(noise_model=misreading())
-    program = Program.compile(circuit(), inputs=INPUTS, observables=["ZII"])
-    backend = MitigatedBackend(layer_of(simulator, shots=10).backend, [ReadoutCorrection()])
-    seed = np.random.SeedSequence(1)
-    before = backend.evaluate(program, FEATURES.numpy(), shots=2000, seed=seed)
-    noise = misreading()
-    noise.add_all_qubit_readout_error(ReadoutError([[0.9, 0.1], [0.1, 0.9]]), warnings=False)
-    assert (before.variances > 0).all()
