@@ -258,7 +258,7 @@ class IBMBackend(TranspilingBackend):
     def evaluate_all(self, requests: Sequence[Request], *, shots: int | None) -> list[Estimate]:
         whole = self._workload(requests, self.resolve_shots(None) if shots is None else shots, self._tested)
         workload, kept = whole, {}
-        if any([measurement.program.calibrates for measurement in whole.measurements]):
+        if any(measurement.program.calibrates for measurement in whole.measurements):
             kept = kept_evaluations(whole, self.ledger)
             workload = replace(whole, measurements=[each for each in whole.measurements if each not in kept])
         self._circuits_in_use = [each.executed for m in workload.measurements for each in m.circuits]
