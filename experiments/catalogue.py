@@ -42,7 +42,7 @@ COMMANDS = {
         "mnist36:EXPERIMENT",
     ),
     "transfer": Entry(
-        "quantum transfer learning: a frozen ResNet18 with a dressed quantum circuit on top (Mari et al.)",
+        "quantum transfer learning: a frozen network that knows photographs, a dressed circuit on top (Mari et al.)",
         "transfer.transfer_settings:TransferSettings",
         "transfer.transfer_learning:EXPERIMENT",
     ),

@@ -1,4 +1,4 @@
-"""Frozen feature extractors: a truncated ResNet18, or a truncated dressed quantum net."""
+"""Frozen feature extractors: a truncated ResNet18 or EfficientNet-Lite, or a truncated dressed quantum net."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ from qiskit_torch_bridge import DressedQuantumNet
 
 from ..common.classifiers import quantum_layers
 from ..common.runs import brief
+from .efficientnet import MEAN, SCALES, STD, EfficientNetLite, imagenet_state, weights_file
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision's weights want them
 _TO_TENSOR = (v2.ToImage(), v2.ToDtype(torch.float32, scale=True))
-_LAST_LAYERS = {"resnet18": ("network", "fc"), "quantum": ("net", "post")}
+_CATEGORIES = tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+_LAST_LAYERS = {"quantum": ("net", "post"), **dict.fromkeys(("resnet18", *SCALES), ("network", "fc"))}
 _EXPECTED = "expected torchvision's ResNet18, or the backbone.pt that 'python -m experiments pretrain' writes."
 
 
@@ -36,10 +38,12 @@ class View:
     Attributes:
         resize: Pixels of the shorter side.
         crop: Pixels of the square cut from the centre.
+        mirror: Whether its features are means over the image and its mirror image.
     """
 
     resize: int
     crop: int
+    mirror: bool = False
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """Shape (3, crop, crop), float32 in [0, 1]."""
@@ -62,13 +66,17 @@ def new_network(network: str, num_outputs: int, **options: Any) -> nn.Sequential
     """A network to be trained, from images (N, 3, height, width) in [0, 1] to scores (N, num_outputs).
 
     Args:
-        network: ``resnet18``; or ``quantum``, a dressed circuit of eight qubits that sees 8 x 8 grey pixels.
+        network: ``resnet18``; one of :data:`~experiments.transfer.efficientnet.SCALES`; or ``quantum``, a dressed circuit
+            of eight qubits that sees 8 x 8 grey pixels.
         num_outputs: Scores of an image.
         options: Of the quantum layer, where there is one.
     """
     if network == "quantum":
         net = DressedQuantumNet(64, num_outputs, num_qubits=8, depth=4, weight_spread=0.1, **options)
         return nn.Sequential(OrderedDict(pixels=_GreyPixels(), net=net))
+    if network in SCALES:
+        efficientnet = EfficientNetLite(SCALES[network], num_outputs)
+        return nn.Sequential(OrderedDict(normalize=v2.Normalize(MEAN, STD), network=efficientnet))
     resnet = resnet18(weights=None, num_classes=num_outputs)
     return nn.Sequential(OrderedDict(normalize=v2.Normalize(_MEAN, _STD), network=resnet))
 
@@ -79,7 +87,7 @@ class Backbone:
 
     Attributes:
         name: For people.
-        network: ``resnet18`` or ``quantum``.
+        network: ``resnet18``, ``efficientnet-lite0``, ``efficientnet-lite2`` or ``quantum``.
         view: How images are brought to it.
         num_features: Features of an image.
         model: From images (N, 3, height, width) in [0, 1] to features (N, num_features).
@@ -108,24 +116,44 @@ class Backbone:
         self.model.eval()
         for layer in quantum_layers(self.model):
             layer.set_rng_state({"entropy": list(seed), "position": 0})
-        features: torch.Tensor = self.model.to(device)(images.to(device)).cpu()
-        return features
+        images, model = images.to(device), self.model.to(device)
+        features: torch.Tensor = model(images)
+        if self.view.mirror:
+            features = (features + model(images.flip(3))) / 2
+        return features.cpu()
 
 
-def imagenet_backbone() -> Backbone:
-    """ResNet18 with torchvision's ImageNet weights, which it downloads once.
+def imagenet_backbone(network: str) -> Backbone:
+    """A network with ImageNet weights: torchvision's for a ResNet18, which it downloads once; else those of a package.
+
+    Args:
+        network: ``resnet18``, or one of :data:`~experiments.transfer.efficientnet.SCALES`.
 
     Raises:
         OSError: If they cannot be had.
+        ValueError: If the file of the package holds something else.
     """
+    if network in SCALES:
+        return _from_package(network)
     try:
         state = ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise OSError(
             f"--weights imagenet: torchvision could not download them ({brief(error)}); give the file with --weights PATH, "
-            "or train a network with 'python -m experiments pretrain' and give its backbone.pt."
+            ""
+            "take --backbone efficientnet-lite2, whose weights are in a package; or train a network with "
+            "'python -m experiments pretrain' and give its backbone.pt."
         ) from error
     return _from_torchvision("ResNet18 (ImageNet)", state, "torchvision's IMAGENET1K_V1")
+
+
+def _from_package(network: str) -> Backbone:
+    path, size = weights_file(network), SCALES[network].size
+    model = new_network(network, len(_CATEGORIES))
+    _load(model.get_submodule("network"), imagenet_state(path), str(path))
+    model = model.to(memory_format=torch.channels_last)  # twice as fast on CPUs
+    # As in TensorFlow's evaluation of these networks, 32 pixels of the shorter side are left out.
+    return _backbone(f"{network} (ImageNet)", network, View(size + 32, size), model, _CATEGORIES)
 
 
 def save_backbone(model: nn.Module, network: str, view: View, trained_on: tuple[str, ...], source: str) -> bytes:
@@ -178,7 +206,7 @@ def _from_torchvision(name: str, state: Mapping[str, Any], where: str) -> Backbo
     classes = bias.numel() if isinstance(bias, torch.Tensor) else 1000
     model = new_network("resnet18", classes)
     _load(model.get_submodule("network"), state, where)
-    trained_on = tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"]) if classes == 1000 else ()
+    trained_on = _CATEGORIES if classes == len(_CATEGORIES) else ()
     return _backbone(name, "resnet18", View(resize=256, crop=224), model, trained_on)
 
 

@@ -19,7 +19,7 @@ from ..common.runs import RunFolder, brief
 from .backbones import Backbone
 from .images import Images
 
-_BATCH = 64
+_BATCH, _BATCH_ON_CPU = 64, 8  # what a convolution of 64 images needs does not fit into the caches of a CPU
 
 
 def cached_features(
@@ -80,8 +80,9 @@ def _read(folder: RunFolder, name: str, key: str, shape: tuple[int, int]) -> tor
 
 
 def _compute(images: Images, backbone: Backbone, device: torch.device, *, seed: int) -> torch.Tensor:
+    size = _BATCH_ON_CPU if device.type == "cpu" and backbone.network != "quantum" else _BATCH
     batches = tqdm(
-        torch.arange(len(images)).split(_BATCH),
+        torch.arange(len(images)).split(size),
         desc=f"features of {images.source}",
         leave=False,
         disable=None,

@@ -23,6 +23,7 @@ from ..common.training_costs import cost_of_training, words
 from ..common.work import Work
 from ..common.workplace import exact_options, simulated_options
 from .backbones import Backbone, View, imagenet_backbone, load_backbone, new_network
+from .efficientnet import SCALES, is_installed, weights_file
 from .features import AugmentedFeatures, cached_features
 from .images import Images, images_of
 from .pretraining import draw_training, pretrained_file, pretrained_folder, settings_for
@@ -49,8 +50,12 @@ def complete(settings: TransferSettings) -> TransferSettings:
     weights = settings.weights
     if weights == "auto":
         weights = "pretrain" if settings.dataset == "digits" else "imagenet"
+    backbone = settings.backbone
+    if backbone == "auto":
+        backbone = "efficientnet-lite2" if weights == "imagenet" and is_installed("efficientnet-lite2") else "resnet18"
     classes = settings.classes or _DEFAULT_CLASSES.get(settings.dataset)
-    settings = with_data_root(replace(settings, scheme=",".join(schemes), weights=weights, classes=classes))
+    settings = replace(settings, scheme=",".join(schemes), backbone=backbone, weights=weights, classes=classes)
+    settings = with_data_root(settings)
     settings = replace(settings, classes=",".join(images_of(settings)[0].classes))
     for settings_of_scheme in variants(settings).values():
         _check(settings_of_scheme)
@@ -128,11 +133,12 @@ def backbone_of(settings: TransferSettings, work: Work) -> Backbone:
     weights, size = settings.weights_of_network, settings.image_size
     if weights == "imagenet":
         with work.fabric.rank_zero_first():
-            backbone = imagenet_backbone()
+            backbone = imagenet_backbone(settings.network)
     else:
         path = pretrained_file(settings, work) if weights == "pretrain" else Path(weights)
         backbone = _from_file(path, settings, work.layer_options())
-    return backbone if size is None else replace(backbone, view=View(resize=round(size * 256 / 224), crop=size))
+    view = backbone.view if size is None else View(resize=round(size * 256 / 224), crop=size)
+    return replace(backbone, view=replace(view, mirror=settings.mirror))
 
 
 def cost(settings: TransferSettings, options: Mapping[str, Any]) -> str:
@@ -145,7 +151,7 @@ def cost(settings: TransferSettings, options: Mapping[str, Any]) -> str:
         folder = pretrained_folder(settings)
         state = "kept in" if folder.file("backbone.pt").is_file() else "still to be trained, then kept in"
         weights = f"on {settings_for(settings).classes}; {state} {folder.path}"
-    lines.append(f"Pre-trained {settings.network}: {weights}.")
+    lines.append(f"Pre-trained {settings.network}: {weights}{', and mirror images' if settings.mirror else ''}.")
     if settings.network == "quantum":
         again = settings.epochs if settings.augment else 1
         (layer,) = quantum_layers(new_network("quantum", 2, **_simple(options)))
@@ -166,14 +172,25 @@ def draw(folder: RunFolder, settings: TransferSettings) -> None:
 
 
 def published(settings: TransferSettings) -> float | None:
-    """The published test accuracy, for the published settings; of a file nobody knows whether its weights are ImageNet's."""
+    """The published test accuracy, for the published settings; of a file nobody knows whether its weights are ImageNet's.
+
+    Which network with ImageNet weights it is does not matter, nor whether it sees mirror images.
+    """
     comparable = replace(settings, cache="runs", download=False, quantum_weights="pretrain")
+    comparable = replace(comparable, backbone="auto", mirror=False)
     return next((accuracy for accuracy, its in _PUBLISHED.items() if comparable.follows(its)), None)
 
 
 def _check(settings: TransferSettings) -> None:
     """Refuses what one of the schemes cannot be, without a device, which a run opens only later."""
     weights, options = settings.weights_of_network, simulated_options(settings)
+    if weights == "pretrain" and settings.network in SCALES:
+        raise ValueError(
+            f"--backbone: got {settings.network} with --weights pretrain, expected resnet18, which can be trained here; or "
+            "take --weights imagenet."
+        )
+    if weights == "imagenet" and settings.network in SCALES:
+        weights_file(settings.network)  # which is there, or it says so before anything is written
     if weights == "pretrain":
         settings_for(settings)
     elif weights != "imagenet":

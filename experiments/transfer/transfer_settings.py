@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from ..common.data_settings import data_root_from_environment
 from ..common.kinds import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -55,18 +55,21 @@ class TransferSettings(ImageSettings):
 
     Mari et al., "Transfer learning in hybrid classical-quantum neural networks" (arXiv 1912.08278). Which of the two is
     classical (C) and which quantum (Q) makes the schemes CC, CQ, QC and QQ: the first letter is the pre-trained network (a
-    ResNet18, or a dressed quantum net on 8 x 8 pixels), the second the head (a dressed quantum circuit, or its classical
-    twin). Features of the frozen network are computed once and kept on disk. The defaults are the settings published for
-    ants and bees.
+    ResNet18 or an EfficientNet-Lite, or a dressed quantum net on 8 x 8 pixels), the second the head (a dressed quantum
+    circuit, or its classical twin). Features of the frozen network are computed once and kept on disk. The defaults are
+    the settings published for ants and bees.
 
     Attributes:
         classes: The classes to tell apart (default: 8,9 of digits, cat,dog of cifar10, else all).
         scheme: CC, CQ, QC, QQ, or several of them: classical or quantum pre-trained network, then head.
-        weights: Of the ResNet18: imagenet (torchvision downloads it), pretrain (trained here on the data set's other classes
-            and kept in --cache), or a file: torchvision's ResNet18 or the backbone.pt of a run of pretrain. auto: pretrain
-            for digits, else imagenet.
+        backbone: The pre-trained classical network. auto: efficientnet-lite2 where ImageNet weights are asked for and its
+            package is installed (the extra "imagenet"), else resnet18.
+        weights: Of that network: imagenet (torchvision downloads those of a ResNet18), pretrain (a ResNet18 trained here on
+            the data set's other classes and kept in --cache), or a file: torchvision's ResNet18 or the backbone.pt of a run
+            of pretrain. auto: pretrain for digits, else imagenet.
         quantum_weights: Of the pre-trained quantum network (schemes QC, QQ): pretrain, or a file of such a run of pretrain.
         image_size: Pixels of the square that is cut from an image (default: as the network was trained).
+        mirror: Features are means over the image and its mirror image.
         augment: Random crops and flips; features are computed anew.
         num_qubits: Qubits of the head's circuit.
         depth: Variational layers of the head's circuit.
@@ -77,9 +80,11 @@ class TransferSettings(ImageSettings):
     """
 
     scheme: str = "CQ,CC"
+    backbone: Literal["auto", "resnet18", "efficientnet-lite0", "efficientnet-lite2"] = "auto"
     weights: str = "auto"
     quantum_weights: str = "pretrain"
     image_size: PositiveInt | None = None
+    mirror: bool = False
     augment: bool = False
     num_qubits: PositiveInt = 4
     depth: PositiveInt = 6
@@ -91,10 +96,19 @@ class TransferSettings(ImageSettings):
     lr_step: PositiveInt = 10
     cache: str = "runs"
 
+    @classmethod
+    def of_today(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        """See :class:`~experiments.common.settings.Settings`: a run that names no backbone had a ResNet18.
+
+        A run names all its settings; a file of options that names few leaves the choice open.
+        """
+        is_a_run = {"device", "cache"} <= saved.keys()
+        return {"backbone": "resnet18", **saved} if is_a_run else saved
+
     @property
-    def network(self) -> Literal["resnet18", "quantum"]:
+    def network(self) -> str:
         """The pre-trained network of a scheme."""
-        return "quantum" if self.scheme[0] == "Q" else "resnet18"
+        return "quantum" if self.scheme[0] == "Q" else self.backbone
 
     @property
     def weights_of_network(self) -> str:

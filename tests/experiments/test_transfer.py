@@ -31,20 +31,6 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 SMALL = View(resize=40, crop=32)
 
 
-@pytest.fixture
-def pictures(tmp_path):
-    """Four classes of small random pictures: six each to train on, three each to test on."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 6), ("test", 3)):
-        for label, name in enumerate("abcd"):
-            folder = tmp_path / "pictures" / split / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = rng.integers(60 * label, 60 * label + 60, size=(10, 12, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{number}.png")
-    return tmp_path / "pictures"
-
-
 def weights_file(folder: Path, network: str = "resnet18", *, seed: int = 1, view: View = SMALL) -> Path:
     torch.manual_seed(seed)
     path = folder / f"{network}-{seed}-{view.crop}.pt"
@@ -169,7 +155,7 @@ class TestBackbones:
         monkeypatch.setattr("torch.hub.download_url_to_file", unreachable)
         monkeypatch.setenv("TORCH_HOME", str(tmp_path))
         with pytest.raises(OSError, match=r"could not download them \(Name or service not known\); .* --weights PATH"):
-            imagenet_backbone()
+            imagenet_backbone("resnet18")
 
 
 class TestCache:
