@@ -46,6 +46,11 @@ COMMANDS = {
         "transfer.transfer_settings:TransferSettings",
         "transfer.transfer_learning:EXPERIMENT",
     ),
+    "transfer-heads": Entry(
+        "the trained heads of a run of transfer: circuit and twin image by image, shots, noise, and IBM's price",
+        "transfer.head_settings:HeadSettings",
+        "transfer.head_study:STUDY",
+    ),
     "pretrain": Entry(
         "trains a network for transfer; --exclude leaves out the classes that are to be told apart later",
         "transfer.transfer_settings:PretrainSettings",

@@ -27,7 +27,8 @@ from .efficientnet import MEAN, SCALES, STD, EfficientNetLite, imagenet_state, w
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision's weights want them
 _TO_TENSOR = (v2.ToImage(), v2.ToDtype(torch.float32, scale=True))
 _CATEGORIES = tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
-_LAST_LAYERS = {"quantum": ("net", "post"), **dict.fromkeys(("resnet18", *SCALES), ("network", "fc"))}
+_WITH_FC = ("resnet18", "resnet18-dressed", *SCALES)
+_LAST_LAYERS = {"quantum": ("net", "post"), **dict.fromkeys(_WITH_FC, ("network", "fc"))}
 _EXPECTED = "expected torchvision's ResNet18, or the backbone.pt that 'python -m experiments pretrain' writes."
 
 
@@ -66,8 +67,9 @@ def new_network(network: str, num_outputs: int, **options: Any) -> nn.Sequential
     """A network to be trained, from images (N, 3, height, width) in [0, 1] to scores (N, num_outputs).
 
     Args:
-        network: ``resnet18``; one of :data:`~experiments.transfer.efficientnet.SCALES`; or ``quantum``, a dressed circuit
-            of eight qubits that sees 8 x 8 grey pixels.
+        network: ``resnet18``; ``resnet18-dressed``, whose last layer is a dressed circuit of four qubits; one of
+            :data:`~experiments.transfer.efficientnet.SCALES`; or ``quantum``, a dressed circuit of eight qubits that sees
+            8 x 8 grey pixels.
         num_outputs: Scores of an image.
         options: Of the quantum layer, where there is one.
     """
@@ -78,6 +80,8 @@ def new_network(network: str, num_outputs: int, **options: Any) -> nn.Sequential
         efficientnet = EfficientNetLite(SCALES[network], num_outputs)
         return nn.Sequential(OrderedDict(normalize=v2.Normalize(MEAN, STD), network=efficientnet))
     resnet = resnet18(weights=None, num_classes=num_outputs)
+    if network == "resnet18-dressed":
+        resnet.fc = DressedQuantumNet(resnet.fc.in_features, num_outputs, **options)
     return nn.Sequential(OrderedDict(normalize=v2.Normalize(_MEAN, _STD), network=resnet))
 
 
@@ -226,11 +230,12 @@ def _backbone(name: str, network: str, view: View, model: nn.Module, trained_on:
         digest.update(key.encode() + tensor.contiguous().numpy().tobytes())
     body, last = _LAST_LAYERS[network]
     layer = model.get_submodule(f"{body}.{last}")
-    assert isinstance(layer, nn.Linear)
+    first = layer.pre if isinstance(layer, DressedQuantumNet) else layer
+    assert isinstance(first, nn.Linear)
     setattr(model.get_submodule(body), last, nn.Identity())
     return Backbone(
         *(name, network, view),
-        num_features=layer.in_features,
+        num_features=first.in_features,
         model=model.requires_grad_(False),
         digest=digest.hexdigest(),
         trained_on=trained_on,

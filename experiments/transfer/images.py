@@ -49,6 +49,15 @@ class Images:
         """These rows' images as a view shows them, shape (n, 3, size, size)."""
         return torch.stack([view(self.decode(row)) for row in rows.tolist()])
 
+    def part(self, rows: torch.Tensor) -> Images:
+        """Those of these rows, shape (n,)."""
+        numbers = rows.tolist()
+
+        def fingerprint() -> str:
+            return _digest([self.fingerprint(), numbers])
+
+        return Images(self.source, self.classes, self.labels[rows], lambda row: self.decode(numbers[row]), fingerprint)
+
     def check(self) -> None:
         """Decodes every image.
 

@@ -46,8 +46,8 @@ def complete(settings: PretrainSettings) -> PretrainSettings:
             f"--exclude: got {settings.exclude!r}, which leaves {', '.join(classes) or 'no class'} of {settings.dataset}; "
             "expected at least two classes to train on."
         )
-    if settings.network == "quantum":
-        new_network("quantum", 2, **simulated_options(settings))  # which refuses what its layer cannot be
+    if settings.network != "resnet18":
+        new_network(settings.network, 2, **simulated_options(settings))  # which refuses what its layer cannot be
     return replace(settings, classes=",".join(classes))
 
 
@@ -56,7 +56,7 @@ def train(settings: PretrainSettings, work: Work) -> dict[str, Any]:
     train_images, test_images = images_of(settings)
     _require_full_batches(len(train_images), settings, work)
     torch.manual_seed(settings.seed)
-    names, convolutional = train_images.classes, settings.network == "resnet18"
+    names, convolutional = train_images.classes, settings.network != "quantum"
     network = new_network(settings.network, len(names), **work.layer_options()).to(memory_format=torch.channels_last)
     model = nn.Sequential(_ToUnit(), network)
     view = View(resize=settings.image_size, crop=settings.image_size)
@@ -188,7 +188,7 @@ class _ToUnit(nn.Module):
 def _require_full_batches(count: int, settings: PretrainSettings, work: Work) -> None:
     """Batch normalisation has no statistics of a single image once that is one pixel."""
     last = count % settings.batch_size or settings.batch_size
-    if settings.network == "resnet18" and last // work.fabric.world_size < 2:
+    if settings.network != "quantum" and last // work.fabric.world_size < 2:
         raise ValueError(
             f"--batch-size: got {settings.batch_size}, which leaves a last batch of {last} of the {count} images, for "
             f"{work.fabric.world_size} process(es); expected at least two for each: take another batch size."

@@ -15,7 +15,9 @@ from torch.optim.lr_scheduler import LRScheduler, StepLR
 from qiskit_torch_bridge import DressedQuantumNet
 
 from ..common.classifiers import cross_entropy, quantum_layers
+from ..common.comparison import Curve, seeds_figure
 from ..common.experiment import Experiment
+from ..common.options import saved_settings
 from ..common.plots import circuit_diagram, save_predictions
 from ..common.rows import Examples, Rows
 from ..common.runs import RunFolder
@@ -25,6 +27,7 @@ from ..common.workplace import exact_options, simulated_options
 from .backbones import Backbone, View, imagenet_backbone, load_backbone, new_network
 from .efficientnet import SCALES, is_installed, weights_file
 from .features import AugmentedFeatures, cached_features
+from .folds import Part, fold
 from .images import Images, images_of
 from .pretraining import draw_training, pretrained_file, pretrained_folder, settings_for
 from .transfer_settings import TransferSettings, names_in, with_data_root
@@ -80,9 +83,13 @@ def train(settings: TransferSettings, work: Work) -> dict[str, Any]:
     head = new_head(settings, backbone.num_features, len(train_images.classes), **work.layer_options())
     train: Examples = AugmentedFeatures(train_images, backbone, work.fabric.device)
     with work.fabric.rank_zero_first():
-        test = _features(test_images, backbone, settings, work)
         if not settings.augment:
-            train = _features(train_images, backbone, settings, work)
+            train = features_of(train_images, backbone, settings, work)
+        if settings.folds is None:
+            test: Examples = features_of(test_images, backbone, settings, work)
+    if settings.folds is not None:
+        rest, tested = fold(train_images.labels, settings.folds, settings.seed)
+        train, test, test_images = Part(train, rest), Part(train, tested), train_images.part(tested)
 
     def schedule(optimizer: torch.optim.Optimizer, steps: int, epochs: int) -> LRScheduler:
         return StepLR(optimizer, step_size=settings.lr_step * steps, gamma=settings.lr_gamma)
@@ -145,6 +152,8 @@ def cost(settings: TransferSettings, options: Mapping[str, Any]) -> str:
     """What the training of the head costs, and what comes before it."""
     images, test_images = images_of(settings)
     train, test = len(images), len(test_images)
+    if settings.folds is not None:
+        train, test = map(len, fold(images.labels, settings.folds, settings.seed))
     lines = [f"Data: {images.source}: {', '.join(images.classes)}; {train} images to train on, {test} to test."]
     weights = settings.weights_of_network
     if weights == "pretrain":
@@ -181,6 +190,22 @@ def published(settings: TransferSettings) -> float | None:
     return next((accuracy for accuracy, its in _PUBLISHED.items() if comparable.follows(its)), None)
 
 
+def draw_all(folder: RunFolder, parts: Mapping[str, RunFolder]) -> None:
+    """Of several seeds: what they reached at their best epoch, as it was published, and at the last."""
+    settings = saved_settings("transfer", TransferSettings, folder)
+    if settings.seeds == 1:
+        return
+    curves: dict[str, list[Curve]] = {}
+    levels: dict[str, float | None] = {}
+    for scheme, its in variants(settings).items():
+        results = [part.read_result() for part in parts.values()]
+        for epoch, key in (("best", "best_test_accuracy"), ("last", "test_accuracy")):
+            name = f"{scheme}, {epoch} epoch"
+            curves[name] = [Curve((), result[key]) for result in results if result["scheme"] == scheme]
+            levels[name] = published(its) if epoch == "best" else None
+    folder.write_figure("best-and-last.png", seeds_figure(curves, levels))
+
+
 def _check(settings: TransferSettings) -> None:
     """Refuses what one of the schemes cannot be, without a device, which a run opens only later."""
     weights, options = settings.weights_of_network, simulated_options(settings)
@@ -200,6 +225,8 @@ def _check(settings: TransferSettings) -> None:
     if settings.network == "quantum":
         new_network("quantum", 2, **_simple(options))
     new_head(settings, 1, 2, **options)
+    if settings.folds is not None:
+        fold(images_of(settings)[0].labels, settings.folds, settings.seed)
 
 
 def _simple(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,7 +244,8 @@ def _from_file(path: Path, settings: TransferSettings, options: Mapping[str, Any
     return backbone
 
 
-def _features(images: Images, backbone: Backbone, settings: TransferSettings, work: Work) -> Rows:
+def features_of(images: Images, backbone: Backbone, settings: TransferSettings, work: Work) -> Rows:
+    """The features of all images of a scheme, with their labels; from the cache where they are in it."""
     cache = RunFolder(Path(settings.cache) / "features")
     circuit: dict[str, Any] = {"backend": settings.backend, "shots": settings.shots, "seed": settings.seed}
     if settings.noise is not None:
@@ -231,6 +259,7 @@ EXPERIMENT = Experiment(
     settings=TransferSettings,
     train=train,
     figures=draw,
+    draw_all=draw_all,
     cost=cost,
     complete=complete,
     variants=variants,

@@ -35,13 +35,13 @@ class PretrainSettings(ImageSettings):
     Attributes:
         classes: The classes to train on (default: all).
         exclude: Classes to leave out, such as cat,dog.
-        network: What to train.
+        network: What to train: a ResNet18, one whose last layer is a dressed circuit of four qubits, or a dressed circuit.
         image_size: Pixels of a side that images are brought to.
         augment: Random shifts by up to an eighth of the image, and reflections (not for digits).
     """
 
     exclude: str | None = None
-    network: Literal["resnet18", "quantum"] = "resnet18"
+    network: Literal["resnet18", "resnet18-dressed", "quantum"] = "resnet18"
     image_size: PositiveInt = 32
     augment: Literal["none", "shift", "shift-flip"] = "shift"
     epochs: PositiveInt = 12
@@ -76,6 +76,8 @@ class TransferSettings(ImageSettings):
         weight_spread: Spread of the circuit's initial weights, radians.
         lr_gamma: Factor on the learning rate ...
         lr_step: ... every so many epochs.
+        folds: Cross-validation: the training images are shared out among so many parts, and the part of the seed's number
+            (modulo the parts) takes the place of the test images, which are not looked at. null: no cross-validation.
         cache: Folder for features and for networks that are pre-trained here.
     """
 
@@ -94,6 +96,7 @@ class TransferSettings(ImageSettings):
     lr: PositiveFloat = 0.0004
     lr_gamma: PositiveFloat = 0.1
     lr_step: PositiveInt = 10
+    folds: PositiveInt | None = None
     cache: str = "runs"
 
     @classmethod

@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import toy_experiment
 import toy_study
-from PIL import Image
-from runs import forked
+from runs import forked, write_pictures
 
 
 @pytest.fixture
@@ -31,14 +29,6 @@ def forked_workers() -> Iterator[None]:
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def pictures(tmp_path: Path) -> Path:
     """Four classes of small random pictures: six each to train on, three each to test on."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 6), ("test", 3)):
-        for label, name in enumerate("abcd"):
-            folder = tmp_path / "pictures" / split / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = rng.integers(60 * label, 60 * label + 60, size=(10, 12, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{number}.png")
-    return tmp_path / "pictures"
+    return write_pictures(tmp_path / "pictures")

@@ -13,8 +13,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from experiments.__main__ import main
@@ -199,3 +201,15 @@ def start(
     process = forked().Process(target=_silently, args=(program, arguments, {**os.environ, **(variables or {})}))
     process.start()
     return process
+
+
+def write_pictures(folder: Path) -> Path:
+    """Writes four classes of small random pictures, six each to train on, three each to test on; returns the folder."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 3)):
+        for label, name in enumerate("abcd"):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(60 * label, 60 * label + 60, size=(10, 12, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+    return folder

@@ -15,6 +15,7 @@ from runs import CONFIGS, assert_same_run, ctrl_c_at, metrics, result, start
 from torchvision.models import ResNet18_Weights, resnet18, resnet34
 
 from experiments.__main__ import main
+from experiments.common.classifiers import quantum_layers
 from experiments.common.options import parse
 from experiments.common.runs import RunFolder
 from experiments.common.work import Work
@@ -76,6 +77,17 @@ class TestBackbones:
         assert not features.requires_grad
         assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
         torch.testing.assert_close(dict(backbone.model.state_dict()), before, rtol=0, atol=0)
+
+    def test_dressed_last_layer(self, tmp_path):
+        """The features are what its first linear layer gets, and the circuit is gone."""
+        backbone = load_backbone(weights_file(tmp_path, "resnet18-dressed"))
+        torch.manual_seed(1)
+        model = new_network("resnet18-dressed", 3).eval()
+        images = torch.rand(4, 3, 32, 32)
+        with torch.no_grad():
+            scores = model.network.fc(backbone.features(images, CPU, seed=(0,)))
+            assert torch.allclose(scores, model(images), atol=1e-5)
+        assert (backbone.num_features, len(quantum_layers(model)), len(quantum_layers(backbone.model))) == (512, 1, 0)
 
     @pytest.mark.parametrize("network", ["resnet18", "quantum"])
     def test_features_do_not_depend_on_the_batch(self, tmp_path, network):
