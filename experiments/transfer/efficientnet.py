@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from ..common.runs import brief
 
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 """Of the colours of an image in [0, 1], as these weights want them."""
@@ -98,8 +99,15 @@ def weights_file(network: str) -> Path:
 
 
 def imagenet_state(path: Path) -> dict[str, torch.Tensor]:
-    """The state of an :class:`EfficientNetLite` in such a file, whose names have underscores before them."""
-    state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    """The state of an :class:`EfficientNetLite` in such a file, whose names have underscores before them.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    try:
+        state: Mapping[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # which one depends on what the file holds
+        raise ValueError(f"{path} is no file of weights that can be read ({brief(error)}); install it anew.") from error
     return {".".join(part.lstrip("_") for part in name.split(".")): tensor for name, tensor in state.items()}
 
 

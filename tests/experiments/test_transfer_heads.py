@@ -54,6 +54,22 @@ class TestFolds:
         assert torch.equal(part.seen(torch.tensor([0]), view), images.seen(torch.tensor([8]), view))
         assert part.fingerprint() != images.part(torch.tensor([1, 8])).fingerprint() != images.fingerprint()
 
+    def test_a_run(self, trained):
+        """The test images are not looked at: each seed is tested on its part of the training images."""
+        numbers = []
+        for seed in (0, 1):
+            folder = RunFolder(trained / "folds" / f"CC-seed{seed}")
+            rows = folder.read_rows("predictions.csv")
+            assert [row["label"] for row in rows] == [0, 0, 1, 1]  # of twelve images in three parts
+            numbers.append(folder.read_arrays("shown.npz")["images"])
+        assert not np.array_equal(*numbers)
+
+    def test_refused(self, trained, folder, capsys):
+        command = ["transfer", "--config", str(trained / "config.yaml"), "--folds", "7", "--run-dir", str(folder)]
+        assert main(command) == 1
+        assert "--folds: got 7, expected from 2 to 6" in capsys.readouterr().err
+        assert not folder.exists()
+
 
 def decisions(circuit, twin, *, seed=0, labels=None):
     labels = [1] * len(circuit) if labels is None else labels
@@ -107,7 +123,10 @@ def trained(tmp_path_factory):
     (folder / "backbone.pt").write_bytes(backbone)
     command = ["transfer", "--dataset", str(write_pictures(folder / "pictures")), "--classes", "a,b"]
     command += ["--weights", str(folder / "backbone.pt"), "--cache", str(folder), "--epochs", "2", "--lr", "0.01"]
-    assert main([*command, "--seeds", "2", "--run-dir", str(folder / "run")]) == 0
+    command += ["--seeds", "2"]
+    assert main([*command, "--run-dir", str(folder / "run")]) == 0
+    folds = ["--folds", "3", "--scheme", "CC"]
+    assert main([*command, *folds, "--run-dir", str(folder / "run" / "folds")]) == 0
     return folder / "run"
 
 
