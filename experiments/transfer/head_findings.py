@@ -114,6 +114,7 @@ def _devices_figure(rows: Table) -> Figure:
         draw_points(axes, mark, x, [row["accuracy"] for row in shots], errors, joined=True, label=backend)
         for row in exact:
             axes.axhline(row["accuracy"], color=mark.colour, linestyle=mark.line, linewidth=0.8, alpha=0.6)
+    axes.margins(y=1)  # else differences far below that of one image fill the panel
     axes.set(xscale="log", xlabel="shots a circuit", ylabel="test accuracy")
     return finish(figure, title="level lines: without shots; bars: standard error over the seeds")
 
@@ -121,7 +122,7 @@ def _devices_figure(rows: Table) -> Figure:
 def _pictures_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """A line of pictures for each kind; in how many seeds circuit and twin have them right."""
     kinds = grouped(rows, itemgetter("kind"))
-    figure = Figure(figsize=(1.9 * _COLUMNS, 2.5 * len(kinds)), layout="constrained")
+    figure = Figure(figsize=(1.6 * _COLUMNS, 2.1 * len(kinds)), layout="constrained")
     panels = figure.subplots(len(kinds), _COLUMNS, squeeze=False)
     for line, (kind, group) in zip(panels, kinds.items(), strict=True):
         line[0].text(-0.12, 0.5, _KINDS[kind], rotation=90, ha="center", va="center", transform=line[0].transAxes)
@@ -132,7 +133,7 @@ def _pictures_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
             seeds = row["seeds"]
             title = f"{row['label']}\ncircuit {row['circuit_right']}/{seeds}, twin {row['twin_right']}/{seeds}"
             wrong = row["circuit_right"] + row["twin_right"] < seeds
-            axes.set_title(title, fontsize=9, color="tab:red" if wrong else "black")
+            axes.set_title(title, fontsize=8, color="tab:red" if wrong else "black")
             if wrong:
                 place = {"transform": axes.transAxes, "clip_on": False}
                 axes.add_patch(Rectangle((0, 0), 1, 1, fill=False, color="tab:red", linewidth=2, **place))
