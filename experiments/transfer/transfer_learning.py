@@ -25,9 +25,9 @@ from ..common.training_costs import cost_of_training, words
 from ..common.work import Work
 from ..common.workplace import exact_options, simulated_options
 from .backbones import Backbone, View, imagenet_backbone, load_backbone, new_network
+from .cross_validation import Part, fold
 from .efficientnet import SCALES, is_installed, weights_file
 from .features import AugmentedFeatures, cached_features
-from .folds import Part, fold
 from .images import Images, images_of
 from .pretraining import draw_training, pretrained_file, pretrained_folder, settings_for
 from .transfer_settings import TransferSettings, names_in, with_data_root

@@ -14,7 +14,7 @@ from experiments.__main__ import main
 from experiments.common.rows import Rows
 from experiments.common.runs import RunFolder
 from experiments.transfer.backbones import View, new_network, save_backbone
-from experiments.transfer.folds import Part, fold
+from experiments.transfer.cross_validation import Part, fold
 from experiments.transfer.head_findings import accuracy_rows, mcnemar_rows
 from experiments.transfer.head_settings import HeadSettings
 from experiments.transfer.head_study import STUDY
