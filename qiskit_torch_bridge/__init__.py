@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from .gradients.stencil import Stencil
     from .layer import QuantumLayer
     from .layerwise import LayerwiseQuantumLayer, Phase, complete_depth_schedule, layerwise_schedule
+    from .mitigation.extrapolation import ZeroNoiseExtrapolation
     from .mitigation.methods import Calibration, Mitigation, MitigationPlan
     from .mitigation.mitigated import MitigatedBackend
     from .mitigation.readout_correction import ReadoutCorrection
@@ -141,6 +142,7 @@ __all__ = [  # noqa: RUF022 - in the order of the reference
     "Charge",
     "ReadoutCorrection",
     "TwirledReadout",
+    "ZeroNoiseExtrapolation",
     "Mitigation",
     "MitigationPlan",
     "Calibration",
@@ -174,6 +176,7 @@ _NAMES = {
     ".gradients.stencil": "Stencil",
     ".layer": "QuantumLayer",
     ".layerwise": "LayerwiseQuantumLayer Phase complete_depth_schedule layerwise_schedule",
+    ".mitigation.extrapolation": "ZeroNoiseExtrapolation",
     ".mitigation.mitigated": "MitigatedBackend",
     ".mitigation.methods": "Calibration Mitigation MitigationPlan",
     ".mitigation.readout_correction": "ReadoutCorrection",

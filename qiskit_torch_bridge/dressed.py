@@ -13,6 +13,7 @@ from .arguments import explain_misfits, require_dense, require_integer, require_
 from .circuits import dressed
 from .gradients.rules import GradientRule
 from .layer import QuantumLayer
+from .mitigation.methods import Mitigation
 
 __all__ = ["DressedQuantumNet"]
 
@@ -37,6 +38,7 @@ class DressedQuantumNet(nn.Module):
         gradient: As there.
         seed: As there; the classical layers are initialised by PyTorch, from its global generator.
         allocation: As there.
+        mitigation: As there.
 
     Attributes:
         pre: ``nn.Linear(num_features, num_qubits)``.
@@ -61,6 +63,7 @@ class DressedQuantumNet(nn.Module):
         gradient: str | GradientRule | None = None,
         seed: int | Sequence[int] | None = None,
         allocation: str = "uniform",
+        mitigation: Sequence[Mitigation] = (),
     ) -> None:
         super().__init__()
         num_features = require_integer("num_features", num_features)
@@ -79,6 +82,7 @@ class DressedQuantumNet(nn.Module):
             gradient=gradient,
             seed=seed,
             allocation=allocation,
+            mitigation=mitigation,
             init="normal",
         )
         self.post = nn.Linear(num_qubits, num_outputs)

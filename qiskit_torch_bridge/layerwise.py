@@ -13,6 +13,7 @@ from .arguments import explain_misfits, refuse_unordered, require_integer
 from .circuits import LayeredCircuit
 from .gradients.rules import GradientRule
 from .layer import QuantumLayer
+from .mitigation.methods import Mitigation
 from .program.observables import ObservablesLike
 
 __all__ = ["LayerwiseQuantumLayer", "Phase", "complete_depth_schedule", "layerwise_schedule"]
@@ -137,6 +138,7 @@ class LayerwiseQuantumLayer(nn.Module):
         gradient: As there.
         seed: As there.
         allocation: As there.
+        mitigation: As there.
 
     Attributes:
         quantum: The :class:`qiskit_torch_bridge.QuantumLayer` of the present depth.
@@ -158,6 +160,7 @@ class LayerwiseQuantumLayer(nn.Module):
         gradient: str | GradientRule | None = None,
         seed: int | Sequence[int] | None = None,
         allocation: str = "uniform",
+        mitigation: Sequence[Mitigation] = (),
     ) -> None:
         super().__init__()
         _require_positive(depth=depth)
@@ -169,7 +172,9 @@ class LayerwiseQuantumLayer(nn.Module):
         # A generator would be empty when the circuit grows.
         self._observables = list(observables) if isinstance(observables, Iterator) else observables
         self._gradient = gradient
-        self.quantum = self._layer(depth, backend=backend, shots=shots, seed=seed, allocation=allocation)
+        self.quantum = self._layer(
+            depth, backend=backend, shots=shots, seed=seed, allocation=allocation, mitigation=mitigation
+        )
 
     @property
     def depth(self) -> int:
@@ -223,6 +228,7 @@ class LayerwiseQuantumLayer(nn.Module):
             shots=before.shots,
             seed=tuple(stream["entropy"]),
             allocation=before.allocation,
+            mitigation=before.mitigation,
         )
         assert isinstance(after.weights, nn.ParameterDict)
         sizes = {name: weights.numel() for name, weights in after.weights.items()}

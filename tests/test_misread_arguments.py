@@ -202,7 +202,7 @@ def test_calls_that_do_not_fit_the_signature(call, message):
 
 
 def test_help_and_signatures_show_every_option():
-    for cls, options in ((QuantumLayer, 12), (DressedQuantumNet, 8), (GrowingShots, 3)):
+    for cls, options in ((QuantumLayer, 12), (DressedQuantumNet, 9), (GrowingShots, 3)):
         kinds = [parameter.kind for parameter in inspect.signature(cls).parameters.values()]
         assert kinds.count(inspect.Parameter.KEYWORD_ONLY) == options
         assert inspect.Parameter.VAR_KEYWORD not in kinds

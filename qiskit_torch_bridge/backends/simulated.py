@@ -230,8 +230,9 @@ def _require_no_more_noise(
         keys.update({label or name: times})
     # What the transpiler makes of them may be the same gate again; that it is not shows in noise that has been added.
     lost = frozenset(written - Counter(operation.name for operation in kept))
-    for circuit, group in zip(circuits, program.readout.groups, strict=True):
-        changes = Counter(gate for basis in group.bases for gate in _BASIS_CHANGES[basis])
+    for number, circuit in enumerate(circuits):
+        bases = program.readout.groups[number].bases if circuit.num_clbits else ""  # an Estimator changes them itself
+        changes = Counter(gate for basis in bases for gate in _BASIS_CHANGES[basis])
         run = Counter(key_of_errors(i.operation) for i in circuit.data)
         added = frozenset(key for key in run - keys - changes if key in noisy)
         if lost and added:

@@ -31,11 +31,12 @@ from .free_rzz import has_free_rzz, is_free, with_free_rzz
 from .results import BoundCircuit
 
 _STANDARD = frozenset(get_standard_gate_name_mapping())
-_WITHOUT_NOISE = "qiskit_torch_bridge: part of a gate"
+WITHOUT_NOISE = "qiskit_torch_bridge: part of a gate"  # as a label
 _NO_GATES = frozenset({"measure", "reset", "delay"})
 _ENTANGLERS = ("cx", "cz", "ecr", "iswap", "rzz", "rxx", "ryy", "rzx")
 
 __all__ = [
+    "WITHOUT_NOISE",
     "TranspilerOptions",
     "TranspilingBackend",
     "bind_by_column",
@@ -516,7 +517,7 @@ def _without_parameterised_controls(circuit: QuantumCircuit, *, keeps_noise: boo
         angle = operation.params[0] if operation.name == "cp" else None
         if isinstance(angle, ParameterExpression) and angle.parameters:
             control, target = instruction.qubits
-            quiet = _WITHOUT_NOISE if keeps_noise else None
+            quiet = WITHOUT_NOISE if keeps_noise else None
             plain.append(PhaseGate(angle / 2, label=quiet), [control])
             plain.append(PhaseGate(angle / 2, label=quiet), [target])
             plain.append(CXGate(label=quiet), [control, target])

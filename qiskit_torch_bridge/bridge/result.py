@@ -142,7 +142,7 @@ class LayerResult:
         sources, covariance = self._predictable(shots, rule)
         if self.shots:
             variances = self.standard_errors**2 * (self.shots / self.circuits) / shots
-        elif isinstance(sources.program.readout, Probabilities):
+        elif isinstance(sources.program.readout, Probabilities) and not covariance.weighted:
             variances = self.values * (1 - self.values) / shots
         else:
             variances = covariance.of_outputs(self.values.shape[1], shots)

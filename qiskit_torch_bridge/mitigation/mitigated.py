@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from ..arguments import instance_of
-from ..backends.base import Backend, Charge, Estimate, ProgramCache, Request
+from ..backends.base import Backend, Charge, Estimate, Request
 from ..program.compiled import Program
 from ..shots.shadow import Shadow
 from .methods import Calibration, Mitigation, MitigationPlan, plan_of
 
 __all__ = ["MitigatedBackend", "checked_methods"]
 
+_MOST_KEPT_PLANS = 1024  # as many as a program keeps fillings of its input blocks
 _Key = tuple[Calibration, "str | None", bool]
 """Of what is measured once a calibration: that, the device's calibration, and whether it is exact."""
 _OF_CALIBRATIONS = 2**32 - 1  # where in a stream of seeds there is no call
@@ -46,8 +47,13 @@ class MitigatedBackend(Backend):
                 "errors to mitigate; leave it out, or use a device, a Sampler, or a simulator with noise."
             )
         _check_order(self.methods)
+        if backend.modelled is not None:
+            raise ValueError(
+                f"mitigation: got {list(self.methods)} for {backend.name!r} with shadow='noisy', which models the errors of "
+                "values that are not mitigated; give shadow=True, or leave one of the two out."
+            )
         self.name = backend.name
-        self._cache = ProgramCache()
+        self._plans: dict[Program, MitigationPlan] = {}
         self._calibrations: dict[_Key, Estimate] = {}
 
     @property
@@ -63,19 +69,16 @@ class MitigatedBackend(Backend):
         return self.backend.shadow
 
     @property
-    def modelled(self) -> Backend | None:
-        return self.backend.modelled
-
-    @property
     def calibration(self) -> str | None:
         return self.backend.calibration
 
     def plan(self, program: Program) -> MitigationPlan:
-        """What is measured in place of a program, made once."""
-        if program not in self._cache:
-            self._cache[program] = plan_of(self.methods, program, self.backend)
-        plan: MitigationPlan = self._cache[program]
-        return plan
+        """What is measured in place of a program without input blocks; the last plans are kept."""
+        if program not in self._plans:
+            if len(self._plans) >= _MOST_KEPT_PLANS:
+                self._plans.pop(next(iter(self._plans)))
+            self._plans[program] = plan_of(self.methods, program, self.backend)
+        return self._plans[program]
 
     def resolve_shots(self, shots: int | None) -> int | None:
         return self.backend.resolve_shots(shots)
@@ -114,7 +117,7 @@ class MitigatedBackend(Backend):
         return combined
 
     def circuits_per_row(self, program: Program) -> int:
-        plan = self.plan(program)
+        plan = self.plan(program.example())
         return sum(map(self.backend.circuits_per_row, plan.programs)) // plan.spread
 
     def charge(self, work: Sequence[tuple[Program, int]], *, shots: int | None) -> Charge:
@@ -178,7 +181,7 @@ class MitigatedBackend(Backend):
         return Request(calibration.program, angles, np.random.SeedSequence(entropy, spawn_key=place))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_calibrations": {}}
+        return {**self.__dict__, "_calibrations": {}, "_plans": {}}
 
     def __repr__(self) -> str:
         return f"MitigatedBackend({self.backend!r}, {list(self.methods)})"

@@ -15,7 +15,7 @@ exactly from the probabilities; other numbers of shots then follow from it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -32,11 +32,14 @@ class Covariance:
         of_one_shot: From ``u`` of shape (N, M) to :math:`\sigma^2`, summed over the measurements, shape (N,).
         shots: How often each measurement of a row was taken, one number or shape (N,); infinite for exact values.
         num_rows: The number N.
+        weighted: Whether the outputs are weighted sums of measurements, or the like, so that probabilities among them do not
+            vary as those of a single measurement.
     """
 
     of_one_shot: Callable[[np.ndarray], np.ndarray]
     shots: np.ndarray | float
     num_rows: int
+    weighted: bool = field(default=False, kw_only=True)
 
     @classmethod
     def of_independent(cls, variances: np.ndarray, shots: np.ndarray | float) -> Covariance:
@@ -71,7 +74,7 @@ class Covariance:
             return self.of_one_shot(padded)[rows]
 
         shots = np.broadcast_to(self.shots, self.num_rows)[rows]
-        return Covariance(of_one_shot, shots, len(shots))
+        return Covariance(of_one_shot, shots, len(shots), weighted=self.weighted)
 
     @staticmethod
     def stitched(
@@ -91,7 +94,7 @@ class Covariance:
                 variances[indices] = part.of_one_shot(upstream[indices])
             return variances
 
-        return Covariance(of_one_shot, shots, num_rows)
+        return Covariance(of_one_shot, shots, num_rows, weighted=any(part.weighted for _, part in pairs))
 
 
 def variance_of_one_shot(

@@ -84,6 +84,7 @@ class DeviceProgram:
     circuits: tuple[DeviceCircuit, ...]
     fingerprint: str
     circumstances: tuple[Any, ...]
+    _: KW_ONLY
     transpiled: Sequence[QuantumCircuit]
     model: SentCircuits | None = None
 
@@ -174,7 +175,7 @@ class DevicePrograms:
             if self.modelled is not None and program.base is None:  # no shadow is asked for variants
                 noisy = self._with_noise(program, circuits, device, ledger, _key_of_model(circumstances, circuits))
                 model = simulator_of(program, noisy, _measured(circuits, program))
-            self._ready[program] = DeviceProgram(circuits, name, circumstances, transpiled, model)
+            self._ready[program] = DeviceProgram(circuits, name, circumstances, transpiled=transpiled, model=model)
         return self._ready[program]
 
     def test(self, program: Program, ready: DeviceProgram, open_ledger: Callable[[], Ledger]) -> None:
