@@ -12,11 +12,11 @@ fit of :math:`f(\lambda)` is read at zero. Two of the fits are weighted sums wit
 - ``"richardson"``, the polynomial of degree :math:`n - 1` through all points:
   :math:`w_k = \prod_{j \ne k} \frac{\lambda_j}{\lambda_j - \lambda_k}`.
 
-Their variances are :math:`\sum_k w_k^2 \, \mathrm{Var} f(\lambda_k)`, exactly. ``"exponential"`` is :math:`a + s\,e^{-b\lambda}`
-with a known asymptote :math:`a`, by least squares of the logarithm, with the weights of the straight line:
-:math:`\hat f = a + s \exp \sum_k w_k \log|f(\lambda_k) - a|`. It is not linear, so its standard errors are to first order
-(:math:`\partial \hat f / \partial f(\lambda_k) = w_k (\hat f - a) / (f(\lambda_k) - a)`), and it has a bias of second order in
-the errors of what was measured.
+Their variances are :math:`\sum_k w_k^2 \, \mathrm{Var} f(\lambda_k)`, exactly. ``"exponential"`` is
+:math:`a + s\,e^{-b\lambda}` with a known asymptote :math:`a`, by least squares of the logarithm, with the weights of the
+straight line: :math:`\hat f = a \pm \exp \sum_k w_k \log|f(\lambda_k) - a|`. It is not linear, so its standard errors are to
+first order (:math:`\partial \hat f / \partial f(\lambda_k) = w_k (\hat f - a) / (f(\lambda_k) - a)`), and it has a bias of
+second order in the errors of what was measured.
 
 **Gradients** need nothing of their own: a gradient rule evaluates extrapolated values at its shifted points. That estimates
 the derivative of the value without noise. As long as errors do not depend on the angles, each :math:`f(\lambda_k)` is a

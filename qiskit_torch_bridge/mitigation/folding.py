@@ -31,10 +31,10 @@ class Folding(Variant):
     circuit; or globally its last part. So the factor is reached as far as whole gates allow: :meth:`effective_factor`.
 
     Inverses have the errors of their gates: a gate that is its own inverse, or has an inverse of its own name (a negated
-    angle), keeps its name and label. ``sx`` is mirrored between two ``rz`` of pi, which devices do without a pulse, and which
-    have no errors in a simulation; ``s`` and ``t`` by ``sdg`` and ``tdg`` with the errors of ``s`` and ``t`` in a simulation.
-    A gate that takes some angles only (``rzz`` from 0 to pi / 2) is mirrored between two ``x``, whose errors are added. All
-    others are refused by name.
+    angle), keeps its name and label. ``sx`` is mirrored between two ``rz`` of pi, which devices do without a pulse, and
+    which have no errors in a simulation; ``s`` and ``t`` by ``sdg`` and ``tdg`` with the errors of ``s`` and ``t`` in a
+    simulation. A gate that takes some angles only (``rzz`` from 0 to pi / 2) is mirrored between two ``x``, whose errors are
+    added. All others are refused by name.
 
     Barriers keep apart what a later pass could cancel or merge: locally on the gate's own qubits, which wait for each other
     anyway; globally across all, so that idle times, and what dynamical decoupling does in them, are other ones than in the

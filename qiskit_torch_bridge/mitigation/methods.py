@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, TypeAlias, TypeVar
 
+from ..arguments import instance_of
 from ..backends.base import Backend, Estimate
 from ..program.compiled import Program
 
@@ -80,7 +81,7 @@ def plan_of(methods: Sequence[Mitigation], program: Program, backend: Backend) -
     if not methods:
         return MitigationPlan((program,), lambda estimates, _: estimates[0])
     *inner, outer = methods
-    plan = outer.plan(program, backend)
+    plan = _checked_plan(outer, program, backend)
     parts = [plan_of(inner, each, backend) for each in plan.programs]
     programs = _distinct([each for part in parts for each in part.programs])
     calibrations = _distinct([*plan.calibrations, *(each for part in parts for each in part.calibrations)])
@@ -95,6 +96,31 @@ def plan_of(methods: Sequence[Mitigation], program: Program, backend: Backend) -
         return plan.combine(combined, [of_calibration[each] for each in plan.calibrations])
 
     return MitigationPlan(programs, combine, calibrations, plan.spread * parts[0].spread)
+
+
+def _checked_plan(method: Mitigation, program: Program, backend: Backend) -> MitigationPlan:
+    """The method's plan, which says so if the method gives something else."""
+    plan: MitigationPlan = instance_of(
+        f"{type(method).__name__}.plan", method.plan(program, backend), MitigationPlan, "a MitigationPlan; return one"
+    )
+    for other in plan.programs:
+        if other.num_outputs != program.num_outputs or len(other.angles) != len(program.angles):
+            raise ValueError(
+                f"{method!r}: got a program with {other.num_outputs} output(s) and {len(other.angles)} angle(s), expected "
+                f"{program.num_outputs} and {len(program.angles)}; plan variants of the program."
+            )
+
+    def combine(estimates: Sequence[Estimate], calibrated: Sequence[Estimate]) -> Estimate:
+        made: Estimate = instance_of(repr(method), plan.combine(estimates, calibrated), Estimate, "an Estimate")
+        expected = (len(estimates[0].values), program.num_outputs) if estimates else made.values.shape
+        if not made.values.shape == made.variances.shape == expected:
+            raise ValueError(
+                f"{method!r}: got values of shape {made.values.shape} and variances of shape {made.variances.shape}, "
+                f"expected {expected}."
+            )
+        return made
+
+    return replace(plan, combine=combine)
 
 
 def _distinct(items: Sequence[_Item]) -> tuple[_Item, ...]:
