@@ -91,6 +91,11 @@ COMMANDS = {
         "gradient_methods.method_settings:MethodSettings",
         "gradient_methods.method_study:STUDY",
     ),
+    "mitigation": Entry(
+        "error mitigation at equal executions: what it takes away, what it adds, and when it is not worth its shots",
+        "mitigation_study.mitigation_settings:MitigationSettings",
+        "mitigation_study.mitigation_study:STUDY",
+    ),
 }
 TOOLS = {
     "benchmark": "time for a training step against other libraries, whose answers must agree first",

@@ -6,17 +6,17 @@ from datetime import timedelta
 import numpy as np
 import pytest
 import torch
-from qiskit.transpiler import generate_preset_pass_manager
+from qiskit.transpiler import InstructionProperties, generate_preset_pass_manager
 
 pytest.importorskip("qiskit_ibm_runtime")
 
 from ibm_training import FEATURES, INITIAL, INPUTS, WEIGHTS, ibm, step
 from qiskit import QuantumCircuit
-from qiskit_ibm_runtime.fake_provider import FakeManilaV2
-from qiskit_ibm_runtime.fake_provider.backends import FakeFez
+from qiskit_ibm_runtime.fake_provider import FakeFractionalBackend, FakeManilaV2
 
 from qiskit_torch_bridge import BudgetExceeded, EstimatorBackend, IBMBackend, QuantumLayer, ZeroNoiseExtrapolation
 from qiskit_torch_bridge.backends.ibm import device_programs as device_programs_module
+from qiskit_torch_bridge.backends.ibm.device import LocalDevice
 from qiskit_torch_bridge.mitigation.folding import Folding
 
 SHOTS = 50
@@ -122,10 +122,10 @@ class Recalibrated(FakeManilaV2):
         super().__init__()
         self._times = times
         best = {0, 1} if times else {2, 3}
-        for pair, properties in self.target["cx"].items():
-            properties.error = 1e-4 if set(pair) == best else 0.3
-        for (qubit,), properties in self.target["measure"].items():
-            properties.error = 1e-3 if qubit in best else 0.2
+        for name in ("cx", "measure"):
+            for qubits in self.target[name]:
+                properties = InstructionProperties(error=1e-3 if best.issuperset(qubits) else 0.3, duration=1e-7)
+                self.target.update_instruction_properties(name, qubits, properties)
 
     def properties(self):
         properties = super().properties()
@@ -137,7 +137,8 @@ def qubits_of(circuit):
     return {circuit.find_bit(q).index for i in circuit.data if i.operation.name == "cx" for q in i.qubits}
 
 
-def test_variants_run_on_the_qubits_of_their_base_also_after_a_calibration(tmp_path):
+def test_variants_run_on_the_qubits_of_their_base_also_after_a_calibration(tmp_path, monkeypatch):
+    monkeypatch.setattr(LocalDevice, "identity", "one device")  # as of a real one, whose errors have no part in it
     places = []
     for times in (0, 2):
         fresh = layer_on(IBMBackend(Recalibrated(times)))
@@ -147,7 +148,7 @@ def test_variants_run_on_the_qubits_of_their_base_also_after_a_calibration(tmp_p
     ledger = tmp_path / "jobs.sqlite"
     with torch.no_grad():
         layer_on(IBMBackend(Recalibrated(0), ledger=ledger), ())(FEATURES)  # the base alone, before
-    backend = IBMBackend(Recalibrated(0), ledger=ledger)
+    backend = IBMBackend(Recalibrated(2), ledger=ledger)
     # The same run goes on after the calibration, and only now takes to mitigation.
     for circuits in (backend.circuits(layer_on(backend).program.varied(Folding(f))) for f in (3.0, 5.0)):
         assert [qubits_of(circuit) for circuit in circuits] == places[0]
@@ -251,12 +252,27 @@ def entanglers(circuit):
     return total
 
 
-@pytest.mark.slow
-def test_bounded_gates_of_a_heron_are_folded_within_their_bounds():
-    device = FakeFez()
-    device.set_options(use_fractional_gates=True)
-    backend = IBMBackend(device)
-    layer = layer_on(backend)
+def test_fractional_gates_are_folded_within_their_range(monkeypatch):
+    """Free and constant angles, without noise: the values stay, and every rzz is there as often as the factor says."""
+    circuit = QuantumCircuit(2)
+    circuit.rx(INPUTS[0], 0)
+    circuit.rx(INPUTS[1], 1)
+    circuit.rzz(WEIGHTS[0], 0, 1)
+    circuit.rx(WEIGHTS[1], 1)
+    circuit.rzz(0.7, 0, 1)
+    circuit.ry(0.3, 1)
+    options = {"inputs": INPUTS, "weights": WEIGHTS, "init": INITIAL, "observables": ["ZI", "XX"]}
+    backend = IBMBackend(FakeFractionalBackend())
+    layer = QuantumLayer(circuit, **options, backend=backend, mitigation=[METHOD], shots=10)
     with torch.no_grad():
-        layer(FEATURES)
-    assert layer.last_run.circuits == 3 * 2 * 3
+        layer(FEATURES)  # the self-test has compared them with the circuit
+    for factor in (3.0, 5.0):
+        for base, folded in zip(
+            backend.circuits(layer.program),
+            backend.circuits(layer.program.varied(Folding(factor, bounded=("rzz",)))),
+            strict=True,
+        ):
+            assert folded.num_nonlocal_gates() == factor * base.num_nonlocal_gates() > 0
+    events = backend.ledger.events("self-test")
+    assert len(events) == 3
+    assert all("agrees with the logical one" in event["message"] for event in events)

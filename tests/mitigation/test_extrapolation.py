@@ -16,7 +16,9 @@ from qiskit_torch_bridge import (
     DensityMatrixBackend,
     GrowingShots,
     QuantumLayer,
+    ReadoutCorrection,
     TargetSNR,
+    TwirledReadout,
     ZeroNoiseExtrapolation,
     evaluate,
 )
@@ -393,3 +395,36 @@ def test_data_that_can_be_compared_and_pickled():
     assert method == ZeroNoiseExtrapolation((1, 3, 5)) == pickle.loads(pickle.dumps(method))
     assert hash(method) == hash(ZeroNoiseExtrapolation())
     assert method != ZeroNoiseExtrapolation(fit="richardson")
+
+
+# --- with the correction of readout errors ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "reader", [ReadoutCorrection(), TwirledReadout(randomizations=4)], ids=["corrected", "twirled"]
+)
+def test_corrected_readout_first_then_extrapolated(reader):
+    """The readout's errors are taken out at each factor, and what is left is that of the gates."""
+    methods = [reader, ZeroNoiseExtrapolation(fit="exponential")]
+    ideal, slopes = values_and_gradients(layer_with())
+    values, gradients = values_and_gradients(layer_with(DensityMatrixBackend(depolarising(readout=True)), methods))
+    assert values == pytest.approx(ideal, abs=1e-6)
+    assert gradients == pytest.approx(slopes, abs=1e-6)
+    with pytest.raises(ValueError, match=f"put {type(reader).__name__} first"):
+        layer_with(DensityMatrixBackend(depolarising(readout=True)), methods[::-1])
+
+
+@pytest.mark.parametrize(
+    "reader", [ReadoutCorrection(), TwirledReadout(randomizations=4)], ids=["corrected", "twirled"]
+)
+def test_both_with_shots(reader):
+    left = np.polyfit(FACTORS, survival(FACTORS), 1)[1]
+    ideal, slopes = (left * each for each in values_and_gradients(layer_with()))
+    layer = layer_with(
+        DensityMatrixBackend(depolarising(readout=True)), [reader, ZeroNoiseExtrapolation()], shots=20_000
+    )
+    values, gradients = values_and_gradients(layer)
+    run = layer.last_run
+    errors = np.concatenate([run.gradient_standard_errors, run.input_gradient_standard_errors.ravel()])
+    assert np.abs((values - ideal) / run.standard_errors).max() < 4
+    assert np.abs((gradients - slopes) / errors).max() < 4
