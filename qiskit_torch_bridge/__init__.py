@@ -28,6 +28,7 @@ This makes a layer of a circuit, trains and measures it.
 | :mod:`qiskit_torch_bridge.shots` | error bars, seeds, how shots are shared out; :mod:`qiskit_torch_bridge.schedules`: shots that change in training |
 | :mod:`qiskit_torch_bridge.backends` | where circuits run, and what a layer takes as a backend |
 | :mod:`qiskit_torch_bridge.backends.ibm` | IBM hardware: jobs, costs, caps, the ledger, recordings; :mod:`qiskit_torch_bridge.commands`: the command ``qtb`` |
+| :mod:`qiskit_torch_bridge.geometry` | states, entropies, the metric tensor, Fisher information, kernels |
 | :mod:`qiskit_torch_bridge.layerwise` | circuits that grow while they are trained |
 | :mod:`qiskit_torch_bridge.simulator` | performance: the exact simulator, and what a step costs |
 | :mod:`qiskit_torch_bridge.testing` | gradients that have shot noise, checked; a rule and a backend of your own |
@@ -79,6 +80,8 @@ if TYPE_CHECKING:
     from .bridge.method import Method
     from .bridge.result import LayerResult
     from .dressed import DressedQuantumNet
+    from .fidelity_kernel import FidelityKernel
+    from .geometry.matrix_result import MatrixResult
     from .gradients.rules import SPSA, Adjoint, FiniteDifference, GradientRule, ParameterShift
     from .gradients.stencil import Stencil
     from .layer import QuantumLayer
@@ -101,6 +104,7 @@ __all__ = [  # noqa: RUF022 - in the order of the reference
     "QuantumLayer",
     "DressedQuantumNet",
     "LayerwiseQuantumLayer",
+    "FidelityKernel",
     "Phase",
     "layerwise_schedule",
     "complete_depth_schedule",
@@ -110,6 +114,7 @@ __all__ = [  # noqa: RUF022 - in the order of the reference
     "FiniteDifference",
     "SPSA",
     "LayerResult",
+    "MatrixResult",
     "Quote",
     "ShotSchedule",
     "ConstantShots",
@@ -175,6 +180,8 @@ _NAMES = {
     ".bridge.method": "Method",
     ".bridge.result": "LayerResult",
     ".dressed": "DressedQuantumNet",
+    ".fidelity_kernel": "FidelityKernel",
+    ".geometry.matrix_result": "MatrixResult",
     ".gradients.rules": "SPSA Adjoint FiniteDifference GradientRule ParameterShift",
     ".gradients.stencil": "Stencil",
     ".layer": "QuantumLayer",

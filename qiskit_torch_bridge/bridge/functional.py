@@ -23,7 +23,7 @@ from .function import QuantumFunction
 from .method import Method
 from .result import MOST_SHOTS_COUNTED, LayerResult
 
-__all__ = ["Call", "Pending", "Tally", "evaluate", "look_ahead", "measure"]
+__all__ = ["Call", "Pending", "Tally", "evaluate", "look_ahead", "measure", "measure_groups"]
 
 
 class Pending(Protocol):
@@ -174,7 +174,22 @@ def measure(
     # In double precision from here on: shifts must not drown in rounding, and autocast leaves it alone.
     exact = None if inputs is None else inputs.to("cpu", torch.float64)
     groups = program.angle_map(exact, [weight.to("cpu", torch.float64) for weight in weights])
-    call = Call(tally, _sources(program, inputs, weights))
+    return measure_groups(program, method, groups, seeds=seeds, call=Call(tally, _sources(program, inputs, weights)))
+
+
+def measure_groups(
+    program: Program, method: Method, groups: Sequence[torch.Tensor], *, seeds: SeedStream, call: Call
+) -> torch.Tensor:
+    """:func:`measure` at given angles.
+
+    Args:
+        program: The compiled circuit.
+        method: How it is measured.
+        groups: A tensor of shape (N, A_g) or (1, A_g) for each group of the program's angles, float64, on the CPU.
+        seeds: Where the randomness comes from.
+        call: Is told what is measured.
+    """
+    training = torch.is_grad_enabled()
     position = seeds.position
     ahead = None
     if method.backend.queues and training:

@@ -12,16 +12,24 @@ import torch
 from qiskit.circuit import QuantumCircuit
 from torch import nn
 
+from ..arguments import require_integer
 from ..bridge import transforms
-from ..bridge.evaluation import NonFiniteAnglesError
+from ..bridge.evaluation import NonFiniteAnglesError, require_finite
+from ..bridge.method import Method
+from ..bridge.result import LayerResult
 from ..program.outcomes import QubitsLike, qubit_indices
+from ..program.readout import Probabilities
+from ..quote import Quote
+from .fisher import classical_fisher_of
+from .matrix_result import MatrixResult
+from .measured_metric import measured_metric, num_points
 from .metric import APPROXIMATIONS, TrainedAngles, metric_of
-from .state_function import angles_of
+from .overlaps import Overlaps
+from .state_function import groups_of
 from .state_source import ENTROPIES, StateSource, nats
 
 if TYPE_CHECKING:
     from ..bridge.functional import Tally
-    from ..bridge.method import Method
     from ..program.compiled import Program
     from ..shots.seeding import SeedStream
 
@@ -194,7 +202,9 @@ class GeometricModule(nn.Module):
         return self._circuit.assign_parameters(values)
 
     @_outside_graphs
-    def metric_tensor(self, features: torch.Tensor | None = None, *, approximation: str | None = None) -> torch.Tensor:
+    def metric_tensor(
+        self, features: torch.Tensor | None = None, *, approximation: str | None = None, shots: int | None = None
+    ) -> torch.Tensor:
         r"""The Fubini-Study metric of the states in the space of the weights, which a natural gradient needs.
 
         .. math:: g_{ij} = \mathrm{Re}\left(\langle\partial_i\psi|\partial_j\psi\rangle -
@@ -203,31 +213,150 @@ class GeometricModule(nn.Module):
         The quantum Fisher information is four times it. Rows and columns are the trainable weights in the order of
         ``parameters()``; frozen ones (``requires_grad`` is False) are left out.
 
+        It is exact on ``"statevector"`` without shots, and differentiable by features and weights. Otherwise it is measured,
+        by parameter shift of the fidelity with the state itself, in one backend call; without gradient
+        (:mod:`qiskit_torch_bridge.geometry.measured_metric` has the formula and the number of circuits;
+        :meth:`quote_metric_tensor` the price; :attr:`last_metric` the standard errors).
+
         Args:
             features: As in :meth:`state`.
             approximation: None for all entries; ``"block-diag"``: none between angles of different layers of the circuit
                 (Stokes et al., arXiv:1909.02108); ``"diag"``: none between different angles. Where a weight sets one angle,
                 these are the blocks and the diagonal of the matrix.
+            shots: Shots a circuit; None: the layer's.
+
+        Returns:
+            Shape (..., W, W).
+        """
+        if approximation not in APPROXIMATIONS:
+            raise ValueError(f"approximation: got {approximation!r}, expected None, 'block-diag' or 'diag'.")
+        self._checked(features, self._weight_list())
+        method, trained = self.method(shots), self._trained
+
+        def exact(angles: torch.Tensor) -> torch.Tensor:
+            jacobian = trained.jacobian(self._rows(features), self._double_weights, len(angles))
+            return metric_of(self._source.pure, angles, trained, jacobian, approximation)
+
+        def measured(groups: Sequence[torch.Tensor]) -> torch.Tensor:
+            jacobian = trained.jacobian(self._rows(features), self._double_weights, len(groups[0]))
+            result = measured_metric(
+                self._overlaps, method, groups, trained, jacobian, approximation=approximation, seeds=self.seeds
+            )
+            self.tally.circuits += result.circuits
+            self.tally.shots += result.shots
+            self.__dict__["_last_metric"] = result
+            return torch.from_numpy(result.values)
+
+        if self._is_exact(shots):
+            return self._of_rows(exact, features)
+        return self._of_groups(measured, features)
+
+    def quantum_fisher(
+        self, features: torch.Tensor | None = None, *, approximation: str | None = None, shots: int | None = None
+    ) -> torch.Tensor:
+        """The quantum Fisher information of the weights, shape (..., W, W): four times :meth:`metric_tensor`."""
+        return 4.0 * self.metric_tensor(features, approximation=approximation, shots=shots)
+
+    @property
+    def last_metric(self) -> MatrixResult | None:
+        """What the last :meth:`metric_tensor` measured, with standard errors; None before any (exact ones are not kept)."""
+        return self.__dict__.get("_last_metric")
+
+    def quote_metric_tensor(
+        self, batch_size: int = 1, *, approximation: str | None = None, shots: int | None = None
+    ) -> Quote:
+        """What a :meth:`metric_tensor` costs, on a batch of so many rows; nothing where it is exact."""
+        if approximation not in APPROXIMATIONS:
+            raise ValueError(f"approximation: got {approximation!r}, expected None, 'block-diag' or 'diag'.")
+        rows, method = require_integer("batch_size", batch_size, least=0), self.method(shots)
+        if self._is_exact(shots):
+            return Quote()
+        return self._overlaps.quote(method, rows * num_points(self._trained, approximation))
+
+    @_outside_graphs
+    def classical_fisher(self, features: torch.Tensor | None = None) -> torch.Tensor:
+        r"""The classical Fisher information of the outcomes, :math:`\sum_m \partial_i p_m\,\partial_j p_m / p_m`.
+
+        It is exact, whatever :attr:`shots` is: with shots the square of a noisy derivative is too large on average. Outcomes
+        of probability 0 have no term. Rows and columns are those of :meth:`quantum_fisher`, which it never exceeds.
+
+        Args:
+            features: As in :meth:`state`.
 
         Returns:
             Shape (..., W, W), differentiable by features and weights.
+
+        Raises:
+            ValueError: If the layer reads observables, or the backend has no exact values.
         """
-        return self._of_rows_and_weights(features, approximation)
+        if not isinstance(self.program.readout, Probabilities):
+            raise ValueError(
+                "classical_fisher: the layer reads observables, whose outcomes have no one distribution; make a layer with "
+                "probabilities=[qubits] (and interpret=)."
+            )
+        method, trained = Method.of(self.backend, None, None, "uniform"), self._trained
+        if method.shots is not None:
+            raise ValueError(
+                f"backend: got {self.backend.name!r}, which has no exact probabilities, expected one that has; set "
+                "layer.backend = 'statevector' (with noise 'noisy:NAME')."
+            )
 
-    def quantum_fisher(self, features: torch.Tensor | None = None, *, approximation: str | None = None) -> torch.Tensor:
-        """The quantum Fisher information of the weights, shape (..., W, W): four times :meth:`metric_tensor`."""
-        return 4.0 * self.metric_tensor(features, approximation=approximation)
+        def fisher(groups: Sequence[torch.Tensor]) -> torch.Tensor:
+            jacobian = trained.jacobian(self._rows(features), self._double_weights, len(groups[0]))
+            return classical_fisher_of(self.program, method, groups, trained, jacobian)
 
-    def _of_rows_and_weights(self, features: torch.Tensor | None, approximation: str | None) -> torch.Tensor:
-        if approximation not in APPROXIMATIONS:
-            raise ValueError(f"approximation: got {approximation!r}, expected None, 'block-diag' or 'diag'.")
-        states, trained = self._source.pure, self._trained
+        return self._of_groups(fisher, features)
 
-        def metric(angles: torch.Tensor) -> torch.Tensor:
-            jacobian = trained.jacobian(self._rows(features), self._double_weights, len(angles))
-            return metric_of(states, angles, trained, jacobian, approximation)
+    def _is_exact(self, shots: int | None) -> bool:
+        """Whether fidelities are computed from states, not measured."""
+        return self.method(shots).shots is None and self._source.shows_amplitudes
 
-        return self._of_rows(metric, features)
+    def _states_of(self, features: torch.Tensor) -> torch.Tensor:
+        """:meth:`state`, in double precision."""
+        self._checked(features, self._weight_list())
+        return self._at(self._source.states, features)
+
+    def _fidelities(
+        self, rows: torch.Tensor, columns: torch.Tensor, pairs: tuple[torch.Tensor, torch.Tensor], shots: int | None
+    ) -> tuple[torch.Tensor, LayerResult | None]:
+        """Measured ones of P pairs, shape (P,), in one backend call; and what was measured, if there were any.
+
+        Args:
+            rows: Features of shape (N, number of inputs).
+            columns: Of shape (M, number of inputs).
+            pairs: Two tensors of shape (P,): which row, and which column.
+            shots: Shots a circuit; None: the layer's.
+        """
+        sides = []
+        for features, places in zip((rows, columns), pairs, strict=True):
+            self._checked(features, self._weight_list())
+            sides.append([group[places] for group in self._groups(features)])
+        first, second = sides
+        if not len(pairs[0]):
+            return torch.cat([*first, *second], dim=1).sum(dim=1), None  # nothing, but with a gradient
+        values = self._overlaps.measure(self.method(shots), first, second, seeds=self.seeds, tally=self.tally)
+        return values, self.tally.last_result
+
+    def _quote_fidelities(self, pairs: int, *, inputs_require_grad: bool, shots: int | None) -> Quote:
+        """What those of so many pairs cost."""
+        if self._is_exact(shots):
+            return Quote()
+        trained = [1 + group for group in self._trained.groups] + [0] * inputs_require_grad
+        return self._overlaps.quote(self.method(shots), pairs, trained if torch.is_grad_enabled() else ())
+
+    @property
+    def _overlaps(self) -> Overlaps:
+        if "_overlap_program" not in self.__dict__:
+            self.__dict__["_overlap_program"] = Overlaps(self.program)
+        overlaps: Overlaps = self.__dict__["_overlap_program"]
+        return overlaps
+
+    def _of_groups(
+        self, compute: Callable[[Sequence[torch.Tensor]], torch.Tensor], features: torch.Tensor | None
+    ) -> torch.Tensor:
+        """:meth:`_of_rows`, of the angles group by group, shape (N, A_g) each."""
+        like = self._checked(features, self._weight_list())
+        return self._shaped(compute(self._groups(features)), features).to(like.device, like.dtype)
 
     @property
     def _trained(self) -> TrainedAngles:
@@ -264,18 +393,34 @@ class GeometricModule(nn.Module):
             return None
         return features.reshape(math.prod(features.shape[:-1]), features.shape[-1]).to("cpu", torch.float64)
 
-    def _at(self, compute: Callable[[torch.Tensor], torch.Tensor], features: torch.Tensor | None) -> torch.Tensor:
-        """What is computed from the angles, in double precision, in the shape of the features."""
+    def _groups(self, features: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        """The angles, a tensor of shape (N, A_g) a group.
+
+        Raises:
+            ValueError: If one is not finite, in terms of the features and weights.
+        """
         if features is not None and self.program.angle_map.has_idle_inputs:
             self._require_finite(features)
+        groups = groups_of(self.program, self._rows(features), self._weight_list())
+        if transforms.transforms_are_active():
+            return groups  # whose numbers nobody can look at here
         try:
-            result = compute(angles_of(self.program, self._rows(features), self._weight_list()))
+            require_finite(self.program, torch.cat([group.detach() for group in groups], dim=1).numpy())
         except NonFiniteAnglesError as error:
             cause = error
         else:
-            return result.reshape((*(() if features is None else features.shape[:-1]), *result.shape[1:]))
+            return groups
         self._require_finite(features)
         raise cause
+
+    @staticmethod
+    def _shaped(result: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
+        """With the leading dimensions of the features in place of the rows."""
+        return result.reshape((*(() if features is None else features.shape[:-1]), *result.shape[1:]))
+
+    def _at(self, compute: Callable[[torch.Tensor], torch.Tensor], features: torch.Tensor | None) -> torch.Tensor:
+        """What is computed from the angles, shape (N, A), in double precision, in the shape of the features."""
+        return self._shaped(compute(torch.cat(self._groups(features), dim=1)), features)
 
     def _of_rows(
         self,

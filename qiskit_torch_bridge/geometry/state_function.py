@@ -31,11 +31,13 @@ from ..program.compiled import Program
 if TYPE_CHECKING:
     from ..simulator.final_states import FinalStates
 
-__all__ = ["StateFunction", "StateMap", "angles_of"]
+__all__ = ["StateFunction", "StateMap", "groups_of"]
 
 
-def angles_of(program: Program, inputs: torch.Tensor | None, weights: Sequence[torch.Tensor]) -> torch.Tensor:
-    """All angles, shape (N, A), float64, on the CPU; differentiable.
+def groups_of(
+    program: Program, inputs: torch.Tensor | None, weights: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, ...]:
+    """All angles, a tensor of shape (N, A_g) a group, float64, on the CPU; differentiable.
 
     Args:
         program: The compiled circuit.
@@ -53,7 +55,7 @@ def angles_of(program: Program, inputs: torch.Tensor | None, weights: Sequence[t
     ):
         refuse_block_gradients(program)
     rows = batch_size(groups)
-    return torch.cat([group.expand(rows, -1) for group in groups], dim=1)
+    return tuple(group.expand(rows, -1) for group in groups)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from qiskit.circuit import ParameterVector
 from qiskit.circuit.library import real_amplitudes
 from qiskit.quantum_info import Statevector
 
-from qiskit_torch_bridge import DensityMatrixBackend, QuantumLayer
+from qiskit_torch_bridge import QuantumLayer
 
 STEP = 2e-3
 
@@ -180,10 +180,3 @@ def test_circuits_without_weights_have_an_empty_metric():
     circuit.rx(x[0], 0)
     layer = QuantumLayer(circuit, inputs=x)
     assert layer.metric_tensor(torch.zeros(4, 1)).shape == (4, 0, 0)
-
-
-def test_mixed_states_have_no_such_metric():
-    layer, _, _ = layer_with_expressions()
-    layer.backend = DensityMatrixBackend()
-    with pytest.raises(ValueError, match="its states are mixed"):
-        layer.metric_tensor(FEATURES)
