@@ -86,6 +86,11 @@ COMMANDS = {
         "layerwise_noise.layerwise_settings:LayerwiseNoiseSettings",
         "layerwise_noise.layerwise_study:STUDY",
     ),
+    "hardware-cost": Entry(
+        "what a training step costs on an IBM device, beside other libraries, and what ten minutes of it buy",
+        "hardware_cost.cost_settings:HardwareCostSettings",
+        "hardware_cost.cost_study:STUDY",
+    ),
     "gradient-methods": Entry(
         "finite differences and SPSA beside parameter shift: bias, variance and error at equal shots",
         "gradient_methods.method_settings:MethodSettings",

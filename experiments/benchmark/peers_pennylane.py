@@ -13,7 +13,7 @@ import torch
 
 from .gate_lists import Depolarising, Problem, Step, played, torch_step
 
-_GATES = {"h": qml.Hadamard, "cx": qml.CNOT, "cz": qml.CZ, "rx": qml.RX, "ry": qml.RY, "rz": qml.RZ}
+GATES = {"h": qml.Hadamard, "cx": qml.CNOT, "cz": qml.CZ, "rx": qml.RX, "ry": qml.RY, "rz": qml.RZ}
 _PAULIS = [np.eye(2), *(qml.matrix(pauli(0)) for pauli in (qml.X, qml.Y, qml.Z))]
 
 
@@ -22,7 +22,7 @@ def _circuit(problem: Problem) -> Callable[[Any, Any], list[Any]]:
 
     def circuit(inputs: Any, weights: Any) -> list[Any]:
         for name, qubits, angle in played(problem, inputs.T if inputs.ndim == 2 else inputs, weights):
-            _GATES[name](*angle, wires=qubits)
+            GATES[name](*angle, wires=qubits)
             if problem.noise is not None:
                 _depolarise(problem.noise, qubits)
         return [qml.expval(qml.Z(qubit)) for qubit in problem.measured]

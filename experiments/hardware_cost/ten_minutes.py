@@ -1,0 +1,158 @@
+"""Trainings with the noise of a fake device, for as many steps as there is time on the device for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from qiskit_torch_bridge import Backend, DensityMatrixBackend, DressedQuantumNet, IBMBackend, Quote
+
+from ..common.cells import Cell, Row
+from ..common.classifiers import decisions
+from ..common.rows import Rows
+from .cost_settings import WayName
+from .counting import fake_device
+from .steps import DEVICE
+
+CLASSES = (8, 9)
+_TRAIN_IMAGES = 200
+_HIDDEN = 32
+
+
+class Way(NamedTuple):
+    """How the time on the device is spent.
+
+    Attributes:
+        gradient: The gradient rule.
+    """
+
+    gradient: str
+
+
+WAY: Mapping[WayName, Way] = {"plain": Way("parameter_shift"), "SPSA": Way("spsa")}
+"""By their names in the study."""
+_OF_STEP = ("way", "shots", "qubits", "depth", "batch_size")
+
+
+@cache
+def examples() -> tuple[Rows, Rows]:
+    """Features of the digits 8 and 9 to train on and to test: of a small network that has learnt 0 to 7, without its end."""
+    from sklearn.datasets import load_digits
+    from sklearn.neural_network import MLPClassifier
+
+    images, labels = load_digits(return_X_y=True)
+    images, known = images / 16, labels < min(CLASSES)
+    network = MLPClassifier((_HIDDEN,), solver="lbfgs", alpha=1.0, max_iter=1000, random_state=0)
+    network.fit(images[known], labels[known])
+    hidden = np.maximum(images @ network.coefs_[0] + network.intercepts_[0], 0)
+    features = torch.tensor(hidden / hidden[known].std(), dtype=torch.float32)[~known]
+    targets = torch.tensor(labels[~known] == CLASSES[1]).long()
+    parts = slice(_TRAIN_IMAGES), slice(_TRAIN_IMAGES, None)
+    train, test = (Rows(features[part], targets[part]) for part in parts)
+    return train, test
+
+
+def network(cell: Cell, **options: Any) -> DressedQuantumNet:
+    """The cell's model, with PyTorch's weights to begin with; exact unless the options say otherwise."""
+    return DressedQuantumNet(_HIDDEN, len(CLASSES), num_qubits=cell["qubits"], depth=cell["depth"], **options)
+
+
+def begun(cell: Cell, seed: np.random.SeedSequence) -> DressedQuantumNet:
+    """The cell's model on the noisy device, with the weights of the cell's seed, which draws its shots from ``seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cell["seed"])
+        start = network(cell, seed=seed.generate_state(4).tolist())
+    model = _on_noisy_device(*(cell[name] for name in _OF_STEP))
+    model.load_state_dict(start.state_dict())
+    model.quantum.set_rng_state(start.quantum.get_rng_state())
+    return model
+
+
+@cache
+def _on_noisy_device(way: WayName, shots: int, qubits: int, depth: int, batch_size: int) -> DressedQuantumNet:
+    """Made once in a process: to transpile its circuit takes as long as a training."""
+    cell = {"qubits": qubits, "depth": depth}
+    return network(cell, backend=backend_of(), shots=shots, gradient=WAY[way].gradient)
+
+
+def quote_of(cell: Cell) -> Quote:
+    """What one step costs on the device; nothing is sent anywhere."""
+    return _quote(*(cell[name] for name in _OF_STEP))
+
+
+@cache
+def _quote(way: WayName, shots: int, qubits: int, depth: int, batch_size: int) -> Quote:
+    cell, backend = {"qubits": qubits, "depth": depth}, IBMBackend(DEVICE, ledger=":memory:")
+    return network(cell, backend=backend, shots=shots, gradient=WAY[way].gradient).quantum.quote(batch_size)
+
+
+def steps_of(cell: Cell) -> int:
+    """For how many steps there is time."""
+    return int(cell["seconds"] / quote_of(cell).qpu_seconds)
+
+
+def require_time(cell: Cell) -> None:
+    """Refuses a cell without time for a single step.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if not steps_of(cell):
+        least = quote_of(cell).qpu_seconds
+        raise ValueError(
+            f"--seconds: got {cell['seconds']:g}, expected at least {least:.1f}, for one step ({cell['way']}, "
+            f"{cell['shots']} shots)."
+        )
+
+
+@cache
+def backend_of() -> Backend:
+    """The device's noise, simulated exactly; with shots from exact probabilities."""
+    return DensityMatrixBackend(device=fake_device(), optimization_level=2)
+
+
+def train(cell: Cell, seed: np.random.SeedSequence) -> Row:
+    """Trains the cell's model; the errors on the test images that it ends with.
+
+    Args:
+        cell: Cells of one seed start from the same weights and see the same batches, whatever the way.
+        seed: Draws the shots.
+    """
+    steps, quote = steps_of(cell), quote_of(cell)
+    model = begun(cell, seed)
+    train, test = examples()
+    batches = torch.Generator().manual_seed(cell["seed"])
+    optimizer = torch.optim.Adam(model.parameters(), lr=cell["lr"])
+    order = torch.empty(0, dtype=torch.int64)
+    for _ in range(steps):
+        if len(order) < cell["batch_size"]:
+            order = torch.randperm(len(train), generator=batches)
+        rows, order = order[: cell["batch_size"]], order[cell["batch_size"] :]
+        inputs, labels = train.batch(rows, training=True)
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+    return {
+        "steps": steps,
+        "seconds_of_step": quote.qpu_seconds,
+        "accuracy": accuracy(model, test),
+        "accuracy_of_weights": accuracy(without_noise(model, cell), test),
+    }
+
+
+def accuracy(model: torch.nn.Module, test: Rows) -> float:
+    """The share of the test images that are taken for what they are."""
+    with torch.no_grad():
+        return float((decisions(model(test.inputs)) == test.labels).double().mean())
+
+
+def without_noise(model: DressedQuantumNet, cell: Cell) -> DressedQuantumNet:
+    """The same weights, with exact values and without noise."""
+    twin = network(cell)
+    twin.load_state_dict(model.state_dict())
+    return twin
