@@ -67,7 +67,11 @@ def test_the_rule_without_its_factor_would_be_seen():
 
 
 @pytest.mark.parametrize(
-    "name", ["entangled_pair", pytest.param("shared_parameters", marks=pytest.mark.slow), "weight_groups"]
+    "name",
+    [
+        "entangled_pair",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("shared_parameters", "weight_groups")),
+    ],
 )
 def test_the_backend_measures_what_the_circuit_says(name):
     backend = defined_by(EXAMPLES[1])

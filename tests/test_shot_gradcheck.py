@@ -67,7 +67,10 @@ WRONG = {
         ("statevector", "spsa", {"bias": 0.05, "repeats": 200}),
         ("statevector", "finite_difference", {"bias": 0.2}),
         ("aer", "parameter_shift", {"repeats": 15, "shots": 700}),
-        ("ibm:fake_manila", "parameter_shift", {"bias": 0.15, "repeats": 12}),  # of the device's errors
+        pytest.param(
+            *("ibm:fake_manila", "parameter_shift", {"bias": 0.15, "repeats": 12}),  # of the device's errors
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_right_gradients_pass(backend, gradient, options):

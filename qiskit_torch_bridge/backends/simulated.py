@@ -125,7 +125,7 @@ def leaves_out_idle_qubits(device: Any, options: TranspilerOptions) -> bool:
     So it is where every qubit reaches every other, none has noise, and the user has chosen no places.
     """
     chosen = options.initial_layout is not None or options.pass_manager is not None
-    return not chosen and getattr(device, "coupling_map", None) is None and noise_model_of(device) is None
+    return not chosen and noise_model_of(device) is None and getattr(device, "coupling_map", None) is None
 
 
 def require_noise(
@@ -335,8 +335,8 @@ def _noisy_instructions(device: Any, noise: Any) -> frozenset[str]:
     """The names and labels that have errors, by the noise model or, for a device without one, by what it says itself."""
     if noise is not None:
         return frozenset(noise.noise_instructions)
-    target = getattr(device, "target", None)
-    if target is None or is_from("qiskit_aer", device):
+    target = None if is_from("qiskit_aer", device) else getattr(device, "target", None)
+    if target is None:
         return frozenset()
     errors = {name: target[name].values() for name in target.operation_names if target[name] is not None}
     return frozenset(

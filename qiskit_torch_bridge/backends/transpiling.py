@@ -217,15 +217,15 @@ def transpiled(
     """
     width = program.circuit.num_qubits
     options = _kept_in_place(options, program, device)
+    target = device.target  # asked for once: Aer makes it anew each time, and again for whatever it is asked of it
     # A simulator's number of qubits is a guess at what memory holds for the worst of circuits, and no limit.
-    connected = getattr(device, "coupling_map", None) is not None
-    target = device.target  # asked for once: Aer makes it anew each time
+    connected = target.build_coupling_map() is not None
     bounded = bounded_gates(target)
     folds = folds and connected and folds_rzz(target)
     if bounded:
         circuits = list(map(with_free_rzz if folds else _without_free_entanglers, circuits))
-    if basis_gates is None and not connected and width > _num_qubits(device):
-        basis_gates = sorted(_STANDARD & {*device.operation_names, *keep} - bounded)
+    if basis_gates is None and not connected and width > _num_qubits(target):
+        basis_gates = sorted(_STANDARD & {*target.operation_names, *keep} - bounded)
     for name, gate in keep.items():
         target.add_instruction(gate, name=name)
     known = set(target.operation_names if basis_gates is None else basis_gates)
@@ -399,8 +399,9 @@ def _synthesized(circuit: QuantumCircuit, gates: Collection[str]) -> QuantumCirc
 
 
 def _num_qubits(device: Any) -> float:
-    """Infinity where the device says none: it has no limit."""
-    return math.inf if device.num_qubits is None else int(device.num_qubits)
+    """A device's, or its target's; infinity where it says none: it has no limit."""
+    number = device.num_qubits
+    return math.inf if number is None else int(number)
 
 
 def gates_of_ibms_estimator(device: Any) -> list[str] | None:

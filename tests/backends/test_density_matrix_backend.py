@@ -1,6 +1,7 @@
 """Layers under noise on the package's own simulator: against Aer, and as layers on any other backend are."""
 
 import pickle
+from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -26,8 +27,15 @@ def aer_of(noise: NoiseModel) -> AerSimulator:
     return AerSimulator(noise_model=noise, method="density_matrix", max_parallel_threads=1)
 
 
-@pytest.mark.parametrize("readout", READOUTS)
-@pytest.mark.parametrize("name", MODELS)
+def models_and_readouts() -> Iterator[Any]:
+    """Each model with each readout; one of both is slow, in turn: noise and readout do not depend on each other."""
+    for place, name in enumerate(MODELS):
+        for number, readout in enumerate(READOUTS):
+            marks = [] if number == place % len(READOUTS) else [pytest.mark.slow]
+            yield pytest.param(name, readout, marks=marks)
+
+
+@pytest.mark.parametrize(("name", "readout"), list(models_and_readouts()))
 def test_values_and_gradients_are_those_of_aer(name, readout):
     """Ours by one sweep, Aer's by parameter shift."""
     noise = MODELS[name]()

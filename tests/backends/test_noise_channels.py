@@ -237,7 +237,10 @@ OFTEN_THE_SMALL_ONE = [
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
-        *((kind, "FakeManilaV2") for kind in MODELS),
+        *(
+            pytest.param(kind, "FakeManilaV2", marks=[] if place % 2 == 0 else pytest.mark.slow)
+            for place, kind in enumerate(MODELS)
+        ),
         *(
             pytest.param(kind, "FakeMontrealV2", marks=[] if place % 5 == 0 else pytest.mark.slow)
             for place, kind in enumerate(MODELS)
@@ -327,7 +330,9 @@ def assert_likely(tests: list[tuple[float, int]]) -> None:
     assert chi2.cdf(total, freedom) > 1e-3
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if place % 3 == 0 else pytest.mark.slow) for place, kind in enumerate(MODELS)]
+)
 def test_counts_of_misread_bits_are_those_of_aer(kind):
     """Bits are misread, differently from 0 and from 1, one qubit otherwise than the others; and flipped before.
 

@@ -197,7 +197,7 @@ NOISELESS = {name: make for name, make in BACKENDS.items() if name != "rehearsal
     [
         *(("statevector", rule) for rule in ("parameter_shift", "central", "forward")),
         ("aer", "parameter_shift"),
-        ("sampler", "parameter_shift"),
+        pytest.param("sampler", "parameter_shift", marks=pytest.mark.slow),
     ],
 )
 def test_gradients_scatter_as_their_standard_errors_say(backend, rule):

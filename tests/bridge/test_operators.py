@@ -37,7 +37,8 @@ def _compiled_anew() -> Iterator[None]:
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
-    gc.collect()
+    if operators._kept:  # only then: to look through all that torch.compile has made takes a quarter of a second
+        gc.collect()
     assert not operators._kept
 
 
@@ -110,8 +111,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-OTHER_SETTINGS = ("finite differences", "spsa", "probabilities", "aer")
-"""Those that go through a graph as one of the others does."""
+OTHER_SETTINGS = frozenset(SETTINGS) - {"exact", "shots", "sensitivity"}
+"""Those that go through a graph as one of the others does, or that other tests of graphs have."""
 
 
 @pytest.mark.parametrize(
@@ -145,8 +146,9 @@ def test_inductor(shots):
 
 
 # Of features, weights and shots each meets each of the others.
+# Each type and both ways of shots are quick.
 TYPES = [
-    (dtype, weights, (None, 20)[(i + j) % 2])
+    pytest.param(dtype, weights, (None, 20)[(i + j) % 2], marks=[] if j == i // 2 else [pytest.mark.slow])
     for i, dtype in enumerate([torch.float16, torch.bfloat16, torch.float32, torch.float64])
     for j, weights in enumerate([torch.float32, torch.float64])
 ]
@@ -166,8 +168,15 @@ def test_types(dtype, weights, shots):
     assert_same_model(model, twin)
 
 
-@pytest.mark.parametrize("lead", [(), (1,), (2, 3), (0,), (2, 0)], ids=str)
-@pytest.mark.parametrize("shots", [None, 20])
+def shapes() -> Iterator[Any]:
+    """Each shape with shots and without; one of both is slow, in turn."""
+    for place, lead in enumerate([(), (1,), (2, 3), (0,), (2, 0)]):
+        for number, shots in enumerate((None, 20)):
+            marks = [] if (place + number) % 2 == 0 else [pytest.mark.slow]
+            yield pytest.param(lead, shots, marks=marks, id=f"{shots}-{lead}")
+
+
+@pytest.mark.parametrize(("lead", "shots"), list(shapes()))
 def test_shapes(lead, shots):
     assert_compiles(layer(shots=shots), torch.randn(*lead, 2))
 
@@ -193,7 +202,9 @@ def test_circuits_that_lack_something(shots):
         assert_same_model(model, twin)
 
 
-@pytest.mark.parametrize("options", [{}, {"shots": 20}, {"gradient": "parameter_shift"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [pytest.param({}, marks=pytest.mark.slow), {"shots": 20}, {"gradient": "parameter_shift"}], ids=str
+)
 def test_expressions(options):
     assert_compiles(
         double_layer(**options), torch.rand(4, 2, dtype=torch.float64), torch.rand(5, 2, dtype=torch.float64)
@@ -244,7 +255,9 @@ def test_two_calls_with_the_same_features_are_two_measurements(call):
     assert difference.abs().max() < 10 / np.sqrt(1000)
 
 
-@pytest.mark.parametrize("through", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+@pytest.mark.parametrize(
+    "through", [pytest.param(copy.deepcopy, marks=pytest.mark.slow), lambda one: pickle.loads(pickle.dumps(one))]
+)
 def test_copies_are_layers_of_their_own(through):
     model = layer(shots=20)
     step(compiled(model), torch.rand(4, 2))

@@ -102,7 +102,14 @@ def assert_same_run(layer: QuantumLayer, twin: QuantumLayer) -> None:
 # ------------------------------------------------------------------------------------------------- values and gradients
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # Single gates are all the same to calls; tests/gradients has every one of them by the short way too.
+        pytest.param(name, marks=[pytest.mark.slow] * (name.startswith("gate_") and place % 3 > 0))
+        for place, name in enumerate(PROBLEMS)
+    ],
+)
 def test_every_circuit(name, generally):
     """Qiskit's own word on them, at the default settings, is in tests/gradients."""
     layer = problem(name).layer(oracle(name).weights)

@@ -422,9 +422,9 @@ class TestRun:
         ("behaviour", "status", "options"),
         [
             ("absent", "absent", ()),
-            ("crashing", "failed", ()),
+            pytest.param("crashing", "failed", (), marks=pytest.mark.slow),
             ("crashing_later", "failed", ()),
-            ("refusing", "failed", ()),
+            pytest.param("refusing", "failed", (), marks=pytest.mark.slow),
             pytest.param("hanging", "timeout", ("--timeout", "8"), marks=pytest.mark.slow),
         ],
     )

@@ -337,7 +337,16 @@ class TestData:
 class TestConfigurations:
     """The YAML files that come with the experiments."""
 
-    @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+    @pytest.mark.parametrize(
+        "path",
+        [
+            # Tests of these experiments price them too.
+            pytest.param(
+                path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in ("wide-complete", "recipes-default"))
+            )
+            for path in sorted(CONFIGS.glob("*.yaml"))
+        ],
+    )
     @pytest.mark.usefixtures("data_root")
     def test_parses_and_says_what_it_costs(self, path, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)

@@ -150,6 +150,7 @@ class TestRun:
 
     @pytest.mark.figures
     @pytest.mark.usefixtures("one_picture_of_each")
+    @pytest.mark.slow
     def test_seeds(self, folder):
         assert run(*SHORT, "--sweeps", "0", "--seeds", "2", "--run-dir", str(folder)) == 0
         assert {"seed3", "seed4", "seeds.png", "phases.png", "summary.csv"} <= {path.name for path in folder.iterdir()}

@@ -1,6 +1,6 @@
 """Noise of the user's own: against closed forms, and density matrices with Kraus operators written by hand."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -213,17 +213,23 @@ def test_readout_errors_in_exact_values():
         layer_of("aer", noise)(angle)
 
 
-@pytest.mark.parametrize(
-    "experiment",
-    [
-        [*("mnist01", "--dataset", "digits", "--shots", "10")],
-        [*("mnist36", "--dataset", "digits", "--shots", "10")],
-        [*("spirals", "--head", "quantum", "--gradient", "parameter_shift")],
-        [*("recipes", "--question", "dropout", "--answer", "quantum-none", "--dataset", "digits")],
-    ],
-    ids=lambda arguments: arguments[0],
-)
-@pytest.mark.parametrize("word", ["noisy", "noisy:guadalupe"])
+EXPERIMENTS = [
+    [*("mnist01", "--dataset", "digits", "--shots", "10")],
+    [*("mnist36", "--dataset", "digits", "--shots", "10")],
+    [*("spirals", "--head", "quantum", "--gradient", "parameter_shift")],
+    [*("recipes", "--question", "dropout", "--answer", "quantum-none", "--dataset", "digits")],
+]
+
+
+def words_and_experiments() -> Iterator[Any]:
+    """Each experiment with one of the words; with the other it is slow."""
+    for place, word in enumerate(("noisy", "noisy:guadalupe")):
+        for number, experiment in enumerate(EXPERIMENTS):
+            marks = [] if (number + place) % 2 == 0 else [pytest.mark.slow]
+            yield pytest.param(word, experiment, marks=marks, id=f"{word}-{experiment[0]}")
+
+
+@pytest.mark.parametrize(("word", "experiment"), list(words_and_experiments()))
 def test_experiments_take_it(word, experiment, tmp_path, capsys):
     if word != "noisy":
         pytest.importorskip("qiskit_ibm_runtime")

@@ -191,6 +191,7 @@ def test_other_options_are_the_run_s(tmp_path, capsys, undisturbed):
     assert "ibm.optimization_level: got 3, expected 2" in line
 
 
+@pytest.mark.slow
 def test_ctrl_c_before_the_first_checkpoint(folder, capsys, undisturbed):
     with ctrl_c_at(1, "nll_loss"):
         assert run(*REHEARSAL, "--run-dir", str(folder)) == 130

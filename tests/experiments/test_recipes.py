@@ -211,6 +211,7 @@ def test_dry_run_of_everything(tmp_path, capsys):
 
 @pytest.mark.figures
 @pytest.mark.usefixtures("one_picture_of_each")
+@pytest.mark.slow
 def test_run_folder_and_table(folder, capsys):
     options = ["--question", "quick-start", "--epochs", "2", "--seeds", "2", "--accuracy", "0.01"]
     assert run(*SHORT, *options, "--run-dir", str(folder)) == 0

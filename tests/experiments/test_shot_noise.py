@@ -337,6 +337,7 @@ def test_dry_run_lists_the_cells_and_writes_nothing(tmp_path, capsys, monkeypatc
 
 
 @pytest.mark.figures
+@pytest.mark.slow
 def test_small_run_writes_tables_and_figures(folder, capsys):
     assert main(["shot-noise", "--config", str(SMALL), "--run-dir", str(folder), *TINY]) == 0
     names = {path.name for path in folder.iterdir()}

@@ -153,6 +153,7 @@ def test_drawing_costs_no_shots_and_is_exact(folder):
 
 
 @pytest.mark.figures
+@pytest.mark.slow
 def test_figures_from_the_files_alone(folder):
     assert run(*SMALL, "--epochs", "1", "--head", "classical", "--run-dir", str(folder)) == 0
     (folder / "regions.png").unlink()
@@ -160,7 +161,7 @@ def test_figures_from_the_files_alone(folder):
     assert (folder / "regions.png").is_file()
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("schedule", [pytest.param("constant", marks=pytest.mark.slow), "cosine"])
 def test_interrupted_run_resumes_to_the_last_bit(tmp_path, schedule):
     """Within the second epoch of four steps and a test."""
     options = ["spirals", *SMALL, "--spiral", "easy", "--epochs", "2", "--shots", "20", "--schedule", schedule]

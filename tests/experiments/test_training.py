@@ -467,6 +467,7 @@ class TestStudies:
 
     OPTIONS = (*QUICK, "--seeds", "2", "--head", "both", "--epochs", "2")
 
+    @pytest.mark.slow
     def test_interrupted_in_the_middle(self, tmp_path):
         straight, broken = tmp_path / "straight", tmp_path / "broken"
         assert main(["mnist01", *self.OPTIONS, "--run-dir", str(straight)]) == 0

@@ -344,7 +344,10 @@ class TestTransfer:
             assert transfer(*options, *noise) == 0
         assert len(list((tmp_path / "runs" / "features").iterdir())) == 4
 
-    @pytest.mark.parametrize("options", [["--scheme", "CQ"], ["--scheme", "QQ", "--augment", "--shots", "20"]])
+    @pytest.mark.parametrize(
+        "options",
+        [["--scheme", "CQ"], pytest.param(["--scheme", "QQ", "--augment", "--shots", "20"], marks=pytest.mark.slow)],
+    )
     def test_interrupted_run_resumes_to_the_last_bit(self, transfer, tmp_path, options):
         assert transfer(*options, "--run-dir", "straight") == 0
         with ctrl_c_at(6, "cross_entropy"):  # in the second epoch of three steps and a test
@@ -356,6 +359,7 @@ class TestTransfer:
 
     @pytest.mark.figures
     @pytest.mark.usefixtures("one_picture_of_each")
+    @pytest.mark.slow
     def test_figures_without_the_data(self, transfer, tmp_path, pictures, resnet, quantum):
         assert transfer("--scheme", "CQ,CC", "--run-dir", "run") == 0
         shutil.rmtree(pictures)
@@ -428,6 +432,7 @@ class TestPretrain:
         assert result(folder)["classes"] == ["c", "d"]
         assert (folder / "loss.png").is_file()
 
+    @pytest.mark.slow
     def test_interrupted_within_a_transfer(self, transfer, tmp_path, capsys):
         options = ["--scheme", "QC", "--quantum-weights", "pretrain", "--epochs", "1"]
         assert transfer(*options, "--cache", "straight", "--run-dir", "one") == 0

@@ -128,6 +128,7 @@ def by_matrices(chip: Chip, layers: int, weights: np.ndarray, states: np.ndarray
 
 
 class TestNoise:
+    @pytest.mark.slow
     def test_all_qubits_together_are_the_whole_circuit(self, manila):
         weights, states = hidden_weights(manila, torch.Generator().manual_seed(1)), states_of(manila, 2)
         circuit, inputs, parameters = kicked_ising(manila, 2)

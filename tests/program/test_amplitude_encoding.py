@@ -20,7 +20,11 @@ from qiskit_torch_bridge.circuits import amplitude_encoding
 from qiskit_torch_bridge.program import amplitudes as module
 from qiskit_torch_bridge.program.amplitudes import AmplitudeEncoding
 
-SIZES = [(n, is_complex) for is_complex in (False, True) for n in range(1, 7)]
+SIZES = [
+    pytest.param(n, is_complex, marks=[pytest.mark.slow] * (n == 6 or (n == 5 and not is_complex)))
+    for is_complex in (False, True)
+    for n in range(1, 7)
+]
 SMALL_SIZES = [(1, False), (2, False), (3, False), (1, True), (2, True)]
 HARD_ROWS = {
     "a zero": [0.5, 0.0, -0.3, 0.2, 0.7, -0.1, 0.4, 0.9],

@@ -51,7 +51,13 @@ def entangling_circuit(n: int, layers: int, seed: int = 0) -> QuantumCircuit:
 # ------------------------------------------------------------------------------------------------- nothing dropped
 
 
-@pytest.mark.parametrize(("n", "size"), [(1, 20), (2, 50), (3, 45), (4, 45), (5, 30), (6, 20)])
+@pytest.mark.parametrize(
+    ("n", "size"),
+    [
+        *((1, 20), (2, 50), (6, 20)),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in ((3, 45), (4, 45), (5, 30))),
+    ],
+)
 def test_values_and_gradients_are_those_of_states(n, size):
     """Gates of all kinds, observables with many strings; the gradient kept from the values, and computed anew."""
     for seed in range(2):
