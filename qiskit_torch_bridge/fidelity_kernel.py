@@ -143,8 +143,9 @@ class FidelityKernel(nn.Module):
         """See :meth:`forward`; NumPy's arrays in, as scikit-learn has them, NumPy's arrays out, without gradients."""
         if not isinstance(rows, np.ndarray):
             return super().__call__(rows, columns, shots=shots)
-        first = torch.as_tensor(rows, dtype=torch.float64)
-        second = None if columns is None or columns is rows else torch.as_tensor(columns, dtype=torch.float64)
+        # Copied, because scikit-learn's may be read-only.
+        first = torch.from_numpy(np.array(rows, np.float64))
+        second = None if columns is None or columns is rows else torch.from_numpy(np.array(columns, np.float64))
         with torch.no_grad():
             return super().__call__(first, second, shots=shots).double().numpy()
 

@@ -45,9 +45,15 @@ def _outside_graphs(method: _Method) -> _Method:
     @functools.wraps(method)
     def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
-            return torch.compiler.disable(method)(self, *args, **kwargs)
-        if transforms.count_modes():
-            transforms.refuse_tracing()
+            return torch.compiler.disable(untraced)(self, *args, **kwargs)
+        return untraced(self, *args, **kwargs)
+
+    def untraced(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if transforms.is_tracing():
+            raise RuntimeError(
+                f"{method.__name__} was called within a trace (make_fx, torch.export, fake tensors), which cannot follow "
+                "it; call it outside."
+            )
         return method(self, *args, **kwargs)
 
     return checked  # type: ignore[return-value]
@@ -177,6 +183,14 @@ class GeometricModule(nn.Module):
         """
         for features in (features_a, features_b):
             like = self._checked(features, self._weight_list())
+        try:
+            torch.broadcast_shapes(features_a.shape, features_b.shape)
+        except RuntimeError:
+            shapes = tuple(features_a.shape), tuple(features_b.shape)
+            raise ValueError(
+                f"features_a, features_b: got shapes {shapes[0]} and {shapes[1]}, expected leading dimensions that can be "
+                "broadcast; for all pairs use FidelityKernel."
+            ) from None
         states = [self._at(self._source.whole, features) for features in (features_a, features_b)]
         return self._source.fidelity(*states).to(like.device, torch.promote_types(features_a.dtype, features_b.dtype))
 

@@ -8,10 +8,11 @@ entropy. The logarithm is therefore bounded (at the rounding of numbers of order
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from torch.autograd.function import once_differentiable
+
+from ..bridge.transforms import refuse_nested_forward_mode
 
 __all__ = ["entropy_of", "fidelity_of"]
 
@@ -55,7 +56,7 @@ class _Entropy(torch.autograd.Function):
     @staticmethod
     def forward(density: torch.Tensor) -> torch.Tensor:
         values = torch.linalg.eigvalsh(density).clamp(min=0.0)
-        return -torch.special.xlogy(values, values).sum(dim=-1)
+        return 0.0 - torch.special.xlogy(values, values).sum(dim=-1)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -69,6 +70,7 @@ class _Entropy(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor) -> torch.Tensor:
+        refuse_nested_forward_mode()
         return _product(_Slope.apply(*ctx.saved_tensors), tangent)
 
 
@@ -88,13 +90,15 @@ class _Slope(torch.autograd.Function):
         ctx.save_for_forward(*inputs)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> torch.Tensor:
-        return _Slope._along(ctx.saved_tensors[0], upstream)
+        (density,) = ctx.saved_tensors
+        return _last_order(_Slope._along(density, upstream), density, upstream)
 
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor) -> torch.Tensor:
-        return _Slope._along(ctx.saved_tensors[0], tangent)
+        refuse_nested_forward_mode()
+        (density,) = ctx.saved_tensors
+        return _last_order(_Slope._along(density, tangent), density, tangent)
 
     @staticmethod
     def _along(density: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
@@ -106,6 +110,43 @@ class _Slope(torch.autograd.Function):
         apart = torch.where(same, 1.0, difference)
         slopes = torch.where(same, 1.0 / other, torch.log1p(difference / other) / apart)
         return -vectors @ (slopes * (vectors.mH @ direction @ vectors)) @ vectors.mH
+
+
+class _LastOrder(torch.autograd.Function):
+    """Hands a derivative on that cannot be differentiated by what it depends on.
+
+    (torch's ``once_differentiable`` does not notice what was saved, and ``torch.autograd.grad`` would leave it out.)
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(derivative: torch.Tensor, *sources: torch.Tensor) -> torch.Tensor:
+        return derivative.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor) -> None:
+        _refuse()
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: torch.Tensor) -> None:
+        _refuse()
+
+
+def _last_order(derivative: torch.Tensor, *sources: torch.Tensor) -> torch.Tensor:
+    refusing: torch.Tensor = _LastOrder.apply(derivative.detach(), *sources)
+    return refusing
+
+
+def _refuse() -> NoReturn:
+    raise NotImplementedError(
+        "A von Neumann entropy is differentiable twice, and a fidelity of mixed states once; for higher orders use "
+        "kind='renyi2' or purities, or pure states."
+    )
 
 
 class _RootFidelity(torch.autograd.Function):
@@ -125,18 +166,19 @@ class _RootFidelity(torch.autograd.Function):
         ctx.save_for_forward(*inputs)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, ...]:
         first, second = ctx.saved_tensors
         scale = upstream[..., None, None]
-        return scale * _RootFidelity._slope(second, first), scale * _RootFidelity._slope(first, second)
+        slopes = scale * _RootFidelity._slope(second, first), scale * _RootFidelity._slope(first, second)
+        return tuple(_last_order(slope, first, second, upstream) for slope in slopes)
 
     @staticmethod
     def jvp(ctx: Any, by_first: torch.Tensor, by_second: torch.Tensor) -> torch.Tensor:
+        refuse_nested_forward_mode()
         first, second = ctx.saved_tensors
-        return _product(_RootFidelity._slope(second, first), by_first) + _product(
-            _RootFidelity._slope(first, second), by_second
-        )
+        moved = _product(_RootFidelity._slope(second, first), by_first)
+        moved = moved + _product(_RootFidelity._slope(first, second), by_second)
+        return _last_order(moved, first, second, by_first, by_second)
 
     @staticmethod
     def _slope(fixed: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:

@@ -42,8 +42,12 @@ def qubit_indices(circuit: QuantumCircuit, given: Any, num_qubits: int, name: st
             "instead."
         )
     if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
-        measured = ", or True for the measured qubits" if name == "probabilities" else ""
-        raise TypeError(f"{name}: got {given!r}, expected a list of qubits, a QuantumRegister{measured}.")
+        others = (
+            ", a QuantumRegister, or True for the measured qubits"
+            if name == "probabilities"
+            else " or a QuantumRegister"
+        )
+        raise TypeError(f"{name}: got {given!r}, expected a list of qubits{others}.")
     indices: list[int] = []
     for entry in given:
         if isinstance(entry, slice):

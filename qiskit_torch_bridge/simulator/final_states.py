@@ -21,6 +21,8 @@ from .lowering import lowered
 
 __all__ = ["FinalStates", "MixedStates", "PureStates"]
 
+_MOST_BYTES_WITHOUT_A_LOOK = 2**27  # at how much memory is free, which takes longer than a small state
+
 
 class FinalStates(ABC):
     """States as a map from angles to D numbers.
@@ -83,7 +85,10 @@ class PureStates(FinalStates):
     def values(self, angles: np.ndarray) -> np.ndarray:
         rows, simulator = len(angles), self._simulator
         needed = rows * self.size * self._complex.itemsize
-        _require_memory(self.size.bit_length() - 1, needed, psutil.virtual_memory().available, f"free, for {rows} rows")
+        if needed >= _MOST_BYTES_WITHOUT_A_LOOK:
+            _require_memory(
+                self.size.bit_length() - 1, needed, psutil.virtual_memory().available, f"free, for {rows} rows"
+            )
         lanes = simulator.lanes(rows)
         states = (
             np.empty((rows, self.size), self._complex) if self._is_whole else np.zeros((rows, self.size), self._complex)

@@ -407,6 +407,7 @@ def test_bound_circuits_are_the_users():
         (lambda layer: layer.purity(FEATURES, [5]), ValueError, "qubits: got qubit 5, expected 0 to 4"),
         (lambda layer: layer.purity(FEATURES, [1, 1]), ValueError, "expected each qubit once"),
         (lambda layer: layer.entropy(FEATURES, [0], kind="renyi3"), ValueError, "kind: got 'renyi3'"),
+        (lambda layer: layer.fidelity(FEATURES, FEATURES[:2]), ValueError, "expected leading dimensions"),
         (lambda layer: layer.entropy(FEATURES, [0], base=1), ValueError, "base: got 1"),
         (lambda layer: layer.mutual_information(FEATURES, [0, 1], [1]), ValueError, r"share \[1\]"),
         (lambda layer: layer.metric_tensor(FEATURES, approximation="block"), ValueError, "approximation: got 'block'"),
@@ -434,3 +435,34 @@ def test_nested_forward_mode_is_refused():
     function = torch.func.jacfwd(torch.func.jacfwd(lambda features: torch.view_as_real(layer.state(features))))
     with pytest.raises(NotImplementedError, match="Forward mode within forward mode"):
         function(FEATURES)
+
+
+def test_orders_that_do_not_exist_are_refused():
+    """A gradient that left a part of itself out would be worse than none."""
+    layer = bell_layer()
+    with torch.no_grad():
+        layer.weights[0] = 0.7
+
+    def derivative(value):
+        return torch.autograd.grad(value.sum(), layer.weights, create_graph=True)[0]
+
+    second = derivative(derivative(layer.entropy(None, [0])))
+    with pytest.raises(NotImplementedError, match="differentiable twice"):
+        derivative(second)
+    assert derivative(derivative(derivative(layer.entropy(None, [0], kind="renyi2")))).isfinite().all()
+    noisy, _ = noisy_layer()
+    rows = torch.tensor([[0.4], [1.9]], dtype=torch.float64)
+    slope = torch.autograd.grad(noisy.fidelity(rows[:1], rows[1:]).sum(), noisy.weights, create_graph=True)[0]
+    with pytest.raises(NotImplementedError, match="mixed states once"):
+        torch.autograd.grad(slope.sum(), noisy.weights)
+
+
+def test_traces_are_refused():
+    layer = layer_of_all_kinds()
+
+    class Model(torch.nn.Module):
+        def forward(self, features):
+            return layer.purity(features, [0])
+
+    with pytest.raises(RuntimeError, match="purity was called within a trace"):
+        torch.export.export(Model(), (FEATURES,), strict=False)
