@@ -99,8 +99,8 @@ class GeometricModule(nn.Module):
     def density_matrix(self, features: torch.Tensor | None = None, qubits: QubitsLike | None = None) -> torch.Tensor:
         """The density matrix of some qubits, exact; differentiable by features and weights, to any order.
 
-        On a ``DensityMatrixBackend`` (or ``"noisy:NAME"``) with its noise: the state that a measurement would meet, without
-        errors of the readout.
+        On a ``DensityMatrixBackend`` (or ``"noisy:NAME"``) with its noise: the state that a measurement of these qubits would
+        meet, in the circuit as it is transpiled for that, without errors of the readout.
 
         Args:
             features: As in :meth:`state`.
@@ -230,7 +230,8 @@ class GeometricModule(nn.Module):
         It is exact on ``"statevector"`` without shots, and differentiable by features and weights. Otherwise it is measured,
         by parameter shift of the fidelity with the state itself, in one backend call; without gradient
         (:mod:`qiskit_torch_bridge.geometry.measured_metric` has the formula and the number of circuits;
-        :meth:`quote_metric_tensor` the price; :attr:`last_metric` the standard errors).
+        :meth:`quote_metric_tensor` the price; :attr:`last_metric` the standard errors). Noise makes fidelities smaller, and
+        so the diagonal too large.
 
         Args:
             features: As in :meth:`state`.

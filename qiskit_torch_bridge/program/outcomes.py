@@ -42,12 +42,10 @@ def qubit_indices(circuit: QuantumCircuit, given: Any, num_qubits: int, name: st
             "instead."
         )
     if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
-        others = (
-            ", a QuantumRegister, or True for the measured qubits"
-            if name == "probabilities"
-            else " or a QuantumRegister"
-        )
-        raise TypeError(f"{name}: got {given!r}, expected a list of qubits{others}.")
+        lists = "a list of qubits or a QuantumRegister"
+        if name == "probabilities":
+            lists = "a list of qubits, a QuantumRegister, or True for the measured qubits"
+        raise TypeError(f"{name}: got {given!r}, expected {lists}.")
     indices: list[int] = []
     for entry in given:
         if isinstance(entry, slice):
