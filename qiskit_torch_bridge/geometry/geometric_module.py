@@ -99,8 +99,8 @@ class GeometricModule(nn.Module):
     def density_matrix(self, features: torch.Tensor | None = None, qubits: QubitsLike | None = None) -> torch.Tensor:
         """The density matrix of some qubits, exact; differentiable by features and weights, to any order.
 
-        On a ``DensityMatrixBackend`` (or ``"noisy:NAME"``) with its noise: the state that a measurement of these qubits would
-        meet, in the circuit as it is transpiled for that, without errors of the readout.
+        On a ``DensityMatrixBackend`` (or ``"noisy:NAME"``) with its noise: the state that a measurement of these qubits
+        would meet, in the circuit as it is transpiled for that, without errors of the readout.
 
         Args:
             features: As in :meth:`state`.
