@@ -30,6 +30,7 @@ LESSONS = [
     "3-a-hybrid-cnn-on-digits",
     "4-shot-noise",
     "5-to-real-hardware",
+    "6-quantum-transfer-learning",
 ]
 PACKAGES = {"copy", "matplotlib", "numpy", "pathlib", "qiskit", "qiskit_torch_bridge", "sklearn", "torch"}
 PLACEHOLDER = "# Your solution"
