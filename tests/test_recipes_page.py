@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from qiskit.quantum_info import DensityMatrix, Pauli, Statevector
+from qiskit.quantum_info import DensityMatrix, Pauli, Statevector, partial_trace
 
 from qiskit_torch_bridge import QuantumLayer
 
@@ -63,7 +63,7 @@ def assert_standard(z_scores, *, spread=0.12):
 
 def test_the_page_reads_well():
     assert not [line for line in PAGE.splitlines() if len(line) >= 120]
-    assert [len(blocks) for blocks in SECTIONS.values()] == [1, 1, 1, 1, 1, 1, 2, 3]  # each is run below
+    assert [len(blocks) for blocks in SECTIONS.values()] == [1, 1, 1, 1, 1, 1, 1, 2, 3]  # each is run below
 
 
 @pytest.mark.slow
@@ -93,59 +93,107 @@ def test_own_noise_by_density_matrix_and_by_trajectories():
     assert (f"{names['quote'].circuits:,}", f"{names['quote'].shots:,}") == stated
 
 
-@pytest.mark.slow
 def test_zero_noise_extrapolation():
     names = run("Zero-noise extrapolation")
-    assert names["coefficients"] == pytest.approx([15 / 8, -5 / 4, 3 / 8])  # Lagrange's, at zero
-    ideal = expectations(names["folded"](1), names)
-    # Two qubits, and noise on both: each CX multiplies every expectation value by 1 - p.
-    survival = np.array([0.97 ** (2 * factor) for factor in names["factors"]])
-    left = survival @ names["coefficients"]
+    layer, features = names["layer"], names["features"]
+    ideal = expectations(names["circuit"], names)
+    # Two qubits, and noise on both: each of two CX multiplies every expectation value by 1 - p.
+    survival = np.array([0.97 ** (2 * factor) for factor in names["method"].factors])
+    left = survival @ [15 / 8, -5 / 4, 3 / 8]  # Lagrange's polynomial, at zero
     assert abs(left - 1) < 0.001 < 0.05 < 1 - survival[0]
 
-    repeats = 40
-    features = names["features"].repeat(repeats, 1)
     with torch.no_grad():
-        values = [layer(features).double().numpy() for layer in names["layers"]]
-    errors = [layer.last_run.standard_errors for layer in names["layers"]]
-    for factor, measured, error in zip(survival, values, errors, strict=True):
-        assert_standard((measured - factor * np.tile(ideal, (repeats, 1))) / error)
-    mitigated = np.tensordot(names["coefficients"], values, 1)
-    total = np.tensordot(np.square(names["coefficients"]), np.square(errors), 1) ** 0.5
-    assert_standard((mitigated - left * np.tile(ideal, (repeats, 1))) / total)
-    assert names["standard_errors"] == pytest.approx(total[:4], rel=0.05)
+        values = layer(features.repeat(40, 1)).numpy()
+    assert_standard((values - left * np.tile(ideal, (40, 1))) / layer.last_run.standard_errors)
 
     def total_at(weights):
-        return expectations(names["folded"](1), names, weights).sum()
+        return expectations(names["circuit"], names, weights).sum()
 
     without_shots = run(None, code=SECTIONS["Zero-noise extrapolation"][0].replace("20_000", "None"))
     assert without_shots["values"].detach().numpy() == pytest.approx(left * ideal, abs=1e-6)
     slopes = [(total_at(WEIGHTS + s) - total_at(WEIGHTS - s)) / 2 for s in np.pi / 2 * np.eye(2)]
-    z_scores = (names["gradient"].numpy() - left * np.array(slopes)) / names["gradient_errors"]
-    assert np.abs(z_scores).max() < 4
-    assert np.all(names["gradient_errors"] < 0.05)
+    measured = names["run"]
+    assert np.abs((measured.gradients - left * np.array(slopes)) / measured.gradient_standard_errors).max() < 4
+    assert np.all(measured.gradient_standard_errors < 0.05)
+    plain = QuantumLayer(names["circuit"], **names["options"], shots=20_000, seed=1)
+    plain(features)
+    assert names["quote"].shots == 3 * plain.quote(batch_size=4).shots
+    assert 2 < np.mean(measured.standard_errors / plain.last_run.standard_errors) < 2.6  # "about twice"
+    exponential = names["ZeroNoiseExtrapolation"](fit="exponential")
+    exact = QuantumLayer(names["circuit"], **names["options"], mitigation=[exponential])(features)
+    assert exact.detach().numpy() == pytest.approx(ideal, abs=1e-6)
 
 
 @pytest.mark.slow
 def test_readout_correction():
     names = run("Readout correction")
-    circuit = names["circuit"]
+    circuit, options = names["circuit"], names["options"]
     rows = names["features"].tolist()
     true = np.array([state(circuit, {names["x"]: row, names["w"]: WEIGHTS}).probabilities() for row in rows])
-    one, other = np.array([[0.98, 0.02], [0.06, 0.94]]), np.array([[0.97, 0.03], [0.09, 0.91]])
-    assert names["assignment"].numpy() == pytest.approx(np.kron(other, one), abs=0.02)
     with torch.no_grad():
-        assert np.abs(names["layer"](names["features"]).numpy() - true).max() > 0.02  # the errors matter
+        plain = QuantumLayer(circuit, **options)(names["features"]).numpy()
+    assert np.abs(plain - true).max() > 0.02  # the errors matter
+    assert np.abs((names["estimates"].detach().numpy() - true) / names["standard_errors"]).max() < 4
+    assert sum(names["raw"].values()) == 4000
+    layer = names["layer"]
+    assert names["once"].shots == 0 < QuantumLayer(circuit, **options, mitigation=layer.mitigation).quote(4).once.shots
 
     z_scores = []
-    names["calibration"].shots = 300  # so few that its part of the error bars matters
+    layer.shots = 300
     with torch.no_grad():
         for _ in range(150):
-            names["assignment"] = names["calibration"](torch.pi * names["outcomes"].double())
-            names["inverse"] = torch.linalg.inv(names["assignment"])
-            estimates, errors = names["corrected"](names["features"])
-            z_scores.append((estimates.numpy() - true) / errors.numpy())
+            layer.mitigation = [names["ReadoutCorrection"](calibration_rows=1)]  # whose calibration matters
+            estimates = layer(names["features"]).numpy()
+            z_scores.append((estimates - true) / layer.last_run.standard_errors)
     assert_standard(z_scores)
+
+
+OWN_METHOD = "A mitigation method of your own"
+
+
+def test_own_method_of_mitigation():
+    """Its values are those of the noisy state within the symmetry; its error bars and gradients fit."""
+    code = SECTIONS[OWN_METHOD][0]
+    method = re.search(r"@dataclass\(frozen=True\)\nclass .*?\n\n\n", code, flags=re.DOTALL)[0]
+    assert len(method.strip().splitlines()) <= 40
+    names = run(None, code=code.replace("shots=4000, seed=1, ", ""))  # exact values
+    features, circuit = names["features"], names["circuit"]
+
+    def values(rows, weights=(0.7, 0.4), noise=0.04):
+        found = []
+        for row in rows:
+            bound = circuit.assign_parameters({names["x"]: row, names["w"]: weights})
+            density = DensityMatrix.from_label("000")
+            for gate in bound.data:
+                qubits = [bound.find_bit(qubit).index for qubit in gate.qubits]
+                density = density.evolve(gate.operation, qubits)
+                if len(qubits) == 2:
+                    (other,) = {0, 1, 2} - {*qubits}
+                    rest = partial_trace(density, qubits).data
+                    spread = np.eye(4) / 4
+                    mixed = np.kron(spread, rest) if other == 0 else np.kron(rest, spread)
+                    density = DensityMatrix((1 - noise) * density.data + noise * mixed)
+            probabilities = density.probabilities()
+            one = probabilities[[1, 2, 4]] / probabilities[[1, 2, 4]].sum()
+            found.append([1 - 2 * one[2], 1 - 2 * one[1], 1 - 2 * one[0]])
+        return np.array(found)
+
+    exact = values(features.tolist())
+    assert names["values"].detach().numpy() == pytest.approx(exact, abs=1e-6)
+    ideal = values(features.tolist(), noise=0)
+    plain = QuantumLayer(circuit, **names["options"], backend=names["backend"])(features).detach().numpy()
+    assert np.abs(plain - ideal).max() > 1.5 * np.abs(exact - ideal).max() > 0
+
+    layer = run(OWN_METHOD)["layer"]
+    layer(features).sum().backward()
+    run_with_shots = layer.last_run
+    assert np.isfinite(run_with_shots.gradient_standard_errors).all()
+    with torch.no_grad():
+        measured = layer(features.repeat(150, 1)).numpy()
+    assert_standard((measured - np.tile(exact, (150, 1))) / layer.last_run.standard_errors)
+    options = names["options"] | {"observables": "XII", "mitigation": layer.mitigation}
+    with pytest.raises(ValueError, match="needs measured bits of observables of Z only"):
+        QuantumLayer(circuit, **options, backend=names["backend"])
 
 
 def test_fidelity_kernel():

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from .kinds import SEEDS, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed
+from .mitigations import mitigation_words
 from .noise_settings import OWN_SIMULATION, NoiseSettings
 from .shot_schedules import ShotSettings
 
@@ -91,6 +92,9 @@ class TrainingSettings(ShotSettings, Settings):
         ibm: For --backend ibm:NAME.
         noise: For --backend noisy or aer: noise of your own, the name of a YAML file that says it by the names of
             --noise.help.
+        mitigation: Methods of error mitigation, separated by commas, for devices and noisy simulators: readout (corrected by
+            calibration circuits), twirled_readout (by random flips, expectation values only), zne (gates folded 1, 3 and 5
+            times, extrapolated by a line).
         gradient: adjoint, parameter_shift, finite_difference, spsa; null: the best for the backend.
         epochs: Passes through the training examples.
         batch_size: Examples a step.
@@ -104,6 +108,7 @@ class TrainingSettings(ShotSettings, Settings):
     backend: str = "statevector"
     ibm: HardwareSettings = HardwareSettings()
     noise: NoiseSettings | None = None
+    mitigation: str | None = None
     gradient: str | None = None
     epochs: PositiveInt = 10
     batch_size: PositiveInt = 10
@@ -124,6 +129,7 @@ class TrainingSettings(ShotSettings, Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        mitigation_words(self.mitigation)
         if self.seed + self.seeds > SEEDS:
             raise ValueError(
                 f"--seeds: got {self.seeds} from --seed {self.seed} on, expected all of them below {SEEDS}."

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .mitigations import mitigation_of
 from .noise_models import SIMULATIONS
 from .settings import TrainingSettings
 
@@ -84,7 +85,7 @@ def layer_seed(seed: int) -> int | tuple[int, int]:
 
 
 def layer_options(settings: TrainingSettings, device: IBMBackend | None = None) -> dict[str, Any]:
-    """What the settings say of a quantum layer: backend, shots, gradient rule and seed.
+    """What the settings say of a quantum layer: backend, shots, gradient rule, mitigation and seed.
 
     Args:
         settings: Of a training.
@@ -92,6 +93,7 @@ def layer_options(settings: TrainingSettings, device: IBMBackend | None = None) 
     """
     names = ("backend", "shots", "gradient", "allocation")
     options: dict[str, Any] = {name: getattr(settings, name) for name in names} | {"seed": layer_seed(settings.seed)}
+    options["mitigation"] = mitigation_of(settings.mitigation)
     if settings.noise is not None:
         options["backend"] = SIMULATIONS[settings.backend](settings.noise)
     return options if device is None else options | {"backend": device}
@@ -104,7 +106,7 @@ def simulated_options(settings: TrainingSettings) -> dict[str, Any]:
 
 def exact_options(settings: TrainingSettings) -> dict[str, Any]:
     """The same with exact simulation, for circuits that are drawn and not measured."""
-    exact = {"backend": None, "shots": None, "gradient": None, "allocation": "uniform"}
+    exact = {"backend": None, "shots": None, "gradient": None, "allocation": "uniform", "mitigation": ()}
     return exact | {"seed": layer_seed(settings.seed)}
 
 

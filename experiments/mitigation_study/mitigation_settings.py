@@ -48,12 +48,12 @@ class MitigationSettings(StudySettings):
     methods: tuple[str, ...] = METHODS
     executions: PositiveInt = 3840
     repeats: PositiveInt = 40
-    points: PositiveInt = 3
+    points: PositiveInt = 2
     trained_devices: tuple[str, ...] = ("lagos", "kolkata", "sherbrooke", "fez")
     trained_methods: tuple[str, ...] = ("none", "readout", "line 1, 3", "readout, line 1, 3")
-    trained_executions: tuple[PositiveInt, ...] = (60, 480)
+    trained_executions: tuple[PositiveInt, ...] = (240,)
     steps: PositiveInt = 40
-    seeds: PositiveInt = 5
+    seeds: PositiveInt = 3
 
     def __post_init__(self) -> None:
         chosen = {"methods": self.methods, "trained-methods": self.trained_methods}

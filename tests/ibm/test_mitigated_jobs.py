@@ -14,7 +14,15 @@ from ibm_training import FEATURES, INITIAL, INPUTS, WEIGHTS, ibm, step
 from qiskit import QuantumCircuit
 from qiskit_ibm_runtime.fake_provider import FakeFractionalBackend, FakeManilaV2
 
-from qiskit_torch_bridge import BudgetExceeded, EstimatorBackend, IBMBackend, QuantumLayer, ZeroNoiseExtrapolation
+from qiskit_torch_bridge import (
+    BudgetExceeded,
+    EstimatorBackend,
+    IBMBackend,
+    QuantumLayer,
+    ReadoutCorrection,
+    TwirledReadout,
+    ZeroNoiseExtrapolation,
+)
 from qiskit_torch_bridge.backends.ibm import device_programs as device_programs_module
 from qiskit_torch_bridge.backends.ibm.device import LocalDevice
 from qiskit_torch_bridge.mitigation.folding import Folding
@@ -276,3 +284,26 @@ def test_fractional_gates_are_folded_within_their_range(monkeypatch):
     events = backend.ledger.events("self-test")
     assert len(events) == 3
     assert all("agrees with the logical one" in event["message"] for event in events)
+
+
+@pytest.mark.parametrize("primitive", ["sampler", "estimator"])
+@pytest.mark.parametrize("option", ["dynamical_decoupling.enable", "twirling.enable_gates", "twirling.enable_measure"])
+@pytest.mark.parametrize("methods", [[ReadoutCorrection()], [TwirledReadout(randomizations=2)], [METHOD]], ids=repr)
+def test_the_table_of_combinations(primitive, option, methods):
+    """In the docstring of ``qiskit_torch_bridge.mitigation``."""
+    name, value = option.split(".")
+    backend = IBMBackend(FakeManilaV2(), primitive=primitive, options={name: {value: True}})
+    message = None
+    if methods != [METHOD] and primitive == "estimator":
+        message = "does not say what bits it measures"
+    if isinstance(methods[0], TwirledReadout) and (primitive, value) == ("sampler", "enable_measure"):
+        message = "flips bits already"
+    if message is not None:
+        with pytest.raises(ValueError, match=message):
+            layer_on(backend, methods)
+        return
+    layer = layer_on(backend, methods, shots=32)
+    with torch.no_grad():
+        layer(FEATURES)
+    assert len(backend.ledger.entries()) == 1
+    assert np.isfinite(layer.last_run.standard_errors).all()
