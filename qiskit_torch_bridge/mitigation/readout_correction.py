@@ -135,7 +135,8 @@ def _corrected(raw: Estimate, readout: Readout, groups: Sequence[CorrectedGroup]
                 total += shots * group.variances_of_calibration(measured, upstream)
         return total
 
-    return replace(raw, values=values, variances=variances, state=None, covariance=Covariance(of_one_shot, shots, rows))
+    covariance = Covariance(of_one_shot, shots, rows, weighted=True)
+    return replace(raw, values=values, variances=variances, state=None, covariance=covariance)
 
 
 def _taken(raw: Estimate, measured: np.ndarray | Samples) -> np.ndarray | int:
