@@ -65,15 +65,19 @@ def _append(circuit: QuantumCircuit, name: str, angle: ParameterExpression, firs
 
 
 def _sandwiches(circuit: QuantumCircuit) -> dict[int, tuple[int, int]]:
-    """Places of free rotations, and of the two ``cx`` about each, with nothing else on their qubits in between."""
+    """Places of free rotations, and of the two ``cx`` about each, with nothing else on their qubits in between.
+
+    A ``cx`` is about one rotation only: of ``cx rz cx rz cx`` the last two stay.
+    """
     wires: dict[Qubit, list[int]] = defaultdict(list)
     for place, instruction in enumerate(circuit.data):
         for qubit in instruction.qubits:
             wires[qubit].append(place)
     next_on = {(qubit, place): after for qubit, wire in wires.items() for place, after in pairwise(wire)}
-    sandwiches = {}
+    sandwiches: dict[int, tuple[int, int]] = {}
+    closed: set[int] = set()
     for first, opening in enumerate(circuit.data):
-        if not _is_plain_cnot(opening):
+        if first in closed or not _is_plain_cnot(opening):
             continue
         control, target = opening.qubits
         filling = next_on.get((target, first))
@@ -84,6 +88,7 @@ def _sandwiches(circuit: QuantumCircuit) -> dict[int, tuple[int, int]]:
         fits = inside.name in _BETWEEN_CNOTS and not inside.label and is_free(inside.params[0])
         if fits and _is_plain_cnot(closing) and closing.qubits == opening.qubits:
             sandwiches[filling] = (first, last)
+            closed.add(last)
     return sandwiches
 
 

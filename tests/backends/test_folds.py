@@ -213,6 +213,22 @@ def test_a_feature_map_has_one_rzz_for_each_pair():
     assert "cx" not in rewritten.count_ops()
 
 
+@pytest.mark.parametrize(("rotations", "rewritten_ones"), [(2, 1), (3, 2), (4, 2)])
+def test_a_cx_between_two_rotations_belongs_to_one_of_them(rotations, rewritten_ones):
+    angles = ParameterVector("t", rotations)
+    circuit = QuantumCircuit(2)
+    circuit.cx(0, 1)
+    for number, angle in enumerate(angles):
+        (circuit.ry if number % 2 else circuit.rz)(angle, 1)
+        circuit.cx(0, 1)
+    rewritten = with_free_rzz(circuit)
+    assert rewritten.count_ops()["rzz"] == rewritten_ones
+    values = {angle: 0.3 + number for number, angle in enumerate(angles)}
+    assert_equal_up_to_a_phase(
+        Operator(circuit.assign_parameters(values)).data, Operator(rewritten.assign_parameters(values)).data
+    )
+
+
 def test_what_is_no_rotation_of_two_qubits_stays():
     t = Parameter("t")
     circuit = QuantumCircuit(3)

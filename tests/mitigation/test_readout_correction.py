@@ -239,6 +239,17 @@ def test_predictions_scale_as_the_shots():
     np.testing.assert_allclose(run.predicted(2000).standard_errors, run.standard_errors / 2)
 
 
+def test_predictions_from_exact_values_are_those_of_the_corrected_scores():
+    layer = layer_of(DensityMatrixBackend(noise=misreading()), "probabilities", mitigation=[ReadoutCorrection()])
+    layer(FEATURES)
+    confusions = [np.array([[1 - first, second], [first, 1 - second]]) for first, second in (RATES[0], RATES[2])]
+    inverse = np.linalg.inv(np.kron(*confusions))  # the first qubit that is asked for is the last bit
+    true = ideal("probabilities")
+    misread = true @ np.kron(*confusions).T
+    variances = (misread @ inverse.T**2 - true**2) / 1000
+    assert layer.last_run.predicted(1000).standard_errors == pytest.approx(np.sqrt(variances), rel=1e-6)
+
+
 def test_one_shot_says_nothing_about_its_error():
     layer = layer_of(DensityMatrixBackend(misreading()), shots=1, seed=1, mitigation=[ReadoutCorrection()])
     layer(FEATURES)
