@@ -57,6 +57,15 @@ def test_exact_values_and_gradients(make, readout):
     assert np.all(layer.last_run.standard_errors == 0.0)
 
 
+@backends(WITH_SHOTS)
+def test_error_bars_are_those_of_the_counts(make):
+    """A single Pauli string in S shots has the unbiased variance (1 - value**2) / (S - 1)."""
+    layer = make_layer(model(), backend=make(), shots=SHOTS, observables=["ZIZ", "IXX"])
+    layer(FEATURES)
+    run = layer.last_run
+    np.testing.assert_allclose(run.standard_errors**2, (1 - run.values**2) / (SHOTS - 1), rtol=1e-9)
+
+
 @backends(EXACT_ESTIMATORS)
 def test_exact_estimators(make):
     assert_step(make_layer(model(), backend=make(), **EXPECTATION), REFERENCES["expectation"], atol=EXACT_ATOL)
