@@ -25,13 +25,14 @@ from qiskit_ibm_runtime.fake_provider import FakeGuadalupeV2, FakeManilaV2, Fake
 from test_fake_devices import textbook_layer
 
 from qiskit_torch_bridge import IBMBackend, Limits, Packing, Passport, QuantumLayer, Replay, Request
+from qiskit_torch_bridge.backends.ibm import packed_programs, service
 from qiskit_torch_bridge.backends.ibm import packing as packing_module
-from qiskit_torch_bridge.backends.ibm import service
 from qiskit_torch_bridge.backends.ibm.device import LocalDevice
 from qiskit_torch_bridge.backends.ibm.packing import pieces_of_rows
 from qiskit_torch_bridge.backends.ibm.part_of_device import PartOfDevice
 from qiskit_torch_bridge.backends.ibm.primitive_options import checked_options
 from qiskit_torch_bridge.backends.ibm.recording import write_recording
+from qiskit_torch_bridge.backends.ibm.regions import Region
 from qiskit_torch_bridge.backends.passport import PackedRows
 from qiskit_torch_bridge.program.variants import Variant
 
@@ -224,14 +225,14 @@ def test_a_part_of_a_device_has_its_noise():
 # --- a region that is worse than the others ---------------------------------------------------------------------------
 
 
-def with_a_bad_region(rotate, steps: int) -> np.ndarray:
+def with_a_bad_region(rotate, steps: int, *, shots: int = 300, misread: float = 0.5) -> np.ndarray:
     """Values of <Z> = 1 of each row and step where a qubit misreads every other shot, which its target does not say."""
     noise = NoiseModel()
-    noise.add_readout_error(ReadoutError([[0.5, 0.5], [0.5, 0.5]]), [4])
+    noise.add_readout_error(ReadoutError([[1 - misread, misread], [misread, 1 - misread]]), [4])
     circuit, x = QuantumCircuit(1), ParameterVector("x", 1)
     circuit.rz(x[0], 0)
     backend = IBMBackend(line_of(5, noise), packing=Packing(rotate=rotate))
-    layer = QuantumLayer(circuit, inputs=x, observables=["Z"], backend=backend, shots=300, seed=2)
+    layer = QuantumLayer(circuit, inputs=x, observables=["Z"], backend=backend, shots=shots, seed=2)
     with torch.no_grad():
         values = np.stack([layer(torch.zeros(3, 1))[:, 0].numpy() for _ in range(steps)])
     (rows,) = layer.last_run.passport.packing
@@ -257,6 +258,23 @@ def test_rotation_between_shots_gives_every_row_the_same_bias():
     # A third of the shots are misread half the time: <Z> = 2/3, with a standard error of sqrt(1/6 * 5/6 * 4 / 300).
     scores = (values - 2 / 3) / np.sqrt(4 * 1 / 6 * 5 / 6 / 300)
     assert np.abs(scores).max() < 5
+
+
+def test_shots_left_over_are_left_out_of_all_regions_alike():
+    """Of 3 pieces of 2 shots 4 are taken: from the region that always misreads 1 or 2, and never none."""
+    values = with_a_bad_region("shots", 8, shots=4, misread=1.0)
+    assert sorted({*values.flatten().tolist()}) == [0.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "counts"),
+    [([16, 15], [15, 15]), ([16, 2], [16, 2]), ([3, 2], [2, 2]), ([7, 4, 4], [4, 4, 4]), ([5], [5]), ([], [])],
+)
+def test_a_rows_pieces_go_to_all_regions_of_a_circuit_alike(sizes, counts):
+    regions = [[Region({0: place}, 0.9) for place in range(size)] for size in sizes]
+    shares = packed_programs._in_equal_shares(regions)
+    assert list(map(len, shares)) == counts
+    assert all(share == own[: len(share)] for share, own in zip(shares, regions, strict=True))
 
 
 # --- what it costs ----------------------------------------------------------------------------------------------------
@@ -426,11 +444,10 @@ def test_variants_run_where_their_program_does(tmp_path):
         with IBMBackend(FakeGuadalupeV2(), packing="auto", ledger=path) as backend:
             program = textbook_layer(backend, shots=10).program
             folded = program.varied(Folded())
-            requests = [Request(one, angles, np.random.SeedSequence(5)) for one in (program, folded)]
+            plain_seed, folded_seed = np.random.SeedSequence(5).spawn(2)
+            requests = [Request(program, angles, plain_seed), Request(folded, angles, folded_seed)]
             plain, changed = backend.evaluate_all(requests, shots=2000)
-            assert [rows.layouts for rows in plain.passport.packing] == [
-                rows.layouts for rows in changed.passport.packing
-            ]
+            assert changed.passport.packing == plain.passport.packing  # each row in the same region
             assert len(plain.passport.packing[0].layouts) > 2
             np.testing.assert_allclose(changed.values, plain.values, atol=0.3)
             assert (changed.values != plain.values).any()

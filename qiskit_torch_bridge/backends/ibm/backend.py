@@ -426,7 +426,13 @@ class IBMBackend(TranspilingBackend):
         if self.packing is None:
             return replace(settled, measurements=measurements)
         pieces = self._pieces(measurements, shots)
-        measurements = [replace(measurement, pieces=pieces) for measurement in measurements]
+        # Variants of a program at the same angles: each row has all of them in one region, whose bias they share.
+        seeds: dict[int, np.random.SeedSequence] = {}
+        turned_by = [seeds.setdefault(id(request.angles), request.seed) for request in requests]
+        measurements = [
+            replace(measurement, pieces=pieces, turned_by=seed)
+            for measurement, seed in zip(measurements, turned_by, strict=True)
+        ]
         return replace(settled, measurements=measurements, price=self._price(-(-shots // pieces)), pieces=pieces)
 
     def _pieces(self, measurements: Sequence[Measurement], shots: int) -> int:

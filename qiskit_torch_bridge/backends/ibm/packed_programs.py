@@ -128,7 +128,21 @@ def _chosen(
         if not known[where]:
             raise ValueError(f"packing: no region of {device.name} can run the circuit; leave packing out.")
         places.append(known[where])
-    return places
+    return _in_equal_shares(places) if packing.rotate == "shots" else places
+
+
+def _in_equal_shares(regions: Sequence[list[Region]]) -> list[list[Region]]:
+    """As many of each circuit's regions as divide one number of pieces, so that a row's pieces go to all of them alike.
+
+    Of all such choices, that with the fewest executions.
+    """
+    sizes = [len(own) for own in regions]
+    choices = [
+        [max(count for count in range(1, size + 1) if pieces % count == 0) for size in sizes]
+        for pieces in range(1, max(sizes, default=0) + 1)
+    ]
+    counts = min(choices, key=lambda choice: sum(1 / count for count in choice), default=[])
+    return [own[:count] for own, count in zip(regions, counts, strict=True)]
 
 
 def _acted_on(circuit: DeviceCircuit) -> frozenset[int]:

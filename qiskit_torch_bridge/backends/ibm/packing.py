@@ -48,14 +48,15 @@ class Packing:
             mean square error of gradients, shot noise included, was 0.028 in the best region alone (27 s of the processor's
             time a step), 0.042 with a loss of 0.05 (5.8 s), 0.059 with 0.1 (4.0 s).
         rotate: ``"steps"``: at each call the rows begin at another region, by the seed, so that a region's bias is a
-            different row's each time. It costs nothing, but within a step the shifted points of one derivative are measured
-            with different biases, which is noise that standard errors do not know. ``"shots"`` (for Samplers): each row's
-            shots are spread over all regions alike, so that all rows of a step have the same bias, the mean one, and a
-            derivative that is zero stays zero. It costs as many executions, rounded up to whole shots of each piece (and
-            to whole randomisations, 64 shots each, where circuits are twirled), and as many times the parameter values to
-            send as there are regions. In the measurement above gradients were as good either way. Mitigation by
-            calibration circuits needs it, and corrects the mean of the regions. None: rows begin at the
-            best region.
+            different row's each time. It costs nothing, but within a step the shifted points of one derivative are
+            measured with different biases, which is noise that standard errors do not know. (The folded circuits of
+            an extrapolation are measured where their row is.) ``"shots"`` (for Samplers): each row's shots are spread
+            over all regions alike, to a shot, so that all rows of a step have the same bias, the mean one, and a
+            derivative that is zero stays zero. (Of the measurement groups' regions, some may be left out for that.)
+            It costs as many executions, rounded up to whole shots of each piece (and to whole randomisations, 64
+            shots each, where circuits are twirled), and as many times the parameter values to send as there are
+            regions. In the measurement above gradients were as good either way. Mitigation by calibration circuits
+            needs it, and corrects the mean of the regions. None: rows begin at the best region.
 
     Raises:
         ValueError: If one is something else.
@@ -321,7 +322,7 @@ def rows_apart(pubs: Sequence[Sequence[np.ndarray]], rows: PackedRows, shots: in
         pubs: The arrays of each, in the order of the sets.
         rows: Which rows they are.
         shots: That were asked for of each row. Pieces of equal size may have more in all, by less than one for each piece:
-            these are left out. What twirling has added stays.
+            these are left out, of each piece one at most. What twirling has added stays.
 
     Raises:
         WrongResult: If they are those of other rows.
@@ -337,7 +338,7 @@ def rows_apart(pubs: Sequence[Sequence[np.ndarray]], rows: PackedRows, shots: in
     taken = together.reshape(rows.num_sets, -1, regions, rows.bits)
     pieces = taken[sets, :, places]  # (rows, pieces, shots, bits)
     surplus = rows.pieces * rows.shots - shots
-    whole = pieces.reshape(rows.rows, -1, rows.bits)
+    whole = pieces.swapaxes(1, 2).reshape(rows.rows, -1, rows.bits)
     return [[_packed_bits(whole[:, : whole.shape[1] - surplus])]]
 
 

@@ -61,12 +61,14 @@ class Measurement:
         program: Its program.
         shots: Of each row.
         pieces: Where circuits are executed in copies side by side: in how many pieces a row's shots are taken.
+        turned_by: The seed by which the region is chosen that the first row begins at; None: the request's.
     """
 
     request: Request
     program: DeviceProgram
     shots: int
     pieces: int | None = None
+    turned_by: np.random.SeedSequence | None = None
 
     @property
     def circuits(self) -> Sequence[DeviceCircuit]:
@@ -90,7 +92,8 @@ class Measurement:
             return ()
         # Not the seed itself, which decides about the shots; a number of its own, so that training and evaluating in turns
         # do not keep rows in step with regions.
-        turn = int(self.request.seed.generate_state(2)[1]) if self.program.rotates else 0
+        seed = self.request.seed if self.turned_by is None else self.turned_by
+        turn = int(seed.generate_state(2)[1]) if self.program.rotates else 0
         return tuple(
             PackedRows(
                 rows=len(self.request.angles),
