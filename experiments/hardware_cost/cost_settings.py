@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..common.kinds import PositiveFloat, PositiveInt
+from ..common.kinds import NonNegativeInt, PositiveFloat, PositiveInt
 from ..common.settings import StudySettings
 from .steps import PEERS
 
 PartName = Literal["step", "training"]
-WayName = Literal["plain", "SPSA"]
+WayName = Literal["plain", "SPSA", "packed", "packed, extrapolated", "mitigated"]
 PARTS: tuple[PartName, ...] = get_args(PartName)
 WAYS: tuple[WayName, ...] = get_args(WayName)
 _ALL_PEERS = "peers"
@@ -46,7 +46,7 @@ class HardwareCostSettings(StudySettings):
     seconds: PositiveFloat = 600.0
     lrs: tuple[PositiveFloat, ...] = (0.003, 0.01)
     seeds: PositiveInt = 10
-    tuning_seeds: PositiveInt = 5
+    tuning_seeds: NonNegativeInt = 5
     qubits: PositiveInt = 4
     depth: PositiveInt = 6
     batch_size: PositiveInt = 4

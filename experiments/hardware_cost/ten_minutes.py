@@ -10,13 +10,23 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from qiskit_torch_bridge import Backend, DensityMatrixBackend, DressedQuantumNet, IBMBackend, Quote
+from qiskit_torch_bridge import (
+    Backend,
+    DensityMatrixBackend,
+    DressedQuantumNet,
+    IBMBackend,
+    Mitigation,
+    Quote,
+    ReadoutCorrection,
+    ZeroNoiseExtrapolation,
+)
 
 from ..common.cells import Cell, Row
 from ..common.classifiers import decisions
 from ..common.rows import Rows
 from .cost_settings import WayName
 from .counting import fake_device
+from .regions import Regions
 from .steps import DEVICE
 
 CLASSES = (8, 9)
@@ -29,13 +39,25 @@ class Way(NamedTuple):
 
     Attributes:
         gradient: The gradient rule.
+        packed: Whether rows are executed side by side on several regions of the device.
+        mitigation: Methods of error mitigation.
     """
 
     gradient: str
+    packed: bool = False
+    mitigation: tuple[Mitigation, ...] = ()
 
 
-WAY: Mapping[WayName, Way] = {"plain": Way("parameter_shift"), "SPSA": Way("spsa")}
+WAY: Mapping[WayName, Way] = {
+    "plain": Way("parameter_shift"),
+    "SPSA": Way("spsa"),
+    "packed": Way("parameter_shift", packed=True),
+    "packed, extrapolated": Way("parameter_shift", packed=True, mitigation=(ZeroNoiseExtrapolation(),)),
+    "mitigated": Way("parameter_shift", mitigation=(ReadoutCorrection(), ZeroNoiseExtrapolation())),
+}
 """By their names in the study."""
+Layouts = tuple[tuple[int, ...] | None, ...]
+"""For each region the device's qubit for each of the circuit's."""
 _OF_STEP = ("way", "shots", "qubits", "depth", "batch_size")
 
 
@@ -62,6 +84,14 @@ def network(cell: Cell, **options: Any) -> DressedQuantumNet:
     return DressedQuantumNet(_HIDDEN, len(CLASSES), num_qubits=cell["qubits"], depth=cell["depth"], **options)
 
 
+def _on(backend: Backend, way: WayName, shots: int, qubits: int, depth: int) -> DressedQuantumNet:
+    """The model of one way on a backend."""
+    cell = {"qubits": qubits, "depth": depth}
+    model = network(cell, backend=backend, shots=shots, gradient=WAY[way].gradient)
+    model.quantum.mitigation = WAY[way].mitigation
+    return model
+
+
 def begun(cell: Cell, seed: np.random.SeedSequence) -> DressedQuantumNet:
     """The cell's model on the noisy device, with the weights of the cell's seed, which draws its shots from ``seed``."""
     with torch.random.fork_rng(devices=[]):
@@ -76,8 +106,33 @@ def begun(cell: Cell, seed: np.random.SeedSequence) -> DressedQuantumNet:
 @cache
 def _on_noisy_device(way: WayName, shots: int, qubits: int, depth: int, batch_size: int) -> DressedQuantumNet:
     """Made once in a process: to transpile its circuit takes as long as a training."""
-    cell = {"qubits": qubits, "depth": depth}
-    return network(cell, backend=backend_of(), shots=shots, gradient=WAY[way].gradient)
+    layouts = _layouts(qubits, depth) if WAY[way].packed else (None,)
+    return _on(_noise_on(layouts), way, shots, qubits, depth)
+
+
+@cache
+def _noise_on(layouts: Layouts) -> Backend:
+    """The device's noise on these qubits (None: the transpiler's choice), simulated exactly; shots are drawn from that."""
+    from qiskit_aer.noise import NoiseModel  # which takes a moment
+
+    device = fake_device()
+    noise = NoiseModel.from_backend(device)  # once, because that takes seconds
+    regions = [DensityMatrixBackend(noise, device, optimization_level=2, initial_layout=layout) for layout in layouts]
+    return regions[0] if layouts == (None,) else Regions(regions)
+
+
+@cache
+def _layouts(qubits: int, depth: int) -> Layouts:
+    """The device's qubits of the regions on which copies of the circuit run: what a rehearsal of one shot says."""
+    cell, backend = {"qubits": qubits, "depth": depth}, IBMBackend(DEVICE, packing="auto", ledger=":memory:")
+    model = network(cell, backend=backend, shots=1, seed=0)
+    with torch.no_grad():
+        model(examples()[1].inputs[:1])
+    run = model.quantum.last_run
+    assert run is not None
+    assert run.passport is not None
+    (packed,) = run.passport.packing
+    return packed.layouts
 
 
 def quote_of(cell: Cell) -> Quote:
@@ -87,13 +142,19 @@ def quote_of(cell: Cell) -> Quote:
 
 @cache
 def _quote(way: WayName, shots: int, qubits: int, depth: int, batch_size: int) -> Quote:
-    cell, backend = {"qubits": qubits, "depth": depth}, IBMBackend(DEVICE, ledger=":memory:")
-    return network(cell, backend=backend, shots=shots, gradient=WAY[way].gradient).quantum.quote(batch_size)
+    backend = IBMBackend(DEVICE, packing="auto" if WAY[way].packed else None, ledger=":memory:")
+    return _on(backend, way, shots, qubits, depth).quantum.quote(batch_size)
+
+
+def seconds_of_step(cell: Cell) -> float:
+    """Of the quantum processor, for a step after the first, with which methods of mitigation are calibrated."""
+    quote = quote_of(cell)
+    return (2 * quote).qpu_seconds - quote.qpu_seconds
 
 
 def steps_of(cell: Cell) -> int:
     """For how many steps there is time."""
-    return int(cell["seconds"] / quote_of(cell).qpu_seconds)
+    return max(0, int(1 + (cell["seconds"] - quote_of(cell).qpu_seconds) / seconds_of_step(cell)))
 
 
 def require_time(cell: Cell) -> None:
@@ -110,12 +171,6 @@ def require_time(cell: Cell) -> None:
         )
 
 
-@cache
-def backend_of() -> Backend:
-    """The device's noise, simulated exactly; with shots from exact probabilities."""
-    return DensityMatrixBackend(device=fake_device(), optimization_level=2)
-
-
 def train(cell: Cell, seed: np.random.SeedSequence) -> Row:
     """Trains the cell's model; the errors on the test images that it ends with.
 
@@ -123,7 +178,7 @@ def train(cell: Cell, seed: np.random.SeedSequence) -> Row:
         cell: Cells of one seed start from the same weights and see the same batches, whatever the way.
         seed: Draws the shots.
     """
-    steps, quote = steps_of(cell), quote_of(cell)
+    steps = steps_of(cell)
     model = begun(cell, seed)
     train, test = examples()
     batches = torch.Generator().manual_seed(cell["seed"])
@@ -139,7 +194,7 @@ def train(cell: Cell, seed: np.random.SeedSequence) -> Row:
         optimizer.step()
     return {
         "steps": steps,
-        "seconds_of_step": quote.qpu_seconds,
+        "seconds_of_step": seconds_of_step(cell),
         "accuracy": accuracy(model, test),
         "accuracy_of_weights": accuracy(without_noise(model, cell), test),
     }

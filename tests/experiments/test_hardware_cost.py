@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from qiskit import QuantumCircuit
-from qiskit.circuit import ParameterVector
+from qiskit.circuit import Parameter, ParameterVector
 from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit.primitives.containers.sampler_pub import SamplerPub
 from runs import CONFIGS, assert_refused, one_line, result
 
 pytest.importorskip("qiskit_ibm_runtime", reason="IBM devices need qiskit-ibm-runtime")
+from qiskit_aer.noise import NoiseModel, ReadoutError
 from qiskit_ibm_runtime.fake_provider.local_service import QiskitRuntimeLocalService
 
 from experiments.__main__ import main
@@ -25,12 +26,13 @@ from experiments.common.options import parse
 from experiments.common.runs import RunFolder
 from experiments.hardware_cost import counting, step_costs, ten_minutes
 from experiments.hardware_cost.cost_findings import find
-from experiments.hardware_cost.cost_settings import HardwareCostSettings
+from experiments.hardware_cost.cost_settings import WAYS, HardwareCostSettings
 from experiments.hardware_cost.cost_study import cells, measure
 from experiments.hardware_cost.counting import Counts, Pub, counts_of_step, of_estimator, of_sampler
+from experiments.hardware_cost.regions import Regions
 from experiments.hardware_cost.step_costs import price, seconds_of
 from experiments.hardware_cost.steps import MODELS, PEERS, SHOTS, SYSTEMS, System
-from qiskit_torch_bridge import IBMBackend, QuantumLayer
+from qiskit_torch_bridge import DensityMatrixBackend, IBMBackend, QuantumLayer
 from qiskit_torch_bridge.backends.ibm.prices import Price
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -283,6 +285,57 @@ def test_the_noise_is_that_of_the_device_and_weights_are_tested_without():
     assert deviations.abs().max() < 0.2
 
 
+def readout_error(flipped: float) -> DensityMatrixBackend:
+    """A machine without other errors than that outcomes are flipped with this probability."""
+    noise = NoiseModel()
+    noise.add_all_qubit_readout_error(ReadoutError([[1 - flipped, flipped], [flipped, 1 - flipped]]))
+    return DensityMatrixBackend(noise)
+
+
+def test_rows_go_to_the_regions_in_turn_and_begin_at_another_one_each_time():
+    """Values tell where a row was: <Z> of |0> is 1 - 2 p with a readout error of probability p."""
+    errors = (0.0, 0.1, 0.25)
+    backend, angle = Regions([readout_error(each) for each in errors]), Parameter("a")
+    circuit = QuantumCircuit(1)
+    circuit.rz(angle, 0)
+    layer = QuantumLayer(circuit, inputs=[angle], observables="Z", backend=backend, shots=100_000, seed=3)
+    starts = set()
+    for _ in range(12):
+        values = layer(torch.zeros(7, 1, dtype=torch.float64))[:, 0]
+        places = [min(range(3), key=lambda place, value=value: abs(value - 1 + 2 * errors[place])) for value in values]
+        starts.add(places[0])
+        assert places == [(places[0] + row) % 3 for row in range(7)]
+        assert torch.allclose(values, torch.tensor([1 - 2 * errors[place] for place in places]).double(), atol=0.02)
+    assert starts == {0, 1, 2}
+    assert (layer.last_run.circuits, layer.last_run.shots) == (7, 700_000)
+
+
+def test_regions_repeat_an_evaluation_of_the_same_seed():
+    backend, angle = Regions([readout_error(0.1), readout_error(0.3)]), Parameter("a")
+    circuit = QuantumCircuit(1)
+    circuit.ry(angle, 0)
+    values = []
+    for seed in (5, 5, 6):
+        layer = QuantumLayer(circuit, inputs=[angle], observables="Z", backend=backend, shots=50, seed=seed)
+        values.append(layer(torch.linspace(0, 1, 9)[:, None]))
+    assert torch.equal(values[0], values[1])
+    assert not torch.equal(values[0], values[2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["packed", "mitigated"])
+def test_other_ways_are_trained_too(way):
+    """Packing has cheaper steps than plain training, mitigation dearer ones and a calibration before the first."""
+    plain, other = trainings("--seeds", "1", "--ways", "plain", way, "--seconds", "60")
+    (row,) = measure(other, seed_of(0, other))
+    assert row == measure(other, seed_of(0, other))[0]
+    seconds = ten_minutes.seconds_of_step(plain)
+    assert (row["seconds_of_step"] < seconds) == (way == "packed")
+    first = ten_minutes.quote_of(other).qpu_seconds
+    assert first + (row["steps"] - 1) * row["seconds_of_step"] <= 60 < first + row["steps"] * row["seconds_of_step"]
+    assert (first > row["seconds_of_step"]) == (way == "mitigated")
+
+
 # --- what is made of it -----------------------------------------------------------------------------------------------
 
 
@@ -335,7 +388,7 @@ def test_run_writes_tables_and_figures(folder, capsys):
     capsys.readouterr()
     assert main(["hardware-cost", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert f"{len(MODELS) * len(SYSTEMS) - 1 + 2 * 2 * 2 * 15} cells" in said
+    assert f"{len(MODELS) * len(SYSTEMS) - 1 + len(WAYS) * 2 * 2 * 15} cells" in said
     assert "system=pennylane-qiskit" in said
 
 
