@@ -67,6 +67,7 @@ class Measurement:
     request: Request
     program: DeviceProgram
     shots: int
+    _: KW_ONLY
     pieces: int | None = None
     turned_by: np.random.SeedSequence | None = None
 
