@@ -27,7 +27,16 @@ from qiskit_ibm_runtime.executor_sampler.prepare import prepare as prepare_sampl
 from qiskit_ibm_runtime.fake_provider import FakeManilaV2, FakeMontrealV2
 from qiskit_ibm_runtime.options_models import TwirlingOptions
 
-from qiskit_torch_bridge import BudgetExceeded, HardwareError, IBMBackend, Ledger, Limits, Program, QuantumLayer
+from qiskit_torch_bridge import (
+    BudgetExceeded,
+    HardwareError,
+    IBMBackend,
+    Ledger,
+    Limits,
+    Program,
+    QuantumLayer,
+    Request,
+)
 from qiskit_torch_bridge.backends import resolve_backend
 from qiskit_torch_bridge.backends.ibm import device_programs as device_programs_module
 from qiskit_torch_bridge.backends.ibm import service
@@ -658,3 +667,20 @@ def test_without_the_package(monkeypatch):
 def test_errors_are_one_family():
     assert issubclass(BudgetExceeded, HardwareError)
     assert issubclass(HardwareError, RuntimeError)
+
+
+@pytest.mark.parametrize("primitive", ["sampler", "estimator"])
+def test_circuits_of_a_job_have_noise_of_their_own(primitive):
+    """IBM's client gives each PUB the seed of the job: equal ones would give equal counts, similar ones similar errors."""
+    circuit, x = QuantumCircuit(2), ParameterVector("x", 1)
+    circuit.ry(x[0], 0)
+    circuit.cx(0, 1)
+    backend = IBMBackend("fake_manila", primitive=primitive)
+    programs = [Program.compile(circuit, inputs=x, observables=[label]) for label in ("IZ", "ZI")]
+    seeds = np.random.SeedSequence(3).spawn(2)
+    requests = [Request(one, np.full((100, 1), 1.3), seed) for one, seed in zip(programs, seeds, strict=True)]
+    first, second = (each.values[:, 0] for each in backend.evaluate_all(requests, shots=300))
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.45  # 4.5 standard errors
+    constant = Program.compile(circuit.assign_parameters({x[0]: 1.3}), observables=["IZ"])
+    rows = backend.evaluate(constant, np.empty((6, 0)), shots=300, seed=seeds[0]).values
+    assert len(np.unique(rows)) > 1

@@ -264,19 +264,27 @@ class LocalDevice(Device):
     def submit(
         self, primitive: str, pubs: Sequence[Any], *, shots: int, options: Mapping[str, Any], tag: str, seed: int
     ) -> tuple[str, str | None]:
-        """As the base class says; copies side by side are simulated one by one, each with randomness of its own."""
+        """As the base class says; PUBs, and copies side by side, are simulated one by one, each with its own randomness.
+
+        IBM's client simulates each PUB of a job with the seed of the job. Equal circuits would then give equal counts, and
+        similar ones (with folded gates, or in another basis) errors that go together.
+        """
         settings: dict[str, Any] = {"shots": shots, "options": options, "tag": tag}
-        if not any(isinstance(pub, PackedPub) for pub in pubs):
+        if len(pubs) == 1 and not isinstance(pubs[0], PackedPub):
             return super().submit(primitive, pubs, seed=seed, **settings)
         jobs = []
+        alone: dict[int, Part] = {}  # rows without parameters are the same PUB
         for number, pub in enumerate(pubs):
+            if not isinstance(pub, PackedPub) and id(pub) not in alone:
+                alone[id(pub)] = Part.of(pub)
+            parts = pub.parts() if isinstance(pub, PackedPub) else [alone[id(pub)]]
             of_pub = []
-            for region, part in enumerate(pub.parts()):
+            for region, part in enumerate(parts):
                 own_seed = int(np.random.SeedSequence((seed, number, region)).generate_state(1)[0]) >> 1
                 mode, part_pub = self._simulator_of(part, options)
                 of_pub.append(self._run(mode, primitive, [part_pub], seed=own_seed, **settings))
             jobs.append((pub, of_pub))
-        together = _PackedJob(jobs)
+        together = _JobOfParts(jobs)
         self._sent(together)
         return together.job_id(), None
 
@@ -306,14 +314,14 @@ class LocalDevice(Device):
         self._jobs.pop(job_id, None)
 
 
-class _PackedJob:
-    """Jobs of the copies of circuits, as one of all copies.
+class _JobOfParts:
+    """Jobs of single PUBs, or of the copies of circuits, as one of all of them.
 
     Args:
-        jobs: Each PUB of copies, and the jobs of these.
+        jobs: Each PUB, and the job that it is, or those of its copies.
     """
 
-    def __init__(self, jobs: Sequence[tuple[PackedPub, Sequence[Any]]]) -> None:
+    def __init__(self, jobs: Sequence[tuple[tuple[Any, ...], Sequence[Any]]]) -> None:
         self._jobs = jobs
         self._id = str(uuid.uuid4())
 
@@ -321,7 +329,11 @@ class _PackedJob:
         return self._id
 
     def result(self) -> Arrays:
-        return [pub.merged([arrays_from(job.result(), None)[0] for job in jobs]) for pub, jobs in self._jobs]
+        arrays = []
+        for pub, jobs in self._jobs:
+            parts = [arrays_from(job.result(), None)[0] for job in jobs]
+            arrays.append(pub.merged(parts) if isinstance(pub, PackedPub) else parts[0])
+        return arrays
 
 
 def fake_device(name: str, word: str = "fake") -> Any:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PackedCircuit", "PackedPub", "Packing", "Part", "moved", "packing_from", "pieces_of_rows", "rows_apart"]
 
+_IDLE = frozenset({"barrier", "delay"})
 _USUAL_LOSS = 0.05
 _NEARLY = 1.05  # as cheap as the cheapest: fewer pieces are then preferred, which are fewer parameter values to send
 
@@ -192,7 +193,7 @@ class PackedCircuit:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One copy of a PUB of copies, as a PUB of its own.
+    """A PUB, or one copy of a PUB of copies, by itself.
 
     Attributes:
         pub: On the device's qubits.
@@ -203,6 +204,21 @@ class Part:
     pub: tuple[Any, ...]
     compact: tuple[Any, ...]
     qubits: tuple[int, ...]
+
+    @classmethod
+    def of(cls, pub: tuple[Any, ...]) -> Part:
+        """From a PUB on the device's qubits, as :func:`qiskit_torch_bridge.backends.results.pubs_of` makes them."""
+        circuit, *rest = pub
+        used = {circuit.find_bit(q).index for i in circuit.data if i.operation.name not in _IDLE for q in i.qubits}
+        if not rest or isinstance(rest[0], BindingsArray):
+            qubits = tuple(sorted(used)) or (0,)
+            return cls(pub, (compacted(circuit, qubits), *rest), qubits)
+        observables, *values = rest
+        for (observable,) in observables:
+            used.update(np.flatnonzero((observable.paulis.x | observable.paulis.z).any(axis=0)).tolist())
+        qubits = tuple(sorted(used)) or (0,)
+        kept = [[_restricted(observable, qubits)] for (observable,) in observables]
+        return cls(pub, (compacted(circuit, qubits), kept, *values), qubits)
 
 
 class PackedPub(tuple[Any, ...]):
