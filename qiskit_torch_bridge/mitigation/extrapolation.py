@@ -18,12 +18,15 @@ straight line: :math:`\hat f = a \pm \exp \sum_k w_k \log|f(\lambda_k) - a|`. It
 first order (:math:`\partial \hat f / \partial f(\lambda_k) = w_k (\hat f - a) / (f(\lambda_k) - a)`), and it has a bias of
 second order in the errors of what was measured.
 
-**Gradients** need nothing of their own: a gradient rule evaluates extrapolated values at its shifted points. That estimates
-the derivative of the value without noise. As long as errors do not depend on the angles, each :math:`f(\lambda_k)` is a
-trigonometric polynomial in an angle as :math:`f` is, so that a shift rule differentiates it exactly; a weighted sum of them
-with constant weights is one too, and its derivative is the extrapolated derivative. By the exponential fit the value at each
-shifted point estimates the noise-free value there, to which the rule applies; what is wrong with the fit at a point is
-wrong with the derivative too.
+**Gradients** need nothing of their own: a gradient rule evaluates extrapolated values at its shifted points. That
+estimates the derivative of the value without noise. As long as errors do not depend on the angles, and no folded gate has
+the angle, each :math:`f(\lambda_k)` is a trigonometric polynomial in an angle as :math:`f` is, so that a shift rule
+differentiates it exactly; a weighted sum of them with constant weights is one too, and its derivative is the extrapolated
+derivative. An angle in a folded gate (any gate by ``fold="global"``, a free ``rzz`` by ``"local"``) is there several times
+with errors in between: what a shift rule then gives differs from the derivative of the extrapolated values by less than
+the errors change them (0.0001 where they change values by 0.02). By the exponential fit the value at each shifted point
+estimates the noise-free value there, to which the rule applies; what is wrong with the fit at a point is wrong with the
+derivative too.
 """
 
 from __future__ import annotations
