@@ -108,7 +108,7 @@ def quote_step(program: Program, method: Method, rows: int, trained: Collection[
     step = Quote(
         len(calls),
         circuits,
-        circuits * (shots or 0),
+        circuits * backend.shots_of_circuit(program, shots),
         sum(charge.executions for charge in charges),
         jobs=sum(charge.jobs for charge in charges),
         qpu_seconds=sum(charge.qpu_seconds for charge in charges),

@@ -225,6 +225,10 @@ class Backend(ABC):
         """How many circuits one angle vector costs."""
         return len(program.readout.groups)
 
+    def shots_of_circuit(self, program: Program, shots: int | None) -> int:
+        """How many shots a circuit really takes where so many are asked for; 0 for exact values."""
+        return shots or 0
+
     def gives_outcomes(self, program: Program) -> bool:
         """Whether estimates of the program say what was measured (:attr:`Estimate.measured`)."""
         return False

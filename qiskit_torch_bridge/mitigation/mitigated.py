@@ -121,6 +121,10 @@ class MitigatedBackend(Backend):
         plan = self.plan(program.example())
         return sum(map(self.backend.circuits_per_row, plan.programs)) // plan.spread
 
+    def shots_of_circuit(self, program: Program, shots: int | None) -> int:
+        plan = self.plan(program.example())
+        return plan.spread * (_shots_of_each([plan], shots) or 0)
+
     def charge(self, work: Sequence[tuple[Program, int]], *, shots: int | None) -> Charge:
         plans = [self.plan(program) for program, _ in work]
         rows = [(each, rows) for plan, (_, rows) in zip(plans, work, strict=True) for each in plan.programs]

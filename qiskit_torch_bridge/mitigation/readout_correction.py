@@ -44,9 +44,9 @@ class ReadoutCorrection(Mitigation):
 
     **Error bars** hold the calibration's own shots (by the delta method, with correlations between the bits as they were
     measured). This part is the same for all rows and all steps: the mean over rows, and the sum that is a weight's
-    gradient, take it as independent, and averaging does not reduce it; so does an extrapolation of its factors, whose
-    weights have both signs, so that this part of its error bars is mostly too large. What is not in them: the bias of a
-    model that does not hold.
+    gradient, take it as independent, and averaging does not reduce it. An extrapolation takes it as independent between
+    its factors, which makes this part of its error bars mostly too large. What is not in them: the bias of a model that
+    does not hold.
 
     **Why not M3.** M3 (Nation, Kang, Sundaresan, Gambetta, PRX Quantum 2, 040326, 2021; the package ``mthree``) has the same
     calibration and the same model of independent bits. It solves for probabilities of the observed bit strings only, so that

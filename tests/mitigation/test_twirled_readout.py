@@ -81,9 +81,11 @@ def test_shots_are_spread_and_randomizations_count_as_one_circuit():
     quote = layer.quote(2)
     shots = 16 * 63  # 1000, rounded up
     assert quote.once == Quote(0, 5 * num_groups, 5 * num_groups * shots, 5 * num_groups * shots)
+    assert quote.shots == quote.executions
     layer(FEATURES)
     run = layer.last_run
     assert (run.circuits, run.shots) == (2 * num_groups, 2 * num_groups * shots)
+    assert layer.quote(2, inputs_require_grad=False).shots == run.shots
     np.testing.assert_allclose(run.predicted(4 * shots).standard_errors, run.standard_errors / 2)
 
 
