@@ -12,7 +12,7 @@ from .steps import PEERS
 PartName = Literal["step", "training"]
 WayName = Literal["plain", "SPSA", "packed", "packed, extrapolated", "mitigated"]
 PARTS: tuple[PartName, ...] = get_args(PartName)
-WAYS: tuple[WayName, ...] = get_args(WayName)
+WAYS: tuple[WayName, ...] = ("plain", "SPSA", "packed", "mitigated")
 _ALL_PEERS = "peers"
 
 
@@ -28,7 +28,7 @@ class HardwareCostSettings(StudySettings):
         parts: What to do.
         peer_python: SYSTEM=PYTHON ...: interpreters of environments with the other libraries (qiskit-machine-learning,
             pennylane-qiskit), which then count anew; peers=PYTHON is for both. Without: what was counted before.
-        ways: How the time is spent.
+        ways: How the time is spent: besides those of the default, also packed, extrapolated.
         shots: Shots a circuit.
         seconds: Of the quantum processor's time, for each training.
         lrs: Adam's learning rates, of which each way and number of shots has the one that is best on other seeds.

@@ -160,9 +160,8 @@ def test_estimators_jobs_are_counted_and_answered_without_noise(device):
     assert QiskitRuntimeLocalService._run_backend_primitive_v2 is genuine
 
 
-@pytest.mark.parametrize(
-    ("model", "circuits"), [("textbook", 3), pytest.param("dressed", 4 * (1 + 2 * 28), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "circuits"), [("textbook", 3), ("dressed", 4 * (1 + 2 * 28))])
 def test_our_step_costs_what_its_quote_says(model, circuits):
     """What IBM's client is given, counted there, beside what the layer says of itself."""
     counts, backend = counts_of_step("ours", model, SHOTS), IBMBackend("fake_fez", ledger=":memory:")
@@ -246,6 +245,7 @@ def test_peers_are_counted_anew_by_the_interpreters_that_are_named():
 # --- trainings --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_training_takes_the_steps_that_there_is_time_for():
     for cell in trainings("--seeds", "1"):
         (row,) = measure(cell, seed_of(0, cell))
@@ -255,6 +255,7 @@ def test_a_training_takes_the_steps_that_there_is_time_for():
         assert {row[name] * images % 1 for name in ("accuracy", "accuracy_of_weights")} == {0}
 
 
+@pytest.mark.slow
 def test_more_time_is_more_steps_and_spsa_has_cheaper_ones():
     for cell in trainings("--seeds", "1"):
         assert ten_minutes.steps_of({**cell, "seconds": 90.0}) >= 10 * ten_minutes.steps_of(cell)
@@ -263,6 +264,7 @@ def test_more_time_is_more_steps_and_spsa_has_cheaper_ones():
     assert (plain.jobs, spsa.jobs) == (1, 1)
 
 
+@pytest.mark.slow
 def test_all_ways_of_a_seed_begin_with_the_same_weights():
     starts = {0: [], 1: []}
     for number, cell in enumerate(trainings("--seeds", "2")):
@@ -274,6 +276,7 @@ def test_all_ways_of_a_seed_begin_with_the_same_weights():
     assert not torch.equal(starts[0][0], starts[1][0])
 
 
+@pytest.mark.slow
 def test_the_noise_is_that_of_the_device_and_weights_are_tested_without():
     (cell, _) = trainings("--seeds", "1")
     model = ten_minutes.begun(cell, np.random.SeedSequence(1))
@@ -379,6 +382,7 @@ def test_costs_beside_each_other():
     assert findings.figures.keys() == {"costs.png"}
 
 
+@pytest.mark.slow
 @pytest.mark.figures
 def test_run_writes_tables_and_figures(folder, capsys):
     assert main(["hardware-cost", *TINY, "--seeds", "1", "--run-dir", str(folder)]) == 0
