@@ -26,7 +26,7 @@ from ..common.classifiers import decisions
 from ..common.rows import Rows
 from .cost_settings import WayName
 from .counting import fake_device
-from .regions import Regions
+from .side_by_side import Regions
 from .steps import DEVICE
 
 CLASSES = (8, 9)
@@ -117,8 +117,8 @@ def _noise_on(layouts: Layouts) -> Backend:
 
     device = fake_device()
     noise = NoiseModel.from_backend(device)  # once, because that takes seconds
-    regions = [DensityMatrixBackend(noise, device, optimization_level=2, initial_layout=layout) for layout in layouts]
-    return regions[0] if layouts == (None,) else Regions(regions)
+    anywhere = DensityMatrixBackend(noise, device, optimization_level=2)
+    return anywhere if layouts == (None,) else Regions([anywhere.on_qubits(layout) for layout in layouts if layout])
 
 
 @cache

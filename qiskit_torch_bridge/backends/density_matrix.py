@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,16 @@ class DensityMatrixBackend(SimulatingBackend, TranspilingBackend):
         self._states = ProgramCache()
         super().__init__(TranspilerOptions(optimization_level, initial_layout, seed_transpiler, pass_manager))
         self._circuits = ProgramCache()
+
+    def on_qubits(self, initial_layout: Sequence[int]) -> DensityMatrixBackend:
+        """A backend with the same device and noise, whose circuits are on other qubits of it; the noise is shared.
+
+        Args:
+            initial_layout: The device's qubits for the circuit's, in order.
+        """
+        other = copy(self)
+        other._transpiler, other._cache = replace(self._transpiler, initial_layout=initial_layout), ProgramCache()
+        return other
 
     @property
     def _default_level(self) -> int:

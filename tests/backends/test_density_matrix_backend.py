@@ -10,6 +10,8 @@ import pytest
 import torch
 from conformance import FEATURES, READOUTS, WEIGHTS, fake, make_layer, model, runtime, small_model, step
 from noisy_evolution import MODELS, with_readout
+from qiskit import QuantumCircuit
+from qiskit.circuit import ParameterVector
 from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel, depolarizing_error
 from scipy.stats import chi2
@@ -156,6 +158,24 @@ def test_a_device_as_a_word():
     assert ours.last_run.shots == 0
     with pytest.raises(ValueError, match="got 'noisy:manilla', expected the name of a fake device"):
         resolve_backend("noisy:manilla")
+
+
+def test_other_qubits_of_the_same_device():
+    """As by a backend made for them; the noise is not read from the device again."""
+    device = fake("FakeManilaV2")
+    first = DensityMatrixBackend(device=device, initial_layout=[0, 1])
+    second = first.on_qubits([3, 4])
+    values = []
+    for backend in (first, second, DensityMatrixBackend(device=device, initial_layout=[3, 4])):
+        circuit, w = QuantumCircuit(2), ParameterVector("w", 2)
+        circuit.ry(w[0], 0)
+        circuit.cx(0, 1)
+        circuit.rx(w[1], 1)
+        layer = QuantumLayer(circuit, weights=w, backend=backend, init=torch.tensor([0.7, 0.4]))
+        values.append(layer().detach().numpy())
+    np.testing.assert_array_equal(values[1], values[2])
+    assert np.abs(values[0] - values[1]).max() > 1e-3
+    assert second.simulator is first.simulator
 
 
 def test_what_is_added_to_the_noise_later_has_no_influence():

@@ -69,7 +69,6 @@ class Measurement:
     shots: int
     _: KW_ONLY
     pieces: int | None = None
-    _: KW_ONLY
     turned_by: np.random.SeedSequence | None = None
 
     @property
