@@ -41,6 +41,9 @@ SMALL = CONFIGS / "hardware-cost-small.yaml"
 TINY = [
     "--config",
     str(SMALL),
+    "--ways",
+    "plain",
+    "SPSA",
     "--seconds",
     "9",
     "--tuning-seeds",
