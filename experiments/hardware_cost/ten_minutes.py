@@ -93,7 +93,7 @@ def _on(backend: Backend, way: WayName, shots: int, qubits: int, depth: int) -> 
 
 
 def begun(cell: Cell, seed: np.random.SeedSequence) -> DressedQuantumNet:
-    """The cell's model on the noisy device, with the weights of the cell's seed, which draws its shots from ``seed``."""
+    """The cell's model on the noisy device, with classical weights by the cell's seed; ``seed`` draws all else."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell["seed"])
         start = network(cell, seed=seed.generate_state(4).tolist())
@@ -175,7 +175,8 @@ def train(cell: Cell, seed: np.random.SeedSequence) -> Row:
     """Trains the cell's model; the errors on the test images that it ends with.
 
     Args:
-        cell: Cells of one seed start from the same weights and see the same batches, whatever the way.
+        cell: Cells of one seed start from the same classical weights and see the same batches, whatever the way. The
+            circuit's first weights, with a standard deviation of 0.01, are drawn with the shots.
         seed: Draws the shots.
     """
     steps = steps_of(cell)
