@@ -16,6 +16,7 @@ from runs import CONFIGS, assert_refused, one_line, result
 
 pytest.importorskip("qiskit_ibm_runtime", reason="IBM devices need qiskit-ibm-runtime")
 from qiskit_aer.noise import NoiseModel, ReadoutError
+from qiskit_ibm_runtime.fake_provider import FakeManilaV2
 from qiskit_ibm_runtime.fake_provider.local_service import QiskitRuntimeLocalService
 
 from experiments.__main__ import main
@@ -60,6 +61,20 @@ TINY = [
 @pytest.fixture(scope="module")
 def device():
     return counting.fake_device()
+
+
+@pytest.fixture(scope="module")
+def small_device():
+    """For trainings: a device of five qubits, whose noise is made in a moment; 156 qubits take seconds."""
+    made = (ten_minutes._on_noisy_device, ten_minutes._noise_on, ten_minutes._layouts, ten_minutes._quote)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ten_minutes, "DEVICE", "fake_manila")
+        patch.setattr(ten_minutes, "fake_device", FakeManilaV2)
+        for function in made:
+            function.cache_clear()
+        yield
+    for function in made:
+        function.cache_clear()
 
 
 def settings_of(*arguments: str) -> HardwareCostSettings:
@@ -248,7 +263,7 @@ def test_peers_are_counted_anew_by_the_interpreters_that_are_named():
 # --- trainings --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("small_device")
 def test_a_training_takes_the_steps_that_there_is_time_for():
     first, *_ = cells = trainings("--seeds", "1")
     rows = [measure(cell, seed_of(0, cell)) for cell in cells]
@@ -260,7 +275,7 @@ def test_a_training_takes_the_steps_that_there_is_time_for():
             assert row[name] * images == pytest.approx(round(row[name] * images), abs=1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("small_device")
 def test_more_time_is_more_steps_and_spsa_has_cheaper_ones():
     for cell in trainings("--seeds", "1"):
         assert ten_minutes.steps_of({**cell, "seconds": 90.0}) >= 10 * ten_minutes.steps_of(cell)
@@ -269,7 +284,7 @@ def test_more_time_is_more_steps_and_spsa_has_cheaper_ones():
     assert (plain.jobs, spsa.jobs) == (1, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("small_device")
 def test_all_ways_of_a_seed_begin_with_the_same_classical_weights():
     """The circuit's, which are close to zero, are drawn with the shots."""
     starts = {0: [], 1: []}
@@ -284,7 +299,7 @@ def test_all_ways_of_a_seed_begin_with_the_same_classical_weights():
     assert not torch.equal(starts[0][0], starts[1][0])
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("small_device")
 def test_the_noise_is_that_of_the_device_and_weights_are_tested_without():
     (cell, _) = trainings("--seeds", "1")
     model = ten_minutes.begun(cell, np.random.SeedSequence(1))
@@ -334,7 +349,7 @@ def test_regions_repeat_an_evaluation_of_the_same_seed():
     assert not torch.equal(values[0], values[2])
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("small_device")
 @pytest.mark.parametrize("way", ["packed", "mitigated"])
 def test_other_ways_are_trained_too(way):
     """Packing has cheaper steps than plain training, mitigation dearer ones and a calibration before the first."""
@@ -391,7 +406,7 @@ def test_costs_beside_each_other():
     assert findings.figures.keys() == {"costs.png"}
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("small_device")
 @pytest.mark.figures
 def test_run_writes_tables_and_figures(folder, capsys):
     assert main(["hardware-cost", *TINY, "--seeds", "1", "--run-dir", str(folder)]) == 0
