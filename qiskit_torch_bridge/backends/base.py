@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 
-Outcomes: TypeAlias = "tuple[np.ndarray | Samples, ...]"
+Outcomes: TypeAlias = tuple[np.ndarray | Samples, ...]
 """For each measurement group what was measured: the relative frequencies of the outcomes (or, for exact values, their
 probabilities), shape (N, 2**k); or the bit strings."""
 

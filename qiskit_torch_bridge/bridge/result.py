@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
@@ -56,7 +55,7 @@ class LayerResult:
     _sources: Sources | None = field(default=None, repr=False)
     _covariance: Covariance | None = field(default=None, repr=False)
     _predicted: GradientEstimate | None = field(default=None, repr=False)
-    _outcomes: Callable[[], Outcomes | None] | Outcomes | None = field(default=None, repr=False)
+    _outcomes: Any = field(default=None, repr=False)  # an Outcomes, or what makes it
 
     @property
     def counts(self) -> tuple[tuple[dict[str, int], ...], ...] | None:

@@ -30,6 +30,9 @@ from .primitive_options import checked_options
 __all__ = ["Device", "LocalDevice", "fake_device"]
 
 
+_QUBITS_OF_A_QUICK_MODEL = 32  # Aer makes a noise model of so many in a moment, for each job
+
+
 class Device(ABC):
     """Something that takes jobs; sessions, tags and bills it has none of, unless a subclass says otherwise.
 
@@ -274,7 +277,12 @@ class LocalDevice(Device):
             return super().submit(primitive, pubs, seed=seed, **settings)
         jobs = []
         alone: dict[int, Part] = {}  # rows without parameters are the same PUB
+        is_small = (self.device.num_qubits or 0) <= _QUBITS_OF_A_QUICK_MODEL
         for number, pub in enumerate(pubs):
+            if is_small and not isinstance(pub, PackedPub):
+                own_seed = int(np.random.SeedSequence((seed, number, 0)).generate_state(1)[0]) >> 1
+                jobs.append((pub, [self._run(self._mode(), primitive, [pub], seed=own_seed, **settings)]))
+                continue
             if not isinstance(pub, PackedPub) and id(pub) not in alone:
                 alone[id(pub)] = Part.of(pub)
             parts = pub.parts() if isinstance(pub, PackedPub) else [alone[id(pub)]]
