@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timezone
 from functools import cached_property
 from typing import Any
@@ -277,24 +277,28 @@ class LocalDevice(Device):
             return super().submit(primitive, pubs, seed=seed, **settings)
         jobs = []
         alone: dict[int, Part] = {}  # rows without parameters are the same PUB
-        is_small = (self.device.num_qubits or 0) <= _QUBITS_OF_A_QUICK_MODEL
         for number, pub in enumerate(pubs):
-            if is_small and not isinstance(pub, PackedPub):
-                own_seed = int(np.random.SeedSequence((seed, number, 0)).generate_state(1)[0]) >> 1
-                jobs.append((pub, [self._run(self._mode(), primitive, [pub], seed=own_seed, **settings)]))
-                continue
-            if not isinstance(pub, PackedPub) and id(pub) not in alone:
-                alone[id(pub)] = Part.of(pub)
-            parts = pub.parts() if isinstance(pub, PackedPub) else [alone[id(pub)]]
             of_pub = []
-            for region, part in enumerate(parts):
+            for region, (mode, own_pub) in enumerate(self._simulated_alone(pub, alone, options)):
                 own_seed = int(np.random.SeedSequence((seed, number, region)).generate_state(1)[0]) >> 1
-                mode, part_pub = self._simulator_of(part, options)
-                of_pub.append(self._run(mode, primitive, [part_pub], seed=own_seed, **settings))
+                of_pub.append(self._run(mode, primitive, [own_pub], seed=own_seed, **settings))
             jobs.append((pub, of_pub))
         together = _JobOfParts(jobs)
         self._sent(together)
         return together.job_id(), None
+
+    def _simulated_alone(
+        self, pub: tuple[Any, ...], alone: dict[int, Part], options: Mapping[str, Any]
+    ) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+        """What is simulated of a PUB, and by what: itself, or its copies one by one."""
+        if isinstance(pub, PackedPub):
+            yield from (self._simulator_of(part, options) for part in pub.parts())
+        elif (self.device.num_qubits or 0) <= _QUBITS_OF_A_QUICK_MODEL:
+            yield self._mode(), pub
+        else:
+            if id(pub) not in alone:
+                alone[id(pub)] = Part.of(pub)
+            yield self._simulator_of(alone[id(pub)], options)
 
     def _simulator_of(self, part: Part, options: Mapping[str, Any]) -> tuple[Any, tuple[Any, ...]]:
         """What simulates one copy, and the copy as it takes it."""
