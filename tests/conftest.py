@@ -15,10 +15,12 @@ import pytest
 import torch
 from filelock import FileLock
 from ibm_cloud import CloudServer
+from numba import types
 from runs import figures_not_rendered, figures_rendered_once
 
 from qiskit_torch_bridge import Backend, Estimate, Program
 from qiskit_torch_bridge.backends import resolve_backend
+from qiskit_torch_bridge.simulator.machine_code import Use, compile_for
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -70,6 +72,24 @@ def one_picture_of_each() -> Iterator[None]:
     """For runs of many trainings, which draw the same figures each."""
     with figures_rendered_once():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _simulator_compiled_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where its machine code is not on the disk yet, each worker of a long run compiles a part, and not all of it."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None or request.session.testscollected < 1000:
+        return
+    double, single = types.float64, types.float32
+    parts = (
+        [(Use.SMALL, double), (Use.LARGE, double)],
+        [(Use.SMALL, single), (Use.LARGE, single), (Use.NOISY, double), (Use.WIDE, double)],
+    )
+    mine = int(worker.removeprefix("gw")) % 2
+    for part in (mine, 1 - mine):
+        with FileLock(tmp_path_factory.getbasetemp().parent / f"simulator-{part}.lock"):
+            for use, real in parts[part]:
+                compile_for(use, real)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 from numba import njit, types
 from numba.core import event, sigutils
 
-__all__ = ["Use", "entry", "inner"]
+__all__ = ["Use", "compile_for", "entry", "inner"]
 
 _log = logging.getLogger(__name__)
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
@@ -67,9 +67,27 @@ def entry(*signatures: str, use: Use = Use.EXACT) -> Callable[[Callable[..., Any
     return compiled
 
 
-def _types(signature: str, real: types.Float) -> tuple[types.Type, ...]:
+_Types = tuple[types.Type, ...]
+
+
+def _types(signature: str, real: types.Float) -> _Types:
     arguments, _ = sigutils.normalize_signature(f"({signature.replace('real', str(real))},)")
     return tuple(arguments)
+
+
+def compile_for(use: Use, real: types.Float, *, but_for: tuple[Any, _Types] | None = None) -> None:
+    """Compiles what layers of such a use need, or loads it from the disk.
+
+    Args:
+        use: One use.
+        real: The type of a plane of the state.
+        but_for: An entry and the types of its arguments that somebody else compiles.
+    """
+    for kernel, (signatures, uses) in _entries.items():
+        for signature in signatures if use in uses else ():
+            arguments = _types(signature, real)
+            if (kernel, arguments) != but_for:
+                kernel.compile(arguments)
 
 
 class _FirstUse(event.Listener):
@@ -97,18 +115,12 @@ class _FirstUse(event.Listener):
                 self._compile_all(real, (kernel, arguments))
                 return
 
-    def _compile_all(self, real: types.Float, started: tuple[Any, tuple[types.Type, ...]]) -> None:
+    def _compile_all(self, real: types.Float, started: tuple[Any, _Types]) -> None:
         """All entries for planes of a type, but for what has been started."""
         self.busy = True
         needed = next(use for use in (Use.SMALL, Use.LARGE, Use.NOISY, Use.WIDE) if use in _entries[started[0]][1])
         try:
-            for kernel, (signatures, use) in _entries.items():
-                if needed not in use:
-                    continue
-                for signature in signatures:
-                    arguments = _types(signature, real)
-                    if (kernel, arguments) != started:
-                        kernel.compile(arguments)
+            compile_for(needed, real, but_for=started)
         finally:
             self.busy = False
 

@@ -1,6 +1,7 @@
 """Quantum layers in graphs of torch.compile, torch.export and make_fx: the numbers of the layer outside of a graph."""
 
 import copy
+import functools
 import gc
 import io
 import os
@@ -123,8 +124,10 @@ OTHER_SETTINGS = frozenset(SETTINGS) - {"exact", "shots", "sensitivity"}
     ],
 )
 def test_hybrid_models(options):
+    """The graph of another number of rows, which is compiled anew, is looked at in those that are quick."""
+    others = [name for name in OTHER_SETTINGS if SETTINGS[name] is options]
     batches = [torch.randn(4, 3), torch.randn(4, 3), torch.randn(7, 3)]
-    assert_compiles(hybrid(**options), *batches)
+    assert_compiles(hybrid(**options), *batches[: 1 if others else 3])
 
 
 @pytest.mark.slow
@@ -132,15 +135,14 @@ def test_hybrid_models(options):
     not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")),
     reason="needs a C++ compiler",
 )
-@pytest.mark.parametrize("shots", [None, 50])
-def test_inductor(shots):
+def test_inductor():
     """Its linear layers round in another order."""
-    model = hybrid(shots=shots)
+    model = hybrid()
     twin = copy.deepcopy(model)
     faster = compiled(model, backend="inductor")
-    for rows in (4, 4, 7):
-        batch = torch.randn(rows, 3)
-        torch.testing.assert_close(step(faster, batch), step(twin, batch), rtol=0, atol=1e-5 if shots is None else 0.5)
+    for _ in range(2):
+        batch = torch.randn(4, 3)
+        torch.testing.assert_close(step(faster, batch), step(twin, batch), rtol=0, atol=1e-5)
     assert model[1].total_circuits == twin[1].total_circuits
     assert model[1].get_rng_state() == twin[1].get_rng_state()
 
@@ -309,18 +311,11 @@ def test_what_cannot_be_in_a_graph():
 
 
 @forward_mode
-@pytest.mark.parametrize(
-    "transform", ["vmap", *(pytest.param(name, marks=pytest.mark.slow) for name in ("jacrev", "jacfwd", "hessian"))]
-)
+@pytest.mark.parametrize("transform", ["vmap", pytest.param("jacrev", marks=pytest.mark.slow)])
 def test_transforms_within_torch_compile(transform):
     """They leave the graph, as they do with all that torch.compile cannot look into."""
     model = layer().double()
-    function = {
-        "vmap": torch.vmap(model),
-        "jacrev": torch.vmap(torch.func.jacrev(model)),
-        "jacfwd": torch.vmap(torch.func.jacfwd(model)),
-        "hessian": torch.vmap(torch.func.hessian(lambda row: model(row).sum())),
-    }[transform]
+    function = {"vmap": torch.vmap(model), "jacrev": torch.vmap(torch.func.jacrev(model))}[transform]
     x = torch.rand(3, 2, dtype=torch.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -414,34 +409,21 @@ def first_in_a_process() -> tuple[bytes, np.ndarray]:
     return saved(exported(model)), model(torch.ones(2, 3)).detach().numpy()
 
 
-def with_the_same_model(contents: bytes) -> np.ndarray:
+def before_and_after_the_same_model(contents: bytes) -> tuple[str, np.ndarray]:
+    with pytest.raises(RuntimeError) as refused:
+        loaded(contents)(torch.ones(2, 3))
     model = hybrid()
     values: np.ndarray = loaded(contents)(torch.ones(2, 3)).detach().numpy()
     assert model[1].total_circuits == 2
-    return values
-
-
-def without_one(contents: bytes) -> str:
-    with pytest.raises(RuntimeError) as refused:
-        loaded(contents)(torch.ones(2, 3))
-    return str(refused.value)
+    return str(refused.value), values
 
 
 @pytest.mark.slow
 def test_other_processes():
     contents, values = in_child("spawn", first_in_a_process)
-    np.testing.assert_array_equal(in_child("spawn", WithContents(with_the_same_model, contents)), values)
-    assert "make the same model first" in in_child("spawn", WithContents(without_one, contents))
-
-
-class WithContents:
-    """A call with its argument, which can be sent to another process."""
-
-    def __init__(self, work: Callable[[bytes], Any], contents: bytes) -> None:
-        self.work, self.contents = work, contents
-
-    def __call__(self) -> Any:
-        return self.work(self.contents)
+    refused, again = in_child("spawn", functools.partial(before_and_after_the_same_model, contents))
+    assert "make the same model first" in refused
+    np.testing.assert_array_equal(again, values)
 
 
 @pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])

@@ -219,7 +219,7 @@ class TestPlainTorch:
         ("name", "compile"),
         [
             *((name, False) for name in NOISELESS if name != "partly trained"),
-            pytest.param("dressed", True, marks=pytest.mark.slow),
+            pytest.param("textbook", True, marks=pytest.mark.slow),
         ],
     )
     def test_simulator_gives_the_reference(self, name, compile):
@@ -463,7 +463,7 @@ class TestRun:
 @pytest.mark.slow
 def test_our_own_systems(folder):
     """The real adapters, in real workers, from the command line."""
-    options = ["--cases", "textbook", "overhead", "--small", "--repetitions", "1", "--run-dir", str(folder)]
+    options = ["--cases", "textbook", "--small", "--repetitions", "1", "--run-dir", str(folder)]
     assert main(["benchmark", *options, "--systems", "ours", "ours-stopwatch"]) == 0
     for row in RunFolder(folder).read_rows("timings.csv"):
         assert float(row["seconds_per_step"]) > float(row["kernel_seconds_per_step"] or 0) >= 0

@@ -60,11 +60,11 @@ def assert_intact(ledger: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_training_that_is_killed_twenty_times_ends_the_same(cloud, nursery, undisturbed, tmp_path):
+def test_a_training_that_is_killed_eight_times_ends_the_same(cloud, nursery, undisturbed, tmp_path):
     expected, before = undisturbed(STEPS), len(cloud.jobs())
     moments = random.Random(20)
     cloud.inject("slow", count=None, seconds=0.02)  # so that processes die in the midst of requests
-    for _ in range(20):
+    for _ in range(8):
         # A request that is on its way when its process dies becomes a job only after a while.
         process = nursery.start(tmp_path, STEPS, ready=True, settle_seconds=0.5)
         time.sleep(moments.uniform(0, 0.2))  # about a step

@@ -288,21 +288,23 @@ def test_fractional_gates_are_folded_within_their_range(monkeypatch):
 
 @pytest.mark.parametrize("primitive", ["sampler", "estimator"])
 @pytest.mark.parametrize("option", ["dynamical_decoupling.enable", "twirling.enable_gates", "twirling.enable_measure"])
-@pytest.mark.parametrize("methods", [[ReadoutCorrection()], [TwirledReadout(randomizations=2)], [METHOD]], ids=repr)
-def test_the_table_of_combinations(primitive, option, methods):
+@pytest.mark.parametrize(
+    "method", [ReadoutCorrection(1), TwirledReadout(2, calibration_rows=1), ZeroNoiseExtrapolation((1, 3))], ids=repr
+)
+def test_the_table_of_combinations(primitive, option, method):
     """In the docstring of ``qiskit_torch_bridge.mitigation``."""
     name, value = option.split(".")
     backend = IBMBackend(FakeManilaV2(), primitive=primitive, options={name: {value: True}})
     message = None
-    if methods != [METHOD] and primitive == "estimator":
+    if not isinstance(method, ZeroNoiseExtrapolation) and primitive == "estimator":
         message = "does not say what bits it measures"
-    if isinstance(methods[0], TwirledReadout) and (primitive, value) == ("sampler", "enable_measure"):
+    if isinstance(method, TwirledReadout) and (primitive, value) == ("sampler", "enable_measure"):
         message = "flips bits already"
     if message is not None:
         with pytest.raises(ValueError, match=message):
-            layer_on(backend, methods)
+            layer_on(backend, [method])
         return
-    layer = layer_on(backend, methods, shots=32)
+    layer = layer_on(backend, [method], shots=32)
     with torch.no_grad():
         layer(FEATURES)
     assert len(backend.ledger.entries()) == 1

@@ -231,9 +231,8 @@ def test_devices_that_do_not_fit_are_refused_when_the_layer_is_made(arguments, q
         (lambda: AerSimulator.from_backend(GenericBackendV2(2, ["rx", "rz", "rzz"], seed=1), noise_model=None), 2),
         (lambda: GenericBackendV2(3, ["u", "cz"], seed=1), 2),
         pytest.param(lambda: AerSimulator.from_backend(FakeSherbrooke()), 3, marks=pytest.mark.slow),
-        pytest.param(FakeSherbrooke, 4, marks=pytest.mark.slow),
     ],
-    ids=["one qubit", "rzz of any angle", "u", "127 qubits on aer", "127 qubits"],
+    ids=["one qubit", "rzz of any angle", "u", "127 qubits on aer"],
 )
 def test_odd_devices_that_fit_work(device, qubits):
     values = layer_on(IBMBackend(device()), qubits, shots=200, init=torch.zeros(1))(torch.zeros(1, 1))

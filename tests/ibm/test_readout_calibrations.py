@@ -24,7 +24,7 @@ from qiskit_torch_bridge.backends.ibm.recording import write_recording
 
 SHOTS = 1000
 FEATURES = torch.tensor([[0.3, 0.9], [2.0, 0.5]], dtype=torch.float64)
-METHODS = [ReadoutCorrection(2), TwirledReadout(2, calibration_rows=2)]
+METHODS = [ReadoutCorrection(1), TwirledReadout(2, calibration_rows=1)]
 
 
 def layer_on(backend, method, seed=1) -> QuantumLayer:
