@@ -87,7 +87,9 @@ def fez():
     return alone, IBMBackend(alone.device, packing="auto")
 
 
-@pytest.mark.parametrize("name", PRICED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (place > 0)) for place, name in enumerate(PRICED)]
+)
 def test_prices_are_those_of_the_quotes(name, fez):
     lines = hardware.__doc__.splitlines()
     (line,) = [line for line in lines if line.startswith("|") and name in line and " s: " in line]

@@ -51,7 +51,8 @@ def accuracies(folder: Path) -> list[float]:
 
 
 class TestPlot:
-    @pytest.mark.parametrize("name", ["single", pytest.param("study", marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("name", ["single", "study"])
+    @pytest.mark.slow
     def test_draws_the_same_figures_from_the_files(self, copy, monkeypatch, name):
         """Without data, and without training anything."""
         folder = copy(name)

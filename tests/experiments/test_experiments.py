@@ -342,7 +342,9 @@ class TestConfigurations:
         [
             # Tests of these experiments price them too.
             pytest.param(
-                path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in ("wide-complete", "recipes-default"))
+                path,
+                id=path.stem,
+                marks=[pytest.mark.slow] * (path.stem in ("wide-complete", "recipes-default", "hardware-cost-small")),
             )
             for path in sorted(CONFIGS.glob("*.yaml"))
         ],

@@ -183,6 +183,7 @@ class TestLearning:
         torch.testing.assert_close(squared_error(outputs, expected), torch.tensor([(0.04**2 + 0.02**2 + 0.25) / 4]))
         assert share_within(0.05)(outputs, expected).tolist() == [0.75]
 
+    @pytest.mark.slow
     def test_finds_the_couplings(self, folder, monkeypatch):
         """Of twelve qubits, which without couplings cannot follow."""
         monkeypatch.setattr(learning, "quote_of_step", lambda *arguments, **options: Quote())  # it takes the longest

@@ -142,6 +142,7 @@ def test_a_disk_that_fills_up_loses_nothing(cloud, tmp_path, ledger, monkeypatch
     assert_intact(ledger)
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_before_the_submission(cloud, tmp_path, ledger):
     with ibm(ledger) as backend:
         layer, _ = layer_on(backend), backend.ledger  # which makes the file

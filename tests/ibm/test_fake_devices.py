@@ -669,7 +669,7 @@ def test_errors_are_one_family():
     assert issubclass(HardwareError, RuntimeError)
 
 
-@pytest.mark.parametrize("primitive", ["sampler", "estimator"])
+@pytest.mark.parametrize("primitive", ["sampler", pytest.param("estimator", marks=pytest.mark.slow)])
 def test_circuits_of_a_job_have_noise_of_their_own(primitive):
     """IBM's client gives each PUB the seed of the job: equal ones would give equal counts, similar ones similar errors."""
     circuit, x = QuantumCircuit(2), ParameterVector("x", 1)

@@ -59,6 +59,7 @@ def test_a_new_ledger_does_not_take_on_what_a_lost_one_has_left(tmp_path, jobs, 
         assert ledger.entries() == []
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_with_an_open_ledger_does_so_quietly(tmp_path: Path) -> None:
     program = "import sys; from qiskit_torch_bridge import Ledger; ledger = Ledger(sys.argv[1])"
     ended = subprocess.run([sys.executable, "-c", program, tmp_path / "jobs.sqlite"], capture_output=True, check=True)

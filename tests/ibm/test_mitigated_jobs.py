@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from itertools import product
 
 import numpy as np
 import pytest
@@ -286,22 +287,29 @@ def test_fractional_gates_are_folded_within_their_range(monkeypatch):
     assert all("agrees with the logical one" in event["message"] for event in events)
 
 
-@pytest.mark.parametrize("primitive", ["sampler", "estimator"])
-@pytest.mark.parametrize("option", ["dynamical_decoupling.enable", "twirling.enable_gates", "twirling.enable_measure"])
-@pytest.mark.parametrize(
-    "method", [ReadoutCorrection(1), TwirledReadout(2, calibration_rows=1), ZeroNoiseExtrapolation((1, 3))], ids=repr
-)
-def test_the_table_of_combinations(primitive, option, method):
+def combinations():
+    """Each method with each of IBM's options, and why it is refused; those that are not, run for a second each."""
+    methods = [ReadoutCorrection(1), TwirledReadout(2, calibration_rows=1), ZeroNoiseExtrapolation((1, 3))]
+    options = ["dynamical_decoupling.enable", "twirling.enable_gates", "twirling.enable_measure"]
+    for method, option, primitive in product(methods, options, ["sampler", "estimator"]):
+        refused = None
+        if not isinstance(method, ZeroNoiseExtrapolation) and primitive == "estimator":
+            refused = "does not say what bits it measures"
+        elif isinstance(method, TwirledReadout) and option == "twirling.enable_measure":
+            refused = "flips bits already"
+        marks = [] if refused else [pytest.mark.slow]
+        yield pytest.param(
+            method, option, primitive, refused, marks=marks, id=f"{type(method).__name__}-{option}-{primitive}"
+        )
+
+
+@pytest.mark.parametrize(("method", "option", "primitive", "refused"), combinations())
+def test_the_table_of_combinations(method, option, primitive, refused):
     """In the docstring of ``qiskit_torch_bridge.mitigation``."""
     name, value = option.split(".")
     backend = IBMBackend(FakeManilaV2(), primitive=primitive, options={name: {value: True}})
-    message = None
-    if not isinstance(method, ZeroNoiseExtrapolation) and primitive == "estimator":
-        message = "does not say what bits it measures"
-    if isinstance(method, TwirledReadout) and (primitive, value) == ("sampler", "enable_measure"):
-        message = "flips bits already"
-    if message is not None:
-        with pytest.raises(ValueError, match=message):
+    if refused:
+        with pytest.raises(ValueError, match=refused):
             layer_on(backend, [method])
         return
     layer = layer_on(backend, [method], shots=32)

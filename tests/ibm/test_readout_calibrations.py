@@ -25,6 +25,7 @@ from qiskit_torch_bridge.backends.ibm.recording import write_recording
 SHOTS = 1000
 FEATURES = torch.tensor([[0.3, 0.9], [2.0, 0.5]], dtype=torch.float64)
 METHODS = [ReadoutCorrection(1), TwirledReadout(2, calibration_rows=1)]
+OFTEN_THE_FIRST = [METHODS[0], pytest.param(METHODS[1], marks=pytest.mark.slow)]
 
 
 def layer_on(backend, method, seed=1) -> QuantumLayer:
@@ -48,7 +49,7 @@ def step(layer) -> np.ndarray:
     return np.concatenate([values.detach().numpy(), features.grad.numpy()])
 
 
-@pytest.mark.parametrize("method", METHODS, ids=["correction", "twirled"])
+@pytest.mark.parametrize("method", OFTEN_THE_FIRST, ids=["correction", "twirled"])
 def test_a_calibration_leaves_along_and_is_measured_once(ledger, method):
     """A later run with the same ledger finds it, whatever its seed; the same run finds everything."""
     with rehearsal(ledger) as backend:
@@ -75,6 +76,7 @@ def test_a_calibration_leaves_along_and_is_measured_once(ledger, method):
     assert not np.array_equal(other, first)
 
 
+@pytest.mark.slow
 def test_values_are_closer_to_the_exact_ones(ledger):
     exact = layer_on(None, None)
     exact.shots = None
@@ -88,7 +90,7 @@ def test_values_are_closer_to_the_exact_ones(ledger):
     assert max(scores[ReadoutCorrection], scores[TwirledReadout]) < 4.5
 
 
-@pytest.mark.parametrize("method", METHODS, ids=["correction", "twirled"])
+@pytest.mark.parametrize("method", OFTEN_THE_FIRST, ids=["correction", "twirled"])
 def test_a_device_that_is_calibrated_anew_is_measured_anew(ledger, method, monkeypatch):
     date = ["monday"]
     monkeypatch.setattr(LocalDevice, "calibrated", lambda self: date[0])

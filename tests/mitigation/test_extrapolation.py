@@ -286,7 +286,15 @@ def test_values_without_an_exponential_fit_are_those_of_the_line_and_a_warning_s
 # --- backends ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["aer", "sampler", "estimator", "exact aer", "exact estimator"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "aer",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in ("sampler", "estimator")),
+        "exact aer",
+        "exact estimator",
+    ],
+)
 def test_on_simulators_and_primitives_of_others(kind):
     simulator = AerSimulator(noise_model=depolarising(), method="density_matrix")
     backend = {"sampler": BackendSamplerV2, "estimator": BackendEstimatorV2}.get(

@@ -247,7 +247,7 @@ def test_shots_have_the_right_statistics_at_zeros_too():
     row = [[0.5, -0.7, 0.3, 0.6, 0.0, 0.0, -0.4, 0.0]]
     exact = torch.tensor(row, requires_grad=True)
     made(3)(exact).sum().backward()
-    layer, features = made(3, backend="aer", shots=200), torch.tensor(row * 150, requires_grad=True)
+    layer, features = made(3, backend="aer", shots=200), torch.tensor(row * 75, requires_grad=True)
     layer(features).sum().backward()
     run = layer.last_run
     np.testing.assert_allclose(run.input_gradients, features.grad, rtol=1e-5)

@@ -227,9 +227,7 @@ def _values(circuit: QuantumCircuit, backend: str | None = None) -> np.ndarray:
     return layer().detach().numpy()
 
 
-@pytest.mark.parametrize(
-    ("num_qubits", "backend"), [(1, None), (2, None), (1, "aer"), pytest.param(2, "aer", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("num_qubits", "backend"), [(2, None), pytest.param(1, "aer", marks=pytest.mark.slow)])
 def test_no_name_of_the_users_own_is_taken_for_another_gate(num_qubits, backend):
     qubits = [2, 0][:num_qubits]
 
