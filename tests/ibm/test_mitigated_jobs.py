@@ -303,7 +303,7 @@ def combinations():
         )
 
 
-@pytest.mark.parametrize(("method", "option", "primitive", "refused"), combinations())
+@pytest.mark.parametrize(("method", "option", "primitive", "refused"), list(combinations()))
 def test_the_table_of_combinations(method, option, primitive, refused):
     """In the docstring of ``qiskit_torch_bridge.mitigation``."""
     name, value = option.split(".")
