@@ -22,7 +22,8 @@ The smaller, the closer to Haar-random. A circuit with a single state has :math:
 *Bias.* A finite sample makes the divergence too large, by about :math:`(K-1)/(2M)` for M fidelities in K of the bins. For
 the published 75 bins and 5000 fidelities of one qubit, whose Haar-random fidelities are uniform, that is 0.0074: a perfect
 circuit seems to have 0.0074. Values of that size are nothing but bias, and circuits are to be compared at the same M, or
-by :attr:`ExpressibilityResult.corrected`. To tell a divergence D from zero, take some :math:`10\,K/D` fidelities.
+by :attr:`ExpressibilityResult.corrected`. How many to take: with :math:`10\,K/D` fidelities the bias is a twentieth of a
+divergence D; corrected, :math:`3\sqrt{K/2}/D` of them tell it from zero.
 
 **Entangling capability** (the same paper) is the mean of the Meyer-Wallach measure
 :math:`Q = 2\,(1 - \frac1n\sum_k \mathrm{tr}\,\rho_k^2)` of its states, with the density matrices of single qubits: 0 for
