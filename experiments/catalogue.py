@@ -76,6 +76,11 @@ COMMANDS = {
         "barren_plateau.plateau_settings:PlateauSettings",
         "barren_plateau.plateau_study:STUDY",
     ),
+    "expressibility": Entry(
+        "expressibility and entangling capability (Sim et al.), effective dimension (Abbas et al.), beside published values",
+        "expressibility.expressibility_settings:ExpressibilitySettings",
+        "expressibility.expressibility_study:STUDY",
+    ),
     "shot-noise": Entry(
         "standard errors against shots, accuracy against the shots spent, and the bias that shots do not cure",
         "shot_noise.shot_settings:ShotNoiseSettings",

@@ -29,6 +29,7 @@ This makes a layer of a circuit, trains and measures it.
 | :mod:`qiskit_torch_bridge.backends` | where circuits run, and what a layer takes as a backend |
 | :mod:`qiskit_torch_bridge.backends.ibm` | IBM hardware: jobs, costs, caps, the ledger, recordings; :mod:`qiskit_torch_bridge.commands`: the command ``qtb`` |
 | :mod:`qiskit_torch_bridge.geometry` | states, entropies, the metric tensor, Fisher information, kernels |
+| :mod:`qiskit_torch_bridge.descriptors` | what a circuit can do before it is trained: expressibility, entanglement, effective dimension |
 | :mod:`qiskit_torch_bridge.layerwise` | circuits that grow while they are trained |
 | :mod:`qiskit_torch_bridge.simulator` | performance: the exact simulator, and what a step costs |
 | :mod:`qiskit_torch_bridge.testing` | gradients that have shot noise, checked; a rule and a backend of your own |
@@ -79,6 +80,16 @@ if TYPE_CHECKING:
     from .bridge.functional import evaluate
     from .bridge.method import Method
     from .bridge.result import LayerResult
+    from .descriptors import (
+        DescriptorResult,
+        EffectiveDimensionResult,
+        ExpressibilityResult,
+        effective_dimension,
+        effective_dimension_of,
+        entangling_capability,
+        expressibility,
+        meyer_wallach,
+    )
     from .dressed import DressedQuantumNet
     from .fidelity_kernel import FidelityKernel
     from .geometry.matrix_result import MatrixResult
@@ -108,6 +119,14 @@ __all__ = [  # noqa: RUF022 - in the order of the reference
     "Phase",
     "layerwise_schedule",
     "complete_depth_schedule",
+    "expressibility",
+    "entangling_capability",
+    "effective_dimension",
+    "effective_dimension_of",
+    "meyer_wallach",
+    "DescriptorResult",
+    "ExpressibilityResult",
+    "EffectiveDimensionResult",
     "GradientRule",
     "Adjoint",
     "ParameterShift",
@@ -179,6 +198,8 @@ _NAMES = {
     ".bridge.functional": "evaluate",
     ".bridge.method": "Method",
     ".bridge.result": "LayerResult",
+    ".descriptors": "DescriptorResult EffectiveDimensionResult ExpressibilityResult effective_dimension"
+    " effective_dimension_of entangling_capability expressibility meyer_wallach",
     ".dressed": "DressedQuantumNet",
     ".fidelity_kernel": "FidelityKernel",
     ".geometry.matrix_result": "MatrixResult",

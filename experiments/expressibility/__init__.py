@@ -1,0 +1,1 @@
+"""What circuits can do before they are trained: see :mod:`.expressibility_settings`."""
