@@ -30,6 +30,7 @@ This makes a layer of a circuit, trains and measures it.
 | :mod:`qiskit_torch_bridge.backends.ibm` | IBM hardware: jobs, costs, caps, the ledger, recordings; :mod:`qiskit_torch_bridge.commands`: the command ``qtb`` |
 | :mod:`qiskit_torch_bridge.geometry` | states, entropies, the metric tensor, Fisher information, kernels |
 | :mod:`qiskit_torch_bridge.descriptors` | what a circuit can do before it is trained: expressibility, entanglement, effective dimension |
+| :mod:`qiskit_torch_bridge.optimizers` | natural gradient, Rotosolve, shots by what they are worth |
 | :mod:`qiskit_torch_bridge.layerwise` | circuits that grow while they are trained |
 | :mod:`qiskit_torch_bridge.simulator` | performance: the exact simulator, and what a step costs |
 | :mod:`qiskit_torch_bridge.testing` | gradients that have shot noise, checked; a rule and a backend of your own |
@@ -102,6 +103,9 @@ if TYPE_CHECKING:
     from .mitigation.mitigated import MitigatedBackend
     from .mitigation.readout_correction import ReadoutCorrection
     from .mitigation.twirled_readout import TwirledReadout
+    from .optimizers.cans import CANS
+    from .optimizers.natural_gradient import QuantumNaturalGradient
+    from .optimizers.rotosolve import Rotosolve
     from .program.compiled import Program
     from .program.variants import Variant
     from .quote import Quote
@@ -139,6 +143,9 @@ __all__ = [  # noqa: RUF022 - in the order of the reference
     "ConstantShots",
     "GrowingShots",
     "TargetSNR",
+    "QuantumNaturalGradient",
+    "Rotosolve",
+    "CANS",
     "StatevectorBackend",
     "DensityMatrixBackend",
     "PauliBackend",
@@ -212,6 +219,9 @@ _NAMES = {
     ".mitigation.methods": "Calibration Mitigation MitigationPlan",
     ".mitigation.readout_correction": "ReadoutCorrection",
     ".mitigation.twirled_readout": "TwirledReadout",
+    ".optimizers.cans": "CANS",
+    ".optimizers.natural_gradient": "QuantumNaturalGradient",
+    ".optimizers.rotosolve": "Rotosolve",
     ".program.compiled": "Program",
     ".program.variants": "Variant",
     ".quote": "Quote",

@@ -13,8 +13,10 @@ from qiskit.circuit import QuantumCircuit
 from torch import nn
 
 from ..arguments import require_integer
+from ..backends.base import Estimate
 from ..bridge import transforms
 from ..bridge.evaluation import NonFiniteAnglesError, require_finite
+from ..bridge.functional import Tally
 from ..bridge.method import Method
 from ..bridge.result import LayerResult
 from ..program.outcomes import QubitsLike, qubit_indices
@@ -27,9 +29,9 @@ from .metric import APPROXIMATIONS, TrainedAngles, metric_of
 from .overlaps import Overlaps
 from .state_function import groups_of
 from .state_source import ENTROPIES, StateSource, nats
+from .stochastic_metric import POINTS, default_perturbation, stochastic_metric
 
 if TYPE_CHECKING:
-    from ..bridge.functional import Tally
     from ..program.compiled import Program
     from ..shots.seeding import SeedStream
 
@@ -322,6 +324,67 @@ class GeometricModule(nn.Module):
 
         return self._of_groups(fisher, features)
 
+    def _stochastic_metric(
+        self,
+        features: torch.Tensor | None,
+        *,
+        samples: int,
+        perturbation: float | None,
+        shots: int | None,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """An estimate of the metric, averaged over the rows, shape (W, W), exactly or in one backend call.
+
+        Args:
+            features: As in :meth:`state`, with at least one row.
+            samples: How many estimates a row are averaged over.
+            perturbation: Their step in radians; None: the default.
+            shots: Shots a circuit; None: the layer's.
+            rng: Draws the directions.
+        """
+        self._checked(features, self._weight_list())
+        method, still, inputs = self.method(shots), self._groups(features), self._rows(features)
+        rows, width = max(len(group) for group in still), self._trained.num_weights
+        if perturbation is None:
+            perturbation = default_perturbation(method.shots, width)
+        is_exact = self._is_exact(shots)
+
+        def fidelities(shifts: np.ndarray) -> np.ndarray:
+            first = [_repeated(group, rows, shifts.shape[1]) for group in still]
+            second = self._moved_groups(inputs, torch.from_numpy(shifts))
+            if is_exact:
+                return self._source.fidelity_at(torch.cat(first, dim=1), torch.cat(second, dim=1)).numpy()
+            estimates: list[Estimate] = []
+            tally = Tally(observe=lambda _, estimate: estimates.append(estimate))
+            values = self._overlaps.measure(method, first, second, seeds=self.seeds, tally=tally).numpy()
+            self.tally.circuits += sum(estimate.circuits for estimate in estimates)
+            self.tally.shots += sum(estimate.shots for estimate in estimates)
+            return values
+
+        with torch.no_grad():
+            return stochastic_metric(fidelities, (rows, samples, width), perturbation=perturbation, rng=rng)
+
+    def _moved_groups(self, inputs: torch.Tensor | None, shifts: torch.Tensor) -> list[torch.Tensor]:
+        """The angles, shape (N K, A_g) a group, at weights that are moved by so much, shape (N, K, W)."""
+        rows, times, _ = shifts.shape
+        trained, start = self._trained, 0
+        tensors: list[Any] = [None if inputs is None else _repeated(inputs, rows, times)]
+        for number, weights in enumerate(self._double_weights):
+            moved = weights.detach().expand(rows * times, -1)
+            if number in trained.groups:
+                moved = moved + shifts[:, :, start : start + len(weights)].reshape(rows * times, -1)
+                start += len(weights)
+            tensors.append(moved)
+        nothing = torch.zeros((rows * times, 0), dtype=torch.float64)
+        groups = [g.evaluate(tensors) if g.expressions else nothing for g in self.program.angle_map.groups]
+        return [group.expand(rows * times, -1) for group in groups]
+
+    def _quote_stochastic_metric(self, rows: int, *, samples: int, shots: int | None) -> Quote:
+        """What a :meth:`_stochastic_metric` costs."""
+        if self._is_exact(shots):
+            return Quote()
+        return self._overlaps.quote(self.method(shots), rows * samples * POINTS)
+
     def _is_exact(self, shots: int | None) -> bool:
         """Whether fidelities are computed from states, not measured."""
         return self.method(shots).shots is None and self._source.shows_amplitudes
@@ -448,3 +511,8 @@ class GeometricModule(nn.Module):
         like = self._checked(features, self._weight_list())
         result = self._at(compute, features)
         return result.to(like.device, _COMPLEX.get(like.dtype, torch.complex64) if is_complex else like.dtype)
+
+
+def _repeated(tensor: torch.Tensor, rows: int, times: int) -> torch.Tensor:
+    """Shape (N K, ...): each of N rows K times, of a tensor with N rows or one."""
+    return tensor.expand(rows, -1).repeat_interleave(times, dim=0)

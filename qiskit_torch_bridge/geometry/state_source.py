@@ -22,6 +22,7 @@ __all__ = ["StateSource"]
 _PAULIS = torch.tensor(
     [[[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]], dtype=torch.complex128, device="cpu"
 )
+_BYTES_OF_A_PART = 2**27
 ENTROPIES = ("von_neumann", "renyi2")
 
 
@@ -128,6 +129,12 @@ class StateSource:
             overlap = torch.view_as_real((first.conj() * second).sum(dim=-1))
             return overlap.square().sum(dim=-1)
         return fidelity_of(*torch.broadcast_tensors(first, second))
+
+    def fidelity_at(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Shape (P,): of the pure states at pairs of angles, shape (P, A) each; so many at once as memory should hold."""
+        size = max(1, _BYTES_OF_A_PART >> self.num_qubits + 4)
+        pairs = zip(first.split(size), second.split(size), strict=True)
+        return torch.cat([self.fidelity(self.states(one), self.states(other)) for one, other in pairs])
 
     def whole(self, angles: torch.Tensor) -> torch.Tensor:
         """What :meth:`fidelity` takes: states, or density matrices of all qubits."""
