@@ -56,8 +56,9 @@ class CANS(QuantumOptimizer):
             change it. None: ``1 / lipschitz``.
         lipschitz: L, of the loss as a function of the quantum weights. None: the bound of
             :mod:`qiskit_torch_bridge.optimizers.lipschitz`, for a model that is a layer with one output, and a loss
-            that is this output or its mean over rows; else it must be given. Too large a number costs shots, too small
-            a one progress.
+            that is this output or its mean over rows; else it must be given. That bound holds in every direction. The
+            sum of the observable's coefficients, which the paper takes, holds along each weight alone (of one angle),
+            and is as many times smaller as there are weights. A larger number makes shorter steps of fewer shots.
         smoothing: :math:`\mu`, from 0 to below 1.
         bias: b, positive.
         least: The fewest shots of a step; those of the first.

@@ -22,6 +22,7 @@ from .quantum_optimizer import LayerGradient, QuantumOptimizer, loss_of, weights
 __all__ = ["QuantumNaturalGradient"]
 
 _APPROXIMATIONS = (None, "block-diag", "diag", "spsa")
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # before 2.7 PyTorch cannot say
 
 
 class _FeatureMemory:
@@ -34,10 +35,12 @@ class _FeatureMemory:
     def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], __: Any) -> None:
         if not torch.is_grad_enabled():
             return
+        if transforms.transforms_are_active():
+            return
         if torch.compiler.is_compiling():
-            if transforms.transforms_are_active():
+            if _is_exporting() or not torch.compiler.is_dynamo_compiling():
                 return
-        elif transforms.transforms_are_active() or transforms.is_tracing():
+        elif transforms.is_tracing():
             return
         features = args[0] if args else kwargs.get("features")
         self.features = None if features is None else features.detach().clone()
@@ -80,7 +83,10 @@ class QuantumNaturalGradient(QuantumOptimizer):
     **SPSA.** ``approximation="spsa"`` estimates the metric from four fidelities a row and sample
     (:mod:`qiskit_torch_bridge.geometry.stochastic_metric`), and keeps a running average over the steps that begins with
     the identity, :math:`\bar g_k = \frac{k}{k+1}\bar g_{k-1} + \frac{1}{k+1}\hat g_k`, of whose eigenvalues the
-    absolute value is taken (Gacon, Zoufal, Carleo and Woerner, Quantum 5, 567 (2021)).
+    absolute value is taken (Gacon, Zoufal, Carleo and Woerner, Quantum 5, 567 (2021)). In a layer with
+    ``gradient="spsa"`` it is their QN-SPSA: a step costs the same however many weights there are.
+
+    **Distributed training.** Each process would step by the metric of its own rows, and the replicas would drift apart.
 
     There are many options because exact, measured and estimated metrics each have their own.
 

@@ -327,6 +327,8 @@ def test_compiled_models_are_remembered_too():
     optimizer = QuantumNaturalGradient(layer)
     (torch.compile(layer, fullgraph=True, backend="eager")(FEATURES) * UPSTREAM).sum().backward()
     assert torch.equal(optimizer._memories[0].features, FEATURES)
+    torch.export.export(layer, (FEATURES[:1],), strict=False)  # whose features are none
+    assert torch.equal(optimizer._memories[0].features, FEATURES)
 
 
 # --- refused ----------------------------------------------------------------------------------------------------------
