@@ -64,6 +64,8 @@ class Rotosolve(QuantumOptimizer):
     first value of the next weight: 2R evaluations in place of 2R + 1 (Nakanishi et al.), whose errors add up within a
     sweep.
 
+    Each evaluation is a call of its own, and on hardware a job: :meth:`quote` says what a sweep comes to.
+
     Frozen weights stay; so do those that nothing depends on, at no cost. There is no learning rate.
 
     Args:

@@ -32,20 +32,22 @@ def backward(layer):
 def test_shots_by_hand():
     """Three steps beside the formulas of the paper, written down anew from the gradients and their error bars."""
     layer = layer_of()
-    optimizer = CANS(layer, lr=0.1, lipschitz=4.0, smoothing=0.9, bias=1e-3, least=20, most=10**6)
-    assert layer.shots == 20
+    optimizer = CANS(layer, lr=0.45, lipschitz=4.0, smoothing=0.9, bias=0.1, least=5, most=10**6)
+    assert layer.shots == 5
     chi, xi = np.zeros(2), np.zeros(2)
     for k in range(3):
-        backward(layer)
-        before, taken = layer.weights.detach().clone(), layer.shots
+        taken = layer.shots + 7 * k
+        layer.zero_grad()
+        layer(shots=taken).sum().backward()
+        before = layer.weights.detach().clone()
         gradient, errors = layer.last_run.gradients, layer.last_run.gradient_standard_errors
         optimizer.step()
-        assert torch.allclose(layer.weights.detach(), before - 0.1 * layer.weights.grad, rtol=1e-14)
+        assert torch.allclose(layer.weights.detach(), before - 0.45 * layer.weights.grad, rtol=1e-14)
         chi, xi = 0.9 * chi + 0.1 * gradient, 0.9 * xi + 0.1 * errors**2 * taken
         correction = 1 - 0.9 ** (k + 1)
-        signal = ((chi / correction) ** 2).sum() + 1e-3 * 0.9**k
-        expected = math.ceil(2 * 4.0 * 0.1 / (2 - 4.0 * 0.1) * (xi / correction).sum() / signal)
-        assert layer.shots == max(20, expected) == optimizer.shots
+        signal = ((chi / correction) ** 2).sum() + 0.1 * 0.9**k
+        expected = math.ceil(2 * 4.0 * 0.45 / (2 - 4.0 * 0.45) * (xi / correction).sum() / signal)
+        assert layer.shots == expected == optimizer.shots > 5
     assert optimizer.steps_taken == 3
 
 
