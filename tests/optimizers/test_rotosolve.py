@@ -1,6 +1,7 @@
 """Rotosolve: frequencies from circuits, exact minima, what it costs, and losses and weights that it must refuse."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -119,7 +120,7 @@ def test_sweeps_only_descend_to_the_ground_state(dtype):
     layer = QuantumLayer(ansatz, weights=ansatz.parameters, observables=HAMILTONIAN, init=init).to(dtype)
     optimizer = Rotosolve(layer)
     losses = [optimizer.step(lambda: layer().sum()) for _ in range(12)]
-    assert all(later < earlier + 1e-6 for earlier, later in zip(losses, losses[1:], strict=False))
+    assert all(later < earlier + 1e-6 for earlier, later in pairwise(losses))
     lowest = np.linalg.eigvalsh(layer.program.readout.observables[0].to_matrix())[0]
     assert lowest - 1e-6 <= losses[-1] < 0.95 * lowest
     assert layer.weights.grad is None
