@@ -381,7 +381,7 @@ class GeometricModule(nn.Module):
 
     def _quote_stochastic_metric(self, rows: int, *, samples: int, shots: int | None) -> Quote:
         """What a :meth:`_stochastic_metric` costs."""
-        if self._is_exact(shots):
+        if self._is_exact(shots) or not self._trained.num_weights:
             return Quote()
         return self._overlaps.quote(self.method(shots), rows * samples * POINTS)
 

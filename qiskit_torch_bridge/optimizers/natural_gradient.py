@@ -156,7 +156,13 @@ class QuantumNaturalGradient(QuantumOptimizer):
                         "be; make the optimizer before the pass, and call layer(features), which runs hooks. Nothing was "
                         "changed."
                     )
-            steps = [self._natural(number, gradient) for number, gradient in gradients]
+            averages, position = list(self._averages), self._seeds.position
+            try:
+                steps = [self._natural(number, gradient) for number, gradient in gradients]
+            except BaseException:
+                # The same step again asks for the same circuits, and finds what hardware has measured of them.
+                self._averages, self._seeds.position = averages, position
+                raise
             for (number, gradient), direction in zip(gradients, steps, strict=True):
                 group = self.param_groups[number]
                 gradient.move(direction, float(group["lr"]) * (1.0 if group["maximize"] else -1.0))

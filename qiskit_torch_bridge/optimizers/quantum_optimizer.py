@@ -108,7 +108,12 @@ class QuantumOptimizer(torch.optim.Optimizer, ABC):
                 f"state_dict: got a state with {sorted(own)}, expected one with {sorted(self._own_state())}; load it into "
                 "the kind of optimizer that it came from."
             )
-        self._check_own_state(own)
+        try:
+            self._check_own_state(own)
+        except (AttributeError, KeyError) as error:
+            raise ValueError(
+                f"state_dict: its part {_OWN_STATE!r} is not what state_dict() gives ({error!r})."
+            ) from error
         super().load_state_dict(dict(state_dict))
         self._load_own_state(own)
 

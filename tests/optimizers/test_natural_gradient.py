@@ -395,6 +395,39 @@ def test_steps_that_cannot_be_taken_change_nothing():
     refused(layer, optimizer, "others than when the optimizer was made")
 
 
+def test_a_failed_step_can_be_taken_again():
+    """A failure in the second of two layers: directions and averages are where they were, and so are the shots."""
+
+    class Failing(DensityMatrixBackend):
+        fails = False
+
+        def evaluate(self, *args, **kwargs):
+            if self.fails:
+                raise ConnectionError
+            return super().evaluate(*args, **kwargs)
+
+    backend = Failing()
+    layers = [with_features(), with_features(backend=backend, shots=10)]
+    optimizer = QuantumNaturalGradient(torch.nn.ModuleList(layers), approximation="spsa", seed=1)
+    assert optimizer.quote(2).circuits == 2 * 4
+    for layer in layers:
+        backward(layer)
+    before, state = [flat(layer) for layer in layers], layers[1].get_rng_state()
+    backend.fails = True
+    with pytest.raises(ConnectionError):
+        optimizer.step()
+    assert all(np.array_equal(flat(layer), old) for layer, old in zip(layers, before, strict=True))
+    own = optimizer.state_dict()["quantum"]
+    assert own == {"averages": [None, None], "seeds": {"entropy": [1], "position": 0}}
+    assert layers[1].get_rng_state() == state
+    backend.fails = False
+    optimizer.step()
+    assert not np.array_equal(flat(layers[1]), before[1])
+    for weight in layers[1].parameters():
+        weight.requires_grad_(False)
+    assert optimizer.quote(2) == Quote()
+
+
 def test_a_singular_metric_is_refused():
     layer = pair(init=(0.7, 0.0, 0.0))
     optimizer = QuantumNaturalGradient(layer, regularization=0.0)
@@ -427,6 +460,9 @@ def test_states_of_others_are_refused():
     state = optimizer.state_dict()
     state["quantum"]["averages"] = [{"trained": ["weights"], "count": 1, "average": torch.eye(2)}]
     with pytest.raises(ValueError, match=r"of shape \(2, 2\), for quantum layer 0"):
+        optimizer.load_state_dict(state)
+    state["quantum"]["averages"] = [{"trained": ["weights"], "count": 1}]
+    with pytest.raises(ValueError, match=r"is not what state_dict\(\) gives \(KeyError\('average'\)\)"):
         optimizer.load_state_dict(state)
     del state["quantum"]["seeds"]
     with pytest.raises(ValueError, match="expected one with"):
