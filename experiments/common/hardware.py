@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +42,15 @@ def ledger_of(folder: RunFolder) -> Path:
 
 def connected(name: str, options: HardwareSettings, ledger: Path | str) -> IBMBackend:
     """The device of that name."""
-    from qiskit_torch_bridge import IBMBackend  # which needs a package that other runs do not
+    from qiskit_torch_bridge import IBMBackend, Packing  # which need a package that other runs do not
 
-    return IBMBackend(name, ledger=ledger, **vars(options))
+    packing: Any = options.packing
+    if isinstance(packing, dict):
+        names = {field.name for field in fields(Packing) if field.init}
+        if unknown := packing.keys() - names:
+            raise ValueError(f"--ibm.packing: got {sorted(unknown)}, expected names among {sorted(names)}.")
+        packing = Packing(**packing)
+    return IBMBackend(name, ledger=ledger, **{**vars(options), "packing": packing})
 
 
 @contextmanager

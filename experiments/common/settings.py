@@ -59,6 +59,9 @@ class HardwareSettings:
         options: The primitive's options by IBM's names, such as '{"dynamical_decoupling": {"enable": true}}'.
         optimization_level: The transpiler's.
         seed_transpiler: Makes the transpiler's choices repeatable.
+        packing: Rows side by side on disjoint regions of the device, which takes fewer seconds: auto, the most regions, or
+            such as '{"rotate": "shots"}' by the names of qiskit_torch_bridge.Packing (which --mitigation readout needs).
+        fractional_gates: Whether to use the device's rx and rzz of any angle, where it has them.
         max_qpu_seconds: Stop before the job with which the run would pass so many seconds of QPU time.
         max_shots: Stop before the job with which it would pass so many shots.
         max_jobs: Stop before it would send more jobs than this.
@@ -74,6 +77,8 @@ class HardwareSettings:
     options: dict[str, Any] | None = None
     optimization_level: Literal[0, 1, 2, 3] = 2
     seed_transpiler: NonNegativeInt | None = 0
+    packing: PositiveInt | Literal["auto"] | dict[str, Any] | None = None
+    fractional_gates: bool | None = None
     max_qpu_seconds: NonNegativeFloat | None = None
     max_shots: NonNegativeInt | None = None
     max_jobs: NonNegativeInt | None = None

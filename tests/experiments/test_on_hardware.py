@@ -19,11 +19,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 pytest.importorskip("qiskit_ibm_runtime")
 
 from experiments.__main__ import main
+from experiments.common.hardware import opened
 from experiments.common.options import yaml_of
 from experiments.common.settings import HardwareSettings
 from experiments.mnist01 import EXPERIMENT
 from experiments.record_lesson import DEVICE, RECORDING, lesson, losses_beside, record
-from qiskit_torch_bridge import Ledger, Replay
+from qiskit_torch_bridge import Ledger, Packing, Replay
 from qiskit_torch_bridge.backends.ibm import sending
 from qiskit_torch_bridge.commands import main as qtb
 
@@ -87,6 +88,21 @@ def test_options_of_hardware_are_settings(tmp_path):
     assert parsed(EXPERIMENT, "--config", str(config)) == settings
 
 
+@pytest.mark.parametrize(
+    ("given", "packing"),
+    [("auto", Packing()), ("2", Packing(2)), ('{"regions": 2, "rotate": "shots"}', Packing(2, rotate="shots"))],
+)
+def test_rows_side_by_side(tmp_path, given, packing):
+    """And what a run writes down of it means the same again."""
+    settings = parsed(EXPERIMENT, *REHEARSAL, "--ibm.packing", given, "--data-root", str(tmp_path))
+    config = tmp_path / "options.yaml"
+    config.write_text(yaml.safe_dump(yaml_of("mnist01", settings)))
+    again = parsed(EXPERIMENT, "--config", str(config))
+    for each in (settings, again):
+        with opened(each, ":memory:") as device:
+            assert device.packing == packing
+
+
 def test_simulators_have_no_options_of_hardware(tmp_path, capsys):
     assert "ibm" not in yaml_of("mnist01", parsed(EXPERIMENT, "--backend", "aer", "--data-root", str(tmp_path)))
     line = one_line(capsys, "mnist01", *SMALL, "--backend", "aer", "--ibm.max_jobs", "3", "--ibm.mode", "batch")
@@ -98,6 +114,8 @@ def test_simulators_have_no_options_of_hardware(tmp_path, capsys):
     [
         (["--ibm.options", '{"twirlling": {}}'], "twirlling"),
         (["--backend", "ibm:fake_nowhere"], "fake_nowhere"),
+        (["--ibm.packing", '{"regionz": 2}'], "--ibm.packing: got ['regionz'], expected names among"),
+        (["--ibm.fractional_gates", "true"], "'fake_manila' has no rx and rzz"),
         (["--workers", "2"], "--workers, --scheduler: got them for a run under torchrun or on hardware"),
         (["--scheduler", "tcp://127.0.0.1:1"], "--workers, --scheduler: got them for"),
         (
