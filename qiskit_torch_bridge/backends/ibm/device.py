@@ -248,6 +248,7 @@ class LocalDevice(Device):
         self.device, self.name = device, device.name
         self._jobs = {}
         self._parts: dict[Any, Any] = {}
+        self._simulator: Any = None
 
     @cached_property
     def identity(self) -> str:
@@ -274,7 +275,9 @@ class LocalDevice(Device):
         """
         settings: dict[str, Any] = {"shots": shots, "options": options, "tag": tag}
         if len(pubs) == 1 and not isinstance(pubs[0], PackedPub):
-            return super().submit(primitive, pubs, seed=seed, **settings)
+            job = self._run(self._whole(options), primitive, pubs, seed=seed, **settings)
+            self._sent(job)
+            return job.job_id(), None
         jobs = []
         alone: dict[int, Part] = {}  # rows without parameters are the same PUB
         for number, pub in enumerate(pubs):
@@ -294,17 +297,28 @@ class LocalDevice(Device):
         if isinstance(pub, PackedPub):
             yield from (self._simulator_of(part, options) for part in pub.parts())
         elif (self.device.num_qubits or 0) <= _QUBITS_OF_A_QUICK_MODEL:
-            yield self._mode(), pub
+            yield self._whole(options), pub
         else:
             if id(pub) not in alone:
                 alone[id(pub)] = Part.of(pub)
             yield self._simulator_of(alone[id(pub)], options)
 
+    def _whole(self, options: Mapping[str, Any]) -> Any:
+        """What simulates a whole device; of its noise Aer would make a model for each job anew."""
+        mode = self._mode()
+        if mode is not self.device or _decouples(options):
+            return mode
+        if self._simulator is None:
+            from ..aer import noisy_simulator  # on first use: most jobs do without
+
+            self._simulator = mode if is_from("qiskit_aer", mode) else noisy_simulator(device=mode)
+        return self._simulator
+
     def _simulator_of(self, part: Part, options: Mapping[str, Any]) -> tuple[Any, tuple[Any, ...]]:
         """What simulates one copy, and the copy as it takes it."""
         if is_from("qiskit_aer", self.device):
             return self.device, part.pub
-        # Aer makes a noise model of a whole large device for each job anew, which takes it seconds.
+        # A noise model of a whole large device takes Aer seconds.
         circuit = part.compact[0]
         place = part.qubits, tuple(sorted(circuit.count_ops()))
         if place not in self._parts:
@@ -313,8 +327,7 @@ class LocalDevice(Device):
             alone = PartOfDevice(self.device, *place)
             self._parts[place] = alone, noisy_simulator(device=alone)
         alone, simulator = self._parts[place]
-        decouples = (options.get("dynamical_decoupling") or {}).get("enable")  # which has to know durations
-        return alone if decouples else simulator, part.compact
+        return alone if _decouples(options) else simulator, part.compact
 
     def state(self, job_id: str) -> tuple[str, str]:
         return ("done", "") if job_id in self._jobs else ("failed", "it ran in a process that is no more")
@@ -324,6 +337,11 @@ class LocalDevice(Device):
 
     def cancel(self, job_id: str) -> None:
         self._jobs.pop(job_id, None)
+
+
+def _decouples(options: Mapping[str, Any]) -> bool:
+    """Whether delays are filled, for which the durations of gates have to be known, which a simulator does not tell."""
+    return bool((options.get("dynamical_decoupling") or {}).get("enable"))
 
 
 class _JobOfParts:
