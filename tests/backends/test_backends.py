@@ -101,7 +101,7 @@ def test_values_and_gradients_with_shots(make, readout):
     assert layer.last_run.standard_errors.shape == (3, layer.num_outputs)
 
 
-@backends(SHOT_ESTIMATORS, slow=["IBM Estimator of aer"])
+@backends(SHOT_ESTIMATORS, slow=["IBM Estimator of aer", "IBM Estimator of manila"])
 def test_estimators_with_shots(make):
     layer = make_layer(model(), backend=make(), shots=SHOTS, **EXPECTATION)
     assert_step(layer, REFERENCES["expectation"], atol=shots_atol(EXPECTATION))

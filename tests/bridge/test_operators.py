@@ -311,7 +311,8 @@ def test_what_cannot_be_in_a_graph():
 
 
 @forward_mode
-@pytest.mark.parametrize("transform", ["vmap", pytest.param("jacrev", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("transform", ["vmap", "jacrev"])
 def test_transforms_within_torch_compile(transform):
     """They leave the graph, as they do with all that torch.compile cannot look into."""
     model = layer().double()

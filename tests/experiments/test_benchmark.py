@@ -423,7 +423,7 @@ class TestRun:
         [
             ("absent", "absent", ()),
             pytest.param("crashing", "failed", (), marks=pytest.mark.slow),
-            ("crashing_later", "failed", ()),
+            pytest.param("crashing_later", "failed", (), marks=pytest.mark.slow),
             pytest.param("refusing", "failed", (), marks=pytest.mark.slow),
             pytest.param("hanging", "timeout", ("--timeout", "8"), marks=pytest.mark.slow),
         ],

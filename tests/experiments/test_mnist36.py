@@ -117,6 +117,7 @@ class TestRun:
         assert found["test_accuracy"] == float(rows[-1]["test_accuracy"])
         assert 0.5 < found["logistic_regression"] < 1  # from twelve images
 
+    @pytest.mark.slow
     def test_frozen_layers_stay(self, tmp_path):
         """What step 1 has trained is left alone by step 2, unless nothing is frozen."""
         options = {"one": ["--steps", "1"], "two": [], "unfrozen": ["--freeze-after", "null"]}

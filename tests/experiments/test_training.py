@@ -483,6 +483,7 @@ class TestStudies:
         summary = [{**row, "seconds": 0} for row in RunFolder(straight).read_rows("summary.csv")]
         assert [{**row, "seconds": 0} for row in RunFolder(broken).read_rows("summary.csv")] == summary
 
+    @pytest.mark.slow
     def test_interrupted_while_it_is_extended(self, tmp_path):
         """The old results are no longer those of the run, however it goes on."""
         straight, extended = tmp_path / "straight", tmp_path / "extended"

@@ -96,7 +96,8 @@ def test_a_training_may_be_killed_between_any_two_deeds(cloud, nursery, undistur
     assert len(recovered) >= 1  # once the service has been asked and before the answer is written down
 
 
-@pytest.mark.parametrize("packing", [None, pytest.param("auto", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", [None, "auto"])
 def test_two_processes_with_one_ledger_send_each_job_once(cloud, nursery, undisturbed, tmp_path, packing):
     expected, before, folders = undisturbed(8, packing), len(cloud.jobs()), [tmp_path / "one", tmp_path / "other"]
     for folder in folders:

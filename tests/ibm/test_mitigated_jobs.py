@@ -45,7 +45,7 @@ def layer_on(backend, mitigation=(METHOD,), **options):
     return QuantumLayer(circuit, inputs=INPUTS, weights=WEIGHTS, backend=backend, mitigation=mitigation, **options)
 
 
-@pytest.mark.parametrize("primitive", ["sampler", "estimator"])
+@pytest.mark.parametrize("primitive", ["sampler", pytest.param("estimator", marks=pytest.mark.slow)])
 def test_a_step_is_one_job_and_the_quote_counts_it(primitive):
     backend = IBMBackend(FakeManilaV2(), primitive=primitive)
     layer, plain = layer_on(backend), layer_on(IBMBackend(FakeManilaV2(), primitive=primitive), ())
@@ -62,6 +62,7 @@ def test_a_step_is_one_job_and_the_quote_counts_it(primitive):
     assert (layer.total_circuits, layer.total_shots) == (quote.circuits, quote.shots)
 
 
+@pytest.mark.slow
 def test_values_are_those_of_the_parts_by_hand():
     """Each factor's values from a backend of its own, which has the same seeds as the parts."""
     backend = IBMBackend(FakeManilaV2())

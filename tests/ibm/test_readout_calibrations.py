@@ -136,6 +136,7 @@ def test_caps_count_calibrations(ledger):
         step(layer_on(backend, METHODS[0]))
 
 
+@pytest.mark.slow
 def test_a_damaged_calibration_is_measured_anew(ledger, monkeypatch):
     from qiskit_torch_bridge import Ledger
     from qiskit_torch_bridge.backends.ibm.errors import LedgerError

@@ -257,6 +257,7 @@ def test_a_gradient_that_needs_too_much_memory_is_refused(monkeypatch):
 # ------------------------------------------------------------------------------------------------- wide circuits
 
 
+@pytest.mark.slow
 def test_a_hundred_qubits_at_clifford_angles():
     """Ten layers; strings that the state has as stabilisers, a product of two, and others. The first have 1 or -1.
 

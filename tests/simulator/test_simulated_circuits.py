@@ -143,6 +143,7 @@ def test_a_gate_wider_than_a_block(small_blocks, width, where):
     case.check(2)
 
 
+@pytest.mark.slow
 def test_a_unitary_on_ten_of_fourteen_qubits():
     """With the qubits of the runs its block is the whole state, in one pass of several."""
     circuit = fixed(14)
