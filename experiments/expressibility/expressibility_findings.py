@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.sparse.csgraph import connected_components
 
 from ..common.comparison import grouped
 from ..common.panels import Table, columns, draw_points, finish, marks
@@ -113,13 +114,14 @@ def _circuits_figure(sim: Table, library: Table) -> Figure:
 
 def _name_points(axes: Axes, numbers: Sequence[int], x: np.ndarray, y: np.ndarray) -> None:
     """Writes numbers beside points, those of points that lie on each other in one place."""
-    near = (np.abs(x[:, None] - x) < 0.025) & (np.abs(np.log(y[:, None] / y)) < 0.35)
-    for place, others in enumerate(near):
-        together = np.flatnonzero(others)
-        if place == together[0]:
-            at = (x[together].max(), y[together].max())
-            label = ", ".join(str(numbers[other]) for other in together.tolist())
-            axes.annotate(label, at, (4, 3), textcoords="offset points", fontsize=8)
+    near = (np.abs(x[:, None] - x) < 0.05) & (np.abs(np.log(y[:, None] / y)) < 0.65)
+    number_of_groups, groups = connected_components(near)
+    for group in range(number_of_groups):
+        together = np.flatnonzero(groups == group)
+        at = (x[together].max(), y[together].max())
+        axes.annotate(
+            ", ".join(str(numbers[k]) for k in together.tolist()), at, (4, 3), textcoords="offset points", fontsize=8
+        )
 
 
 def _dimensions_figure(rows: Table) -> Figure:
