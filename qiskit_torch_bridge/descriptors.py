@@ -206,12 +206,16 @@ def meyer_wallach(states: torch.Tensor) -> torch.Tensor:
         Shape (...), real: from 0 (product states) to 1.
 
     Raises:
+        TypeError: If they are no complex tensor.
         ValueError: If the length is not a power of two.
     """
+    instance_of("states", states, torch.Tensor, "a tensor; give torch.as_tensor(states)")
     size = states.shape[-1] if states.dim() else 0
     num_qubits = size.bit_length() - 1
     if size < 2 or size != 1 << num_qubits:
         raise ValueError(f"states: got shape {tuple(states.shape)}, expected (..., 2**n) for n qubits.")
+    if not states.is_complex():
+        raise TypeError(f"states: got {states.dtype}, expected complex numbers; give states.to(torch.complex128).")
     purities = torch.zeros(states.shape[:-1], dtype=torch.view_as_real(states).dtype, device=states.device)
     for qubit in range(num_qubits):
         pairs = states.reshape(*states.shape[:-1], -1, 2, 1 << qubit).movedim(-2, 0).flatten(-2)
@@ -223,7 +227,7 @@ def meyer_wallach(states: torch.Tensor) -> torch.Tensor:
 
 def effective_dimension(
     layer: QuantumLayer,
-    features: torch.Tensor | None = None,
+    features: torch.Tensor | Sequence[Any] | None = None,
     *,
     data: int | Sequence[int],
     samples: int = 100,
@@ -254,7 +258,9 @@ def effective_dimension(
             "layer: got one without trainable weights, expected some, whose Fisher information is computed."
         )
     drawn = _drawn(draw, seed, (samples, sum(weight.numel() for weight in trained.values())))
-    rows = None if features is None else features.detach().double()
+    rows = None if features is None else torch.as_tensor(features).detach().double()
+    if rows is not None and not rows.numel():
+        raise ValueError(f"features: got shape {tuple(rows.shape)}, expected at least one row.")
     model, matrices = _FisherOf(layer), []
     for weights in torch.from_numpy(drawn):
         parts = weights.split([weight.numel() for weight in trained.values()])
@@ -367,6 +373,11 @@ class _RandomStates:
     def _of_layer(
         cls, layer: QuantumLayer, features: torch.Tensor | Sequence[float] | None, draw: Draw | None
     ) -> _RandomStates:
+        if not layer._source.is_pure:
+            raise ValueError(
+                f"backend: got {layer.backend.name!r} with noise, whose states are mixed, expected one that shows "
+                "amplitudes; set layer.backend = 'statevector'."
+            )
         inputs, *groups = layer.program.parameters
         row = np.zeros(0) if features is None else torch.as_tensor(features).detach().double().cpu().numpy()
         if row.shape != (len(inputs),) or not np.isfinite(row).all():

@@ -277,6 +277,8 @@ def test_effective_dimension_of_a_layer_is_that_of_its_fisher_information():
     direct = effective_dimension_of(np.array(expected), data=50)
     assert result.values == pytest.approx(direct.values)
     assert result.fisher == pytest.approx(direct.fisher, abs=1e-9)
+    listed = effective_dimension(layer, features.tolist(), data=50, samples=4, draw=lambda *_: drawn[0])
+    assert listed.values == pytest.approx(result.values, rel=1e-6)
     scale = np.trace(np.mean(expected, axis=0)) / 6
     assert result.fisher * scale == pytest.approx(np.array(expected), abs=1e-9)
 
@@ -295,6 +297,9 @@ def test_what_does_not_fit_is_refused():
         ("samples: got 1", lambda: entangling_capability(circuit, samples=1)),
         ("reads observables", lambda: effective_dimension(layer, torch.zeros(1, 1), data=100)),
         ("layer: got", lambda: effective_dimension(circuit, data=100)),
+        ("features: got shape", lambda: effective_dimension(independent_outcomes(1), np.zeros((0, 1)), data=100)),
+        ("states: got array", lambda: meyer_wallach(np.array([1.0, 0.0]))),
+        ("states: got torch.float32, expected complex", lambda: meyer_wallach(torch.tensor([1.0, 0.0]))),
         ("19 or more", lambda: effective_dimension(layer, data=18)),
         ("gamma: got 2", lambda: effective_dimension_of(np.ones((2, 1, 1)), data=100, gamma=2)),
         ("data: got", lambda: effective_dimension_of(np.ones((2, 1, 1)), data=[])),
@@ -304,9 +309,13 @@ def test_what_does_not_fit_is_refused():
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             call()
-    layer.backend = "pauli"
-    with pytest.raises(ValueError, match="shows no states"):
-        expressibility(layer, [0.1])
+    for options, message in (
+        ({"backend": "pauli"}, "shows no states"),
+        ({"backend": "fake:manila", "shots": 10}, "shows no states"),
+        ({"backend": "noisy:manila"}, "states are mixed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            expressibility(QuantumLayer(circuit, inputs=inputs, weights=weights, **options), [0.1])
     frozen = independent_outcomes(1)
     frozen.weights.requires_grad_(False)
     with pytest.raises(ValueError, match="without trainable weights"):

@@ -266,6 +266,7 @@ class GeometricModule(nn.Module):
 
         if self._is_exact(shots):
             return self._of_rows(exact, features)
+        self._require_measurable(shots)
         return self._of_groups(measured, features)
 
     def quantum_fisher(
@@ -288,6 +289,7 @@ class GeometricModule(nn.Module):
         rows, method = require_integer("batch_size", batch_size, least=0), self.method(shots)
         if self._is_exact(shots):
             return Quote()
+        self._require_measurable(shots)
         return self._overlaps.quote(method, rows * num_points(self._trained, approximation))
 
     @_outside_graphs
@@ -348,6 +350,7 @@ class GeometricModule(nn.Module):
         if perturbation is None:
             perturbation = default_perturbation(method.shots, width)
         is_exact = self._is_exact(shots)
+        self._require_measurable(shots)
 
         def fidelities(shifts: np.ndarray) -> np.ndarray:
             first = [_repeated(group, rows, shifts.shape[1]) for group in still]
@@ -383,6 +386,7 @@ class GeometricModule(nn.Module):
         """What a :meth:`_stochastic_metric` costs."""
         if self._is_exact(shots) or not self._trained.num_weights:
             return Quote()
+        self._require_measurable(shots)
         return self._overlaps.quote(self.method(shots), rows * samples * POINTS)
 
     def _is_exact(self, shots: int | None) -> bool:
@@ -421,6 +425,23 @@ class GeometricModule(nn.Module):
             return Quote()
         trained = [1 + group for group in self._trained.groups] + [0] * inputs_require_grad
         return self._overlaps.quote(self.method(shots), pairs, trained if torch.is_grad_enabled() else ())
+
+    def _require_measurable(self, shots: int | None) -> None:
+        """Refuses what cannot measure fidelities where they are not exact, and makes ready what can; nothing is run.
+
+        Raises:
+            ValueError: If the backend, or the error mitigation, has no probabilities; or the circuit has no inverse.
+        """
+        if self._is_exact(shots):
+            return
+        backend, program = self.method(shots).backend, self._overlaps.program
+        try:
+            backend.prepare(program)
+        except ValueError as error:
+            raise ValueError(
+                f"backend: got {self.backend.name!r}, which cannot measure the fidelities of a metric (the probability of "
+                f"zeros after the circuit and its inverse): {error}"
+            ) from error
 
     @property
     def _overlaps(self) -> Overlaps:

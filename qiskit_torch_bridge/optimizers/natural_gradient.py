@@ -104,8 +104,9 @@ class QuantumNaturalGradient(QuantumOptimizer):
         maximize: Whether to climb.
 
     Raises:
-        TypeError, ValueError: If an argument does not fit; in :meth:`step` before anything is measured or changed, if a
-            gradient is not finite or no forward pass is remembered.
+        TypeError, ValueError: If an argument does not fit, or a layer's backend cannot measure fidelities (an Estimator has
+            no probabilities); in :meth:`step` before anything is measured or changed, if a gradient is not finite or no
+            forward pass is remembered.
     """
 
     def __init__(
@@ -129,6 +130,8 @@ class QuantumNaturalGradient(QuantumOptimizer):
             raise ValueError(f"perturbation: got {perturbation}, expected a positive number of radians, or None.")
         options = {"lr": _not_negative("lr", lr), "regularization": _not_negative("regularization", regularization)}
         super().__init__(model, **options, maximize=bool(maximize))
+        for layer in self.layers:
+            layer._require_measurable(self.shots)  # refused now rather than after the first gradient was paid for
         self._seeds = SeedStream(seed)
         self._averages: list[dict[str, Any] | None] = [None] * len(self.layers)
         self._memories = [_FeatureMemory() for _ in self.layers]

@@ -82,8 +82,8 @@ class Rotosolve(QuantumOptimizer):
     Raises:
         TypeError: If an argument has a wrong type.
         ValueError: If a weight has no finite set of frequencies (``x * w``, ``sin(w)``), or more than
-        ``max_frequencies``,
-            before anything is run; in :meth:`step` if the loss is no finite number, or not what was predicted.
+            ``max_frequencies``, before anything is run; in :meth:`step` if the loss is no finite number, or not what was
+            predicted.
     """
 
     def __init__(
@@ -187,6 +187,7 @@ class _Sweep:
     def __init__(self, closure: Callable[[], Any], is_checked: bool) -> None:
         self.closure, self.is_checked = closure, is_checked
         self._epsilon = float(np.finfo(np.float64).eps)
+        self._is_number = False
 
     def loss(self) -> float:
         """The loss at the present weights.
@@ -204,6 +205,8 @@ class _Sweep:
             if loss.dtype.is_floating_point:
                 self._epsilon = max(self._epsilon, torch.finfo(loss.dtype).eps)
             loss = loss.item()
+        else:
+            self._is_number = True
         value = require_number("closure", loss)
         if not math.isfinite(value):
             raise ValueError(
@@ -241,11 +244,13 @@ class _Sweep:
         """The measured loss, if it is what was predicted."""
         value = self.loss()
         epsilon = max(self._epsilon, torch.finfo(coordinate.weights.dtype).eps)
+        if self._is_number:  # as of ``.item()``, which does not say that it was computed in single precision
+            epsilon = max(epsilon, torch.finfo(torch.float32).eps)
         if abs(value - predicted) > math.sqrt(epsilon) * scale + 100 * epsilon:
             raise ValueError(
                 f"closure: the loss at the computed minimum along entry {coordinate.entry} of weights ({coordinate.name}) "
-                f"is {value:.6g}, expected {predicted:.6g}: it is not linear in the layer's outputs (as cross entropy and "
-                "squared errors are not), or not the same function throughout; take an optimizer by gradients, or "
-                "check=False. The weight is set back."
+                f"is {value:.9g}, expected {predicted:.9g}: it is not linear in the layer's outputs (as cross entropy and "
+                "squared errors are not), not the same function throughout (as with dropout), or computed in less precision "
+                "than it has (as under autocast); take an optimizer by gradients, or check=False. The weight is set back."
             )
         return value

@@ -129,11 +129,11 @@ class _Translated:
         values = [tensors[s][:, column].detach() for s, column in self.columns]
         rows = batch_size(values)
         slopes = np.zeros((rows, len(self._expressions), width))
-        values = [value.expand(rows).clone().requires_grad_() for value in values]
-        with torch.enable_grad():
-            angles = self(values)
-        for angle, angle_values in enumerate(angles):
-            derivatives = torch.autograd.grad(angle_values.sum(), values, retain_graph=True, allow_unused=True)
+        with torch.inference_mode(False), torch.enable_grad():  # whoever asks may be in a step of an optimizer
+            values = [value.expand(rows).clone().requires_grad_() for value in values]
+            angles = [angle.sum() for angle in self(values)]
+        for angle, angle_sum in enumerate(angles):
+            derivatives = torch.autograd.grad(angle_sum, values, retain_graph=True, allow_unused=True)
             for (s, column), derivative in zip(self.columns, derivatives, strict=True):
                 if s == source and derivative is not None:
                     slopes[:, angle, column] = derivative.numpy()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
-from qiskit.circuit.library import real_amplitudes
+from qiskit.circuit.library import real_amplitudes, zz_feature_map
 
 from qiskit_torch_bridge import CANS, QuantumLayer
 from qiskit_torch_bridge.optimizers.lipschitz import lipschitz_bound
@@ -78,6 +78,21 @@ def test_limits_of_shots_and_steps_that_tell_nothing():
     optimizer.step()
     assert layer.shots == 25
     assert optimizer.steps_taken == 2
+
+
+def test_encodings_whose_angles_are_products_of_features():
+    """The angles' derivatives are autograd's there, also within a step, which has gradients switched off."""
+    encoding, ansatz = zz_feature_map(2), real_amplitudes(2, reps=1)
+    circuit = encoding.compose(ansatz)
+    layer = QuantumLayer(circuit, inputs=encoding.parameters, weights=ansatz.parameters, shots=50, seed=4)
+    optimizer = CANS(layer, lipschitz=4.0, least=50)
+    before = layer.weights.detach().clone()
+    layer(torch.tensor([[0.3, 1.2], [-0.5, 0.8]])).sum().backward()
+    with torch.inference_mode():
+        assert np.abs(layer.last_run.gradients - layer.weights.grad.numpy()).max() < 1e-5
+    optimizer.step()
+    assert torch.allclose(layer.weights.detach(), before - 0.25 * layer.weights.grad)
+    assert optimizer.steps_taken == 1
 
 
 def test_the_ground_state_is_reached_with_growing_shots():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
+from qiskit.primitives import StatevectorEstimator
 
 from qiskit_torch_bridge import (
     DensityMatrixBackend,
@@ -18,6 +19,7 @@ from qiskit_torch_bridge import (
     QuantumLayer,
     QuantumNaturalGradient,
     Quote,
+    TwirledReadout,
 )
 
 
@@ -393,6 +395,33 @@ def test_steps_that_cannot_be_taken_change_nothing():
     refused(layer, QuantumNaturalGradient(layer), "no forward pass of quantum layer 0 is remembered")
     layer.weights["v"] = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
     refused(layer, optimizer, "others than when the optimizer was made")
+
+
+@pytest.mark.parametrize("approximation", [None, "spsa"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"backend": StatevectorEstimator(), "shots": 50},
+        {"backend": "pauli"},
+        {"backend": "aer", "shots": 50, "mitigation": [TwirledReadout()]},
+    ],
+)
+def test_layers_that_measure_no_fidelities_are_refused_before_a_gradient_is_paid_for(options, approximation):
+    layer = pair(**options)
+    with pytest.raises(ValueError, match="cannot measure the fidelities of a metric"):
+        QuantumNaturalGradient(layer, approximation=approximation)
+    for call in (layer.metric_tensor, layer.quote_metric_tensor):
+        with pytest.raises(ValueError, match="cannot measure the fidelities of a metric"):
+            call()
+    assert layer.total_circuits == 0
+    exact = pair()
+    optimizer = QuantumNaturalGradient(exact, approximation=approximation)
+    exact().sum().backward()
+    exact.backend = StatevectorEstimator()
+    before = flat(exact)
+    with pytest.raises(ValueError, match="cannot measure the fidelities of a metric"):
+        optimizer.step()
+    assert np.array_equal(flat(exact), before)
 
 
 def test_a_failed_step_can_be_taken_again():

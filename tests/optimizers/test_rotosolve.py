@@ -11,7 +11,7 @@ from qiskit.circuit import ParameterVector
 from qiskit.circuit.library import real_amplitudes
 
 from qiskit_torch_bridge import QuantumLayer, Rotosolve
-from qiskit_torch_bridge.circuits import amplitude_encoding
+from qiskit_torch_bridge.circuits import amplitude_encoding, strongly_entangling
 from qiskit_torch_bridge.optimizers.frequencies import frequencies_of
 from qiskit_torch_bridge.optimizers.trigonometric import rule_of
 
@@ -181,6 +181,18 @@ def test_losses_that_are_not_linear_are_found_out_and_the_weight_set_back(loss, 
     assert layer.weights.item() == start
     Rotosolve(layer, check=False).step(lambda: loss(layer()))
     assert layer.weights.item() != start
+
+
+def test_numbers_of_single_precision_are_not_taken_for_exact_ones():
+    """Features in single precision make outputs in it, and ``.item()`` hides that, whatever the weights are in."""
+    circuit, inputs, weights = strongly_entangling(2, 1)
+    layer = QuantumLayer(circuit, inputs=inputs, weights=weights, seed=1).double()
+    features = torch.tensor([[0.3, 1.1], [-0.4, 0.2]])
+    optimizer = Rotosolve(layer)
+    losses = [optimizer.step(lambda: layer(features).sum().item()) for _ in range(3)]
+    assert all(later < before + 1e-6 for before, later in pairwise(losses))
+    with pytest.raises(ValueError, match="computed in less precision"):
+        Rotosolve(layer).step(lambda: layer(features).sum().half().double())
 
 
 @pytest.mark.parametrize(
