@@ -67,8 +67,8 @@ class CANS(QuantumOptimizer):
 
     Raises:
         TypeError: If an argument has a wrong type.
-        ValueError: If numbers do not fit each other, or a layer gives exact values; in :meth:`step`, before anything is
-            changed, if there is no gradient with shots and error bars to go by.
+        ValueError: If numbers do not fit each other, a layer gives exact values, or has ``gradient="spsa"``; in
+            :meth:`step`, before anything is changed, if there is no gradient with shots and error bars to go by.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class CANS(QuantumOptimizer):
         rate = 1 / self.lipschitz if lr is None else require_number("lr", lr)
         self._require_rate(rate)
         super().__init__(model, lr=rate, maximize=bool(maximize))
-        self._refuse_exact_layers()
+        self._require_error_bars()
         self.steps_taken = 0
         self._averages: dict[tuple[int, str], dict[str, Any]] = {}
         self._set_shots(self.least)
@@ -118,7 +118,7 @@ class CANS(QuantumOptimizer):
         loss = loss_of(closure)
         with torch.no_grad():
             gradients = self._gradients()
-            self._refuse_exact_layers()
+            self._require_error_bars()
             for group in self.param_groups:
                 self._require_rate(float(group["lr"]))
             measured = [(number, self._variances(number, gradient)) for number, gradient in gradients]
@@ -190,12 +190,17 @@ class CANS(QuantumOptimizer):
                 "a step need not lower the loss, however many shots it has."
             )
 
-    def _refuse_exact_layers(self) -> None:
+    def _require_error_bars(self) -> None:
         for number, layer in enumerate(self.layers):
             if layer.method().shots is None:
                 raise ValueError(
                     f"model: got quantum layer {number} that gives exact values (backend {layer.backend.name!r} with "
                     "shots=None), expected layers that measure with shots; set layer.shots before."
+                )
+            if layer.method().rule.name == "spsa":
+                raise ValueError(
+                    f"model: got quantum layer {number} with gradient='spsa', whose error bars hold the noise of its shots and "
+                    "not that of its random directions, expected a rule such as 'parameter_shift'."
                 )
 
     def _set_shots(self, shots: int) -> None:

@@ -183,6 +183,7 @@ def test_the_lipschitz_bound_holds_and_counts_speeds():
     ("make", "message"),
     [
         (lambda: CANS(layer_of(shots=None)), "gives exact values"),
+        (lambda: CANS(layer_of(gradient="spsa")), "not that of its random directions"),
         (lambda: CANS(layer_of(), lr=0.3), r"lr: got 0.3, expected a number from 0 to below 2 / lipschitz = 0.266667"),
         (lambda: CANS(layer_of(), lr=math.nan), "lr: got nan"),
         (lambda: CANS(layer_of(), lipschitz=0.0), "lipschitz: got 0.0"),
