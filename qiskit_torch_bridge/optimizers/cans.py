@@ -199,8 +199,8 @@ class CANS(QuantumOptimizer):
                 )
             if layer.method().rule.name == "spsa":
                 raise ValueError(
-                    f"model: got quantum layer {number} with gradient='spsa', whose error bars hold the noise of its shots and "
-                    "not that of its random directions, expected a rule such as 'parameter_shift'."
+                    f"model: got quantum layer {number} with gradient='spsa', whose error bars hold the noise of its "
+                    "shots and not that of its random directions, expected a rule such as 'parameter_shift'."
                 )
 
     def _set_shots(self, shots: int) -> None:
