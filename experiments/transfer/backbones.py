@@ -40,15 +40,21 @@ class View:
         resize: Pixels of the shorter side.
         crop: Pixels of the square cut from the centre.
         mirror: Whether its features are means over the image and its mirror image.
+        crops: Squares that are cut from it: 1, or 5, which are those at the four corners and that from the centre.
     """
 
     resize: int
     crop: int
     mirror: bool = False
+    crops: int = 1
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
-        """Shape (3, crop, crop), float32 in [0, 1]."""
-        return v2.Compose([v2.Resize(self.resize, antialias=True), v2.CenterCrop(self.crop), *_TO_TENSOR])(image)
+        """Shape (3, crop, crop), of several crops (crops, 3, crop, crop); float32 in [0, 1]."""
+        resized = v2.Resize(self.resize, antialias=True)(image)
+        to_tensor = v2.Compose(_TO_TENSOR)
+        if self.crops > 1:
+            return torch.stack([to_tensor(square) for square in v2.FiveCrop(self.crop)(resized)])
+        return to_tensor(v2.CenterCrop(self.crop)(resized))
 
     def augmented(self, image: Image.Image) -> torch.Tensor:
         """The same with a random part of the image and a random flip, as in PyTorch's tutorial on transfer learning."""
@@ -110,21 +116,21 @@ class Backbone:
 
     @torch.no_grad()
     def features(self, images: torch.Tensor, device: torch.device, *, seed: Sequence[int]) -> torch.Tensor:
-        """Features (N, num_features) on the CPU, of images (N, 3, height, width).
+        """Features (..., num_features) on the CPU, of images (..., 3, height, width).
 
         Args:
-            images: In [0, 1].
+            images: In [0, 1]; the dimensions before are the images', or the images' and their crops'.
             device: Where they are computed.
             seed: Of the shots of a quantum network; the same images and seed give the same features.
         """
         self.model.eval()
         for layer in quantum_layers(self.model):
             layer.set_rng_state({"entropy": list(seed), "position": 0})
-        images, model = images.to(device), self.model.to(device)
-        features: torch.Tensor = model(images)
+        flat, model = images.to(device).flatten(0, -4), self.model.to(device)
+        features: torch.Tensor = model(flat)
         if self.view.mirror:
-            features = (features + model(images.flip(3))) / 2
-        return features.cpu()
+            features = (features + model(flat.flip(3))) / 2
+        return features.cpu().unflatten(0, images.shape[:-3])
 
 
 def imagenet_backbone(network: str) -> Backbone:
@@ -144,7 +150,6 @@ def imagenet_backbone(network: str) -> Backbone:
     except (OSError, RuntimeError) as error:
         raise OSError(
             f"--weights imagenet: torchvision could not download them ({brief(error)}); give the file with --weights PATH, "
-            ""
             "take --backbone efficientnet-lite2, whose weights are in a package; or train a network with "
             "'python -m experiments pretrain' and give its backbone.pt."
         ) from error

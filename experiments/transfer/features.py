@@ -39,7 +39,7 @@ def cached_features(
         circuit: What else they depend on, if the backbone is quantum: backend, shots, seed.
 
     Returns:
-        Shape (N, backbone.num_features), float32.
+        Shape (N, backbone.num_features), of several crops (N, crops, backbone.num_features); float32.
 
     Raises:
         ValueError: If an image is damaged.
@@ -55,7 +55,8 @@ def cached_features(
     }
     text = json.dumps(key, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:24]
-    cached = _read(folder, f"{digest}.npz", text, (len(images), backbone.num_features))
+    crops = () if backbone.view.crops == 1 else (backbone.view.crops,)
+    cached = _read(folder, f"{digest}.npz", text, (len(images), *crops, backbone.num_features))
     if cached is not None:
         return cached
     features = _compute(images, backbone, device, seed=int(digest, 16))
@@ -63,7 +64,13 @@ def cached_features(
     return features
 
 
-def _read(folder: RunFolder, name: str, key: str, shape: tuple[int, int]) -> torch.Tensor | None:
+def one_of_the_crops(features: torch.Tensor) -> torch.Tensor:
+    """Features of one crop of each image, drawn at random: from (N, crops, num_features) to (N, num_features)."""
+    images, crops, _ = features.shape
+    return features[torch.arange(images), torch.randint(crops, (images,))]
+
+
+def _read(folder: RunFolder, name: str, key: str, shape: tuple[int, ...]) -> torch.Tensor | None:
     path = folder.file(name)
     if not path.is_file():
         return None

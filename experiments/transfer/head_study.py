@@ -26,8 +26,9 @@ from ..common.workplace import open_fabric
 from .backbones import View
 from .head_findings import find
 from .head_settings import PARTS, HeadSettings, PartName
+from .heads import new_head
 from .images import images_of
-from .transfer_learning import EXPERIMENT, backbone_of, features_of, new_head
+from .transfer_learning import EXPERIMENT, backbone_of, features_of
 from .transfer_settings import TransferSettings
 
 CIRCUIT, TWIN = "CQ", "CC"
@@ -183,7 +184,7 @@ def _prices(cell: Cell) -> Sequence[Row]:
         layer = _loaded(head, *_shape(head), {"backend": device, "shots": cell["shots_a_circuit"]}).quantum
         epoch = steps * layer.quote(settings.batch_size) + (layer.quote(rest) if rest else Quote())
         with torch.no_grad():
-            tested = layer.quote(test)
+            tested = layer.quote(settings.crops * test)
     return [
         {"what": what, "examples": count, **{name: getattr(quote, name) for name in _QUOTED}}
         for what, count, quote in (("test images", test, tested), ("an epoch of training", train, epoch))

@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, StepLR
-
-from qiskit_torch_bridge import DressedQuantumNet
 
 from ..common.classifiers import cross_entropy, quantum_layers
 from ..common.comparison import Curve, seeds_figure
@@ -27,7 +24,8 @@ from ..common.workplace import exact_options, simulated_options
 from .backbones import Backbone, View, imagenet_backbone, load_backbone, new_network
 from .cross_validation import Part, fold
 from .efficientnet import SCALES, is_installed, weights_file
-from .features import AugmentedFeatures, cached_features
+from .features import AugmentedFeatures, cached_features, one_of_the_crops
+from .heads import new_head
 from .images import Images, images_of
 from .pretraining import draw_training, pretrained_file, pretrained_folder, settings_for
 from .transfer_settings import TransferSettings, names_in, with_data_root
@@ -98,7 +96,7 @@ def train(settings: TransferSettings, work: Work) -> dict[str, Any]:
         scores = head(batch.inputs)
         batch.learn(cross_entropy(scores, batch.labels), scores)
     if work.is_first:
-        shown = partial(test_images.seen, view=backbone.view)
+        shown = partial(test_images.seen, view=replace(backbone.view, crops=1))
         save_predictions(work.folder, shown, test_images.labels, work.test_scores)
     layers = quantum_layers(backbone.model)
     return {
@@ -114,27 +112,6 @@ def train(settings: TransferSettings, work: Work) -> dict[str, Any]:
     }
 
 
-def new_head(settings: TransferSettings, num_features: int, num_classes: int, **options: Any) -> nn.Module:
-    """A head from features (N, num_features) to the classes' scores (N, num_classes).
-
-    The classical twin has a layer of as many tanh units in place of the circuit of ``num_qubits`` qubits: with the published
-    settings for ants and bees 2082 parameters, where the dressed circuit has 2086.
-
-    Args:
-        settings: Of one scheme.
-        num_features: Features of an image.
-        num_classes: Classes.
-        options: Of the quantum layer, where there is one.
-    """
-    qubits = settings.num_qubits
-    if settings.has_quantum_head:
-        options |= {"num_qubits": qubits, "depth": settings.depth, "weight_spread": settings.weight_spread}
-        return DressedQuantumNet(num_features, num_classes, **options)
-    return nn.Sequential(
-        nn.Linear(num_features, qubits), nn.Tanh(), nn.Linear(qubits, qubits), nn.Tanh(), nn.Linear(qubits, num_classes)
-    )
-
-
 def backbone_of(settings: TransferSettings, work: Work) -> Backbone:
     """The pre-trained network of a scheme; it is trained first where that is asked for and has not been done."""
     weights, size = settings.weights_of_network, settings.image_size
@@ -145,7 +122,7 @@ def backbone_of(settings: TransferSettings, work: Work) -> Backbone:
         path = pretrained_file(settings, work) if weights == "pretrain" else Path(weights)
         backbone = _from_file(path, settings, work.layer_options())
     view = backbone.view if size is None else View(resize=round(size * 256 / 224), crop=size)
-    return replace(backbone, view=replace(view, mirror=settings.mirror))
+    return replace(backbone, view=replace(view, mirror=settings.mirror, crops=settings.crops))
 
 
 def cost(settings: TransferSettings, options: Mapping[str, Any]) -> str:
@@ -160,17 +137,19 @@ def cost(settings: TransferSettings, options: Mapping[str, Any]) -> str:
         folder = pretrained_folder(settings)
         state = "kept in" if folder.file("backbone.pt").is_file() else "still to be trained, then kept in"
         weights = f"on {settings_for(settings).classes}; {state} {folder.path}"
-    lines.append(f"Pre-trained {settings.network}: {weights}{', and mirror images' if settings.mirror else ''}.")
+    views = ", and mirror images" * settings.mirror + ", and five crops of each image" * (settings.crops > 1)
+    lines.append(f"Pre-trained {settings.network}: {weights}{views}.")
     if settings.network == "quantum":
         again = settings.epochs if settings.augment else 1
         (layer,) = quantum_layers(new_network("quantum", 2, **_simple(options)))
         with torch.no_grad():
-            quote = layer.quote(again * train + test)
+            quote = layer.quote(settings.crops * (again * train + test))
         lines.append(f"Features: {words(quote)}{'' if settings.augment else ' None if they are in the cache.'}")
     if not settings.has_quantum_head:
         return "\n".join([*lines, "No circuits in the head: it is classical."])
     head = new_head(settings, 1, 2, **options)  # circuits do not depend on how many features and classes there are
-    return "\n".join([*lines, cost_of_training(head, settings, train=train, test=test)])
+    # Each crop of a test image is a circuit.
+    return "\n".join([*lines, cost_of_training(head, settings, train=train, test=settings.crops * test)])
 
 
 def draw(folder: RunFolder, settings: TransferSettings) -> None:
@@ -224,6 +203,8 @@ def _check(settings: TransferSettings) -> None:
         raise ValueError("--quantum-weights: got 'imagenet', expected pretrain, or a file of a quantum network.")
     if settings.network == "quantum":
         new_network("quantum", 2, **_simple(options))
+    if settings.augment and settings.crops > 1:
+        raise ValueError("--crops: got 5 with --augment, which takes crops at random; choose one of them.")
     new_head(settings, 1, 2, **options)
     if settings.folds is not None:
         fold(images_of(settings)[0].labels, settings.folds, settings.seed)
@@ -245,13 +226,16 @@ def _from_file(path: Path, settings: TransferSettings, options: Mapping[str, Any
 
 
 def features_of(images: Images, backbone: Backbone, settings: TransferSettings, work: Work) -> Rows:
-    """The features of all images of a scheme, with their labels; from the cache where they are in it."""
+    """The features of all images of a scheme, with their labels; from the cache where they are in it.
+
+    Where several crops are taken of an image, their features are a row each of its features, and training takes one of them.
+    """
     cache = RunFolder(Path(settings.cache) / "features")
     circuit: dict[str, Any] = {"backend": settings.backend, "shots": settings.shots, "seed": settings.seed}
     if settings.noise is not None:
         circuit |= {"noise": asdict(settings.noise)}
     features = cached_features(images, backbone, cache, work.fabric.device, circuit=circuit)
-    return Rows(features, images.labels)
+    return Rows(features, images.labels, augment=one_of_the_crops if settings.crops > 1 else None)
 
 
 EXPERIMENT = Experiment(

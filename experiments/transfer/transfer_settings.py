@@ -70,9 +70,12 @@ class TransferSettings(ImageSettings):
         quantum_weights: Of the pre-trained quantum network (schemes QC, QQ): pretrain, or a file of such a run of pretrain.
         image_size: Pixels of the square that is cut from an image (default: as the network was trained).
         mirror: Features are means over the image and its mirror image.
+        crops: Squares cut from an image: 1, or 5 (from the centre and the four corners). Training takes one of the five at
+            random at each step; in a test, the classes' probabilities are means over the five.
         augment: Random crops and flips; features are computed anew.
         num_qubits: Qubits of the head's circuit.
         depth: Variational layers of the head's circuit.
+        reupload: The head's circuit takes its inputs before each variational layer, not before the first only.
         weight_spread: Spread of the circuit's initial weights, radians.
         lr_gamma: Factor on the learning rate ...
         lr_step: ... every so many epochs.
@@ -87,9 +90,11 @@ class TransferSettings(ImageSettings):
     quantum_weights: str = "pretrain"
     image_size: PositiveInt | None = None
     mirror: bool = False
+    crops: Literal[1, 5] = 1
     augment: bool = False
     num_qubits: PositiveInt = 4
     depth: PositiveInt = 6
+    reupload: bool = False
     weight_spread: NonNegativeFloat = 0.01
     epochs: PositiveInt = 30
     batch_size: PositiveInt = 4

@@ -21,10 +21,12 @@ from experiments.common.runs import RunFolder
 from experiments.common.work import Work
 from experiments.common.workplace import open_fabric
 from experiments.transfer.backbones import View, imagenet_backbone, load_backbone, new_network, save_backbone
-from experiments.transfer.features import AugmentedFeatures, cached_features
+from experiments.transfer.features import AugmentedFeatures, cached_features, one_of_the_crops
+from experiments.transfer.heads import new_head, reuploading_dressed
 from experiments.transfer.images import load_images
 from experiments.transfer.transfer_learning import EXPERIMENT
 from experiments.transfer.transfer_settings import PretrainSettings, TransferSettings
+from qiskit_torch_bridge.circuits import dressed
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -295,6 +297,77 @@ class TestCache:
         assert examples.batch(rows[:0], training=True)[0].shape == (0, 512)
 
 
+class TestHeads:
+    @pytest.mark.parametrize(("reupload", "degree"), [(False, 1), (True, 3)])
+    def test_one_qubit_has_a_closed_form(self, reupload, degree):
+        """H and turns about Y by the input (once, or before each layer) and by the weights: <Z> = -sin of their sum."""
+        torch.manual_seed(0)
+        net = new_head(TransferSettings(scheme="CQ", num_qubits=1, depth=3, reupload=reupload, weight_spread=1.0), 2, 2)
+        features, weights = torch.randn(5, 2), net.quantum.get_parameter("weights")
+        assert weights.abs().max() > 0.1
+        angles = torch.tanh(net.pre(features)) * (torch.pi / 2)
+        torch.testing.assert_close(net.quantum_features(features), -torch.sin(degree * angles + weights.sum()))
+
+    def test_one_upload_is_the_published_circuit(self):
+        ours, published = (
+            its.circuit.assign_parameters(range(6)) for its in (reuploading_dressed(3, 1), dressed(3, 1))
+        )
+        assert ours == published
+
+    @pytest.mark.parametrize("scheme", ["CQ", "CC"])
+    def test_of_crops(self, scheme):
+        """The mean of their probabilities; of a single crop, and with the same weights, what the plain head gives."""
+        settings = TransferSettings(scheme=scheme, num_qubits=2, depth=1, crops=5)
+        torch.manual_seed(0)
+        head, plain = new_head(settings, 3, 2), new_head(replace(settings, crops=1), 3, 2)
+        plain.load_state_dict(head.state_dict())
+        features = 3 * torch.randn(4, 5, 3)
+        torch.testing.assert_close(head(features).exp(), plain(features).softmax(dim=2).mean(dim=1))
+        assert torch.equal(head(features[:, 0]), plain(features[:, 0]))
+
+
+class TestCrops:
+    FIVE = replace(SMALL, crops=5)
+
+    def test_places(self):
+        image = Image.fromarray(np.random.default_rng(0).integers(256, size=(40, 50, 3), dtype=np.uint8))
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+        squares = [pixels[:, top : top + 32, left : left + 32] for top in (0, 8) for left in (0, 18)]
+        torch.testing.assert_close(self.FIVE(image), torch.stack([*squares, SMALL(image)]))
+
+    @pytest.mark.parametrize("mirror", [False, True])
+    def test_features(self, pictures, resnet, tmp_path, mirror):
+        backbone, images = load_backbone(resnet), load_images(str(pictures), data_root=None, classes=["a", "b"])[1]
+        backbone = replace(backbone, view=replace(self.FIVE, mirror=mirror))
+        cache = RunFolder(tmp_path / "cache")
+        features, again = (cached_features(images, backbone, cache, CPU, circuit={}) for _ in range(2))
+        assert torch.equal(features, again)
+        pixels = images.seen(torch.tensor([4]), backbone.view)[0]
+        torch.testing.assert_close(features[4], backbone.features(pixels, CPU, seed=(0,)), rtol=1e-4, atol=1e-5)
+        assert features.shape == (6, 5, 512)
+
+    def test_one_of_them_for_each_image(self):
+        features = torch.arange(20).reshape(4, 5, 1)
+        torch.manual_seed(0)
+        drawn = torch.stack([one_of_the_crops(features)[:, 0] for _ in range(100)])
+        assert torch.equal(drawn // 5, torch.arange(4).expand(100, 4))
+        assert all(len((drawn[:, image]).unique()) == 5 for image in range(4))
+        assert (drawn % 5 != drawn[:, :1] % 5).any()
+
+    def test_a_run_costs_what_was_said(self, transfer, tmp_path, capsys):
+        """Training takes one crop of an image, a test all five."""
+        options = ["--scheme", "CQ", "--crops", "5", "--reupload", "true", "--depth", "2", "--epochs", "1"]
+        options += ["--gradient", "parameter_shift"]
+        assert transfer(*options, "--dry-run") == 0
+        printed = capsys.readouterr().out
+        shifts = 2 * (2 * 4 + 2 * 4)  # two for each input of each layer, and for each weight
+        circuits = 12 * (1 + shifts) + 6 * 5
+        assert "and five crops of each image." in printed
+        assert f"The run of 1 epochs: {circuits} circuits" in printed
+        assert transfer(*options, "--run-dir", "run") == 0
+        assert result(tmp_path / "run")["circuits"] == circuits
+
+
 @pytest.fixture
 def transfer(pictures, tmp_path, resnet, quantum, monkeypatch):
     """Runs the experiment on two of the small classes; returns the exit status."""
@@ -387,6 +460,7 @@ class TestTransfer:
             (["--scheme", "CC,QC", "--quantum-weights", "imagenet"], "--quantum-weights: got 'imagenet'"),
             (["--weights", "nowhere.pt"], "got 'nowhere.pt'"),
             (["--scheme", "QC,CC", "--weights", "QUANTUM"], "holds a network quantum, expected resnet18 for scheme CC"),
+            (["--augment", "--crops", "5"], "--crops: got 5 with --augment"),
             (["--dataset", "nowhere"], "nowhere"),
             (["--dataset", "ants-bees", "--classes", "ants,bees"], "no data root"),
         ],
