@@ -161,7 +161,7 @@ def _accuracies(cell: Cell, seed: np.random.SeedSequence) -> Sequence[Row]:
     """Accuracy, and the share of decisions that are those of the exact circuit: without shots, then for each repeat."""
     head = _heads(cell["run"], CIRCUIT)[cell["seed"]]
     examples = _test_features(head)
-    features, classes = examples.inputs.shape[1], len(head[0].read_result()["classes"])
+    features, classes = examples.inputs.shape[-1], len(head[0].read_result()["classes"])
     exact = _loaded(head, features, classes, {"backend": "statevector"})(examples.inputs).argmax(dim=1)
     options = {"backend": cell["backend"], "seed": seed.generate_state(4).tolist()}
     net, rows = _loaded(head, features, classes, options), []

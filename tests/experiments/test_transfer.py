@@ -22,6 +22,7 @@ from experiments.common.work import Work
 from experiments.common.workplace import open_fabric
 from experiments.transfer.backbones import View, imagenet_backbone, load_backbone, new_network, save_backbone
 from experiments.transfer.features import AugmentedFeatures, cached_features, one_of_the_crops
+from experiments.transfer.head_study import STUDY
 from experiments.transfer.heads import new_head, reuploading_dressed
 from experiments.transfer.images import load_images
 from experiments.transfer.transfer_learning import EXPERIMENT
@@ -354,7 +355,7 @@ class TestCrops:
         assert all(len((drawn[:, image]).unique()) == 5 for image in range(4))
         assert (drawn % 5 != drawn[:, :1] % 5).any()
 
-    def test_a_run_costs_what_was_said(self, transfer, tmp_path, capsys):
+    def test_a_run_and_what_it_costs(self, transfer, tmp_path, capsys):
         """Training takes one crop of an image, a test all five."""
         options = ["--scheme", "CQ", "--crops", "5", "--reupload", "true", "--depth", "2", "--epochs", "1"]
         options += ["--gradient", "parameter_shift"]
@@ -366,6 +367,9 @@ class TestCrops:
         assert f"The run of 1 epochs: {circuits} circuits" in printed
         assert transfer(*options, "--run-dir", "run") == 0
         assert result(tmp_path / "run")["circuits"] == circuits
+        cell = {"part": "devices", "run": "run", "seed": 0, "backend": "statevector", "shots": (), "repeats": 1}
+        (exact,) = STUDY.measure(cell, np.random.SeedSequence(0))
+        assert exact["accuracy"] == pytest.approx(result(tmp_path / "run")["test_accuracy"])
 
 
 @pytest.fixture
