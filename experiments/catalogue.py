@@ -106,6 +106,11 @@ COMMANDS = {
         "mitigation_study.mitigation_settings:MitigationSettings",
         "mitigation_study.mitigation_study:STUDY",
     ),
+    "optimizers": Entry(
+        "Adam, natural gradients, Rotosolve and others at equal executions, and at equal seconds of a device",
+        "optimizer_study.optimizer_settings:OptimizerSettings",
+        "optimizer_study.optimizer_study:STUDY",
+    ),
 }
 TOOLS = {
     "benchmark": "time for a training step against other libraries, whose answers must agree first",

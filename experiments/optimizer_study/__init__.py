@@ -1,0 +1,1 @@
+"""Optimizers beside each other, at equal executions and at equal seconds of a quantum processor."""
