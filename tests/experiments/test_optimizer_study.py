@@ -22,7 +22,7 @@ from experiments.optimizer_study.contestants import CONTESTANTS
 from experiments.optimizer_study.metering import MeteredBackend
 from experiments.optimizer_study.optimizer_findings import LEVEL, find, holm, signed_rank
 from experiments.optimizer_study.optimizer_settings import METHODS, PROBLEMS, OptimizerSettings
-from experiments.optimizer_study.optimizer_study import cells
+from experiments.optimizer_study.optimizer_study import cells, measure
 from experiments.optimizer_study.trained_problems import KINDS, Task
 from qiskit_torch_bridge import IBMBackend, QuantumLayer, QuantumNaturalGradient, Rotosolve
 
@@ -255,6 +255,15 @@ def test_settings_that_cannot_be_are_refused(options):
 
 def test_a_device_that_there_is_not_is_refused(folder, capsys):
     assert_refused(capsys, folder, "fake_nowhere", "optimizers", "--device", "fake_nowhere", "--problems", "hydrogen")
+
+
+def test_a_folder_of_data_leaves_the_shots_as_they_are():
+    """Here one that nobody reads: the molecule has no images."""
+    one, other = (
+        cell_of("hydrogen", "SPSA", executions=[200], seconds=[3.0], data_root=root) for root in (None, "there")
+    )
+    rows = [measure(cell, seed_of(5, cell)) for cell in (one, other)]
+    assert rows[0] == rows[1] == train(one, seed_of(5, one)) != measure(one, seed_of(6, one))
 
 
 def test_seeds_of_cells_differ():
