@@ -153,6 +153,7 @@ def test_without_covariances_the_error_would_be_wrong():
     assert run.gradient_standard_errors[0] == 0 < errors[1]
 
 
+@pytest.mark.slow
 def test_an_estimators_noise_is_in_its_error_bars():
     """Qiskit's reference Estimator gives zeros for its standard errors, whatever noise it adds."""
     layer, x, upstream = entangled(backend=StatevectorEstimator(), shots=400, seed=1)

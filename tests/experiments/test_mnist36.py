@@ -141,6 +141,7 @@ class TestRun:
             assert [phase["trained_parameters"] for phase in result(folder)["phases"]] == [20] * 4
             assert (model["scale"].item(), model["bias"].item()) != (1.0, 0.0)
 
+    @pytest.mark.slow
     def test_resumes_within_a_phase_to_the_last_bit(self, tmp_path):
         """An epoch is two steps and a test: in the first step of the third phase."""
         options = ["mnist36", *SHORT, "--shots", "20", "--gradient", "parameter_shift", "--scale-and-bias", "true"]

@@ -187,6 +187,7 @@ def test_fake_devices_without_jobs_train(folder):
 # Stopped, and continued.
 
 
+@pytest.mark.slow
 def test_a_budget_stops_a_run_and_a_larger_one_continues_it(folder, capsys, undisturbed):
     capsys.readouterr()
     assert run(*REHEARSAL, "--ibm.max_jobs", "2", "--run-dir", str(folder)) == 1

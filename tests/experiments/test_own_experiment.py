@@ -37,6 +37,7 @@ def edit(right: str, wrong: str) -> None:
     file.write_text(text.replace(right, wrong))
 
 
+@pytest.mark.slow
 def test_the_example_runs_resumes_and_is_compared(moons, tmp_path, capsys):
     few, more, at_once = (str(tmp_path / name) for name in ("few", "more", "at-once"))
     options = [moons, "--points", "20", "--shots", "50"]

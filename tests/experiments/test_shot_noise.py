@@ -118,9 +118,8 @@ def test_closed_form_is_the_density_matrix(name, qubits):
     np.testing.assert_allclose(exact, closed, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("name", "qubits"), [("readout error", 2), pytest.param("fake Nairobi", 5, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "qubits"), [("readout error", 2), ("fake Nairobi", 5)])
 def test_expectations_are_those_of_aer(name, qubits):
     """In the mean over many of its shots, readout errors included; a device's circuit is on the study's qubits."""
     told = noise.NOISES[name]

@@ -127,6 +127,7 @@ def test_dry_run_of_the_published_settings(tmp_path, capsys):
 
 @pytest.mark.figures
 @pytest.mark.usefixtures("one_picture_of_each")
+@pytest.mark.slow
 def test_run_folder_of_all_heads_and_spirals(folder):
     assert run(*SMALL, "--epochs", "2", "--run-dir", str(folder)) == 0
     names = {f"{spiral}-{head}" for spiral in ("easy", "hard") for head in ("quantum", "classical")}

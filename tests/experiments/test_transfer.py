@@ -388,6 +388,7 @@ def transfer(pictures, tmp_path, resnet, quantum, monkeypatch):
 class TestTransfer:
     @pytest.mark.figures
     @pytest.mark.usefixtures("one_picture_of_each")
+    @pytest.mark.slow
     def test_schemes(self, transfer, tmp_path, folder):
         assert transfer("--scheme", "CC, CQ,QC,QQ", "--run-dir", str(folder)) == 0
         numbers = {"config.yaml", "metrics.csv", "result.json", "checkpoint.pt", "predictions.csv", "shown.npz"}
@@ -421,10 +422,8 @@ class TestTransfer:
             assert transfer(*options, *noise) == 0
         assert len(list((tmp_path / "runs" / "features").iterdir())) == 4
 
-    @pytest.mark.parametrize(
-        "options",
-        [["--scheme", "CQ"], pytest.param(["--scheme", "QQ", "--augment", "--shots", "20"], marks=pytest.mark.slow)],
-    )
+    @pytest.mark.parametrize("options", [["--scheme", "CQ"], ["--scheme", "QQ", "--augment", "--shots", "20"]])
+    @pytest.mark.slow
     def test_interrupted_run_resumes_to_the_last_bit(self, transfer, tmp_path, options):
         assert transfer(*options, "--run-dir", "straight") == 0
         with ctrl_c_at(6, "cross_entropy"):  # in the second epoch of three steps and a test

@@ -54,6 +54,7 @@ class TestFolds:
         assert torch.equal(part.seen(torch.tensor([0]), view), images.seen(torch.tensor([8]), view))
         assert part.fingerprint() != images.part(torch.tensor([1, 8])).fingerprint() != images.fingerprint()
 
+    @pytest.mark.slow
     def test_a_run(self, trained):
         """The test images are not looked at: each seed is tested on its part of the training images."""
         numbers = []
@@ -64,6 +65,7 @@ class TestFolds:
             numbers.append(folder.read_arrays("shown.npz")["images"])
         assert not np.array_equal(*numbers)
 
+    @pytest.mark.slow
     def test_refused(self, trained, folder, capsys):
         command = ["transfer", "--config", str(trained / "config.yaml"), "--folds", "7", "--run-dir", str(folder)]
         assert main(command) == 1
@@ -173,6 +175,7 @@ class TestStudy:
             (["--run", "RUN", "--priced", "fez"], "--priced: got 'fez'"),
         ],
     )
+    @pytest.mark.slow
     def test_refused(self, trained, folder, capsys, arguments, said):
         arguments = [argument.replace("RUN", str(trained)) for argument in arguments]
         assert main(["transfer-heads", *arguments, "--run-dir", str(folder)]) == 1

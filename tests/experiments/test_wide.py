@@ -208,6 +208,7 @@ def test_dry_run_says_what_a_run_then_costs(tmp_path, capsys):
 
 @pytest.mark.figures
 @pytest.mark.usefixtures("one_picture_of_each")
+@pytest.mark.slow
 def test_run_folder(folder):
     assert run(*SMALL, "--epochs", "1", "--noisy-states", "2", "--run-dir", str(folder)) == 0
     coupled, uncoupled = (result(folder / model) for model in ("coupled", "uncoupled"))

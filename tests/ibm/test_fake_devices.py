@@ -552,6 +552,7 @@ def test_wide_circuits_are_tested_by_their_light_cones():
 # --- shadow -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_shadow_tells_shot_noise_from_the_devices_bias():
     """More shots cure the one and not the other."""
     x = torch.linspace(-3, 3, 4, dtype=torch.float64).reshape(-1, 1)

@@ -89,6 +89,7 @@ def test_caps_hold_for_all_factors_together():
     assert backend.spent.shots == 2 * 3 * 2 * SHOTS
 
 
+@pytest.mark.slow
 def test_a_later_process_finds_what_was_measured(tmp_path, monkeypatch):
     """Also without factor 1, whose circuits nobody would have written down for its own sake."""
     method = ZeroNoiseExtrapolation((3, 5))
@@ -222,6 +223,7 @@ def test_nor_is_that_of_ibms_estimator_as_a_primitive(options, refused):
             layer_on(backend)
 
 
+@pytest.mark.slow
 def test_models_of_noise_are_not_compared_with_mitigated_values():
     with pytest.raises(ValueError, match="shadow='noisy', which models the errors of values that are not mitigated"):
         layer_on(IBMBackend(FakeManilaV2(), shadow="noisy"))

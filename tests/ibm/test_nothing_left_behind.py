@@ -230,7 +230,7 @@ def test_devices_that_do_not_fit_are_refused_when_the_layer_is_made(arguments, q
         (FakeArmonkV2, 1),
         (lambda: AerSimulator.from_backend(GenericBackendV2(2, ["rx", "rz", "rzz"], seed=1), noise_model=None), 2),
         (lambda: GenericBackendV2(3, ["u", "cz"], seed=1), 2),
-        pytest.param(lambda: AerSimulator.from_backend(FakeSherbrooke()), 3, marks=pytest.mark.slow),
+        pytest.param(lambda: AerSimulator.from_backend(FakeSherbrooke(), noise_model=None), 3, marks=pytest.mark.slow),
     ],
     ids=["one qubit", "rzz of any angle", "u", "127 qubits on aer"],
 )

@@ -112,6 +112,7 @@ def test_a_device_that_is_calibrated_anew_is_measured_anew(ledger, method, monke
     assert again.shape == first.shape
 
 
+@pytest.mark.slow
 def test_results_of_before_a_recalibration_are_not_paid_again(ledger, monkeypatch):
     date = ["monday"]
     monkeypatch.setattr(LocalDevice, "calibrated", lambda self: date[0])

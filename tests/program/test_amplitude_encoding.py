@@ -242,6 +242,7 @@ def test_a_batch_is_one_call_and_a_step_two(counting):
     assert layer.quote(5, inputs_require_grad=False).circuits < quote.circuits
 
 
+@pytest.mark.slow
 def test_shots_have_the_right_statistics_at_zeros_too():
     """Standard errors of the gradient by the features, against exact gradients, over many equal rows."""
     row = [[0.5, -0.7, 0.3, 0.6, 0.0, 0.0, -0.4, 0.0]]
