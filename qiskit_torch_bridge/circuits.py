@@ -50,12 +50,19 @@ def textbook(num_qubits: int = 1) -> ParameterizedCircuit:
     return ParameterizedCircuit(circuit, inputs, ParameterVector("w", 0))
 
 
-def dressed(num_qubits: int = 4, depth: int = 6) -> ParameterizedCircuit:
+def dressed(num_qubits: int = 4, depth: int = 6, *, reupload: bool = False) -> ParameterizedCircuit:
     """The circuit of the dressed quantum network: H and RY by an input on each qubit, then variational layers.
 
     A layer entangles neighbours, first the pairs (0, 1), (2, 3), ..., then (1, 2), (3, 4), ..., with CNOT gates, and turns
     each qubit by a weight with RY; inputs and weights in radians, weights layer by layer. From Mari et al.,
     arXiv 1912.08278, equations 12 to 14.
+
+    Args:
+        num_qubits: Qubits, and inputs.
+        depth: Layers.
+        reupload: Whether the inputs are embedded before each layer, not only before the first. An output is then a
+            trigonometric polynomial of degree ``depth`` in each input, not of degree 1 (Schuld, Sweke and Meyer, arXiv
+            2008.08605, section II); the weights are as many, in the same order.
 
     Raises:
         ValueError: If there are no qubits or no layers.
@@ -64,9 +71,9 @@ def dressed(num_qubits: int = 4, depth: int = 6) -> ParameterizedCircuit:
     inputs, weights = ParameterVector("x", num_qubits), ParameterVector("w", num_qubits * depth)
     circuit = QuantumCircuit(num_qubits)
     circuit.h(range(num_qubits))
-    for qubit in range(num_qubits):
-        circuit.ry(inputs[qubit], qubit)
     for layer in range(depth):
+        for qubit in range(num_qubits if reupload or layer == 0 else 0):
+            circuit.ry(inputs[qubit], qubit)
         for first in (0, 1):
             for qubit in range(first, num_qubits - 1, 2):
                 circuit.cx(qubit, qubit + 1)

@@ -8,7 +8,7 @@ import torch
 from qiskit.quantum_info import Statevector
 
 from qiskit_torch_bridge import QuantumLayer
-from qiskit_torch_bridge.circuits import ParameterizedCircuit, reuploading, strongly_entangling
+from qiskit_torch_bridge.circuits import ParameterizedCircuit, dressed, reuploading, strongly_entangling
 
 PAULIS = {"x": [[0, 1], [1, 0]], "y": [[0, -1j], [1j, 0]], "z": [[1, 0], [0, -1]]}
 
@@ -145,3 +145,20 @@ def test_sizes_that_are_not_positive_are_refused(sizes):
 def test_no_uploads_are_refused():
     with pytest.raises(ValueError, match="uploads: got 0, expected at least 1"):
         reuploading(2, 0)
+
+
+@pytest.mark.parametrize("reupload", [False, True])
+def test_dressed_circuits_by_hand(reupload):
+    """On four qubits, three layers; with the inputs once, or before each layer."""
+    circuit, inputs, weights = dressed(4, 3, reupload=reupload)
+    x, w = np.random.default_rng(3).uniform(-2, 2, 4), np.random.default_rng(4).uniform(-2, 2, (3, 4))
+    hadamard = np.array([[1, 1], [1, -1]]) / np.sqrt(2)
+    gates = [on_qubit(hadamard, qubit, 4) for qubit in range(4)]
+    for layer in range(3):
+        if reupload or layer == 0:
+            gates += [on_qubit(rotation("y", x[qubit]), qubit, 4) for qubit in range(4)]
+        gates += [cnot(0, 1, 4), cnot(2, 3, 4), cnot(1, 2, 4)]
+        gates += [on_qubit(rotation("y", w[layer, qubit]), qubit, 4) for qubit in range(4)]
+    expected = reduce(lambda state, gate: gate @ state, gates, np.eye(16)[0])
+    values = dict(zip([*inputs, *weights], [*x, *w.ravel()], strict=True))
+    np.testing.assert_allclose(Statevector(circuit.assign_parameters(values)).data, expected, rtol=0, atol=1e-12)

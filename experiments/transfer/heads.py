@@ -6,12 +6,10 @@ import math
 from typing import Any
 
 import torch
-from qiskit import QuantumCircuit
-from qiskit.circuit import ParameterVector
 from torch import nn
 
 from qiskit_torch_bridge import DressedQuantumNet, QuantumLayer
-from qiskit_torch_bridge.circuits import ParameterizedCircuit
+from qiskit_torch_bridge.circuits import dressed
 
 from .transfer_settings import TransferSettings
 
@@ -36,31 +34,11 @@ def new_head(settings: TransferSettings, num_features: int, num_classes: int, **
     sizes: dict[str, Any] = {"num_qubits": qubits, "depth": settings.depth, "weight_spread": settings.weight_spread}
     net = (_CircuitOfCrops if several else DressedQuantumNet)(num_features, num_classes, **sizes, **options)
     if settings.reupload:
-        circuit, inputs, weights = reuploading_dressed(qubits, settings.depth)
+        circuit, inputs, weights = dressed(qubits, settings.depth, reupload=True)
         layer = QuantumLayer(circuit, inputs=inputs, weights=weights, **options)
         layer.load_state_dict(net.quantum.state_dict())
         net.quantum = layer
     return net
-
-
-def reuploading_dressed(num_qubits: int, depth: int) -> ParameterizedCircuit:
-    """:func:`qiskit_torch_bridge.circuits.dressed` with RY by the inputs before each variational layer.
-
-    Each output is then a trigonometric polynomial of degree ``depth`` in each input, not of degree 1 (Schuld, Sweke and
-    Meyer, arXiv 2008.08605, section II). There are as many weights, in the same order.
-    """
-    inputs, weights = ParameterVector("x", num_qubits), ParameterVector("w", num_qubits * depth)
-    circuit = QuantumCircuit(num_qubits)
-    circuit.h(range(num_qubits))
-    for layer in range(depth):
-        for qubit in range(num_qubits):
-            circuit.ry(inputs[qubit], qubit)
-        for first in (0, 1):
-            for qubit in range(first, num_qubits - 1, 2):
-                circuit.cx(qubit, qubit + 1)
-        for qubit in range(num_qubits):
-            circuit.ry(weights[layer * num_qubits + qubit], qubit)
-    return ParameterizedCircuit(circuit, inputs, weights)
 
 
 class _OfCrops(nn.Module):

@@ -23,11 +23,10 @@ from experiments.common.workplace import open_fabric
 from experiments.transfer.backbones import View, imagenet_backbone, load_backbone, new_network, save_backbone
 from experiments.transfer.features import AugmentedFeatures, cached_features, one_of_the_crops
 from experiments.transfer.head_study import STUDY
-from experiments.transfer.heads import new_head, reuploading_dressed
+from experiments.transfer.heads import new_head
 from experiments.transfer.images import load_images
 from experiments.transfer.transfer_learning import EXPERIMENT
 from experiments.transfer.transfer_settings import PretrainSettings, TransferSettings
-from qiskit_torch_bridge.circuits import dressed
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -308,12 +307,6 @@ class TestHeads:
         assert weights.abs().max() > 0.1
         angles = torch.tanh(net.pre(features)) * (torch.pi / 2)
         torch.testing.assert_close(net.quantum_features(features), -torch.sin(degree * angles + weights.sum()))
-
-    def test_one_upload_is_the_published_circuit(self):
-        ours, published = (
-            its.circuit.assign_parameters(range(6)) for its in (reuploading_dressed(3, 1), dressed(3, 1))
-        )
-        assert ours == published
 
     @pytest.mark.parametrize("scheme", ["CQ", "CC"])
     def test_of_crops(self, scheme):
