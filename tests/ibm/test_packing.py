@@ -101,8 +101,9 @@ class ExactDevice(LocalDevice):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["several_registers", "constant_gates", "idle_and_bare_qubits"])
-@pytest.mark.parametrize("spacing", [0, 1])
+@pytest.mark.parametrize(
+    ("name", "spacing"), [("several_registers", 0), ("constant_gates", 1), ("idle_and_bare_qubits", 0)]
+)
 def test_values_and_gradients_are_exact_where_the_device_is(name, spacing, monkeypatch):
     monkeypatch.setattr(service, "LocalDevice", ExactDevice)
     options = {"resilience_level": 0}
@@ -185,9 +186,12 @@ def test_a_constant_needs_no_region():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("device", ["fake_montreal", "fake_sherbrooke"])
 @pytest.mark.parametrize(
-    "options", [{}, {"dynamical_decoupling": {"enable": True}, "twirling": {"enable_gates": True}}]
+    ("device", "options"),
+    [
+        ("fake_montreal", {"dynamical_decoupling": {"enable": True}, "twirling": {"enable_gates": True}}),
+        ("fake_sherbrooke", {}),
+    ],
 )
 def test_rehearsals_on_fake_devices(device, options):
     """On 27 qubits, and on 127 whose gates have directions, which no simulation of all regions at once could hold."""

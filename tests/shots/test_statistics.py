@@ -46,11 +46,16 @@ BACKENDS: dict[str, Callable[[], Any]] = {
     ),
 }
 every_backend = pytest.mark.parametrize("make", BACKENDS.values(), ids=BACKENDS.keys())
-# Of primitives, which draw for themselves, one is tried each time.
+# Where a primitive's own seed makes no difference to what is tested, only those that have one are tried; one of them
+# each time, since primitives draw for themselves.
 QUICK = ("statevector", "aer", "StatevectorSampler(seed)")
 every_kind = pytest.mark.parametrize(
     "make",
-    [pytest.param(make, id=name, marks=[pytest.mark.slow] * (name not in QUICK)) for name, make in BACKENDS.items()],
+    [
+        pytest.param(make, id=name, marks=[pytest.mark.slow] * (name not in QUICK))
+        for name, make in BACKENDS.items()
+        if f"{name}(seed)" not in BACKENDS
+    ],
 )
 
 
