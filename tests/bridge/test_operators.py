@@ -117,17 +117,12 @@ OTHER_SETTINGS = frozenset(SETTINGS) - {"exact", "shots", "sensitivity"}
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        pytest.param(options, id=name, marks=[pytest.mark.slow] * (name in OTHER_SETTINGS))
-        for name, options in SETTINGS.items()
-    ],
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in OTHER_SETTINGS)) for name in SETTINGS]
 )
-def test_hybrid_models(options):
+def test_hybrid_models(name):
     """The graph of another number of rows, which is compiled anew, is looked at in those that are quick."""
-    others = [name for name in OTHER_SETTINGS if SETTINGS[name] is options]
-    batches = [torch.randn(4, 3), torch.randn(4, 3), torch.randn(7, 3)]
-    assert_compiles(hybrid(**options), *batches[: 1 if others else 3])
+    batches = [torch.randn(rows, 3) for rows in ((4,) if name in OTHER_SETTINGS else (4, 4, 7))]
+    assert_compiles(hybrid(**SETTINGS[name]), *batches)
 
 
 @pytest.mark.slow
