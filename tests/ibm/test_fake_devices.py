@@ -687,19 +687,3 @@ def test_circuits_of_a_job_have_noise_of_their_own(primitive):
     constant = Program.compile(circuit.assign_parameters({x[0]: 1.3}), observables=["IZ"])
     rows = backend.evaluate(constant, np.empty((6, 0)), shots=300, seed=seeds[0]).values
     assert len(np.unique(rows)) > 1
-
-
-def test_a_rehearsal_makes_the_model_of_noise_once(monkeypatch):
-    """IBM's client has Aer make it for whatever it simulates, unless it is handed a simulator that has one."""
-    made, genuine = [], NoiseModel.from_backend.__func__
-
-    def counted(cls, *args, **options):
-        made.append(args)
-        return genuine(cls, *args, **options)
-
-    monkeypatch.setattr(NoiseModel, "from_backend", classmethod(counted))
-    layer = textbook_layer(IBMBackend("fake_manila"), shots=20)
-    for _ in range(2):
-        layer(torch.tensor([[0.3], [1.1]])).sum().backward()
-    assert len(layer.backend.ledger.entries()) == 2
-    assert len(made) == 1

@@ -15,6 +15,7 @@ from qiskit.circuit import ParameterVector
 from qiskit.circuit.library import CXGate
 from qiskit.transpiler import PassManager, generate_preset_pass_manager
 from qiskit.transpiler.basepasses import TransformationPass
+from qiskit_aer.noise import NoiseModel
 from qiskit_ibm_runtime.fake_provider import FakeManilaV2
 from test_fake_devices import textbook_layer
 
@@ -124,3 +125,19 @@ def test_jobs_have_the_keys_that_they_had_in_version_0_1(options, keys, monkeypa
     layer(torch.tensor([[0.5], [0.75]]).double()).sum().backward()
     assert [entry.key[:16] for entry in backend.ledger.entries()] == keys
     assert backend.ledger.evaluations()[0][0]["fingerprint"].startswith("6d9c010b")
+
+
+def test_a_rehearsal_makes_the_model_of_noise_once(monkeypatch):
+    """IBM's client has Aer make it for whatever it simulates, unless it is handed a simulator that has one."""
+    made, genuine = [], NoiseModel.from_backend.__func__
+
+    def counted(cls, *args, **options):
+        made.append(args)
+        return genuine(cls, *args, **options)
+
+    monkeypatch.setattr(NoiseModel, "from_backend", classmethod(counted))
+    layer = textbook_layer(IBMBackend("fake_manila"), shots=20)
+    for _ in range(2):
+        layer(X).sum().backward()
+    assert len(layer.backend.ledger.entries()) == 2
+    assert len(made) == 1
