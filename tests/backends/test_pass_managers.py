@@ -93,10 +93,12 @@ BACKENDS = {
 backends = pytest.mark.parametrize("make", BACKENDS.values(), ids=BACKENDS)
 
 
-@pytest.mark.parametrize("passes", [preset, routed])
 @pytest.mark.parametrize(
-    ("kind", "readout"),
-    [*((kind, "expectation") for kind in BACKENDS), *((k, "probabilities") for k in BACKENDS if "estimator" not in k)],
+    ("kind", "readout", "passes"),
+    [
+        *((kind, "expectation", routed) for kind in BACKENDS),
+        *((kind, "expectation" if "estimator" in kind else "probabilities", preset) for kind in BACKENDS),
+    ],
 )
 def test_layouts_of_a_pass_manager_never_move_values(kind, readout, passes):
     backend = BACKENDS[kind](passes())
