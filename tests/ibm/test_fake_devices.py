@@ -679,7 +679,8 @@ def test_circuits_of_a_job_have_noise_of_their_own(primitive):
     circuit, x = QuantumCircuit(2), ParameterVector("x", 1)
     circuit.ry(x[0], 0)
     circuit.cx(0, 1)
-    backend = IBMBackend("fake_manila", primitive=primitive)
+    # Without errors, which cost seconds here, and are drawn from the same seeds.
+    backend = IBMBackend(noiseless(), primitive=primitive)
     programs = [Program.compile(circuit, inputs=x, observables=[label]) for label in ("IZ", "ZI")]
     seeds = np.random.SeedSequence(3).spawn(2)
     requests = [Request(one, np.full((100, 1), 1.3), seed) for one, seed in zip(programs, seeds, strict=True)]
