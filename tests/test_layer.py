@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from runs import forked
 from torch import nn
 from torch.func import functional_call
 from torch_layers import BACKENDS, RULE_ATOL, W, assert_close, closed_form, double_layer, features, make_layer
@@ -320,6 +321,9 @@ def test_distributed_data_parallel_alone(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch is built without torch.distributed")
 def test_distributed_data_parallel_on_two_processes(tmp_path):
-    torch.multiprocessing.spawn(distributed_worker, args=(2, str(tmp_path)), nprocs=2)
+    forked()
+    torch.multiprocessing.start_processes(
+        distributed_worker, args=(2, str(tmp_path)), nprocs=2, start_method="forkserver"
+    )
     for rank in range(2):
         assert_close(torch.load(tmp_path / f"{rank}.pt"), gradients_of(hybrid(), data_of(6)), 1e-12)
