@@ -49,10 +49,27 @@ def test_torch_save_and_load(tmp_path):
     assert torch.equal(whole(x), layer(x))
 
 
-@pytest.mark.parametrize("shots", [None, 50])
-@pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
-@pytest.mark.parametrize("copier", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
-@pytest.mark.parametrize("make", BACKENDS.values(), ids=BACKENDS.keys())
+def through_pickle(layer: QuantumLayer) -> QuantumLayer:
+    copied: QuantumLayer = pickle.loads(pickle.dumps(layer))
+    return copied
+
+
+# Of ways to copy, what has run before, shots and backends each meets each of the others.
+@pytest.mark.parametrize(
+    ("make", "copier", "used", "shots"),
+    [
+        pytest.param(
+            make,
+            copier,
+            used,
+            (None, 50)[(place + used + (copier is through_pickle)) % 2],
+            id=f"{name}-{used}-{copier.__name__}",
+        )
+        for place, (name, make) in enumerate(BACKENDS.items())
+        for copier in (copy.deepcopy, through_pickle)
+        for used in (False, True)
+    ],
+)
 def test_copies_train_apart(make, copier, used, shots):
     layer = double_layer(backend=make(), shots=shots)
     x = features(3)
