@@ -258,6 +258,7 @@ def test_ctrl_c_stops_workers_too(tmp_path, folder, log):
     finally:
         with suppress(ProcessLookupError):  # all of them have ended
             os.killpg(process.pid, signal.SIGKILL)
+        process.kill()  # if it has not come to have a group
         process.join()
     printed, errors = ((tmp_path / name).read_text() for name in ("out", "err"))
     assert process.exitcode == 130, errors
