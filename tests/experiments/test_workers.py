@@ -2,18 +2,17 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
 
 import pytest
-from runs import CHECKOUT, QUICK, assert_same_run, metrics, one_line, result, start
+from runs import QUICK, assert_same_run, experiment, heard, heard_in_a_session, metrics, one_line, result, start
 from toy_experiment import LOG, TOY, toy_process
 
 from experiments.__main__ import main
@@ -250,20 +249,19 @@ def test_a_lock_alone_does_not_use_a_folder(folder, log):
 def test_ctrl_c_stops_workers_too(tmp_path, folder, log):
     """As a terminal does it: to the process and to all that it has started."""
     log.tell("wait-1")
-    program = "import sys, toy_experiment; toy_experiment.toy_process(*sys.argv[1:])"
     options = ["--run-dir", str(folder), "--workers", "1", "--seeds", "2"]
-    command = [sys.executable, "-W", "error", "-c", program, *options]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(Path(__file__).parent)])}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    with subprocess.Popen(command, env=environment, **pipes) as process:
-        try:
-            eventually(lambda: (1, 0) in log.of(1) and (folder / "seed0" / "result.json").exists())
-            os.killpg(process.pid, signal.SIGINT)
-        except BaseException:
+    process = start(*options, program=partial(heard_in_a_session, str(tmp_path), toy_process), warnings_are_errors=True)
+    try:
+        eventually(lambda: (1, 0) in log.of(1) and (folder / "seed0" / "result.json").exists())
+        os.killpg(process.pid, signal.SIGINT)
+        process.join(240)
+    finally:
+        with suppress(ProcessLookupError):  # all of them have ended
             os.killpg(process.pid, signal.SIGKILL)
-            raise
-        printed, errors = process.communicate(timeout=240)
-    assert process.returncode == 130, errors
+        process.kill()  # if it has not come to have a group
+        process.join()
+    printed, errors = ((tmp_path / name).read_text() for name in ("out", "err"))
+    assert process.exitcode == 130, errors
     assert not errors
     command_to_go_on = f"python -m experiments toy --resume --run-dir {folder}"
     assert printed.splitlines()[-1] == f"Interrupted; continue with: {command_to_go_on}"
@@ -277,16 +275,16 @@ def test_ctrl_c_stops_workers_too(tmp_path, folder, log):
 def test_ctrl_c_reaches_a_training_whose_shell_ignores_it(tmp_path, folder):
     """A script's shell starts what it puts in the background so."""
     options = ["mnist01", *QUICK, "--epochs", "1000", "--head", "classical", "--run-dir", str(folder)]
-    command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-m", "experiments", *options]
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            eventually((folder / "checkpoint.pt").exists)
-            process.send_signal(signal.SIGINT)
-            printed, _ = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == 130
-    assert f"Interrupted; continue with: python -m experiments mnist01 --resume --run-dir {folder}" in printed
+    process = start(*options, program=partial(heard, str(tmp_path), experiment), ignored=[signal.SIGINT])
+    try:
+        eventually((folder / "checkpoint.pt").exists)
+        os.kill(process.pid, signal.SIGINT)
+        process.join(60)
+    finally:
+        process.kill()
+        process.join()
+    assert process.exitcode == 130
+    said = (tmp_path / "out").read_text()
+    assert f"Interrupted; continue with: python -m experiments mnist01 --resume --run-dir {folder}" in said
     epochs = RunFolder(folder).read_checkpoint()["epoch"]
     assert len(metrics(folder)) == epochs < 1000
