@@ -95,7 +95,7 @@ def compile_for(use: Use, real: types.Float, *, but_for: tuple[Any, _Types] | No
 
 @contextmanager
 def _seldom_collected() -> Iterator[None]:
-    """numba makes millions of objects and keeps most of them: looking for garbage would be an eighth of the time."""
+    """Compiling makes millions of objects and frees few of them: looking for garbage would be an eighth of the time."""
     thresholds = gc.get_threshold()
     gc.set_threshold(50_000, 20, 100)
     try:
