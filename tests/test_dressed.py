@@ -205,7 +205,7 @@ class TestNet:
         net(torch.randn(8, 3)).square().sum().backward()
         assert all(parameter.grad.abs().min() > 0 for parameter in net.parameters())
 
-    @pytest.mark.parametrize(("backend", "repeats"), [("statevector", 100), ("aer", 49)])
+    @pytest.mark.parametrize(("backend", "repeats"), [("statevector", 100), ("aer", 49)])  # Aer takes ten times as long
     def test_shots_agree_with_exact_values(self, backend, repeats):
         """Means of repeated values and gradients lie within their standard errors of the exact ones."""
         exact = DressedQuantumNet(3, 2, num_qubits=2, depth=1, weight_spread=1.0, seed=1).double()

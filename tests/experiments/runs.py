@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
@@ -238,10 +239,15 @@ def heard(said: str, program: Callable[..., None], *arguments: str) -> None:
 def heard_in_a_session(said: str, program: Callable[..., None], *arguments: str) -> None:
     """The same as a terminal starts it: what it starts is of its process group too, to which Ctrl-C goes."""
     os.setsid()
+    heard(said, partial(_with_exit_functions, program), *arguments)
+
+
+def _with_exit_functions(program: Callable[..., None], *arguments: str) -> None:
+    """Forked processes leave these functions out, and they may have something to complain of."""
     try:
-        heard(said, program, *arguments)
+        program(*arguments)
     finally:
-        atexit._run_exitfuncs()  # which forked processes leave out, and which may have something to complain of
+        atexit._run_exitfuncs()
 
 
 def write_pictures(folder: Path) -> Path:

@@ -422,9 +422,9 @@ class TestRun:
         ("peers", "options"),
         [
             ({"absent": "absent", "right": "timed"}, ()),
-            pytest.param({"crashing": "failed", "crashing_later": "failed"}, (), marks=pytest.mark.slow),
-            pytest.param({"refusing": "failed", "right": "timed"}, (), marks=pytest.mark.slow),
-            pytest.param({"hanging": "timeout", "right": "timed"}, ("--timeout", "5"), marks=pytest.mark.slow),
+            pytest.param({"crashing": "failed", "right": "timed"}, (), marks=pytest.mark.slow),
+            pytest.param({"crashing_later": "failed", "refusing": "failed"}, (), marks=pytest.mark.slow),
+            pytest.param({"hanging": "timeout", "right": "timed"}, ("--timeout", "8"), marks=pytest.mark.slow),
         ],
         ids=str,
     )

@@ -44,9 +44,11 @@ def started_by_torchrun(said: Path, *arguments: str) -> Iterator[BaseProcess]:
     try:
         yield process
     finally:
-        process.terminate()
-        process.join(60)
-        process.kill()
+        if process.is_alive():
+            process.terminate()
+            process.join(60)
+            process.kill()
+        process.join()
 
 
 def run_by_two(*arguments: str, program: Callable[..., None] = experiment) -> list[int | None]:
@@ -164,7 +166,7 @@ def test_experiment_from_end_to_end(tmp_path, capsys):
             time.sleep(0.005)
         os.killpg(process.pid, signal.SIGINT)
         process.join(300)
-    assert process.exitcode == 1
+        assert process.exitcode == 1
     assert (tmp_path / "out").read_text().count("continue with: ") == 1
     state = RunFolder(broken / "quantum").read_checkpoint()
     assert state["epoch"] < 4

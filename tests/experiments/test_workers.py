@@ -2,9 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -12,7 +14,7 @@ from threading import Thread
 from typing import NamedTuple
 
 import pytest
-from runs import QUICK, assert_same_run, experiment, heard, heard_in_a_session, metrics, one_line, result, start
+from runs import CHECKOUT, QUICK, assert_same_run, experiment, heard, metrics, one_line, result, start
 from toy_experiment import LOG, TOY, toy_process
 
 from experiments.__main__ import main
@@ -249,19 +251,20 @@ def test_a_lock_alone_does_not_use_a_folder(folder, log):
 def test_ctrl_c_stops_workers_too(tmp_path, folder, log):
     """As a terminal does it: to the process and to all that it has started."""
     log.tell("wait-1")
+    program = "import sys, toy_experiment; toy_experiment.toy_process(*sys.argv[1:])"
     options = ["--run-dir", str(folder), "--workers", "1", "--seeds", "2"]
-    process = start(*options, program=partial(heard_in_a_session, str(tmp_path), toy_process), warnings_are_errors=True)
-    try:
-        eventually(lambda: (1, 0) in log.of(1) and (folder / "seed0" / "result.json").exists())
-        os.killpg(process.pid, signal.SIGINT)
-        process.join(240)
-    finally:
-        with suppress(ProcessLookupError):  # all of them have ended
+    command = [sys.executable, "-W", "error", "-c", program, *options]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(Path(__file__).parent)])}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        try:
+            eventually(lambda: (1, 0) in log.of(1) and (folder / "seed0" / "result.json").exists())
+            os.killpg(process.pid, signal.SIGINT)
+        except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
-        process.kill()  # if it has not come to have a group
-        process.join()
-    printed, errors = ((tmp_path / name).read_text() for name in ("out", "err"))
-    assert process.exitcode == 130, errors
+            raise
+        printed, errors = process.communicate(timeout=240)
+    assert process.returncode == 130, errors
     assert not errors
     command_to_go_on = f"python -m experiments toy --resume --run-dir {folder}"
     assert printed.splitlines()[-1] == f"Interrupted; continue with: {command_to_go_on}"

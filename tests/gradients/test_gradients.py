@@ -79,7 +79,7 @@ def test_every_backend_on_every_circuit(name, backend):
     check_gradients(problem(name), oracle(name), EXACT, backend=BACKENDS[backend]())
 
 
-# Each rule with each backend, on every other circuit.
+# Each rule with each backend, on one circuit at least.
 TRIPLES = [
     (name, rule, ("aer", "device", "estimator")[(i + j) % 3])
     for i, name in enumerate(SUBSET)

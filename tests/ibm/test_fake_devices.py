@@ -97,7 +97,9 @@ def textbook_layer(backend, **options) -> QuantumLayer:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*SUBSET[1::2], "idle_and_bare_qubits", "constant_gates", "several_registers"])
+@pytest.mark.parametrize(
+    "name", [*SUBSET[1::2], "idle_and_bare_qubits", "constant_gates", "several_registers", "random_0"]
+)
 def test_every_kind_of_circuit(name, exact):
     """Those of the next test are others, with parameter shift by other angles."""
     check_gradients(problem(name), oracle(name), EXACT, backend=exact(), shots=4096)

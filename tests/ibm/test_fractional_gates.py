@@ -142,7 +142,7 @@ def test_free_angles_go_through_other_gates_where_they_have_to(level, options):
     assert not any(map(has_free_rzz, circuits_of(backend, layer_on(backend, constant, shots=10))))
 
 
-@pytest.mark.parametrize(("level", "fractional"), [(0, True), (1, None), (2, True), (3, None)])
+@pytest.mark.parametrize(("level", "fractional"), [(0, True), (1, None), (2, True), (3, None), (3, True)])
 def test_every_level_of_optimization_folds(level, fractional, monkeypatch):
     monkeypatch.setattr(service, "LocalDevice", ExactDevice)
     options = {"primitive": "estimator", "options": {"resilience_level": 0}, "fractional_gates": fractional}

@@ -102,7 +102,9 @@ class ExactDevice(LocalDevice):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "spacing"), [("several_registers", 1), ("idle_and_bare_qubits", 0)])
+@pytest.mark.parametrize(
+    ("name", "spacing"), [("several_registers", 0), ("constant_gates", 1), ("idle_and_bare_qubits", 0)]
+)
 def test_values_and_gradients_are_exact_where_the_device_is(name, spacing, monkeypatch):
     monkeypatch.setattr(service, "LocalDevice", ExactDevice)
     options = {"resilience_level": 0}

@@ -57,8 +57,8 @@ def kinds(*names: str, quick: Sequence[str] = QUICK) -> pytest.MarkDecorator:
 
 
 every_kind = kinds(*(name for name in BACKENDS if f"{name}(seed)" not in BACKENDS))
-# What is made of the values of samplers is made of all of them alike.
-one_sampler = kinds(*QUICK, quick=QUICK[:2])
+# Gradients and errors are computed from a sampler's values by the same code for every sampler.
+with_one_sampler = kinds(*QUICK, quick=QUICK[:2])
 
 
 @every_kind
@@ -179,7 +179,7 @@ def test_values_are_standard_normal(make):
         assert_standard_normal(z[..., m])
 
 
-@one_sampler
+@with_one_sampler
 def test_gradients_are_standard_normal(make):
     x = points(10)
     means, variances = exact_gradients_at_points(10)
@@ -244,7 +244,7 @@ def test_covariance_of_nearly_equal_bits(make):
 # ------------------------------------------------------------------------------------------------- standard errors
 
 
-@one_sampler
+@with_one_sampler
 def test_reported_standard_errors_are_the_spread(make):
     x, means, variances = exact_values(40)
     layer = QuantumLayer(circuit(), inputs=X, observables=OBSERVABLES, backend=make(), shots=SHOTS, seed=4)

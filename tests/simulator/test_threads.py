@@ -26,7 +26,7 @@ def everything(case: Case, rows: int) -> list[np.ndarray]:
     return [case.values(points), case.pullback(points, case.upstream(rows)), sampled.values, sampled.variances]
 
 
-# The largest of all is two seconds, and its halves are there.
+# The largest of all takes two seconds; each two of its three settings are in another case.
 @pytest.mark.parametrize(
     ("rows", "readout", "block"),
     [
