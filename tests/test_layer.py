@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from runs import forked
 from torch import nn
 from torch.func import functional_call
 from torch_layers import BACKENDS, RULE_ATOL, W, assert_close, closed_form, double_layer, features, make_layer
@@ -48,10 +49,27 @@ def test_torch_save_and_load(tmp_path):
     assert torch.equal(whole(x), layer(x))
 
 
-@pytest.mark.parametrize("shots", [None, 50])
-@pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
-@pytest.mark.parametrize("copier", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
-@pytest.mark.parametrize("make", BACKENDS.values(), ids=BACKENDS.keys())
+def through_pickle(layer: QuantumLayer) -> QuantumLayer:
+    copied: QuantumLayer = pickle.loads(pickle.dumps(layer))
+    return copied
+
+
+# Of ways to copy, what has run before, shots and backends each meets each of the others.
+@pytest.mark.parametrize(
+    ("make", "copier", "used", "shots"),
+    [
+        pytest.param(
+            make,
+            copier,
+            used,
+            (None, 50)[(place + used + (copier is through_pickle)) % 2],
+            id=f"{name}-{used}-{copier.__name__}",
+        )
+        for place, (name, make) in enumerate(BACKENDS.items())
+        for copier in (copy.deepcopy, through_pickle)
+        for used in (False, True)
+    ],
+)
 def test_copies_train_apart(make, copier, used, shots):
     layer = double_layer(backend=make(), shots=shots)
     x = features(3)
@@ -320,6 +338,9 @@ def test_distributed_data_parallel_alone(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch is built without torch.distributed")
 def test_distributed_data_parallel_on_two_processes(tmp_path):
-    torch.multiprocessing.spawn(distributed_worker, args=(2, str(tmp_path)), nprocs=2)
+    forked()
+    torch.multiprocessing.start_processes(
+        distributed_worker, args=(2, str(tmp_path)), nprocs=2, start_method="forkserver"
+    )
     for rank in range(2):
         assert_close(torch.load(tmp_path / f"{rank}.pt"), gradients_of(hybrid(), data_of(6)), 1e-12)

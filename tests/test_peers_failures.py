@@ -183,15 +183,27 @@ def test_6_default_steps_suit_the_shots(gradient, scheme, error, shots):
 # --- 9: edges of the batch --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(0, 2), (3, 0, 2), (0, 3, 2)])
-@pytest.mark.parametrize("gradient", [None, *WITH_SHOTS])
+EMPTY = [(0, 2), (3, 0, 2), (0, 3, 2)]
+BACKENDS = {
+    "statevector": lambda: None,
+    "aer": lambda: "aer",
+    "StatevectorEstimator": StatevectorEstimator,
+    "StatevectorSampler": StatevectorSampler,
+    "aer.SamplerV2": SamplerV2,
+    "aer.EstimatorV2": EstimatorV2,
+}
+
+
 @pytest.mark.parametrize(
-    "backend",
-    [lambda: None, lambda: "aer", StatevectorEstimator, StatevectorSampler, SamplerV2, EstimatorV2],
-    ids=["statevector", "aer", "StatevectorEstimator", "StatevectorSampler", "aer.SamplerV2", "aer.EstimatorV2"],
+    ("backend", "gradient", "shape"),
+    [
+        pytest.param(backend, gradient, EMPTY[(place + number) % 3], id=f"{name}-{gradient}")
+        for place, (name, backend) in enumerate(BACKENDS.items())
+        for number, gradient in enumerate([None, *WITH_SHOTS])
+    ],
 )
 def test_9_an_empty_batch_is_an_empty_answer_and_runs_nothing(counting, backend, gradient, shape):
-    """Aer would crash the process on an empty array of parameters."""
+    """Aer would crash the process on an empty array of parameters. Each shape meets each backend and each rule."""
     options = {"backend": counting(backend()), "gradient": gradient, "shots": 10 if gradient else None}
     layer = problem("weight_groups").layer(oracle("weight_groups").weights, **options)
     inputs = torch.zeros(shape, requires_grad=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -99,6 +100,7 @@ def load_first_of(
     )
 
 
+@cache
 def _embedded_images() -> tuple[torch.Tensor, torch.Tensor]:
     from sklearn.datasets import load_digits
 

@@ -9,6 +9,7 @@ from argparse import SUPPRESS, ArgumentError
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from inspect import get_annotations
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
@@ -228,9 +229,14 @@ def _descriptions(of: Any) -> dict[str, str]:
     """What the docstrings of a dataclass, and of those that it extends, say of its attributes."""
     texts: dict[str, str] = {}
     for each in reversed(of.__mro__):
-        for attribute in docstring_parser.parse(each.__doc__ or "").params:
-            texts[attribute.arg_name] = " ".join((attribute.description or "").split())
+        texts |= _attributes(each.__doc__ or "")
     return texts
+
+
+@cache
+def _attributes(docstring: str) -> Mapping[str, str]:
+    params = docstring_parser.parse(docstring).params
+    return {each.arg_name: " ".join((each.description or "").split()) for each in params}
 
 
 def parse(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Flag, auto
 from typing import Any
 
@@ -83,11 +85,23 @@ def compile_for(use: Use, real: types.Float, *, but_for: tuple[Any, _Types] | No
         real: The type of a plane of the state.
         but_for: An entry and the types of its arguments that somebody else compiles.
     """
-    for kernel, (signatures, uses) in _entries.items():
-        for signature in signatures if use in uses else ():
-            arguments = _types(signature, real)
-            if (kernel, arguments) != but_for:
-                kernel.compile(arguments)
+    with _seldom_collected():
+        for kernel, (signatures, uses) in _entries.items():
+            for signature in signatures if use in uses else ():
+                arguments = _types(signature, real)
+                if (kernel, arguments) != but_for:
+                    kernel.compile(arguments)
+
+
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Compiling makes millions of objects and frees few of them: looking for garbage would be an eighth of the time."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 class _FirstUse(event.Listener):

@@ -83,7 +83,9 @@ def fake(name: str) -> BackendV2:
     return getattr(runtime("fake_provider"), name)()
 
 
+@cache
 def manila() -> AerSimulator:
+    """The connections and gates of a small device; nobody changes it."""
     return noiseless(fake("FakeManilaV2"))
 
 

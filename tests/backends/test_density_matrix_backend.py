@@ -71,7 +71,7 @@ def test_exact_values_have_the_readout_errors():
     """Aer's have not, and are refused; the mean of many of its shots is the same."""
     noise = with_readout(MODELS["depolarising"]())
     exact, _, _ = step(make_layer(model(), backend=DensityMatrixBackend(noise), **READOUTS["expectation"]))
-    sampled = make_layer(model(), backend=aer_of(noise), shots=200_000, **READOUTS["expectation"])
+    sampled = make_layer(model(), backend=aer_of(noise), shots=20_000, **READOUTS["expectation"])
     values = sampled(FEATURES).detach()
     errors = torch.as_tensor(sampled.last_run.standard_errors)
     assert ((values - exact) / errors).abs().max() < 4.5
@@ -151,7 +151,7 @@ def test_a_device_as_a_word():
     ours = make_layer(model(), backend="noisy:manila", **READOUTS["probabilities"])
     values = ours(FEATURES).detach()
     theirs = AerBackend(device)
-    sampled = make_layer(model(), backend=theirs, shots=100_000, **READOUTS["probabilities"])
+    sampled = make_layer(model(), backend=theirs, shots=40_000, **READOUTS["probabilities"])
     again = sampled(FEATURES).detach()
     errors = torch.as_tensor(sampled.last_run.standard_errors)
     assert ((again - values) / errors).abs().max() < 4.5
@@ -196,17 +196,22 @@ def test_no_noise_is_the_statevector():
 
 
 def test_single_precision_and_its_name():
+    backend = DensityMatrixBackend(MODELS["depolarising"](), precision="single")
+    assert repr(backend) == "DensityMatrixBackend('density_matrix', precision='single')"
+    layer = make_layer(model(), backend=backend)
+    assert layer.backend._simulator(layer.program)._dtype == np.float32
+    with pytest.raises(ValueError, match="precision: got 'half', expected 'double' or 'single'"):
+        DensityMatrixBackend(precision="half")
+
+
+@pytest.mark.slow
+def test_values_in_single_precision():
+    """Slow, because it is the machine code of these alone that has to be compiled."""
     noise = MODELS["depolarising"]()
     layer = make_layer(model(), backend=DensityMatrixBackend(noise, precision="single"))
     double = make_layer(model(), backend=DensityMatrixBackend(noise))
     for got, wanted in zip(step(layer), step(double), strict=True):
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
-    assert (
-        repr(DensityMatrixBackend(noise, precision="single"))
-        == "DensityMatrixBackend('density_matrix', precision='single')"
-    )
-    with pytest.raises(ValueError, match="precision: got 'half', expected 'double' or 'single'"):
-        DensityMatrixBackend(precision="half")
 
 
 def test_what_cannot_be_represented_is_refused_with_a_remedy():

@@ -4,6 +4,7 @@ The reference is Aer itself, on the user's own circuit with numbers in it: a den
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -123,22 +124,43 @@ def test_the_reference_sees_the_noise(qc, noise):
     assert (directly(qc, noise) - noiseless).abs().max() > 0.15
 
 
-@cases
-@pytest.mark.parametrize("make", EXACT.values(), ids=EXACT)
-def test_exact_values_and_gradients_are_those_of_aer_itself(make, qc, noise):
-    layer = layer_on(make(noise), qc)
-    torch.testing.assert_close(layer().detach(), directly(qc, noise), rtol=0, atol=1e-10)
-    layer()[2].backward()
+@cache
+def expected_of(case: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The values of a case by Aer itself, and the derivatives of the last by the weights."""
+    qc, noise = CASES[case]
     step = 1e-5 * torch.eye(2, dtype=torch.float64)
     differences = [(directly(qc, noise, WEIGHTS + s) - directly(qc, noise, WEIGHTS - s))[2] / 2e-5 for s in step]
-    torch.testing.assert_close(layer.weights.grad, torch.stack(differences), rtol=0, atol=1e-8)
+    return directly(qc, noise), torch.stack(differences)
 
 
-@cases
-@pytest.mark.parametrize("make", SAMPLED.values(), ids=SAMPLED)
-def test_shots_are_those_of_aer_itself(make, qc, noise):
+def in_turn(makers: dict[str, Any]) -> pytest.MarkDecorator:
+    """Each case with Aer's simulator, and with two of the others: they differ in where the model of noise is found."""
+    first, *others = makers
+    return pytest.mark.parametrize(
+        ("make", "case"),
+        [
+            pytest.param(makers[name], case, id=f"{name}-{case}")
+            for place, case in enumerate(CASES)
+            for name in (first, others[place % len(others)], others[(place + 1) % len(others)])
+        ],
+    )
+
+
+@in_turn(EXACT)
+def test_exact_values_and_gradients_are_those_of_aer_itself(make, case):
+    qc, noise = CASES[case]
+    layer, (expected, derivatives) = layer_on(make(noise), qc), expected_of(case)
+    values = layer()
+    values[2].backward()
+    torch.testing.assert_close(values.detach(), expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(layer.weights.grad, derivatives, rtol=0, atol=1e-8)
+
+
+@in_turn(SAMPLED)
+def test_shots_are_those_of_aer_itself(make, case):
+    qc, noise = CASES[case]
     layer = layer_on(make(noise), qc, shots=SHOTS)
-    expected = directly(qc, noise)
+    expected, _ = expected_of(case)
     errors = ((1 - expected**2) / SHOTS).sqrt()
     assert ((layer().detach() - expected) / errors).abs().max() < 5
 

@@ -4,6 +4,7 @@ import copy
 import functools
 import gc
 import io
+import itertools
 import os
 import pickle
 import shutil
@@ -17,7 +18,9 @@ import torch
 from child_processes import in_child
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
+from runs import forked
 from torch import nn
+from torch._inductor import config as inductor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 from torch_layers import double_layer, forward_mode
@@ -120,8 +123,8 @@ OTHER_SETTINGS = frozenset(SETTINGS) - {"exact", "shots", "sensitivity"}
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in OTHER_SETTINGS)) for name in SETTINGS]
 )
 def test_hybrid_models(name):
-    """The graph of another number of rows, which is compiled anew, is looked at in those that are quick."""
-    batches = [torch.randn(rows, 3) for rows in ((4,) if name in OTHER_SETTINGS else (4, 4, 7))]
+    """The graph of another number of rows, which is compiled anew, is looked at with exact values and with shots."""
+    batches = [torch.randn(rows, 3) for rows in ((4, 4, 7) if name in ("exact", "shots") else (4,))]
     assert_compiles(hybrid(**SETTINGS[name]), *batches)
 
 
@@ -134,10 +137,11 @@ def test_inductor():
     """Its linear layers round in another order."""
     model = hybrid()
     twin = copy.deepcopy(model)
-    faster = compiled(model, backend="inductor")
-    for _ in range(2):
-        batch = torch.randn(4, 3)
-        torch.testing.assert_close(step(faster, batch), step(twin, batch), rtol=0, atol=1e-5)
+    with inductor.patch({"compile_threads": 1}):  # else it starts processes that compile side by side
+        faster = compiled(model, backend="inductor")
+        for _ in range(2):
+            batch = torch.randn(4, 3)
+            torch.testing.assert_close(step(faster, batch), step(twin, batch), rtol=0, atol=1e-5)
     assert model[1].total_circuits == twin[1].total_circuits
     assert model[1].get_rng_state() == twin[1].get_rng_state()
 
@@ -180,18 +184,18 @@ def test_shapes(lead, shots):
 
 @pytest.mark.parametrize("shots", [None, 20])
 def test_circuits_that_lack_something(shots):
+    """Where there are no features they are left out or have no columns, in turn."""
     circuit, bare = QuantumCircuit(1), QuantumCircuit(1)
     circuit.ry(A[0], 0)
     circuit.rx(A[1], 0)
     bare.h(0)
     only_weights = QuantumLayer(circuit, weights=A, seed=1, shots=shots)
     nothing = QuantumLayer(bare, seed=1, shots=shots)
+    no_columns = (torch.zeros(3, 0),)
     for model, *tensors in (
-        (only_weights,),
-        (only_weights, torch.zeros(3, 0)),
+        (only_weights, *(() if shots else no_columns)),
         (QuantumLayer(circuit, inputs=A, seed=1, shots=shots), torch.rand(3, 2)),
-        (nothing,),
-        (nothing, torch.zeros(3, 0)),
+        (nothing, *(no_columns if shots else ())),
     ):
         model.zero_grad()
         twin = copy.deepcopy(model)
@@ -203,13 +207,18 @@ def test_circuits_that_lack_something(shots):
     "options", [pytest.param({}, marks=pytest.mark.slow), {"shots": 20}, {"gradient": "parameter_shift"}], ids=str
 )
 def test_expressions(options):
-    assert_compiles(
-        double_layer(**options), torch.rand(4, 2, dtype=torch.float64), torch.rand(5, 2, dtype=torch.float64)
-    )
+    rows = (4, 5) if "shots" in options else (4,)
+    assert_compiles(double_layer(**options), *(torch.rand(count, 2, dtype=torch.float64) for count in rows))
 
 
-@pytest.mark.parametrize("shots", [None, 20])
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(
+    ("frozen", "shots"),
+    [
+        (False, None),
+        (True, 20),
+        *(pytest.param(frozen, shots, marks=pytest.mark.slow) for frozen, shots in ((False, 20), (True, None))),
+    ],
+)
 def test_evaluation(shots, frozen):
     model = layer(shots=shots).requires_grad_(not frozen)
     twin = copy.deepcopy(model)
@@ -240,16 +249,17 @@ def test_settings_that_change():
     assert model.weights["b"].grad is not None
 
 
-@pytest.mark.parametrize("call", [lambda one, other: (one, one), lambda one, other: (one, other)])
-def test_two_calls_with_the_same_features_are_two_measurements(call):
+def test_calls_with_the_same_features_are_measurements_of_their_own():
+    """Of one layer twice, and of another."""
     one, other = layer(shots=1000), layer(shots=1000)
     other.load_state_dict(one.state_dict())
     other.set_rng_state({"entropy": [2], "position": 0})
-    first, second = compiled(lambda x: [model(x) for model in call(one, other)])(torch.rand(8, 2))
-    assert one.total_circuits + other.total_circuits == 2 * 8
-    difference = (first - second).flatten()
-    assert bool((difference != 0).any())
-    assert difference.abs().max() < 10 / np.sqrt(1000)
+    values = compiled(lambda x: [one(x), one(x), other(x)])(torch.rand(8, 2))
+    assert (one.total_circuits, other.total_circuits) == (2 * 8, 8)
+    for first, second in itertools.combinations(values, 2):
+        difference = (first - second).flatten()
+        assert bool((difference != 0).any())
+        assert difference.abs().max() < 10 / np.sqrt(1000)
 
 
 @pytest.mark.parametrize(
@@ -416,8 +426,9 @@ def before_and_after_the_same_model(contents: bytes) -> tuple[str, np.ndarray]:
 
 @pytest.mark.slow
 def test_other_processes():
-    contents, values = in_child("spawn", first_in_a_process)
-    refused, again = in_child("spawn", functools.partial(before_and_after_the_same_model, contents))
+    forked()
+    contents, values = in_child("forkserver", first_in_a_process)
+    refused, again = in_child("forkserver", functools.partial(before_and_after_the_same_model, contents))
     assert "make the same model first" in refused
     np.testing.assert_array_equal(again, values)
 

@@ -1,12 +1,16 @@
 """Runs of experiments: how they are started, interrupted and killed, and what they wrote."""
 
+import atexit
 import csv
 import json
 import multiprocessing
 import os
 import signal
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
@@ -181,15 +185,30 @@ def experiment(*arguments: str) -> None:
     raise SystemExit(main(arguments))
 
 
-def _silently(program: Callable[..., None], arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+def _silently(
+    program: Callable[..., None],
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    ignored: Sequence[int],
+    warnings_are_errors: bool,
+) -> None:
     os.environ.clear()  # what the process from which this one was forked has: it began in the midst of another test
     os.environ.update(environment)
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+    if warnings_are_errors:
+        warnings.simplefilter("error")
+        sys.warnoptions.append("error")  # for processes that it starts
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         program(*arguments)
 
 
 def start(
-    *arguments: str, program: Callable[..., None] = experiment, variables: Mapping[str, str] | None = None
+    *arguments: str,
+    program: Callable[..., None] = experiment,
+    variables: Mapping[str, str] | None = None,
+    ignored: Sequence[int] = (),
+    warnings_are_errors: bool = False,
 ) -> BaseProcess:
     """The command, or another program, in a :func:`forked` process, which may be killed.
 
@@ -197,10 +216,38 @@ def start(
         arguments: Those of the program.
         program: What is called.
         variables: Of its environment, besides those of this process.
+        ignored: Signals that it finds ignored.
+        warnings_are_errors: In it, and in Python processes that it starts.
     """
-    process = forked().Process(target=_silently, args=(program, arguments, {**os.environ, **(variables or {})}))
+    environment = {**os.environ, **(variables or {})}
+    process = forked().Process(target=_silently, args=(program, arguments, environment, ignored, warnings_are_errors))
     process.start()
     return process
+
+
+def heard(said: str, program: Callable[..., None], *arguments: str) -> None:
+    """Calls a program; what it and the processes that it starts print is in the files ``out`` and ``err`` of that folder."""
+    for descriptor, name in ((1, "out"), (2, "err")):
+        with (Path(said) / name).open("w") as file:
+            os.dup2(file.fileno(), descriptor)
+    with ExitStack() as stack:
+        for descriptor, redirect in ((1, redirect_stdout), (2, redirect_stderr)):
+            stack.enter_context(redirect(stack.enter_context(open(descriptor, "w", closefd=False))))
+        program(*arguments)
+
+
+def heard_in_a_session(said: str, program: Callable[..., None], *arguments: str) -> None:
+    """The same as a terminal starts it: what it starts is of its process group too, to which Ctrl-C goes."""
+    os.setsid()
+    heard(said, partial(_with_exit_functions, program), *arguments)
+
+
+def _with_exit_functions(program: Callable[..., None], *arguments: str) -> None:
+    """Forked processes leave these functions out, and they may have something to complain of."""
+    try:
+        program(*arguments)
+    finally:
+        atexit._run_exitfuncs()
 
 
 def write_pictures(folder: Path) -> Path:

@@ -419,23 +419,25 @@ class TestRun:
         assert "the wrong one, wrong: its input gradients are off" in (folder / "table.md").read_text()
 
     @pytest.mark.parametrize(
-        ("behaviour", "status", "options"),
+        ("peers", "options"),
         [
-            ("absent", "absent", ()),
-            pytest.param("crashing", "failed", (), marks=pytest.mark.slow),
-            pytest.param("crashing_later", "failed", (), marks=pytest.mark.slow),
-            pytest.param("refusing", "failed", (), marks=pytest.mark.slow),
-            pytest.param("hanging", "timeout", ("--timeout", "8"), marks=pytest.mark.slow),
+            ({"absent": "absent", "right": "timed"}, ()),
+            pytest.param({"crashing": "failed", "right": "timed"}, (), marks=pytest.mark.slow),
+            pytest.param({"crashing_later": "failed", "refusing": "failed"}, (), marks=pytest.mark.slow),
+            pytest.param({"hanging": "timeout", "right": "timed"}, ("--timeout", "8"), marks=pytest.mark.slow),
         ],
+        ids=str,
     )
-    def test_failing_peer_is_named_and_stops_nobody(self, run, behaviour, status, options, capsys):
-        systems = with_ours(behaviour, "right")
-        cases = ["textbook"] if status == "timeout" else ["textbook", "dressed-4"]
-        result = run(systems, "--cases", *cases, "--repetitions", "1", *options)
+    def test_failing_peer_is_named_and_stops_nobody(self, run, peers, options, capsys):
+        cases = ["textbook"] if "hanging" in peers else ["textbook", "dressed-4"]
+        result = run(with_ours(*peers), "--cases", *cases, "--repetitions", "1", *options)
         for case in result["cases"].values():
-            found = {name: outcome["status"] for name, outcome in case["systems"].items()}
-            assert found == {"ours": "timed", "pennylane-default": status, "pennylane-lightning": "timed"}
-        assert f"the {behaviour} one, {status}: " in capsys.readouterr().out
+            statuses = {name: outcome["status"] for name, outcome in case["systems"].items()}
+            names = ("ours", "pennylane-default", "pennylane-lightning")
+            assert statuses == dict(zip(names, ["timed", *peers.values()], strict=True))
+        printed = capsys.readouterr().out
+        for behaviour, status in peers.items():
+            assert status == "timed" or f"the {behaviour} one, {status}: " in printed
 
     def test_noise_is_in_what_systems_are_asked_and_in_the_reference(self, run):
         systems = {**with_ours("right"), "pennylane-mixed": system("without_noise")}

@@ -4,16 +4,16 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
-from runs import CHECKOUT, QUICK, assert_same_run, experiment, one_line, start, without_time
+from runs import CHECKOUT, QUICK, assert_same_run, experiment, heard_in_a_session, one_line, start, without_time
 from torch import nn
 from toy_distributed import heard_by_rank, train_all
 
@@ -21,36 +21,34 @@ from experiments.__main__ import main
 from experiments.common.runs import RunFolder
 
 MNIST01 = ["mnist01", *QUICK, "--batch-size", "5"]
-EXPERIMENTS = ["-m", "experiments"]
-TORCHRUN = [
-    *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "2"),
-    *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
-]
+TORCHRUN = ["--nnodes", "1", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
 
 SCENARIOS = ("even", "uneven", "single", "few", "stages", "own")
 
 
+def torchrun(*arguments: str) -> None:
+    from torch.distributed.run import main as command
+
+    os.chdir(CHECKOUT)
+    command([*TORCHRUN, *arguments])
+
+
 @contextmanager
-def started(*command: str) -> Iterator[subprocess.Popen[str]]:
-    """A command in a process group of its own, to which Ctrl-C can go as in a terminal; it is ended if it has not.
+def started_by_torchrun(said: Path, *arguments: str) -> Iterator[BaseProcess]:
+    """Programs in a process group of their own, to which Ctrl-C can go as in a terminal; they are ended if they have not.
 
     torchrun ends the processes that it has started when it is asked to end, but not when it is killed.
     """
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    process = subprocess.Popen(command, cwd=CHECKOUT, env=environment(), **pipes)
+    variables = {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+    process = start(*arguments, program=partial(heard_in_a_session, str(said), torchrun), variables=variables)
     try:
         yield process
     finally:
-        if process.poll() is None:
+        if process.is_alive():
             process.terminate()
-            try:
-                process.communicate(timeout=60)
-            finally:
-                process.kill()
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+            process.join(60)
+            process.kill()
+        process.join()
 
 
 def run_by_two(*arguments: str, program: Callable[..., None] = experiment) -> list[int | None]:
@@ -160,16 +158,16 @@ def test_experiment_from_end_to_end(tmp_path, capsys):
         "numbers."
     )
 
-    with started(*TORCHRUN, *EXPERIMENTS, *options, "--run-dir", str(broken)) as process:
+    with started_by_torchrun(tmp_path, "-m", "experiments", *options, "--run-dir", str(broken)) as process:
         latest = time.monotonic() + 300
         while not (broken / "quantum" / "checkpoint.pt").exists():
-            assert process.poll() is None
+            assert process.is_alive()
             assert time.monotonic() < latest, "no checkpoint has been written"
             time.sleep(0.005)
         os.killpg(process.pid, signal.SIGINT)
-        printed, _ = process.communicate(timeout=300)
-    assert process.returncode != 0
-    assert printed.count("continue with: ") == 1
+        process.join(300)
+        assert process.exitcode == 1
+    assert (tmp_path / "out").read_text().count("continue with: ") == 1
     state = RunFolder(broken / "quantum").read_checkpoint()
     assert state["epoch"] < 4
     assert len(state["processes"]) == 2

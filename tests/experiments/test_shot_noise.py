@@ -129,7 +129,7 @@ def test_expectations_are_those_of_aer(name, qubits):
         simulator = resolve_backend(f"fake:{told.device}").simulator
         simulator.set_options(method="density_matrix")
         backend = AerBackend(simulator, initial_layout=told.line[:qubits])
-    layer = noise.layer_of(qubits, backend, shots=1_000_000, seed=1)
+    layer = noise.layer_of(qubits, backend, shots=500_000, seed=1)
     angle = torch.tensor([[0.7]], dtype=torch.float64, requires_grad=True)
     value = layer(angle)
     value.sum().backward()

@@ -3,12 +3,12 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import toy_study
-from runs import CHECKOUT, assert_refused, one_line, result, said_by_parser, start
+from runs import assert_refused, heard_in_a_session, one_line, result, said_by_parser, start
 from toy_study import LOG, STUDY, ToySettings, cells, infinite, measure, toy_process
 
 from experiments.__main__ import main
@@ -305,22 +305,22 @@ def test_a_scheduler_that_does_not_answer_is_refused(tmp_path, log, monkeypatch)
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_what_was_measured(folder, log):
+def test_ctrl_c_keeps_what_was_measured(tmp_path, folder, log):
     """As a terminal does it: to the process and to all that it has started."""
     log.tell("wait", 3)
-    program = "import sys, toy_study; toy_study.toy_process(*sys.argv[1:])"
-    command = [sys.executable, "-W", "error", "-c", program, "--run-dir", str(folder), "--workers", "2"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(Path(__file__).parent)])}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    with subprocess.Popen(command, env=environment, **pipes) as process:
-        try:
-            eventually(lambda: (folder / "cells.jsonl").exists() and len(lines(folder)) == 2 and 3 in log.numbers)
-            os.killpg(process.pid, signal.SIGINT)
-        except BaseException:
-            process.kill()
-            raise
-        printed, errors = process.communicate(timeout=240)
-    assert process.returncode == 130, errors
+    options = ["--run-dir", str(folder), "--workers", "2"]
+    process = start(*options, program=partial(heard_in_a_session, str(tmp_path), toy_process), warnings_are_errors=True)
+    try:
+        eventually(lambda: (folder / "cells.jsonl").exists() and len(lines(folder)) == 2 and 3 in log.numbers)
+        os.killpg(process.pid, signal.SIGINT)
+        process.join(240)
+    finally:
+        with suppress(ProcessLookupError):  # all of them have ended
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()  # if it has not come to have a group
+        process.join()
+    printed, errors = ((tmp_path / name).read_text() for name in ("out", "err"))
+    assert process.exitcode == 130, errors
     assert not errors
     command = f"python -m experiments toy --resume --run-dir {folder}"
     assert printed.splitlines()[-1] == f"Interrupted; continue with: {command}"

@@ -513,7 +513,8 @@ class TestStudies:
 
     def test_a_part_is_a_run(self, tmp_path):
         whole, alone = tmp_path / "whole", tmp_path / "alone"
-        assert main(["mnist01", *self.OPTIONS, "--epochs", "1", "--run-dir", str(whole)]) == 0
+        options = [*QUICK, "--seeds", "2", "--head", "both", "--epochs", "1"]
+        assert main(["mnist01", *options, "--run-dir", str(whole)]) == 0
         settings = yaml.safe_load((whole / "quantum-seed1" / "config.yaml").read_text())
         assert (settings["seed"], settings["seeds"], settings["head"]) == (1, 1, "quantum")
         config = str(whole / "quantum-seed1" / "config.yaml")

@@ -3,8 +3,10 @@
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from experiments.transfer.features import AugmentedFeatures, cached_features, on
 from experiments.transfer.head_study import STUDY
 from experiments.transfer.heads import new_head
 from experiments.transfer.images import load_images
+from experiments.transfer.pretraining import _AS_IT_SUITS
 from experiments.transfer.transfer_learning import EXPERIMENT
 from experiments.transfer.transfer_settings import PretrainSettings, TransferSettings
 
@@ -36,7 +39,7 @@ SMALL = View(resize=40, crop=32)
 
 def weights_file(folder: Path, network: str = "resnet18", *, seed: int = 1, view: View = SMALL) -> Path:
     torch.manual_seed(seed)
-    path = folder / f"{network}-{seed}-{view.crop}.pt"
+    path = folder / f"{network}-{seed}-{view.resize}.pt"
     path.write_bytes(save_backbone(new_network(network, 3), network, view, ("x", "y", "z"), "made up"))
     return path
 
@@ -48,7 +51,16 @@ def resnet_made_once(tmp_path_factory):
 
 @pytest.fixture
 def resnet(tmp_path, resnet_made_once):
-    return Path(shutil.copy(resnet_made_once, tmp_path))
+    """Under a name of the test's own, since a copy is as long as a ResNet."""
+    path = tmp_path / resnet_made_once.name
+    path.symlink_to(resnet_made_once)
+    return path
+
+
+@pytest.fixture(scope="module")
+def backbone(resnet_made_once):
+    """For tests that take features and leave the network as it is."""
+    return load_backbone(resnet_made_once)
 
 
 @pytest.fixture
@@ -56,18 +68,24 @@ def quantum(tmp_path):
     return weights_file(tmp_path, "quantum", view=View(8, 8))
 
 
+def zeros_for(network: Callable[..., torch.nn.Module], **options: Any) -> dict[str, torch.Tensor]:
+    """Weights of such a network, all of them the same number in memory."""
+    with torch.device("meta"):
+        model = network(**options)
+    return {name: torch.zeros(()).expand(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
 class TestBackbones:
-    def test_what_was_saved(self, resnet):
-        backbone = load_backbone(resnet)
+    def test_what_was_saved(self, backbone):
         assert (backbone.network, backbone.view, backbone.num_features) == ("resnet18", SMALL, 512)
         assert backbone.trained_on == ("x", "y", "z")
         assert "made up" in backbone.name
 
-    def test_features_are_what_the_last_layer_got(self, resnet):
+    def test_features_are_what_the_last_layer_got(self, backbone):
         torch.manual_seed(1)
         model = new_network("resnet18", 3).eval()
         images = torch.rand(4, 3, 32, 32)
-        features = load_backbone(resnet).features(images, CPU, seed=(0,))
+        features = backbone.features(images, CPU, seed=(0,))
         with torch.no_grad():
             assert torch.allclose(model.network.fc(features), model(images), atol=1e-5)
 
@@ -92,8 +110,8 @@ class TestBackbones:
         assert (backbone.num_features, len(quantum_layers(model)), len(quantum_layers(backbone.model))) == (512, 1, 0)
 
     @pytest.mark.parametrize("network", ["resnet18", "quantum"])
-    def test_features_do_not_depend_on_the_batch(self, tmp_path, network):
-        backbone = load_backbone(weights_file(tmp_path, network))
+    def test_features_do_not_depend_on_the_batch(self, backbone, quantum, network):
+        backbone = load_backbone(quantum) if network == "quantum" else backbone
         images = torch.rand(5, 3, 32, 32)
         together = backbone.features(images, CPU, seed=(0,))
         alone = torch.cat([backbone.features(image[None], CPU, seed=(0,)) for image in images])
@@ -106,21 +124,23 @@ class TestBackbones:
         assert torch.equal(one, two)
         assert not torch.equal(one, three)
 
-    @pytest.mark.parametrize("old", [False, True])
-    def test_torchvision_file(self, tmp_path, old):
+    def test_torchvision_file(self, tmp_path):
         """As torchvision distributes it: 1000 classes; old files do not count batches and are no zip files."""
         model = resnet18(num_classes=1000)
-        state = {n: t for n, t in model.state_dict().items() if not (old and n.endswith("num_batches_tracked"))}
-        torch.save(state, tmp_path / "resnet18.pth", _use_new_zipfile_serialization=not old)
-        backbone = load_backbone(tmp_path / "resnet18.pth")
-        assert backbone.view == View(resize=256, crop=224)
-        assert "ant" in backbone.trained_on
+        weights = model.state_dict()
+        uncounted = {name: tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
+        torch.save(weights, tmp_path / "new.pth")
+        torch.save(uncounted, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
         images = torch.rand(2, 3, 64, 64)
         mean, std = (torch.tensor(numbers)[:, None, None] for numbers in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
         model.fc = torch.nn.Identity()
         with torch.no_grad():
             expected = model.eval()((images - mean) / std)
-        assert torch.equal(backbone.features(images, CPU, seed=(0,)), expected)
+        for name in ("new.pth", "old.pth"):
+            backbone = load_backbone(tmp_path / name)
+            assert backbone.view == View(resize=256, crop=224), name
+            assert "ant" in backbone.trained_on, name
+            assert torch.equal(backbone.features(images, CPU, seed=(0,)), expected), name
 
     def test_view_is_that_of_the_weights(self):
         """Ours and torchvision's own give the same, but for the normalisation."""
@@ -132,7 +152,7 @@ class TestBackbones:
     @pytest.mark.parametrize(
         ("content", "said"),
         [
-            (lambda: resnet34(num_classes=10).state_dict(), "holds other weights"),
+            (lambda: zeros_for(resnet34, num_classes=10), "holds other weights"),
             (lambda: {"fc.bias": torch.zeros(3)}, "holds other weights"),
             (lambda: {1: torch.zeros(3), "a": 2}, "holds other weights"),
             (lambda: [1, 2], "holds a list"),
@@ -141,7 +161,7 @@ class TestBackbones:
                 lambda: {"network": "vgg", "view": vars(View(8, 8)), "trained_on": [], "source": "", "model": {}},
                 "holds a network 'vgg'",
             ),
-            (lambda: {**resnet18().state_dict(), "conv1.weight": torch.full((64, 3, 7, 7), np.nan)}, "not finite"),
+            (lambda: {**zeros_for(resnet18), "conv1.weight": torch.full((64, 3, 7, 7), np.nan)}, "not finite"),
             (lambda: Path("an object"), "no file of weights that can be read"),
             (b"", "no file of weights that can be read"),
             (b"These are no weights.", "no file of weights that can be read"),
@@ -178,8 +198,7 @@ class TestCache:
         return RunFolder(tmp_path / "cache")
 
     @staticmethod
-    def features(pictures, weights, cache, *, part: int = 0, **options):
-        backbone = load_backbone(weights, **options)
+    def features(pictures, backbone, cache, *, part: int = 0):
         images = load_images(str(pictures), data_root=None, classes=["a", "b"])[part]
         return cached_features(images, backbone, cache, CPU, circuit={"shots": 10})
 
@@ -187,17 +206,18 @@ class TestCache:
     def files(cache) -> list[Path]:
         return sorted(cache.path.iterdir())
 
-    def test_same_bits_without_computing(self, pictures, resnet, cache, monkeypatch):
-        before = self.features(pictures, resnet, cache)
+    def test_same_bits_without_computing(self, pictures, backbone, cache, monkeypatch):
+        before = self.features(pictures, backbone, cache)
         assert before.shape == (12, 512)
         assert len(self.files(cache)) == 1
         monkeypatch.setattr("experiments.transfer.features._compute", None)
-        assert torch.equal(self.features(pictures, resnet, cache), before)
+        assert torch.equal(self.features(pictures, backbone, cache), before)
 
     @pytest.mark.parametrize("change", ["image", "name", "removed", "weights", "view", "version", "part"])
-    def test_anything_that_matters_makes_it_compute(self, pictures, resnet, cache, monkeypatch, change):
-        before, options = self.features(pictures, resnet, cache), {}
-        path, weights = pictures / "train" / "a" / "3.png", resnet
+    def test_anything_that_matters_makes_it_compute(self, pictures, quantum, cache, monkeypatch, change):
+        backbone = load_backbone(quantum)
+        before, options = self.features(pictures, backbone, cache), {}
+        path = pictures / "train" / "a" / "3.png"
         if change == "image":
             Image.new("RGB", (9, 9)).save(path)
         elif change == "name":
@@ -205,31 +225,32 @@ class TestCache:
         elif change == "removed":
             path.unlink()
         elif change == "weights":
-            weights = weights_file(resnet.parent, seed=2)
+            backbone = load_backbone(weights_file(quantum.parent, "quantum", seed=2, view=View(8, 8)))
         elif change == "view":
-            weights = weights_file(resnet.parent, view=View(resize=32, crop=32))
+            backbone = load_backbone(weights_file(quantum.parent, "quantum", view=View(9, 8)))
         elif change == "version":
             monkeypatch.setattr("experiments.transfer.features.PIL.__version__", "0.1")
         else:
             options = {"part": 1}
-        after = self.features(pictures, weights, cache, **options)
+        after = self.features(pictures, backbone, cache, **options)
         assert len(self.files(cache)) == 2
         assert torch.equal(after, before) == (change == "version")
 
     def test_shots_do_not_depend_on_what_is_cached(self, pictures, quantum, cache):
-        one = [self.features(pictures, quantum, cache, part=part, shots=10) for part in (0, 1)]
+        one, two = (load_backbone(quantum, shots=10) for _ in range(2))
+        one = [self.features(pictures, one, cache, part=part) for part in (0, 1)]
         shutil.rmtree(cache.path)
-        two = [self.features(pictures, quantum, cache, part=part, shots=10) for part in (1, 0)]
+        two = [self.features(pictures, two, cache, part=part) for part in (1, 0)]
         assert torch.equal(one[0], two[1])
         assert torch.equal(one[1], two[0])
 
     @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "zeros inside", "of other images", "double"])
-    def test_damaged_file_is_noticed(self, pictures, resnet, cache, capsys, damage):
-        before = self.features(pictures, resnet, cache)
+    def test_damaged_file_is_noticed(self, pictures, backbone, cache, capsys, damage):
+        before = self.features(pictures, backbone, cache)
         (path,) = self.files(cache)
         good = path.read_bytes()
         if damage == "of other images":
-            self.features(pictures, resnet, cache, part=1)
+            self.features(pictures, backbone, cache, part=1)
             other = next(file for file in self.files(cache) if file != path)
             path.write_bytes(other.read_bytes())
         elif damage == "double":
@@ -240,14 +261,14 @@ class TestCache:
             contents = {"truncated": good[: len(good) // 2], "empty": b"", "text": b"nothing", "zeros inside": zeros}
             path.write_bytes(contents[damage])
         capsys.readouterr()
-        assert torch.equal(self.features(pictures, resnet, cache), before)
+        assert torch.equal(self.features(pictures, backbone, cache), before)
         assert f"{path} " in capsys.readouterr().out
-        assert torch.equal(self.features(pictures, resnet, cache), before)
+        assert torch.equal(self.features(pictures, backbone, cache), before)
         assert not capsys.readouterr().out
 
-    def test_flipped_bytes_never_change_features(self, pictures, resnet, cache):
+    def test_flipped_bytes_never_change_features(self, pictures, quantum, cache):
         """Each is noticed, or is where it does not matter."""
-        backbone = load_backbone(resnet)
+        backbone = load_backbone(quantum)
         images = load_images(str(pictures), data_root=None, classes=["a", "b"])[1]
 
         def features() -> torch.Tensor:
@@ -263,13 +284,13 @@ class TestCache:
             path.write_bytes(content)
             assert torch.equal(features(), before), place
 
-    def test_damaged_image_is_named_and_nothing_cached(self, pictures, resnet, cache):
+    def test_damaged_image_is_named_and_nothing_cached(self, pictures, backbone, cache):
         (pictures / "train" / "b" / "2.png").write_bytes(b"oops")
         with pytest.raises(ValueError, match=r"b/2\.png cannot be read as an image"):
-            self.features(pictures, resnet, cache)
+            self.features(pictures, backbone, cache)
         assert not cache.path.exists()
 
-    def test_full_disk(self, pictures, resnet, cache, monkeypatch):
+    def test_full_disk(self, pictures, backbone, cache, monkeypatch):
         genuine = os.fsync
 
         def full(number: int) -> None:
@@ -278,11 +299,10 @@ class TestCache:
 
         monkeypatch.setattr("os.fsync", full)
         with pytest.raises(OSError, match=r"No space left on device while .* bytes of"):
-            self.features(pictures, resnet, cache)
+            self.features(pictures, backbone, cache)
         assert not self.files(cache)
 
-    def test_augmented(self, pictures, resnet):
-        backbone = load_backbone(resnet)
+    def test_augmented(self, pictures, backbone):
         images = load_images(str(pictures), data_root=None)[0]
         examples, rows = AugmentedFeatures(images, backbone, CPU), torch.tensor([3, 1])
         torch.manual_seed(1)
@@ -330,8 +350,8 @@ class TestCrops:
         torch.testing.assert_close(self.FIVE(image), torch.stack([*squares, SMALL(image)]))
 
     @pytest.mark.parametrize("mirror", [False, True])
-    def test_features(self, pictures, resnet, tmp_path, mirror):
-        backbone, images = load_backbone(resnet), load_images(str(pictures), data_root=None, classes=["a", "b"])[1]
+    def test_features(self, pictures, backbone, tmp_path, mirror):
+        images = load_images(str(pictures), data_root=None, classes=["a", "b"])[1]
         backbone = replace(backbone, view=replace(self.FIVE, mirror=mirror))
         cache = RunFolder(tmp_path / "cache")
         features, again = (cached_features(images, backbone, cache, CPU, circuit={}) for _ in range(2))
@@ -473,26 +493,27 @@ class TestTransfer:
         assert printed.count("\n") == 1
         assert not (tmp_path / "runs").exists()
 
-    @pytest.mark.parametrize("options", [[], ["--augment"], ["--weights", "pretrain"]])
+    @pytest.mark.parametrize("options", [[], ["--augment"], ["--quantum-weights", "pretrain"]])
     @pytest.mark.parametrize("split", ["train", "test"])
     def test_damaged_image_is_refused_before_the_training(self, transfer, pictures, tmp_path, capsys, options, split):
         (pictures / split / "b" / "1.png").write_bytes(b"oops")
-        assert transfer("--scheme", "CC", *options, "--run-dir", "run") == 1
+        assert transfer("--scheme", "QC", *options, "--run-dir", "run") == 1
         assert f"{split}/b/1.png cannot be read as an image" in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
         assert not (tmp_path / "runs" / "pretrained").exists()
 
     def test_says_when_the_network_knows_the_target(self, transfer, tmp_path, capsys):
         torch.manual_seed(0)
-        known = save_backbone(new_network("resnet18", 2), "resnet18", SMALL, ("a", "q"), "made up")
+        known = save_backbone(new_network("quantum", 2), "quantum", View(8, 8), ("a", "q"), "made up")
         (tmp_path / "known.pt").write_bytes(known)
-        assert transfer("--scheme", "CC", "--weights", "known.pt", "--epochs", "1") == 0
+        assert transfer("--scheme", "QC", "--quantum-weights", "known.pt", "--epochs", "1") == 0
         assert "has seen a before" in capsys.readouterr().out
 
 
 class TestPretrain:
     @pytest.mark.slow
-    def test_trains_on_the_other_classes_once(self, transfer, tmp_path, capsys):
+    def test_trains_on_the_other_classes_once(self, transfer, tmp_path, capsys, monkeypatch):
+        monkeypatch.setitem(_AS_IT_SUITS, "resnet18", PretrainSettings(epochs=2))
         for name in ("one", "two"):
             assert transfer("--weights", "pretrain", "--scheme", "CC", "--epochs", "1", "--run-dir", name) == 0
         assert capsys.readouterr().out.count("pre-training resnet18 on c,d") == 1
@@ -635,7 +656,7 @@ def test_two_processes_fill_the_cache_at_once(pictures, resnet, tmp_path):
 def test_digits(tmp_path, monkeypatch):
     """Features of a network that never saw an eight or a nine tell them apart, even after a short pre-training."""
     monkeypatch.chdir(tmp_path)
-    short = ["--image-size", "16", "--epochs", "4"]
+    short = ["--image-size", "16", "--epochs", "1"]
     assert main(["pretrain", "--exclude", "8,9", *short, "--run-dir", "pretrained"]) == 0
     backbone = ["--weights", "pretrained/backbone.pt"]
     assert main(["transfer", *backbone, "--epochs", "5", "--lr", "0.004", "--run-dir", "run"]) == 0

@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
 
 import pytest
-from runs import CHECKOUT, QUICK, assert_same_run, metrics, one_line, result, start
+from runs import CHECKOUT, QUICK, assert_same_run, experiment, heard, metrics, one_line, result, start
 from toy_experiment import LOG, TOY, toy_process
 
 from experiments.__main__ import main
@@ -277,16 +278,16 @@ def test_ctrl_c_stops_workers_too(tmp_path, folder, log):
 def test_ctrl_c_reaches_a_training_whose_shell_ignores_it(tmp_path, folder):
     """A script's shell starts what it puts in the background so."""
     options = ["mnist01", *QUICK, "--epochs", "1000", "--head", "classical", "--run-dir", str(folder)]
-    command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-m", "experiments", *options]
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            eventually((folder / "checkpoint.pt").exists)
-            process.send_signal(signal.SIGINT)
-            printed, _ = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == 130
-    assert f"Interrupted; continue with: python -m experiments mnist01 --resume --run-dir {folder}" in printed
+    process = start(*options, program=partial(heard, str(tmp_path), experiment), ignored=[signal.SIGINT])
+    try:
+        eventually((folder / "checkpoint.pt").exists)
+        os.kill(process.pid, signal.SIGINT)
+        process.join(60)
+    finally:
+        process.kill()
+        process.join()
+    assert process.exitcode == 130
+    said = (tmp_path / "out").read_text()
+    assert f"Interrupted; continue with: python -m experiments mnist01 --resume --run-dir {folder}" in said
     epochs = RunFolder(folder).read_checkpoint()["epoch"]
     assert len(metrics(folder)) == epochs < 1000

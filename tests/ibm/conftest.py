@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pauses between attempts, which grow to half a minute, are cut short."""
     genuine = time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: genuine(min(seconds, 0.03)))
+    monkeypatch.setattr(time, "sleep", lambda seconds: genuine(min(seconds, 0.01)))
 
 
 @pytest.fixture(scope="module")

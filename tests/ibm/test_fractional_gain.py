@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import cache
 
 import pytest
 from qiskit import QuantumCircuit
@@ -18,6 +19,13 @@ from qiskit_torch_bridge.backends.fidelity import estimated_fidelity
 from qiskit_torch_bridge.circuits import dressed, random_rotations
 
 
+@cache
+def fez():
+    """A fake device of 156 qubits; nobody changes it."""
+    return FakeFez()
+
+
+@cache
 def fez_with_fractional_gates():
     """The fake device has none: a real one shows those with the times and errors of ``sx`` and ``cz``."""
     device = FakeFez()
@@ -77,7 +85,7 @@ def figures(circuit: str, device, **options) -> tuple[int, float, float, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("circuit", CIRCUITS)
 def test_the_table_of_the_guide(circuit):
-    before, after = figures(circuit, FakeFez()), figures(circuit, fez_with_fractional_gates())
+    before, after = figures(circuit, fez()), figures(circuit, fez_with_fractional_gates())
     [row] = [line for line in guide.__doc__.splitlines() if line.startswith(f"| {circuit} |")]
     stated = [float(number) for number in re.findall(r"[\d.]+", row.split("|", 2)[2])]
     pairs = [number for pair in zip(before, after, strict=True) for number in pair]

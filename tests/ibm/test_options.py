@@ -104,11 +104,11 @@ TAKEN = {
 @pytest.mark.parametrize(("primitive", "options"), [(kind, o) for kind, some in TAKEN.items() for o in some], ids=str)
 def test_options_that_are_taken_work_to_the_end(primitive, options):
     backend = IBMBackend("fake_manila", primitive=primitive, options=options)
-    layer = layer_on(backend, shots=300)
+    layer = layer_on(backend, shots=300, observables=["IZ"])
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="qiskit_mitigation")  # extrapolations of noise
         values = layer(torch.tensor([[0.3]]))
-        exact = layer_on(None, shots=None, init=layer.weights.detach())(torch.tensor([[0.3]]))
+        exact = layer_on(None, shots=None, observables=["IZ"], init=layer.weights.detach())(torch.tensor([[0.3]]))
     assert (values - exact).abs().max() < 0.6  # the device's noise, amplified by extrapolation
     assert [entry.state for entry in backend.ledger.entries()] == ["done"]
 

@@ -1,6 +1,7 @@
 """Regions of a device: where copies of a circuit fit, how well each would run them, and which are taken."""
 
 import math
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -71,14 +72,25 @@ def fidelity_of(device, gates, places) -> float:
     return fidelity
 
 
+@cache
+def sherbrooke() -> FakeSherbrooke:
+    """A fake device of 127 qubits; nobody changes it."""
+    return FakeSherbrooke()
+
+
 CIRCUITS = {"one": line(1), "two": line(2), "four": line(4), "star": star(4), "apart": apart(3)}
+
+
+@cache
+def on_sherbrooke(name: str) -> QuantumCircuit:
+    """One of ``CIRCUITS``, transpiled."""
+    return on(sherbrooke(), CIRCUITS[name])
 
 
 @pytest.mark.parametrize("name", CIRCUITS)
 @pytest.mark.parametrize("spacing", [0, 1, 2])
 def test_regions_are_apart_have_the_couplers_and_come_in_order(name, spacing):
-    device = FakeSherbrooke()
-    circuit = on(device, CIRCUITS[name])
+    device, circuit = sherbrooke(), on_sherbrooke(name)
     regions = chosen_regions(circuit, device, spacing=spacing)
     gates = pairs_of(circuit)
     graph = device.coupling_map.graph.to_undirected(multigraph=False)

@@ -49,14 +49,16 @@ every_backend = pytest.mark.parametrize("make", BACKENDS.values(), ids=BACKENDS.
 # Where a primitive's own seed makes no difference to what is tested, only those that have one are tried; one of them
 # each time, since primitives draw for themselves.
 QUICK = ("statevector", "aer", "StatevectorSampler(seed)")
-every_kind = pytest.mark.parametrize(
-    "make",
-    [
-        pytest.param(make, id=name, marks=[pytest.mark.slow] * (name not in QUICK))
-        for name, make in BACKENDS.items()
-        if f"{name}(seed)" not in BACKENDS
-    ],
-)
+
+
+def kinds(*names: str, quick: Sequence[str] = QUICK) -> pytest.MarkDecorator:
+    cases = [pytest.param(BACKENDS[name], id=name, marks=[pytest.mark.slow] * (name not in quick)) for name in names]
+    return pytest.mark.parametrize("make", cases)
+
+
+every_kind = kinds(*(name for name in BACKENDS if f"{name}(seed)" not in BACKENDS))
+# Gradients and errors are computed from a sampler's values by the same code for every sampler.
+with_one_sampler = kinds(*QUICK, quick=QUICK[:2])
 
 
 @every_kind
@@ -177,7 +179,7 @@ def test_values_are_standard_normal(make):
         assert_standard_normal(z[..., m])
 
 
-@every_kind
+@with_one_sampler
 def test_gradients_are_standard_normal(make):
     x = points(10)
     means, variances = exact_gradients_at_points(10)
@@ -242,7 +244,7 @@ def test_covariance_of_nearly_equal_bits(make):
 # ------------------------------------------------------------------------------------------------- standard errors
 
 
-@every_kind
+@with_one_sampler
 def test_reported_standard_errors_are_the_spread(make):
     x, means, variances = exact_values(40)
     layer = QuantumLayer(circuit(), inputs=X, observables=OBSERVABLES, backend=make(), shots=SHOTS, seed=4)
@@ -339,8 +341,9 @@ def test_rows_of_a_circuit_without_inputs_draw_their_own_shots(make):
 @every_backend
 def test_neighbouring_seeds_share_nothing(make):
     x, means, _ = exact_values(150)
-    first, second = values_over_seeds(make(), x, seeds=2, shots=100) - means
-    assert_uncorrelated(first[:, 0], second[:, 0])
+    program, rows, backend = Program.compile(circuit(), inputs=X, observables=["ZI"]), torch.from_numpy(x), make()
+    first, second = (evaluate(program, rows, backend=backend, shots=100, seed=s).numpy()[:, 0] for s in range(2))
+    assert_uncorrelated(first - means[:, 0], second - means[:, 0])
 
 
 # ------------------------------------------------------------------------------------------------- repeatable
@@ -531,9 +534,9 @@ def test_default_step_is_near_the_optimum(scheme, repeats, shots):
 @pytest.mark.parametrize("rule", ["parameter_shift", "finite_difference", FiniteDifference(scheme="forward"), "spsa"])
 def test_gradients_with_shots_stay_of_order_one(rule, shots):
     """Steps made for exact values (1e-6) give errors of 1e3 to 1e5 here."""
-    x = points(200)
+    x = points(50)
     _, gradients = gradients_over_seeds(StatevectorBackend(), x, seeds=2, gradient=rule, shots=shots)
-    means, _ = exact_gradients_at_points(200)
+    means, _ = exact_gradients_at_points(50)
     assert np.abs(gradients).max() < 12
     assert np.sqrt(np.mean((gradients - means) ** 2)) < (0.6 if rule != "spsa" else 2.5)
 

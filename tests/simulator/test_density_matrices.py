@@ -220,7 +220,9 @@ def assert_same(got: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> None
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_single_precision():
+    """Slow, because its machine code has to be compiled; that a backend of single precision takes it, is not."""
     readout = readouts(3)[0]
     circuits = measured_circuits(readout, 3, 2)
     angles, upstream, selected = random_angles(circuits, 9), np.ones((9, 3)), np.ones(len(circuits[0].slopes), bool)

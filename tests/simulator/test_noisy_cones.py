@@ -2,7 +2,9 @@
 
 import math
 import pickle
+from collections.abc import Sequence
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -78,35 +80,41 @@ def random_program(seed: int) -> Program:
     return Program.compile(circuit, weights=list(circuit.parameters), **readout)
 
 
-def both(program: Program, model: NoiseModel) -> tuple[DensitySimulator, NoisyConeSimulator]:
-    backend = DensityMatrixBackend(model)
-    circuits = noisy_circuits(program, backend.simulator, backend.transpiler)
-    cones = noisy_cones.simulator_of(circuits, program.readout, np.float64)
-    assert isinstance(cones, NoisyConeSimulator)
-    return DensitySimulator(circuits, program.readout), cones
-
-
-def check(program: Program, model: NoiseModel, *, seed: int = 0) -> None:
-    """Values, gradients by some angles, and variances, in two ways."""
-    whole, cones = both(program, model)
+def numbers_of(simulator: DensitySimulator | NoisyConeSimulator, program: Program, seed: int) -> list[np.ndarray]:
+    """Values, gradients by some angles, and variances."""
     rng = np.random.default_rng(seed)
     angles, upstream = rng.normal(size=(3, program.num_columns)), rng.normal(size=(3, program.num_outputs))
-    selected = rng.random(program.num_columns) < 0.8
-    np.testing.assert_allclose(cones.values(angles)[0], whole.values(angles)[0], atol=1e-12)
-    gradients = [one.pullback(angles, upstream, None, selected) for one in (cones, whole)]
-    np.testing.assert_allclose(*gradients, atol=1e-12)
-    variances = whole.variances_of_one_shot(angles, None, None, None, upstream)
-    np.testing.assert_allclose(cones.variances_of_one_shot(angles, None, None, None, upstream), variances, atol=1e-12)
+    gradients = simulator.pullback(angles, upstream, None, rng.random(program.num_columns) < 0.8)
+    variances = simulator.variances_of_one_shot(angles, None, None, None, upstream)
+    return [simulator.values(angles)[0], gradients, variances]
+
+
+def check(
+    program: Program,
+    model: NoiseModel,
+    *,
+    seed: int = 0,
+    most_outcomes: Sequence[int] = (noisy_cones._MOST_QUBITS_OF_OUTCOMES,),
+) -> None:
+    """By light cones, for each number of qubits whose outcomes are tabulated, as by the whole density matrix."""
+    backend = DensityMatrixBackend(model)
+    circuits = noisy_circuits(program, backend.simulator, backend.transpiler)
+    whole = numbers_of(DensitySimulator(circuits, program.readout), program, seed)
+    for most in most_outcomes:
+        with patch.object(noisy_cones, "_MOST_QUBITS_OF_OUTCOMES", most):
+            cones = noisy_cones.simulator_of(circuits, program.readout, np.float64)
+            assert isinstance(cones, NoisyConeSimulator)
+            found = numbers_of(cones, program, seed)
+        for name, got, wanted in zip(("values", "gradients", "variances"), found, whole, strict=True):
+            np.testing.assert_allclose(got, wanted, atol=1e-12, err_msg=f"{name} with outcomes of {most} qubits")
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_random_circuits(by_cones, seed, monkeypatch):
+def test_random_circuits(by_cones, seed):
     program = random_program(seed)
     if not program.readout.groups:
         pytest.skip("nothing is measured")
-    check(program, MODELS[seed % 3](), seed=seed)
-    monkeypatch.setattr(noisy_cones, "_MOST_QUBITS_OF_OUTCOMES", 0)
-    check(program, MODELS[seed % 3](), seed=seed)
+    check(program, MODELS[seed % 3](), seed=seed, most_outcomes=(noisy_cones._MOST_QUBITS_OF_OUTCOMES, 0))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ were drawn afresh: each of its k comparisons fails with a probability of ``FAMIL
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,20 @@ def ours(n: int, p: float, rng: np.random.Generator) -> np.ndarray:
     return draws
 
 
+@cache
+def binomial(n: int, p: float) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
+    """Some quantiles; the probabilities before, between and behind them; mean, variance and kurtosis."""
+    truth = stats.binom(n, p)
+    edges = np.unique(truth.ppf(np.linspace(0, 1, 65)[1:-1]))
+    mean, variance, kurtosis = (float(moment) for moment in truth.stats("mvk"))
+    return edges, np.diff([0.0, *truth.cdf(edges), 1.0]), (mean, variance, kurtosis)
+
+
+def assert_not_yet_impossible(pvalues: Sequence[float], at_most: int) -> None:
+    """No value of which :func:`assert_plausible` will say so, of at most so many: then the rest need not be drawn."""
+    assert min(pvalues) > FAMILY / at_most, f"p = {min(pvalues):.2g}"
+
+
 def check_binomials(draw: Callable[[int, float, np.random.Generator], np.ndarray]) -> None:
     """Frequencies between quantiles, means and variances (where there is one to speak of) of all the distributions."""
     pvalues = []
@@ -89,16 +104,14 @@ def check_binomials(draw: Callable[[int, float, np.random.Generator], np.ndarray
         draws = draw(n, p, np.random.default_rng(number))
         assert draws.min() >= 0
         assert draws.max() <= n
-        truth = stats.binom(n, p)
-        edges = np.unique(truth.ppf(np.linspace(0, 1, 65)[1:-1]))
-        probabilities = np.diff([0.0, *truth.cdf(edges), 1.0])
+        edges, probabilities, (mean, variance, kurtosis) = binomial(n, p)
         observed = np.bincount(np.searchsorted(edges, draws), minlength=len(probabilities))
         pvalues.append(chi_square(observed, DRAWS * probabilities))
-        mean, variance, kurtosis = (float(moment) for moment in truth.stats("mvk"))
         pvalues.append(float(normal_pvalue((draws.mean() - mean) / (variance / DRAWS) ** 0.5)))
         if variance > 1:
             spread = np.mean((draws - mean) ** 2)
             pvalues.append(float(normal_pvalue((spread / variance - 1) / ((kurtosis + 2) / DRAWS) ** 0.5)))
+        assert_not_yet_impossible(pvalues, 3 * len(BINOMIALS))
     assert_plausible(pvalues)
 
 
@@ -181,6 +194,7 @@ def check_multinomials(draw: Callable[[np.ndarray, int, int, np.random.Generator
             products = deviations[:, i] * deviations[:, j]
             covariance = shots * (p[i] * (i == j) - p[i] * p[j])
             pvalues.append(float(normal_pvalue((products.mean() - covariance) / max(products.std() / rows**0.5, 1e-9))))
+        assert_not_yet_impossible(pvalues, 7 * len(MULTINOMIALS))
     assert_plausible(pvalues)
 
 

@@ -88,9 +88,17 @@ def test_random_circuits_larger_than_a_block(n, seed):
     case.check(3)
 
 
-@pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize(("block", "run"), [(3, 3), (4, 3), (5, 3), (6, 4), (7, 3)])
-@pytest.mark.parametrize("seed", [0, 11, 22])
+BLOCKS_AND_RUNS = [(3, 3), (4, 3), (5, 3), (6, 4), (7, 3)]
+
+
+@pytest.mark.parametrize(
+    ("block", "run", "seed", "keep"),
+    [
+        (*sizes, seed, (place + number) % 2 == 0)
+        for place, sizes in enumerate(BLOCKS_AND_RUNS)
+        for number, seed in enumerate([0, 11, 22])
+    ],
+)
 def test_random_circuits_in_many_small_blocks(small_blocks, block, run, seed, keep):
     small_blocks(block, run)
     case = Case(random_circuit(8, seed, 60, free=8), some_observables(8, seed))
