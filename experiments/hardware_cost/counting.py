@@ -189,9 +189,7 @@ def without_noise(device: Any) -> Any:
     """A simulator with a fake device's target and without its noise."""
     from qiskit_aer import AerSimulator
 
-    simulator = AerSimulator.from_backend(device)
-    simulator.set_options(noise_model=None)
-    return simulator
+    return AerSimulator.from_backend(device, noise_model=None)
 
 
 def counts_of_step(system: str, model: str, shots: int, seed: int = 0) -> dict[str, Any]:
