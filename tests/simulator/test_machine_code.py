@@ -1,5 +1,6 @@
 """Machine code is compiled once, and kept on disk where there is room."""
 
+import gc
 import logging
 import os
 import subprocess
@@ -121,3 +122,18 @@ def test_a_folder_that_cannot_be_written_is_passed_over(monkeypatch, tmp_path, c
     with caplog.at_level(logging.WARNING):
         assert machine_code.entry()(increment)(1) == 2
     assert "cannot be kept" not in caplog.text
+
+
+def test_garbage_is_looked_for_seldom_while_it_compiles_and_then_as_before(monkeypatch):
+    before, within = gc.get_threshold(), []
+
+    class Failing:
+        def compile(self, arguments: Any) -> None:
+            within.append(gc.get_threshold())
+            raise MemoryError
+
+    monkeypatch.setattr(machine_code, "_entries", {Failing(): (("int64",), machine_code.Use.SMALL)})
+    with pytest.raises(MemoryError):
+        machine_code.compile_for(machine_code.Use.SMALL, types.float64)
+    assert within[0][0] > before[0]
+    assert gc.get_threshold() == before
