@@ -49,6 +49,7 @@ def check_gradients(checked: Problem, expected: Oracle, tolerance: float, **opti
     upstream = np.random.default_rng(7).normal(size=expected.values.shape)
     values.backward(torch.tensor(upstream).reshape(values.shape))
     by_inputs, by_weights = expected.gradients(upstream)
+    how = f"with {options}"
     if inputs is not None:
-        np.testing.assert_allclose(inputs.grad, by_inputs, rtol=0, atol=tolerance)
-    np.testing.assert_allclose(weight_gradients(layer), by_weights, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(inputs.grad, by_inputs, rtol=0, atol=tolerance, err_msg=f"by inputs {how}")
+    np.testing.assert_allclose(weight_gradients(layer), by_weights, rtol=0, atol=tolerance, err_msg=f"by weights {how}")
