@@ -243,6 +243,7 @@ OFTEN_THE_SMALL_ONE = ["FakeManilaV2", pytest.param("FakeMontrealV2", marks=pyte
             for place, kind in enumerate(MODELS)
         ),
         *((kind, "FakeMontrealV2") for kind in list(MODELS)[::5]),
+        pytest.param(next(iter(MODELS)), "FakeSherbrooke", marks=pytest.mark.slow),
     ],
 )
 def test_models_of_one_s_own_on_a_device_are_those_of_aer(kind, name):

@@ -201,7 +201,6 @@ def wrong(problem, shots, seed, device):
 @pytest.mark.slow
 def test_costs_of_wrong_answers_are_refused(monkeypatch):
     monkeypatch.setitem(SYSTEMS, "ours", System("wrong", f"{__name__}:wrong", ()))
-    monkeypatch.setattr(counting, "without_noise", lambda device: device)  # on which nothing runs
     with pytest.raises(ValueError, match="ours: textbook-50: its input gradients are off by"):
         counts_of_step("ours", "textbook-50", 100_000)
 
